@@ -1,0 +1,147 @@
+//! A changed row, as the log tells it.
+
+/// What Postgres writes of an old row (`REPLICA IDENTITY`, `pg_class.relreplident`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaIdentity {
+    /// The primary key's columns; nothing where there is none.
+    Default,
+    /// Nothing.
+    Nothing,
+    /// Every column.
+    Full,
+    /// The columns of one unique index.
+    Index,
+}
+
+/// One published column of a relation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// As it stands in the catalogue, unquoted.
+    pub name: String,
+    /// `pg_type.oid`.
+    pub type_oid: u32,
+    /// Whether the column is part of the replica identity.
+    pub in_identity: bool,
+}
+
+/// A table as it was when the change was written (pgoutput's Relation message).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relation {
+    /// `pg_class.oid`; of the root where the publication publishes via the partition root.
+    pub oid: u32,
+    /// Schema name, unquoted.
+    pub schema: String,
+    /// Table name, unquoted.
+    pub name: String,
+    /// What old rows hold.
+    pub identity: ReplicaIdentity,
+    /// Published columns, in the order of a row's cells.
+    pub columns: Vec<Column>,
+}
+
+/// One value of a row, in Postgres's text output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cell<'a> {
+    /// SQL NULL; in an [`OldImage::Key`], outside the identity, also "not sent".
+    Null,
+    /// A TOASTed value that the UPDATE left alone; it is not in the log.
+    Unchanged,
+    /// The value as the type's output function prints it, in UTF-8 where the database's encoding allows.
+    Text(&'a [u8]),
+}
+
+/// The cells of one row, borrowed from the wire and checked when they were decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    count: u16,
+    cells: &'a [u8],
+}
+
+impl<'a> Row<'a> {
+    /// `cells` are `count` cells in pgoutput's TupleData layout (Postgres manual, "Logical Replication Message
+    /// Formats"). The decoder checks them first; unchecked ones read as fewer cells, never as a panic.
+    pub fn new(count: u16, cells: &'a [u8]) -> Self {
+        Row { count, cells }
+    }
+
+    /// Number of cells.
+    pub fn len(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    /// Whether the row has no cells.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The cell at `index`, or `None` beyond the last.
+    pub fn get(&self, index: usize) -> Option<Cell<'a>> {
+        self.cells().nth(index)
+    }
+
+    /// All cells, first to last.
+    pub fn cells(&self) -> Cells<'a> {
+        Cells { left: self.count, rest: self.cells }
+    }
+}
+
+/// Iterator over the cells of a [`Row`].
+#[derive(Debug, Clone)]
+pub struct Cells<'a> {
+    left: u16,
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Cells<'a> {
+    type Item = Cell<'a>;
+
+    fn next(&mut self) -> Option<Cell<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        let (kind, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        match kind {
+            b'n' => Some(Cell::Null),
+            b'u' => Some(Cell::Unchanged),
+            b't' => {
+                let (length, rest) = self.rest.split_first_chunk::<4>()?;
+                let (value, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+                self.rest = rest;
+                Some(Cell::Text(value))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What an UPDATE or DELETE says of the row before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldImage<'a> {
+    /// Nothing: an UPDATE that left every column of the identity alone.
+    Absent,
+    /// Only the identity's columns are real; the others are `Null` and mean nothing.
+    Key(Row<'a>),
+    /// Every published column.
+    Full(Row<'a>),
+}
+
+/// One changed row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// A new row.
+    Insert {
+        /// The row.
+        new: Row<'a>,
+    },
+    /// A changed row.
+    Update {
+        /// The row before.
+        old: OldImage<'a>,
+        /// The row after.
+        new: Row<'a>,
+    },
+    /// A row that is gone.
+    Delete {
+        /// The row before; never [`OldImage::Absent`].
+        old: OldImage<'a>,
+    },
+}

@@ -1,0 +1,233 @@
+//! What a target is told: keys, scopes, and batches of both.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+/// What happens to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Action {
+    /// The key is removed.
+    Delete,
+    /// The key's version pointer moves on; the key itself stays.
+    Bump,
+    /// The key is sent on a channel, for caches inside processes.
+    Publish,
+}
+
+impl Action {
+    /// As configuration and metrics write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Action::Delete => "delete",
+            Action::Bump => "bump",
+            Action::Publish => "publish",
+        }
+    }
+}
+
+/// Every key that one template of a rule can make: what is flushed where the exact keys cannot be known.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// What happens to the keys it covers.
+    pub action: Action,
+    /// A glob as Redis's `SCAN … MATCH` reads it: the template's literals, escaped, with `*` for placeholders.
+    pub pattern: Arc<str>,
+}
+
+/// Where a key came from, so that an overfull batch can put the rule's scopes in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleId(pub u16);
+
+/// The most bytes of key text that one batch holds. Beyond it a batch says it is full, whatever its number of keys.
+pub const BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// The longest key. A longer one is no cache key but a mistake in a rule, and becomes a flush of the rule's scopes.
+pub const KEY_BYTES_MAX: usize = 64 << 10;
+
+/// Keys and scopes on their way to one target, each once.
+///
+/// Keys lie end to end in one arena, so that adding one allocates nothing once the batch has been used before.
+#[derive(Debug, Default)]
+pub struct Batch {
+    arena: Vec<u8>,
+    keys: Vec<Entry>,
+    seen: HashTable<u32>,
+    hasher: foldhash::fast::FixedState,
+    scopes: Vec<Scope>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    end: u32,
+    rule: u16,
+    action: Action,
+}
+
+/// A key that no rule made: it was named by hand, through the log.
+const BY_HAND: u16 = u16::MAX;
+
+impl Batch {
+    /// Adds a key made by `rule`. Adding it a second time does nothing.
+    pub fn push(&mut self, action: Action, rule: RuleId, key: &[u8]) {
+        self.insert(action, rule.0, key);
+    }
+
+    /// Adds a key that was named by hand. It has no rule, so it is never coarsened.
+    pub fn push_by_hand(&mut self, action: Action, key: &[u8]) {
+        self.insert(action, BY_HAND, key);
+    }
+
+    /// Adds a scope. Adding it a second time does nothing.
+    pub fn push_scope(&mut self, scope: &Scope) {
+        if !self.scopes.contains(scope) {
+            self.scopes.push(scope.clone());
+        }
+    }
+
+    fn insert(&mut self, action: Action, rule: u16, key: &[u8]) {
+        let Batch { arena, keys, seen, hasher, .. } = self;
+        // `Some`, because that is what `entry` gives when the table hashes a key again.
+        let hash = hasher.hash_one(Some((action, key)));
+        let same = |&index: &u32| entry(arena, keys, index) == Some((action, key));
+        if seen.find(hash, same).is_some() {
+            return;
+        }
+        let (Ok(index), Ok(end)) = (u32::try_from(keys.len()), u32::try_from(arena.len() + key.len())) else {
+            // Unreachable below BATCH_BYTES_MAX, which whoever fills a batch keeps to.
+            debug_assert!(false, "a batch beyond 4 GiB");
+            return;
+        };
+        arena.extend_from_slice(key);
+        keys.push(Entry { end, rule, action });
+        seen.insert_unique(hash, index, |&index| hasher.hash_one(entry(arena, keys, index)));
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is neither key nor scope.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.scopes.is_empty()
+    }
+
+    /// Bytes of key text.
+    pub fn bytes(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// The keys with `action`, in the order in which they came.
+    pub fn keys(&self, action: Action) -> impl Iterator<Item = &[u8]> {
+        (0..self.keys.len())
+            .filter_map(move |index| entry(&self.arena, &self.keys, u32::try_from(index).ok()?))
+            .filter_map(move |(its, key)| (its == action).then_some(key))
+    }
+
+    /// The scopes to flush.
+    pub fn scopes(&self) -> &[Scope] {
+        &self.scopes
+    }
+
+    /// Puts the scopes of the rules in place of their keys. `scopes_of` gives those of a rule. Keys named by hand stay.
+    pub fn coarsen<'s>(&mut self, scopes_of: impl Fn(RuleId) -> &'s [Scope]) {
+        let mut by_hand = Batch::default();
+        let mut rules = Vec::new();
+        for (index, its) in (0u32..).zip(&self.keys) {
+            if its.rule != BY_HAND {
+                if !rules.contains(&its.rule) {
+                    rules.push(its.rule);
+                }
+            } else if let Some((action, key)) = entry(&self.arena, &self.keys, index) {
+                by_hand.push_by_hand(action, key);
+            }
+        }
+        by_hand.scopes = std::mem::take(&mut self.scopes);
+        for scope in rules.into_iter().flat_map(|rule| scopes_of(RuleId(rule))) {
+            by_hand.push_scope(scope);
+        }
+        *self = by_hand;
+    }
+
+    /// Empties the batch and keeps its memory, unless that is more than a common batch needs.
+    pub fn clear(&mut self) {
+        const KEEP_BYTES: usize = 1 << 20;
+        if self.arena.capacity() > KEEP_BYTES {
+            *self = Batch::default();
+        } else {
+            self.arena.clear();
+            self.keys.clear();
+            self.seen.clear();
+            self.scopes.clear();
+        }
+    }
+}
+
+fn entry<'a>(arena: &'a [u8], keys: &[Entry], index: u32) -> Option<(Action, &'a [u8])> {
+    let index = index as usize;
+    let its = keys.get(index)?;
+    let start = match index.checked_sub(1) {
+        Some(before) => keys.get(before)?.end as usize,
+        None => 0,
+    };
+    Some((its.action, arena.get(start..its.end as usize)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delete(batch: &Batch) -> Vec<&[u8]> {
+        batch.keys(Action::Delete).collect()
+    }
+
+    #[test]
+    fn a_key_is_held_once_for_each_action() {
+        let mut batch = Batch::default();
+        for key in ["user:1", "user:2", "user:1", ""] {
+            batch.push(Action::Delete, RuleId(0), key.as_bytes());
+        }
+        batch.push(Action::Bump, RuleId(1), b"user:1");
+        assert_eq!(delete(&batch), [b"user:1".as_slice(), b"user:2", b""]);
+        assert_eq!(batch.keys(Action::Bump).collect::<Vec<_>>(), [b"user:1"]);
+        assert_eq!(batch.len(), 4);
+    }
+
+    #[test]
+    fn coarsening_loses_no_rule_and_no_key_named_by_hand() {
+        let scope = |pattern: &str| Scope { action: Action::Delete, pattern: pattern.into() };
+        let (users, orders) = ([scope("user:*")], [scope("order:*"), scope("cart:*")]);
+        let mut batch = Batch::default();
+        batch.push(Action::Delete, RuleId(0), b"user:1");
+        batch.push(Action::Delete, RuleId(1), b"order:1");
+        batch.push_by_hand(Action::Delete, b"mine");
+        batch.push_scope(&users[0]);
+        batch.coarsen(|rule| if rule == RuleId(0) { &users } else { &orders });
+        assert_eq!(delete(&batch), [b"mine"]);
+        assert_eq!(batch.scopes(), [users[0].clone(), orders[0].clone(), orders[1].clone()]);
+    }
+
+    #[test]
+    fn a_cleared_batch_forgets_what_it_had_seen() {
+        let mut batch = Batch::default();
+        batch.push(Action::Delete, RuleId(0), b"user:1");
+        batch.clear();
+        assert!(batch.is_empty());
+        batch.push(Action::Delete, RuleId(0), b"user:1");
+        assert_eq!(delete(&batch), [b"user:1"]);
+    }
+
+    #[test]
+    fn ten_thousand_keys_are_all_found_again() {
+        let mut batch = Batch::default();
+        for round in 0..2 {
+            for n in 0..10_000 {
+                batch.push(Action::Delete, RuleId(0), format!("user:{n}").as_bytes());
+            }
+            assert_eq!(batch.len(), 10_000, "round {round}");
+        }
+        assert_eq!(batch.keys(Action::Delete).last(), Some(b"user:9999".as_slice()));
+    }
+}

@@ -1,0 +1,19 @@
+//! coherd keeps caches coherent with Postgres.
+//!
+//! The modules below stand in the order in which data flows. A file imports only from modules above it;
+//! `tests/tidy.rs` holds the house to that.
+
+// Words: what the rest speaks about.
+pub mod change;
+pub mod finding;
+pub mod invalidation;
+pub mod lsn;
+pub mod table;
+
+// Thought: pure decisions, without IO, clock or environment.
+pub mod backoff;
+pub mod ledger;
+
+// Edges: Postgres, the caches, HTTP.
+pub mod source;
+pub mod target;

@@ -1,0 +1,106 @@
+//! Where changes come from.
+
+use std::future::Future;
+
+use crate::ledger::AckLsn;
+use crate::lsn::Lsn;
+
+/// A database whose log can be followed.
+pub trait Source {
+    /// What [`Source::stream`] opens.
+    type Stream: Stream;
+
+    /// What the database says of itself and of the slot. Connects where there is no connection.
+    fn look(&mut self) -> impl Future<Output = Result<Seen, SourceError>>;
+
+    /// Creates the slot and gives the position from which it will send.
+    fn create_slot(&mut self) -> impl Future<Output = Result<Lsn, SourceError>>;
+
+    /// Starts streaming from the slot's confirmed position.
+    fn stream(&mut self) -> impl Future<Output = Result<Self::Stream, SourceError>>;
+}
+
+/// One replication stream. It answers the server by itself: while [`Stream::ready`] is polled, status updates leave on
+/// time, whether or not anything is read.
+pub trait Stream {
+    /// Waits until [`Stream::next`] may have something to give, or, with [`Intake::Closed`], for ever, reading nothing
+    /// and only telling the server that it is alive. Dropping the future loses nothing.
+    fn ready(&mut self, intake: Intake) -> impl Future<Output = Result<(), SourceError>>;
+
+    /// The next frame that is already here.
+    fn next(&mut self) -> Result<Option<Frame<'_>>, SourceError>;
+
+    /// Tells the server that it may forget what is at or before `at`. Leaves with the next poll of [`Stream::ready`].
+    fn acknowledge(&mut self, at: AckLsn);
+
+    /// Ends the stream in order (CopyDone), with the last acknowledgement delivered.
+    fn finish(self) -> impl Future<Output = Result<(), SourceError>>;
+}
+
+/// Whether there is room for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intake {
+    /// Read.
+    Open,
+    /// Read nothing: everything downstream is full.
+    Closed,
+}
+
+/// One frame of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// One pgoutput message.
+    Data(&'a [u8]),
+    /// A keepalive: everything before the position has been sent.
+    Position(Lsn),
+}
+
+/// What a look at the source showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// `IDENTIFY_SYSTEM`'s `systemid`.
+    pub system_id: u64,
+    /// `IDENTIFY_SYSTEM`'s `timeline`.
+    pub timeline: u32,
+    /// `IDENTIFY_SYSTEM`'s `xlogpos`: the end of the flushed log.
+    pub wal_end: Lsn,
+    /// The slot.
+    pub slot: SlotSeen,
+}
+
+/// What a look at the slot showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotSeen {
+    /// There is none.
+    Missing,
+    /// It can be streamed from, unless somebody else does so.
+    Usable {
+        /// `confirmed_flush_lsn`.
+        confirmed: Lsn,
+    },
+    /// It exists, but the log it needs is gone.
+    Lost {
+        /// `invalidation_reason` or the nearest thing the version has.
+        reason: String,
+    },
+}
+
+/// What went wrong with the source.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The connection failed or ended; trying again may help.
+    #[error("{0}")]
+    Lost(String),
+    /// Another process streams from the slot (55006); it may go away.
+    #[error("{0}")]
+    Busy(String),
+    /// Changes are missing for good (42704, 55000, a skipped publication).
+    #[error("{0}")]
+    Gap(String),
+    /// Somebody has to change something first: password, privilege, configuration.
+    #[error("{0}")]
+    Refused(String),
+    /// The server sent what the protocol does not allow.
+    #[error("{0}")]
+    Protocol(String),
+}

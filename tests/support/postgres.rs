@@ -1,0 +1,290 @@
+//! A throw-away Postgres.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use tempfile::TempDir;
+
+use super::process::{Server, Signal, free_port};
+use super::wait::until;
+
+/// A Postgres server on a free port and a unix socket, with `wal_level = logical`. The superuser is `postgres`,
+/// trusted over the socket and TCP unless a test brings its own `pg_hba.conf`.
+pub struct Postgres {
+    server: Mutex<Option<Server>>,
+    dir: TempDir,
+    port: u16,
+}
+
+/// A fresh database on a server, dropped with everything in it at the end.
+pub struct Database {
+    pub server: Arc<Postgres>,
+    pub name: String,
+}
+
+/// One server is shared by all tests that do not hurt it; the last one to leave stops it.
+static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
+
+/// `initdb` takes over a second: it is done once, and its result copied.
+static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
+
+/// Settings for tests: nothing is fsynced, because no test pulls a plug.
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+wal_level = logical
+max_wal_senders = 50
+max_replication_slots = 50
+max_connections = 200
+fsync = off
+shared_buffers = 64MB
+log_line_prefix = '%m [%p] %q%a '
+log_replication_commands = on
+";
+
+impl Postgres {
+    /// The shared server.
+    pub fn shared() -> Arc<Postgres> {
+        let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let server = Arc::new(Postgres::start(""));
+            *shared = Arc::downgrade(&server);
+            server
+        })
+    }
+
+    /// A server of one's own, with `settings` appended to postgresql.conf.
+    pub fn start(settings: &str) -> Postgres {
+        let dir = tempfile::Builder::new().prefix("pg").tempdir().expect("temp dir");
+        let data = dir.path().join("data");
+        let template = TEMPLATE.get_or_init(initdb);
+        run(Command::new("cp").arg("-a").arg(template.path().join("data")).arg(&data));
+        let mut postgres = Postgres { server: Mutex::new(None), dir, port: free_port() };
+        give_to_server_user(postgres.dir.path());
+        let port = postgres.port;
+        let socket = postgres.socket_dir();
+        postgres
+            .append_settings(&format!("{SETTINGS}\nport = {port}\nunix_socket_directories = '{socket}'\n{settings}"));
+        postgres.launch();
+        postgres.port = port;
+        postgres
+    }
+
+    /// Appends to postgresql.conf; takes effect at the next start or reload.
+    pub fn append_settings(&self, settings: &str) {
+        use std::io::Write;
+        let path = self.data_dir().join("postgresql.conf");
+        let mut file = std::fs::File::options().append(true).open(path).expect("postgresql.conf");
+        writeln!(file, "{settings}").expect("postgresql.conf");
+    }
+
+    /// Starts it again after [`Postgres::stop`].
+    pub fn launch(&self) {
+        let data = self.data_dir().display().to_string();
+        let program = bin_dir().join("postgres").display().to_string();
+        let mut command = as_server_user();
+        command.extend([program, "-D".to_owned(), data]);
+        let server = Server::start(&command, &self.dir.path().join("postgres.log"));
+        until("Postgres accepts connections", || {
+            assert!(!server.has_ended(), "postgres ended: {}", server.output());
+            postgres_client(&self.dsn("postgres")).ok()
+        });
+        *self.server.lock().expect("not poisoned") = Some(server);
+    }
+
+    /// Stops it: `Signal::Quit` is an immediate shutdown.
+    pub fn stop(&self, signal: Signal) {
+        if let Some(server) = self.server.lock().expect("not poisoned").take() {
+            server.stop(signal);
+        }
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// The directory of the unix socket.
+    pub fn socket_dir(&self) -> String {
+        self.dir.path().display().to_string()
+    }
+
+    /// TCP port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A DSN over TCP as superuser.
+    pub fn dsn(&self, database: &str) -> String {
+        self.dsn_as("postgres", database)
+    }
+
+    /// A DSN over TCP as `user`.
+    pub fn dsn_as(&self, user: &str, database: &str) -> String {
+        format!("postgresql://{user}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
+    }
+
+    /// Everything the server has logged.
+    pub fn log(&self) -> String {
+        self.server.lock().expect("not poisoned").as_ref().map(Server::output).unwrap_or_default()
+    }
+
+    /// The server's version number, e.g. 150018.
+    pub fn version(&self) -> u32 {
+        let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
+        client.one("SHOW server_version_num").parse().expect("a number")
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.stop(Signal::Quit);
+    }
+}
+
+impl Database {
+    /// A fresh database on the shared server.
+    pub fn create() -> Database {
+        Database::create_on(Postgres::shared())
+    }
+
+    /// A fresh database on `server`. Its name is also a good name for a slot and a publication.
+    pub fn create_on(server: Arc<Postgres>) -> Database {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("t{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        postgres_client(&server.dsn("postgres")).expect("connects").run(&format!("CREATE DATABASE {name}"));
+        Database { server, name }
+    }
+
+    /// A DSN over TCP as superuser.
+    pub fn dsn(&self) -> String {
+        self.server.dsn(&self.name)
+    }
+
+    /// A DSN over TCP as `user`.
+    pub fn dsn_as(&self, user: &str) -> String {
+        self.server.dsn_as(user, &self.name)
+    }
+
+    /// A superuser's session.
+    pub fn client(&self) -> Client {
+        postgres_client(&self.dsn()).expect("connects")
+    }
+
+    /// Runs `sql` in a session of its own.
+    pub fn run(&self, sql: &str) {
+        self.client().run(sql);
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Ok(mut client) = postgres_client(&self.server.dsn("postgres")) else { return };
+        let name = &self.name;
+        let terminate = format!(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = '{name}' AND active"
+        );
+        let drop_slots =
+            format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}'");
+        let _ = client.try_run(&terminate);
+        until("the database's slots can be dropped", || client.try_run(&drop_slots).ok());
+        let _ = client.try_run(&format!("DROP DATABASE {name} WITH (FORCE)"));
+    }
+}
+
+/// A blocking SQL session.
+pub struct Client {
+    runtime: tokio::runtime::Runtime,
+    client: tokio_postgres::Client,
+}
+
+/// Opens a session.
+pub fn postgres_client(dsn: &str) -> Result<Client, tokio_postgres::Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
+    let (client, connection) = runtime.block_on(tokio_postgres::connect(dsn, tokio_postgres::NoTls))?;
+    runtime.spawn(connection);
+    Ok(Client { runtime, client })
+}
+
+impl Client {
+    /// Runs statements; panics on an error.
+    pub fn run(&mut self, sql: &str) {
+        self.try_run(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// Runs statements.
+    pub fn try_run(&mut self, sql: &str) -> Result<(), tokio_postgres::Error> {
+        self.runtime.block_on(self.client.batch_execute(sql))
+    }
+
+    /// All rows as text, NULL as the empty string.
+    pub fn rows(&mut self, sql: &str) -> Vec<Vec<String>> {
+        let messages = self.runtime.block_on(self.client.simple_query(sql));
+        let messages = messages.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let row = |message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|i| row.get(i).unwrap_or_default().to_owned()).collect())
+            }
+            _ => None,
+        };
+        messages.into_iter().filter_map(row).collect()
+    }
+
+    /// The one value of a query, as text.
+    pub fn one(&mut self, sql: &str) -> String {
+        self.rows(sql).swap_remove(0).swap_remove(0)
+    }
+}
+
+/// Where the server's programs are: `COHERD_TEST_PG_BIN`, or what `pg_config` says.
+pub fn bin_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("COHERD_TEST_PG_BIN") {
+        return dir.into();
+    }
+    let output = Command::new("pg_config").arg("--bindir").output();
+    let from_pg_config = output.ok().map(|o| PathBuf::from(String::from_utf8_lossy(&o.stdout).trim()));
+    let newest = || {
+        let mut dirs: Vec<PathBuf> =
+            std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|d| d.path()).collect();
+        dirs.sort();
+        dirs.pop().map(|dir| dir.join("bin"))
+    };
+    from_pg_config.filter(|dir| dir.join("initdb").exists()).or_else(newest).expect("a Postgres installation")
+}
+
+/// Postgres refuses to run as root: then it runs as the user `postgres`.
+fn as_server_user() -> Vec<String> {
+    if !is_root() {
+        return Vec::new();
+    }
+    ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"].map(str::to_owned).to_vec()
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
+}
+
+fn give_to_server_user(path: &Path) {
+    if is_root() {
+        run(Command::new("chown").args(["-R", "postgres:"]).arg(path));
+    }
+}
+
+fn initdb() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("pgtemplate").tempdir().expect("temp dir");
+    give_to_server_user(dir.path());
+    let program = bin_dir().join("initdb").display().to_string();
+    let data = dir.path().join("data").display().to_string();
+    let mut command = as_server_user();
+    let args = ["-D", &data, "-U", "postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8"];
+    command.push(program);
+    command.extend(args.map(str::to_owned));
+    run(Command::new(&command[0]).args(&command[1..]));
+    dir
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

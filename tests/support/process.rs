@@ -1,0 +1,125 @@
+//! A child process that cannot outlive the tests.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// A server under a shell that holds our end of a pipe: when the tests die, however they die, the pipe closes and the
+/// shell takes the server down.
+pub struct Server {
+    shell: Child,
+    pid: u32,
+    log: PathBuf,
+}
+
+/// A signal, by the name that `kill` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Term,
+    /// Postgres's immediate shutdown.
+    Quit,
+    Kill,
+    Stop,
+    Continue,
+    Hangup,
+}
+
+impl Signal {
+    fn name(self) -> &'static str {
+        match self {
+            Signal::Term => "TERM",
+            Signal::Quit => "QUIT",
+            Signal::Kill => "KILL",
+            Signal::Stop => "STOP",
+            Signal::Continue => "CONT",
+            Signal::Hangup => "HUP",
+        }
+    }
+}
+
+/// Gives the server's pid on stdout, then waits for the name of a signal, or for the end of its stdin. A stopped
+/// process hears the signal only once it is continued.
+const WATCHDOG: &str = r#"log=$1; shift
+"$@" </dev/null >>"$log" 2>&1 & pid=$!
+echo $pid; exec >/dev/null
+read -r signal
+kill -${signal:-KILL} $pid 2>/dev/null; kill -CONT $pid 2>/dev/null
+wait $pid"#;
+
+impl Server {
+    /// Starts `command` (program, then arguments) with its output appended to `log`.
+    pub fn start(command: &[String], log: &Path) -> Server {
+        File::options().create(true).append(true).open(log).expect("log file");
+        let mut shell = Command::new("sh")
+            .args(["-c", WATCHDOG, "watchdog"])
+            .arg(log)
+            .args(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("sh starts");
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().expect("piped")).read_line(&mut line).expect("the watchdog speaks");
+        let pid = line.trim().parse().expect("a pid");
+        Server { shell, pid, log: log.to_owned() }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        send_signal(self.pid, signal);
+    }
+
+    /// Sends a signal and waits until the process has ended. Gives its exit code, 128 + n after signal n.
+    pub fn stop(mut self, signal: Signal) -> i32 {
+        self.end(signal)
+    }
+
+    fn end(&mut self, signal: Signal) -> i32 {
+        if let Some(mut pipe) = self.shell.stdin.take() {
+            let _ = writeln!(pipe, "{}", signal.name());
+        }
+        self.shell.wait().ok().and_then(|status| status.code()).unwrap_or(-1)
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        !Path::new(&format!("/proc/{}/status", self.pid)).exists()
+            || std::fs::read_to_string(format!("/proc/{}/status", self.pid)).is_ok_and(|s| s.contains("State:\tZ"))
+    }
+
+    /// Everything it has printed.
+    pub fn output(&self) -> String {
+        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end(Signal::Kill);
+    }
+}
+
+/// Sends a signal to any process.
+pub fn send_signal(pid: u32, signal: Signal) {
+    let _ = Command::new("kill").arg(format!("-{}", signal.name())).arg(pid.to_string()).status();
+}
+
+/// Peak resident memory of a process, in KiB.
+pub fn peak_rss_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("KiB")
+}
+
+/// A port that nobody listens on. Somebody else may take it before the caller does; who uses it tries again then.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}

@@ -1,0 +1,108 @@
+//! A throw-away redis-server.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::process::{Server, Signal, free_port};
+use super::wait::until;
+
+/// A redis-server on a free port and a unix socket, without persistence.
+pub struct Redis {
+    server: Option<Server>,
+    dir: TempDir,
+    port: u16,
+    args: Vec<String>,
+}
+
+impl Redis {
+    /// With the default configuration.
+    pub fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// With more arguments, as on redis-server's command line: `["--requirepass", "secret"]`.
+    pub fn start_with(args: &[&str]) -> Redis {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        let mut redis = Redis { server: None, dir, port: free_port(), args };
+        redis.launch();
+        redis
+    }
+
+    fn launch(&mut self) {
+        let dir = self.dir.path().display().to_string();
+        let port = self.port.to_string();
+        let socket = self.socket();
+        let fixed = [
+            "redis-server",
+            "--port",
+            &port,
+            "--bind",
+            "127.0.0.1",
+            "--unixsocket",
+            &socket,
+            "--dir",
+            &dir,
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--daemonize",
+            "no",
+        ];
+        let command: Vec<String> = fixed.iter().map(|&arg| arg.to_owned()).chain(self.args.iter().cloned()).collect();
+        let server = Server::start(&command, &self.dir.path().join("redis.log"));
+        until("redis-server accepts connections", || {
+            assert!(!server.has_ended(), "redis-server ended: {}", server.output());
+            std::os::unix::net::UnixStream::connect(&socket).ok()
+        });
+        self.server = Some(server);
+    }
+
+    /// TCP port on 127.0.0.1; the same after [`Redis::restart`].
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Path of the unix socket.
+    pub fn socket(&self) -> String {
+        self.dir.path().join("redis.sock").display().to_string()
+    }
+
+    /// `redis://127.0.0.1:PORT/0`.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// A blocking client connection as the default user, over the unix socket.
+    pub fn client(&self) -> redis::Connection {
+        let client = redis::Client::open(format!("redis+unix://{}", self.socket())).expect("url");
+        until("redis answers", || {
+            let mut connection = client.get_connection_with_timeout(Duration::from_secs(5)).ok()?;
+            redis::cmd("PING").query::<redis::Value>(&mut connection).ok()?;
+            Some(connection)
+        })
+    }
+
+    /// Sends a signal: SIGSTOP stalls it, SIGCONT lets it go on.
+    pub fn signal(&self, signal: Signal) {
+        self.server.as_ref().expect("runs").signal(signal);
+    }
+
+    /// kill -9. Its data is gone.
+    pub fn kill(&mut self) {
+        self.server = None;
+    }
+
+    /// Starts it again on the same port after [`Redis::kill`].
+    pub fn restart(&mut self) {
+        self.kill();
+        self.launch();
+    }
+
+    /// Its log.
+    pub fn log(&self) -> String {
+        self.server.as_ref().map(Server::output).unwrap_or_default()
+    }
+}
