@@ -11,8 +11,11 @@ pub mod lsn;
 pub mod table;
 
 // Thought: pure decisions, without IO, clock or environment.
-pub mod backoff;
+pub mod rules;
+
 pub mod ledger;
+
+pub mod backoff;
 
 // Edges: Postgres, the caches, HTTP.
 pub mod source;
