@@ -11,7 +11,11 @@ pub mod lsn;
 pub mod table;
 
 // Thought: pure decisions, without IO, clock or environment.
+pub mod by_hand;
+pub mod pgoutput;
 pub mod rules;
+
+pub mod transaction;
 
 pub mod ledger;
 

@@ -1,5 +1,8 @@
 //! Which keys a changed row has.
 
+pub mod binding;
+#[cfg(test)]
+mod binding_tests;
 pub mod config;
 pub mod filter;
 pub mod name;

@@ -63,6 +63,31 @@ impl Template {
         self.pieces.iter().any(|piece| matches!(piece, Piece::Literal(_)))
     }
 
+    /// Whether `key` looks like one of its keys: its literals stand in it, in order, with anything between them.
+    pub fn could_make(&self, key: &[u8]) -> bool {
+        let mut rest = key;
+        let mut anything = false;
+        for (number, piece) in self.pieces.iter().enumerate() {
+            let Piece::Literal(text) = piece else {
+                anything = true;
+                continue;
+            };
+            let text = text.as_bytes();
+            let last = number + 1 == self.pieces.len();
+            let found = match (anything, last) {
+                (false, _) => rest.starts_with(text).then_some(0),
+                (true, true) => rest.ends_with(text).then(|| rest.len() - text.len()),
+                (true, false) => rest.windows(text.len()).position(|window| window == text),
+            };
+            let Some(after) = found.and_then(|at| rest.get(at + text.len()..)) else {
+                return false;
+            };
+            rest = after;
+            anything = false;
+        }
+        anything || rest.is_empty()
+    }
+
     /// The glob of every key it can make: literals escaped as Redis's glob reads them, `*` for placeholders.
     pub fn scope_pattern(&self) -> String {
         let mut pattern = String::new();
@@ -216,6 +241,18 @@ mod tests {
         assert_eq!(parsed("a*b?[c]\\:{id}{tenant}:z").scope_pattern(), r"a\*b\?\[c\]\\:*:z");
         assert_eq!(parsed("a*{id}").scope_pattern(), r"a\**");
         assert!(!parsed("{id}").has_literal());
+    }
+
+    #[test]
+    fn a_key_is_recognised_by_its_literals() {
+        let template = parsed("user:{id}:by:{email}:x");
+        for (key, expected) in
+            [("user:1:by:a@b:x", true), ("user::by::x", true), ("user:1:by:a", false), ("auser:1:by:a:x", false)]
+        {
+            assert_eq!(template.could_make(key.as_bytes()), expected, "{key}");
+        }
+        assert!(parsed("fixed").could_make(b"fixed") && !parsed("fixed").could_make(b"fixed2"));
+        assert!(parsed("a{id}").could_make(b"a") && !parsed("a{id}b").could_make(b"a"));
     }
 
     #[test]
