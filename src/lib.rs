@@ -8,17 +8,16 @@ pub mod change;
 pub mod finding;
 pub mod invalidation;
 pub mod lsn;
+pub mod record;
 pub mod table;
 
 // Thought: pure decisions, without IO, clock or environment.
 pub mod by_hand;
 pub mod pgoutput;
 pub mod rules;
-
 pub mod transaction;
-
 pub mod ledger;
-
+pub mod continuity;
 pub mod backoff;
 
 // Edges: Postgres, the caches, HTTP.

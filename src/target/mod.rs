@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::invalidation::Batch;
-use crate::lsn::Lsn;
+pub use crate::record::{Recollection, Record};
 
 /// A future that a target gives out; boxed once a delivery, never once a key.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -18,19 +18,6 @@ pub trait Target: Send + Sync {
 
     /// What the target remembers of how far it has been brought.
     fn recall(&self) -> Pending<'_, Result<Recollection, Fault>>;
-}
-
-/// How far a target has been brought, as it is stored there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Everything committed at or before this position has been sent here.
-    pub applied: Lsn,
-    /// Everything committed at or before this position is confirmed here; readers rely on it.
-    pub settled: Lsn,
-    /// The database it came from.
-    pub system_id: u64,
-    /// Its timeline.
-    pub timeline: u32,
 }
 
 /// One batch and the record that vouches for it.
@@ -47,15 +34,6 @@ pub struct Delivery {
 pub struct Delivered {
     /// Keys that were really there.
     pub hit: u64,
-}
-
-/// What a target remembers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recollection {
-    /// Its record, if it has one.
-    pub record: Option<Record>,
-    /// Whether it holds no key at all, so that nothing in it can be stale.
-    pub empty: bool,
 }
 
 /// Why a delivery was not confirmed.
