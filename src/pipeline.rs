@@ -19,7 +19,7 @@ use crate::pgoutput::{self, Message};
 use crate::record::Recollection;
 use crate::rules::config::Rule;
 use crate::source::{Frame, Intake, Seen, SlotSeen, Source, SourceError, Stream};
-use crate::target::delivery::{Lane as Worker, Report};
+use crate::target::delivery::{Lane as Worker, Report, may_have_changed};
 use crate::transaction::{Reader, Step};
 use lanes::Lanes;
 use link::{Link, Opened, Pace};
@@ -260,17 +260,22 @@ impl<S: Source + 'static> Pipeline<S> {
     fn reported(&mut self, report: Report) {
         match report {
             Report::Recalled { lane, recollection, answer } => self.recalled(Asking { lane, recollection, answer }),
-            Report::Confirmed { lane, ticket, delivery, delivered, oldest_commit } => {
-                self.recorder.confirmed(lane, &delivery.batch, delivered, oldest_commit);
-                self.lanes.confirmed(lane, ticket, delivery);
+            Report::Confirmed { lane, ticket, delivery, delivered } => {
+                self.recorder.delivered(lane, &delivery.batch, delivered);
+                let oldest_commit = self.lanes.confirmed(lane, ticket, delivery);
+                self.recorder.applied(oldest_commit);
             }
             Report::Trouble { lane, fault, attempts } => {
-                if fault.kind.loses_the_connection() {
+                if may_have_changed(fault.kind) {
                     self.lanes.ledger.doubt(lane);
                 }
+                self.lanes.set_up(lane, false);
                 self.recorder.target_down(lane, &fault, attempts);
             }
-            Report::Up { lane } => self.recorder.target_up(lane),
+            Report::Up { lane } => {
+                self.lanes.set_up(lane, true);
+                self.recorder.target_up(lane);
+            }
         }
     }
 

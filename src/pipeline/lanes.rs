@@ -1,5 +1,6 @@
 //! The rows of deliveries, one a target: gathering, sending, confirming.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +29,9 @@ const RECORD_PACE: Duration = Duration::from_secs(1);
 pub(super) struct Lane {
     pub(super) name: Arc<str>,
     pub(super) up: bool,
-    pub(super) in_flight: usize,
     worker: Worker,
+    /// Tickets of what is sent and not confirmed, each with the commit time of the oldest commit in it.
+    in_flight: VecDeque<(Ticket, Option<PgTime>)>,
     gathering: Batch,
     spare: Vec<Batch>,
     oldest_commit: Option<PgTime>,
@@ -60,8 +62,8 @@ impl Lanes {
         let lane = |(name, worker)| Lane {
             name,
             up: false,
-            in_flight: 0,
             worker,
+            in_flight: VecDeque::new(),
             gathering: Batch::default(),
             spare: Vec::new(),
             oldest_commit: None,
@@ -105,6 +107,12 @@ impl Lanes {
         self.lanes.iter().any(has_room)
     }
 
+    pub(super) fn set_up(&mut self, index: usize, up: bool) {
+        if let Some(lane) = self.lanes.get_mut(index) {
+            lane.up = up;
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.lanes.len()
     }
@@ -126,7 +134,7 @@ impl Lanes {
     /// worker is about to send again, so that no record is written before they are flushed; where it has nothing to
     /// send again they are gathered here.
     pub(super) fn heal(&mut self, index: usize) -> Vec<Scope> {
-        if self.lanes.get(index).is_none_or(|lane| lane.in_flight == 0) {
+        if self.lanes.get(index).is_none_or(|lane| lane.in_flight.is_empty()) {
             self.heal_later(index);
             return Vec::new();
         }
@@ -148,7 +156,7 @@ impl Lanes {
     /// Whether nothing is left to do for any target that answers.
     pub(super) fn is_drained(&self) -> bool {
         let drained = |(index, lane): (usize, &Lane)| {
-            lane.in_flight == 0 && lane.gathering.is_empty() && !self.ledger.record_is_behind(index)
+            lane.in_flight.is_empty() && lane.gathering.is_empty() && !self.ledger.record_is_behind(index)
         };
         self.lanes.iter().enumerate().filter(|(_, lane)| lane.up).all(drained)
     }
@@ -191,23 +199,23 @@ impl Lanes {
         let ticket = self.ledger.sent(index);
         lane.settled_is_due = false;
         lane.last_sent = now;
-        lane.in_flight += 1;
-        lane.worker.send(Shipment { ticket, delivery: Delivery { batch, record }, oldest_commit: lane.oldest_commit.take() });
-        true
+        lane.in_flight.push_back((ticket, lane.oldest_commit.take()));
+        // There is room, so it can only be refused where the worker has ended; then nothing is confirmed any more.
+        lane.worker.send(Shipment { ticket, delivery: Delivery { batch, record } }).is_ok()
     }
 
-    /// A target has confirmed a delivery.
-    pub(super) fn confirmed(&mut self, index: usize, ticket: Ticket, delivery: Delivery) {
+    /// A target has confirmed a delivery. Gives the commit time of the oldest commit in it.
+    pub(super) fn confirmed(&mut self, index: usize, ticket: Ticket, delivery: Delivery) -> Option<PgTime> {
         self.ledger.confirmed(index, ticket, delivery.record.applied);
-        let Some(lane) = self.lanes.get_mut(index) else {
-            return;
-        };
-        lane.in_flight = lane.in_flight.saturating_sub(1);
+        let lane = self.lanes.get_mut(index)?;
+        let at = lane.in_flight.iter().position(|(sent, _)| *sent == ticket);
+        let oldest_commit = at.and_then(|at| lane.in_flight.remove(at)).and_then(|(_, oldest)| oldest);
         lane.written = lane.written.max(delivery.record.applied);
         lane.settled_is_due |= !delivery.batch.is_empty();
         let mut batch = delivery.batch;
         batch.clear();
         lane.spare.push(batch);
+        oldest_commit
     }
 }
 
@@ -215,7 +223,7 @@ impl Lane {
     fn record_is_due(&self, is_behind: bool, now: Instant) -> bool {
         let moves = is_behind && now.duration_since(self.last_moved) >= RECORD_PACE;
         let heartbeat = now.duration_since(self.last_sent) >= RECORD_PACE;
-        self.in_flight == 0 && (self.settled_is_due || moves || heartbeat)
+        self.in_flight.is_empty() && (self.settled_is_due || moves || heartbeat)
     }
 }
 
