@@ -23,3 +23,6 @@ pub mod backoff;
 // Edges: Postgres, the caches, HTTP.
 pub mod source;
 pub mod target;
+
+// Doors: how people come in.
+pub mod config;

@@ -1,0 +1,1 @@
+//! The texts a user sees when the file is wrong.
