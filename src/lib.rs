@@ -24,5 +24,8 @@ pub mod backoff;
 pub mod source;
 pub mod target;
 
+// Will: what happens next.
+pub mod pipeline;
+
 // Doors: how people come in.
 pub mod config;

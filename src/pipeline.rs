@@ -3,6 +3,7 @@
 
 mod lanes;
 mod link;
+mod recorder;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::target::delivery::{Lane as Worker, Report, may_have_changed};
 use crate::transaction::{Reader, Step};
 use lanes::Lanes;
 use link::{Link, Opened, Pace};
+pub use recorder::Recorder;
 
 /// How often the loop turns when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -207,7 +209,13 @@ impl<S: Source + 'static> Pipeline<S> {
         match &self.known {
             None => self.lanes.begin(start, seen.system_id, seen.timeline),
             Some(before) => {
-                still_the_same(&before.seen, &seen, start, self.lanes.ledger.decoded(), self.lanes.ledger.acknowledged())?;
+                still_the_same(
+                    &before.seen,
+                    &seen,
+                    start,
+                    self.lanes.ledger.decoded(),
+                    self.lanes.ledger.acknowledged(),
+                )?;
                 if let Some(reason) = missed_while_away(&before.seen, &seen, origin) {
                     self.heal_all(reason)?;
                 }
@@ -292,9 +300,8 @@ impl<S: Source + 'static> Pipeline<S> {
         };
         let reason = match self.lanes.judge(asking.lane, &asking.recollection, known) {
             Verdict::Continue => None,
-            Verdict::FirstStart => {
-                (self.settings.on_first_start == OnFirstStart::Flush).then_some(("first_start", "this is the first start".to_owned()))
-            }
+            Verdict::FirstStart => (self.settings.on_first_start == OnFirstStart::Flush)
+                .then_some(("first_start", "this is the first start".to_owned())),
             Verdict::Gap(gap) if self.settings.on_gap == OnGap::Halt => {
                 self.recorder.halted(asking.lane, gap.reason(), &gap.to_string());
                 return self.halted.push(asking);
@@ -376,9 +383,18 @@ fn read_message(
 
 /// Refuses to go on with a database that is not the one this process has followed so far. A new start compares the
 /// targets' records with it and flushes what must be.
-fn still_the_same(before: &Seen, now: &Seen, confirmed: Lsn, decoded: Lsn, acknowledged: AckLsn) -> Result<(), Stopped> {
+fn still_the_same(
+    before: &Seen,
+    now: &Seen,
+    confirmed: Lsn,
+    decoded: Lsn,
+    acknowledged: AckLsn,
+) -> Result<(), Stopped> {
     let reason = if before.system_id != now.system_id {
-        format!("the server is another database cluster now (system identifier {}, was {})", now.system_id, before.system_id)
+        format!(
+            "the server is another database cluster now (system identifier {}, was {})",
+            now.system_id, before.system_id
+        )
     } else if now.wal_end < decoded {
         format!("the server's log ends at {}, but was read up to {decoded}: it went back in time", now.wal_end)
     } else if confirmed > acknowledged.lsn() && now.slot != SlotSeen::Missing {
@@ -386,7 +402,9 @@ fn still_the_same(before: &Seen, now: &Seen, confirmed: Lsn, decoded: Lsn, ackno
     } else {
         return Ok(());
     };
-    Err(Stopped::Broken(format!("{reason}. Start coherd again: it compares every target with the server and flushes what it must")))
+    Err(Stopped::Broken(format!(
+        "{reason}. Start coherd again: it compares every target with the server and flushes what it must"
+    )))
 }
 
 /// Why something may have been missed since the source was last seen.

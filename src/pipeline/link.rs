@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Event;
 use crate::backoff::Backoff;
 use crate::continuity::SlotOrigin;
 use crate::lsn::Lsn;
-use super::Event;
 use crate::source::{Intake, Seen, SlotSeen, Source, SourceError, Stream};
 
 /// Waits between attempts to reach a source that is away.
@@ -35,8 +35,14 @@ type Opening<S> = Pin<Box<dyn Future<Output = (S, Result<Opened<<S as Source>::S
 /// The connection. Every state but `Streaming` turns into another by itself when it is polled.
 pub(super) enum Link<S: Source> {
     Opening(Opening<S>),
-    Resting { source: S, until: Instant },
-    Streaming { source: S, stream: S::Stream },
+    Resting {
+        source: S,
+        until: Instant,
+    },
+    Streaming {
+        source: S,
+        stream: S::Stream,
+    },
     /// Only while one state is being exchanged for another.
     Nowhere,
 }
