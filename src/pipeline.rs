@@ -4,6 +4,8 @@
 mod lanes;
 mod link;
 mod recorder;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::sync::Arc;

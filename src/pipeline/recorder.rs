@@ -25,6 +25,11 @@ impl Recorder {
         Recorder { targets }
     }
 
+    #[cfg(test)]
+    pub(super) fn for_tests(targets: &[&str]) -> Self {
+        Recorder::new(targets.iter().map(|&name| name.into()).collect())
+    }
+
     fn name(&self, lane: usize) -> &str {
         self.targets.get(lane).map_or("?", |name| name)
     }
