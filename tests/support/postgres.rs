@@ -247,7 +247,7 @@ impl Client {
 
 /// Where the server's programs are: `COHERD_TEST_PG_BIN`, or what `pg_config` says.
 pub fn bin_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("COHERD_TEST_PG_BIN") {
+    if let Some(dir) = std::env::var_os("COHERD_TEST_PG_BIN").filter(|dir| !dir.is_empty()) {
         return dir.into();
     }
     let output = Command::new("pg_config").arg("--bindir").output();
