@@ -21,5 +21,9 @@ pub mod backoff;
 pub mod source;
 pub mod target;
 
+pub mod status;
+
+pub mod metrics;
+
 // Doors: how people come in.
 pub mod config;

@@ -193,8 +193,8 @@ fn a_wrong_value_says_which_ones_are_right() {
     "#);
     insta::assert_snapshot!(broken("'redis://:hunter2@h/0'", "'redis://h', cert_file: a"), @r#"c.yaml:2:48: targets.cache.cert_file: a client certificate comes with its key; give key_file too"#);
     insta::assert_snapshot!(broken("cache:", "'ca che':"), @r#"c.yaml:2:11: targets.ca che: a target's name is 1 to 63 letters, digits, `-` and `_`, e.g. cache"#);
-    insta::assert_snapshot!(broken("'redis://:hunter2@h/0'", "'redis+x://:hunter2@h/0'"), @r#"c.yaml:2:24: targets.cache.url: unknown scheme `redis+x`, did you mean `redis`? known: redis, rediss, redis+unix; the scheme names the kind of target"#);
-    insta::assert_snapshot!(broken("'redis://:hunter2@h/0'", "':hunter2@h:6379'"), @r#"c.yaml:2:24: targets.cache.url: it has no scheme, and the scheme names the kind of target; begin it with one of redis://, rediss://, redis+unix://"#);
+    insta::assert_snapshot!(broken("'redis://:hunter2@h/0'", "'redis+x://:hunter2@h/0'"), @r#"c.yaml:2:24: targets.cache.url: unknown scheme `redis+x`, did you mean `redis`? known: redis, rediss, redis+unix, unix, valkey, valkeys, valkey+unix; the scheme names the kind of target"#);
+    insta::assert_snapshot!(broken("'redis://:hunter2@h/0'", "':hunter2@h:6379'"), @r#"c.yaml:2:24: targets.cache.url: it has no scheme, and the scheme names the kind of target; begin it with one of redis://, rediss://, redis+unix://, unix://, valkey://, valkeys://, valkey+unix://"#);
     insta::assert_snapshot!(broken("table: users", "table: users, targets: [cash]"), @r#"c.yaml:3:33: rules[0].targets: there is no target "cash"; did you mean "cache"? known: cache"#);
 }
 
