@@ -70,7 +70,7 @@ pub struct SourceConfig {
 pub struct TargetSettings {
     /// Its name in rules, metrics and logs.
     pub name: String,
-    /// The URL's scheme in lower case, one of [`TARGET_SCHEMES`].
+    /// The URL's scheme, one of [`TARGET_SCHEMES`].
     pub scheme: String,
     /// The URL, of which only the scheme was looked at.
     pub url: SecretString,
@@ -93,7 +93,7 @@ pub struct TargetSettings {
 }
 
 /// The schemes of the targets that this version knows.
-pub const TARGET_SCHEMES: &[&str] = &["redis", "rediss", "redis+unix"];
+pub const TARGET_SCHEMES: &[&str] = &["redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"];
 
 /// `on_gap:`
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]

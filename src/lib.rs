@@ -23,6 +23,8 @@ pub mod backoff;
 // Edges: Postgres, the caches, HTTP.
 pub mod source;
 pub mod target;
+pub mod status;
+pub mod metrics;
 
 // Will: what happens next.
 pub mod pipeline;

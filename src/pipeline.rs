@@ -8,7 +8,6 @@ mod recorder;
 mod tests;
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -119,7 +118,7 @@ impl<S: Source + 'static> Pipeline<S> {
     pub fn new(
         source: S,
         rules: Vec<Rule>,
-        targets: Vec<(Arc<str>, Worker)>,
+        targets: Vec<Worker>,
         reports: mpsc::Receiver<Report>,
         settings: Settings,
         recorder: Recorder,
@@ -300,12 +299,19 @@ impl<S: Source + 'static> Pipeline<S> {
             reached: seen.wal_end.max(self.lanes.ledger.decoded()),
             written: Lsn::ZERO,
         };
-        let reason = match self.lanes.judge(asking.lane, &asking.recollection, known) {
+        let verdict = self.lanes.judge(asking.lane, &asking.recollection, known);
+        if let Verdict::Gap(gap) = &verdict {
+            self.recorder.gap(asking.lane, gap.reason(), &gap.to_string());
+        }
+        let reason = match verdict {
             Verdict::Continue => None,
-            Verdict::FirstStart => (self.settings.on_first_start == OnFirstStart::Flush)
-                .then_some(("first_start", "this is the first start".to_owned())),
+            Verdict::FirstStart if self.settings.on_first_start == OnFirstStart::Keep => {
+                self.recorder.first_start(asking.lane);
+                None
+            }
+            Verdict::FirstStart => Some(("first_start", "first start (on_first_start: flush)".to_owned())),
             Verdict::Gap(gap) if self.settings.on_gap == OnGap::Halt => {
-                self.recorder.halted(asking.lane, gap.reason(), &gap.to_string());
+                self.recorder.halted(asking.lane, &gap.to_string());
                 return self.halted.push(asking);
             }
             Verdict::Gap(gap) => Some((gap.reason(), gap.to_string())),
@@ -331,7 +337,9 @@ impl<S: Source + 'static> Pipeline<S> {
             )));
         }
         for lane in 0..self.lanes.len() {
-            self.recorder.flushing(lane, reason, "changes may have been missed while the source was away");
+            let text = "changes may have been missed while the source was away";
+            self.recorder.gap(lane, reason, text);
+            self.recorder.flushing(lane, reason, text);
             self.lanes.heal_later(lane);
         }
         Ok(())

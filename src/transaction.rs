@@ -91,12 +91,18 @@ struct Open {
     coarsened: HashSet<u16>,
 }
 
+/// The tables that rules name, each once, in the order of the indexes that [`Reader::take_counts`] gives.
+pub fn tables_of(rules: &[Rule]) -> Vec<TableName> {
+    let mut tables: Vec<TableName> = rules.iter().map(|rule| rule.table.clone()).collect();
+    tables.sort();
+    tables.dedup();
+    tables
+}
+
 impl Reader {
     /// A reader for `rules`; a transaction that makes more than `keys_max` keys has scopes flushed instead.
     pub fn new(rules: Vec<Rule>, keys_max: u64) -> Self {
-        let mut tables: Vec<TableName> = rules.iter().map(|rule| rule.table.clone()).collect();
-        tables.sort();
-        tables.dedup();
+        let tables = tables_of(&rules);
         Reader {
             keys_max,
             relations: HashMap::default(),
@@ -108,11 +114,6 @@ impl Reader {
         }
     }
 
-    /// The rules.
-    pub fn rules(&self) -> &[Rule] {
-        &self.rules
-    }
-
     /// Whether a transaction is half read: then no position but its commit's means anything.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
@@ -122,11 +123,6 @@ impl Reader {
     pub fn start_over(&mut self) {
         self.open = None;
         self.relations.clear();
-    }
-
-    /// Tables that rules name, in the order of the indexes that [`Reader::take_counts`] gives.
-    pub fn tables(&self) -> &[TableName] {
-        &self.tables
     }
 
     /// Gives the changes counted since the last call: index of the table, operation, number.

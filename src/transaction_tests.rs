@@ -156,7 +156,7 @@ fn changes_are_counted_by_table_and_kind() {
         [begin(), relation(1, "users"), relation(3, "other"), insert(1), insert(1), delete, insert(3)],
     );
     let mut counts = Vec::new();
-    let names: Vec<String> = reader.tables().iter().map(|table| table.name.clone()).collect();
+    let names: Vec<String> = tables_of(&reader.rules).iter().map(|table| table.name.clone()).collect();
     reader.take_counts(|table, op, n| counts.push((names[table].as_str(), op, n)));
     assert_eq!(counts, [("users", Op::Insert, 2), ("users", Op::Delete, 1)]);
     reader.take_counts(|_, _, _| panic!("counted twice"));

@@ -10,7 +10,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 const LAYERS: &[&[&str]] = &[
     &["lsn", "change", "table", "finding", "invalidation", "record"],
     &["pgoutput", "rules", "by_hand", "transaction", "ledger", "gate", "continuity", "backoff"],
-    &["source", "target", "metrics", "status", "admin"],
+    &["source", "target", "status", "metrics", "admin"],
     &["pipeline", "shutdown"],
     &["config", "cli"],
 ];

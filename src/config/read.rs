@@ -64,7 +64,13 @@ pub(super) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
 pub(super) fn unknown(what: &str, wrong: &str, known: &[&str]) -> String {
     let near = nearest(wrong, known.iter().copied());
     let hint = near.map(|near| format!(", did you mean `{near}`?")).unwrap_or(";".to_owned());
-    format!("unknown {what} `{}`{hint} known: {}", wrong.escape_debug(), known.join(", "))
+    format!("unknown {what} `{}`{hint} known: {}", shown(wrong), known.join(", "))
+}
+
+/// A name as errors show it. What does not look like one may be a URL that stands in the wrong place.
+pub(super) fn shown(name: &str) -> &str {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '+' | ' ' | '$' | '"');
+    if name.len() <= 63 && name.chars().all(plain) { name } else { "…" }
 }
 
 /// The fault that ends reading. Its place is unknown until it passes the node that it belongs to.
@@ -115,13 +121,22 @@ impl<'n, 's> Reader<'n, 's> {
         }
     }
 
+    /// Shows no text: a section that got a single value may have got a DSN.
     fn wanted(&self, what: &str) -> Stop {
-        let got = match &self.node.value {
-            Value::Scalar(Scalar { text, from_environment: false }) => format!("`{}`", text.escape_debug()),
-            Value::Scalar(_) => "something else from the environment".to_owned(),
-            other => other.shape().to_owned(),
-        };
-        self.place()(Stop::custom(format!("this wants {what}, and got {got}")))
+        self.place()(Stop::custom(format!("this wants {what}, and got {}", self.node.value.shape())))
+    }
+
+    /// [`Reader::wanted`], for fields whose text is no secret unless the environment gave it.
+    fn wanted_other_than_text(&self, what: &str) -> Stop {
+        match &self.node.value {
+            Value::Scalar(Scalar { text, from_environment: false }) => {
+                self.place()(Stop::custom(format!("this wants {what}, and got `{}`", text.escape_debug())))
+            }
+            Value::Scalar(_) => {
+                self.place()(Stop::custom(format!("this wants {what}, and the environment gave something else")))
+            }
+            _ => self.wanted(what),
+        }
     }
 
     fn text(&self, what: &str) -> Result<&'n str, Stop> {
@@ -171,13 +186,13 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
         match self.text("true or false")? {
             "true" => visitor.visit_bool(true),
             "false" => visitor.visit_bool(false),
-            _ => Err(self.wanted("true or false")),
+            _ => Err(self.wanted_other_than_text("true or false")),
         }
     }
 
     fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
         const WHAT: &str = "a whole number, 0 or more";
-        let number = self.text(WHAT)?.parse().map_err(|_| self.wanted(WHAT))?;
+        let number = self.text(WHAT)?.parse().map_err(|_| self.wanted_other_than_text(WHAT))?;
         visitor.visit_u64(number)
     }
 
@@ -256,7 +271,7 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
             if let Some(fields) = self.fields
                 && !fields.contains(&key.name.as_str())
             {
-                let path = join(&self.reader.path, &key.name.escape_debug().to_string());
+                let path = join(&self.reader.path, shown(&key.name));
                 let fault = Fault::new(key.place, path, unknown("field", &key.name, fields));
                 self.reader.sink.borrow_mut().push(fault);
                 continue;
@@ -273,7 +288,7 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Stop> {
         let (key, node) = self.value.take().ok_or_else(|| Stop::custom("a value without a key"))?;
-        let reader = self.reader.below(node, join(&self.reader.path, &key.name));
+        let reader = self.reader.below(node, join(&self.reader.path, shown(&key.name)));
         let place = reader.place();
         seed.deserialize(reader).map_err(place)
     }

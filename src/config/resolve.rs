@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::Fault;
 use super::raw::{RawAdmin, RawLimits, RawLog, RawSource, RawTarget, SECTIONS};
-use super::read::{read, unknown};
+use super::read::{read, shown, unknown};
 use super::scalar::{check_publication, check_slot, check_target_name, parse_duration, read_secret, scheme};
 use super::tree::{Key, Node, Value};
 use super::{Admin, Config, Limits, Log, LogFormat, OnFirstStart, OnGap, SourceConfig, TARGET_SCHEMES, TargetSettings};
@@ -22,7 +22,7 @@ pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> 
         }
     };
     for (key, _) in sections.iter().filter(|(key, _)| !SECTIONS.contains(&key.name.as_str())) {
-        faults.push(Fault::new(key.place, key.name.as_str(), unknown("field", &key.name, SECTIONS)));
+        faults.push(Fault::new(key.place, shown(&key.name), unknown("field", &key.name, SECTIONS)));
     }
     let mut resolver = Resolver { root, folder, faults: &mut faults };
     let source = resolver.source();
@@ -152,7 +152,7 @@ impl Resolver<'_> {
 
     fn target(&mut self, key: &Key, node: &Node, slot: &str) -> Option<TargetSettings> {
         const EXAMPLE: &str = "redis://127.0.0.1:6379/0";
-        let path = format!("targets.{}", key.name.escape_debug());
+        let path = format!("targets.{}", shown(&key.name));
         if let Err(reason) = check_target_name(&key.name) {
             self.faults.push(Fault::new(key.place, path.as_str(), reason));
         }

@@ -54,11 +54,11 @@ pub(super) fn check_target_name(name: &str) -> Result<(), String> {
     Err("a target's name is 1 to 63 letters, digits, `-` and `_`, e.g. cache".to_owned())
 }
 
-/// The scheme of a URL, in lower case. `None` where there is none; nothing else of it is ever shown.
+/// The scheme of a URL. `None` where there is none; nothing else of it is ever shown.
 pub(super) fn scheme(url: &str) -> Option<String> {
     let (scheme, _) = url.split_once("://")?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
-    (!scheme.is_empty() && scheme.bytes().all(plain)).then(|| scheme.to_ascii_lowercase())
+    (!scheme.is_empty() && scheme.bytes().all(plain)).then(|| scheme.to_owned())
 }
 
 /// A secret's file: its text without the one line break that editors put at its end.
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn only_a_plain_scheme_is_ever_taken_from_a_url() {
-        assert_eq!(scheme("REDISS://u:p@h").as_deref(), Some("rediss"));
+        assert_eq!(scheme("rediss://u:p@h").as_deref(), Some("rediss"));
         assert_eq!(scheme("redis+cluster://h").as_deref(), Some("redis+cluster"));
         for url in ["127.0.0.1:6379", "se cret://x", "://x", ":hunter2@h://"] {
             assert_eq!(scheme(url), None, "{url}");

@@ -11,6 +11,7 @@ use serde_yaml::{DuplicateKeyPolicy, Location, MessageFormatter, Spanned, UserMe
 
 use super::error::{Fault, Place};
 use super::expand::expand;
+use super::read::shown;
 
 /// One node.
 #[derive(Debug, Clone)]
@@ -111,7 +112,7 @@ impl Node {
             }
             Value::Map(entries) => {
                 for (key, node) in entries {
-                    node.expand(&join(path, &key.name), env, faults);
+                    node.expand(&join(path, shown(&key.name)), env, faults);
                 }
             }
         }
@@ -136,13 +137,16 @@ fn syntax(error: &serde_yaml::Error) -> Fault {
     let place = error.location().map(place).unwrap_or_default();
     let reason = match error {
         serde_yaml::Error::DuplicateMappingKey { key, .. } => {
-            let key = key.as_deref().map(|key| format!(" `{}`", key.escape_debug())).unwrap_or_default();
+            let key = key.as_deref().map(|key| format!(" `{}`", shown(key))).unwrap_or_default();
             format!("the key{key} stands here a second time; keep one")
+        }
+        serde_yaml::Error::MultipleDocuments { .. } => {
+            "a second document begins here (---); a configuration is one document".to_owned()
         }
         serde_yaml::Error::Eof { .. } => "the file is empty; write at least source, targets and rules".to_owned(),
         other => {
             let what = UserMessageFormatter.format_message(other);
-            format!("this is not YAML: {}", what.escape_debug())
+            format!("this is not YAML: {}", what.replace(char::is_control, " "))
         }
     };
     Fault::new(place, "", reason)

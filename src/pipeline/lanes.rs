@@ -1,7 +1,6 @@
 //! The rows of deliveries, one a target: gathering, sending, confirming.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -27,8 +26,7 @@ const RECORD_PACE: Duration = Duration::from_secs(1);
 
 /// One target's deliveries.
 pub(super) struct Lane {
-    pub(super) name: Arc<str>,
-    pub(super) up: bool,
+    up: bool,
     worker: Worker,
     /// Tickets of what is sent and not confirmed, each with the commit time of the oldest commit in it.
     in_flight: VecDeque<(Ticket, Option<PgTime>)>,
@@ -48,7 +46,7 @@ pub(super) struct Lane {
 /// All lanes, and the ledger that knows how far each has come.
 pub(super) struct Lanes {
     pub(super) ledger: Ledger,
-    pub(super) lanes: Vec<Lane>,
+    lanes: Vec<Lane>,
     /// For each rule, in the order of its id, its lanes and scopes.
     routes: Vec<(Vec<usize>, Vec<Scope>)>,
     pending_keys_max: usize,
@@ -57,10 +55,9 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    pub(super) fn new(workers: Vec<(Arc<str>, Worker)>, rules: &[Rule], pending_keys_max: usize) -> Self {
+    pub(super) fn new(workers: Vec<Worker>, rules: &[Rule], pending_keys_max: usize) -> Self {
         let now = Instant::now();
-        let lane = |(name, worker)| Lane {
-            name,
+        let lane = |worker| Lane {
             up: false,
             worker,
             in_flight: VecDeque::new(),
@@ -111,6 +108,11 @@ impl Lanes {
         if let Some(lane) = self.lanes.get_mut(index) {
             lane.up = up;
         }
+    }
+
+    /// Keys gathered for a target, and deliveries on their way to it.
+    pub(super) fn waiting(&self, index: usize) -> (u64, u64) {
+        self.lanes.get(index).map_or((0, 0), |lane| (lane.gathering.len() as u64, lane.in_flight.len() as u64))
     }
 
     pub(super) fn len(&self) -> usize {

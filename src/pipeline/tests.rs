@@ -7,8 +7,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::*;
 use crate::invalidation::Action;
+use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
+use crate::status::Board;
 use crate::target::{Delivered, Delivery, Fault, FaultKind, Pending, Target, delivery};
 
 /// What the test tells the source to send.
@@ -157,9 +159,10 @@ fn start(cache: Cache, settings: Settings) -> Bench {
     let (script, cache, (stop, stopped)) = (Script::default(), Arc::new(cache), oneshot::channel());
     let (sender, reports) = mpsc::channel(64);
     let worker = delivery::spawn(0, Arc::clone(&cache) as Arc<dyn Target>, sender);
-    let recorder = Recorder::for_tests(&["cache"]);
-    let targets = vec![("cache".into(), worker)];
-    let pipeline = Pipeline::new(script.clone(), rules, targets, reports, settings, recorder);
+    let board = Board::new("s", "p", [("cache", "redis")]);
+    let metrics = Metrics::new(&board);
+    let recorder = Recorder::new(board, metrics, &["cache".into()], &rules);
+    let pipeline = Pipeline::new(script.clone(), rules, vec![worker], reports, settings, recorder);
     let local = async move { pipeline.run(async { drop(stopped.await) }).await };
     Bench { script, cache, stop, running: tokio::task::spawn_local(local) }
 }
