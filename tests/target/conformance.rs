@@ -74,8 +74,9 @@ async fn redis_conforms_over_a_unix_socket() {
 
 #[tokio::test]
 async fn redis_conforms_with_a_password_that_needs_escaping() {
-    let server =
-        Redis::start_with(&["--user", "default on nopass ~* &* +@all", "--user", "coherd on >p@ss/w:rd ~* &* +@all"]);
+    let server = Redis::start();
+    let mut asked = Asked::of(&server);
+    let _: () = asked.run(&["ACL", "SETUSER", "coherd", "on", ">p@ss/w:rd", "~*", "&*", "+@all"]);
     let url = server.url().replace("redis://", "redis://coherd:p%40ss%2Fw%3Ard@");
-    conforms(open_url(&url), &mut Asked::of(&server)).await;
+    conforms(open_url(&url), &mut asked).await;
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use coherd::invalidation::Action;
 use coherd::target::FaultKind;
 use coherd::target::config::TargetConfig;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 use super::conformance::conforms;
@@ -22,6 +22,8 @@ impl Certificates {
     fn make() -> Certificates {
         let dir = tempfile::tempdir().expect("temp dir");
         let mut params = CertificateParams::new(Vec::new()).expect("params");
+        // OpenSSL takes a certificate that is named like its issuer for a self-signed one.
+        params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("key");
         let ca = params.self_signed(&key).expect("ca");
