@@ -49,7 +49,7 @@ impl Driver {
 
     /// Takes reports in until `done`.
     pub async fn until(&mut self, what: &str, done: impl Fn(&Driver) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while !done(self) {
             let left = deadline.saturating_duration_since(Instant::now());
             let report = tokio::time::timeout(left, self.reports.recv()).await;

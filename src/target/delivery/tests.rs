@@ -127,7 +127,7 @@ impl Bench {
     }
 
     async fn next(&mut self) -> Report {
-        let within = tokio::time::timeout(Duration::from_secs(120), self.reports.recv());
+        let within = tokio::time::timeout(Duration::from_mins(2), self.reports.recv());
         within.await.expect("a report in time").expect("the worker lives")
     }
 
@@ -172,7 +172,7 @@ async fn nothing_is_sent_before_the_recollection_is_answered() {
     let mut bench = Bench::new(&target);
     bench.send(1, &[]);
     let Report::Recalled { answer, .. } = bench.next().await else { panic!() };
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(target.events(), [Event::Recalled]);
     answer.send(Vec::new()).unwrap();
     assert_eq!(bench.confirmed().await, 1);
