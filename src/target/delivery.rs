@@ -343,3 +343,6 @@ fn landing(
     }
     Poll::Pending
 }
+
+#[cfg(test)]
+mod tests;
