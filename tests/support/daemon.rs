@@ -66,6 +66,15 @@ impl Daemon {
         self.server = Some(Server::start(&command, &self.dir.path().join("coherd.log")));
     }
 
+    /// A second daemon with the same configuration but an admin page of its own; not started.
+    pub fn twin(&self) -> Daemon {
+        let (dir, admin) = (tempfile::tempdir().expect("temp dir"), free_port());
+        let config = std::fs::read_to_string(self.config()).expect("configuration");
+        let config = config.replace(&format!("127.0.0.1:{}", self.admin), &format!("127.0.0.1:{admin}"));
+        std::fs::write(dir.path().join("coherd.yaml"), config).expect("configuration");
+        Daemon { server: None, dir, admin }
+    }
+
     /// The path of its configuration.
     pub fn config(&self) -> PathBuf {
         self.dir.path().join("coherd.yaml")
