@@ -25,5 +25,7 @@ pub mod status;
 
 pub mod metrics;
 
+pub mod admin;
+
 // Doors: how people come in.
 pub mod config;
