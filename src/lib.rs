@@ -29,3 +29,5 @@ pub mod admin;
 
 // Doors: how people come in.
 pub mod config;
+
+pub mod cli;

@@ -15,13 +15,13 @@ use tokio::sync::oneshot;
 
 use crate::support::until;
 
-const CONFIG: &str = "source: {dsn: 'host=db password=hunter2', slot: shop}
+pub const CONFIG: &str = "source: {dsn: 'host=db password=hunter2', slot: shop}
 targets: {cache: {url: 'redis://:hunter2@h/0'}}
 rules: [{table: users, keys: ['user:{id}']}]
 ";
 
-struct Admin {
-    address: SocketAddr,
+pub struct Admin {
+    pub address: SocketAddr,
     board: Board,
     stop: Option<oneshot::Sender<()>>,
     server: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
@@ -45,7 +45,7 @@ impl Admin {
         Admin { address, board, stop: Some(stop), server: Some(server), runtime }
     }
 
-    fn streaming() -> Admin {
+    pub fn streaming() -> Admin {
         let admin = Admin::start();
         admin.board.enter(State::Streaming);
         admin.board.target(0, |target| target.is_up());
