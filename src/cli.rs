@@ -146,7 +146,7 @@ mod tests {
     fn the_help_shows_a_configuration_that_is_good() {
         let help = Cli::command().render_long_help().to_string();
         let lines = help.lines().skip_while(|line| *line != "  source:").take_while(|line| !line.is_empty());
-        let text: String = lines.map(|line| format!("{line}\n")).collect();
+        let text = lines.collect::<Vec<_>>().join("\n");
         Config::parse(&text, DEFAULT_PATH.as_ref(), &|_| None).unwrap();
         for part in [DEFAULT_PATH, "COHERD_CONFIG", "78"] {
             assert!(help.contains(part), "{part} is missing in\n{help}");

@@ -10,7 +10,7 @@ use coherd::config::Config;
 use coherd::ledger::Watermarks;
 use coherd::lsn::Lsn;
 use coherd::metrics::Metrics;
-use coherd::status::{Board, State, View};
+use coherd::status::{Board, State, TargetStatus, View};
 use tokio::sync::oneshot;
 
 use crate::support::until;
@@ -48,7 +48,7 @@ impl Admin {
     pub fn streaming() -> Admin {
         let admin = Admin::start();
         admin.board.enter(State::Streaming);
-        admin.board.target(0, |target| target.is_up());
+        admin.board.target(0, TargetStatus::is_up);
         admin
     }
 
@@ -86,7 +86,7 @@ fn the_probes_tell_alive_from_ready() {
     assert_eq!(code, 503);
     assert!(reasons.contains("starting: ") && reasons.contains("target cache is down"), "{reasons}");
     admin.board.enter(State::Streaming);
-    admin.board.target(0, |target| target.is_up());
+    admin.board.target(0, TargetStatus::is_up);
     assert_eq!(admin.get("/readyz").0, 200);
     admin.board.enter(State::Standby { reason: "slot \"shop\" is active for PID 7".into() });
     let (code, _, reasons) = admin.get("/readyz");

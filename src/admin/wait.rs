@@ -12,7 +12,7 @@ use crate::lsn::Lsn;
 use crate::status::{Stage, WatermarksView};
 
 /// The longest wait; a longer one is cut to it.
-pub const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+pub const TIMEOUT_MAX: Duration = Duration::from_mins(1);
 
 /// The wait of those who do not say how long.
 const TIMEOUT: Duration = Duration::from_secs(5);

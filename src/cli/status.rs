@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::ledger::Watermarks;
     use crate::lsn::Lsn;
-    use crate::status::{Board, State};
+    use crate::status::{Board, State, TargetStatus};
 
     const MAX_LAG: Duration = Duration::from_secs(10);
 
@@ -167,7 +167,7 @@ mod tests {
         board.enter(State::Streaming);
         board.seen(7_000_000_000_000_000_001, 3, Lsn::new(0x16_0000_0000));
         board.moved(Watermarks { decoded: Lsn::new(0x16_0000_0000), ..Watermarks::default() });
-        board.target(0, |target| target.is_up());
+        board.target(0, TargetStatus::is_up);
         board.target(1, |target| target.is_down("refused\u{1b}[31m"));
         board.gap("slot_missing", "slot shop is gone".to_owned());
         let status = board.status();
