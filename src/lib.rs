@@ -25,9 +25,12 @@ pub mod source;
 pub mod target;
 pub mod status;
 pub mod metrics;
+pub mod admin;
 
 // Will: what happens next.
 pub mod pipeline;
+pub mod shutdown;
 
 // Doors: how people come in.
 pub mod config;
+pub mod cli;
