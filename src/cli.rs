@@ -1,6 +1,8 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr.
 
 pub mod log;
+mod parts;
+pub mod run;
 pub mod status;
 
 use std::io::{self, Write};
@@ -48,6 +50,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the daemon until SIGTERM or SIGINT, then delivers what was read and ends
+    Run,
     /// Shows state, watermarks, lag and targets of the running daemon
     Status(status::Args),
 }
@@ -57,6 +61,8 @@ enum Command {
 pub enum Failure {
     /// The configuration cannot be used.
     Config(ConfigError),
+    /// One value in it cannot be used: which field, what is wrong and what to write.
+    Setting(String),
     /// Anything else.
     Failed(anyhow::Error),
     /// The result on stdout says it all (errors that `check` found).
@@ -81,7 +87,7 @@ impl Failure {
         match self {
             Failure::Failed(_) | Failure::Told => 1,
             // EX_CONFIG of sysexits.h, which systemd's RestartPreventExitStatus can name.
-            Failure::Config(_) => 78,
+            Failure::Config(_) | Failure::Setting(_) => 78,
         }
     }
 }
@@ -103,6 +109,7 @@ pub fn main() -> ExitCode {
             // Where stderr is gone, the exit code has to do.
             let _ = match &failure {
                 Failure::Config(error) => writeln!(stderr, "{error}"),
+                Failure::Setting(text) => writeln!(stderr, "coherd: {text}"),
                 Failure::Failed(error) => writeln!(stderr, "coherd: {error:#}"),
                 Failure::Told => Ok(()),
             };
@@ -116,6 +123,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     // One thread: the walsender and the cache are the limits, and threads would only take their time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     match cli.command {
+        Command::Run => runtime.block_on(run::run(config)),
         Command::Status(args) => runtime.block_on(status::run(&config, args)),
     }
 }

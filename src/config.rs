@@ -23,6 +23,7 @@ use serde::Deserialize;
 pub use error::{ConfigError, Fault, Place};
 pub use scalar::{check_slot, parse_duration};
 
+pub use crate::pipeline::{OnFirstStart, OnGap};
 use crate::rules::config::Rule;
 
 /// Where the file is looked for when nobody says otherwise.
@@ -94,28 +95,6 @@ pub struct TargetSettings {
 
 /// The schemes of the targets that this version knows.
 pub const TARGET_SCHEMES: &[&str] = &["redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"];
-
-/// `on_gap:`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnGap {
-    /// Flush every scope concerned and go on.
-    #[default]
-    Flush,
-    /// Stay up, not ready, and wait for somebody.
-    Halt,
-}
-
-/// `on_first_start:`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnFirstStart {
-    /// Leave the cache as it is.
-    #[default]
-    Keep,
-    /// Flush every rule's scope.
-    Flush,
-}
 
 /// `limits:`, each above 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

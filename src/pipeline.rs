@@ -10,6 +10,7 @@ mod tests;
 use std::future::Future;
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -33,18 +34,22 @@ const TICK: Duration = Duration::from_millis(100);
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 /// What to do where continuity is broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnGap {
     /// Flush every scope concerned, and go on.
+    #[default]
     Flush,
     /// Stay up, not ready, until somebody decides.
     Halt,
 }
 
 /// What to do with a cache that coherd has never seen before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnFirstStart {
     /// Trust what is in it.
+    #[default]
     Keep,
     /// Flush every scope.
     Flush,
