@@ -324,8 +324,19 @@ async fn it_tries_for_ever_one_trouble_an_attempt_and_is_up_again_after_the_conf
     assert!(matches!(bench.next().await, Report::Confirmed { .. }));
     assert!(matches!(bench.next().await, Report::Up { .. }));
     assert_eq!(bench.confirmed().await, 2);
-    // One at a time while it fails.
-    assert_eq!(target.begun_at.lock().unwrap().len(), 102);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failure_one_is_in_flight_until_it_is_confirmed() {
+    let target = Scripted::new(&[Act::Reject(FaultKind::OutOfMemory), Act::RespondSlowly(50)]);
+    let mut bench = Bench::up(&target).await;
+    bench.send(1, &[]);
+    bench.send(2, &[]);
+    assert!(matches!(bench.next().await, Report::Trouble { .. }));
+    // Longer than the first wait, shorter than the reply takes.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(*target.in_flight.lock().unwrap(), [1]);
+    assert_eq!((bench.confirmed().await, bench.confirmed().await), (1, 2));
 }
 
 #[tokio::test(start_paused = true)]
