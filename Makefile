@@ -5,7 +5,8 @@ KEEP ?=
 .PHONY: demo test lint bench fuzz test-matrix prerequisites
 
 demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
-	KEEP=$(KEEP) $(CARGO) run --quiet --release --example demo
+	$(CARGO) build --release --bins --example demo
+	KEEP=$(KEEP) target/release/examples/demo
 
 test: prerequisites ## every test, on real Postgres and Redis
 	$(CARGO) test

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
+use support::daemon::coherd;
 use support::process::{Server, Signal, free_port};
 use support::{Database, Redis, until};
 
@@ -235,14 +236,6 @@ fn watch(redis: &Redis) -> Receiver<(String, SystemTime)> {
     });
     ready.recv().expect("subscribed");
     receiver
-}
-
-/// The daemon that was built with this example.
-fn coherd() -> String {
-    let example = std::env::current_exe().expect("own path");
-    let program = example.ancestors().nth(2).expect("target directory").join("coherd");
-    assert!(program.exists(), "{} is missing: run this as `make demo`", program.display());
-    program.display().to_string()
 }
 
 const BOLD: &str = "\x1b[1m";

@@ -3,6 +3,7 @@
 use crate::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
 
 /// A row's cells in the wire's layout.
+#[expect(clippy::option_option, reason = "unchanged, NULL, or a value")]
 pub(super) fn cells(values: &[Option<Option<Vec<u8>>>]) -> Vec<u8> {
     let mut out = Vec::new();
     for value in values {

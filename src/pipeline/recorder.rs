@@ -183,6 +183,7 @@ impl Recorder {
     }
 
     pub(super) fn drained(&mut self, all: bool) {
+        self.board.turned();
         if all {
             info!("everything that was read is confirmed");
         } else {

@@ -202,7 +202,7 @@ fn a_commit_is_acknowledged_after_its_keys_are_confirmed_and_not_before() {
         *cache.closed.lock().unwrap() = true;
         script.say(transaction(b"12", 200));
         script.say([Say::Position(300)]);
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(script.acknowledged(), Some(100), "nothing is confirmed");
         *cache.closed.lock().unwrap() = false;
         eventually("the position after the commit is acknowledged", || script.acknowledged() == Some(300)).await;
@@ -229,7 +229,7 @@ fn a_position_inside_a_transaction_means_nothing() {
         let commit = said.pop().unwrap();
         script.say(said);
         script.say([Say::Position(900)]);
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(script.acknowledged(), Some(100));
         script.say([commit]);
         eventually("the commit is acknowledged", || script.acknowledged() == Some(200)).await;
@@ -278,7 +278,7 @@ fn with_on_gap_halt_nothing_is_flushed_nor_acknowledged() {
         let cache = Cache { not_empty: true, ..Cache::default() };
         let Bench { script, cache, stop: _stop, .. } = start(cache, Settings { on_gap: OnGap::Halt, ..SETTINGS });
         script.say([Say::Position(500)]);
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(script.acknowledged(), Some(100));
         assert!(cache.keys.lock().unwrap().is_empty());
     });

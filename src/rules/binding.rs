@@ -184,13 +184,13 @@ impl BoundTemplate {
             send(scratch.render(pieces, |index, in_identity| new_cell(new, before, index, in_identity)), scratch);
         }
         match old {
-            // Without an old image the identity's columns are as they were, and so is a key made of them alone.
             None => {}
-            Some(OldImage::Absent) if self.within_identity && new.is_some() => {}
             Some(OldImage::Full(row)) => send(scratch.render(pieces, |index, _| row.get(index)), scratch),
             Some(OldImage::Key(row)) if self.within_identity => {
                 send(scratch.render(pieces, |index, _| row.get(index)), scratch);
             }
+            // Without an old image the identity's columns are as they were, and so is a key made of them alone.
+            Some(OldImage::Absent) if self.within_identity && new.is_some() => {}
             // Refused at start; where the identity has changed since, only the scope is sure.
             Some(_) if rule.on_missing_old != MissingOld::Skip => send(Rendered::Unknown, scratch),
             Some(_) => {}

@@ -5,14 +5,13 @@ use crate::table::TableName;
 /// Takes one identifier off the front of `text`, white space around it included, and gives it unquoted with the rest.
 pub(super) fn split_identifier(text: &str) -> Option<(String, &str)> {
     let text = text.trim_start();
-    let (name, rest) = match text.strip_prefix('"') {
-        Some(quoted) => split_quoted(quoted)?,
-        None => {
-            let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len());
-            let (name, rest) = text.split_at(end);
-            // Postgres folds ASCII letters only, in a database of UTF-8.
-            (name.to_ascii_lowercase(), rest)
-        }
+    let (name, rest) = if let Some(quoted) = text.strip_prefix('"') {
+        split_quoted(quoted)?
+    } else {
+        let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len());
+        let (name, rest) = text.split_at(end);
+        // Postgres folds ASCII letters only, in a database of UTF-8.
+        (name.to_ascii_lowercase(), rest)
     };
     let begins_well = text.starts_with('"') || !name.starts_with(|c: char| c.is_ascii_digit() || c == '$');
     (!name.is_empty() && begins_well).then_some((name, rest.trim_start()))

@@ -124,7 +124,11 @@ impl Daemon {
 
 /// The program under test.
 pub fn coherd() -> String {
-    option_env!("CARGO_BIN_EXE_coherd").expect("built by cargo test").to_owned()
+    // Tests are in target/PROFILE/deps, examples in target/PROFILE/examples.
+    let this = std::env::current_exe().expect("own path");
+    let program = this.ancestors().nth(2).expect("target directory").join("coherd");
+    assert!(program.exists(), "{} is missing: run `cargo build` first", program.display());
+    program.display().to_string()
 }
 
 /// What a command printed, both streams.
