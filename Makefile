@@ -17,6 +17,7 @@ lint: ## formatting, clippy and the house rules
 	$(CARGO) test --quiet --test coherd tidy::
 
 bench: prerequisites ## a backlog drained by coherd and by pg_recvlogical, alternately
+	$(CARGO) build --release --bins
 	$(CARGO) bench --bench drain
 
 fuzz: ## the decoder against arbitrary bytes, for SECONDS (60)

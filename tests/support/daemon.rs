@@ -124,7 +124,7 @@ impl Daemon {
 
 /// The program under test.
 pub fn coherd() -> String {
-    // Tests are in target/PROFILE/deps, examples in target/PROFILE/examples.
+    // Tests are and benches in target/PROFILE/deps, examples in target/PROFILE/examples.
     let this = std::env::current_exe().expect("own path");
     let program = this.ancestors().nth(2).expect("target directory").join("coherd");
     assert!(program.exists(), "{} is missing: run `cargo build` first", program.display());
