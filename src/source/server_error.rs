@@ -207,8 +207,8 @@ impl ServerError {
         // The name of the file is not translated, the sentence around it may be.
         if !self.message.contains("pg_hba.conf") {
             return format!(
-                "Check that the role exists and may log in: CREATE ROLE {role} LOGIN REPLICATION; or ALTER ROLE {role} \
-                 LOGIN;"
+                "Check that the role exists and may log in (CREATE ROLE {role} LOGIN REPLICATION; or ALTER ROLE {role} \
+                 LOGIN;) and, where pg_hba.conf asks for a client certificate, that sslcert and sslkey are given."
             );
         }
         let (database, user) = (hba_word(database), hba_word(user));
