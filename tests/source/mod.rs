@@ -85,7 +85,7 @@ pub struct Followed {
 impl Followed {
     /// On the shared server, over TCP.
     pub fn start() -> Followed {
-        Followed::on(Database::create(), |database| database.dsn())
+        Followed::on(Database::create(), Database::dsn)
     }
 
     /// On `database`, over what `text` says.
