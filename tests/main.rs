@@ -3,6 +3,8 @@
 
 mod admin;
 mod command_line;
+mod e2e;
+mod source;
 mod support;
 mod target;
 mod tidy;

@@ -83,17 +83,17 @@ pub(super) async fn dial<C: Caller>(dsn: &Dsn, caller: &C) -> Result<C::Call, So
                 Err(left) => {
                     reasons.push((host, left.error));
                     if left.stop {
-                        return Err(summary(reasons));
+                        return Err(summary(&reasons));
                     }
                 }
             }
         }
     }
-    Err(summary(reasons))
+    Err(summary(&reasons))
 }
 
 /// One error that names every host and its reason. It may pass by itself where any of them may.
-fn summary(reasons: Vec<(&Host, SourceError)>) -> SourceError {
+fn summary(reasons: &[(&Host, SourceError)]) -> SourceError {
     let passes = reasons.iter().any(|(_, error)| matches!(error, SourceError::Lost(_)));
     let refused = reasons.iter().any(|(_, error)| matches!(error, SourceError::Refused(_)));
     let texts: Vec<String> = reasons.iter().map(|(host, error)| format!("{host}: {error}")).collect();
@@ -255,7 +255,7 @@ async fn open_socket(
     }
 }
 
-/// SSLRequest; the server answers with one byte, in clear. More than that before TLS begins could only be slipped in
+/// `SSLRequest`; the server answers with one byte, in clear. More than that before TLS begins could only be slipped in
 /// by somebody between (CVE-2021-23222).
 async fn ask_for_tls(mut tcp: TcpStream) -> Result<(TcpStream, bool), SourceError> {
     let mut request = bytes::BytesMut::new();

@@ -112,6 +112,9 @@ async fn authenticate(session: &mut Session, dsn: &Dsn, password: Option<&Secret
 pub(super) const NOT_OFFERED: &str =
     "the server does not offer it for this connection (it needs TLS and scram-sha-256)";
 
+/// Why there is none although there is TLS and SCRAM.
+pub(super) const NO_HASH: &str = "the signature of the server's certificate defines no hash for it (Ed25519)";
+
 pub(super) fn no_password(user: &str) -> SourceError {
     SourceError::Refused(format!(
         "the server asks {user} for a password and none is given: set it in dsn, in PGPASSWORD or in the password file"
@@ -141,7 +144,7 @@ async fn scram(session: &mut Session, dsn: &Dsn, password: &[u8], offered: &[Str
     let (binding, mechanism) = match end_point {
         Some(data) if offers(SCRAM_SHA_256_PLUS) => (ChannelBinding::tls_server_end_point(data), SCRAM_SHA_256_PLUS),
         _ if dsn.channel_binding == ChannelBindingChoice::Require => {
-            return Err(no_binding("the server's certificate defines no hash for it (Ed25519)").into());
+            return Err(no_binding(NO_HASH).into());
         }
         // We could have bound, and say so: a server that did offer it then knows that somebody is between.
         Some(_) if offers(SCRAM_SHA_256) => (ChannelBinding::unrequested(), SCRAM_SHA_256),

@@ -87,8 +87,7 @@ impl Inbox {
             let poll = Pin::new(&mut *socket).poll_read(cx, &mut buf);
             let count = buf.filled().len();
             match poll {
-                Poll::Pending if total > 0 => return Poll::Ready(Ok(total)),
-                Poll::Ready(Err(_)) if total > 0 => return Poll::Ready(Ok(total)),
+                Poll::Pending | Poll::Ready(Err(_)) if total > 0 => return Poll::Ready(Ok(total)),
                 poll => ready!(poll)?,
             }
             self.end += count;

@@ -1,12 +1,12 @@
 //! What the server refuses, why, and what mends it. The one place where an SQLSTATE (Postgres manual, appendix
-//! "PostgreSQL Error Codes") becomes a [`SourceError`].
+//! "`PostgreSQL` Error Codes") becomes a [`SourceError`].
 
 use std::net::IpAddr;
 
 use super::SourceError;
 use crate::table::{quote_identifier, quote_literal};
 
-/// An ErrorResponse or NoticeResponse.
+/// An `ErrorResponse` or `NoticeResponse`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerError {
     pub(super) code: String,
@@ -207,8 +207,8 @@ impl ServerError {
         // The name of the file is not translated, the sentence around it may be.
         if !self.message.contains("pg_hba.conf") {
             return format!(
-                "Check that the role exists and may log in: CREATE ROLE {role} LOGIN REPLICATION; or ALTER ROLE {role} \
-                 LOGIN;"
+                "Check that the role exists and may log in (CREATE ROLE {role} LOGIN REPLICATION; or ALTER ROLE {role} \
+                 LOGIN;) and, where pg_hba.conf asks for a client certificate, that sslcert and sslkey are given."
             );
         }
         let (database, user) = (hba_word(database), hba_word(user));
@@ -259,7 +259,7 @@ fn unsupported_advice(doing: Doing<'_>) -> String {
     }
 }
 
-/// A name as pg_hba.conf reads it: quoted, it has no special meaning there.
+/// A name as `pg_hba.conf` reads it: quoted, it has no special meaning there.
 fn hba_word(name: &str) -> String {
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let keyword = matches!(name, "all" | "sameuser" | "samerole" | "samegroup" | "replication");
@@ -277,5 +277,100 @@ impl Doing<'_> {
             Doing::Starting { slot, .. } => format!("could not stream from the slot {}", quote_identifier(slot)),
             Doing::Streaming { slot, .. } => format!("the stream from the slot {} ended", quote_identifier(slot)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONNECTING: Doing<'static> =
+        Doing::Connecting { user: "u", database: "d", our_address: None, encrypted: false, replication: true };
+    const CREATING: Doing<'static> = Doing::Creating { slot: "s", user: "u" };
+    const STARTING: Doing<'static> = Doing::Starting { slot: "s", user: "u" };
+    const STREAMING: Doing<'static> = Doing::Streaming { slot: "s", publication: "p" };
+
+    fn refusal(code: &str, message: &str) -> ServerError {
+        ServerError {
+            code: code.to_owned(),
+            message: message.to_owned(),
+            detail: Some("detail".to_owned()),
+            hint: None,
+        }
+    }
+
+    fn kind_of(code: &str, doing: Doing<'_>) -> &'static str {
+        match refusal(code, "words").explain(doing) {
+            SourceError::Lost(_) => "lost",
+            SourceError::Busy(_) => "busy",
+            SourceError::Gap(_) => "gap",
+            SourceError::Refused(_) => "refused",
+            SourceError::Protocol(_) => "protocol",
+        }
+    }
+
+    #[test]
+    fn each_sqlstate_means_what_the_design_says_it_means() {
+        for (code, connecting, creating, starting, streaming) in [
+            ("28P01", "refused", "refused", "refused", "refused"),
+            ("28000", "refused", "refused", "refused", "refused"),
+            ("42501", "refused", "refused", "refused", "refused"),
+            ("3D000", "refused", "refused", "refused", "refused"),
+            ("53300", "lost", "lost", "lost", "lost"),
+            ("53400", "refused", "refused", "refused", "refused"),
+            ("55000", "refused", "refused", "gap", "gap"),
+            ("42704", "refused", "refused", "gap", "gap"),
+            ("58P01", "lost", "lost", "gap", "gap"),
+            ("55006", "busy", "busy", "busy", "busy"),
+            ("57P01", "lost", "lost", "lost", "lost"),
+            ("57P03", "lost", "lost", "lost", "lost"),
+            ("08006", "lost", "lost", "lost", "lost"),
+            ("53100", "lost", "lost", "lost", "lost"),
+            ("XX000", "lost", "lost", "lost", "lost"),
+            ("0A000", "refused", "refused", "refused", "refused"),
+            ("42602", "refused", "refused", "refused", "refused"),
+            ("42601", "protocol", "protocol", "protocol", "protocol"),
+            ("22023", "refused", "refused", "refused", "refused"),
+            ("", "refused", "refused", "refused", "refused"),
+        ] {
+            let got = [CONNECTING, CREATING, STARTING, STREAMING].map(|doing| kind_of(code, doing));
+            assert_eq!(got, [connecting, creating, starting, streaming], "{code}");
+        }
+    }
+
+    #[test]
+    fn a_wal_level_that_is_too_low_is_no_gap() {
+        for words in ["logical decoding requires wal_level >= logical", "requires \"wal_level\" >= \"logical\""] {
+            let error = refusal("55000", words).explain(STARTING);
+            assert!(matches!(&error, SourceError::Refused(text) if text.contains("ALTER SYSTEM SET wal_level")));
+        }
+    }
+
+    #[test]
+    fn a_detail_that_may_hold_a_cell_value_is_not_shown() {
+        let shown = |code| refusal(code, "words").explain(STREAMING).to_string().contains("detail");
+        assert!(shown("55000") && shown("42704"));
+        assert!(!shown("22P02") && !shown("23505") && !shown("XX000"));
+    }
+
+    #[test]
+    fn the_line_for_pg_hba_fits_the_connection() {
+        let line = |our_address: Option<&str>, encrypted, user| {
+            let our_address = our_address.map(|address| address.parse().unwrap());
+            let doing = Doing::Connecting { user, database: "all", our_address, encrypted, replication: true };
+            let text = refusal("28000", "no pg_hba.conf entry").explain(doing).to_string();
+            text.rsplit_once(": ").unwrap().1.to_owned()
+        };
+        assert_eq!(line(None, false, "u"), "local \"all\" u scram-sha-256");
+        assert_eq!(line(Some("10.0.0.7"), false, "a b"), "host \"all\" \"a b\" 10.0.0.7/32 scram-sha-256");
+        assert_eq!(line(Some("::1"), true, "u"), "hostssl \"all\" u ::1/128 scram-sha-256");
+    }
+
+    #[test]
+    fn a_body_is_read_as_far_as_it_goes() {
+        let error = ServerError::read(b"SERROR\0C42704\0Mwords\0Hhelp\0\0Dnot any more\0");
+        assert_eq!(error, ServerError { hint: Some("help".to_owned()), detail: None, ..refusal("42704", "words") });
+        assert_eq!(ServerError::read(b"C42").code, "42");
+        assert_eq!(ServerError::read(b"").code, "");
     }
 }

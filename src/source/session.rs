@@ -59,7 +59,7 @@ impl Session {
         self.socket.flush().await.map_err(|error| lost(&error))
     }
 
-    /// The next message that is not mere information. An ErrorResponse is a failure.
+    /// The next message that is not mere information. An `ErrorResponse` is a failure.
     pub(super) async fn receive(&mut self) -> Result<Message, Failure> {
         loop {
             let Some(message) = self.inbox.take()? else {
@@ -109,7 +109,7 @@ impl Session {
         }
     }
 
-    /// Sends START_REPLICATION and waits for CopyBothResponse, which ends the session: the stream takes over. After a
+    /// Sends `START_REPLICATION` and waits for `CopyBothResponse`, which ends the session: the stream takes over. After a
     /// refusal by the server the session can be used on.
     pub(super) async fn start(&mut self, command: &str) -> Result<(), Failure> {
         self.send(|out| frontend::query(command, out)).await?;
@@ -124,7 +124,7 @@ impl Session {
         }
     }
 
-    /// Skips to ReadyForQuery.
+    /// Skips to `ReadyForQuery`.
     pub(super) async fn until_ready(&mut self) -> Result<(), SourceError> {
         loop {
             match self.receive().await {
@@ -140,7 +140,7 @@ impl Session {
     }
 }
 
-/// A DataRow: a count, then a length and bytes for each value; −1 is NULL.
+/// A `DataRow`: a count, then a length and bytes for each value; −1 is NULL.
 fn row(mut body: &[u8]) -> Option<Vec<Option<String>>> {
     let count = body.try_get_u16().ok()?;
     let mut row = Vec::new();

@@ -7,13 +7,12 @@ use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
 use tokio_postgres::{Client, Config};
 
-use super::SourceError;
 use super::dial::{Caller, STANDING, Standing, dial};
 use super::dsn::{ChannelBindingChoice, Dsn};
-use super::handshake::TEXT_OUTPUT;
 use super::server_error::{Doing, ServerError};
 use super::session::Failure;
 use super::socket::Socket;
+use super::{SourceError, handshake};
 
 /// Opens a session with the same text output as the replication stream. A task on the current runtime drives it and
 /// ends with it.
@@ -65,9 +64,19 @@ impl Caller for Sql {
         if let Some(options) = &dsn.options {
             config.options(options);
         }
+        let why_no_binding = match (socket.is_encrypted(), socket.end_point()) {
+            (true, None) => handshake::NO_HASH,
+            _ => handshake::NOT_OFFERED,
+        };
         let connected = config.connect_raw(socket, AsItIs).await;
         let (client, connection) = connected.map_err(|error| match failure(&error) {
-            Failure::Other(SourceError::Refused(text)) => Failure::Other(refused_at_login(&text, dsn, password)),
+            // tokio-postgres tells these apart only by their texts, and ours say what to do.
+            Failure::Other(SourceError::Refused(text)) if text.contains("password missing") => {
+                handshake::no_password(dsn.user()).into()
+            }
+            Failure::Other(SourceError::Refused(text)) if text.contains("channel binding") => {
+                handshake::no_binding(why_no_binding).into()
+            }
             failure => failure,
         })?;
         tokio::spawn(async move {
@@ -75,7 +84,8 @@ impl Caller for Sql {
                 tracing::debug!(%error, "an SQL session ended");
             }
         });
-        let settings: Vec<String> = TEXT_OUTPUT.iter().map(|(name, value)| format!("SET {name} = '{value}'")).collect();
+        let settings: Vec<String> =
+            handshake::TEXT_OUTPUT.iter().map(|(name, value)| format!("SET {name} = '{value}'")).collect();
         client.batch_execute(&settings.join("; ")).await.map_err(|error| failure(&error))?;
         Ok(client)
     }
@@ -84,17 +94,6 @@ impl Caller for Sql {
         let row = client.query_one(STANDING, &[]).await.map_err(|error| failure(&error))?;
         Ok(Standing { in_recovery: row.get(0), read_only: row.get::<_, &str>(1) == "on" })
     }
-}
-
-/// tokio-postgres tells these apart only by their texts, and ours say what to do.
-fn refused_at_login(text: &str, dsn: &Dsn, password: Option<&SecretString>) -> SourceError {
-    if text.contains("password missing") && password.is_none() {
-        return super::handshake::no_password(dsn.user());
-    }
-    if text.contains("channel binding") {
-        return super::handshake::no_binding(super::handshake::NOT_OFFERED);
-    }
-    SourceError::Refused(text.to_owned())
 }
 
 fn failure(error: &tokio_postgres::Error) -> Failure {

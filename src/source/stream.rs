@@ -1,4 +1,4 @@
-//! A replication stream in its CopyBoth phase (Postgres manual, "Streaming Replication Protocol").
+//! A replication stream in its `CopyBoth` phase (Postgres manual, "Streaming Replication Protocol").
 
 use std::future::poll_fn;
 use std::io;
@@ -37,7 +37,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(2);
 /// Microseconds from the Unix epoch to Postgres's, 2000-01-01.
 const POSTGRES_EPOCH_MICROS: u128 = 946_684_800_000_000;
 
-/// Bytes before the payload of an XLogData message: start, end and the server's clock.
+/// Bytes before the payload of an `XLogData` message: start, end and the server's clock.
 const XLOG_DATA_HEADER_BYTES: usize = 24;
 
 /// What a stream needs to know besides its session.
@@ -102,7 +102,7 @@ impl Pace {
 }
 
 impl PostgresStream {
-    /// Takes over a session that has answered START_REPLICATION with CopyBothResponse.
+    /// Takes over a session that has answered `START_REPLICATION` with `CopyBothResponse`.
     pub(super) fn new(session: Session, settings: StreamSettings) -> PostgresStream {
         let Session { socket, mut inbox, .. } = session;
         inbox.believe(FRAME_BYTES_MAX);
@@ -186,7 +186,7 @@ impl PostgresStream {
         self.outbox.put_u8(0);
     }
 
-    /// What a CopyData message holds.
+    /// What a `CopyData` message holds.
     fn copied(&mut self, message: &Message) -> Result<Copied, SourceError> {
         let mut body = self.inbox.body(message);
         match body.try_get_u8() {

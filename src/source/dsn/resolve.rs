@@ -12,7 +12,7 @@ use super::{
 
 /// What libpq leaves to the operating system (two hours of silence) is too long for a daemon that others wait for.
 const KEEPALIVE: Keepalive = Keepalive { idle: Duration::from_secs(30), interval: Duration::from_secs(10), count: 3 };
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
+const TCP_USER_TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where Debian and Red Hat build Postgres to put its socket.
