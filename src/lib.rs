@@ -20,3 +20,10 @@ pub mod backoff;
 // Edges: Postgres, the caches, HTTP.
 pub mod source;
 pub mod target;
+
+pub mod status;
+
+pub mod metrics;
+
+// Doors: how people come in.
+pub mod config;
