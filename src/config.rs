@@ -93,8 +93,7 @@ pub struct TargetSettings {
 }
 
 /// The schemes of the targets that this version knows.
-pub const TARGET_SCHEMES: &[&str] =
-    &["redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"];
+pub const TARGET_SCHEMES: &[&str] = &["redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"];
 
 /// `on_gap:`
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]

@@ -1,5 +1,7 @@
 //! Where changes come from.
 
+pub mod catalog;
+
 use std::future::Future;
 
 use crate::ledger::AckLsn;
