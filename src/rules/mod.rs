@@ -1,8 +1,10 @@
 //! Which keys a changed row has.
 
+pub mod audit;
 pub mod config;
 pub mod filter;
 pub mod name;
+pub mod publish;
 pub mod template;
 
 /// The known name nearest to a mistyped one, if any is near.
