@@ -26,5 +26,9 @@ pub mod status;
 
 pub mod metrics;
 
+pub mod admin;
+
 // Doors: how people come in.
 pub mod config;
+
+pub mod cli;

@@ -1,4 +1,4 @@
-//! Metrics in the OpenMetrics text format. Every name and label is a constant here.
+//! Metrics in the `OpenMetrics` text format. Every name and label is a constant here.
 //!
 //! Counters are handed out once and kept by whoever counts: counting is one atomic addition. Gauges are read from the
 //! [`Board`] when somebody scrapes, so that there is one truth.

@@ -270,7 +270,11 @@ impl Board {
         let status = &mut self.held().status;
         status.system_id = Some(system_id);
         status.timeline = Some(timeline);
-        status.wal_end = status.wal_end.max(wal_end);
+        if wal_end < status.wal_end {
+            // The database went back in time or is another one: what was noted of its end may never come.
+            status.lag = Lag::default();
+        }
+        status.wal_end = wal_end;
         status.settle(Instant::now());
     }
 
@@ -429,5 +433,16 @@ mod tests {
         assert_eq!(board.status().lag_bytes(), 600);
         board.heard(Lsn::new(650));
         assert_eq!(board.status().wal_end, Lsn::new(700), "the end never moves back");
+    }
+
+    #[test]
+    fn a_database_that_went_back_in_time_does_not_leave_a_lag_for_ever() {
+        let board = board();
+        board.seen(1, 1, Lsn::new(1000));
+        board.seen(2, 1, Lsn::new(50));
+        board.moved(settled(50));
+        let status = board.status();
+        assert_eq!(status.lag_bytes(), 0);
+        assert_eq!(status.lag(Instant::now() + TURN_MAX), Duration::ZERO);
     }
 }

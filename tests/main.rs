@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, dead_code)]
 
 mod sql;
+mod admin;
+mod command_line;
 mod support;
 
 #[test]

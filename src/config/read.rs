@@ -63,7 +63,7 @@ pub(super) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
 /// "unknown {what} `x`", with the nearest known name and all of them.
 pub(super) fn unknown(what: &str, wrong: &str, known: &[&str]) -> String {
     let near = nearest(wrong, known.iter().copied());
-    let hint = near.map(|near| format!(", did you mean `{near}`?")).unwrap_or(";".to_owned());
+    let hint = near.map_or_else(|| ";".to_owned(), |near| format!(", did you mean `{near}`?"));
     format!("unknown {what} `{}`{hint} known: {}", shown(wrong), known.join(", "))
 }
 

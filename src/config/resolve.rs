@@ -306,14 +306,12 @@ impl Resolver<'_> {
         let raw: RawAdmin = self.section("admin").unwrap_or(RawAdmin { listen: None, ready_max_lag: None });
         let node = self.root.get("admin").unwrap_or(self.root);
         let ready_max_lag = self.duration(node, "admin", "ready_max_lag", raw.ready_max_lag, READY_MAX_LAG);
-        match raw.listen.as_deref().unwrap_or(LISTEN).parse() {
-            Ok(listen) => Some(Admin { listen, ready_max_lag }),
-            Err(_) => {
-                let reason = "this is no address: write an IP address and a port, e.g. 127.0.0.1:9871 or [::1]:9871";
-                self.fault(node, "admin", "listen", reason);
-                None
-            }
-        }
+        let Ok(listen) = raw.listen.as_deref().unwrap_or(LISTEN).parse() else {
+            let reason = "this is no address: write an IP address and a port, e.g. 127.0.0.1:9871 or [::1]:9871";
+            self.fault(node, "admin", "listen", reason);
+            return None;
+        };
+        Some(Admin { listen, ready_max_lag })
     }
 
     fn log(&mut self) -> Log {

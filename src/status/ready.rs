@@ -46,15 +46,15 @@ mod tests {
     use super::*;
     use crate::ledger::Watermarks;
     use crate::lsn::Lsn;
-    use crate::status::Board;
+    use crate::status::{Board, TargetStatus};
 
     const MAX: Duration = Duration::from_secs(10);
 
     fn streaming() -> Board {
         let board = Board::new("coherd", "coherd", [("cache", "redis"), ("edge", "redis")]);
         board.enter(State::Streaming);
-        board.target(0, |target| target.is_up());
-        board.target(1, |target| target.is_up());
+        board.target(0, TargetStatus::is_up);
+        board.target(1, TargetStatus::is_up);
         board
     }
 
