@@ -12,7 +12,7 @@
 --         pg_logical_emit_message(boolean, text, bytea) FROM PUBLIC;
 
 CREATE SCHEMA IF NOT EXISTS coherd;
-COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status';
+COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 1)';
 GRANT USAGE ON SCHEMA coherd TO PUBLIC;
 
 -- ---------------------------------------------------------------- read your writes

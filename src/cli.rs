@@ -1,6 +1,7 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr.
 
 pub mod log;
+pub mod setup;
 pub mod status;
 
 use std::io::{self, Write};

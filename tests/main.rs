@@ -1,9 +1,9 @@
 //! Every test that needs more than one module, in one binary: real servers, real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, dead_code)]
 
-mod sql;
 mod admin;
 mod command_line;
+mod sql;
 mod support;
 
 #[test]

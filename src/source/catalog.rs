@@ -19,15 +19,15 @@ pub struct CatalogError {
 
 impl CatalogError {
     fn new(what: &'static str, error: &tokio_postgres::Error) -> Self {
-        let got = error.as_db_error().map_or_else(
-            || error.to_string(),
-            |told| {
-                let hint = told.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                format!("{} {}{hint}", told.code().code(), told.message())
-            },
-        );
-        CatalogError { what, got }
+        CatalogError { what, got: told(error) }
     }
+}
+
+/// The server's own words, with its SQLSTATE and hint. Its DETAIL stays out: that may hold values.
+pub fn told(error: &tokio_postgres::Error) -> String {
+    let Some(told) = error.as_db_error() else { return error.to_string() };
+    let hint = told.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    format!("{} {}{hint}", told.code().code(), told.message())
 }
 
 /// Reads what rules, setup and check need to know. `tables` are the rules' names.
