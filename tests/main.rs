@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, dead_code)]
 
 mod admin;
+mod catalog;
 mod command_line;
 mod sql;
 mod support;

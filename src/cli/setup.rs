@@ -44,7 +44,7 @@ pub struct Step {
 }
 
 impl Plan {
-    /// Every statement, without the closing semicolon.
+    /// Every statement.
     pub fn statements(&self) -> Vec<String> {
         self.steps.iter().flat_map(|step| step.statements.iter().cloned()).collect()
     }
@@ -90,7 +90,7 @@ pub fn plan(rules: &[Rule], database: &Database) -> Plan {
         }
         (None, None) => plan.steps.push(Step {
             subject: format!("publication {publication}"),
-            statements: vec![format!("CREATE PUBLICATION {publication} WITH (publish_via_partition_root = true)")],
+            statements: vec![format!("CREATE PUBLICATION {publication} WITH (publish_via_partition_root = true);")],
         }),
         (Some(_), _) => {}
     }
@@ -104,7 +104,7 @@ pub fn plan(rules: &[Rule], database: &Database) -> Plan {
         }
     }
     if database.functions.as_deref() != Some(FUNCTIONS_COMMENT) {
-        let statements = vec![FUNCTIONS.trim_end().trim_end_matches(';').to_owned()];
+        let statements = vec![FUNCTIONS.trim_end().to_owned()];
         plan.steps.push(Step { subject: "schema coherd".to_owned(), statements });
     }
     plan.slot = database.slot.is_none();
@@ -137,7 +137,7 @@ fn slot_without_publication(database: &Database, slot: &Slot) -> Finding {
         Some(pid) => finding.mend(format!("-- stop the daemon that process {pid} serves")),
         None => finding,
     };
-    finding.mend(format!("SELECT pg_drop_replication_slot({})", quote_literal(&database.slot_name).trim_start()))
+    finding.mend(format!("SELECT pg_drop_replication_slot({});", quote_literal(&database.slot_name).trim_start()))
 }
 
 /// Adds the table, or widens its column list. A table that has to be changed first is left to the audit's remedies.
@@ -219,7 +219,7 @@ fn refused(step: &Step, got: &str, database: &Database) -> Finding {
 
 /// Runs statements in one go; takes back a transaction that broke off.
 async fn execute(client: &Client, statements: &[String]) -> Result<(), String> {
-    let Err(error) = client.batch_execute(&statements.join(";\n")).await else { return Ok(()) };
+    let Err(error) = client.batch_execute(&statements.join("\n")).await else { return Ok(()) };
     let _ = client.batch_execute("ROLLBACK").await;
     Err(crate::source::catalog::told(&error))
 }

@@ -51,7 +51,7 @@ fn publication(rules: &[Rule], database: &Database) -> Vec<Finding> {
     let missing = held.operations.missing();
     if !missing.is_empty() {
         let message = format!("it leaves out {}: such changes are never seen", missing.join(", "));
-        let remedy = format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')");
+        let remedy = format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');");
         findings.push(Finding::error(&subject, message).mend(remedy));
     }
     let partitioned: Vec<_> = rules
@@ -62,7 +62,7 @@ fn publication(rules: &[Rule], database: &Database) -> Vec<Finding> {
     if let (false, Some(table)) = (held.via_root, partitioned.first()) {
         let message =
             format!("it sends the changes of {} under the names of its partitions, which no rule matches", table.name);
-        let remedy = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true)");
+        let remedy = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
         findings.push(Finding::error(&subject, message).mend(remedy));
     }
     findings.extend(generated(rules, database, held, &subject));
@@ -83,17 +83,18 @@ fn generated(rules: &[Rule], database: &Database, held: &Publication, subject: &
     })?;
     let message = format!("it leaves out generated columns, and a rule reads {column} of {table}");
     let name = quote_identifier(&database.publication_name);
-    let remedy = format!("ALTER PUBLICATION {name} SET (publish_generated_columns = stored)");
+    let remedy = format!("ALTER PUBLICATION {name} SET (publish_generated_columns = stored);");
     Some(Finding::error(subject, message).mend(remedy))
 }
 
 fn missing_table(rule: &Rule, database: &Database) -> Finding {
-    let known: Vec<String> =
-        database.others.iter().chain(database.tables.iter().map(|table| &table.name)).map(TableName::sql).collect();
-    let wanted = rule.table.sql();
-    // A right name in another schema is nearer than any other name.
-    let elsewhere = database.others.iter().find(|other| other.name == rule.table.name).map(TableName::sql);
-    let near = elsewhere.or_else(|| nearest(&wanted, known.iter().map(String::as_str)).map(str::to_owned));
+    let wanted = &rule.table;
+    let near = |other: &&TableName| nearest(&wanted.name, [other.name.as_str()]).is_some();
+    let distance = |other: &&TableName| {
+        let name = strsim::damerau_levenshtein(&wanted.name, &other.name);
+        (name, strsim::damerau_levenshtein(&wanted.schema, &other.schema))
+    };
+    let near = database.others.iter().filter(near).min_by_key(distance);
     let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
     let message = format!("there is no such table in database {}{hint}", quote_identifier(&database.name));
     Finding::error(rule.subject(), message)

@@ -125,17 +125,17 @@ impl<'a> Demand<'a> {
     /// Adds the table to the publication.
     pub fn add(&self, list: Option<&[String]>) -> String {
         let list = list.map(|list| format!(" ({})", columns_sql(list))).unwrap_or_default();
-        format!("ALTER PUBLICATION {} ADD TABLE {}{list}", self.publication(), self.relation())
+        format!("ALTER PUBLICATION {} ADD TABLE {}{list};", self.publication(), self.relation())
     }
 
     /// Puts a new entry in the place of the old one. Other sessions see either, never none.
     pub fn replace(&self, list: Option<&[String]>) -> [String; 4] {
-        let drop = format!("ALTER PUBLICATION {} DROP TABLE {}", self.publication(), self.relation());
-        ["BEGIN".to_owned(), drop, self.add(list), "COMMIT".to_owned()]
+        let drop = format!("ALTER PUBLICATION {} DROP TABLE {};", self.publication(), self.relation());
+        ["BEGIN;".to_owned(), drop, self.add(list), "COMMIT;".to_owned()]
     }
 
     fn change_identity(&self, identity: &Identity) -> Vec<String> {
-        let full = |name: &TableName| format!("ALTER TABLE {name} REPLICA IDENTITY FULL");
+        let full = |name: &TableName| format!("ALTER TABLE {name} REPLICA IDENTITY FULL;");
         let table = &self.table.name;
         match identity {
             Identity::Keep => Vec::new(),
@@ -146,8 +146,8 @@ impl<'a> Demand<'a> {
                 let index = index_name(&table.name);
                 let quoted = quote_identifier(&index);
                 vec![
-                    format!("CREATE UNIQUE INDEX CONCURRENTLY {quoted} ON {table} ({})", columns_sql(columns)),
-                    format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {quoted}"),
+                    format!("CREATE UNIQUE INDEX CONCURRENTLY {quoted} ON {table} ({});", columns_sql(columns)),
+                    format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {quoted};"),
                 ]
             }
         }

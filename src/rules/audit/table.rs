@@ -16,8 +16,10 @@ pub(super) fn audit(demand: Demand) -> Vec<Finding> {
         return findings;
     }
     findings.extend(demand.rules.iter().flat_map(|rule| columns(&demand, rule)));
-    let mut mendable = old_rows(&demand);
-    mendable.extend(writers(&demand));
+    let mut mendable: Vec<Finding> = writers(&demand).into_iter().collect();
+    if demand.table.has_identity() {
+        mendable.extend(old_rows(&demand));
+    }
     mendable.extend(published(&demand));
     mendable.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     if let Some((first, others)) = mendable.split_first_mut() {
@@ -175,13 +177,15 @@ fn published(demand: &Demand) -> Vec<Finding> {
     }
     let name = quote_identifier(&demand.database.publication_name);
     let Some(held) = &demand.table.published else {
-        let message = format!("it is not in publication {name}, so its changes are not sent; coherd setup adds it");
+        let setup = if demand.table.has_identity() { "; coherd setup adds it" } else { "" };
+        let message = format!("it is not in publication {name}, so its changes are not sent{setup}");
         return vec![Finding::error(subject(demand), message)];
     };
     let mut findings = Vec::new();
     let unlisted = unlisted(demand, held);
     if !unlisted.is_empty() {
-        let message = format!("publication {name} leaves out {}; coherd setup adds it", columns_sql(&unlisted));
+        let setup = if held.row_filter.is_none() { "; coherd setup adds it" } else { "" };
+        let message = format!("publication {name} leaves out {}{setup}", columns_sql(&unlisted));
         findings.push(Finding::error(subject(demand), message));
     }
     if held.row_filter.is_some() {
@@ -210,7 +214,7 @@ fn leaves(demand: &Demand) -> Vec<Finding> {
             subject(demand),
             "its replica identity is FULL but that of a partition is not: old rows come with holes that look like NULLs",
         );
-        finding.remedy.extend(weak.map(|leaf| format!("ALTER TABLE {} REPLICA IDENTITY FULL", leaf.name)));
+        finding.remedy.extend(weak.map(|leaf| format!("ALTER TABLE {} REPLICA IDENTITY FULL;", leaf.name)));
         findings.push(finding);
     } else if table.is_full() && table.kind == TableKind::Partitioned {
         let message = "a new partition does not inherit REPLICA IDENTITY FULL: set it before rows are written there";
