@@ -4,6 +4,7 @@
 mod admin;
 mod catalog;
 mod command_line;
+mod source;
 mod sql;
 mod support;
 

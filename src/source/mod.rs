@@ -1,6 +1,21 @@
 //! Where changes come from.
 
+mod binding;
 pub mod catalog;
+mod dial;
+pub mod dsn;
+mod handshake;
+mod inbox;
+mod passfile;
+pub mod postgres;
+mod server_error;
+mod session;
+mod slot;
+mod socket;
+pub mod sql;
+pub mod stream;
+mod tls;
+mod verifier;
 
 use std::future::Future;
 

@@ -79,6 +79,25 @@ impl Postgres {
         writeln!(file, "{settings}").expect("postgresql.conf");
     }
 
+    /// Writes a file of the data directory that only the server may read: `pg_hba.conf`, a certificate, a key.
+    pub fn write_file(&self, name: &str, text: &str) {
+        let path = self.data_dir().join(name);
+        std::fs::write(&path, text).expect("data directory");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("data directory");
+        give_to_server_user(&path);
+    }
+
+    /// Has it read postgresql.conf, pg_hba.conf and its certificates again, and waits until it has.
+    pub fn reload(&self) {
+        let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
+        let before = client.one("SELECT pg_conf_load_time()");
+        client.run("SELECT pg_reload_conf()");
+        until("the server has reloaded", || {
+            let mut fresh = postgres_client(&self.dsn("postgres")).ok()?;
+            (fresh.one("SELECT pg_conf_load_time()") != before).then_some(())
+        });
+    }
+
     /// Starts it again after [`Postgres::stop`].
     pub fn launch(&self) {
         let data = self.data_dir().display().to_string();

@@ -1,0 +1,231 @@
+//! Where the database is and how to get in: a libpq connection string, as a URI or as `key=value` words, completed
+//! from the `PG*` environment (Postgres manual, chapter "libpq", "Database Connection Control Functions").
+
+mod parameter;
+mod resolve;
+mod uri;
+mod words;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+pub use parameter::DsnError;
+use parameter::Given;
+
+/// A connection string, understood. Its `Debug` and `Display` hold no credential.
+#[derive(Clone)]
+pub struct Dsn {
+    pub(super) hosts: Vec<Host>,
+    pub(super) user: String,
+    pub(super) password: Option<SecretString>,
+    pub(super) passfile: Option<PathBuf>,
+    pub(super) database: String,
+    pub(super) tls: TlsChoice,
+    pub(super) wanted: SessionAttrs,
+    /// Try the hosts in a random order (`load_balance_hosts=random`).
+    pub(super) shuffled: bool,
+    /// For one address: TCP, TLS and authentication together. `None` waits for ever.
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) keepalive: Option<Keepalive>,
+    /// How long sent data may stay unacknowledged before the kernel gives the connection up.
+    pub(super) tcp_user_timeout: Option<Duration>,
+    pub(super) application_name: String,
+    pub(super) options: Option<String>,
+    pub(super) channel_binding: ChannelBindingChoice,
+}
+
+/// One server to try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Host {
+    /// As written: what certificates and the password file know it by.
+    pub(super) name: String,
+    pub(super) place: Place,
+    pub(super) port: u16,
+}
+
+/// How to reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A host name for the resolver.
+    Name(String),
+    /// An address (`hostaddr`, or a host that is one).
+    Address(IpAddr),
+    /// The directory of a unix socket.
+    Directory(PathBuf),
+}
+
+/// `sslmode` and what goes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TlsChoice {
+    pub(super) mode: SslMode,
+    pub(super) root: RootChoice,
+    pub(super) certificate: FileChoice,
+    pub(super) key: FileChoice,
+    /// Send the host name in the clear, for proxies that route by it (`sslsni`).
+    pub(super) name_indication: bool,
+    /// `ssl_min_protocol_version=TLSv1.3`.
+    pub(super) only_1_3: bool,
+    /// Start TLS at once, without asking first (`sslnegotiation=direct`, Postgres 17).
+    pub(super) direct: bool,
+}
+
+/// A file that was named, or libpq's default place, which may be empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum FileChoice {
+    Named(PathBuf),
+    IfThere(PathBuf),
+    None,
+}
+
+/// Whose signature on the server's certificate is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RootChoice {
+    File(FileChoice),
+    /// `sslrootcert=system`.
+    System,
+}
+
+/// `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum SslMode {
+    Disable,
+    Allow,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// `target_session_attrs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SessionAttrs {
+    Any,
+    ReadWrite,
+    ReadOnly,
+    Primary,
+    Standby,
+    PreferStandby,
+}
+
+/// `channel_binding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ChannelBindingChoice {
+    Disable,
+    Prefer,
+    Require,
+}
+
+/// TCP keepalive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Keepalive {
+    pub(super) idle: Duration,
+    pub(super) interval: Duration,
+    pub(super) count: u32,
+}
+
+impl Dsn {
+    /// Reads `text`, either form. `env` is asked for what it leaves out: `PGHOST` and its kin, `USER` and `HOME`.
+    pub fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Dsn, DsnError> {
+        let text = text.trim();
+        let mut given = Given::default();
+        match text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
+            Some(rest) => uri::read(rest, &mut given)?,
+            None => words::read(text, &mut given)?,
+        }
+        resolve::resolve(&given, env)
+    }
+
+    /// The role.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The database.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// The first host, as written.
+    pub fn host(&self) -> &str {
+        self.hosts.first().map_or("", |host| &host.name)
+    }
+
+    /// The same connection under another `application_name`.
+    #[must_use]
+    pub fn named(mut self, application_name: &str) -> Self {
+        application_name.clone_into(&mut self.application_name);
+        self
+    }
+}
+
+/// `user@host:port,host:port/database`.
+impl fmt::Display for Dsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@", self.user)?;
+        for (i, host) in self.hosts.iter().enumerate() {
+            write!(f, "{}{host}", if i > 0 { "," } else { "" })?;
+        }
+        write!(f, "/{}", self.database)
+    }
+}
+
+impl fmt::Debug for Dsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dsn({self} {:?})", self.tls.mode)
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Directory(_) => write!(f, "{}", self.socket_path().display()),
+            _ if self.name.contains(':') => write!(f, "[{}]:{}", self.name, self.port),
+            _ => write!(f, "{}:{}", self.name, self.port),
+        }
+    }
+}
+
+impl Host {
+    /// The file of the unix socket; empty where it is not one.
+    pub(super) fn socket_path(&self) -> PathBuf {
+        match &self.place {
+            Place::Directory(directory) => directory.join(format!(".s.PGSQL.{}", self.port)),
+            Place::Name(_) | Place::Address(_) => PathBuf::new(),
+        }
+    }
+}
+
+impl SslMode {
+    /// As libpq spells it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            SslMode::Disable => "disable",
+            SslMode::Allow => "allow",
+            SslMode::Prefer => "prefer",
+            SslMode::Require => "require",
+            SslMode::VerifyCa => "verify-ca",
+            SslMode::VerifyFull => "verify-full",
+        }
+    }
+}
+
+impl SessionAttrs {
+    /// As libpq spells it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            SessionAttrs::Any => "any",
+            SessionAttrs::ReadWrite => "read-write",
+            SessionAttrs::ReadOnly => "read-only",
+            SessionAttrs::Primary => "primary",
+            SessionAttrs::Standby => "standby",
+            SessionAttrs::PreferStandby => "prefer-standby",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

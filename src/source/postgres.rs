@@ -1,0 +1,265 @@
+//! Postgres as a [`Source`]: the slot, looked at, made and streamed from over a replication connection.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::dial::{Caller, STANDING, Standing, dial};
+use super::dsn::Dsn;
+use super::server_error::Doing;
+use super::session::{Failure, Rows, Session, unexpected};
+use super::slot;
+use super::socket::Socket;
+use super::stream::{PostgresStream, StreamSettings};
+use super::{Seen, SlotSeen, Source, SourceError, handshake};
+use crate::lsn::Lsn;
+use crate::table::{quote_identifier, quote_literal};
+
+/// What to follow.
+#[derive(Debug, Clone)]
+pub struct PostgresConfig {
+    /// Where.
+    pub dsn: Dsn,
+    /// Name of the slot.
+    pub slot: String,
+    /// Name of the publication.
+    pub publication: String,
+    /// Whether to be sent logical messages (`pg_logical_emit_message`; Postgres 14).
+    pub messages: bool,
+}
+
+/// A Postgres server.
+pub struct Postgres {
+    config: PostgresConfig,
+    /// Kept from a look to what follows it.
+    session: Option<Session>,
+    /// The last look found no slot of the name.
+    seen_missing: bool,
+}
+
+/// The oldest version that says in `pg_replication_slots` whether a slot is lost.
+const MAJOR_MIN: u32 = 13;
+
+struct Replication;
+
+impl Caller for Replication {
+    type Call = Session;
+    const REPLICATION: bool = true;
+
+    async fn open(&self, socket: Socket, dsn: &Dsn, password: Option<&SecretString>) -> Result<Session, Failure> {
+        let session = handshake::open(socket, dsn, password).await?;
+        if session.major < MAJOR_MIN {
+            let text = format!("it is Postgres {}; coherd needs {MAJOR_MIN} or later", session.major);
+            return Err(SourceError::Refused(text).into());
+        }
+        Ok(session)
+    }
+
+    async fn standing(&self, session: &mut Session) -> Result<Standing, Failure> {
+        let rows = session.query(STANDING).await?;
+        Ok(Standing { in_recovery: value(&rows, 0)? == "t", read_only: value(&rows, 1)? == "on" })
+    }
+}
+
+/// The value in `column` of the first row; NULL as the empty string.
+fn value(rows: &Rows, column: usize) -> Result<&str, SourceError> {
+    let cell = rows.first().and_then(|row| row.get(column)).ok_or_else(|| unexpected(b'D'))?;
+    Ok(cell.as_deref().unwrap_or_default())
+}
+
+fn number<T: std::str::FromStr>(rows: &Rows, column: usize) -> Result<T, SourceError> {
+    value(rows, column)?.parse().map_err(|_| unexpected(b'D'))
+}
+
+impl Postgres {
+    /// Connects at the first use.
+    pub fn new(config: PostgresConfig) -> Postgres {
+        Postgres { config, session: None, seen_missing: false }
+    }
+
+    /// The session that is there, or a new one. Taken out, so that one whose conversation is cut short is not used
+    /// again.
+    async fn session(&mut self) -> Result<Session, SourceError> {
+        match self.session.take() {
+            Some(session) => Ok(session),
+            None => dial(&self.config.dsn, &Replication).await,
+        }
+    }
+
+    async fn ask(&self, session: &mut Session, what: &str, sql: &str) -> Result<Rows, SourceError> {
+        let user = self.config.dsn.user();
+        session.query(sql).await.map_err(|failure| explain(failure, Doing::Asking { what, user }))
+    }
+
+    async fn slot(&self, session: &mut Session) -> Result<SlotSeen, SourceError> {
+        let sql = slot::query(&self.config.slot, session.major);
+        let rows = self.ask(session, "look at the slot", &sql).await?;
+        match rows.into_iter().next() {
+            None => Ok(SlotSeen::Missing),
+            Some(row) => slot::judge(row, &self.config.slot, self.config.dsn.database()),
+        }
+    }
+
+    /// A slot that is older than its publication can never be read (42704 at its first change), so the publication
+    /// comes first.
+    async fn require_publication(&self, session: &mut Session) -> Result<(), SourceError> {
+        let name = &self.config.publication;
+        let sql = format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}", quote_literal(name));
+        if !self.ask(session, "look for the publication", &sql).await?.is_empty() {
+            return Ok(());
+        }
+        Err(SourceError::Refused(format!(
+            "the publication {0} does not exist in the database {1}: run coherd setup, or CREATE PUBLICATION {0} FOR \
+             TABLE …;",
+            quote_identifier(name),
+            quote_identifier(self.config.dsn.database())
+        )))
+    }
+
+    async fn is_standby(&self, session: &mut Session) -> Result<bool, SourceError> {
+        let standing = Replication.standing(session).await;
+        let doing = Doing::Asking { what: "ask whether it is a standby", user: self.config.dsn.user() };
+        standing.map(|standing| standing.in_recovery).map_err(|failure| explain(failure, doing))
+    }
+
+    /// Drops what has our name. Not the slot that somebody else has made since we found none.
+    async fn drop_old(&self, session: &mut Session) -> Result<(), SourceError> {
+        if self.slot(session).await? == SlotSeen::Missing {
+            return Ok(());
+        }
+        let slot = &self.config.slot;
+        if self.seen_missing {
+            let text = format!("the slot {} has just been created by another process", quote_identifier(slot));
+            return Err(SourceError::Busy(text));
+        }
+        let sql = format!("DROP_REPLICATION_SLOT {}", always_quoted(slot));
+        let dropped = session.query(&sql).await;
+        let user = self.config.dsn.user();
+        dropped.map_err(|failure| explain(failure, Doing::Creating { slot, user }))?;
+        tracing::info!(slot, "dropped the old slot");
+        Ok(())
+    }
+
+    async fn create(&self, session: &mut Session) -> Result<Lsn, SourceError> {
+        self.require_publication(session).await?;
+        self.drop_old(session).await?;
+        let standby = self.is_standby(session).await?;
+        let options = match session.major {
+            ..15 => "NOEXPORT_SNAPSHOT",
+            17.. if !standby => "(SNAPSHOT 'nothing', FAILOVER true)",
+            _ => "(SNAPSHOT 'nothing')",
+        };
+        let (slot, user) = (&self.config.slot, self.config.dsn.user());
+        // Postgres waits here for every transaction that is running.
+        tracing::info!(slot, "creating the slot; this waits for the transactions that are running");
+        let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput {options}", always_quoted(slot));
+        let created = session.query(&sql).await;
+        let rows = created.map_err(|failure| explain(failure, Doing::Creating { slot, user }))?;
+        number(&rows, 1)
+    }
+
+    async fn start(&self, session: &mut Session) -> Result<StreamSettings, SourceError> {
+        let slot = &self.config.slot;
+        let confirmed = match self.slot(session).await? {
+            SlotSeen::Usable { confirmed } => confirmed,
+            SlotSeen::Missing => return Err(SourceError::Gap(format!("the slot {slot} does not exist"))),
+            SlotSeen::Lost { reason } => {
+                return Err(SourceError::Gap(format!("the slot {slot} is lost ({reason}): its log is gone")));
+            }
+        };
+        self.require_publication(session).await?;
+        let standby = self.is_standby(session).await?;
+        let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+        let rows = self.ask(session, "read wal_sender_timeout", sql).await?;
+        let wal_sender_timeout = Duration::from_millis(number(&rows, 0)?);
+        let doing = Doing::Starting { slot, user: self.config.dsn.user() };
+        let message = session.start(&self.start_command(session.major)).await;
+        message.map_err(|failure| explain(failure, doing))?;
+        Ok(StreamSettings {
+            slot: slot.clone(),
+            publication: self.config.publication.clone(),
+            confirmed,
+            wal_sender_timeout,
+            standby,
+        })
+    }
+
+    /// Position 0/0 is "from where the slot is confirmed". Option values are literals of the replication grammar, in
+    /// which a backslash means itself; the list of names inside is read as SQL identifiers.
+    fn start_command(&self, major: u32) -> String {
+        let names = always_quoted(&self.config.publication).replace('\'', "''");
+        let messages = match (major, self.config.messages) {
+            (14.., wanted) => format!(", messages '{wanted}'"),
+            _ => String::new(),
+        };
+        format!(
+            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names '{names}'{messages})",
+            always_quoted(&self.config.slot)
+        )
+    }
+}
+
+/// The replication grammar has keywords of its own.
+fn always_quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn explain(failure: Failure, doing: Doing<'_>) -> SourceError {
+    match failure {
+        Failure::Server(error) => error.explain(doing),
+        Failure::Other(error) => error,
+    }
+}
+
+/// Whether the conversation can go on after this.
+fn keeps_session<T>(result: &Result<T, SourceError>) -> bool {
+    !matches!(result, Err(SourceError::Lost(_) | SourceError::Protocol(_)))
+}
+
+impl Source for Postgres {
+    type Stream = PostgresStream;
+
+    async fn look(&mut self) -> Result<Seen, SourceError> {
+        let mut session = self.session().await?;
+        let looked = async {
+            let system = self.ask(&mut session, "identify the system", "IDENTIFY_SYSTEM").await?;
+            let slot = self.slot(&mut session).await?;
+            Ok(Seen {
+                system_id: number(&system, 0)?,
+                timeline: number(&system, 1)?,
+                wal_end: number(&system, 2)?,
+                slot,
+            })
+        };
+        let seen = looked.await;
+        if keeps_session(&seen) {
+            self.session = Some(session);
+        }
+        self.seen_missing = matches!(&seen, Ok(Seen { slot: SlotSeen::Missing, .. }));
+        seen
+    }
+
+    /// An old slot of the name is dropped first, unless the last look found none.
+    async fn create_slot(&mut self) -> Result<Lsn, SourceError> {
+        let mut session = self.session().await?;
+        let created = self.create(&mut session).await;
+        if keeps_session(&created) {
+            self.session = Some(session);
+        }
+        created
+    }
+
+    async fn stream(&mut self) -> Result<PostgresStream, SourceError> {
+        let mut session = self.session().await?;
+        match self.start(&mut session).await {
+            Ok(settings) => Ok(PostgresStream::new(session, settings)),
+            Err(error) => {
+                let result = Err(error);
+                if keeps_session(&result) {
+                    self.session = Some(session);
+                }
+                result
+            }
+        }
+    }
+}

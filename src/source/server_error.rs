@@ -1,0 +1,281 @@
+//! What the server refuses, why, and what mends it. The one place where an SQLSTATE (Postgres manual, appendix
+//! "PostgreSQL Error Codes") becomes a [`SourceError`].
+
+use std::net::IpAddr;
+
+use super::SourceError;
+use crate::table::{quote_identifier, quote_literal};
+
+/// An ErrorResponse or NoticeResponse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServerError {
+    pub(super) code: String,
+    pub(super) message: String,
+    pub(super) detail: Option<String>,
+    pub(super) hint: Option<String>,
+}
+
+/// What was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing<'a> {
+    Connecting {
+        user: &'a str,
+        database: &'a str,
+        our_address: Option<IpAddr>,
+        encrypted: bool,
+        replication: bool,
+    },
+    /// `what` completes "could not".
+    Asking {
+        what: &'a str,
+        user: &'a str,
+    },
+    Creating {
+        slot: &'a str,
+        user: &'a str,
+    },
+    Starting {
+        slot: &'a str,
+        user: &'a str,
+    },
+    Streaming {
+        slot: &'a str,
+        publication: &'a str,
+    },
+}
+
+/// The kinds of refusal that differ in what is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Password,
+    Authorization,
+    Privilege,
+    NoDatabase,
+    TooManyConnections,
+    ConfigurationLimit,
+    NotInState,
+    InUse,
+    Exists,
+    Undefined,
+    InvalidName,
+    Unsupported,
+    FileGone,
+    Syntax,
+    /// The server or the connection goes away, or is short of something: it passes.
+    Passing,
+    /// Somebody has to look.
+    Other,
+}
+
+fn kind(code: &str) -> Kind {
+    match code {
+        "28P01" => Kind::Password,
+        "42501" => Kind::Privilege,
+        "3D000" => Kind::NoDatabase,
+        "53300" => Kind::TooManyConnections,
+        "53400" => Kind::ConfigurationLimit,
+        "55000" => Kind::NotInState,
+        "55006" => Kind::InUse,
+        "42710" => Kind::Exists,
+        "42704" => Kind::Undefined,
+        "42602" | "42939" => Kind::InvalidName,
+        "0A000" => Kind::Unsupported,
+        "58P01" => Kind::FileGone,
+        "42601" | "08P01" => Kind::Syntax,
+        code => match code.get(..2).unwrap_or_default() {
+            "28" => Kind::Authorization,
+            // Connection, transaction rollback, resources, operator intervention, system error, internal error.
+            "08" | "40" | "53" | "57" | "58" | "XX" => Kind::Passing,
+            _ => Kind::Other,
+        },
+    }
+}
+
+impl ServerError {
+    /// Reads the body of the message: fields of a type byte and a text that ends with NUL, and a NUL after the last
+    /// one. A broken one reads as far as it goes.
+    pub(super) fn read(body: &[u8]) -> ServerError {
+        let mut error = ServerError { code: String::new(), message: String::new(), detail: None, hint: None };
+        for field in body.split(|byte| *byte == 0) {
+            let Some((kind, text)) = field.split_first() else { break };
+            let text = String::from_utf8_lossy(text).into_owned();
+            match kind {
+                b'C' => error.code = text,
+                b'M' => error.message = text,
+                b'D' => error.detail = Some(text),
+                b'H' => error.hint = Some(text),
+                _ => {}
+            }
+        }
+        error
+    }
+
+    /// The server speaks, but this host is not for us, or not now: others may be tried.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(kind(&self.code), Kind::Passing | Kind::TooManyConnections)
+    }
+
+    /// `pg_hba.conf` has no line for this connection, encrypted or not as it is.
+    pub(super) fn is_no_entry(&self) -> bool {
+        self.code == "28000"
+    }
+
+    /// The server's words, its SQLSTATE, and its detail where that cannot hold a cell value.
+    fn said(&self) -> String {
+        let safe = matches!(self.code.get(..2), Some("28" | "42" | "53" | "55" | "57" | "0A" | "58"));
+        let detail = self.detail.as_deref().filter(|_| safe).map(|detail| format!(" ({detail})")).unwrap_or_default();
+        format!("{}{detail} [SQLSTATE {}]", self.message, self.code)
+    }
+
+    /// What it means for `doing`.
+    pub(super) fn explain(&self, doing: Doing<'_>) -> SourceError {
+        let kind = kind(&self.code);
+        let advice = self.advice(kind, doing);
+        let hint = self.hint.as_deref().map(|hint| format!(" Server's hint: {hint}")).unwrap_or_default();
+        let tail = if advice.is_empty() { hint } else { format!(" {advice}") };
+        let text = format!("{}: {}.{tail}", doing.tried(), self.said());
+        let reading = matches!(doing, Doing::Starting { .. } | Doing::Streaming { .. });
+        match kind {
+            Kind::InUse => SourceError::Busy(text),
+            Kind::NotInState if reading && !self.is_wal_level() => SourceError::Gap(text),
+            Kind::Undefined | Kind::FileGone if reading => SourceError::Gap(text),
+            Kind::Passing | Kind::TooManyConnections | Kind::FileGone => SourceError::Lost(text),
+            Kind::Syntax => SourceError::Protocol(text),
+            Kind::Password
+            | Kind::Authorization
+            | Kind::Privilege
+            | Kind::NoDatabase
+            | Kind::ConfigurationLimit
+            | Kind::NotInState
+            | Kind::Exists
+            | Kind::Undefined
+            | Kind::InvalidName
+            | Kind::Unsupported
+            | Kind::Other => SourceError::Refused(text),
+        }
+    }
+
+    /// The name of a setting is not translated.
+    fn is_wal_level(&self) -> bool {
+        self.message.contains("wal_level")
+    }
+
+    fn advice(&self, kind: Kind, doing: Doing<'_>) -> String {
+        match kind {
+            Kind::Password => "Check the password (dsn, PGPASSWORD or the password file), or set a new one: \
+                               ALTER ROLE … PASSWORD '…';"
+                .to_owned(),
+            Kind::Authorization => self.authorization_advice(doing),
+            Kind::Privilege => self.privilege_advice(doing),
+            Kind::NoDatabase => "Correct dbname in the connection string, or create the database.".to_owned(),
+            Kind::TooManyConnections => {
+                "Raise max_connections or max_wal_senders (ALTER SYSTEM SET max_wal_senders = …; and restart), or \
+                 close other connections. coherd tries again."
+                    .to_owned()
+            }
+            Kind::ConfigurationLimit => "Drop a slot that nobody needs (SELECT slot_name, active FROM \
+                pg_replication_slots;) or raise it: ALTER SYSTEM SET max_replication_slots = …; and restart Postgres."
+                .to_owned(),
+            Kind::NotInState if self.is_wal_level() => {
+                "Set it and restart Postgres: ALTER SYSTEM SET wal_level = logical;".to_owned()
+            }
+            Kind::InvalidName => {
+                "A slot's name may hold only lower-case letters, digits and _, at most 63 of them.".to_owned()
+            }
+            Kind::Unsupported => unsupported_advice(doing),
+            Kind::Undefined => match doing {
+                Doing::Streaming { publication, .. } => format!(
+                    "If the publication is missing: CREATE PUBLICATION {} …; (coherd setup does it). What was written \
+                     meanwhile cannot be read any more.",
+                    quote_identifier(publication)
+                ),
+                _ => String::new(),
+            },
+            Kind::NotInState
+            | Kind::InUse
+            | Kind::Exists
+            | Kind::FileGone
+            | Kind::Syntax
+            | Kind::Passing
+            | Kind::Other => String::new(),
+        }
+    }
+
+    fn authorization_advice(&self, doing: Doing<'_>) -> String {
+        let Doing::Connecting { user, database, our_address, encrypted, .. } = doing else { return String::new() };
+        let role = quote_identifier(user);
+        // The name of the file is not translated, the sentence around it may be.
+        if !self.message.contains("pg_hba.conf") {
+            return format!(
+                "Check that the role exists and may log in (CREATE ROLE {role} LOGIN REPLICATION; or ALTER ROLE {role} \
+                 LOGIN;) and, where pg_hba.conf asks for a client certificate, that sslcert and sslkey are given."
+            );
+        }
+        let (database, user) = (hba_word(database), hba_word(user));
+        let line = match our_address {
+            None => format!("local {database} {user} scram-sha-256"),
+            Some(address) => {
+                let kind = if encrypted { "hostssl" } else { "host" };
+                let bits = if address.is_ipv4() { 32 } else { 128 };
+                format!("{kind} {database} {user} {address}/{bits} scram-sha-256")
+            }
+        };
+        format!("Add a line to the server's pg_hba.conf and reload it (SELECT pg_reload_conf();): {line}")
+    }
+
+    fn privilege_advice(&self, doing: Doing<'_>) -> String {
+        let (user, replication) = match doing {
+            Doing::Connecting { user, database, replication, .. } => {
+                let (role, database_sql) = (quote_identifier(user), quote_identifier(database));
+                // Both refusals have this SQLSTATE; the database is named, in every language, only in this one.
+                if !replication || self.message.contains(&format!("\"{database}\"")) {
+                    return format!("Run: GRANT CONNECT ON DATABASE {database_sql} TO {role};");
+                }
+                (user, true)
+            }
+            Doing::Creating { user, .. } | Doing::Starting { user, .. } => (user, true),
+            Doing::Asking { user, .. } => (user, false),
+            Doing::Streaming { .. } => return String::new(),
+        };
+        let role = quote_identifier(user);
+        if replication {
+            format!("Run as a superuser: ALTER ROLE {role} REPLICATION;")
+        } else {
+            format!("Grant the privilege to {role}.")
+        }
+    }
+}
+
+fn unsupported_advice(doing: Doing<'_>) -> String {
+    match doing {
+        Doing::Creating { .. } | Doing::Starting { .. } => {
+            "A standby can be followed from Postgres 16 on; before, give the primary.".to_owned()
+        }
+        Doing::Streaming { publication, .. } => format!(
+            "Publish each table once, with one column list, in the publication {}.",
+            quote_literal(publication).trim_start()
+        ),
+        Doing::Connecting { .. } | Doing::Asking { .. } => String::new(),
+    }
+}
+
+/// A name as pg_hba.conf reads it: quoted, it has no special meaning there.
+fn hba_word(name: &str) -> String {
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let keyword = matches!(name, "all" | "sameuser" | "samerole" | "samegroup" | "replication");
+    if plain && !keyword { name.to_owned() } else { format!("\"{name}\"") }
+}
+
+impl Doing<'_> {
+    fn tried(&self) -> String {
+        match self {
+            Doing::Connecting { user, database, .. } => {
+                format!("could not log in as {} to database {}", quote_identifier(user), quote_identifier(database))
+            }
+            Doing::Asking { what, .. } => format!("could not {what}"),
+            Doing::Creating { slot, .. } => format!("could not create the slot {}", quote_identifier(slot)),
+            Doing::Starting { slot, .. } => format!("could not stream from the slot {}", quote_identifier(slot)),
+            Doing::Streaming { slot, .. } => format!("the stream from the slot {} ended", quote_identifier(slot)),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A conversation with the server before streaming: messages one by one, and simple queries.
+
+use std::future::poll_fn;
+
+use bytes::{Buf, BytesMut};
+use postgres_protocol::message::frontend;
+use tokio::io::AsyncWriteExt;
+
+use super::SourceError;
+use super::inbox::{GREETING_BYTES_MAX, Inbox, Message};
+use super::server_error::ServerError;
+use super::socket::Socket;
+
+/// A replication connection that is not streaming.
+pub(super) struct Session {
+    pub(super) socket: Socket,
+    pub(super) inbox: Inbox,
+    /// Major version, e.g. 15.
+    pub(super) major: u32,
+    pub(super) backend_pid: u32,
+}
+
+/// Why something did not happen.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server said no.
+    Server(ServerError),
+    /// It could not be asked.
+    Other(SourceError),
+}
+
+/// Rows as text.
+pub(super) type Rows = Vec<Vec<Option<String>>>;
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Failure::Other(error)
+    }
+}
+
+impl Session {
+    /// On a fresh socket.
+    pub(super) fn new(socket: Socket) -> Session {
+        Session { socket, inbox: Inbox::new(GREETING_BYTES_MAX), major: 0, backend_pid: 0 }
+    }
+
+    /// Sends what `write` puts together.
+    pub(super) async fn send(
+        &mut self,
+        write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>,
+    ) -> Result<(), SourceError> {
+        let mut out = BytesMut::new();
+        write(&mut out).map_err(|_| {
+            SourceError::Refused(
+                "a name, a password or an option holds a NUL character, which Postgres cannot take".to_owned(),
+            )
+        })?;
+        self.socket.write_all(&out).await.map_err(|error| lost(&error))?;
+        self.socket.flush().await.map_err(|error| lost(&error))
+    }
+
+    /// The next message that is not mere information. An ErrorResponse is a failure.
+    pub(super) async fn receive(&mut self) -> Result<Message, Failure> {
+        loop {
+            let Some(message) = self.inbox.take()? else {
+                let fill = poll_fn(|cx| self.inbox.poll_fill(cx, &mut self.socket));
+                fill.await.map_err(|error| lost(&error))?;
+                continue;
+            };
+            match message.tag {
+                b'E' => return Err(Failure::Server(ServerError::read(self.inbox.body(&message)))),
+                b'N' => log_notice(&ServerError::read(self.inbox.body(&message))),
+                b'S' => self.remember(&message),
+                b'A' => {}
+                _ => return Ok(message),
+            }
+        }
+    }
+
+    fn remember(&mut self, message: &Message) {
+        let mut words = self.inbox.body(message).split(|byte| *byte == 0);
+        if words.next() == Some(b"server_version") {
+            let version = words.next().unwrap_or_default();
+            let digits: String = version.iter().take_while(|b| b.is_ascii_digit()).map(|b| char::from(*b)).collect();
+            self.major = digits.parse().unwrap_or(0);
+        }
+    }
+
+    /// Runs one statement or replication command and gives its rows. After a refusal by the server the session can be
+    /// used on.
+    pub(super) async fn query(&mut self, text: &str) -> Result<Rows, Failure> {
+        self.send(|out| frontend::query(text, out)).await?;
+        let mut rows = Rows::new();
+        loop {
+            let message = match self.receive().await {
+                Ok(message) => message,
+                Err(Failure::Server(error)) => {
+                    self.until_ready().await?;
+                    return Err(Failure::Server(error));
+                }
+                Err(other) => return Err(other),
+            };
+            match message.tag {
+                b'D' => rows.push(row(self.inbox.body(&message)).ok_or_else(|| unexpected(b'D'))?),
+                b'T' | b'C' | b'I' => {}
+                b'Z' => return Ok(rows),
+                tag => return Err(unexpected(tag).into()),
+            }
+        }
+    }
+
+    /// Sends START_REPLICATION and waits for CopyBothResponse, which ends the session: the stream takes over. After a
+    /// refusal by the server the session can be used on.
+    pub(super) async fn start(&mut self, command: &str) -> Result<(), Failure> {
+        self.send(|out| frontend::query(command, out)).await?;
+        match self.receive().await {
+            Ok(message) if message.tag == b'W' => Ok(()),
+            Ok(message) => Err(unexpected(message.tag).into()),
+            Err(Failure::Server(error)) => {
+                self.until_ready().await?;
+                Err(Failure::Server(error))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Skips to ReadyForQuery.
+    pub(super) async fn until_ready(&mut self) -> Result<(), SourceError> {
+        loop {
+            match self.receive().await {
+                Ok(message) if message.tag == b'Z' => return Ok(()),
+                Ok(_) => {}
+                // A FATAL follows an ERROR where the server is shutting down.
+                Err(Failure::Server(error)) => {
+                    return Err(SourceError::Lost(format!("the server ended the connection: {}", error.message)));
+                }
+                Err(Failure::Other(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A DataRow: a count, then a length and bytes for each value; −1 is NULL.
+fn row(mut body: &[u8]) -> Option<Vec<Option<String>>> {
+    let count = body.try_get_u16().ok()?;
+    let mut row = Vec::new();
+    for _ in 0..count {
+        let length = body.try_get_i32().ok()?;
+        row.push(match usize::try_from(length) {
+            Err(_) => None,
+            Ok(length) => {
+                let (value, rest) = body.split_at_checked(length)?;
+                body = rest;
+                Some(String::from_utf8_lossy(value).into_owned())
+            }
+        });
+    }
+    Some(row)
+}
+
+/// An error of the socket.
+pub(super) fn lost(error: &std::io::Error) -> SourceError {
+    SourceError::Lost(match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
+        _ => format!("the connection to the server broke: {error}"),
+    })
+}
+
+/// A message that has no place here.
+pub(super) fn unexpected(tag: u8) -> SourceError {
+    SourceError::Protocol(format!("the server sent an unexpected message {:?}; is it Postgres?", char::from(tag)))
+}
+
+/// What the server tells without being asked.
+pub(super) fn log_notice(notice: &ServerError) {
+    tracing::info!(code = notice.code, message = notice.message, detail = notice.detail, "notice from Postgres");
+}

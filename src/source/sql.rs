@@ -1,0 +1,117 @@
+//! Ordinary SQL: tokio-postgres over the same hosts, TLS and passwords as the replication connection.
+
+use std::future::{Ready, ready};
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
+use tokio_postgres::tls::TlsConnect;
+use tokio_postgres::{Client, Config};
+
+use super::dial::{Caller, STANDING, Standing, dial};
+use super::dsn::{ChannelBindingChoice, Dsn};
+use super::server_error::{Doing, ServerError};
+use super::session::Failure;
+use super::socket::Socket;
+use super::{SourceError, handshake};
+
+/// Opens a session with the same text output as the replication stream. A task on the current runtime drives it and
+/// ends with it.
+pub async fn connect(dsn: &Dsn) -> Result<Client, SourceError> {
+    dial(dsn, &Sql).await
+}
+
+/// What an error of a statement means. `what` completes "could not".
+pub fn explain(error: &tokio_postgres::Error, what: &str, dsn: &Dsn) -> SourceError {
+    match failure(error) {
+        Failure::Server(refusal) => refusal.explain(Doing::Asking { what, user: dsn.user() }),
+        Failure::Other(SourceError::Lost(text)) => SourceError::Lost(format!("could not {what}: {text}")),
+        Failure::Other(error) => error,
+    }
+}
+
+struct Sql;
+
+/// The socket speaks TLS already, or does not have to: tokio-postgres takes it as it is.
+struct AsItIs;
+
+impl TlsConnect<Socket> for AsItIs {
+    type Stream = Socket;
+    type Error = std::io::Error;
+    type Future = Ready<Result<Socket, std::io::Error>>;
+
+    fn connect(self, socket: Socket) -> Self::Future {
+        ready(Ok(socket))
+    }
+}
+
+impl Caller for Sql {
+    type Call = Client;
+    const REPLICATION: bool = false;
+
+    async fn open(&self, socket: Socket, dsn: &Dsn, password: Option<&SecretString>) -> Result<Client, Failure> {
+        let mut config = Config::new();
+        config.user(dsn.user()).dbname(dsn.database()).application_name(&dsn.application_name);
+        // "Direct" is TLS without asking first, which leaves the handshake to `AsItIs`.
+        config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+        config.channel_binding(match dsn.channel_binding {
+            ChannelBindingChoice::Disable => ChannelBinding::Disable,
+            ChannelBindingChoice::Prefer => ChannelBinding::Prefer,
+            ChannelBindingChoice::Require => ChannelBinding::Require,
+        });
+        if let Some(password) = password {
+            config.password(password.expose_secret());
+        }
+        if let Some(options) = &dsn.options {
+            config.options(options);
+        }
+        let why_no_binding = match (socket.is_encrypted(), socket.end_point()) {
+            (true, None) => handshake::NO_HASH,
+            _ => handshake::NOT_OFFERED,
+        };
+        let connected = config.connect_raw(socket, AsItIs).await;
+        let (client, connection) = connected.map_err(|error| match failure(&error) {
+            // tokio-postgres tells these apart only by their texts, and ours say what to do.
+            Failure::Other(SourceError::Refused(text)) if text.contains("password missing") => {
+                handshake::no_password(dsn.user()).into()
+            }
+            Failure::Other(SourceError::Refused(text)) if text.contains("channel binding") => {
+                handshake::no_binding(why_no_binding).into()
+            }
+            failure => failure,
+        })?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an SQL session ended");
+            }
+        });
+        let settings: Vec<String> =
+            handshake::TEXT_OUTPUT.iter().map(|(name, value)| format!("SET {name} = '{value}'")).collect();
+        client.batch_execute(&settings.join("; ")).await.map_err(|error| failure(&error))?;
+        Ok(client)
+    }
+
+    async fn standing(&self, client: &mut Client) -> Result<Standing, Failure> {
+        let row = client.query_one(STANDING, &[]).await.map_err(|error| failure(&error))?;
+        Ok(Standing { in_recovery: row.get(0), read_only: row.get::<_, &str>(1) == "on" })
+    }
+}
+
+fn failure(error: &tokio_postgres::Error) -> Failure {
+    if let Some(said) = error.as_db_error() {
+        return Failure::Server(ServerError {
+            code: said.code().code().to_owned(),
+            message: said.message().to_owned(),
+            detail: said.detail().map(str::to_owned),
+            hint: said.hint().map(str::to_owned),
+        });
+    }
+    let cause = std::error::Error::source(error);
+    if let Some(io) = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>()) {
+        return Failure::Other(super::session::lost(io));
+    }
+    if error.is_closed() {
+        return Failure::Other(SourceError::Lost("the server closed the connection".to_owned()));
+    }
+    let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+    Failure::Other(SourceError::Refused(format!("{error}{cause}")))
+}

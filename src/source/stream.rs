@@ -1,0 +1,304 @@
+//! A replication stream in its CopyBoth phase (Postgres manual, "Streaming Replication Protocol").
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
+
+use super::inbox::{FRAME_BYTES_MAX, Inbox, Message};
+use super::server_error::{Doing, ServerError};
+use super::session::{Session, log_notice, lost, unexpected};
+use super::socket::Socket;
+use super::{Frame, Intake, SourceError, Stream};
+use crate::ledger::AckLsn;
+use crate::lsn::Lsn;
+
+/// The server is told at least this often that we are alive.
+const STATUS_EVERY: Duration = Duration::from_millis(500);
+
+/// A standby's walsender sleeps for seconds unless it hears something.
+const STATUS_EVERY_ON_STANDBY: Duration = Duration::from_millis(50);
+
+/// A walsender makes one send for each message. Reading each as it comes wakes us as often and takes the time from the
+/// walsender; so while this much arrives within [`WINDOW`], there is a backlog, and reading waits for [`PAUSE`] while
+/// the socket fills. Over a unix socket, whose buffer is small, it does not pay.
+const BEHIND_BYTES: usize = 16 * 1024;
+const WINDOW: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How long [`Stream::finish`] waits for the server's answer.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// Microseconds from the Unix epoch to Postgres's, 2000-01-01.
+const POSTGRES_EPOCH_MICROS: u128 = 946_684_800_000_000;
+
+/// Bytes before the payload of an XLogData message: start, end and the server's clock.
+const XLOG_DATA_HEADER_BYTES: usize = 24;
+
+/// What a stream needs to know besides its session.
+#[derive(Debug, Clone)]
+pub(super) struct StreamSettings {
+    pub(super) slot: String,
+    pub(super) publication: String,
+    /// The slot's `confirmed_flush_lsn`.
+    pub(super) confirmed: Lsn,
+    /// `wal_sender_timeout`; zero means that there is none.
+    pub(super) wal_sender_timeout: Duration,
+    pub(super) standby: bool,
+}
+
+/// The stream of one slot.
+pub struct PostgresStream {
+    socket: Socket,
+    inbox: Inbox,
+    outbox: BytesMut,
+    unflushed: bool,
+    status_due: bool,
+    /// Never behind the slot: before Postgres 17.6 a status with an older position moves the slot back.
+    acknowledged: Lsn,
+    heartbeat: Interval,
+    pace: Pace,
+    slot: String,
+    publication: String,
+}
+
+/// Whether reading waits for the socket to fill.
+struct Pace {
+    enabled: bool,
+    began: Instant,
+    bytes: usize,
+    pause: Option<Pin<Box<Sleep>>>,
+    pausing: bool,
+}
+
+impl Pace {
+    fn read(&mut self, count: usize) {
+        if !self.enabled {
+            return;
+        }
+        let now = Instant::now();
+        if now.duration_since(self.began) > WINDOW {
+            (self.began, self.bytes) = (now, 0);
+        }
+        self.bytes = self.bytes.saturating_add(count);
+        if self.bytes >= BEHIND_BYTES {
+            self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(now))).as_mut().reset(now + PAUSE);
+            self.pausing = true;
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let (true, Some(pause)) = (self.pausing, self.pause.as_mut()) {
+            ready!(pause.as_mut().poll(cx));
+            self.pausing = false;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl PostgresStream {
+    /// Takes over a session that has answered START_REPLICATION with CopyBothResponse.
+    pub(super) fn new(session: Session, settings: StreamSettings) -> PostgresStream {
+        let Session { socket, mut inbox, .. } = session;
+        inbox.believe(FRAME_BYTES_MAX);
+        let mut every = if settings.standby { STATUS_EVERY_ON_STANDBY } else { STATUS_EVERY };
+        if !settings.wal_sender_timeout.is_zero() {
+            every = every.min(settings.wal_sender_timeout / 3).max(Duration::from_millis(1));
+        }
+        let mut heartbeat = tokio::time::interval(every);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let enabled = socket.is_tcp();
+        PostgresStream {
+            socket,
+            inbox,
+            outbox: BytesMut::with_capacity(256),
+            unflushed: false,
+            status_due: true,
+            acknowledged: settings.confirmed,
+            heartbeat,
+            pace: Pace { enabled, began: Instant::now(), bytes: 0, pause: None, pausing: false },
+            slot: settings.slot,
+            publication: settings.publication,
+        }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>, intake: Intake) -> Poll<Result<(), SourceError>> {
+        // First of all, Postgres is answered.
+        while self.heartbeat.poll_tick(cx).is_ready() {
+            self.status_due = true;
+        }
+        let sent = self.poll_send(cx);
+        if intake == Intake::Closed {
+            sent.map_err(|error| lost(&error))?;
+            return Poll::Pending;
+        }
+        while !self.inbox.has_message() {
+            ready!(self.pace.poll(cx));
+            match self.inbox.poll_fill(cx, &mut self.socket) {
+                Poll::Ready(Ok(count)) => self.pace.read(count),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(lost(&error))),
+                // The server's last words may still be on their way in when sending fails; they are read first.
+                Poll::Pending => return sent.map_or_else(|error| Poll::Ready(Err(lost(&error))), |()| Poll::Pending),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends as much as the socket takes.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            if self.outbox.is_empty() && self.status_due {
+                self.write_status();
+                self.heartbeat.reset();
+            }
+            if self.outbox.is_empty() {
+                if self.unflushed && Pin::new(&mut self.socket).poll_flush(cx)?.is_ready() {
+                    self.unflushed = false;
+                }
+                return Ok(());
+            }
+            match Pin::new(&mut self.socket).poll_write(cx, &self.outbox)? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(count) => self.outbox.advance(count),
+                Poll::Pending => return Ok(()),
+            }
+            self.unflushed = true;
+        }
+    }
+
+    /// A standby status update. What coherd has acknowledged is written, flushed and applied at once.
+    fn write_status(&mut self) {
+        self.status_due = false;
+        let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let position = self.acknowledged.as_u64();
+        self.outbox.put_u8(b'd');
+        self.outbox.put_u32(4 + 1 + 3 * 8 + 8 + 1);
+        self.outbox.put_u8(b'r');
+        for _written_flushed_applied in 0..3 {
+            self.outbox.put_u64(position);
+        }
+        self.outbox.put_u64(u64::try_from(micros.saturating_sub(POSTGRES_EPOCH_MICROS)).unwrap_or(0));
+        self.outbox.put_u8(0);
+    }
+
+    /// What a CopyData message holds.
+    fn copied(&mut self, message: &Message) -> Result<Copied, SourceError> {
+        let mut body = self.inbox.body(message);
+        match body.try_get_u8() {
+            Ok(b'w') if body.len() >= XLOG_DATA_HEADER_BYTES => Ok(Copied::Data),
+            Ok(b'k') => {
+                let position = body.try_get_u64();
+                let (Ok(position), Ok(_clock), Ok(reply)) = (position, body.try_get_u64(), body.try_get_u8()) else {
+                    return Err(unexpected(b'k'));
+                };
+                self.status_due |= reply != 0;
+                Ok(Copied::Position(Lsn::new(position)))
+            }
+            Ok(tag) => Err(unexpected(tag)),
+            Err(_) => Err(unexpected(b'd')),
+        }
+    }
+
+    fn notice(&self, message: &Message) -> Result<(), SourceError> {
+        let notice = ServerError::read(self.inbox.body(message));
+        // Postgres 18 goes on without a publication that has been dropped, and leaves its changes out. No other
+        // warning of this class comes from decoding, so a translated text counts as well.
+        if notice.code == "55000" {
+            return Err(SourceError::Gap(format!(
+                "Postgres skips changes on the slot {}: {}. What was written meanwhile cannot be read any more.",
+                self.slot, notice.message
+            )));
+        }
+        log_notice(&notice);
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Result<(), SourceError> {
+        self.write_status();
+        self.outbox.put_slice(b"c\0\0\0\x04");
+        let outbox = std::mem::take(&mut self.outbox);
+        self.socket.write_all(&outbox).await.map_err(|error| lost(&error))?;
+        self.socket.flush().await.map_err(|error| lost(&error))?;
+        loop {
+            match self.inbox.take()? {
+                // The slot is free once the command is complete.
+                Some(message) if message.tag == b'Z' => break,
+                Some(message) if message.tag == b'E' => {
+                    let error = ServerError::read(self.inbox.body(&message));
+                    return Err(self.explain(&error));
+                }
+                Some(_) => {}
+                None => {
+                    let fill = poll_fn(|cx| self.inbox.poll_fill(cx, &mut self.socket));
+                    fill.await.map_err(|error| lost(&error))?;
+                }
+            }
+        }
+        // Terminate. The server closes; nothing depends on it any more.
+        let _ = self.socket.write_all(b"X\0\0\0\x04").await;
+        let _ = self.socket.shutdown().await;
+        Ok(())
+    }
+
+    fn explain(&self, error: &ServerError) -> SourceError {
+        error.explain(Doing::Streaming { slot: &self.slot, publication: &self.publication })
+    }
+}
+
+enum Copied {
+    Data,
+    Position(Lsn),
+}
+
+impl Stream for PostgresStream {
+    async fn ready(&mut self, intake: Intake) -> Result<(), SourceError> {
+        poll_fn(|cx| self.poll_ready(cx, intake)).await
+    }
+
+    fn next(&mut self) -> Result<Option<Frame<'_>>, SourceError> {
+        while let Some(message) = self.inbox.take()? {
+            match message.tag {
+                b'd' => {
+                    return Ok(Some(match self.copied(&message)? {
+                        Copied::Position(position) => Frame::Position(position),
+                        Copied::Data => {
+                            let body = self.inbox.body(&message);
+                            Frame::Data(body.get(1 + XLOG_DATA_HEADER_BYTES..).unwrap_or_default())
+                        }
+                    }));
+                }
+                b'N' => self.notice(&message)?,
+                b'E' => {
+                    let error = ServerError::read(self.inbox.body(&message));
+                    return Err(self.explain(&error));
+                }
+                b'c' | b'C' | b'Z' => {
+                    return Err(SourceError::Lost("the server ended the stream (is it shutting down?)".to_owned()));
+                }
+                b'S' | b'A' => {}
+                tag => return Err(unexpected(tag)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn acknowledge(&mut self, at: AckLsn) {
+        if at.lsn() > self.acknowledged {
+            self.acknowledged = at.lsn();
+            self.status_due = true;
+        }
+    }
+
+    async fn finish(mut self) -> Result<(), SourceError> {
+        let ended = tokio::time::timeout(FINISH_WITHIN, self.end()).await;
+        ended.unwrap_or_else(|_| {
+            let text = format!("the server did not confirm the end of the stream within {} s", FINISH_WITHIN.as_secs());
+            Err(SourceError::Lost(text))
+        })
+    }
+}

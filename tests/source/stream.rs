@@ -1,0 +1,185 @@
+//! Streaming.
+
+use std::time::Duration;
+
+use coherd::lsn::Lsn;
+use coherd::source::{Frame, Intake, Source, SourceError, Stream};
+
+use super::{Followed, Got, ack, own_server, source};
+use crate::support::{Database, until};
+
+/// The kinds of the pgoutput messages, as letters.
+fn kinds(got: &[Got]) -> String {
+    got.iter()
+        .filter_map(|got| match got {
+            Got::Data(data) => Some(char::from(data[0])),
+            Got::Position(_) => None,
+        })
+        .collect()
+}
+
+fn last_position(got: &[Got]) -> Option<Lsn> {
+    got.iter().rev().find_map(|got| match got {
+        Got::Position(at) => Some(*at),
+        Got::Data(_) => None,
+    })
+}
+
+fn a_row_arrives(followed: &mut Followed) {
+    followed.database.run("INSERT INTO t VALUES (1, 'one')");
+    let got = followed.read_until("a commit", |got| kinds(got).ends_with('C'));
+    assert_eq!(kinds(&got), "BRIC");
+    let end: Lsn = followed.database.client().one("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
+    followed.read_until("the end of the log", |got| last_position(got).is_some_and(|at| at >= end));
+}
+
+#[test]
+fn a_row_arrives_as_begin_relation_insert_commit_and_then_the_position_follows() {
+    a_row_arrives(&mut Followed::start());
+}
+
+#[test]
+fn a_row_arrives_over_the_unix_socket() {
+    let over_socket = |database: &Database| {
+        let server = &database.server;
+        format!("host={} port={} user=postgres dbname={}", server.socket_dir(), server.port(), database.name)
+    };
+    a_row_arrives(&mut Followed::on(Database::create(), over_socket));
+}
+
+#[test]
+fn an_acknowledgement_moves_the_slot_and_an_older_one_does_not_move_it_back() {
+    let mut followed = Followed::start();
+    followed.database.run("INSERT INTO t VALUES (1)");
+    let got = followed.read_until("a position", |got| kinds(got).ends_with('C') && last_position(got).is_some());
+    let at = last_position(&got).unwrap();
+    followed.stream.acknowledge(ack(at));
+    followed.stream.acknowledge(ack(Lsn::new(1)));
+    until("the slot is confirmed up to the acknowledgement", || {
+        followed.poll_for(Duration::from_millis(10), Intake::Closed);
+        (followed.slot("confirmed_flush_lsn").parse::<Lsn>().unwrap() == at).then_some(())
+    });
+}
+
+#[test]
+fn a_stream_that_reads_nothing_outlives_wal_sender_timeout_under_writes() {
+    let server = own_server("wal_sender_timeout = 1s");
+    let mut followed = Followed::on(Database::create_on(server), Database::dsn);
+    let pid = followed.slot("active_pid");
+    for round in 0..6 {
+        // More than the sockets hold, so that the walsender cannot get rid of it.
+        let insert = format!(
+            "INSERT INTO t SELECT {round} * 10000 + i, repeat(md5(i::text), 30) FROM generate_series(1, 5000) i"
+        );
+        followed.database.run(&insert);
+        followed.poll_for(Duration::from_millis(500), Intake::Closed);
+    }
+    assert_eq!(followed.slot("active_pid"), pid);
+    let got = followed.read_until("six commits", |got| kinds(got).matches('C').count() == 6);
+    assert_eq!(kinds(&got).matches('I').count(), 30_000);
+}
+
+#[test]
+fn a_stream_that_says_nothing_is_cut_off_and_lost() {
+    let server = own_server("wal_sender_timeout = 1s");
+    let mut followed = Followed::on(Database::create_on(server), Database::dsn);
+    until("the server has cut the silent stream off", || (followed.slot("active") == "f").then_some(()));
+    let error = followed.read_to_error();
+    assert!(matches!(error, SourceError::Lost(_)), "{error:?}");
+}
+
+#[test]
+fn a_row_of_many_megabytes_arrives_whole_and_the_ones_after_it_too() {
+    let mut followed = Followed::start();
+    followed.database.run("INSERT INTO t VALUES (1, repeat('x', 20000000)); INSERT INTO t VALUES (2, 'small')");
+    let got = followed.read_until("two rows", |got| kinds(got).matches('I').count() == 2 && kinds(got).ends_with('C'));
+    let sizes: Vec<usize> = got
+        .iter()
+        .filter_map(|got| match got {
+            Got::Data(data) if data[0] == b'I' => Some(data.len()),
+            _ => None,
+        })
+        .collect();
+    assert!(sizes[0] > 20_000_000 && sizes[1] < 100, "{sizes:?}");
+}
+
+#[test]
+fn a_ready_that_is_dropped_again_and_again_loses_nothing() {
+    let mut followed = Followed::start();
+    followed.database.run("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i");
+    let mut count = 0;
+    let runtime = &followed.runtime;
+    until("every row has come", || {
+        let ready = followed.stream.ready(Intake::Open);
+        let in_time = runtime.block_on(async { tokio::time::timeout(Duration::from_micros(1), ready).await });
+        assert!(!matches!(in_time, Ok(Err(_))), "{in_time:?}");
+        while let Some(frame) = followed.stream.next().unwrap() {
+            count += usize::from(matches!(frame, Frame::Data([b'I', ..])));
+        }
+        (count >= 20_000).then_some(())
+    });
+    assert_eq!(count, 20_000);
+}
+
+#[test]
+fn a_second_consumer_is_told_that_the_slot_is_busy_and_gets_it_when_the_first_has_finished() {
+    let followed = Followed::start();
+    let mut second = source(&followed.database.dsn(), &followed.database.name);
+    let error = followed.runtime.block_on(async { second.stream().await.err().unwrap() });
+    assert!(matches!(&error, SourceError::Busy(text) if text.contains("is active for PID")), "{error:?}");
+    let Followed { runtime, database, stream, .. } = followed;
+    runtime.block_on(async { stream.finish().await }).unwrap();
+    let stream = runtime.block_on(async { second.stream().await }).unwrap();
+    drop((stream, database));
+}
+
+#[test]
+fn finishing_frees_the_slot_with_the_last_acknowledgement_delivered() {
+    let mut followed = Followed::start();
+    followed.database.run("INSERT INTO t VALUES (1)");
+    let got = followed.read_until("a position", |got| kinds(got).ends_with('C') && last_position(got).is_some());
+    let at = last_position(&got).unwrap();
+    followed.stream.acknowledge(ack(at));
+    let Followed { runtime, database, stream, .. } = followed;
+    runtime.block_on(async { stream.finish().await }).unwrap();
+    let sql =
+        format!("SELECT active, confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{}'", database.name);
+    assert_eq!(database.client().rows(&sql), [["f".to_owned(), at.to_string()]]);
+}
+
+#[test]
+fn a_terminated_walsender_is_a_lost_stream_and_the_next_one_repeats_what_was_not_acknowledged() {
+    let mut followed = Followed::start();
+    followed.database.run("INSERT INTO t VALUES (1)");
+    followed.read_until("a commit", |got| kinds(got).ends_with('C'));
+    followed.database.run(&format!("SELECT pg_terminate_backend({})", followed.slot("active_pid")));
+    let error = followed.read_to_error();
+    assert!(matches!(&error, SourceError::Lost(text) if text.contains("57P01")), "{error:?}");
+    let source = &mut followed.source;
+    followed.stream = until("the slot is free", || followed.runtime.block_on(source.stream()).ok());
+    let got = followed.read_until("a commit", |got| kinds(got).ends_with('C'));
+    assert_eq!(kinds(&got), "BRIC");
+}
+
+#[test]
+fn a_publication_dropped_under_the_stream_is_a_gap() {
+    let mut followed = Followed::start();
+    followed.database.run("DROP PUBLICATION p; INSERT INTO t VALUES (1)");
+    let error = followed.read_to_error();
+    assert!(matches!(error, SourceError::Gap(_)), "{error:?}");
+    let error = followed.runtime.block_on(followed.source.create_slot()).unwrap_err();
+    assert!(matches!(&error, SourceError::Refused(text) if text.contains("CREATE PUBLICATION p")), "{error:?}");
+    followed.database.run("CREATE PUBLICATION p FOR ALL TABLES");
+    until("the old slot is free", || followed.runtime.block_on(followed.source.create_slot()).ok());
+    followed.stream = followed.runtime.block_on(followed.source.stream()).unwrap();
+    followed.database.run("INSERT INTO t VALUES (2)");
+    followed.read_until("a commit", |got| kinds(got).ends_with('C'));
+}
+
+#[test]
+fn logical_messages_arrive_when_asked_for() {
+    let mut followed = Followed::start();
+    followed.database.run("SELECT pg_logical_emit_message(true, 'coherd', 'hello')");
+    let got = followed.read_until("a commit", |got| kinds(got).ends_with('C'));
+    assert_eq!(kinds(&got), "BMC");
+}
