@@ -1,8 +1,10 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr.
 
+pub mod check;
 pub mod log;
 pub mod setup;
 pub mod status;
+pub mod teardown;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -49,6 +51,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Checks every prerequisite and every rule against the live database and the targets
+    Check(check::Args),
+    /// Creates publication, functions and slot, without harming a writer
+    Setup(setup::Args),
+    /// Drops slot, publication and functions
+    Teardown(teardown::Args),
     /// Shows state, watermarks, lag and targets of the running daemon
     Status(status::Args),
 }
@@ -117,6 +125,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
     // One thread: the walsender and the cache are the limits, and threads would only take their time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     match cli.command {
+        Command::Check(args) => runtime.block_on(check::run(&config, args, async || check::targets_unknown(&config))),
+        Command::Setup(args) => runtime.block_on(setup::run(&config, args)),
+        Command::Teardown(args) => runtime.block_on(teardown::run(&config, args)),
         Command::Status(args) => runtime.block_on(status::run(&config, args)),
     }
 }

@@ -3,7 +3,9 @@
 
 mod admin;
 mod catalog;
+mod check;
 mod command_line;
+mod setup;
 mod source;
 mod sql;
 mod support;

@@ -2,17 +2,26 @@
 //!
 //! [`plan`] decides, from what the catalogue shows; [`carry_out`] does it; what is left is what the audit then finds.
 
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+use secrecy::ExposeSecret as _;
 use tokio_postgres::Client;
 
-use crate::database::{Database, Slot};
+use super::{Failure, print};
+use crate::config::Config;
+use crate::database::{Database, Operations, Publication, Slot};
 use crate::finding::{Finding, Severity};
 use crate::lsn::Lsn;
 use crate::rules::audit::{audit, by_table};
 use crate::rules::config::Rule;
 use crate::rules::publish::{Demand, Identity};
-use crate::source::SourceError;
 use crate::source::catalog::{CatalogError, look};
-use crate::table::{Persistence, PublishedBy, Table, TableKind, TableName, quote_identifier, quote_literal};
+use crate::source::dsn::Dsn;
+use crate::source::postgres::{Postgres, PostgresConfig};
+use crate::source::sql::connect;
+use crate::source::{SlotSeen, Source as _, SourceError};
+use crate::table::{Persistence, Published, PublishedBy, Table, TableKind, TableName, quote_identifier, quote_literal};
 
 /// The functions for applications and DBAs.
 pub const FUNCTIONS: &str = include_str!("../../sql/coherd.sql");
@@ -113,8 +122,8 @@ pub fn plan(rules: &[Rule], database: &Database) -> Plan {
 
 /// The database as it will be once the publication is there, empty.
 fn with_publication(database: &Database) -> Database {
-    let operations = crate::database::Operations { insert: true, update: true, delete: true, truncate: true };
-    let publication = crate::database::Publication {
+    let operations = Operations { insert: true, update: true, delete: true, truncate: true };
+    let publication = Publication {
         owned: true,
         all_tables: false,
         holds_schemas: false,
@@ -163,7 +172,8 @@ fn can_be_published(table: &Table) -> bool {
 }
 
 /// Does what `plan` says, each step on its own, then looks again. `create_slot` runs last, and only where nothing that
-/// the slot depends on has failed; it may run as another role than `client`.
+/// the slot depends on has failed; it may run as another role than `client`. It gives `None` where somebody else has
+/// made the slot meanwhile.
 ///
 /// The position in the answer is where the slot's memory begins: the first record of each target belongs there.
 pub async fn carry_out(
@@ -171,7 +181,7 @@ pub async fn carry_out(
     rules: &[Rule],
     database: &Database,
     plan: Plan,
-    create_slot: impl AsyncFnOnce() -> Result<Lsn, SourceError>,
+    create_slot: impl AsyncFnOnce() -> Result<Option<Lsn>, SourceError>,
 ) -> Result<Report, CatalogError> {
     let mut report = Report { findings: plan.findings, ..Report::default() };
     let mut failed = execute(client, &[LOCK_TIMEOUT.to_owned()]).await.err();
@@ -192,8 +202,9 @@ pub async fn carry_out(
     let after = look(client, &database.slot_name, &database.publication_name, &names).await?;
     if plan.slot && after.publication.is_some() {
         match create_slot().await {
-            Ok(at) => {
-                report.slot = Some(at);
+            Ok(None) => {}
+            Ok(at @ Some(_)) => {
+                report.slot = at;
                 report.done.push(format!("slot {}", quote_identifier(&database.slot_name)));
             }
             Err(error) => report.findings.push(Finding::error("source", error.to_string())),
@@ -231,7 +242,97 @@ pub fn render(report: &Report) -> String {
         text.push_str("nothing to do: everything is there\n");
     }
     for finding in &report.findings {
-        text.push_str(&format!("{finding}\n"));
+        let _ = writeln!(text, "{finding}");
     }
     text
+}
+
+/// `coherd setup`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print the SQL and change nothing
+    #[arg(long)]
+    print: bool,
+    /// Create publication and functions as another role, the tables' owner: a libpq URI or key=value text
+    #[arg(long, value_name = "DSN")]
+    dsn: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Makes what is missing, or prints it.
+pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let own = parse(config.source.dsn.expose_secret())?;
+    let owner = args.dsn.as_deref().map(parse).transpose()?.unwrap_or_else(|| own.clone());
+    let client = connect(&owner).await.context("connecting to the database")?;
+    let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
+    let (slot, publication) = (&config.source.slot, &config.source.publication);
+    let database = look(&client, slot, publication, &names).await.map_err(anyhow::Error::new)?;
+    let plan = plan(&config.rules, &database);
+    if args.print {
+        return print_plan(config, &database, &plan);
+    }
+    let mut source = Postgres::new(PostgresConfig {
+        dsn: own,
+        slot: slot.clone(),
+        publication: publication.clone(),
+        messages: config.source.messages,
+    });
+    let create_slot = async || match source.look().await?.slot {
+        SlotSeen::Missing => source.create_slot().await.map(Some),
+        SlotSeen::Usable { .. } | SlotSeen::Lost { .. } => Ok(None),
+    };
+    let report = carry_out(&client, &config.rules, &database, plan, create_slot).await.map_err(anyhow::Error::new)?;
+    // The first record of each target belongs here: `report.slot` is where the new slot's memory begins.
+    if args.json {
+        let findings = &report.findings;
+        let slot = report.slot.map(|at| at.to_string());
+        print(&format!("{}\n", serde_json::json!({ "made": report.done, "slot": slot, "findings": findings })))?;
+    } else {
+        print(&render(&report))?;
+    }
+    if report.failed() { Err(Failure::Told) } else { Ok(()) }
+}
+
+fn print_plan(config: &Config, database: &Database, plan: &Plan) -> Result<(), Failure> {
+    let mut text: String = plan.statements().iter().map(|statement| format!("{statement}\n")).collect();
+    if plan.slot {
+        let slot = quote_literal(&database.slot_name);
+        let failover = if database.server.version >= 170_000 { ", failover => true" } else { "" };
+        let _ =
+            writeln!(text, "SELECT pg_create_logical_replication_slot({}, 'pgoutput'{failover});", slot.trim_start());
+    }
+    print(&text)?;
+    let mut findings = plan.findings.clone();
+    findings.extend(left_after(&config.rules, database));
+    for finding in &findings {
+        eprintln!("{finding}");
+    }
+    if findings.iter().any(|finding| finding.severity > Severity::Warning) { Err(Failure::Told) } else { Ok(()) }
+}
+
+/// What the audit will find once the plan is carried out, as far as that can be told without doing it: everything but
+/// what the plan mends.
+fn left_after(rules: &[Rule], database: &Database) -> Vec<Finding> {
+    let mut after = if database.publication.is_some() { database.clone() } else { with_publication(database) };
+    for (name, rules) in by_table(rules) {
+        let Some(table) = after.table(name).cloned() else { continue };
+        let demand = Demand { database: &after, table: &table, rules: &rules };
+        if table_statements(&demand).is_empty() {
+            continue;
+        }
+        let columns = demand.column_list(&Identity::Keep);
+        let published = Some(Published { columns, row_filter: None, by: PublishedBy::Table });
+        for table in after.tables.iter_mut().filter(|table| table.name == *name) {
+            table.published.clone_from(&published);
+        }
+    }
+    audit(rules, &after)
+}
+
+/// A DSN, completed from the environment as libpq does.
+pub(super) fn parse(text: &str) -> Result<Dsn, Failure> {
+    let dsn = Dsn::parse(text, &|name| std::env::var(name).ok()).context("reading the DSN")?;
+    Ok(dsn.named("coherd setup"))
 }
