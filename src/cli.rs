@@ -1,9 +1,12 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr.
 
+pub mod check;
 pub mod log;
 mod parts;
 pub mod run;
+pub mod setup;
 pub mod status;
+pub mod teardown;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -52,6 +55,12 @@ pub struct Cli {
 enum Command {
     /// Runs the daemon until SIGTERM or SIGINT, then delivers what was read and ends
     Run,
+    /// Checks every prerequisite and every rule against the live database and the targets
+    Check(check::Args),
+    /// Creates publication, functions and slot, without harming a writer
+    Setup(setup::Args),
+    /// Drops slot, publication and functions
+    Teardown(teardown::Args),
     /// Shows state, watermarks, lag and targets of the running daemon
     Status(status::Args),
 }
@@ -124,6 +133,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     match cli.command {
         Command::Run => runtime.block_on(run::run(config)),
+        Command::Check(args) => runtime.block_on(check::run(&config, args)),
+        Command::Setup(args) => runtime.block_on(setup::run(&config, args)),
+        Command::Teardown(args) => runtime.block_on(teardown::run(&config, args)),
         Command::Status(args) => runtime.block_on(status::run(&config, args)),
     }
 }

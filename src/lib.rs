@@ -5,6 +5,7 @@
 
 // Words: what the rest speaks about.
 pub mod change;
+pub mod database;
 pub mod finding;
 pub mod invalidation;
 pub mod lsn;

@@ -1,11 +1,13 @@
 //! Which keys a changed row has.
 
+pub mod audit;
 pub mod binding;
 #[cfg(test)]
 mod binding_tests;
 pub mod config;
 pub mod filter;
 pub mod name;
+pub mod publish;
 pub mod template;
 
 /// The known name nearest to a mistyped one, if any is near.

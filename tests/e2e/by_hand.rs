@@ -2,7 +2,8 @@
 
 use super::Shop;
 
-const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, name text); INSERT INTO users SELECT n, 'x' FROM generate_series(1, 5) n;
+const SCHEMA: &str =
+    "CREATE TABLE users (id int PRIMARY KEY, name text); INSERT INTO users SELECT n, 'x' FROM generate_series(1, 5) n;
     CREATE TABLE products (id int PRIMARY KEY);";
 const RULES: &str = "  - table: users\n    keys: [\"user:{id}\"]\n  - table: products\n    keys: [\"product:{id}\"]\n    action: bump\n";
 

@@ -11,7 +11,9 @@ const ROWS: u32 = 5000;
 const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
 
 fn schema() -> String {
-    format!("CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO users SELECT generate_series(1, {ROWS});")
+    format!(
+        "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO users SELECT generate_series(1, {ROWS});"
+    )
 }
 
 fn fill(shop: &Shop) {

@@ -3,7 +3,8 @@
 use super::Shop;
 use crate::support::until;
 
-const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE logs (id bigserial PRIMARY KEY, line text);";
+const SCHEMA: &str =
+    "CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE logs (id bigserial PRIMARY KEY, line text);";
 const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
 
 #[test]

@@ -108,7 +108,8 @@ fn without_the_old_email_a_rule_may_flush_or_skip_as_it_says() {
 
 #[test]
 fn a_value_left_in_its_toast_table_flushes_the_scope() {
-    let schema = "CREATE TABLE docs (id int PRIMARY KEY, slug text, n int); ALTER TABLE docs ALTER slug SET STORAGE EXTERNAL;
+    let schema =
+        "CREATE TABLE docs (id int PRIMARY KEY, slug text, n int); ALTER TABLE docs ALTER slug SET STORAGE EXTERNAL;
         INSERT INTO docs VALUES (1, repeat('s', 4000), 1);";
     let rules = "  - table: docs\n    keys: [\"doc:{slug|md5}\"]\n    on_missing_old: skip\n";
     let mut shop = Shop::open(schema, rules);
