@@ -59,7 +59,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let client = connect(&own).await.context("connecting to the database")?;
     let owner = match args.dsn.as_deref() {
         Some(dsn) => Some(
-            connect(&parts::dsn("--dsn", &dsn.as_str().into())?.named("coherd teardown"))
+            connect(&parts::dsn("--dsn", &dsn.into())?.named("coherd teardown"))
                 .await
                 .context("connecting to the database with --dsn")?,
         ),
