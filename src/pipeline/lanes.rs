@@ -27,6 +27,9 @@ const RECORD_PACE: Duration = Duration::from_secs(1);
 /// One target's deliveries.
 pub(super) struct Lane {
     up: bool,
+    /// Whether the target has been asked what it remembers. Before that nothing is sent, or a record would be written
+    /// over one that has not been read.
+    judged: bool,
     worker: Worker,
     /// Tickets of what is sent and not confirmed, each with the commit time of the oldest commit in it.
     in_flight: VecDeque<(Ticket, Option<PgTime>)>,
@@ -59,6 +62,7 @@ impl Lanes {
         let now = Instant::now();
         let lane = |worker| Lane {
             up: false,
+            judged: false,
             worker,
             in_flight: VecDeque::new(),
             gathering: Batch::default(),
@@ -125,6 +129,7 @@ impl Lanes {
             return Verdict::Continue;
         };
         let verdict = judge(&Known { written: lane.written, ..known }, its);
+        lane.judged = true;
         lane.floor = match (&verdict, &its.record) {
             (Verdict::Continue, Some(record)) => (record.applied, record.settled),
             _ => (Lsn::ZERO, Lsn::ZERO),
@@ -184,7 +189,10 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(index) else {
             return false;
         };
-        if !lane.worker.has_room() || (lane.gathering.is_empty() && !lane.record_is_due(record_is_behind, now)) {
+        if !lane.judged
+            || !lane.worker.has_room()
+            || (lane.gathering.is_empty() && !lane.record_is_due(record_is_behind, now))
+        {
             return false;
         }
         if lane.gathering.is_empty() && record_is_behind && !lane.settled_is_due {

@@ -116,6 +116,8 @@ impl Target for Cache {
             if *self.closed.lock().unwrap() {
                 return Err(Fault { kind: FaultKind::OutOfMemory, message: "full".into() });
             }
+            assert_eq!(delivery.record.system_id, 7, "a record written before the source was seen");
+            assert!(delivery.record.applied >= Lsn::new(100));
             let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
             let mut keys = self.keys.lock().unwrap();
             keys.extend(delivery.batch.keys(Action::Delete).map(text));

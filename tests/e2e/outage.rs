@@ -62,7 +62,8 @@ fn a_cache_restored_from_an_old_snapshot_is_flushed() {
     assert_eq!(shop.left_after("UPDATE users SET n = 1 WHERE id = 1"), ["other", "user:2"]);
     shop.redis.restore(&old);
     until("the stale key is gone", || (shop.cached() == ["other"]).then_some(()));
-    assert!(shop.daemon.http("/metrics").1.contains("coherd_gaps_total{reason=\"target_went_back\"} 1"));
+    let metrics = shop.daemon.http("/metrics").1;
+    assert!(metrics.contains("coherd_gaps_total{reason=\"target_went_back\"} 1"), "{}", shop.daemon.log());
 }
 
 #[test]
