@@ -65,6 +65,9 @@ pub struct PostgresStream {
     inbox: Inbox,
     outbox: BytesMut,
     unflushed: bool,
+    /// Sending has failed. The server's last words may still be on their way in, and say why: they are waited for until
+    /// the next status update would be due.
+    send_error: Option<io::Error>,
     status_due: bool,
     /// Never behind the slot: before Postgres 17.6 a status with an older position moves the slot back.
     acknowledged: Lsn,
@@ -132,6 +135,7 @@ impl PostgresStream {
             inbox,
             outbox: BytesMut::with_capacity(256),
             unflushed: false,
+            send_error: None,
             status_due: true,
             acknowledged: settings.confirmed,
             heartbeat,
@@ -146,20 +150,20 @@ impl PostgresStream {
         // First of all, Postgres is answered.
         while self.heartbeat.poll_tick(cx).is_ready() {
             self.status_due = true;
+            if let Some(error) = self.send_error.take() {
+                return Poll::Ready(Err(lost(&error)));
+            }
         }
-        let sent = self.poll_send(cx);
+        if self.send_error.is_none() {
+            self.send_error = self.poll_send(cx).err();
+        }
         if intake == Intake::Closed {
-            sent.map_err(|error| lost(&error))?;
-            return Poll::Pending;
+            return self.send_error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(lost(&error))));
         }
         while !self.inbox.has_message() {
             ready!(self.pace.poll(cx));
-            match self.inbox.poll_fill(cx, &mut self.socket) {
-                Poll::Ready(Ok(count)) => self.pace.read(count),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(lost(&error))),
-                // The server's last words may still be on their way in when sending fails; they are read first.
-                Poll::Pending => return sent.map_or_else(|error| Poll::Ready(Err(lost(&error))), |()| Poll::Pending),
-            }
+            let count = ready!(self.inbox.poll_fill(cx, &mut self.socket)).map_err(|error| lost(&error))?;
+            self.pace.read(count);
         }
         Poll::Ready(Ok(()))
     }
@@ -341,3 +345,6 @@ impl Stream for PostgresStream {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -217,6 +217,9 @@ fn a_server_that_shuts_down_ends_a_stream_that_acknowledges_everything() {
         }
     };
     let error: Result<(), SourceError> = runtime.block_on(ending);
-    assert!(matches!(&error, Err(SourceError::Lost(text)) if text.contains("the server ended the stream")), "{error:?}");
+    assert!(
+        matches!(&error, Err(SourceError::Lost(text)) if text.contains("the server ended the stream")),
+        "{error:?}"
+    );
     stopping.join().unwrap();
 }
