@@ -126,6 +126,11 @@ impl Batch {
             .filter_map(move |(its, key)| (its == action).then_some(key))
     }
 
+    /// How many keys there are with each of `actions`.
+    pub fn counts<const N: usize>(&self, actions: [Action; N]) -> [u64; N] {
+        actions.map(|action| self.keys.iter().filter(|key| key.action == action).count() as u64)
+    }
+
     /// The scopes to flush.
     pub fn scopes(&self) -> &[Scope] {
         &self.scopes

@@ -49,6 +49,8 @@ struct Owed {
 struct Lane {
     /// Set while invalidations are gathered that no delivery holds yet.
     gathering: Option<Lsn>,
+    /// Set while it is not known what the target holds: what was decoded when that began.
+    doubted: Option<Lsn>,
     owed: VecDeque<Owed>,
     next_ticket: u64,
     /// The position in the record that the target is known to hold.
@@ -57,11 +59,8 @@ struct Lane {
 
 impl Lane {
     fn applied(&self, decoded: Lsn) -> Lsn {
-        match (self.owed.front(), self.gathering) {
-            (Some(oldest), _) => oldest.before,
-            (None, Some(before)) => before,
-            (None, None) => decoded,
-        }
+        let owed = self.owed.front().map(|oldest| oldest.before);
+        [owed, self.gathering, self.doubted].into_iter().flatten().min().unwrap_or(decoded)
     }
 }
 
@@ -91,11 +90,27 @@ impl Ledger {
         self.decoded = self.decoded.max(at);
     }
 
-    /// An invalidation was gathered for `lane`.
+    /// An invalidation was gathered for `lane`. In doubt, it may be the mending of what was missed before it.
     pub fn gathered(&mut self, lane: usize) {
         let decoded = self.decoded;
         if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.gathering.get_or_insert(decoded);
+            lane.gathering.get_or_insert(lane.doubted.unwrap_or(decoded));
+        }
+    }
+
+    /// It is not known what the target of `lane` holds: it was never asked, or its connection is lost. Until
+    /// [`Ledger::trust`] nothing more of it counts as applied.
+    pub fn doubt(&mut self, lane: usize) {
+        let decoded = self.decoded;
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.doubted.get_or_insert(decoded);
+        }
+    }
+
+    /// The target has been asked, and what it may have missed has been gathered.
+    pub fn trust(&mut self, lane: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.doubted = None;
         }
     }
 
@@ -258,6 +273,21 @@ mod tests {
         assert_eq!(ledger.acknowledge(), None);
         ledger.confirmed(1, slow, lsn(200));
         assert_eq!(ledger.acknowledge().map(AckLsn::lsn), Some(lsn(200)));
+    }
+
+    #[test]
+    fn nothing_counts_as_applied_while_the_target_is_in_doubt() {
+        let mut ledger = one_lane();
+        ledger.doubt(0);
+        ledger.committed(commit(200));
+        ledger.doubt(0);
+        assert_eq!(ledger.watermarks().settled, lsn(100));
+        ledger.gathered(0);
+        ledger.trust(0);
+        assert_eq!(ledger.watermarks().settled, lsn(100), "what it missed is owed");
+        let ticket = ledger.sent(0);
+        ledger.confirmed(0, ticket, lsn(200));
+        assert_eq!(ledger.watermarks().settled, lsn(200));
     }
 
     #[test]

@@ -5,15 +5,33 @@
 
 // Words: what the rest speaks about.
 pub mod change;
+pub mod database;
 pub mod finding;
 pub mod invalidation;
 pub mod lsn;
+pub mod record;
 pub mod table;
 
 // Thought: pure decisions, without IO, clock or environment.
-pub mod backoff;
+pub mod by_hand;
+pub mod pgoutput;
+pub mod rules;
+pub mod transaction;
 pub mod ledger;
+pub mod continuity;
+pub mod backoff;
 
 // Edges: Postgres, the caches, HTTP.
 pub mod source;
 pub mod target;
+pub mod status;
+pub mod metrics;
+pub mod admin;
+
+// Will: what happens next.
+pub mod pipeline;
+pub mod shutdown;
+
+// Doors: how people come in.
+pub mod config;
+pub mod cli;

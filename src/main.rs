@@ -1,1 +1,7 @@
-fn main() {}
+//! The `coherd` command. Everything is in [`coherd::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    coherd::cli::main()
+}

@@ -55,10 +55,23 @@ pub struct TableColumn {
     pub type_name: String,
     /// `pg_attribute.attnotnull`.
     pub not_null: bool,
-    /// Stored generated columns are not published before Postgres 18.
-    pub generated: bool,
-    /// Part of the effective replica identity.
+    /// Whether its value is computed.
+    pub generated: Generated,
+    /// A B-tree index can hold it.
+    pub sortable: bool,
+    /// Old rows carry it: part of the replica identity, of a partition tree's root and of every leaf.
     pub in_identity: bool,
+}
+
+/// `pg_attribute.attgenerated`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generated {
+    /// An ordinary column.
+    No,
+    /// Computed when written; published by Postgres 18 and later only.
+    Stored,
+    /// Computed when read; never published.
+    Virtual,
 }
 
 /// How a publication holds a table.
@@ -68,6 +81,32 @@ pub struct Published {
     pub columns: Option<Vec<String>>,
     /// The row filter (`WHERE`), if there is one.
     pub row_filter: Option<String>,
+    /// What brings it in.
+    pub by: PublishedBy,
+}
+
+/// What brings a table into a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublishedBy {
+    /// `FOR TABLE`
+    Table,
+    /// `FOR TABLES IN SCHEMA`
+    Schema,
+    /// `FOR ALL TABLES`
+    AllTables,
+}
+
+/// A leaf of a partition tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    /// Its name.
+    pub name: TableName,
+    /// What old rows in it hold; the root's says nothing about that.
+    pub identity: ReplicaIdentity,
+    /// The columns of its replica identity.
+    pub identity_columns: Vec<String>,
+    /// An ordinary, logged table. What is written to a foreign or unlogged one is never seen.
+    pub logged: bool,
 }
 
 /// A table as the catalogue describes it.
@@ -85,6 +124,10 @@ pub struct Table {
     pub partition_root: Option<TableName>,
     /// What old rows hold. [`ReplicaIdentity::Default`] without a primary key means: nothing.
     pub identity: ReplicaIdentity,
+    /// The columns of the table's own replica identity.
+    pub identity_columns: Vec<String>,
+    /// For the root of a partition tree: its leaves.
+    pub leaves: Vec<Leaf>,
     /// Columns in table order, dropped ones left out.
     pub columns: Vec<TableColumn>,
     /// How the publication holds it; `None` where it does not.
@@ -93,9 +136,29 @@ pub struct Table {
 
 impl Table {
     /// Whether an UPDATE or DELETE of a published table finds a replica identity. Where it does not, the
-    /// *application's* statement fails with SQLSTATE 55000.
+    /// *application's* statement fails with SQLSTATE 55000. A leaf's own identity is what counts for its rows; the
+    /// root's is what the leaves of tomorrow begin with.
     pub fn has_identity(&self) -> bool {
-        self.identity == ReplicaIdentity::Full || self.columns.iter().any(|column| column.in_identity)
+        let good = |identity, columns: &[String]| identity == ReplicaIdentity::Full || !columns.is_empty();
+        good(self.identity, &self.identity_columns)
+            && self.leaves.iter().all(|leaf| good(leaf.identity, &leaf.identity_columns))
+    }
+
+    /// Whether REPLICA IDENTITY FULL stands here or at a leaf. A column list, any column list, then makes the
+    /// *application's* UPDATEs fail with SQLSTATE 42P10.
+    pub fn forbids_column_list(&self) -> bool {
+        self.identity == ReplicaIdentity::Full || self.leaves.iter().any(|leaf| leaf.identity == ReplicaIdentity::Full)
+    }
+
+    /// Whether a column list must hold `column`: without it the *application's* UPDATEs fail with SQLSTATE 42P10.
+    pub fn list_needs(&self, column: &str) -> bool {
+        let holds = |columns: &[String]| columns.iter().any(|name| name == column);
+        holds(&self.identity_columns) || self.leaves.iter().any(|leaf| holds(&leaf.identity_columns))
+    }
+
+    /// Whether old rows carry every column.
+    pub fn is_full(&self) -> bool {
+        self.identity == ReplicaIdentity::Full && self.leaves.iter().all(|leaf| leaf.identity == ReplicaIdentity::Full)
     }
 
     /// The column called `name`.

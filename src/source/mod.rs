@@ -1,6 +1,7 @@
 //! Where changes come from.
 
 mod binding;
+pub mod catalog;
 mod dial;
 pub mod dsn;
 mod handshake;

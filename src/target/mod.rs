@@ -1,11 +1,19 @@
 //! Where invalidations go. A target does one thing: send this batch. Retry, timeouts, receipts and metrics are the
 //! delivery's, and so shared.
 
+pub mod config;
+pub mod delivery;
+pub mod redis;
+
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+
+use secrecy::ExposeSecret;
 
 use crate::invalidation::Batch;
-use crate::lsn::Lsn;
+pub use crate::record::{Recollection, Record};
+use config::TargetConfig;
 
 /// A future that a target gives out; boxed once a delivery, never once a key.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -18,19 +26,6 @@ pub trait Target: Send + Sync {
 
     /// What the target remembers of how far it has been brought.
     fn recall(&self) -> Pending<'_, Result<Recollection, Fault>>;
-}
-
-/// How far a target has been brought, as it is stored there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Everything committed at or before this position has been sent here.
-    pub applied: Lsn,
-    /// Everything committed at or before this position is confirmed here; readers rely on it.
-    pub settled: Lsn,
-    /// The database it came from.
-    pub system_id: u64,
-    /// Its timeline.
-    pub timeline: u32,
 }
 
 /// One batch and the record that vouches for it.
@@ -47,15 +42,6 @@ pub struct Delivery {
 pub struct Delivered {
     /// Keys that were really there.
     pub hit: u64,
-}
-
-/// What a target remembers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recollection {
-    /// Its record, if it has one.
-    pub record: Option<Record>,
-    /// Whether it holds no key at all, so that nothing in it can be stale.
-    pub empty: bool,
 }
 
 /// Why a delivery was not confirmed.
@@ -111,5 +97,108 @@ impl FaultKind {
             | FaultKind::OutOfMemory => true,
             FaultKind::Denied | FaultKind::Rejected => false,
         }
+    }
+}
+
+/// A kind of target.
+#[derive(Debug)]
+pub struct Kind {
+    /// The URL schemes that name it.
+    pub schemes: &'static [&'static str],
+    /// What it is and how its URL looks, in a line.
+    pub about: &'static str,
+    /// Makes one; connects to nothing yet.
+    pub open: fn(&TargetConfig) -> Result<Arc<dyn Target>, OpenError>,
+}
+
+/// Every kind of target.
+pub const KINDS: &[Kind] = &[redis::KIND];
+
+/// A configuration from which no target can be made. Never holds the URL, which may hold a password.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No kind has this scheme.
+    #[error("targets.{target}.url: no target has the scheme {scheme:?}{}; known are {}", hint(scheme), known())]
+    UnknownScheme {
+        /// The target's name.
+        target: String,
+        /// What stands before `://`.
+        scheme: String,
+    },
+    /// The kind cannot read the URL.
+    #[error("targets.{target}.url: {reason}")]
+    BadUrl {
+        /// The target's name.
+        target: String,
+        /// What is wrong and how it should look.
+        reason: String,
+    },
+    /// A file that the target needs cannot be used.
+    #[error("targets.{target}.{field}: {reason}")]
+    BadFile {
+        /// The target's name.
+        target: String,
+        /// The field that names the file.
+        field: &'static str,
+        /// The path and what is wrong with it.
+        reason: String,
+    },
+}
+
+/// Makes the target that the URL's scheme names. Connects to nothing yet: that is the first delivery's.
+pub fn open(config: &TargetConfig) -> Result<Arc<dyn Target>, OpenError> {
+    let Some((scheme, _)) = config.url.expose_secret().split_once("://") else {
+        let reason = "there is no \"://\" in it; give it as redis://host:6379/0".to_owned();
+        return Err(OpenError::BadUrl { target: config.name.clone(), reason });
+    };
+    let kind = KINDS.iter().find(|kind| kind.schemes.contains(&scheme)).ok_or_else(|| OpenError::UnknownScheme {
+        target: config.name.clone(),
+        scheme: scheme.chars().take(40).collect(),
+    })?;
+    (kind.open)(config)
+}
+
+fn schemes() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().flat_map(|kind| kind.schemes.iter().copied())
+}
+
+fn known() -> String {
+    schemes().collect::<Vec<_>>().join(", ")
+}
+
+fn hint(scheme: &str) -> String {
+    let near = schemes().map(|known| (strsim::damerau_levenshtein(scheme, known), known)).min();
+    near.filter(|(distance, _)| *distance <= 2).map_or_else(String::new, |(_, known)| format!(" (is it {known:?}?)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(url: &str) -> String {
+        open(&TargetConfig::new("cache", url, "app")).map(drop).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_unknown_scheme_is_refused_with_the_nearest_and_all_known_ones() {
+        let text = refusal("redsi://:hunter2@host");
+        assert!(text.contains("targets.cache.url") && text.contains("is it \"redis\"?"), "{text}");
+        for scheme in schemes() {
+            assert!(text.contains(scheme), "{scheme} is missing in {text}");
+        }
+        assert!(!text.contains("hunter2"), "{text}");
+        assert!(!refusal("carrier-pigeon://roof").contains("is it"));
+    }
+
+    #[test]
+    fn a_url_without_a_scheme_is_refused_without_being_printed() {
+        let text = refusal(":hunter2@host");
+        assert!(text.contains("redis://host:6379/0") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn no_two_kinds_share_a_scheme() {
+        let mut seen = std::collections::HashSet::new();
+        assert!(schemes().all(|scheme| seen.insert(scheme)));
     }
 }

@@ -1,10 +1,12 @@
 //! Real servers as child processes, on free ports, in temp dirs, stopped on Drop.
 
+pub mod daemon;
 pub mod postgres;
 pub mod process;
 pub mod redis;
 pub mod wait;
 
+pub use daemon::Daemon;
 pub use postgres::{Database, Postgres};
 pub use redis::Redis;
 pub use wait::until;

@@ -27,8 +27,8 @@ pub struct Database {
 /// One server is shared by all tests that do not hurt it; the last one to leave stops it.
 static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
 
-/// `initdb` takes over a second: it is done once, and its result copied.
-static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
+/// `initdb` takes over a second: it is done once for each installation, and its result copied.
+static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
 
 /// Settings for tests: nothing is fsynced, because no test pulls a plug.
 const SETTINGS: &str = "
@@ -59,7 +59,7 @@ impl Postgres {
         let dir = tempfile::Builder::new().prefix("pg").tempdir().expect("temp dir");
         let data = dir.path().join("data");
         let template = TEMPLATE.get_or_init(initdb);
-        run(Command::new("cp").arg("-a").arg(template.path().join("data")).arg(&data));
+        run(Command::new("cp").arg("-a").arg(template).arg(&data));
         let mut postgres = Postgres { server: Mutex::new(None), dir, port: free_port() };
         give_to_server_user(postgres.dir.path());
         let port = postgres.port;
@@ -186,6 +186,14 @@ impl Database {
         self.server.dsn_as(user, &self.name)
     }
 
+    /// The daemon's least-privileged role, as `sql/role.sql` makes it.
+    pub fn create_role(&self) {
+        // Roles belong to the whole server: tests that share it must not create the same one at the same time.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.run(include_str!("../../sql/role.sql"));
+    }
+
     /// A superuser's session.
     pub fn client(&self) -> Client {
         postgres_client(&self.dsn()).expect("connects")
@@ -258,7 +266,7 @@ impl Client {
 
 /// Where the server's programs are: `COHERD_TEST_PG_BIN`, or what `pg_config` says.
 pub fn bin_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("COHERD_TEST_PG_BIN") {
+    if let Some(dir) = std::env::var_os("COHERD_TEST_PG_BIN").filter(|dir| !dir.is_empty()) {
         return dir.into();
     }
     let output = Command::new("pg_config").arg("--bindir").output();
@@ -290,8 +298,15 @@ fn give_to_server_user(path: &Path) {
     }
 }
 
-fn initdb() -> TempDir {
-    let dir = tempfile::Builder::new().prefix("pgtemplate").tempdir().expect("temp dir");
+/// A fresh data directory below the build directory, where the next run finds it.
+fn initdb() -> PathBuf {
+    let installation = bin_dir().display().to_string().replace('/', "_");
+    let build = std::env::current_exe().expect("own path").parent().expect("a directory").to_owned();
+    let kept = build.join(format!("pgdata{installation}"));
+    if kept.exists() {
+        return kept;
+    }
+    let dir = tempfile::Builder::new().prefix("initdb").tempdir().expect("temp dir");
     give_to_server_user(dir.path());
     let program = bin_dir().join("initdb").display().to_string();
     let data = dir.path().join("data").display().to_string();
@@ -300,7 +315,13 @@ fn initdb() -> TempDir {
     command.push(program);
     command.extend(args.map(str::to_owned));
     run(Command::new(&command[0]).args(&command[1..]));
-    dir
+    // Into place with one rename: another test run may be doing the same.
+    let copy = build.join(format!("pgdata{installation}.{}", std::process::id()));
+    run(Command::new("cp").arg("-a").arg(&data).arg(&copy));
+    if std::fs::rename(&copy, &kept).is_err() {
+        let _ = std::fs::remove_dir_all(&copy);
+    }
+    kept
 }
 
 fn run(command: &mut Command) {

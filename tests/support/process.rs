@@ -46,7 +46,7 @@ const WATCHDOG: &str = r#"log=$1; shift
 echo $pid; exec >/dev/null
 read -r signal
 kill -${signal:-KILL} $pid 2>/dev/null; kill -CONT $pid 2>/dev/null
-wait $pid"#;
+wait $pid 2>/dev/null"#;
 
 impl Server {
     /// Starts `command` (program, then arguments) with its output appended to `log`.
@@ -58,7 +58,7 @@ impl Server {
             .args(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::null())
             .spawn()
             .expect("sh starts");
         let mut line = String::new();

@@ -95,9 +95,23 @@ impl Redis {
         self.server = None;
     }
 
-    /// Starts it again on the same port after [`Redis::kill`].
+    /// Starts it again on the same port after [`Redis::kill`], empty.
     pub fn restart(&mut self) {
         self.kill();
+        let _ = std::fs::remove_file(self.dir.path().join("dump.rdb"));
+        self.launch();
+    }
+
+    /// Everything in it, as an RDB file's bytes.
+    pub fn dump(&self) -> Vec<u8> {
+        let () = redis::cmd("SAVE").query(&mut self.client()).expect("SAVE");
+        std::fs::read(self.dir.path().join("dump.rdb")).expect("dump.rdb")
+    }
+
+    /// kill -9, and a start with what [`Redis::dump`] gave: a cache that has gone back in time.
+    pub fn restore(&mut self, dump: &[u8]) {
+        self.kill();
+        std::fs::write(self.dir.path().join("dump.rdb"), dump).expect("dump.rdb");
         self.launch();
     }
 

@@ -1,0 +1,31 @@
+# Two commands do all the set-up on a fresh Debian with Rust: `make demo` and `make test`.
+CARGO ?= cargo
+KEEP ?=
+
+.PHONY: demo test lint bench fuzz test-matrix prerequisites
+
+demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
+	$(CARGO) build --release --bins --example demo
+	KEEP=$(KEEP) target/release/examples/demo
+
+test: prerequisites ## every test, on real Postgres and Redis
+	$(CARGO) test
+
+lint: ## formatting, clippy and the house rules
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) test --quiet --test coherd tidy::
+
+bench: prerequisites ## a backlog drained by coherd and by pg_recvlogical, alternately
+	$(CARGO) build --release --bins
+	$(CARGO) bench --bench drain
+
+fuzz: ## the decoder against arbitrary bytes, for SECONDS (60)
+	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	$(CARGO) fuzz run pgoutput --sanitizer none -- -max_total_time=$(or $(SECONDS),60)
+
+test-matrix: prerequisites ## every test on Postgres 15, 16, 17 and 18
+	tests/support/matrix.sh
+
+prerequisites:
+	@tests/support/prerequisites.sh

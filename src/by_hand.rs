@@ -1,0 +1,126 @@
+//! What `coherd.invalidate()`, `coherd.touch()` and `coherd.flush()` write into the log (`sql/coherd.sql`).
+
+use serde::Deserialize;
+
+use crate::change::{Column, Relation, ReplicaIdentity};
+use crate::table::TableName;
+
+/// The prefix of our logical messages.
+pub const PREFIX: &str = "coherd";
+
+/// The version of the format that this program writes and reads.
+const VERSION: u32 = 1;
+
+/// One thing to do, ordered with the data because it came through the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// These keys.
+    Invalidate(Vec<String>),
+    /// The keys that these rows have.
+    Touch(Touched),
+    /// Every scope of every rule for the table.
+    Flush(TableName),
+}
+
+/// Rows that are to be treated as changed, though nobody wrote them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched {
+    /// Table and columns, as a relation whose rows are all there.
+    pub relation: Relation,
+    /// Each row's values in the order of the columns; `None` is NULL.
+    pub rows: Vec<Vec<Option<String>>>,
+}
+
+/// A message with our prefix that this program cannot read. Says what, never the content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a message with prefix \"coherd\" in the log cannot be read: {0}; is sql/coherd.sql newer than this daemon?")]
+pub struct UnreadableOrder(&'static str);
+
+#[derive(Deserialize)]
+struct Wire {
+    v: u32,
+    r#do: String,
+    #[serde(default)]
+    keys: Vec<String>,
+    #[serde(default)]
+    schema: String,
+    #[serde(default)]
+    table: String,
+    #[serde(default)]
+    columns: Vec<String>,
+    #[serde(default)]
+    rows: Vec<Vec<Option<String>>>,
+}
+
+/// Reads the content of a message.
+pub fn read(content: &[u8]) -> Result<Order, UnreadableOrder> {
+    let wire: Wire = serde_json::from_slice(content).map_err(|_| UnreadableOrder("it is not the JSON expected"))?;
+    if wire.v != VERSION {
+        return Err(UnreadableOrder("it has another version than 1"));
+    }
+    let name = TableName { schema: wire.schema, name: wire.table };
+    match wire.r#do.as_str() {
+        "invalidate" => Ok(Order::Invalidate(wire.keys)),
+        "flush" => Ok(Order::Flush(name)),
+        "touch" if wire.rows.iter().any(|row| row.len() != wire.columns.len()) => {
+            Err(UnreadableOrder("a row has another number of values than there are columns"))
+        }
+        "touch" => {
+            let column = |name| Column { name, type_oid: 0, in_identity: true };
+            let columns = wire.columns.into_iter().map(column).collect();
+            let TableName { schema, name } = name;
+            let relation = Relation { oid: 0, schema, name, identity: ReplicaIdentity::Full, columns };
+            Ok(Order::Touch(Touched { relation, rows: wire.rows }))
+        }
+        _ => Err(UnreadableOrder("it asks for something unknown")),
+    }
+}
+
+impl Touched {
+    /// A row's cells in pgoutput's layout, written over what `out` held. `None` where it has more values than a row can.
+    pub fn encode(row: &[Option<String>], out: &mut Vec<u8>) -> Option<u16> {
+        out.clear();
+        for value in row {
+            match value {
+                None => out.push(b'n'),
+                Some(text) => {
+                    out.push(b't');
+                    out.extend(u32::try_from(text.len()).ok()?.to_be_bytes());
+                    out.extend_from_slice(text.as_bytes());
+                }
+            }
+        }
+        u16::try_from(row.len()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_orders_are_read() {
+        let order = read(br#"{"v":1,"do":"invalidate","keys":["a","b"]}"#);
+        assert_eq!(order, Ok(Order::Invalidate(vec!["a".into(), "b".into()])));
+        let order = read(br#"{"v":1,"do":"flush","schema":"public","table":"Users"}"#);
+        assert_eq!(order, Ok(Order::Flush(TableName { schema: "public".into(), name: "Users".into() })));
+        let touch = br#"{"v":1,"do":"touch","schema":"s","table":"t","columns":["id","m"],"rows":[["1",null]]}"#;
+        let Ok(Order::Touch(touched)) = read(touch) else { panic!("no touch") };
+        assert_eq!(touched.rows, [[Some("1".to_owned()), None]]);
+        assert_eq!(touched.relation.columns[1].name, "m");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_without_its_content() {
+        for content in [
+            &b"secret"[..],
+            br#"{"v":2,"do":"flush"}"#,
+            br#"{"v":1,"do":"secret"}"#,
+            br#"{"v":1,"do":"touch","columns":["secret"],"rows":[[]]}"#,
+            b"\xFF",
+        ] {
+            let error = read(content).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

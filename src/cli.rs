@@ -1,0 +1,175 @@
+//! The command line: one file a command. Results go to stdout, everything else to stderr.
+
+pub mod check;
+pub mod log;
+mod parts;
+pub mod run;
+pub mod setup;
+pub mod status;
+pub mod teardown;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, DEFAULT_PATH};
+
+const ABOUT: &str = "Keeps caches coherent with Postgres: follows the write-ahead log and invalidates cache keys, losing \
+                     none";
+
+const EXAMPLE: &str = "\
+A first configuration (config/minimal.yaml), to be written to /etc/coherd/coherd.yaml:
+
+  source:
+    dsn: postgresql://coherd@127.0.0.1:5432/app
+  targets:
+    cache:
+      url: redis://127.0.0.1:6379/0
+  rules:
+    - table: public.users
+      keys: [\"user:{id}\", \"user:by-email:{email|lower}\"]
+
+config/coherd.yaml has every key, with what it means and its default.
+
+Exit codes:
+  0   fine
+  1   failed; stderr says what was tried, what was got and what to do
+  2   wrong usage of the command line
+  78  wrong configuration; stderr names file, line, column and field";
+
+/// What stands on the command line.
+#[derive(Debug, Parser)]
+#[command(name = "coherd", version, about = ABOUT, after_help = EXAMPLE, max_term_width = 120)]
+pub struct Cli {
+    /// The configuration file
+    #[arg(long, global = true, env = "COHERD_CONFIG", hide_env_values = true, default_value = DEFAULT_PATH, value_name = "FILE")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the daemon until SIGTERM or SIGINT, then delivers what was read and ends
+    Run,
+    /// Checks every prerequisite and every rule against the live database and the targets
+    Check(check::Args),
+    /// Creates publication, functions and slot, without harming a writer
+    Setup(setup::Args),
+    /// Drops slot, publication and functions
+    Teardown(teardown::Args),
+    /// Shows state, watermarks, lag and targets of the running daemon
+    Status(status::Args),
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+pub enum Failure {
+    /// The configuration cannot be used.
+    Config(ConfigError),
+    /// One value in it cannot be used: which field, what is wrong and what to write.
+    Setting(String),
+    /// Anything else.
+    Failed(anyhow::Error),
+    /// The result on stdout says it all (errors that `check` found).
+    Told,
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Failure::Config(error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Failure::Failed(error)
+    }
+}
+
+impl Failure {
+    /// The exit code; that of wrong usage, 2, is clap's.
+    pub const fn code(&self) -> u8 {
+        match self {
+            Failure::Failed(_) | Failure::Told => 1,
+            // EX_CONFIG of sysexits.h, which systemd's RestartPreventExitStatus can name.
+            Failure::Config(_) | Failure::Setting(_) => 78,
+        }
+    }
+}
+
+/// Reads the command line, does what it says and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout with code 0, wrong usage to stderr with code 2.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let mut stderr = io::stderr().lock();
+            // Where stderr is gone, the exit code has to do.
+            let _ = match &failure {
+                Failure::Config(error) => writeln!(stderr, "{error}"),
+                Failure::Setting(text) => writeln!(stderr, "coherd: {text}"),
+                Failure::Failed(error) => writeln!(stderr, "coherd: {error:#}"),
+                Failure::Told => Ok(()),
+            };
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let config = Config::load(&cli.config, &|name| std::env::var(name).ok())?;
+    // One thread: the walsender and the cache are the limits, and threads would only take their time.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    match cli.command {
+        Command::Run => runtime.block_on(run::run(config)),
+        Command::Check(args) => runtime.block_on(check::run(&config, args)),
+        Command::Setup(args) => runtime.block_on(setup::run(&config, args)),
+        Command::Teardown(args) => runtime.block_on(teardown::run(&config, args)),
+        Command::Status(args) => runtime.block_on(status::run(&config, args)),
+    }
+}
+
+/// Writes a result to stdout. A reader that went away, as `head` does, is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("writing to stdout").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_shows_a_configuration_that_is_good() {
+        let help = Cli::command().render_long_help().to_string();
+        let lines = help.lines().skip_while(|line| *line != "  source:").take_while(|line| !line.is_empty());
+        let text = lines.collect::<Vec<_>>().join("\n");
+        Config::parse(&text, DEFAULT_PATH.as_ref(), &|_| None).unwrap();
+        for part in [DEFAULT_PATH, "COHERD_CONFIG", "78"] {
+            assert!(help.contains(part), "{part} is missing in\n{help}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! How log lines look, and where they go: always to stderr.
+
+use std::fmt;
+use std::io::IsTerminal;
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::config::{Log, LogFormat};
+
+/// How lines look, decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// `<6>text`, for the journal, which adds the time.
+    Journald,
+    /// Time, level, text.
+    Text {
+        /// Whether levels are coloured.
+        colour: bool,
+    },
+    /// One JSON object a line.
+    Json,
+}
+
+/// Decides, from whether stderr is the journal's and whether it is a terminal.
+pub fn style(format: LogFormat, journal: bool, terminal: bool, no_colour: bool) -> Style {
+    let colour = terminal && !no_colour;
+    match format {
+        LogFormat::Auto if journal => Style::Journald,
+        LogFormat::Auto if terminal => Style::Text { colour },
+        LogFormat::Auto | LogFormat::Json => Style::Json,
+        LogFormat::Journald => Style::Journald,
+        LogFormat::Text => Style::Text { colour },
+    }
+}
+
+/// Starts the log of this process. Does nothing where there is one already.
+pub fn start(log: &Log) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&log.level)?;
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let style = style(log.format, stderr_is_the_journal(), std::io::stderr().is_terminal(), no_colour);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // The only failure is that a log has been started before.
+    let _ = match style {
+        Style::Journald => lines.event_format(Journal).try_init(),
+        Style::Text { colour } => lines.with_ansi(colour).try_init(),
+        Style::Json => lines.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+/// `JOURNAL_STREAM` is `device:inode` of the journal's socket (systemd.exec(5)). It is inherited, also by a shell whose
+/// stderr is something else, so it counts only where it is our stderr.
+fn stderr_is_the_journal() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
+        return false;
+    };
+    match std::fs::metadata("/proc/self/fd/2") {
+        Ok(stderr) => stream == format!("{}:{}", stderr.dev(), stderr.ino()),
+        Err(_) => true,
+    }
+}
+
+/// Lines with the priorities of sd-daemon(3).
+struct Journal;
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut text = String::new();
+        context.format_fields(Writer::new(&mut text), event)?;
+        let priority = priority(*event.metadata().level());
+        // The journal ends an entry at a line break, so each line carries the priority.
+        text.lines().try_for_each(|line| writeln!(writer, "<{priority}>{line}"))
+    }
+}
+
+const fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn auto_is_the_journal_under_systemd_text_on_a_terminal_and_json_elsewhere() {
+        assert_eq!(style(LogFormat::Auto, true, false, false), Style::Journald);
+        assert_eq!(style(LogFormat::Auto, false, true, false), Style::Text { colour: true });
+        assert_eq!(style(LogFormat::Auto, false, true, true), Style::Text { colour: false });
+        assert_eq!(style(LogFormat::Auto, false, false, false), Style::Json);
+        assert_eq!(style(LogFormat::Text, true, false, false), Style::Text { colour: false });
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn journal_lines_carry_a_priority_each_and_no_time() {
+        let lines = Lines::default();
+        let made = lines.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || made.clone()).with_ansi(false).event_format(Journal);
+        tracing::subscriber::with_default(log.finish(), || {
+            tracing::info!(slot = "shop", "following");
+            tracing::error!("one\ntwo");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        insta::assert_snapshot!(text, @r#"
+        <6>following slot="shop"
+        <3>one
+        <3>two
+        "#);
+    }
+}

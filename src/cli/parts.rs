@@ -1,0 +1,54 @@
+//! The parts that a configuration asks for: a DSN that was read, targets that can be opened.
+
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::Failure;
+use crate::config::{Config, TargetSettings};
+use crate::source::dsn::Dsn;
+use crate::source::postgres::{Postgres, PostgresConfig};
+use crate::target::config::{TargetConfig, TlsFiles};
+use crate::target::{self, Target};
+
+/// Reads the DSN `text`, which `field` holds. What it leaves out comes from the environment, as in libpq.
+pub(super) fn dsn(field: &str, text: &SecretString) -> Result<Dsn, Failure> {
+    Dsn::parse(text.expose_secret(), &|name| std::env::var(name).ok())
+        .map_err(|error| Failure::Setting(format!("{field}: {error}")))
+}
+
+/// The source; connects at its first use.
+pub(super) fn postgres(config: &Config, dsn: Dsn) -> Postgres {
+    Postgres::new(PostgresConfig {
+        dsn,
+        slot: config.source.slot.clone(),
+        publication: config.source.publication.clone(),
+        messages: config.source.messages,
+    })
+}
+
+/// The targets, in the order of their lanes; each connects at its first use.
+pub(super) fn targets(config: &Config) -> Result<Vec<Arc<dyn Target>>, Failure> {
+    let open = |settings| target::open(&target_config(config, settings));
+    config.targets.iter().map(|its| open(its).map_err(|error| Failure::Setting(error.to_string()))).collect()
+}
+
+fn target_config(config: &Config, its: &TargetSettings) -> TargetConfig {
+    TargetConfig {
+        name: its.name.clone(),
+        url: its.url.clone(),
+        slot: config.source.slot.clone(),
+        record_key: its.record.clone(),
+        channel: its.channel.clone(),
+        version_ttl: its.version_ttl,
+        reply_timeout: its.reply_timeout,
+        connect_timeout: its.connect_timeout,
+        // Configuration refuses zero.
+        flush_keys_per_second: config.limits.flush_keys_per_second.try_into().unwrap_or(std::num::NonZeroU32::MIN),
+        tls: TlsFiles {
+            ca_file: its.ca_file.clone(),
+            cert_file: its.cert_file.clone(),
+            key_file: its.key_file.clone(),
+        },
+    }
+}

@@ -1,0 +1,134 @@
+//! `coherd run`: the daemon.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::{Failure, parts};
+use crate::admin;
+use crate::backoff::Backoff;
+use crate::config::Config;
+use crate::database::Database;
+use crate::finding::{Finding, Severity};
+use crate::metrics::Metrics;
+use crate::pipeline::{Pipeline, Recorder, Settings};
+use crate::rules::audit::audit;
+use crate::shutdown::Shutdown;
+use crate::source::SourceError;
+use crate::source::catalog::look;
+use crate::source::dsn::Dsn;
+use crate::source::sql::connect;
+use crate::status::{Board, State};
+use crate::table::TableName;
+use crate::target::delivery;
+
+/// Reports on their way to the pipeline, which reads them before anything else.
+const REPORTS_MAX: usize = 1024;
+
+/// How long the database may take to answer before it is asked again.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Waits between attempts to reach it.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest of them.
+const RETRY_MOST: Duration = Duration::from_secs(5);
+
+/// Runs until a signal.
+pub async fn run(config: Config) -> Result<(), Failure> {
+    super::log::start(&config.log)?;
+    let dsn = parts::dsn("source.dsn", &config.source.dsn)?;
+    let targets = parts::targets(&config)?;
+    let shutdown = Shutdown::on_signal().context("listening for signals")?;
+    let kinds = config.targets.iter().map(|target| (target.name.as_str(), target.scheme.as_str()));
+    let board = Board::new(&config.source.slot, &config.source.publication, kinds);
+    let metrics = Metrics::new(&board);
+    let listener = admin::listen(config.admin.listen).await.map_err(anyhow::Error::new)?;
+    let pages = admin::serve(
+        listener,
+        board.clone(),
+        metrics.clone(),
+        config.admin.ready_max_lag,
+        shutdown.clone().requested(),
+    );
+    let pages = tokio::spawn(pages);
+    info!(version = env!("CARGO_PKG_VERSION"), rules = config.rules.len(), admin = %config.admin.listen, "coherd starts");
+
+    if preflight(&config, &dsn, &board, shutdown.clone()).await? == Preflight::Stopped {
+        return Ok(());
+    }
+    let names: Vec<Arc<str>> = config.targets.iter().map(|target| target.name.as_str().into()).collect();
+    let (sender, reports) = mpsc::channel(REPORTS_MAX);
+    let spawn = |(lane, target)| delivery::spawn(lane, target, sender.clone());
+    let workers = targets.into_iter().enumerate().map(spawn).collect();
+    let recorder = Recorder::new(board, metrics, &names, &config.rules);
+    let source = parts::postgres(&config, dsn);
+    let settings = settings(&config);
+    let pipeline = Pipeline::new(source, config.rules, workers, reports, settings, recorder);
+    let ended = pipeline.run(shutdown.requested()).await;
+    pages.abort();
+    ended.map_err(|stopped| anyhow::Error::new(stopped).into())
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        on_gap: config.on_gap,
+        on_first_start: config.on_first_start,
+        pending_keys_max: config.limits.max_pending_keys,
+        transaction_keys_max: config.limits.max_keys_per_transaction as u64,
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Preflight {
+    Passed,
+    /// Somebody asked for the end before the database answered.
+    Stopped,
+}
+
+/// Holds the rules against the catalogue before anything is read. A database that is away is waited for; a rule that
+/// cannot be kept is refused, with the SQL that mends it.
+async fn preflight(config: &Config, dsn: &Dsn, board: &Board, shutdown: Shutdown) -> Result<Preflight, Failure> {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+    let mut stopped = pin!(shutdown.requested());
+    loop {
+        let attempt = tokio::select! {
+            () = &mut stopped => return Ok(Preflight::Stopped),
+            attempt = tokio::time::timeout(PATIENCE, look_at(config, dsn)) => attempt,
+        };
+        let reason = match attempt {
+            Ok(Ok(database)) => return judged(&audit(&config.rules, &database)),
+            Ok(Err(SourceError::Refused(text))) => return Err(anyhow::Error::msg(text).into()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("the database has not answered within {} s", PATIENCE.as_secs()),
+        };
+        let pause = backoff.next(fastrand::u32(..));
+        warn!("{reason}; trying again in {} ms", pause.as_millis());
+        board.enter(State::Reconnecting { reason });
+        tokio::select! {
+            () = &mut stopped => return Ok(Preflight::Stopped),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn look_at(config: &Config, dsn: &Dsn) -> Result<Database, SourceError> {
+    let client = connect(dsn).await?;
+    let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
+    let database = look(&client, &config.source.slot, &config.source.publication, &names).await;
+    database.map_err(|error| SourceError::Lost(error.to_string()))
+}
+
+fn judged(findings: &[Finding]) -> Result<Preflight, Failure> {
+    let (errors, others): (Vec<&Finding>, Vec<_>) = findings.iter().partition(|its| its.severity == Severity::Error);
+    for finding in others {
+        warn!("{finding}");
+    }
+    if errors.is_empty() {
+        return Ok(Preflight::Passed);
+    }
+    let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    Err(anyhow::anyhow!("not started, because invalidations would be lost:\n{}", list.join("\n")).into())
+}

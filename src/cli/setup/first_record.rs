@@ -1,0 +1,42 @@
+//! The record that says where a new slot's memory begins. Without it the first run would have to take the cache for
+//! one that has lost its memory, and flush it.
+
+use std::sync::Arc;
+
+use crate::config::{Config, OnFirstStart};
+use crate::finding::Finding;
+use crate::invalidation::Batch;
+use crate::lsn::Lsn;
+use crate::record::Record;
+use crate::source::Seen;
+use crate::target::{Delivery, Fault, Target};
+
+/// Writes the first record to every target that has none, and flushes its scopes where configuration says so. Gives a
+/// warning for each target where that cannot be done.
+pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn, seen: &Seen) -> Vec<Finding> {
+    let record = Record { applied: at, settled: at, system_id: seen.system_id, timeline: seen.timeline };
+    let mut findings = Vec::new();
+    for (lane, (settings, target)) in config.targets.iter().zip(targets).enumerate() {
+        let mut batch = Batch::default();
+        if config.on_first_start == OnFirstStart::Flush {
+            let rules = config.rules.iter().filter(|rule| rule.lanes.contains(&lane));
+            rules.flat_map(|rule| &rule.scopes).for_each(|scope| batch.push_scope(scope));
+        }
+        let delivery = Delivery { batch, record: record.clone() };
+        if let Err(fault) = write_one(target.as_ref(), &delivery).await {
+            let message = format!(
+                "{fault}; the slot is new and the target has no record of it, so the first run flushes its scopes"
+            );
+            findings.push(Finding::warning(format!("target {}", settings.name), message));
+        }
+    }
+    findings
+}
+
+/// A record that is there belongs to a slot that is gone: it is the proof of the gap, and stays.
+async fn write_one(target: &dyn Target, delivery: &Delivery) -> Result<(), Fault> {
+    match target.recall().await?.record {
+        Some(_) => Ok(()),
+        None => target.deliver(delivery).await.map(drop),
+    }
+}

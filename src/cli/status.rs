@@ -1,0 +1,205 @@
+//! `coherd status`: asks the running daemon how it is.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, anyhow, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::{Failure, print};
+use crate::config::Config;
+use crate::status::{EventView, View};
+
+/// How long the daemon may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest answer that is read, in bytes.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+/// `coherd status`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print JSON, as `/status` gives it, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks and prints.
+pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let address = reachable(config.admin.listen);
+    let asked = tokio::time::timeout(TIMEOUT, get(address, "/status")).await;
+    let hint = "is the daemon running, with this configuration? `coherd run` starts it, admin.listen says where it \
+                answers";
+    let body = asked
+        .unwrap_or_else(|_| Err(anyhow!("no answer within {} s", TIMEOUT.as_secs())))
+        .with_context(|| format!("asking http://{address}/status: {hint}"))?;
+    if args.json {
+        return print(&format!("{}\n", body.trim_end()));
+    }
+    let view: View = serde_json::from_str(&body).with_context(|| {
+        format!("http://{address}/status did not give the status of a coherd {}", env!("CARGO_PKG_VERSION"))
+    })?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    print(&render(&view, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// An address that means "every interface" is asked at loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// One GET, over HTTP/1.0 so that the answer ends with the connection and comes in one piece.
+async fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let mut socket = TcpStream::connect(address).await?;
+    socket.write_all(format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    socket.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await?;
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        bail!("what answers there speaks no HTTP");
+    };
+    match head.split_ascii_whitespace().nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        code => bail!("the answer has status {}", code.unwrap_or("?")),
+    }
+}
+
+fn render(view: &View, now_ms: u64) -> String {
+    let since = |at_ms: u64| span(now_ms.saturating_sub(at_ms) / 1000);
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let mut row = |name: &str, value: &str| {
+        let _ = writeln!(out, "{name:<10} {}", plain(value));
+    };
+    row("slot", &format!("{} (publication {})", view.slot, view.publication));
+    let reason = view.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    row("state", &format!("{} for {}{reason}", view.state, since(view.since_ms)));
+    row("ready", if view.ready { "yes" } else { "no" });
+    for reason in &view.not_ready {
+        row("", reason);
+    }
+    if let (Some(id), Some(timeline)) = (&view.system_id, view.timeline) {
+        row("database", &format!("{id}, timeline {timeline}"));
+    }
+    let marks = &view.watermarks;
+    row("log end", &view.wal_end);
+    row("decoded", &marks.decoded);
+    row("visible", &marks.visible);
+    row("applied", &marks.applied);
+    row("settled", &marks.settled);
+    row("lag", &format!("{} bytes, {:.1} s", view.lag_bytes, view.lag_seconds));
+    for (name, events) in [("gap", &view.gaps), ("flush", &view.flushes)] {
+        for EventView { at_ms, reason, text } in events {
+            row(name, &format!("{} ago, {reason}: {text}", since(*at_ms)));
+        }
+    }
+    let _ = write!(out, "version    {}\n\n{}", plain(&view.version), targets(view, since));
+    out
+}
+
+fn targets(view: &View, since: impl Fn(u64) -> String) -> String {
+    let head = ["TARGET", "KIND", "STATE", "APPLIED", "PENDING", "IN FLIGHT", "RETRIES"].map(str::to_owned);
+    let mut rows = vec![head];
+    for target in &view.targets {
+        let state = if target.up { "up" } else { "down" };
+        rows.push([
+            plain(&target.name),
+            plain(&target.kind),
+            format!("{state} for {}", since(target.since_ms)),
+            plain(&target.applied),
+            target.pending_keys.to_string(),
+            target.in_flight.to_string(),
+            target.retries.to_string(),
+        ]);
+    }
+    let mut out = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+            let _ = write!(line, "{cell:<width$}  ", width = width.unwrap_or(0));
+        }
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    for target in &view.targets {
+        if let Some(fault) = &target.fault {
+            let _ = writeln!(out, "{}: {}", plain(&target.name), plain(fault));
+        }
+    }
+    out
+}
+
+/// Seconds, as people say them.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// Text from elsewhere must not steer the terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::ledger::Watermarks;
+    use crate::lsn::Lsn;
+    use crate::status::{Board, State, TargetStatus};
+
+    const MAX_LAG: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn the_table_says_what_is_wrong() {
+        let board = Board::new("shop", "coherd", [("cache", "redis"), ("edge", "redis")]);
+        board.enter(State::Streaming);
+        board.seen(7_000_000_000_000_000_001, 3, Lsn::new(0x16_0000_0000));
+        board.moved(Watermarks { decoded: Lsn::new(0x16_0000_0000), ..Watermarks::default() });
+        board.target(0, TargetStatus::is_up);
+        board.target(1, |target| target.is_down("refused\u{1b}[31m"));
+        board.gap("slot_missing", "slot shop is gone".to_owned());
+        let status = board.status();
+        let view = View { lag_seconds: 0.0, version: "1.2.3".into(), ..View::of(&status, Instant::now(), MAX_LAG) };
+        let later = view.since_ms + 200_000;
+        let text = render(&view, later);
+        insta::assert_snapshot!(text, @r#"
+        slot       shop (publication coherd)
+        state      streaming for 3 min
+        ready      no
+                   target edge is down; its deliveries are repeated until it answers (refused [31m)
+        database   7000000000000000001, timeline 3
+        log end    16/0
+        decoded    16/0
+        visible    0/0
+        applied    0/0
+        settled    0/0
+        lag        94489280512 bytes, 0.0 s
+        gap        3 min ago, slot_missing: slot shop is gone
+        version    1.2.3
+
+        TARGET  KIND   STATE           APPLIED  PENDING  IN FLIGHT  RETRIES
+        cache   redis  up for 3 min    0/0      0        0          0
+        edge    redis  down for 3 min  0/0      0        0          0
+        edge: refused [31m
+        "#);
+    }
+
+    #[test]
+    fn every_interface_is_asked_at_loopback() {
+        for (listen, asked) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1")] {
+            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+}

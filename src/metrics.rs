@@ -1,0 +1,314 @@
+//! Metrics in the `OpenMetrics` text format. Every name and label is a constant here.
+//!
+//! Counters are handed out once and kept by whoever counts: counting is one atomic addition. Gauges are read from the
+//! [`Board`] when somebody scrapes, so that there is one truth.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::status::{Board, Status, TargetStatus};
+use crate::table::TableName;
+
+/// In front of every name.
+pub const PREFIX: &str = "coherd";
+/// `coherd_changes_total{table,op}`: rows read from the log. The format puts `_total` behind a counter's name.
+pub const CHANGES: &str = "changes";
+/// `coherd_invalidations_total{target,action}`: keys that a target confirmed.
+pub const INVALIDATIONS: &str = "invalidations";
+/// `coherd_keys_hit_total{target}`: keys that were really there.
+pub const KEYS_HIT: &str = "keys_hit";
+/// `coherd_commit_to_applied_seconds`: from the commit's timestamp until every target confirmed.
+pub const COMMIT_TO_APPLIED: &str = "commit_to_applied_seconds";
+/// `coherd_delivery_retries_total{target,reason}`.
+pub const DELIVERY_RETRIES: &str = "delivery_retries";
+/// `coherd_gaps_total{reason}`: times that continuity was broken.
+pub const GAPS: &str = "gaps";
+/// `coherd_flushes_total{reason}`: times that scopes were flushed.
+pub const FLUSHES: &str = "flushes";
+/// `coherd_build_info{version}`: always 1.
+pub const BUILD: &str = "build";
+/// `coherd_watermark_lsn{stage}`: byte positions.
+pub const WATERMARK_LSN: &str = "watermark_lsn";
+/// `coherd_slot_lag_bytes`: log that is not settled.
+pub const SLOT_LAG_BYTES: &str = "slot_lag_bytes";
+/// `coherd_target_up{target}`: 1 or 0.
+pub const TARGET_UP: &str = "target_up";
+/// `coherd_pending_keys{target}`: keys that wait.
+pub const PENDING_KEYS: &str = "pending_keys";
+/// `coherd_last_message_age_seconds`: how long the server has been silent; missing until it speaks.
+pub const LAST_MESSAGE_AGE: &str = "last_message_age_seconds";
+
+/// Label: table, quoted where SQL needs it.
+pub const TABLE: &str = "table";
+/// Label: `insert`, `update`, `delete` or `truncate`.
+pub const OP: &str = "op";
+/// Label: a target's name.
+pub const TARGET: &str = "target";
+/// Label: `delete`, `bump` or `publish`.
+pub const ACTION: &str = "action";
+/// Label: why.
+pub const REASON: &str = "reason";
+/// Label: `decoded`, `visible`, `applied` or `settled`.
+pub const STAGE: &str = "stage";
+/// Label: coherd's version.
+pub const VERSION: &str = "version";
+
+/// The content type of what [`Metrics::encode`] gives.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The first bucket of the latency histogram, in seconds; each further one is twice as wide, up to about 105 s.
+const FIRST_BUCKET_SECONDS: f64 = 0.0001;
+const BUCKETS: u16 = 21;
+
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// The counters of one table.
+#[derive(Debug, Clone)]
+pub struct TableCounters {
+    /// Rows inserted.
+    pub insert: Counter,
+    /// Rows updated.
+    pub update: Counter,
+    /// Rows deleted.
+    pub delete: Counter,
+    /// TRUNCATEs.
+    pub truncate: Counter,
+}
+
+/// The counters of one target.
+#[derive(Debug, Clone)]
+pub struct TargetMetrics {
+    /// Keys deleted, or said to be.
+    pub delete: Counter,
+    /// Version pointers moved.
+    pub bump: Counter,
+    /// Keys sent on a channel.
+    pub publish: Counter,
+    /// Keys that were really there.
+    pub hit: Counter,
+    name: String,
+    retries: Family<Labels<2>, Counter>,
+}
+
+impl TargetMetrics {
+    /// The counter of deliveries sent again for `reason`. Looked up at each call: retries are rare.
+    pub fn retries(&self, reason: &'static str) -> Counter {
+        self.retries.get_or_create_owned(&[(TARGET, self.name.clone()), (REASON, reason.to_owned())])
+    }
+}
+
+/// Every metric. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    changes: Family<Labels<2>, Counter>,
+    invalidations: Family<Labels<2>, Counter>,
+    keys_hit: Family<Labels<1>, Counter>,
+    retries: Family<Labels<2>, Counter>,
+    gaps: Family<Labels<1>, Counter>,
+    flushes: Family<Labels<1>, Counter>,
+    commit_to_applied: Histogram,
+}
+
+impl Metrics {
+    /// Metrics whose gauges are read from `board`.
+    pub fn new(board: &Board) -> Metrics {
+        let mut registry = Registry::with_prefix(PREFIX);
+        let buckets = exponential_buckets(FIRST_BUCKET_SECONDS, 2.0, BUCKETS);
+        let mut inner = Inner {
+            registry: Registry::default(),
+            changes: Family::default(),
+            invalidations: Family::default(),
+            keys_hit: Family::default(),
+            retries: Family::default(),
+            gaps: Family::default(),
+            flushes: Family::default(),
+            commit_to_applied: Histogram::new(buckets),
+        };
+        registry.register(CHANGES, "Rows read from the log", inner.changes.clone());
+        registry.register(INVALIDATIONS, "Keys that a target confirmed", inner.invalidations.clone());
+        registry.register(KEYS_HIT, "Keys that were really in the cache", inner.keys_hit.clone());
+        registry.register(DELIVERY_RETRIES, "Deliveries sent again", inner.retries.clone());
+        registry.register(GAPS, "Times that continuity was broken", inner.gaps.clone());
+        registry.register(FLUSHES, "Times that scopes were flushed", inner.flushes.clone());
+        registry.register(
+            COMMIT_TO_APPLIED,
+            "From the commit until every target confirmed",
+            inner.commit_to_applied.clone(),
+        );
+        registry.register(BUILD, "The version that runs", Info::new([(VERSION, env!("CARGO_PKG_VERSION"))]));
+        registry.register_collector(Box::new(Gauges(board.clone())));
+        inner.registry = registry;
+        Metrics(Arc::new(inner))
+    }
+
+    /// The counters of a table; kept by the caller.
+    pub fn table(&self, table: &TableName) -> TableCounters {
+        let table = table.to_string();
+        let op = |op: &str| self.0.changes.get_or_create_owned(&[(TABLE, table.clone()), (OP, op.to_owned())]);
+        TableCounters { insert: op("insert"), update: op("update"), delete: op("delete"), truncate: op("truncate") }
+    }
+
+    /// The counters of a target; kept by the caller.
+    pub fn target(&self, name: &str) -> TargetMetrics {
+        let target = || (TARGET, name.to_owned());
+        let action = |action: &str| self.0.invalidations.get_or_create_owned(&[target(), (ACTION, action.to_owned())]);
+        TargetMetrics {
+            delete: action("delete"),
+            bump: action("bump"),
+            publish: action("publish"),
+            hit: self.0.keys_hit.get_or_create_owned(&[target()]),
+            name: name.to_owned(),
+            retries: self.0.retries.clone(),
+        }
+    }
+
+    /// Seconds from commit to applied; kept by the caller.
+    pub fn commit_to_applied(&self) -> Histogram {
+        self.0.commit_to_applied.clone()
+    }
+
+    /// Continuity was broken.
+    pub fn gap(&self, reason: &'static str) {
+        self.0.gaps.get_or_create_owned(&[(REASON, reason.to_owned())]).inc();
+    }
+
+    /// Scopes were flushed.
+    pub fn flushed(&self, reason: &'static str) {
+        self.0.flushes.get_or_create_owned(&[(REASON, reason.to_owned())]).inc();
+    }
+
+    /// The text that a scrape gets.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0.registry)?;
+        Ok(text)
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+#[derive(Debug)]
+struct Gauges(Board);
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let status = self.0.status();
+        let stages = [
+            ("decoded", status.watermarks.decoded),
+            ("visible", status.watermarks.visible),
+            ("applied", status.watermarks.applied),
+            ("settled", status.watermarks.settled),
+        ];
+        let marks = stages.map(|(stage, lsn)| ([(STAGE, stage.to_owned())], lsn.as_u64()));
+        labelled(&mut encoder, WATERMARK_LSN, "How far each stage has come, as a byte position", marks)?;
+        let targets = |of: fn(&TargetStatus) -> u64| {
+            status.targets.iter().map(move |target| ([(TARGET, target.name.clone())], of(target)))
+        };
+        labelled(&mut encoder, TARGET_UP, "Whether the target confirms deliveries", targets(|t| u64::from(t.up)))?;
+        labelled(&mut encoder, PENDING_KEYS, "Keys that wait for the target", targets(|t| t.pending_keys))?;
+        plain(&mut encoder, SLOT_LAG_BYTES, "Bytes of log that are not settled", status.lag_bytes())?;
+        if let Some(age) = silence(&status) {
+            plain(&mut encoder, LAST_MESSAGE_AGE, "How long the server has been silent", age)?;
+        }
+        Ok(())
+    }
+}
+
+fn silence(status: &Status) -> Option<f64> {
+    status.last_message.map(|at| Instant::now().saturating_duration_since(at).as_secs_f64())
+}
+
+fn labelled(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (Labels<1>, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in values {
+        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn plain<N: EncodeGaugeValue>(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: N) -> fmt::Result {
+    let gauge = ConstGauge::new(value);
+    let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+    gauge.encode(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Watermarks;
+    use crate::lsn::Lsn;
+
+    #[test]
+    fn every_metric_stands_under_its_name_with_its_labels() {
+        let board = Board::new("coherd", "coherd", [("cache", "redis")]);
+        let metrics = Metrics::new(&board);
+        let users = metrics.table(&TableName { schema: "public".into(), name: "users".into() });
+        users.insert.inc_by(3);
+        let cache = metrics.target("cache");
+        cache.delete.inc_by(5);
+        cache.hit.inc_by(2);
+        cache.retries("timeout").inc();
+        metrics.gap("slot_missing");
+        metrics.flushed("gap");
+        metrics.commit_to_applied().observe(0.0003);
+        board.target(0, |target| {
+            target.is_up();
+            target.pending_keys = 7;
+        });
+        board.moved(Watermarks { decoded: Lsn::new(1000), settled: Lsn::new(400), ..Watermarks::default() });
+        board.heard(Lsn::new(900));
+        let text = metrics.encode().unwrap();
+        for line in [
+            "coherd_changes_total{table=\"public.users\",op=\"insert\"} 3",
+            "coherd_changes_total{table=\"public.users\",op=\"truncate\"} 0",
+            "coherd_invalidations_total{target=\"cache\",action=\"delete\"} 5",
+            "coherd_keys_hit_total{target=\"cache\"} 2",
+            "coherd_delivery_retries_total{target=\"cache\",reason=\"timeout\"} 1",
+            "coherd_gaps_total{reason=\"slot_missing\"} 1",
+            "coherd_flushes_total{reason=\"gap\"} 1",
+            "coherd_commit_to_applied_seconds_count 1",
+            "coherd_watermark_lsn{stage=\"decoded\"} 1000",
+            "coherd_watermark_lsn{stage=\"settled\"} 400",
+            "coherd_slot_lag_bytes 600",
+            "coherd_target_up{target=\"cache\"} 1",
+            "coherd_pending_keys{target=\"cache\"} 7",
+            concat!("coherd_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|its| its == line), "{line} is missing in\n{text}");
+        }
+        assert!(text.contains("\ncoherd_last_message_age_seconds "), "{text}");
+    }
+
+    #[test]
+    fn a_handle_taken_twice_counts_in_one_place() {
+        let metrics = Metrics::new(&Board::new("s", "p", [("cache", "redis")]));
+        metrics.target("cache").delete.inc();
+        metrics.target("cache").delete.inc();
+        assert_eq!(metrics.target("cache").delete.get(), 2);
+    }
+}

@@ -1,0 +1,431 @@
+//! The one loop: changes in, deliveries out, acknowledgements back. It knows the traits of source and target, never
+//! Postgres or Redis.
+
+mod lanes;
+mod link;
+mod recorder;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::continuity::{Known, SlotOrigin, Verdict};
+use crate::invalidation::Scope;
+use crate::ledger::AckLsn;
+use crate::lsn::Lsn;
+use crate::pgoutput::{self, Message};
+use crate::record::Recollection;
+use crate::rules::config::Rule;
+use crate::source::{Frame, Intake, Seen, SlotSeen, Source, SourceError, Stream};
+use crate::target::delivery::{Lane as Worker, Report, may_have_changed};
+use crate::transaction::{Reader, Step};
+use lanes::Lanes;
+use link::{Link, Opened, Pace};
+pub use recorder::Recorder;
+
+/// How often the loop turns when nothing happens.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a shutdown waits for targets to confirm what is on its way. What they do not is sent again at the next start.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// What to do where continuity is broken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnGap {
+    /// Flush every scope concerned, and go on.
+    #[default]
+    Flush,
+    /// Stay up, not ready, until somebody decides.
+    Halt,
+}
+
+/// What to do with a cache that coherd has never seen before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFirstStart {
+    /// Trust what is in it.
+    #[default]
+    Keep,
+    /// Flush every scope.
+    Flush,
+}
+
+/// How the pipeline behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Broken continuity.
+    pub on_gap: OnGap,
+    /// First start.
+    pub on_first_start: OnFirstStart,
+    /// Keys gathered for one target beyond which they are coarsened to scopes.
+    pub pending_keys_max: usize,
+    /// Keys of one transaction beyond which its further keys are coarsened to scopes.
+    pub transaction_keys_max: u64,
+}
+
+/// Why the pipeline ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// The source will not let us in.
+    #[error("{0}")]
+    Refused(String),
+    /// Changes are missing, and what to do about it takes a person.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Everything that can happen.
+enum Event<S: Source> {
+    Shutdown,
+    Report(Report),
+    Opened(S, Result<Opened<S::Stream>, SourceError>),
+    Rested,
+    Ready(Result<(), SourceError>),
+    Tick,
+}
+
+/// A target that waits to be told whether it has missed something.
+struct Asking {
+    lane: usize,
+    recollection: Recollection,
+    answer: oneshot::Sender<Vec<Scope>>,
+}
+
+/// What is known of the source since it was first opened.
+struct Followed {
+    seen: Seen,
+    origin: SlotOrigin,
+}
+
+/// From source to targets and back.
+pub struct Pipeline<S: Source> {
+    link: Link<S>,
+    pace: Pace,
+    known: Option<Followed>,
+    reader: Reader,
+    lanes: Lanes,
+    reports: mpsc::Receiver<Report>,
+    /// Targets that came before the source could be looked at.
+    early: Vec<Asking>,
+    /// Targets with a gap that nobody may mend but a person.
+    halted: Vec<Asking>,
+    settings: Settings,
+    recorder: Recorder,
+}
+
+impl<S: Source + 'static> Pipeline<S> {
+    /// `targets` are in the order of the lanes that rules name, and report to `reports`.
+    pub fn new(
+        source: S,
+        rules: Vec<Rule>,
+        targets: Vec<Worker>,
+        reports: mpsc::Receiver<Report>,
+        settings: Settings,
+        recorder: Recorder,
+    ) -> Self {
+        Pipeline {
+            link: Link::open(source),
+            pace: Pace::new(),
+            known: None,
+            lanes: Lanes::new(targets, &rules, settings.pending_keys_max),
+            reader: Reader::new(rules, settings.transaction_keys_max),
+            reports,
+            early: Vec::new(),
+            halted: Vec::new(),
+            settings,
+            recorder,
+        }
+    }
+
+    /// Runs until `shutdown` is done, then drains.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Stopped> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let intake = if self.lanes.has_room() { Intake::Open } else { Intake::Closed };
+            let event = tokio::select! {
+                biased;
+                () = &mut shutdown => Event::Shutdown,
+                // Room is made before more is taken in.
+                Some(report) = self.reports.recv() => Event::Report(report),
+                event = self.link.turned(intake) => event,
+                () = tokio::time::sleep(TICK) => Event::Tick,
+            };
+            match event {
+                Event::Shutdown => return self.drain().await,
+                Event::Report(report) => self.reported(report),
+                Event::Opened(source, Ok(opened)) => self.opened(source, opened)?,
+                Event::Opened(source, Err(error)) => self.rest(source, error)?,
+                Event::Rested => self.reopen(),
+                Event::Ready(Ok(())) | Event::Tick => {}
+                Event::Ready(Err(error)) => self.lost(error)?,
+            }
+            self.turn()?;
+        }
+    }
+
+    /// Moves everything on by as much as there is room for.
+    fn turn(&mut self) -> Result<(), Stopped> {
+        if let Err(error) = self.read() {
+            self.lost(error)?;
+        }
+        self.lanes.ship(Instant::now());
+        self.acknowledge();
+        self.recorder.turned(&mut self.reader, &self.lanes);
+        Ok(())
+    }
+
+    /// Reads the frames that are here, while there is room.
+    fn read(&mut self) -> Result<(), SourceError> {
+        let Pipeline { link: Link::Streaming { stream, .. }, reader, lanes, recorder, .. } = self else {
+            return Ok(());
+        };
+        while lanes.has_room() {
+            match stream.next()? {
+                None => break,
+                // Inside a transaction the position says nothing: its commit is still to come.
+                Some(Frame::Position(position)) if reader.is_open() => recorder.heard(position),
+                Some(Frame::Position(position)) => {
+                    recorder.heard(position);
+                    lanes.ledger.idle(position);
+                }
+                Some(Frame::Data(bytes)) => {
+                    let message = pgoutput::decode(bytes).map_err(|error| SourceError::Protocol(error.to_string()))?;
+                    read_message(message, reader, lanes, recorder)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self) {
+        if let Some(position) = self.lanes.ledger.acknowledge()
+            && let Link::Streaming { stream, .. } = &mut self.link
+        {
+            stream.acknowledge(position);
+        }
+    }
+
+    fn opened(&mut self, source: S, opened: Opened<S::Stream>) -> Result<(), Stopped> {
+        let Opened { mut stream, seen, origin, start } = opened;
+        match &self.known {
+            None => self.lanes.begin(start, seen.system_id, seen.timeline),
+            Some(before) => {
+                still_the_same(
+                    &before.seen,
+                    &seen,
+                    start,
+                    self.lanes.ledger.decoded(),
+                    self.lanes.ledger.acknowledged(),
+                )?;
+                if let Some(reason) = missed_while_away(&before.seen, &seen, origin) {
+                    self.heal_all(reason)?;
+                }
+                self.lanes.identify(seen.system_id, seen.timeline);
+            }
+        }
+        stream.acknowledge(self.lanes.ledger.acknowledged());
+        self.pace.it_worked();
+        self.recorder.streaming(&seen, start);
+        // A slot that this process created stays one: targets that have not been asked yet must still be told.
+        let origin = match &self.known {
+            Some(Followed { origin: SlotOrigin::CreatedHere, .. }) => SlotOrigin::CreatedHere,
+            _ => origin,
+        };
+        self.known = Some(Followed { seen, origin });
+        self.link = Link::Streaming { source, stream };
+        for asking in std::mem::take(&mut self.early) {
+            self.recalled(asking);
+        }
+        Ok(())
+    }
+
+    /// The stream broke: rest, then open anew. What was gathered and sent stays; what was half read comes again.
+    fn lost(&mut self, error: SourceError) -> Result<(), Stopped> {
+        match self.link.take_source() {
+            Some(source) => self.rest(source, error),
+            None => Ok(()),
+        }
+    }
+
+    fn rest(&mut self, source: S, error: SourceError) -> Result<(), Stopped> {
+        self.reader.start_over();
+        if let (SourceError::Refused(text), None) = (&error, &self.known) {
+            return Err(Stopped::Refused(text.clone()));
+        }
+        let Some(pause) = self.pace.rest_after(&error) else {
+            return Err(Stopped::Broken(error.to_string()));
+        };
+        self.recorder.source_away(&error, pause);
+        self.link = Link::Resting { source, until: Instant::now() + pause };
+        Ok(())
+    }
+
+    fn reopen(&mut self) {
+        if let Some(source) = self.link.take_source() {
+            self.link = Link::open(source);
+        }
+    }
+
+    fn reported(&mut self, report: Report) {
+        match report {
+            Report::Recalled { lane, recollection, answer } => self.recalled(Asking { lane, recollection, answer }),
+            Report::Confirmed { lane, ticket, delivery, delivered } => {
+                self.recorder.delivered(lane, &delivery.batch, delivered);
+                let oldest_commit = self.lanes.confirmed(lane, ticket, delivery);
+                self.recorder.applied(oldest_commit);
+            }
+            Report::Trouble { lane, fault, attempts } => {
+                if may_have_changed(fault.kind) {
+                    self.lanes.ledger.doubt(lane);
+                }
+                self.lanes.set_up(lane, false);
+                self.recorder.target_down(lane, &fault, attempts);
+            }
+            Report::Up { lane } => {
+                self.lanes.set_up(lane, true);
+                self.recorder.target_up(lane);
+            }
+        }
+    }
+
+    fn recalled(&mut self, asking: Asking) {
+        let Some(Followed { seen, origin }) = &self.known else {
+            return self.early.push(asking);
+        };
+        let known = Known {
+            system_id: seen.system_id,
+            timeline: seen.timeline,
+            slot: *origin,
+            reached: seen.wal_end.max(self.lanes.ledger.decoded()),
+            written: Lsn::ZERO,
+        };
+        let verdict = self.lanes.judge(asking.lane, &asking.recollection, known);
+        if let Verdict::Gap(gap) = &verdict {
+            self.recorder.gap(asking.lane, gap.reason(), &gap.to_string());
+        }
+        let reason = match verdict {
+            Verdict::Continue => None,
+            Verdict::FirstStart if self.settings.on_first_start == OnFirstStart::Keep => {
+                self.recorder.first_start(asking.lane);
+                None
+            }
+            Verdict::FirstStart => Some(("first_start", "first start (on_first_start: flush)".to_owned())),
+            Verdict::Gap(gap) if self.settings.on_gap == OnGap::Halt => {
+                self.recorder.halted(asking.lane, &gap.to_string());
+                return self.halted.push(asking);
+            }
+            Verdict::Gap(gap) => Some((gap.reason(), gap.to_string())),
+        };
+        let scopes = match reason {
+            None => Vec::new(),
+            Some((reason, text)) => {
+                self.recorder.flushing(asking.lane, reason, &text);
+                self.lanes.heal(asking.lane)
+            }
+        };
+        self.lanes.ledger.trust(asking.lane);
+        // A worker that is gone has nothing to send either.
+        let _ = asking.answer.send(scopes);
+    }
+
+    /// Every target may have missed something while the source was away.
+    fn heal_all(&mut self, reason: &'static str) -> Result<(), Stopped> {
+        if self.settings.on_gap == OnGap::Halt {
+            return Err(Stopped::Broken(format!(
+                "changes may have been missed ({reason}), and on_gap says halt; set on_gap: flush and start again to \
+                 flush the caches"
+            )));
+        }
+        for lane in 0..self.lanes.len() {
+            let text = "changes may have been missed while the source was away";
+            self.recorder.gap(lane, reason, text);
+            self.recorder.flushing(lane, reason, text);
+            self.lanes.heal_later(lane);
+        }
+        Ok(())
+    }
+
+    /// The second, smaller loop: nothing more is read; what is gathered is sent and confirmed, the records move, and
+    /// the source hears of it.
+    async fn drain(mut self) -> Result<(), Stopped> {
+        self.recorder.draining();
+        let deadline = Instant::now() + DRAIN_TIME;
+        while !self.lanes.is_drained() && Instant::now() < deadline {
+            self.lanes.ship_last(Instant::now());
+            tokio::select! {
+                biased;
+                Some(report) = self.reports.recv() => self.reported(report),
+                event = self.link.turned(Intake::Closed) => {
+                    if let Event::Ready(Err(_)) | Event::Opened(..) = event {
+                        self.link = Link::Nowhere;
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            self.acknowledge();
+        }
+        self.recorder.drained(self.lanes.is_drained());
+        match std::mem::replace(&mut self.link, Link::Nowhere) {
+            // The process ends either way, and what was not acknowledged comes again.
+            Link::Streaming { stream, .. } => stream.finish().await.or(Ok(())),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn read_message(
+    message: Message<'_>,
+    reader: &mut Reader,
+    lanes: &mut Lanes,
+    recorder: &mut Recorder,
+) -> Result<(), SourceError> {
+    if let Message::Begin { commit_time, .. } = message {
+        lanes.commit_time(commit_time);
+    }
+    match reader.read(message, lanes) {
+        Ok(Step::Within) => {}
+        Ok(Step::Committed { end, .. }) => lanes.ledger.committed(end),
+        Ok(Step::Unreadable(unreadable)) => recorder.unreadable(&unreadable),
+        Err(error) => return Err(SourceError::Protocol(error.to_string())),
+    }
+    Ok(())
+}
+
+/// Refuses to go on with a database that is not the one this process has followed so far. A new start compares the
+/// targets' records with it and flushes what must be.
+fn still_the_same(
+    before: &Seen,
+    now: &Seen,
+    confirmed: Lsn,
+    decoded: Lsn,
+    acknowledged: AckLsn,
+) -> Result<(), Stopped> {
+    let reason = if before.system_id != now.system_id {
+        format!(
+            "the server is another database cluster now (system identifier {}, was {})",
+            now.system_id, before.system_id
+        )
+    } else if now.wal_end < decoded {
+        format!("the server's log ends at {}, but was read up to {decoded}: it went back in time", now.wal_end)
+    } else if confirmed > acknowledged.lsn() && now.slot != SlotSeen::Missing {
+        format!("somebody else moved the slot to {confirmed}; this process had acknowledged {}", acknowledged.lsn())
+    } else {
+        return Ok(());
+    };
+    Err(Stopped::Broken(format!(
+        "{reason}. Start coherd again: it compares every target with the server and flushes what it must"
+    )))
+}
+
+/// Why something may have been missed since the source was last seen.
+fn missed_while_away(before: &Seen, now: &Seen, origin: SlotOrigin) -> Option<&'static str> {
+    match origin {
+        SlotOrigin::CreatedHere => Some("slot_gone"),
+        SlotOrigin::Found { .. } => (before.timeline != now.timeline).then_some("new_timeline"),
+    }
+}

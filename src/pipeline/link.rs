@@ -1,0 +1,118 @@
+//! The state of the connection to the source: opening, resting between attempts, or streaming.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Event;
+use crate::backoff::Backoff;
+use crate::continuity::SlotOrigin;
+use crate::lsn::Lsn;
+use crate::source::{Intake, Seen, SlotSeen, Source, SourceError, Stream};
+
+/// Waits between attempts to reach a source that is away.
+const LOST_WAIT_FIRST: Duration = Duration::from_millis(50);
+/// The longest of them.
+const LOST_WAIT_MOST: Duration = Duration::from_secs(5);
+/// How often a standby asks whether the slot is free. A takeover takes no longer than this.
+const STANDBY_WAIT: Duration = Duration::from_millis(300);
+/// How often a source is asked again that refused for a reason which a person must mend.
+const REFUSED_WAIT: Duration = Duration::from_secs(10);
+
+/// A stream that is ready to be read, and what was seen while it was opened.
+pub(super) struct Opened<T> {
+    pub(super) stream: T,
+    pub(super) seen: Seen,
+    pub(super) origin: SlotOrigin,
+    /// Everything up to here is acknowledged.
+    pub(super) start: Lsn,
+}
+
+type Opening<S> = Pin<Box<dyn Future<Output = (S, Result<Opened<<S as Source>::Stream>, SourceError>)>>>;
+
+/// The connection. Every state but `Streaming` turns into another by itself when it is polled.
+pub(super) enum Link<S: Source> {
+    Opening(Opening<S>),
+    Resting {
+        source: S,
+        until: Instant,
+    },
+    Streaming {
+        source: S,
+        stream: S::Stream,
+    },
+    /// Only while one state is being exchanged for another.
+    Nowhere,
+}
+
+impl<S: Source + 'static> Link<S> {
+    /// Begins to open.
+    pub(super) fn open(mut source: S) -> Self {
+        Link::Opening(Box::pin(async move {
+            let opened = open(&mut source).await;
+            (source, opened)
+        }))
+    }
+
+    /// Waits for the state to turn. Dropping the future loses nothing.
+    pub(super) async fn turned(&mut self, intake: Intake) -> Event<S> {
+        match self {
+            Link::Opening(opening) => {
+                let (source, opened) = opening.await;
+                // The future is spent: it must not be polled again.
+                *self = Link::Nowhere;
+                Event::Opened(source, opened)
+            }
+            Link::Resting { until, .. } => {
+                tokio::time::sleep_until(*until).await;
+                Event::Rested
+            }
+            Link::Streaming { stream, .. } => Event::Ready(stream.ready(intake).await),
+            Link::Nowhere => std::future::pending().await,
+        }
+    }
+
+    /// Takes the source out, dropping the stream if there is one.
+    pub(super) fn take_source(&mut self) -> Option<S> {
+        match std::mem::replace(self, Link::Nowhere) {
+            Link::Resting { source, .. } | Link::Streaming { source, .. } => Some(source),
+            Link::Opening(_) | Link::Nowhere => None,
+        }
+    }
+}
+
+async fn open<S: Source>(source: &mut S) -> Result<Opened<S::Stream>, SourceError> {
+    let seen = source.look().await?;
+    let (origin, start) = match &seen.slot {
+        SlotSeen::Usable { confirmed } => (SlotOrigin::Found { confirmed: *confirmed }, *confirmed),
+        SlotSeen::Missing => (SlotOrigin::CreatedHere, source.create_slot().await?),
+        SlotSeen::Lost { reason } => return Err(SourceError::Gap(reason.clone())),
+    };
+    let stream = source.stream().await?;
+    Ok(Opened { stream, seen, origin, start })
+}
+
+/// How the attempts are paced.
+pub(super) struct Pace(Backoff);
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Pace(Backoff::new(LOST_WAIT_FIRST, LOST_WAIT_MOST))
+    }
+
+    pub(super) fn it_worked(&mut self) {
+        self.0.reset();
+    }
+
+    /// How long to rest after `error`, or `None` where going on would be to guess.
+    pub(super) fn rest_after(&mut self, error: &SourceError) -> Option<Duration> {
+        match error {
+            SourceError::Lost(_) | SourceError::Protocol(_) => Some(self.0.next(fastrand::u32(..))),
+            SourceError::Busy(_) => Some(STANDBY_WAIT),
+            SourceError::Refused(_) => Some(REFUSED_WAIT),
+            SourceError::Gap(_) => None,
+        }
+    }
+}

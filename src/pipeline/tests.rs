@@ -1,0 +1,299 @@
+//! The loop between a scripted source and a scripted target.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::*;
+use crate::invalidation::Action;
+use crate::metrics::Metrics;
+use crate::record::Record;
+use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
+use crate::status::Board;
+use crate::target::{Delivered, Delivery, Fault, FaultKind, Pending, Target, delivery};
+
+/// What the test tells the source to send.
+enum Say {
+    Data(Vec<u8>),
+    Position(u64),
+    Break,
+}
+
+#[derive(Default)]
+struct Shared {
+    said: VecDeque<Say>,
+    acknowledged: Vec<u64>,
+    opened: usize,
+    finished: bool,
+}
+
+#[derive(Clone, Default)]
+struct Script {
+    shared: Arc<Mutex<Shared>>,
+    news: Arc<Notify>,
+}
+
+impl Script {
+    fn say(&self, say: impl IntoIterator<Item = Say>) {
+        self.shared.lock().unwrap().said.extend(say);
+        self.news.notify_one();
+    }
+
+    fn acknowledged(&self) -> Option<u64> {
+        self.shared.lock().unwrap().acknowledged.last().copied()
+    }
+}
+
+struct FakeStream {
+    script: Script,
+    current: Vec<u8>,
+}
+
+impl Source for Script {
+    type Stream = FakeStream;
+
+    async fn look(&mut self) -> Result<Seen, SourceError> {
+        let confirmed = Lsn::new(self.acknowledged().unwrap_or(100));
+        Ok(Seen { system_id: 7, timeline: 1, wal_end: Lsn::new(10_000), slot: SlotSeen::Usable { confirmed } })
+    }
+
+    async fn create_slot(&mut self) -> Result<Lsn, SourceError> {
+        Ok(Lsn::new(100))
+    }
+
+    async fn stream(&mut self) -> Result<FakeStream, SourceError> {
+        self.shared.lock().unwrap().opened += 1;
+        Ok(FakeStream { script: self.clone(), current: Vec::new() })
+    }
+}
+
+impl Stream for FakeStream {
+    async fn ready(&mut self, intake: Intake) -> Result<(), SourceError> {
+        loop {
+            let news = self.script.news.notified();
+            if intake == Intake::Open && !self.script.shared.lock().unwrap().said.is_empty() {
+                return Ok(());
+            }
+            news.await;
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<Frame<'_>>, SourceError> {
+        match self.script.shared.lock().unwrap().said.pop_front() {
+            None => Ok(None),
+            Some(Say::Break) => Err(SourceError::Lost("the server went away".into())),
+            Some(Say::Position(position)) => Ok(Some(Frame::Position(Lsn::new(position)))),
+            Some(Say::Data(bytes)) => {
+                self.current = bytes;
+                Ok(Some(Frame::Data(&self.current)))
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, at: AckLsn) {
+        self.script.shared.lock().unwrap().acknowledged.push(at.lsn().as_u64());
+    }
+
+    async fn finish(self) -> Result<(), SourceError> {
+        self.script.shared.lock().unwrap().finished = true;
+        Ok(())
+    }
+}
+
+/// A cache that remembers what it was told, and confirms nothing while it is closed.
+#[derive(Default)]
+struct Cache {
+    keys: Mutex<Vec<String>>,
+    record: Mutex<Option<Record>>,
+    closed: Mutex<bool>,
+    not_empty: bool,
+}
+
+impl Target for Cache {
+    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Pending<'a, Result<Delivered, Fault>> {
+        Box::pin(async move {
+            if *self.closed.lock().unwrap() {
+                return Err(Fault { kind: FaultKind::OutOfMemory, message: "full".into() });
+            }
+            let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+            let mut keys = self.keys.lock().unwrap();
+            keys.extend(delivery.batch.keys(Action::Delete).map(text));
+            keys.extend(delivery.batch.scopes().iter().map(|scope| format!("SCOPE {}", scope.pattern)));
+            *self.record.lock().unwrap() = Some(delivery.record.clone());
+            Ok(Delivered::default())
+        })
+    }
+
+    fn recall(&self) -> Pending<'_, Result<Recollection, Fault>> {
+        let record = self.record.lock().unwrap().clone();
+        Box::pin(async move { Ok(Recollection { record, empty: !self.not_empty }) })
+    }
+}
+
+struct Bench {
+    script: Script,
+    cache: Arc<Cache>,
+    stop: oneshot::Sender<()>,
+    running: tokio::task::JoinHandle<Result<(), Stopped>>,
+}
+
+const SETTINGS: Settings = Settings {
+    on_gap: OnGap::Flush,
+    on_first_start: OnFirstStart::Keep,
+    pending_keys_max: 1000,
+    transaction_keys_max: 1000,
+};
+
+fn start(cache: Cache, settings: Settings) -> Bench {
+    let raw = RawRule {
+        table: "users".into(),
+        keys: vec!["user:{id}".into()],
+        action: RawAction::Delete,
+        when_changed: vec![],
+        targets: None,
+        on_missing_old: MissingOld::Refuse,
+        scope: None,
+    };
+    let rules = resolve(&[raw], &["cache".into()]).unwrap();
+    let (script, cache, (stop, stopped)) = (Script::default(), Arc::new(cache), oneshot::channel());
+    let (sender, reports) = mpsc::channel(64);
+    let worker = delivery::spawn(0, Arc::clone(&cache) as Arc<dyn Target>, sender);
+    let board = Board::new("s", "p", [("cache", "redis")]);
+    let metrics = Metrics::new(&board);
+    let recorder = Recorder::new(board, metrics, &["cache".into()], &rules);
+    let pipeline = Pipeline::new(script.clone(), rules, vec![worker], reports, settings, recorder);
+    let local = async move { pipeline.run(async { drop(stopped.await) }).await };
+    Bench { script, cache, stop, running: tokio::task::spawn_local(local) }
+}
+
+/// A transaction that inserts users with these ids, committed at `end`.
+fn transaction(ids: &[u8], end: u64) -> Vec<Say> {
+    let begin = [b"B".as_slice(), &end.to_be_bytes(), &[0; 8], &[0, 0, 0, 9]].concat();
+    let commit = [b"C\0".as_slice(), &end.to_be_bytes(), &end.to_be_bytes(), &[0; 8]].concat();
+    let insert = |id: &u8| [b"I\0\0\0\x01N\0\x01t\0\0\0\x01".as_slice(), &[*id]].concat();
+    let relation = b"R\0\0\0\x01public\0users\0d\0\x01\x01id\0\0\0\0\x17\xFF\xFF\xFF\xFF".to_vec();
+    let mut said = vec![begin, relation];
+    said.extend(ids.iter().map(insert));
+    said.push(commit);
+    said.into_iter().map(Say::Data).collect()
+}
+
+/// Lets everything else run until `condition` holds. The clock is paused, so waiting costs nothing.
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("it never came true that {what}");
+}
+
+fn on_paused_time(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
+#[test]
+fn a_commit_is_acknowledged_after_its_keys_are_confirmed_and_not_before() {
+    on_paused_time(async {
+        let Bench { script, cache, stop: _stop, .. } = start(Cache::default(), SETTINGS);
+        *cache.closed.lock().unwrap() = true;
+        script.say(transaction(b"12", 200));
+        script.say([Say::Position(300)]);
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert_eq!(script.acknowledged(), Some(100), "nothing is confirmed");
+        *cache.closed.lock().unwrap() = false;
+        eventually("the position after the commit is acknowledged", || script.acknowledged() == Some(300)).await;
+        assert_eq!(*cache.keys.lock().unwrap(), ["user:1", "user:2"]);
+    });
+}
+
+#[test]
+fn positions_of_an_idle_stream_are_acknowledged_after_the_record_has_moved() {
+    on_paused_time(async {
+        let Bench { script, cache, stop: _stop, .. } = start(Cache::default(), SETTINGS);
+        script.say([Say::Position(500)]);
+        eventually("the idle position is acknowledged", || script.acknowledged() == Some(500)).await;
+        let record = cache.record.lock().unwrap().clone().unwrap();
+        assert_eq!(record.applied, Lsn::new(500));
+    });
+}
+
+#[test]
+fn a_position_inside_a_transaction_means_nothing() {
+    on_paused_time(async {
+        let Bench { script, stop: _stop, .. } = start(Cache::default(), SETTINGS);
+        let mut said = transaction(b"1", 200);
+        let commit = said.pop().unwrap();
+        script.say(said);
+        script.say([Say::Position(900)]);
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert_eq!(script.acknowledged(), Some(100));
+        script.say([commit]);
+        eventually("the commit is acknowledged", || script.acknowledged() == Some(200)).await;
+    });
+}
+
+#[test]
+fn a_stream_that_breaks_inside_a_transaction_is_opened_again() {
+    on_paused_time(async {
+        let Bench { script, cache, stop: _stop, .. } = start(Cache::default(), SETTINGS);
+        let mut half = transaction(b"12", 200);
+        half.pop();
+        script.say(half);
+        script.say([Say::Break]);
+        script.say(transaction(b"12", 200));
+        eventually("the commit is acknowledged", || script.acknowledged() == Some(200)).await;
+        assert_eq!(script.shared.lock().unwrap().opened, 2);
+        assert!(cache.keys.lock().unwrap().ends_with(&["user:1".into(), "user:2".into()]));
+    });
+}
+
+#[test]
+fn the_record_says_settled_soon_after_it_is() {
+    on_paused_time(async {
+        let Bench { script, cache, stop: _stop, .. } = start(Cache::default(), SETTINGS);
+        script.say(transaction(b"1", 200));
+        let settled = || cache.record.lock().unwrap().as_ref().map(|record| record.settled);
+        eventually("readers see it settled", || settled() == Some(Lsn::new(200))).await;
+    });
+}
+
+#[test]
+fn a_target_that_lost_its_record_is_flushed_before_anything_counts_as_settled() {
+    on_paused_time(async {
+        let cache = Cache { not_empty: true, ..Cache::default() };
+        let Bench { script, cache, stop: _stop, .. } = start(cache, SETTINGS);
+        script.say([Say::Position(500)]);
+        eventually("the position is acknowledged", || script.acknowledged() == Some(500)).await;
+        assert_eq!(*cache.keys.lock().unwrap(), ["SCOPE user:*"]);
+    });
+}
+
+#[test]
+fn with_on_gap_halt_nothing_is_flushed_nor_acknowledged() {
+    on_paused_time(async {
+        let cache = Cache { not_empty: true, ..Cache::default() };
+        let Bench { script, cache, stop: _stop, .. } = start(cache, Settings { on_gap: OnGap::Halt, ..SETTINGS });
+        script.say([Say::Position(500)]);
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert_eq!(script.acknowledged(), Some(100));
+        assert!(cache.keys.lock().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_shutdown_delivers_what_was_read_and_acknowledges_it() {
+    on_paused_time(async {
+        let Bench { script, cache, stop, running } = start(Cache::default(), SETTINGS);
+        script.say(transaction(b"123", 200));
+        eventually("it was read", || script.shared.lock().unwrap().said.is_empty()).await;
+        stop.send(()).unwrap();
+        running.await.unwrap().unwrap();
+        assert_eq!(cache.keys.lock().unwrap().len(), 3);
+        assert_eq!(script.acknowledged(), Some(200));
+        assert!(script.shared.lock().unwrap().finished);
+    });
+}

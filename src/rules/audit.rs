@@ -1,0 +1,101 @@
+//! Whether the database can feed the rules: every rule held against the catalogue, with the SQL that mends what is
+//! wrong.
+
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+use super::config::Rule;
+use super::nearest;
+use super::publish::Demand;
+use crate::database::{Database, Publication};
+use crate::finding::Finding;
+use crate::table::{Generated, TableKind, TableName, quote_identifier};
+
+/// Everything that stands between the rules and the database. An empty answer means that every change of every key
+/// will be seen.
+pub fn audit(rules: &[Rule], database: &Database) -> Vec<Finding> {
+    let mut findings = publication(rules, database);
+    for (name, rules) in by_table(rules) {
+        match database.table(name) {
+            None => findings.extend(rules.iter().map(|rule| missing_table(rule, database))),
+            Some(table) => findings.extend(table::audit(Demand { database, table, rules: &rules })),
+        }
+    }
+    findings
+}
+
+/// The rules of each table, in the order in which the tables first appear.
+pub fn by_table(rules: &[Rule]) -> Vec<(&TableName, Vec<&Rule>)> {
+    let mut tables: Vec<(&TableName, Vec<&Rule>)> = Vec::new();
+    let mut places = std::collections::HashMap::new();
+    for rule in rules {
+        let place = *places.entry(&rule.table).or_insert(tables.len());
+        match tables.get_mut(place) {
+            Some((_, of_table)) => of_table.push(rule),
+            None => tables.push((&rule.table, vec![rule])),
+        }
+    }
+    tables
+}
+
+fn publication(rules: &[Rule], database: &Database) -> Vec<Finding> {
+    let name = quote_identifier(&database.publication_name);
+    let subject = format!("publication {name}");
+    let Some(held) = &database.publication else {
+        let message = format!("it is not in database {}, so nothing is sent", quote_identifier(&database.name));
+        return vec![Finding::error(subject, message).mend("coherd setup")];
+    };
+    let mut findings = Vec::new();
+    let missing = held.operations.missing();
+    if !missing.is_empty() {
+        let message = format!("it leaves out {}: such changes are never seen", missing.join(", "));
+        let remedy = format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');");
+        findings.push(Finding::error(&subject, message).mend(remedy));
+    }
+    let partitioned: Vec<_> = rules
+        .iter()
+        .filter_map(|rule| database.table(&rule.table))
+        .filter(|table| table.kind == TableKind::Partitioned)
+        .collect();
+    if let (false, Some(table)) = (held.via_root, partitioned.first()) {
+        let message =
+            format!("it sends the changes of {} under the names of its partitions, which no rule matches", table.name);
+        let remedy = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
+        findings.push(Finding::error(&subject, message).mend(remedy));
+    }
+    findings.extend(generated(rules, database, held, &subject));
+    findings
+}
+
+/// Stored generated columns come without being listed only where the publication says so (18+).
+fn generated(rules: &[Rule], database: &Database, held: &Publication, subject: &str) -> Option<Finding> {
+    if held.generated {
+        return None;
+    }
+    let (column, table) = by_table(rules).into_iter().find_map(|(name, rules)| {
+        let table = database.table(name)?;
+        let whole = table.published.as_ref().is_some_and(|published| published.columns.is_none());
+        let demand = Demand { database, table, rules: &rules };
+        let column = demand.columns().find(|column| whole && column.generated != Generated::No)?;
+        Some((quote_identifier(&column.name), &table.name))
+    })?;
+    let message = format!("it leaves out generated columns, and a rule reads {column} of {table}");
+    let name = quote_identifier(&database.publication_name);
+    let remedy = format!("ALTER PUBLICATION {name} SET (publish_generated_columns = stored);");
+    Some(Finding::error(subject, message).mend(remedy))
+}
+
+fn missing_table(rule: &Rule, database: &Database) -> Finding {
+    let wanted = &rule.table;
+    let near = |other: &&TableName| nearest(&wanted.name, [other.name.as_str()]).is_some();
+    let distance = |other: &&TableName| {
+        let name = strsim::damerau_levenshtein(&wanted.name, &other.name);
+        (name, strsim::damerau_levenshtein(&wanted.schema, &other.schema))
+    };
+    let near = database.others.iter().filter(near).min_by_key(distance);
+    let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+    let message = format!("there is no such table in database {}{hint}", quote_identifier(&database.name));
+    Finding::error(rule.subject(), message)
+}

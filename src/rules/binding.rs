@@ -1,0 +1,249 @@
+//! Rules bound to a relation as it was when its changes were written: placeholders become column numbers.
+
+use super::config::{MissingOld, Rule};
+use super::filter::Filter;
+use super::template::{Piece, Template};
+use crate::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
+use crate::invalidation::{Action, KEY_BYTES_MAX, RuleId, Scope};
+
+/// What a change strikes. Order and repetition mean nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strike<'a> {
+    /// One key.
+    Key {
+        /// The rule that made it.
+        rule: RuleId,
+        /// What happens to it.
+        action: Action,
+        /// The key.
+        key: &'a [u8],
+    },
+    /// Everything in a scope, because the exact keys cannot be known.
+    Scope {
+        /// The rule it belongs to.
+        rule: RuleId,
+        /// The scope.
+        scope: &'a Scope,
+    },
+}
+
+/// Memory that rendering reuses from row to row.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    key: Vec<u8>,
+    filtered: [Vec<u8>; 2],
+}
+
+/// The rules of one relation, ready to render. Empty where no rule names it.
+#[derive(Debug, Clone, Default)]
+pub struct Binding {
+    rules: Vec<BoundRule>,
+}
+
+#[derive(Debug, Clone)]
+struct BoundRule {
+    id: RuleId,
+    action: Action,
+    on_missing_old: MissingOld,
+    templates: Vec<BoundTemplate>,
+    /// Columns of `when_changed`; `None` where one of them is gone, so that every change counts.
+    when_changed: Option<Vec<usize>>,
+}
+
+#[derive(Debug, Clone)]
+struct BoundTemplate {
+    scope: Scope,
+    /// `None` where a column it names is gone: then its scope is flushed at every change.
+    pieces: Option<Vec<BoundPiece>>,
+    /// Whether the old row's key part is enough to render it.
+    within_identity: bool,
+}
+
+#[derive(Debug, Clone)]
+enum BoundPiece {
+    Literal(Vec<u8>),
+    Column { index: usize, in_identity: bool, filters: Vec<&'static Filter> },
+}
+
+/// What came of rendering one image.
+enum Rendered {
+    Key,
+    /// A placeholder is NULL: there is no such key.
+    NoSuchKey,
+    /// A value is not there to be read.
+    Unknown,
+}
+
+impl Binding {
+    /// Binds those of `rules` that name the relation.
+    pub fn new(rules: &[Rule], relation: &Relation) -> Self {
+        let named = |rule: &&Rule| rule.table.schema == relation.schema && rule.table.name == relation.name;
+        Binding { rules: rules.iter().filter(named).map(|rule| bind_rule(rule, relation)).collect() }
+    }
+
+    /// Whether no rule names the relation.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Gives `strike` everything that one change invalidates.
+    pub fn strike(&self, change: &Change<'_>, scratch: &mut Scratch, strike: &mut impl FnMut(Strike<'_>)) {
+        for rule in &self.rules {
+            if let Change::Update { old, new } = change
+                && rule.leaves_alone(*old, *new)
+            {
+                continue;
+            }
+            for template in &rule.templates {
+                template.strike(rule, change, scratch, strike);
+            }
+        }
+    }
+
+    /// Gives `strike` every scope: the relation was emptied, or nothing more is known.
+    pub fn strike_scopes(&self, strike: &mut impl FnMut(Strike<'_>)) {
+        for rule in &self.rules {
+            for template in &rule.templates {
+                strike(Strike::Scope { rule: rule.id, scope: &template.scope });
+            }
+        }
+    }
+}
+
+fn bind_rule(rule: &Rule, relation: &Relation) -> BoundRule {
+    let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
+    let templates = rule.keys.iter().enumerate().filter_map(|(number, template)| {
+        let scope = rule.scope(number)?.clone();
+        let pieces = bind_pieces(template, relation);
+        let within =
+            |piece: &BoundPiece| matches!(piece, BoundPiece::Literal(_) | BoundPiece::Column { in_identity: true, .. });
+        let within_identity = pieces.as_ref().is_some_and(|pieces| pieces.iter().all(within));
+        Some(BoundTemplate { scope, pieces, within_identity })
+    });
+    BoundRule {
+        id: rule.id,
+        action: rule.action,
+        on_missing_old: rule.on_missing_old,
+        templates: templates.collect(),
+        when_changed: rule.when_changed.iter().map(|name| position(name)).collect(),
+    }
+}
+
+fn bind_pieces(template: &Template, relation: &Relation) -> Option<Vec<BoundPiece>> {
+    let bind = |piece: &Piece| match piece {
+        Piece::Literal(text) => Some(BoundPiece::Literal(text.clone().into_bytes())),
+        Piece::Column { name, filters } => {
+            let mut columns = relation.columns.iter().enumerate();
+            let (index, column) = columns.find(|(_, column)| column.name == *name)?;
+            let in_identity = column.in_identity || relation.identity == ReplicaIdentity::Full;
+            Some(BoundPiece::Column { index, in_identity, filters: filters.clone() })
+        }
+    };
+    template.pieces().iter().map(bind).collect()
+}
+
+impl BoundRule {
+    /// Whether an UPDATE is known to have left every column of `when_changed` alone.
+    fn leaves_alone(&self, old: OldImage<'_>, new: Row<'_>) -> bool {
+        let (Some(columns), OldImage::Full(old)) = (&self.when_changed, old) else {
+            return false;
+        };
+        let same = |&index: &usize| match (old.get(index), new.get(index)) {
+            (_, Some(Cell::Unchanged)) => true,
+            (Some(before), Some(after)) => before == after,
+            _ => false,
+        };
+        !columns.is_empty() && columns.iter().all(same)
+    }
+}
+
+impl BoundTemplate {
+    fn strike(
+        &self,
+        rule: &BoundRule,
+        change: &Change<'_>,
+        scratch: &mut Scratch,
+        strike: &mut impl FnMut(Strike<'_>),
+    ) {
+        let Some(pieces) = &self.pieces else {
+            return strike(Strike::Scope { rule: rule.id, scope: &self.scope });
+        };
+        let (old, new) = match *change {
+            Change::Insert { new } => (None, Some(new)),
+            Change::Update { old, new } => (Some(old), Some(new)),
+            Change::Delete { old } => (Some(old), None),
+        };
+        let mut flush = false;
+        let mut send = |rendered, scratch: &Scratch| match rendered {
+            Rendered::Key => strike(Strike::Key { rule: rule.id, action: rule.action, key: &scratch.key }),
+            Rendered::NoSuchKey => {}
+            Rendered::Unknown => flush = true,
+        };
+        if let Some(new) = new {
+            let before = old.unwrap_or(OldImage::Absent);
+            send(scratch.render(pieces, |index, in_identity| new_cell(new, before, index, in_identity)), scratch);
+        }
+        match old {
+            None => {}
+            Some(OldImage::Full(row)) => send(scratch.render(pieces, |index, _| row.get(index)), scratch),
+            Some(OldImage::Key(row)) if self.within_identity => {
+                send(scratch.render(pieces, |index, _| row.get(index)), scratch);
+            }
+            // Without an old image the identity's columns are as they were, and so is a key made of them alone.
+            Some(OldImage::Absent) if self.within_identity && new.is_some() => {}
+            // Refused at start; where the identity has changed since, only the scope is sure.
+            Some(_) if rule.on_missing_old != MissingOld::Skip => send(Rendered::Unknown, scratch),
+            Some(_) => {}
+        }
+        if flush {
+            strike(Strike::Scope { rule: rule.id, scope: &self.scope });
+        }
+    }
+}
+
+/// A cell of the new row. One that the UPDATE left in its TOAST table is not in it: the old row has it, if anything.
+fn new_cell<'a>(new: Row<'a>, old: OldImage<'a>, index: usize, in_identity: bool) -> Option<Cell<'a>> {
+    match (new.get(index), old) {
+        (Some(Cell::Unchanged), OldImage::Full(row)) => row.get(index),
+        (Some(Cell::Unchanged), OldImage::Key(row)) if in_identity => row.get(index),
+        (cell, _) => cell,
+    }
+}
+
+impl Scratch {
+    fn render<'a>(&mut self, pieces: &[BoundPiece], cell: impl Fn(usize, bool) -> Option<Cell<'a>>) -> Rendered {
+        self.key.clear();
+        for piece in pieces {
+            match piece {
+                BoundPiece::Literal(text) => self.key.extend_from_slice(text),
+                BoundPiece::Column { index, in_identity, filters } => match cell(*index, *in_identity) {
+                    Some(Cell::Text(text)) => self.append(text, filters),
+                    Some(Cell::Null) => return Rendered::NoSuchKey,
+                    Some(Cell::Unchanged) | None => return Rendered::Unknown,
+                },
+            }
+            if self.key.len() > KEY_BYTES_MAX {
+                return Rendered::Unknown;
+            }
+        }
+        Rendered::Key
+    }
+
+    fn append(&mut self, text: &[u8], filters: &[&Filter]) {
+        let [from, to] = &mut self.filtered;
+        let Some((last, others)) = filters.split_last() else {
+            return self.key.extend_from_slice(text);
+        };
+        if others.is_empty() {
+            return (last.apply)(text, &mut self.key);
+        }
+        from.clear();
+        from.extend_from_slice(text);
+        for filter in others {
+            to.clear();
+            (filter.apply)(from, to);
+            std::mem::swap(from, to);
+        }
+        (last.apply)(from, &mut self.key);
+    }
+}

@@ -1,0 +1,240 @@
+//! Rules as configuration writes them, and as the rest of the program reads them.
+
+use serde::Deserialize;
+
+use super::name::{parse_column, parse_table};
+use super::template::Template;
+use crate::invalidation::{Action, RuleId, Scope};
+use crate::table::TableName;
+
+/// One entry of `rules:`, as written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawRule {
+    /// `schema.table`.
+    pub table: String,
+    /// Key templates.
+    pub keys: Vec<String>,
+    /// What happens to the keys.
+    #[serde(default)]
+    pub action: RawAction,
+    /// An UPDATE that leaves these columns alone is ignored.
+    #[serde(default)]
+    pub when_changed: Vec<String>,
+    /// Names of targets; all where it is missing.
+    pub targets: Option<Vec<String>>,
+    /// What to do where a key of the old row cannot be known.
+    #[serde(default)]
+    pub on_missing_old: MissingOld,
+    /// The glob to flush in place of the templates' own scopes.
+    pub scope: Option<String>,
+}
+
+/// `action:`, as written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RawAction {
+    /// Remove the key.
+    #[default]
+    Delete,
+    /// Move its version pointer.
+    Bump,
+    /// Send it on a channel.
+    Publish,
+}
+
+/// `on_missing_old:`: what to do where a placeholder's column is outside the replica identity.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingOld {
+    /// Refuse to start, and say which SQL mends it.
+    #[default]
+    Refuse,
+    /// Flush the scope each time.
+    Flush,
+    /// Leave the old row's key alone, knowingly.
+    Skip,
+}
+
+/// A rule that can be worked with.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// Its place in the configuration.
+    pub id: RuleId,
+    /// The table, or the root of a partition tree.
+    pub table: TableName,
+    /// Key templates, at least one.
+    pub keys: Vec<Template>,
+    /// What happens to the keys.
+    pub action: Action,
+    /// Unquoted column names; empty means: any change counts.
+    pub when_changed: Vec<String>,
+    /// What to do where a key of the old row cannot be known.
+    pub on_missing_old: MissingOld,
+    /// Indexes of the targets it goes to, ascending.
+    pub lanes: Vec<usize>,
+    /// What a flush covers: one scope a template, or the one that configuration gives.
+    pub scopes: Vec<Scope>,
+}
+
+impl Rule {
+    /// The scope of its template number `template`.
+    pub fn scope(&self, template: usize) -> Option<&Scope> {
+        self.scopes.get(template).or_else(|| self.scopes.first())
+    }
+
+    /// `rules[2] public.users`, for findings and logs.
+    pub fn subject(&self) -> String {
+        format!("rules[{}] {}", self.id.0, self.table)
+    }
+
+    /// Every column it reads, unquoted: the placeholders' and `when_changed`; each once.
+    pub fn columns(&self) -> Vec<&str> {
+        let mut columns: Vec<&str> = Vec::new();
+        let named = self.keys.iter().flat_map(Template::columns).chain(self.when_changed.iter().map(String::as_str));
+        for column in named {
+            if !columns.contains(&column) {
+                columns.push(column);
+            }
+        }
+        columns
+    }
+}
+
+/// What is wrong with a rule: the field below `rules[n]`, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("rules[{index}].{field}: {reason}")]
+pub struct RuleError {
+    /// Place in `rules:`.
+    pub index: usize,
+    /// Field name.
+    pub field: &'static str,
+    /// What was got and what to write.
+    pub reason: String,
+}
+
+/// The most rules that one configuration holds.
+pub const RULES_MAX: usize = 10_000;
+
+/// Resolves every rule; gives all errors at once. `targets` are the targets' names, in the order of their lanes.
+pub fn resolve(raw: &[RawRule], targets: &[String]) -> Result<Vec<Rule>, Vec<RuleError>> {
+    let mut errors = Vec::new();
+    let mut rules = Vec::new();
+    for (index, raw) in raw.iter().enumerate() {
+        match resolve_one(index, raw, targets) {
+            Ok(rule) => rules.push(rule),
+            Err((field, reason)) => errors.push(RuleError { index, field, reason }),
+        }
+    }
+    if errors.is_empty() { Ok(rules) } else { Err(errors) }
+}
+
+fn resolve_one(index: usize, raw: &RawRule, targets: &[String]) -> Result<Rule, (&'static str, String)> {
+    let id = u16::try_from(index).ok().filter(|_| index < RULES_MAX);
+    let id = RuleId(id.ok_or(("table", format!("more than {RULES_MAX} rules; merge some, or run a second daemon")))?);
+    let table = parse_table(&raw.table).map_err(|reason| ("table", reason))?;
+    if raw.keys.is_empty() {
+        return Err(("keys", "it is empty; give at least one key template, e.g. [\"user:{id}\"]".to_owned()));
+    }
+    let keys: Result<Vec<_>, _> = raw.keys.iter().map(|text| Template::parse(text, &table)).collect();
+    let keys = keys.map_err(|error| ("keys", error.to_string()))?;
+    let action = match raw.action {
+        RawAction::Delete => Action::Delete,
+        RawAction::Bump => Action::Bump,
+        RawAction::Publish => Action::Publish,
+    };
+    let columns: Result<Vec<_>, _> = raw.when_changed.iter().map(|column| parse_column(column)).collect();
+    let when_changed = columns.map_err(|reason| ("when_changed", reason))?;
+    let lanes = lanes(raw.targets.as_deref(), targets)?;
+    let scopes = scopes(raw.scope.as_deref(), &keys, action)?;
+    Ok(Rule { id, table, keys, action, when_changed, on_missing_old: raw.on_missing_old, lanes, scopes })
+}
+
+fn scopes(given: Option<&str>, keys: &[Template], action: Action) -> Result<Vec<Scope>, (&'static str, String)> {
+    if let Some(pattern) = given {
+        if pattern.is_empty() {
+            return Err(("scope", "it is empty; write a glob as Redis reads it, e.g. \"sess:*\"".to_owned()));
+        }
+        return Ok(vec![Scope { action, pattern: pattern.into() }]);
+    }
+    if let Some(bare) = keys.iter().find(|template| !template.has_literal()) {
+        let reason = format!(
+            "{:?} has no literal text, so a flush would cover every key there is; add a prefix, or say with `scope:` \
+             what a flush may remove",
+            bare.text()
+        );
+        return Err(("keys", reason));
+    }
+    Ok(keys.iter().map(|template| Scope { action, pattern: template.scope_pattern().into() }).collect())
+}
+
+fn lanes(named: Option<&[String]>, targets: &[String]) -> Result<Vec<usize>, (&'static str, String)> {
+    let Some(named) = named else {
+        return Ok((0..targets.len()).collect());
+    };
+    if named.is_empty() {
+        return Err(("targets", "it is empty; name a target, or leave the field out to mean all".to_owned()));
+    }
+    let find = |name: &String| {
+        targets.iter().position(|target| target == name).ok_or_else(|| {
+            let near = super::nearest(name, targets.iter().map(String::as_str));
+            let hint = near.map(|near| format!("did you mean {near:?}? ")).unwrap_or_default();
+            ("targets", format!("there is no target {name:?}; {hint}known: {}", targets.join(", ")))
+        })
+    };
+    let mut lanes = named.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+    lanes.sort_unstable();
+    lanes.dedup();
+    Ok(lanes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(table: &str, keys: &[&str]) -> RawRule {
+        RawRule {
+            table: table.into(),
+            keys: keys.iter().map(|&key| key.into()).collect(),
+            action: RawAction::Delete,
+            when_changed: vec![],
+            targets: None,
+            on_missing_old: MissingOld::Refuse,
+            scope: None,
+        }
+    }
+
+    fn error(raw: RawRule) -> String {
+        resolve(&[raw], &["cache".into(), "edge".into()]).unwrap_err()[0].to_string()
+    }
+
+    #[test]
+    fn a_rule_goes_to_all_targets_unless_it_names_some() {
+        let targets = ["cache".into(), "edge".into()];
+        let all = resolve(&[raw("users", &["user:{id}"])], &targets).unwrap();
+        assert_eq!(all[0].lanes, [0, 1]);
+        let some = RawRule { targets: Some(vec!["edge".into()]), ..raw("users", &["user:{id}"]) };
+        assert_eq!(resolve(&[some], &targets).unwrap()[0].lanes, [1]);
+    }
+
+    #[test]
+    fn every_wrong_rule_is_named_at_once() {
+        let wrong = [raw("a.b.c", &["x:{id}"]), raw("t", &["x:{id}"]), raw("t", &[])];
+        let errors = resolve(&wrong, &["cache".into()]).unwrap_err();
+        assert_eq!(errors.iter().map(|e| (e.index, e.field)).collect::<Vec<_>>(), [(0, "table"), (2, "keys")]);
+    }
+
+    #[test]
+    fn a_template_without_literal_text_needs_a_scope() {
+        insta::assert_snapshot!(error(raw("t", &["{id}"])), @r#"rules[0].keys: "{id}" has no literal text, so a flush would cover every key there is; add a prefix, or say with `scope:` what a flush may remove"#);
+        let scoped = RawRule { scope: Some("sess:*".into()), ..raw("t", &["{id}"]) };
+        let rules = resolve(&[scoped], &["cache".into()]).unwrap();
+        assert_eq!(&*rules[0].scope(0).unwrap().pattern, "sess:*");
+    }
+
+    #[test]
+    fn an_unknown_target_names_the_nearest_one() {
+        let wrong = RawRule { targets: Some(vec!["cach".into()]), ..raw("t", &["x:{id}"]) };
+        insta::assert_snapshot!(error(wrong), @r#"rules[0].targets: there is no target "cach"; did you mean "cache"? known: cache, edge"#);
+    }
+}

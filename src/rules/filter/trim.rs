@@ -1,0 +1,9 @@
+//! `trim`.
+
+use super::Filter;
+
+pub(super) const TRIM: Filter = Filter {
+    name: "trim",
+    about: "without the white space at both ends (ASCII)",
+    apply: |input, out| out.extend_from_slice(input.trim_ascii()),
+};

@@ -1,0 +1,17 @@
+//! Which keys a changed row has.
+
+pub mod audit;
+pub mod binding;
+#[cfg(test)]
+mod binding_tests;
+pub mod config;
+pub mod filter;
+pub mod name;
+pub mod publish;
+pub mod template;
+
+/// The known name nearest to a mistyped one, if any is near.
+pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |name: &&str| strsim::damerau_levenshtein(&wrong.to_lowercase(), &name.to_lowercase());
+    known.into_iter().min_by_key(distance).filter(|name| distance(name) <= 1 + wrong.len().min(name.len()) / 3)
+}

@@ -1,0 +1,170 @@
+//! One look at the catalogue, with ordinary SQL. Everything here may be read by every role.
+
+mod tables;
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, Row};
+
+use crate::database::{Database, Operations, Publication, Role, Server, Slot};
+use crate::table::TableName;
+
+/// A question to the catalogue that got no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {what} from the catalogue: {got}")]
+pub struct CatalogError {
+    what: &'static str,
+    got: String,
+}
+
+impl CatalogError {
+    fn new(what: &'static str, error: &tokio_postgres::Error) -> Self {
+        CatalogError { what, got: told(error) }
+    }
+}
+
+/// The server's own words, with its SQLSTATE and hint. Its DETAIL stays out: that may hold values.
+pub fn told(error: &tokio_postgres::Error) -> String {
+    let Some(told) = error.as_db_error() else { return error.to_string() };
+    let hint = told.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    format!("{} {}{hint}", told.code().code(), told.message())
+}
+
+/// Reads what rules, setup and check need to know. `tables` are the rules' names.
+pub async fn look(
+    client: &Client,
+    slot: &str,
+    publication: &str,
+    tables: &[TableName],
+) -> Result<Database, CatalogError> {
+    let server = server(client).await?;
+    let version = server.version;
+    let held = read_publication(client, publication, version).await?;
+    let (tables, others) = tables::look(client, publication, version, tables, held.as_ref()).await?;
+    let row = one(client, "the functions", FUNCTIONS, &[]).await?;
+    Ok(Database {
+        name: get(&row, 0, "the functions")?,
+        functions: get(&row, 1, "the functions")?,
+        server,
+        role: role(client).await?,
+        publication_name: publication.to_owned(),
+        publication: held,
+        slot_name: slot.to_owned(),
+        slot: read_slot(client, slot).await?,
+        tables,
+        others,
+    })
+}
+
+const FUNCTIONS: &str = "SELECT current_database()::text, (SELECT obj_description(oid, 'pg_namespace') \
+    FROM pg_catalog.pg_namespace WHERE nspname = 'coherd')";
+
+const SERVER: &str = "
+SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
+       current_setting('max_replication_slots')::int, (SELECT count(*)::int FROM pg_catalog.pg_replication_slots),
+       current_setting('max_wal_senders')::int, (SELECT count(*)::int FROM pg_catalog.pg_stat_replication),
+       (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'),
+       (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'),
+       current_setting('synchronous_commit'), pg_catalog.pg_is_in_recovery(), current_setting('server_encoding')";
+
+async fn server(client: &Client) -> Result<Server, CatalogError> {
+    const WHAT: &str = "the server's settings";
+    let row = one(client, WHAT, SERVER, &[]).await?;
+    let number = |index| get::<i32>(&row, index, WHAT).map(|n| u32::try_from(n).unwrap_or_default());
+    let timeout = u64::try_from(get::<i64>(&row, 6, WHAT)?).unwrap_or_default();
+    Ok(Server {
+        version: number(0)?,
+        wal_level: get(&row, 1, WHAT)?,
+        slots_max: number(2)?,
+        slots_used: number(3)?,
+        senders_max: number(4)?,
+        senders_used: number(5)?,
+        sender_timeout: Duration::from_millis(timeout),
+        slot_keep_mib: get(&row, 7, WHAT)?,
+        synchronous_commit: get(&row, 8, WHAT)?,
+        in_recovery: get(&row, 9, WHAT)?,
+        encoding: get(&row, 10, WHAT)?,
+    })
+}
+
+const ROLE: &str = "
+SELECT r.rolname::text, r.rolsuper,
+       r.rolsuper OR r.rolreplication
+           OR coalesce((SELECT pg_catalog.pg_has_role(oid, 'USAGE') FROM pg_catalog.pg_roles
+                        WHERE rolname = 'rds_replication'), false),
+       pg_catalog.has_database_privilege(current_database(), 'CREATE')
+FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+
+async fn role(client: &Client) -> Result<Role, CatalogError> {
+    const WHAT: &str = "the role's rights";
+    let row = one(client, WHAT, ROLE, &[]).await?;
+    Ok(Role {
+        name: get(&row, 0, WHAT)?,
+        superuser: get(&row, 1, WHAT)?,
+        replication: get(&row, 2, WHAT)?,
+        may_create: get(&row, 3, WHAT)?,
+    })
+}
+
+async fn read_publication(client: &Client, name: &str, version: u32) -> Result<Option<Publication>, CatalogError> {
+    const WHAT: &str = "the publication";
+    let schemas = match version {
+        150_000.. => "EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n WHERE n.pnpubid = p.oid)",
+        _ => "false",
+    };
+    let generated = if version >= 180_000 { "p.pubgencols = 's'" } else { "false" };
+    let sql = format!(
+        "SELECT pg_catalog.pg_has_role(p.pubowner, 'USAGE'), p.puballtables, {schemas}, p.pubinsert, p.pubupdate, \
+         p.pubdelete, p.pubtruncate, p.pubviaroot, {generated} FROM pg_catalog.pg_publication p WHERE p.pubname = $1"
+    );
+    let Some(row) = client.query_opt(&sql, &[&name]).await.map_err(|error| CatalogError::new(WHAT, &error))? else {
+        return Ok(None);
+    };
+    let flag = |index| get::<bool>(&row, index, WHAT);
+    Ok(Some(Publication {
+        owned: flag(0)?,
+        all_tables: flag(1)?,
+        holds_schemas: flag(2)?,
+        operations: Operations { insert: flag(3)?, update: flag(4)?, delete: flag(5)?, truncate: flag(6)? },
+        via_root: flag(7)?,
+        generated: flag(8)?,
+    }))
+}
+
+const SLOT: &str = "
+SELECT plugin::text, database::text, active_pid, wal_status, confirmed_flush_lsn::text, two_phase
+FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+
+/// The slot called `name`, if there is one.
+pub async fn read_slot(client: &Client, name: &str) -> Result<Option<Slot>, CatalogError> {
+    const WHAT: &str = "the slot";
+    let Some(row) = client.query_opt(SLOT, &[&name]).await.map_err(|error| CatalogError::new(WHAT, &error))? else {
+        return Ok(None);
+    };
+    let confirmed: Option<String> = get(&row, 4, WHAT)?;
+    Ok(Some(Slot {
+        plugin: get(&row, 0, WHAT)?,
+        database: get(&row, 1, WHAT)?,
+        active_pid: get(&row, 2, WHAT)?,
+        wal_status: get(&row, 3, WHAT)?,
+        confirmed: confirmed.and_then(|lsn| lsn.parse().ok()),
+        two_phase: get::<Option<bool>>(&row, 5, WHAT)?.unwrap_or_default(),
+    }))
+}
+
+async fn one(
+    client: &Client,
+    what: &'static str,
+    sql: &str,
+    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<Row, CatalogError> {
+    client.query_one(sql, parameters).await.map_err(|error| CatalogError::new(what, &error))
+}
+
+fn get<'a, T: tokio_postgres::types::FromSql<'a>>(
+    row: &'a Row,
+    index: usize,
+    what: &'static str,
+) -> Result<T, CatalogError> {
+    row.try_get(index).map_err(|error| CatalogError::new(what, &error))
+}

@@ -1,0 +1,348 @@
+//! The worker that brings deliveries to one target, whatever its kind: order, window, retry, receipts.
+//!
+//! Deliveries are begun in order and may be in flight together, so a target must carry them out in the order in which
+//! their futures are first polled. One that holds scopes is alone in flight. After a failure everything that is not
+//! confirmed is sent again, in order and one by one until something is confirmed. A target that may have changed
+//! meanwhile is asked first what it remembers.
+//!
+//! Invariant: a delivery is confirmed by the target, or it is still in `unconfirmed`, or the worker has ended and
+//! nothing after it is confirmed either.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Delivered, Delivery, Fault, FaultKind, Pending, Recollection, Target};
+use crate::backoff::Backoff;
+use crate::invalidation::{Batch, Scope};
+use crate::ledger::Ticket;
+
+/// The most deliveries of one lane that are sent and not confirmed. Enough to keep the wire busy; more would only make
+/// batches smaller, as what is not sent yet keeps gathering.
+pub const WINDOW_DELIVERIES: usize = 4;
+
+/// Waits after a fault that passes by itself.
+const BRIEF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(2));
+
+/// Waits after a fault that somebody has to mend.
+const SLOW: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+
+/// One delivery on its way in.
+#[derive(Debug)]
+pub struct Shipment {
+    /// Comes back with the confirmation.
+    pub ticket: Ticket,
+    /// What to send.
+    pub delivery: Delivery,
+}
+
+/// What a worker tells.
+#[derive(Debug)]
+pub enum Report {
+    /// The target is reached, for the first time or again, and says this of itself. Nothing is sent before the answer:
+    /// the scopes that this target has to be flushed of, which join the oldest delivery that is not confirmed, so that
+    /// no record outruns them. Where there is none they join the next one, so who answers with scopes sends one soon.
+    /// An answer that is dropped is asked for again.
+    Recalled {
+        /// Which lane.
+        lane: usize,
+        /// What the target remembers.
+        recollection: Recollection,
+        /// Where the scopes go.
+        answer: oneshot::Sender<Vec<Scope>>,
+    },
+    /// The target confirmed all of the delivery, its record included.
+    Confirmed {
+        /// Which lane.
+        lane: usize,
+        /// The ticket it came with.
+        ticket: Ticket,
+        /// Given back for reuse; its batch is as it was sent.
+        delivery: Delivery,
+        /// What it did.
+        delivered: Delivered,
+    },
+    /// An attempt failed; the next one follows by itself.
+    Trouble {
+        /// Which lane.
+        lane: usize,
+        /// Why.
+        fault: Fault,
+        /// Failures in a row, this one included.
+        attempts: u32,
+    },
+    /// The target does its work: for the first time, or again after trouble.
+    Up {
+        /// Which lane.
+        lane: usize,
+    },
+}
+
+/// The way to a worker. Dropping it ends the worker; what is not confirmed by then stays unconfirmed.
+#[derive(Debug)]
+pub struct Lane {
+    inbox: mpsc::Sender<Shipment>,
+    unconfirmed: Arc<AtomicUsize>,
+}
+
+impl Lane {
+    /// Whether one more delivery may be sent. Only a [`Report::Confirmed`] makes room.
+    pub fn has_room(&self) -> bool {
+        self.unconfirmed.load(Ordering::Relaxed) < WINDOW_DELIVERIES
+    }
+
+    /// Deliveries sent and not confirmed.
+    pub fn unconfirmed(&self) -> usize {
+        self.unconfirmed.load(Ordering::Relaxed)
+    }
+
+    /// Sends a delivery. Gives it back where there is no room, or where the worker has ended.
+    pub fn send(&mut self, shipment: Shipment) -> Result<(), Box<Shipment>> {
+        if !self.has_room() {
+            return Err(Box::new(shipment));
+        }
+        // Before the worker can see the shipment, let alone count it down.
+        self.unconfirmed.fetch_add(1, Ordering::Relaxed);
+        self.inbox.try_send(shipment).map_err(|refused| {
+            self.unconfirmed.fetch_sub(1, Ordering::Relaxed);
+            Box::new(refused.into_inner())
+        })
+    }
+}
+
+/// Starts the worker of lane `index`. It recalls at once and works until the lane or the reports' receiver is dropped.
+/// Needs a tokio runtime.
+pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report>) -> Lane {
+    let (sender, inbox) = mpsc::channel(WINDOW_DELIVERIES);
+    let unconfirmed = Arc::<AtomicUsize>::default();
+    let worker = Worker {
+        lane: index,
+        target,
+        reports,
+        inbox,
+        count: Arc::clone(&unconfirmed),
+        unconfirmed: VecDeque::with_capacity(WINDOW_DELIVERIES),
+        healing: Vec::new(),
+        standing: Standing::Down,
+        recall_due: true,
+        attempts: 0,
+        brief: BRIEF,
+        slow: SLOW,
+    };
+    tokio::spawn(async move {
+        let ControlFlow::Break(Ended) = worker.run().await;
+    });
+    Lane { inbox: sender, unconfirmed }
+}
+
+/// The lane or the reports' receiver is gone.
+struct Ended;
+
+type Step<T> = ControlFlow<Ended, T>;
+
+/// What the worker holds of the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Nothing has been confirmed since the start or the last fault: one delivery at a time.
+    Down,
+    /// The window is open.
+    Up,
+}
+
+struct Unconfirmed {
+    ticket: Ticket,
+    delivery: Arc<Delivery>,
+    flight: Option<Pending<'static, Result<Delivered, Fault>>>,
+}
+
+struct Worker {
+    lane: usize,
+    target: Arc<dyn Target>,
+    reports: mpsc::Sender<Report>,
+    inbox: mpsc::Receiver<Shipment>,
+    count: Arc<AtomicUsize>,
+    /// Oldest first; at most [`WINDOW_DELIVERIES`], which the lane sees to.
+    unconfirmed: VecDeque<Unconfirmed>,
+    /// Scopes to flush that are in no delivery yet.
+    healing: Vec<Scope>,
+    standing: Standing,
+    recall_due: bool,
+    attempts: u32,
+    brief: Backoff,
+    slow: Backoff,
+}
+
+impl Worker {
+    async fn run(mut self) -> ControlFlow<Ended, std::convert::Infallible> {
+        loop {
+            if self.recall_due {
+                self.reacquaint().await?;
+                continue;
+            }
+            self.launch();
+            let Worker { unconfirmed, inbox, reports, .. } = &mut self;
+            tokio::select! {
+                biased;
+                (index, outcome) = poll_fn(|context| landing(unconfirmed, context)) => match outcome {
+                    Ok(delivered) => self.confirm(index, delivered).await?,
+                    Err(fault) => self.fail(fault).await?,
+                },
+                shipment = inbox.recv() => self.take(shipment)?,
+                () = reports.closed() => return ControlFlow::Break(Ended),
+            }
+        }
+    }
+
+    fn take(&mut self, shipment: Option<Shipment>) -> Step<()> {
+        let Some(Shipment { ticket, delivery }) = shipment else {
+            return ControlFlow::Break(Ended);
+        };
+        self.unconfirmed.push_back(Unconfirmed { ticket, delivery: Arc::new(delivery), flight: None });
+        ControlFlow::Continue(())
+    }
+
+    /// Begins what may be in flight and is not.
+    fn launch(&mut self) {
+        self.heal();
+        let window = match self.standing {
+            Standing::Up => WINDOW_DELIVERIES,
+            Standing::Down => 1,
+        };
+        let mut alone = false;
+        for (index, next) in self.unconfirmed.iter_mut().enumerate().take(window) {
+            let barrier = !next.delivery.batch.scopes().is_empty();
+            if alone || (barrier && index > 0) {
+                break;
+            }
+            alone = barrier;
+            if next.flight.is_none() {
+                let (target, delivery) = (Arc::clone(&self.target), Arc::clone(&next.delivery));
+                next.flight = Some(Box::pin(async move { target.deliver(&delivery).await }));
+            }
+        }
+    }
+
+    /// Puts the scopes to flush into the oldest delivery. It is in no flight: scopes come only from a recollection, and
+    /// a recollection only after every flight has been dropped.
+    fn heal(&mut self) {
+        if self.healing.is_empty() {
+            return;
+        }
+        if let Some(delivery) = self.unconfirmed.front_mut().and_then(|oldest| Arc::get_mut(&mut oldest.delivery)) {
+            for scope in self.healing.drain(..) {
+                delivery.batch.push_scope(&scope);
+            }
+        }
+    }
+
+    async fn confirm(&mut self, index: usize, delivered: Delivered) -> Step<()> {
+        let Some(Unconfirmed { ticket, delivery, flight }) = self.unconfirmed.remove(index) else {
+            return ControlFlow::Continue(());
+        };
+        // Its share of the delivery goes with it.
+        drop(flight);
+        let delivery = Arc::try_unwrap(delivery).unwrap_or_else(|shared| {
+            debug_assert!(false, "a landed flight still holds its delivery");
+            Delivery { batch: Batch::default(), record: shared.record.clone() }
+        });
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.report(Report::Confirmed { lane: self.lane, ticket, delivery, delivered }).await?;
+        self.up().await
+    }
+
+    async fn up(&mut self) -> Step<()> {
+        self.attempts = 0;
+        self.brief.reset();
+        self.slow.reset();
+        match std::mem::replace(&mut self.standing, Standing::Up) {
+            Standing::Up => ControlFlow::Continue(()),
+            Standing::Down => self.report(Report::Up { lane: self.lane }).await,
+        }
+    }
+
+    /// Drops every flight, tells, and waits.
+    async fn fail(&mut self, fault: Fault) -> Step<()> {
+        for unconfirmed in &mut self.unconfirmed {
+            unconfirmed.flight = None;
+        }
+        self.standing = Standing::Down;
+        self.recall_due |= may_have_changed(fault.kind);
+        self.attempts = self.attempts.saturating_add(1);
+        let backoff = if fault.kind.passes_by_itself() { &mut self.brief } else { &mut self.slow };
+        let wait = backoff.next(fastrand::u32(..));
+        self.report(Report::Trouble { lane: self.lane, fault, attempts: self.attempts }).await?;
+        self.meanwhile(tokio::time::sleep(wait)).await
+    }
+
+    /// Asks the target what it remembers, and the pipeline what follows from that.
+    async fn reacquaint(&mut self) -> Step<()> {
+        let target = Arc::clone(&self.target);
+        let recollection = match self.meanwhile(async move { target.recall().await }).await? {
+            Ok(recollection) => recollection,
+            Err(fault) => return self.fail(fault).await,
+        };
+        let (answer, verdict) = oneshot::channel();
+        self.report(Report::Recalled { lane: self.lane, recollection, answer }).await?;
+        let Ok(scopes) = self.meanwhile(verdict).await? else {
+            let wait = self.slow.next(fastrand::u32(..));
+            return self.meanwhile(tokio::time::sleep(wait)).await;
+        };
+        self.healing.extend(scopes);
+        self.recall_due = false;
+        // Where something waits to be confirmed, its confirmation is the better sign.
+        if self.unconfirmed.is_empty() { self.up().await } else { ControlFlow::Continue(()) }
+    }
+
+    async fn report(&mut self, report: Report) -> Step<()> {
+        match self.reports.send(report).await {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(Ended),
+        }
+    }
+
+    /// Waits for `work` and takes shipments in, which is also how the end of the lane is noticed.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Step<T> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return ControlFlow::Continue(done),
+                shipment = self.inbox.recv() => self.take(shipment)?,
+                () = self.reports.closed() => return ControlFlow::Break(Ended),
+            }
+        }
+    }
+}
+
+/// Whether the target may be another one after this fault, or have gone back in time.
+pub fn may_have_changed(kind: FaultKind) -> bool {
+    match kind {
+        FaultKind::Connection | FaultKind::Timeout | FaultKind::ReadOnly | FaultKind::NotReady => true,
+        FaultKind::OutOfMemory | FaultKind::Denied | FaultKind::Rejected => false,
+    }
+}
+
+/// Polls the flights, oldest first: the order of the first polls is the order on the wire.
+fn landing(
+    unconfirmed: &mut VecDeque<Unconfirmed>,
+    context: &mut Context<'_>,
+) -> Poll<(usize, Result<Delivered, Fault>)> {
+    for (index, waiting) in unconfirmed.iter_mut().enumerate() {
+        if let Some(flight) = &mut waiting.flight
+            && let Poll::Ready(outcome) = flight.as_mut().poll(context)
+        {
+            return Poll::Ready((index, outcome));
+        }
+    }
+    Poll::Pending
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! Redis and Valkey, a single primary, over TCP, TLS or a unix socket.
+//!
+//! A delivery is a few pipelines on one connection: `UNLINK` of many keys a command, one script call for many version
+//! pointers, `PUBLISH` for each key to send, and, at the end of the last pipeline, `HSET` of the record. Nothing is
+//! confirmed before every reply of every pipeline has been looked at.
+//!
+//! A `publish` rule's key is sent on the target's channel. Where a whole scope is to be flushed, its glob is sent on
+//! the same channel with `:scopes` added.
+//!
+//! The user in the URL needs no more than
+//!
+//! ```text
+//! ACL SETUSER coherd on >PASSWORD ~* &coherd:* +client|setname +select +hset +hgetall +dbsize +unlink +scan
+//!     +eval +evalsha +time +get +set +publish
+//! ```
+//!
+//! where the second line is for `bump` and `publish` rules, `~*` can be narrowed to the patterns of the rules and
+//! `~coherd:*`, and `&coherd:*` (Redis 6.2 and later) is the channel.
+
+mod bump;
+mod connection;
+mod flush;
+mod record;
+mod reply;
+mod strike;
+
+use std::future::poll_fn;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use redis::{RedisResult, Value};
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::config::TargetConfig;
+use super::{Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Recollection, Target};
+use bump::Script;
+use connection::{Connected, Line};
+use record::Unreadable;
+use reply::{Step, Tally, broken, refused, unexpected};
+use strike::{Manner, Salvo};
+
+/// The registry's line.
+pub(super) const KIND: Kind = Kind {
+    schemes: &["redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"],
+    about: "Redis 6 or later, or Valkey: redis://user:password@host:6379/0, rediss://… for TLS, redis+unix:///path?db=0",
+    open: |config| Ok(Arc::new(Redis::open(config)?)),
+};
+
+/// One Redis primary.
+struct Redis {
+    line: Line,
+    /// Held while a delivery's pipelines are handed to the connection, so that no later record gets between them.
+    turn: Mutex<()>,
+    record_key: String,
+    channel: String,
+    scopes_channel: String,
+    version_ttl_ms: u64,
+    flush_keys_per_second: NonZeroU32,
+}
+
+impl Target for Redis {
+    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Pending<'a, Result<Delivered, Fault>> {
+        Box::pin(self.carry_out(delivery))
+    }
+
+    fn recall(&self) -> Pending<'_, Result<Recollection, Fault>> {
+        Box::pin(async {
+            let connected = self.line.connected().await?;
+            let outcome = self.look(&connected).await;
+            self.keep_or_lose(&connected, outcome).await
+        })
+    }
+}
+
+impl Redis {
+    fn open(config: &TargetConfig) -> Result<Self, OpenError> {
+        Ok(Redis {
+            line: Line::new(config)?,
+            turn: Mutex::new(()),
+            record_key: config.record_key.clone(),
+            channel: config.channel.clone(),
+            scopes_channel: format!("{}:scopes", config.channel),
+            version_ttl_ms: u64::try_from(config.version_ttl.as_millis()).unwrap_or(u64::MAX).max(1),
+            flush_keys_per_second: config.flush_keys_per_second,
+        })
+    }
+
+    async fn carry_out(&self, delivery: &Delivery) -> Result<Delivered, Fault> {
+        let turn = self.turn.lock().await;
+        let connected = self.line.connected().await?;
+        let mut outcome = self.strike(&connected, turn, delivery).await;
+        if let Ok(Tally { script_unknown: true, .. }) = outcome {
+            // SCRIPT FLUSH, or another server behind the same connection. Everything again, with the script in full.
+            connected.script_is(Script::Unknown);
+            outcome = self.strike(&connected, self.turn.lock().await, delivery).await;
+        }
+        let outcome = outcome.and_then(|tally| tally.fault.map_or(Ok(Delivered { hit: tally.hit }), Err));
+        self.keep_or_lose(&connected, outcome).await
+    }
+
+    async fn strike(
+        &self,
+        connected: &Connected,
+        turn: MutexGuard<'_, ()>,
+        delivery: &Delivery,
+    ) -> Result<Tally, Fault> {
+        let mut tally = Tally::default();
+        self.flush(connected, delivery.batch.scopes(), &mut tally).await?;
+        let manner = Manner { script: connected.script(), version_ttl_ms: self.version_ttl_ms, channel: &self.channel };
+        let mut strikes = strike::strikes(&delivery.batch);
+        let mut ahead: Option<Shot> = None;
+        let mut bumped = false;
+        loop {
+            let mut salvo = strikes.load(&manner);
+            let last = strikes.are_spent();
+            if last && tally.fault.is_none() {
+                salvo.push(Step::WriteRecord, record::write(&self.record_key, &delivery.record));
+            }
+            bumped |= salvo.steps.contains(&Step::Bump);
+            let shot = Shot::fire(connected, salvo).await;
+            if let Some(earlier) = ahead.replace(shot) {
+                earlier.land(&self.line.place, &mut tally).await?;
+            }
+            if last {
+                break;
+            }
+        }
+        drop(turn);
+        if let Some(shot) = ahead {
+            shot.land(&self.line.place, &mut tally).await?;
+        }
+        if bumped && tally.fault.is_none() {
+            connected.script_is(Script::Known);
+        }
+        Ok(tally)
+    }
+
+    async fn look(&self, connected: &Connected) -> Result<Recollection, Fault> {
+        let place = &self.line.place;
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HGETALL").arg(&self.record_key).cmd("DBSIZE");
+        let replies = connected.connection.clone().send_packed_commands(&pipeline, 0, 2).await;
+        let replies = replies.map_err(|error| broken(place, "reading the record", &error))?;
+        let (hash, keys) = match replies.as_slice() {
+            [Value::ServerError(error), _] => return Err(refused(place, Step::ReadRecord, error)),
+            [_, Value::ServerError(error)] => return Err(refused(place, Step::Count, error)),
+            [hash, Value::Int(keys)] => (hash, *keys),
+            _ => return Err(unexpected(place, Step::Count)),
+        };
+        let record = record::read(hash).map_err(|unreadable| match unreadable {
+            Unreadable::Shape => unexpected(place, Step::ReadRecord),
+            Unreadable::Field(field) => self.unreadable(field),
+        })?;
+        // The record itself is a key, but not one that can be stale.
+        let empty = keys <= i64::from(record.is_some());
+        Ok(Recollection { record, empty })
+    }
+
+    fn unreadable(&self, field: &str) -> Fault {
+        let (place, key) = (&self.line.place, &self.record_key);
+        let message = format!(
+            "{place}: the record {key} has no usable field {field}: something else writes this key. Name another one as \
+             record_key, or DEL it, which counts as a target that lost its memory"
+        );
+        Fault { kind: FaultKind::Rejected, message }
+    }
+
+    /// A connection that failed, or that leads to a server that is no primary any more, is not used again: the next
+    /// one resolves the name anew.
+    async fn keep_or_lose<T>(&self, connected: &Connected, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        if let Err(Fault { kind: FaultKind::Connection | FaultKind::Timeout | FaultKind::ReadOnly, .. }) = outcome {
+            self.line.lose(connected).await;
+        }
+        outcome
+    }
+}
+
+type Replies = RedisResult<Vec<Value>>;
+
+/// A pipeline on its way.
+struct Shot {
+    steps: Vec<Step>,
+    flight: Result<Pin<Box<dyn Future<Output = Replies> + Send>>, Replies>,
+}
+
+impl Shot {
+    /// Hands the pipeline to the connection, which sends in the order of these calls, and does not wait for replies.
+    async fn fire(connected: &Connected, salvo: Salvo) -> Shot {
+        let Salvo { pipeline, steps } = salvo;
+        if steps.is_empty() {
+            return Shot { steps, flight: Err(Ok(Vec::new())) };
+        }
+        let mut connection = connected.connection.clone();
+        // Unconstrained: a spent coop budget would return from the first poll before the pipeline is handed over.
+        let flight =
+            tokio::task::unconstrained(
+                async move { connection.send_packed_commands(&pipeline, 0, pipeline.len()).await },
+            );
+        let mut flight: Pin<Box<dyn Future<Output = Replies> + Send>> = Box::pin(flight);
+        let early = poll_fn(|context| match flight.as_mut().poll(context) {
+            Poll::Ready(replies) => Poll::Ready(Some(replies)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await;
+        Shot { steps, flight: early.map_or(Ok(flight), Err) }
+    }
+
+    /// Waits for the replies and reads them.
+    async fn land(self, place: &str, tally: &mut Tally) -> Result<(), Fault> {
+        let replies = match self.flight {
+            Ok(flight) => flight.await,
+            Err(landed) => landed,
+        };
+        let tried = self.steps.first().map_or("nothing", |step| step.command());
+        let replies = replies.map_err(|error| broken(place, tried, &error))?;
+        tally.read(place, &self.steps, &replies);
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! The record: a hash of decimal numbers, readable by any client (`HGET coherd:<slot> settled`).
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use redis::{Cmd, Value};
+
+use crate::lsn::Lsn;
+use crate::target::Record;
+
+/// `HSET` of the whole record.
+pub(super) fn write(key: &str, record: &Record) -> Cmd {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut command = Cmd::with_capacity(12, key.len() + 160);
+    command.arg("HSET").arg(key);
+    command.arg("applied").arg(record.applied.as_u64());
+    command.arg("settled").arg(record.settled.as_u64());
+    command.arg("system_id").arg(record.system_id);
+    command.arg("timeline").arg(record.timeline);
+    command.arg("updated_ms").arg(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    command
+}
+
+/// Why a stored record cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// The reply is no hash.
+    Shape,
+    /// The field is missing or holds no number of its range.
+    Field(&'static str),
+}
+
+/// Reads the reply to `HGETALL`; an empty hash is no record.
+pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
+    let pairs = reply.as_map_iter().ok_or(Unreadable::Shape)?;
+    let fields: HashMap<&[u8], &[u8]> = pairs.filter_map(|(name, value)| Some((bytes(name)?, bytes(value)?))).collect();
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Record {
+        applied: Lsn::new(number(&fields, "applied")?),
+        settled: Lsn::new(number(&fields, "settled")?),
+        system_id: number(&fields, "system_id")?,
+        timeline: number(&fields, "timeline")?,
+    }))
+}
+
+fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
+fn number<T: FromStr>(fields: &HashMap<&[u8], &[u8]>, name: &'static str) -> Result<T, Unreadable> {
+    let text = fields.get(name.as_bytes()).and_then(|value| std::str::from_utf8(value).ok());
+    let digits = text.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|text| text.parse().ok()).ok_or(Unreadable::Field(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(fields: &[(&str, &str)]) -> Value {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        Value::Array(fields.iter().flat_map(|(name, value)| [bulk(name), bulk(value)]).collect())
+    }
+
+    const WHOLE: [(&str, &str); 5] = [
+        ("applied", "97500059720"),
+        ("settled", "97500059000"),
+        ("system_id", "18446744073709551615"),
+        ("timeline", "3"),
+        ("updated_ms", "1790000000000"),
+    ];
+
+    #[test]
+    fn a_whole_record_is_read_and_an_empty_hash_is_none() {
+        let record = read(&hash(&WHOLE)).unwrap().unwrap();
+        assert_eq!(record.applied, "16/B374D848".parse().unwrap());
+        assert_eq!((record.settled.as_u64(), record.system_id, record.timeline), (97_500_059_000, u64::MAX, 3));
+        assert_eq!(read(&hash(&[])), Ok(None));
+    }
+
+    #[test]
+    fn a_field_that_is_missing_or_no_number_is_named() {
+        for (index, name) in ["applied", "settled", "system_id", "timeline"].into_iter().enumerate() {
+            let mut fields = WHOLE.to_vec();
+            for wrong in ["", "x", "-1", "+1", "1.5", "99999999999999999999"] {
+                fields[index].1 = wrong;
+                assert_eq!(read(&hash(&fields)), Err(Unreadable::Field(name)), "{wrong:?}");
+            }
+            fields.remove(index);
+            assert_eq!(read(&hash(&fields)), Err(Unreadable::Field(name)));
+        }
+        assert_eq!(read(&Value::Int(1)), Err(Unreadable::Shape));
+    }
+}

@@ -1,0 +1,276 @@
+//! From messages to invalidations. Protocol 1 sends committed work only, so rows are acted on as they come and a
+//! transaction of any size takes no more memory than one row.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::by_hand::{self, Order, Touched, UnreadableOrder};
+use crate::change::{Change, Relation, Row};
+use crate::invalidation::{Action, RuleId, Scope};
+use crate::lsn::CommitLsn;
+use crate::pgoutput::{Message, PgTime, Truncated};
+use crate::rules::binding::{Binding, Scratch, Strike};
+use crate::rules::config::Rule;
+use crate::table::TableName;
+
+/// Takes what a transaction invalidates.
+pub trait Gather {
+    /// A key that a rule made.
+    fn key(&mut self, rule: RuleId, action: Action, key: &[u8]);
+    /// A scope of a rule.
+    fn scope(&mut self, rule: RuleId, scope: &Scope);
+    /// A key named by hand, for every target.
+    fn by_hand(&mut self, key: &[u8]);
+}
+
+/// What a message meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The transaction goes on, or the message is none of ours.
+    Within,
+    /// A transaction ended; all it invalidates has been gathered.
+    Committed {
+        /// Its end.
+        end: CommitLsn,
+        /// When it was committed.
+        commit_time: PgTime,
+    },
+    /// A message of ours could not be read, so every scope of every rule was gathered in its place.
+    Unreadable(UnreadableOrder),
+}
+
+/// A message that fits no transaction: rows outside one, a relation that was never described.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OutOfOrder {
+    /// A row change, a commit or a truncation without a Begin before it.
+    #[error("the server sent a {0} outside of a transaction")]
+    NotBegun(&'static str),
+    /// A Begin inside a transaction.
+    #[error("the server began a transaction inside another one")]
+    BegunTwice,
+    /// A change of a relation that no Relation message described.
+    #[error("the server sent a change of relation {0} without describing it first")]
+    NotDescribed(u32),
+}
+
+/// Kinds of change, as counted for each table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// INSERT.
+    Insert,
+    /// UPDATE.
+    Update,
+    /// DELETE.
+    Delete,
+    /// TRUNCATE.
+    Truncate,
+}
+
+/// Reads one stream of messages.
+#[derive(Debug)]
+pub struct Reader {
+    rules: Vec<Rule>,
+    keys_max: u64,
+    relations: HashMap<u32, Bound, foldhash::fast::FixedState>,
+    open: Option<Open>,
+    scratch: Scratch,
+    tables: Vec<TableName>,
+    counts: Vec<[u64; 4]>,
+}
+
+#[derive(Debug, Clone)]
+struct Bound {
+    binding: Binding,
+    table: Option<usize>,
+}
+
+/// The transaction that is half read.
+#[derive(Debug, Default)]
+struct Open {
+    keys: u64,
+    /// Rules whose scopes stand in for all their further keys in this transaction.
+    coarsened: HashSet<u16>,
+}
+
+/// The tables that rules name, each once, in the order of the indexes that [`Reader::take_counts`] gives.
+pub fn tables_of(rules: &[Rule]) -> Vec<TableName> {
+    let mut tables: Vec<TableName> = rules.iter().map(|rule| rule.table.clone()).collect();
+    tables.sort();
+    tables.dedup();
+    tables
+}
+
+impl Reader {
+    /// A reader for `rules`; a transaction that makes more than `keys_max` keys has scopes flushed instead.
+    pub fn new(rules: Vec<Rule>, keys_max: u64) -> Self {
+        let tables = tables_of(&rules);
+        Reader {
+            keys_max,
+            relations: HashMap::default(),
+            open: None,
+            scratch: Scratch::default(),
+            counts: vec![[0; 4]; tables.len()],
+            tables,
+            rules,
+        }
+    }
+
+    /// Whether a transaction is half read: then no position but its commit's means anything.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// The stream broke off: a half-read transaction will come again, and so will every Relation message.
+    pub fn start_over(&mut self) {
+        self.open = None;
+        self.relations.clear();
+    }
+
+    /// Gives the changes counted since the last call: index of the table, operation, number.
+    pub fn take_counts(&mut self, mut count: impl FnMut(usize, Op, u64)) {
+        for (table, counts) in self.counts.iter_mut().enumerate() {
+            for (op, n) in [Op::Insert, Op::Update, Op::Delete, Op::Truncate].into_iter().zip(std::mem::take(counts)) {
+                if n > 0 {
+                    count(table, op, n);
+                }
+            }
+        }
+    }
+
+    /// Reads one message and gathers what it invalidates.
+    pub fn read(&mut self, message: Message<'_>, gather: &mut impl Gather) -> Result<Step, OutOfOrder> {
+        match message {
+            Message::Change { relation, change } => {
+                let open = self.open.as_mut().ok_or(OutOfOrder::NotBegun("row change"))?;
+                let bound = self.relations.get(&relation).ok_or(OutOfOrder::NotDescribed(relation))?;
+                count(&mut self.counts, bound.table, op_of(&change));
+                let keys_max = self.keys_max;
+                bound.binding.strike(&change, &mut self.scratch, &mut |strike| {
+                    open.gather(strike, keys_max, &self.rules, gather);
+                });
+            }
+            Message::Begin { .. } => {
+                if self.open.replace(Open::default()).is_some() {
+                    return Err(OutOfOrder::BegunTwice);
+                }
+            }
+            Message::Commit { end, commit_time } => {
+                self.open.take().ok_or(OutOfOrder::NotBegun("commit"))?;
+                return Ok(Step::Committed { end, commit_time });
+            }
+            Message::Relation(relation) => self.describe(&relation),
+            Message::Truncate(truncated) => self.truncate(truncated, gather)?,
+            Message::Logical { prefix: by_hand::PREFIX, content, .. } => return Ok(self.order(content, gather)),
+            Message::Logical { .. } | Message::Origin | Message::Type => {}
+        }
+        Ok(Step::Within)
+    }
+
+    fn describe(&mut self, relation: &Relation) {
+        let named = |table: &TableName| table.schema == relation.schema && table.name == relation.name;
+        let table = self.tables.iter().position(named);
+        self.relations.insert(relation.oid, Bound { binding: Binding::new(&self.rules, relation), table });
+    }
+
+    fn truncate(&mut self, truncated: Truncated<'_>, gather: &mut impl Gather) -> Result<(), OutOfOrder> {
+        if self.open.is_none() {
+            return Err(OutOfOrder::NotBegun("truncation"));
+        }
+        for relation in truncated.relations() {
+            let bound = self.relations.get(&relation).ok_or(OutOfOrder::NotDescribed(relation))?;
+            count(&mut self.counts, bound.table, Op::Truncate);
+            bound.binding.strike_scopes(&mut |strike| pass_on(strike, gather));
+        }
+        Ok(())
+    }
+
+    fn order(&mut self, content: &[u8], gather: &mut impl Gather) -> Step {
+        match by_hand::read(content) {
+            Ok(Order::Invalidate(keys)) => {
+                for key in &keys {
+                    invalidate_by_hand(&self.rules, key.as_bytes(), gather);
+                }
+            }
+            Ok(Order::Flush(table)) => {
+                let named = self.rules.iter().filter(|rule| rule.table == table);
+                named.for_each(|rule| all_scopes(rule, gather));
+            }
+            Ok(Order::Touch(touched)) => self.touch(&touched, gather),
+            Err(unreadable) => {
+                self.rules.iter().for_each(|rule| all_scopes(rule, gather));
+                return Step::Unreadable(unreadable);
+            }
+        }
+        Step::Within
+    }
+
+    fn touch(&mut self, touched: &Touched, gather: &mut impl Gather) {
+        let binding = Binding::new(&self.rules, &touched.relation);
+        let mut cells = Vec::new();
+        for row in &touched.rows {
+            let Some(count) = Touched::encode(row, &mut cells) else {
+                binding.strike_scopes(&mut |strike| pass_on(strike, gather));
+                continue;
+            };
+            let change = Change::Insert { new: Row::new(count, &cells) };
+            binding.strike(&change, &mut self.scratch, &mut |strike| pass_on(strike, gather));
+        }
+    }
+}
+
+impl Open {
+    /// Passes a strike on, until the transaction has made too many keys: then each rule's scopes go in their place.
+    fn gather(&mut self, strike: Strike<'_>, keys_max: u64, rules: &[Rule], gather: &mut impl Gather) {
+        let Strike::Key { rule, .. } = strike else {
+            return pass_on(strike, gather);
+        };
+        self.keys += 1;
+        if self.keys <= keys_max {
+            return pass_on(strike, gather);
+        }
+        if self.coarsened.insert(rule.0)
+            && let Some(rule) = rules.get(usize::from(rule.0))
+        {
+            all_scopes(rule, gather);
+        }
+    }
+}
+
+fn pass_on(strike: Strike<'_>, gather: &mut impl Gather) {
+    match strike {
+        Strike::Key { rule, action, key } => gather.key(rule, action, key),
+        Strike::Scope { rule, scope } => gather.scope(rule, scope),
+    }
+}
+
+fn all_scopes(rule: &Rule, gather: &mut impl Gather) {
+    rule.scopes.iter().for_each(|scope| gather.scope(rule.id, scope));
+}
+
+/// A key named by hand is deleted everywhere; where it may be a key of a rule that bumps or publishes, that too.
+fn invalidate_by_hand(rules: &[Rule], key: &[u8], gather: &mut impl Gather) {
+    gather.by_hand(key);
+    for rule in rules {
+        if rule.action != Action::Delete && rule.keys.iter().any(|template| template.could_make(key)) {
+            gather.key(rule.id, rule.action, key);
+        }
+    }
+}
+
+fn op_of(change: &Change<'_>) -> Op {
+    match change {
+        Change::Insert { .. } => Op::Insert,
+        Change::Update { .. } => Op::Update,
+        Change::Delete { .. } => Op::Delete,
+    }
+}
+
+fn count(counts: &mut [[u64; 4]], table: Option<usize>, op: Op) {
+    let slot = table.and_then(|table| counts.get_mut(table)).and_then(|counts| counts.get_mut(op as usize));
+    if let Some(slot) = slot {
+        *slot += 1;
+    }
+}
+
+#[cfg(test)]
+#[path = "transaction_tests.rs"]
+mod tests;

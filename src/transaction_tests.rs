@@ -1,0 +1,163 @@
+//! Messages in, invalidations out.
+
+use super::*;
+use crate::change::{Column, OldImage, ReplicaIdentity};
+use crate::lsn::Lsn;
+use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
+
+#[derive(Default)]
+struct Seen(Vec<String>);
+
+impl Gather for Seen {
+    fn key(&mut self, rule: RuleId, action: Action, key: &[u8]) {
+        self.0.push(format!("{} {} {}", rule.0, action.name(), String::from_utf8_lossy(key)));
+    }
+    fn scope(&mut self, rule: RuleId, scope: &Scope) {
+        self.0.push(format!("{} flush {}", rule.0, scope.pattern));
+    }
+    fn by_hand(&mut self, key: &[u8]) {
+        self.0.push(format!("hand {}", String::from_utf8_lossy(key)));
+    }
+}
+
+fn rule(table: &str, key: &str, action: RawAction) -> RawRule {
+    RawRule {
+        table: table.into(),
+        keys: vec![key.into()],
+        action,
+        when_changed: vec![],
+        targets: None,
+        on_missing_old: MissingOld::Refuse,
+        scope: None,
+    }
+}
+
+fn reader(keys_max: u64) -> Reader {
+    let raw = [rule("users", "user:{id}", RawAction::Delete), rule("products", "product:{id}", RawAction::Bump)];
+    Reader::new(resolve(&raw, &["cache".into()]).unwrap(), keys_max)
+}
+
+fn relation(oid: u32, name: &str) -> Message<'static> {
+    let columns = vec![Column { name: "id".into(), type_oid: 23, in_identity: true }];
+    let identity = ReplicaIdentity::Default;
+    Message::Relation(Relation { oid, schema: "public".into(), name: name.into(), identity, columns })
+}
+
+fn begin() -> Message<'static> {
+    Message::Begin { final_lsn: Lsn::new(90), commit_time: PgTime(0), xid: 7 }
+}
+
+fn commit() -> Message<'static> {
+    Message::Commit { end: CommitLsn::from_end(Lsn::new(100)), commit_time: PgTime(5) }
+}
+
+const ROW: &[u8] = b"t\0\0\0\x011";
+
+fn insert(relation: u32) -> Message<'static> {
+    Message::Change { relation, change: Change::Insert { new: Row::new(1, ROW) } }
+}
+
+fn logical(content: &str) -> Message<'_> {
+    Message::Logical { transactional: true, prefix: "coherd", content: content.as_bytes() }
+}
+
+fn gathered(reader: &mut Reader, messages: impl IntoIterator<Item = Message<'static>>) -> Vec<String> {
+    let mut seen = Seen::default();
+    for message in messages {
+        reader.read(message, &mut seen).unwrap();
+    }
+    seen.0
+}
+
+#[test]
+fn a_transaction_gathers_its_keys_and_ends_with_its_commit() {
+    let mut reader = reader(10);
+    let keys = gathered(&mut reader, [begin(), relation(1, "users"), insert(1), relation(2, "products"), insert(2)]);
+    assert_eq!(keys, ["0 delete user:1", "1 bump product:1"]);
+    assert!(reader.is_open());
+    let step = reader.read(commit(), &mut Seen::default());
+    assert_eq!(step, Ok(Step::Committed { end: CommitLsn::from_end(Lsn::new(100)), commit_time: PgTime(5) }));
+    assert!(!reader.is_open());
+}
+
+#[test]
+fn a_transaction_of_too_many_keys_flushes_each_rule_once() {
+    let mut reader = reader(2);
+    let mut messages = vec![begin(), relation(1, "users"), relation(2, "products")];
+    messages.extend((0..5).map(|_| insert(1)));
+    messages.extend((0..3).map(|_| insert(2)));
+    let keys = gathered(&mut reader, messages);
+    assert_eq!(keys, ["0 delete user:1", "0 delete user:1", "0 flush user:*", "1 flush product:*"]);
+    let next = gathered(&mut reader, [commit(), begin(), insert(1)]);
+    assert_eq!(next, ["0 delete user:1"], "the next transaction is counted anew");
+}
+
+#[test]
+fn an_emptied_table_flushes_its_scopes() {
+    let mut reader = reader(10);
+    let bytes = [0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 0, 0, 2];
+    let mut truncate = vec![b'T'];
+    truncate.extend(bytes);
+    let mut seen = Seen::default();
+    for message in [begin(), relation(1, "users"), relation(2, "products"), crate::pgoutput::decode(&truncate).unwrap()]
+    {
+        reader.read(message, &mut seen).unwrap();
+    }
+    assert_eq!(seen.0, ["0 flush user:*", "1 flush product:*"]);
+}
+
+#[test]
+fn orders_by_hand_strike_keys_rows_and_tables() {
+    let mut reader = reader(10);
+    let mut seen = Seen::default();
+    for content in [
+        r#"{"v":1,"do":"invalidate","keys":["x","product:9"]}"#,
+        r#"{"v":1,"do":"touch","schema":"public","table":"users","columns":["id"],"rows":[["4"],[null]]}"#,
+        r#"{"v":1,"do":"touch","schema":"public","table":"users","columns":["other"],"rows":[["4"]]}"#,
+        r#"{"v":1,"do":"flush","schema":"public","table":"users"}"#,
+    ] {
+        assert_eq!(reader.read(logical(content), &mut seen), Ok(Step::Within));
+    }
+    let expected =
+        ["hand x", "hand product:9", "1 bump product:9", "0 delete user:4", "0 flush user:*", "0 flush user:*"];
+    assert_eq!(seen.0, expected);
+}
+
+#[test]
+fn an_order_that_cannot_be_read_flushes_everything() {
+    let mut reader = reader(10);
+    let mut seen = Seen::default();
+    assert!(matches!(reader.read(logical("{"), &mut seen), Ok(Step::Unreadable(_))));
+    assert_eq!(seen.0, ["0 flush user:*", "1 flush product:*"]);
+    let other = Message::Logical { transactional: false, prefix: "app", content: b"{" };
+    assert_eq!(reader.read(other, &mut seen), Ok(Step::Within), "not ours");
+}
+
+#[test]
+fn messages_out_of_order_are_errors() {
+    let mut reader = reader(10);
+    let mut seen = Seen::default();
+    assert_eq!(reader.read(insert(1), &mut seen), Err(OutOfOrder::NotBegun("row change")));
+    assert_eq!(reader.read(commit(), &mut seen), Err(OutOfOrder::NotBegun("commit")));
+    reader.read(begin(), &mut seen).unwrap();
+    assert_eq!(reader.read(insert(1), &mut seen), Err(OutOfOrder::NotDescribed(1)));
+    assert_eq!(reader.read(begin(), &mut seen), Err(OutOfOrder::BegunTwice));
+    reader.start_over();
+    assert!(!reader.is_open());
+}
+
+#[test]
+fn changes_are_counted_by_table_and_kind() {
+    let mut reader = reader(10);
+    let old = OldImage::Key(Row::new(1, ROW));
+    let delete = Message::Change { relation: 1, change: Change::Delete { old } };
+    gathered(
+        &mut reader,
+        [begin(), relation(1, "users"), relation(3, "other"), insert(1), insert(1), delete, insert(3)],
+    );
+    let mut counts = Vec::new();
+    let names: Vec<String> = tables_of(&reader.rules).iter().map(|table| table.name.clone()).collect();
+    reader.take_counts(|table, op, n| counts.push((names[table].as_str(), op, n)));
+    assert_eq!(counts, [("users", Op::Insert, 2), ("users", Op::Delete, 1)]);
+    reader.take_counts(|_, _, _| panic!("counted twice"));
+}

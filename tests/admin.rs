@@ -1,0 +1,213 @@
+//! The admin pages over a real socket.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use coherd::admin;
+use coherd::config::Config;
+use coherd::ledger::Watermarks;
+use coherd::lsn::Lsn;
+use coherd::metrics::Metrics;
+use coherd::status::{Board, State, TargetStatus, View};
+use tokio::sync::oneshot;
+
+use crate::support::until;
+
+pub const CONFIG: &str = "source: {dsn: 'host=db password=hunter2', slot: shop}
+targets: {cache: {url: 'redis://:hunter2@h/0'}}
+rules: [{table: users, keys: ['user:{id}']}]
+";
+
+pub struct Admin {
+    pub address: SocketAddr,
+    board: Board,
+    stop: Option<oneshot::Sender<()>>,
+    server: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Admin {
+    fn start() -> Admin {
+        let config = Config::parse(CONFIG, Path::new("c.yaml"), &|_| None).unwrap();
+        let targets = config.targets.iter().map(|target| (target.name.as_str(), target.scheme.as_str()));
+        let board = Board::new(&config.source.slot, &config.source.publication, targets);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(admin::listen("127.0.0.1:0".parse().unwrap())).unwrap();
+        let address = listener.address().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let serve = admin::serve(listener, board.clone(), Metrics::new(&board), config.admin.ready_max_lag, stopped);
+        let server = runtime.spawn(serve);
+        Admin { address, board, stop: Some(stop), server: Some(server), runtime }
+    }
+
+    pub fn streaming() -> Admin {
+        let admin = Admin::start();
+        admin.board.enter(State::Streaming);
+        admin.board.target(0, TargetStatus::is_up);
+        admin
+    }
+
+    fn settle(&self, at: u64) {
+        let lsn = Lsn::new(at);
+        self.board.moved(Watermarks { decoded: lsn, visible: lsn, applied: lsn, settled: lsn });
+    }
+
+    fn send(&self, request: &str) -> TcpStream {
+        let mut socket = TcpStream::connect(self.address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        write!(socket, "{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+        socket
+    }
+
+    /// Status code, head and body.
+    fn get(&self, path: &str) -> (u16, String, String) {
+        answer(self.send(&format!("GET {path}")))
+    }
+}
+
+fn answer(mut socket: TcpStream) -> (u16, String, String) {
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap();
+    (code, head.to_lowercase(), body.to_owned())
+}
+
+#[test]
+fn the_probes_tell_alive_from_ready() {
+    let admin = Admin::start();
+    assert_eq!(admin.get("/livez").0, 200);
+    let (code, _, reasons) = admin.get("/readyz");
+    assert_eq!(code, 503);
+    assert!(reasons.contains("starting: ") && reasons.contains("target cache is down"), "{reasons}");
+    admin.board.enter(State::Streaming);
+    admin.board.target(0, TargetStatus::is_up);
+    assert_eq!(admin.get("/readyz").0, 200);
+    admin.board.enter(State::Standby { reason: "slot \"shop\" is active for PID 7".into() });
+    let (code, _, reasons) = admin.get("/readyz");
+    assert_eq!(code, 503);
+    assert!(reasons.contains("hot standby") && reasons.contains("PID 7"), "{reasons}");
+    assert_eq!(admin.get("/livez").0, 200, "a standby is alive");
+}
+
+#[test]
+fn the_status_is_json_that_the_command_line_reads_back() {
+    let admin = Admin::streaming();
+    admin.board.seen(7_000_000_000_000_000_001, 3, Lsn::new(500));
+    admin.settle(400);
+    admin.board.gap("slot_missing", "slot shop is gone".into());
+    let (code, head, body) = admin.get("/status");
+    assert_eq!(code, 200);
+    assert!(head.contains("content-type: application/json"), "{head}");
+    let view: View = serde_json::from_str(&body).unwrap();
+    assert_eq!((view.state.as_str(), view.slot.as_str(), view.ready), ("streaming", "shop", true));
+    assert_eq!(view.system_id.as_deref(), Some("7000000000000000001"));
+    assert_eq!((view.watermarks.settled.as_str(), view.wal_end.as_str()), ("0/190", "0/1F4"));
+    assert_eq!((view.lag_bytes, view.gaps.len()), (100, 1));
+}
+
+#[test]
+fn no_page_shows_a_credential() {
+    let admin = Admin::streaming();
+    for path in ["/", "/status", "/metrics", "/readyz", "/livez", "/wait?token=0/0"] {
+        let (code, _, body) = admin.get(path);
+        assert_eq!(code, 200, "{path}");
+        assert!(!body.contains("hunter2"), "{path}: {body}");
+    }
+}
+
+#[test]
+fn the_metrics_have_the_type_that_scrapers_ask_for() {
+    let (code, head, body) = Admin::start().get("/metrics");
+    assert_eq!(code, 200);
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+    assert!(body.contains("coherd_target_up{target=\"cache\"} 0") && body.ends_with("# EOF\n"), "{body}");
+}
+
+#[test]
+fn a_wait_is_answered_when_the_position_is_settled() {
+    let admin = Admin::streaming();
+    admin.settle(99);
+    let waits = admin.send("GET /wait?token=100&timeout=20s");
+    waits.set_nonblocking(true).unwrap();
+    let late = admin.get("/wait?token=100&timeout=1ms");
+    assert_eq!(late.0, 504);
+    assert!(late.2.contains("\"settled\":\"0/63\""), "{}", late.2);
+    let nothing_yet = waits.peek(&mut [0]).unwrap_err();
+    assert_eq!(nothing_yet.kind(), std::io::ErrorKind::WouldBlock);
+    let began = Instant::now();
+    admin.settle(100);
+    until("the wait is answered", || waits.peek(&mut [0]).is_ok().then_some(()));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    waits.set_nonblocking(false).unwrap();
+    let (code, _, body) = answer(waits);
+    assert_eq!(code, 200);
+    assert!(body.contains("\"settled\":\"0/64\""), "{body}");
+    assert_eq!(admin.get("/wait?token=0/64").0, 200, "the other way to write it");
+}
+
+#[test]
+fn applied_can_be_waited_for_alone() {
+    let admin = Admin::streaming();
+    admin.board.moved(Watermarks { applied: Lsn::new(100), ..Watermarks::default() });
+    assert_eq!(admin.get("/wait?token=100&stage=applied&timeout=1ms").0, 200);
+    assert_eq!(admin.get("/wait?token=100&stage=settled&timeout=1ms").0, 504);
+}
+
+#[test]
+fn wrong_parameters_say_what_to_write() {
+    let admin = Admin::start();
+    let refusal = |path: &str| {
+        let (code, _, body) = admin.get(path);
+        assert_eq!(code, 400, "{path}: {body}");
+        body
+    };
+    insta::assert_snapshot!(refusal("/wait"), @r#"token is missing; give the LSN that SELECT coherd.token() gave, e.g. /wait?token=16/B374D848"#);
+    insta::assert_snapshot!(refusal("/wait?token=x"), @r#"token: "x" is not an LSN: give it as Postgres prints it (16/B374D848) or as an unsigned decimal (97500059720)"#);
+    insta::assert_snapshot!(refusal("/wait?token=1&timeout=soon"), @r#"timeout: "soon" is no duration; write e.g. 500ms or 2s"#);
+    insta::assert_snapshot!(refusal("/wait?token=1&stage=visible"), @r#"stage: "visible" is none; write applied or settled"#);
+    insta::assert_snapshot!(refusal("/wait?tokn=1"), @r#""tokn" is no parameter of /wait; there are token, timeout and stage"#);
+}
+
+#[test]
+fn pages_that_are_none_and_methods_that_write_are_refused() {
+    let admin = Admin::start();
+    let (code, _, body) = admin.get("/flush");
+    assert_eq!(code, 404);
+    assert!(body.contains("/readyz"), "{body}");
+    for path in ["/status", "/wait"] {
+        assert_eq!(answer(admin.send(&format!("POST {path}"))).0, 405, "{path}");
+    }
+    let (code, head, body) = admin.get("/");
+    assert_eq!(code, 200);
+    assert!(head.contains("text/html") && body.contains("/metrics"), "{head} {body}");
+}
+
+#[test]
+fn the_end_sends_those_who_wait_home() {
+    let mut admin = Admin::streaming();
+    let waits = admin.send("GET /wait?token=FF/0&timeout=60s");
+    // Anybody who does not even ask must not hold the end up.
+    let _silent = TcpStream::connect(admin.address).unwrap();
+    // Answered on the same thread, so after the wait was begun.
+    assert_eq!(admin.get("/livez").0, 200);
+    let began = Instant::now();
+    admin.stop.take().unwrap().send(()).unwrap();
+    assert_eq!(answer(waits).0, 503);
+    let server = admin.server.take().unwrap();
+    admin.runtime.block_on(server).unwrap().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(TcpStream::connect(admin.address).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let admin = Admin::start();
+    let error = admin.runtime.block_on(admin::listen(admin.address)).unwrap_err().to_string();
+    assert!(error.contains(&admin.address.to_string()) && error.contains("choose another port"), "{error}");
+}

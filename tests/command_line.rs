@@ -1,0 +1,115 @@
+//! The `coherd` command as a process: what it prints where, and its exit codes.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use crate::admin::Admin;
+use crate::support::process::free_port;
+
+struct Files {
+    folder: tempfile::TempDir,
+}
+
+impl Files {
+    fn with(text: &str) -> Files {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("c.yaml"), text).unwrap();
+        Files { folder }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("c.yaml")
+    }
+}
+
+fn config(port: u16) -> String {
+    format!("{}admin: {{listen: '127.0.0.1:{port}'}}\n", crate::admin::CONFIG)
+}
+
+fn coherd(arguments: &[&str], files: Option<&Files>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coherd"));
+    command.args(arguments).env_remove("COHERD_CONFIG");
+    if let Some(files) = files {
+        command.env("COHERD_CONFIG", files.path());
+    }
+    let output = command.output().unwrap();
+    for text in [&output.stdout, &output.stderr] {
+        assert!(!String::from_utf8_lossy(text).contains("hunter2"), "{output:?}");
+    }
+    output
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn wrong_usage_is_two_and_help_is_nought() {
+    let wrong = coherd(&["statsu"], None);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("status"), "{}", stderr(&wrong));
+    let help = coherd(&["--help"], None);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(stdout(&help).contains("Exit codes:") && help.stderr.is_empty());
+}
+
+#[test]
+fn a_wrong_configuration_is_seventy_eight_and_every_fault_has_a_line() {
+    let missing = coherd(&["--config", "/no/such.yaml", "status"], None);
+    assert_eq!(missing.status.code(), Some(78));
+    assert!(stderr(&missing).starts_with("/no/such.yaml: "), "{}", stderr(&missing));
+    let files = Files::with(&format!("{}slots: 1\non_gap: flsh\n", config(1)));
+    let wrong = coherd(&["status"], Some(&files));
+    assert_eq!(wrong.status.code(), Some(78));
+    assert!(wrong.stdout.is_empty());
+    let faults = stderr(&wrong);
+    for (fault, place) in faults.lines().zip(["5:1", "6:9"]) {
+        assert!(fault.starts_with(&format!("{}:{place}: ", files.path().display())), "{faults}");
+    }
+    assert_eq!(faults.lines().count(), 2, "{faults}");
+}
+
+#[test]
+fn the_status_of_no_daemon_names_the_address_and_what_to_do() {
+    let port = free_port();
+    let output = coherd(&["status"], Some(&Files::with(&config(port))));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let text = stderr(&output);
+    for part in [&format!("http://127.0.0.1:{port}/status"), "coherd run", "onnection refused"] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+}
+
+#[test]
+fn the_status_of_a_daemon_is_a_table_or_json() {
+    let admin = Admin::streaming();
+    let files = Files::with(&config(admin.address.port()));
+    let table = coherd(&["status"], Some(&files));
+    assert_eq!(table.status.code(), Some(0), "{}", stderr(&table));
+    assert!(stdout(&table).contains("ready      yes") && stdout(&table).contains("cache"), "{}", stdout(&table));
+    let json = coherd(&["status", "--json"], Some(&files));
+    assert_eq!(json.status.code(), Some(0));
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(value["state"], "streaming");
+}
+
+#[test]
+fn what_answers_but_is_no_coherd_is_told() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let other = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut socket, _) = listener.accept().unwrap();
+        let _ = socket.read(&mut [0; 1024]);
+        let _ = socket.write_all(b"SSH-2.0-OpenSSH_9.2\r\n");
+    });
+    let output = coherd(&["status"], Some(&Files::with(&config(port))));
+    other.join().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("speaks no HTTP"), "{}", stderr(&output));
+}

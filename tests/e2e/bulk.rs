@@ -1,0 +1,57 @@
+//! One transaction over a million rows.
+
+use super::Shop;
+use crate::support::process::peak_rss_kib;
+
+const ROWS: u32 = 1_000_000;
+
+#[test]
+fn a_transaction_of_a_million_rows_takes_little_memory() {
+    let schema = format!(
+        "CREATE TABLE items (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO items SELECT generate_series(1, {ROWS});"
+    );
+    let mut shop = Shop::open(&schema, "  - table: items\n    keys: [\"item:{id}\"]\n");
+    let mut client = shop.redis.client();
+    for thousand in 0..ROWS / 1000 {
+        let mut set = redis::cmd("MSET");
+        for id in thousand * 1000 + 1..=thousand * 1000 + 1000 {
+            set.arg(format!("item:{id}")).arg(1);
+        }
+        let () = set.query(&mut client).unwrap();
+    }
+    shop.cache(&["other"]);
+    let keys: u32 = redis::cmd("DBSIZE").query(&mut client).unwrap();
+    assert!(keys > ROWS);
+    shop.sql.run("UPDATE items SET n = n + 1");
+    shop.settle();
+    assert_eq!(shop.cached(), ["other"]);
+    let peak = peak_rss_kib(shop.daemon.pid());
+    println!("peak RSS {} MiB", peak / 1024);
+    assert!(peak <= 64 << 10, "{peak} KiB");
+    assert!(!shop.daemon.log().contains("flushing"), "each key was struck by name");
+}
+
+#[test]
+fn beyond_max_keys_per_transaction_the_scope_is_flushed() {
+    let schema = "CREATE TABLE items (id int PRIMARY KEY); CREATE TABLE logs (id int PRIMARY KEY);";
+    let rules = "  - table: items\n    keys: [\"item:{id}\"]\nlimits: { max_keys_per_transaction: 100 }\n";
+    let mut shop = Shop::open(schema, rules);
+    shop.cache(&["item:1", "item:99999", "other"]);
+    assert_eq!(shop.left_after("INSERT INTO items SELECT generate_series(1, 100)"), ["item:99999", "other"]);
+    assert_eq!(shop.left_after("INSERT INTO items SELECT generate_series(201, 301)"), ["other"]);
+}
+
+#[test]
+fn a_cache_that_is_away_under_a_large_load_takes_little_memory() {
+    let schema = "CREATE TABLE items (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO items SELECT generate_series(1, 300000);";
+    let mut shop = Shop::open(schema, "  - table: items\n    keys: [\"item:{id}\"]\n");
+    shop.cache(&["item:1", "item:300000", "other"]);
+    shop.redis.signal(crate::support::process::Signal::Stop);
+    shop.sql.run("UPDATE items SET n = n + 1; UPDATE items SET n = n + 1;");
+    crate::support::until("readiness says no", || (shop.daemon.http("/readyz").0 == 503).then_some(()));
+    shop.redis.signal(crate::support::process::Signal::Continue);
+    shop.settle();
+    assert_eq!(shop.cached(), ["other"]);
+    let peak = peak_rss_kib(shop.daemon.pid());
+    assert!(peak <= 64 << 10, "{peak} KiB");
+}

@@ -1,0 +1,56 @@
+//! Streams that bring nothing for the rules.
+
+use super::Shop;
+use crate::support::until;
+
+const SCHEMA: &str =
+    "CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE logs (id bigserial PRIMARY KEY, line text);";
+const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
+
+#[test]
+fn traffic_on_other_tables_lets_the_slot_advance() {
+    let mut shop = Shop::open(SCHEMA, RULE);
+    shop.sql.run("INSERT INTO logs (line) SELECT 'x' FROM generate_series(1, 10000)");
+    let written = shop.sql.one("SELECT pg_current_wal_lsn()");
+    let passed = format!(
+        "SELECT confirmed_flush_lsn >= '{written}' FROM pg_replication_slots WHERE slot_name = '{}'",
+        shop.database.name
+    );
+    until("the slot has passed the unmapped traffic", || (shop.sql.one(&passed) == "t").then_some(()));
+}
+
+#[test]
+fn wait_is_prompt_on_a_database_that_is_otherwise_idle() {
+    let mut shop = Shop::alone("", SCHEMA, RULE);
+    let mut times: Vec<f64> = (1..=50)
+        .map(|id| {
+            shop.cache(&[&format!("user:{id}")]);
+            shop.sql.run(&format!("INSERT INTO users VALUES ({id})"));
+            let begin = std::time::Instant::now();
+            shop.settle();
+            begin.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    println!("coherd.wait(): p50 {:.1} ms, max {:.1} ms", times[25], times[49]);
+    // Far from the second that an idle record may take: the wait follows the change, not a timer.
+    assert!(times[25] < 200.0, "p50 {} ms", times[25]);
+}
+
+#[test]
+fn changes_are_counted_and_latencies_observed() {
+    let mut shop = Shop::open(SCHEMA, RULE);
+    shop.cache(&["user:1"]);
+    shop.left_after("INSERT INTO users VALUES (1), (2)");
+    let metrics = until("the counters are written", || {
+        Some(shop.daemon.http("/metrics").1).filter(|text| text.contains("coherd_commit_to_applied_seconds_count 1"))
+    });
+    for line in [
+        "coherd_changes_total{table=\"public.users\",op=\"insert\"} 2",
+        "coherd_invalidations_total{target=\"cache\",action=\"delete\"} 2",
+        "coherd_keys_hit_total{target=\"cache\"} 1",
+        "coherd_target_up{target=\"cache\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
+    }
+}

@@ -1,0 +1,105 @@
+//! Caches that go away, stall, and come back as something else.
+
+use super::Shop;
+use crate::support::process::Signal;
+use crate::support::until;
+
+const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO users SELECT generate_series(1, 2000);";
+const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
+
+/// Writes for longer than `wal_sender_timeout`, by the server's own clock.
+fn write_for_five_seconds(shop: &mut Shop) {
+    let end = shop.sql.one("SELECT clock_timestamp() + interval '5 s'");
+    let mut id = 0;
+    while shop.sql.one(&format!("SELECT clock_timestamp() < '{end}'")) == "t" {
+        id = id % 2000 + 1;
+        shop.sql.run(&format!("UPDATE users SET n = n + 1 WHERE id = {id}; SELECT pg_sleep(0.002)"));
+    }
+    shop.sql.run("UPDATE users SET n = n + 1");
+}
+
+fn keys() -> Vec<String> {
+    (1..=2000).map(|id| format!("user:{id}")).collect()
+}
+
+#[test]
+fn a_stalled_cache_costs_no_key_and_no_walsender() {
+    let mut shop = Shop::alone("wal_sender_timeout = 3s", SCHEMA, RULE);
+    shop.cache(&keys().iter().map(String::as_str).collect::<Vec<_>>());
+    let before = shop.walsender();
+    shop.redis.signal(Signal::Stop);
+    write_for_five_seconds(&mut shop);
+    until("readiness says no", || (shop.daemon.http("/readyz").0 == 503).then_some(()));
+    assert_eq!(shop.walsender(), before, "the walsender was cut:\n{}", shop.database.server.log());
+    shop.redis.signal(Signal::Continue);
+    shop.settle();
+    assert!(shop.cached().is_empty());
+    assert_eq!(shop.walsender(), before);
+    until("readiness says yes", || (shop.daemon.http("/readyz").0 == 200).then_some(()));
+}
+
+#[test]
+fn a_killed_cache_costs_no_walsender_and_comes_back_coherent() {
+    let mut shop = Shop::alone("wal_sender_timeout = 3s", SCHEMA, RULE);
+    let before = shop.walsender();
+    shop.redis.kill();
+    write_for_five_seconds(&mut shop);
+    until("readiness says no", || (shop.daemon.http("/readyz").0 == 503).then_some(()));
+    assert_eq!(shop.walsender(), before);
+    shop.redis.restart();
+    // Filled by a reader before the daemon is back: what it delivers next must still strike it.
+    shop.cache(&["user:1", "other"]);
+    shop.settle();
+    assert_eq!(shop.cached(), ["other"]);
+    assert_eq!(shop.walsender(), before);
+}
+
+#[test]
+fn a_cache_restored_from_an_old_snapshot_is_flushed() {
+    let mut shop = Shop::open(SCHEMA, RULE);
+    shop.cache(&["user:1", "user:2", "other"]);
+    let old = shop.redis.dump();
+    assert_eq!(shop.left_after("UPDATE users SET n = 1 WHERE id = 1"), ["other", "user:2"]);
+    shop.redis.restore(&old);
+    until("the stale key is gone", || (shop.cached() == ["other"]).then_some(()));
+    assert!(shop.daemon.http("/metrics").1.contains("coherd_gaps_total{reason=\"target_went_back\"} 1"));
+}
+
+#[test]
+fn a_cache_restored_while_the_daemon_was_down_is_flushed_at_the_start() {
+    let mut shop = Shop::open(SCHEMA, RULE);
+    shop.cache(&["user:1", "user:2", "other"]);
+    let old = shop.redis.dump();
+    assert_eq!(shop.left_after("UPDATE users SET n = 1 WHERE id = 1"), ["other", "user:2"]);
+    shop.daemon.stop(Signal::Term);
+    shop.redis.restore(&old);
+    shop.daemon.launch();
+    until("the stale key is gone", || (shop.cached() == ["other"]).then_some(()));
+}
+
+#[test]
+fn a_slot_that_was_dropped_while_the_daemon_was_down_means_a_flush() {
+    let mut shop = Shop::open(SCHEMA, RULE);
+    shop.cache(&["user:1", "other"]);
+    shop.daemon.stop(Signal::Term);
+    shop.sql.run(&format!("SELECT pg_drop_replication_slot('{}')", shop.database.name));
+    shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
+    shop.daemon.launch();
+    until("the stale key is gone", || (shop.cached() == ["other"]).then_some(()));
+    assert!(shop.daemon.http("/metrics").1.contains("coherd_gaps_total{reason=\"slot_gone\"} 1"));
+}
+
+#[test]
+fn with_on_gap_halt_the_daemon_stays_up_not_ready_and_says_what_to_do() {
+    let mut shop = Shop::open(SCHEMA, &format!("{RULE}on_gap: halt\n"));
+    shop.cache(&["user:1"]);
+    shop.daemon.stop(Signal::Term);
+    shop.sql.run(&format!("SELECT pg_drop_replication_slot('{}')", shop.database.name));
+    shop.daemon.launch_unready();
+    until("readiness tells of the gap", || {
+        let (code, body) = shop.daemon.http("/readyz");
+        (code == 503 && body.contains("on_gap")).then_some(())
+    });
+    assert_eq!(shop.cached(), ["user:1"]);
+    assert!(!shop.daemon.has_ended());
+}

@@ -1,0 +1,81 @@
+//! Tables of every shape, and tables that change while the daemon runs.
+
+use super::Shop;
+
+#[test]
+fn quoted_and_mixed_case_names_work() {
+    let schema = "CREATE SCHEMA \"Sales\"; CREATE TABLE \"Sales\".\"Order Items\" (\"Id\" int PRIMARY KEY, \"a}b\" text, \"Q\"\"t\" int NOT NULL);
+        ALTER TABLE \"Sales\".\"Order Items\" REPLICA IDENTITY FULL;
+        INSERT INTO \"Sales\".\"Order Items\" VALUES (1, 'x', 5);";
+    let rules = "  - table: '\"Sales\".\"Order Items\"'\n    keys: ['{table}:{\"Id\"}', 'q:{\"a}b\"}:{\"Q\"\"t\"}']\n";
+    let mut shop = Shop::open(schema, rules);
+    shop.cache(&["Order Items:1", "q:x:5", "q:x:6", "q:y:6"]);
+    assert_eq!(shop.left_after("UPDATE \"Sales\".\"Order Items\" SET \"Q\"\"t\" = 6"), ["q:y:6"]);
+}
+
+#[test]
+fn a_composite_key_makes_one_key_of_its_columns() {
+    let schema = "CREATE TABLE seats (flight text, seat int, name text, PRIMARY KEY (flight, seat));
+        INSERT INTO seats VALUES ('LH1', 7, 'Ann');";
+    let mut shop = Shop::open(schema, "  - table: seats\n    keys: [\"seat:{flight}:{seat}\"]\n");
+    shop.cache(&["seat:LH1:7", "seat:LH1:8", "seat:LH2:7"]);
+    assert_eq!(shop.left_after("UPDATE seats SET seat = 8"), ["seat:LH2:7"]);
+}
+
+#[test]
+fn a_rule_for_a_partitioned_table_matches_every_partition() {
+    let schema = "CREATE TABLE events (id int, day date, note text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+        CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+        INSERT INTO events VALUES (1, '2026-01-05', 'a'), (2, '2026-01-06', 'b');";
+    let mut shop = Shop::open(schema, "  - table: events\n    keys: [\"event:{id}\"]\n");
+    shop.cache(&["event:1", "event:2", "event:3", "event:4"]);
+    assert_eq!(shop.left_after("UPDATE events SET note = 'x' WHERE id = 1"), ["event:2", "event:3", "event:4"]);
+    assert_eq!(shop.left_after("UPDATE events_1 SET note = 'x' WHERE id = 2"), ["event:3", "event:4"]);
+    let attached = "CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
+        INSERT INTO events VALUES (3, '2026-02-03', 'c')";
+    assert_eq!(shop.left_after(attached), ["event:4"]);
+}
+
+#[test]
+fn a_null_means_that_there_is_no_such_key() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, a text, b text); ALTER TABLE t REPLICA IDENTITY FULL;
+        INSERT INTO t VALUES (1, NULL, 'b');";
+    let mut shop = Shop::open(schema, "  - table: t\n    keys: [\"t:{a}:{b}\", \"id:{id}\"]\n");
+    shop.cache(&["t::b", "t:a:b", "id:1"]);
+    assert_eq!(shop.left_after("UPDATE t SET a = 'a'"), ["t::b"]);
+}
+
+#[test]
+fn a_column_added_while_running_changes_nothing() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, a text); INSERT INTO t VALUES (1, 'a');";
+    let mut shop = Shop::open(schema, "  - table: t\n    keys: [\"t:{id}\"]\n");
+    shop.cache(&["t:1", "t:2"]);
+    assert_eq!(shop.left_after("ALTER TABLE t ADD b int DEFAULT 5; UPDATE t SET b = 6"), ["t:2"]);
+}
+
+#[test]
+fn a_column_renamed_while_running_flushes_the_scope_of_its_rule() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, code text NOT NULL); ALTER TABLE t REPLICA IDENTITY FULL;
+        INSERT INTO t VALUES (1, 'a');";
+    let mut shop = Shop::open(schema, "  - table: t\n    keys: [\"id:{id}\", \"code:{code}\"]\n");
+    shop.cache(&["id:1", "id:2", "code:a", "code:zzz"]);
+    assert_eq!(shop.left_after("ALTER TABLE t RENAME code TO kode; UPDATE t SET kode = 'b'"), ["id:2"]);
+}
+
+#[test]
+fn a_column_dropped_while_running_flushes_the_scope_of_its_rule() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, code text NOT NULL, n int); ALTER TABLE t REPLICA IDENTITY FULL;
+        INSERT INTO t VALUES (1, 'a', 1);";
+    let mut shop = Shop::open(schema, "  - table: t\n    keys: [\"id:{id}\", \"code:{code}\"]\n");
+    shop.cache(&["id:1", "id:2", "code:a", "code:zzz"]);
+    assert_eq!(shop.left_after("ALTER TABLE t DROP code; UPDATE t SET n = 2"), ["id:2"]);
+}
+
+#[test]
+fn two_rules_for_one_table_and_one_transaction_over_many_tables() {
+    let schema = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY);";
+    let rules = "  - table: a\n    keys: [\"a:{id}\"]\n  - table: a\n    keys: [\"all\"]\n  - table: b\n    keys: [\"b:{id}\"]\n";
+    let mut shop = Shop::open(schema, rules);
+    shop.cache(&["a:1", "all", "b:1", "b:2"]);
+    assert_eq!(shop.left_after("BEGIN; INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); COMMIT"), ["b:2"]);
+}

@@ -1,0 +1,301 @@
+//! `coherd setup` and `coherd teardown` as processes, beside an application that goes on writing.
+
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use coherd::cli::setup::{FUNCTIONS_COMMENT, plan};
+use serde_json::Value;
+
+use crate::catalog::{Session, raw, rules};
+use crate::sql::{FUNCTIONS, ROLE};
+use crate::support::{Database, Postgres};
+
+/// A configuration file; slot and publication are called as the database.
+pub struct Config {
+    folder: tempfile::TempDir,
+    name: String,
+}
+
+impl Config {
+    /// `rules` as YAML, each on a line of its own: `{table: t, keys: ["t:{id}"]}`.
+    pub fn new(dsn: &str, name: &str, rules: &[&str]) -> Config {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { folder, name: name.to_owned() };
+        config.write(dsn, rules);
+        config
+    }
+
+    pub fn write(&self, dsn: &str, rules: &[&str]) {
+        let name = &self.name;
+        let rules: String = rules.iter().map(|rule| format!("  - {rule}\n")).collect();
+        let text = format!(
+            "source: {{dsn: '{dsn}', slot: {name}, publication: {name}}}\n\
+             targets: {{cache: {{url: 'redis://127.0.0.1:1/0'}}}}\nrules:\n{rules}"
+        );
+        std::fs::write(self.folder.path().join("c.yaml"), text).unwrap();
+    }
+
+    pub fn coherd(&self, arguments: &[&str]) -> Ended {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coherd"));
+        let output = command.args(arguments).env("COHERD_CONFIG", self.folder.path().join("c.yaml")).output().unwrap();
+        let Output { status, stdout, stderr } = output;
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(&self.name, "NAME");
+        Ended { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
+    }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Every UPDATE and DELETE must work.
+fn write(database: &Database, writes: &[&str], when: &str) {
+    for sql in writes {
+        let written = database.client().try_run(sql);
+        assert!(written.is_ok(), "{when}: {sql}: {:?}", written.unwrap_err().as_db_error());
+    }
+}
+
+#[test]
+fn writes_of_every_kind_of_table_work_before_and_after() {
+    let database = Database::create();
+    database.run(
+        "CREATE TABLE bare (id int, v text); CREATE TABLE two (a int, b int, v text, PRIMARY KEY (a, b));
+         CREATE TABLE full_ (id int, v text); ALTER TABLE full_ REPLICA IDENTITY FULL;
+         CREATE TABLE indexed (id int PRIMARY KEY, u int NOT NULL UNIQUE, v text);
+         ALTER TABLE indexed REPLICA IDENTITY USING INDEX indexed_u_key;
+         CREATE TABLE tree (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+         CREATE TABLE leaf (v text, id int PRIMARY KEY, extra int); ALTER TABLE leaf DROP COLUMN extra;
+         ALTER TABLE tree ATTACH PARTITION leaf FOR VALUES FROM (0) TO (9);
+         CREATE TABLE \"Mixed Case\" (\"Id\" int PRIMARY KEY, v text);
+         CREATE TABLE computed (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id + 1) STORED, v text);
+         CREATE TABLE parent (id int PRIMARY KEY, v text); CREATE TABLE child () INHERITS (parent)",
+    );
+    let tables = ["bare", "two", "full_", "indexed", "tree", "leaf", "\"Mixed Case\"", "computed", "parent", "child"];
+    let writes: Vec<String> = tables
+        .iter()
+        .flat_map(|table| [format!("UPDATE {table} SET v = 'x'"), format!("DELETE FROM {table} WHERE v = 'y'")])
+        .collect();
+    let writes: Vec<&str> = writes.iter().map(String::as_str).collect();
+    let config = Config::new(
+        &database.dsn(),
+        &database.name,
+        &[
+            "{table: bare, keys: ['b:{id}']}",
+            "{table: two, keys: ['t:{b}:{a}']}",
+            "{table: full_, keys: ['f:{v}']}",
+            "{table: indexed, keys: ['i:{u}']}",
+            "{table: tree, keys: ['p:{id}']}",
+            "{table: '\"Mixed Case\"', keys: ['m:{\"Id\"}']}",
+            "{table: computed, keys: ['c:{id}']}",
+            "{table: parent, keys: ['h:{id}']}",
+        ],
+    );
+    write(&database, &writes, "before");
+    let ended = config.coherd(&["setup"]);
+    write(&database, &writes, "after");
+    assert_eq!(ended.code, 1, "the table without identity is left out: {ended:?}");
+    insta::assert_snapshot!(ended.stdout, @r#"
+    made: publication NAME
+    made: table public.two
+    made: table public.full_
+    made: table public.indexed
+    made: table public.tree
+    made: table public."Mixed Case"
+    made: table public.computed
+    made: table public.parent
+    made: schema coherd
+    made: slot NAME
+    error: rules[0] public.bare: it has no replica identity; if it were published, the application's UPDATEs and DELETEs would fail with 55000
+        ALTER TABLE public.bare REPLICA IDENTITY FULL;
+        ALTER PUBLICATION NAME ADD TABLE ONLY public.bare;
+    error: rules[0] public.bare: it is not in publication NAME, so its changes are not sent
+        -- the statements for rules[0] public.bare
+    "#);
+    let again = config.coherd(&["setup"]);
+    insta::assert_snapshot!(again.stdout, @r#"
+    error: rules[0] public.bare: it has no replica identity; if it were published, the application's UPDATEs and DELETEs would fail with 55000
+        ALTER TABLE public.bare REPLICA IDENTITY FULL;
+        ALTER PUBLICATION NAME ADD TABLE ONLY public.bare;
+    error: rules[0] public.bare: it is not in publication NAME, so its changes are not sent
+        -- the statements for rules[0] public.bare
+    "#);
+    // The remedy to the letter; then there is nothing left to do.
+    database.run("ALTER TABLE public.bare REPLICA IDENTITY FULL");
+    assert_eq!(config.coherd(&["setup"]).code, 0);
+    assert_eq!(config.coherd(&["setup"]).stdout, "nothing to do: everything is there\n");
+    write(&database, &writes, "at last");
+    if database.server.version() >= 150_000 {
+        let sql = format!(
+            "SELECT tablename, array_to_string(attnames, ',') FROM pg_publication_tables WHERE pubname = '{}' ORDER BY 1",
+            database.name
+        );
+        let rows: Vec<String> = database.client().rows(&sql).iter().map(|row| row.join(": ")).collect();
+        insta::assert_snapshot!(rows.join("\n"), @r#"
+        Mixed Case: Id
+        bare: id,v
+        computed: id
+        full_: id,v
+        indexed: u
+        parent: id
+        tree: id
+        two: a,b
+        "#);
+    }
+}
+
+#[test]
+fn the_printed_sql_is_what_setup_does() {
+    let database = Database::create();
+    database.run("CREATE TABLE t (id int PRIMARY KEY, email text, v int)");
+    let config = Config::new(
+        &database.dsn(),
+        &database.name,
+        &["{table: t, keys: ['t:{id}', 'e:{email}'], on_missing_old: flush}"],
+    );
+    let printed = config.coherd(&["setup", "--print"]);
+    assert_eq!(printed.code, 0, "{printed:?}");
+    insta::assert_snapshot!(printed.stdout.replace(FUNCTIONS.trim_end(), "-- sql/coherd.sql"), @r#"
+    CREATE PUBLICATION NAME WITH (publish_via_partition_root = true);
+    ALTER PUBLICATION NAME ADD TABLE ONLY public.t (id, email);
+    -- sql/coherd.sql
+    SELECT pg_create_logical_replication_slot('NAME', 'pgoutput');
+    "#);
+    assert_eq!(database.client().one("SELECT count(*) FROM pg_publication"), "0", "--print changes nothing");
+    let (before, slot) = printed.stdout.rsplit_once("SELECT pg_create").unwrap();
+    database.run(&before.replace("NAME", &database.name));
+    database.run(&format!("SELECT pg_create{}", slot.replace("NAME", &database.name)));
+    let ended = config.coherd(&["setup"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "nothing to do: everything is there\n"));
+}
+
+#[test]
+fn a_rule_that_was_added_widens_the_list_and_narrows_nothing() {
+    let database = Database::create();
+    if database.server.version() < 150_000 {
+        return;
+    }
+    database.run("CREATE TABLE t (id int PRIMARY KEY, a int, b int, c int)");
+    let config = Config::new(&database.dsn(), &database.name, &["{table: t, keys: ['t:{id}']}"]);
+    config.coherd(&["setup"]);
+    database.run(&format!("ALTER PUBLICATION {0} SET TABLE t (id, c)", database.name));
+    config.write(&database.dsn(), &["{table: t, keys: ['a:{a}'], on_missing_old: skip}"]);
+    insta::assert_snapshot!(config.coherd(&["setup", "--print"]).stdout, @r#"
+    BEGIN;
+    ALTER PUBLICATION NAME DROP TABLE ONLY public.t;
+    ALTER PUBLICATION NAME ADD TABLE ONLY public.t (id, a, c);
+    COMMIT;
+    "#);
+    let ended = config.coherd(&["setup", "--json"]);
+    let json: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((ended.code, &json["made"][0], &json["slot"]), (0, &"table public.t".into(), &Value::Null));
+    write(&database, &["UPDATE t SET a = 1"], "after");
+}
+
+#[test]
+fn the_least_privileged_role_follows_what_the_owner_set_up() {
+    let server = Arc::new(Postgres::start(""));
+    let database = Database::create_on(server);
+    let name = &database.name;
+    database.run(&format!("CREATE ROLE owner LOGIN; GRANT CREATE ON DATABASE {name} TO owner"));
+    database.run("GRANT CREATE ON SCHEMA public TO owner; SET ROLE owner; CREATE TABLE t (id int PRIMARY KEY)");
+    database.run(ROLE);
+    let config = Config::new(&database.dsn_as("coherd"), name, &["{table: t, keys: ['t:{id}']}"]);
+    let alone = config.coherd(&["setup"]);
+    assert_eq!(alone.code, 1);
+    insta::assert_snapshot!(alone.stdout, @r#"
+    error: publication NAME: refused to role coherd: 42501 permission denied for database NAME; run these as the owner, or run coherd setup --dsn with the owner's address
+        CREATE PUBLICATION NAME WITH (publish_via_partition_root = true);
+    error: publication NAME: it is not in database NAME, so nothing is sent
+        coherd setup
+    "#);
+    let together = config.coherd(&["setup", "--dsn", &database.dsn_as("owner")]);
+    assert_eq!(together.code, 0, "{together:?}");
+    insta::assert_snapshot!(together.stdout, @r#"
+    made: publication NAME
+    made: table public.t
+    made: schema coherd
+    made: slot NAME
+    "#);
+    let role = Session::open(&database.dsn_as("coherd"), name);
+    let seen = role.look(&rules(&[raw("t", &["t:{id}"])]));
+    assert!(!seen.role.superuser && seen.role.replication && !seen.role.may_create);
+    assert_eq!(seen.functions.as_deref(), Some(FUNCTIONS_COMMENT));
+    assert!(seen.tables[0].published.is_some() && !seen.publication.unwrap().owned);
+    let refused = config.coherd(&["teardown", "--yes"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("name its owner with --dsn"), "{refused:?}");
+    let gone = config.coherd(&["teardown", "--yes", "--dsn", &database.dsn_as("owner")]);
+    assert_eq!((gone.code, gone.stdout.as_str()), (0, "DROP PUBLICATION NAME;\nDROP SCHEMA coherd CASCADE;\n"));
+}
+
+#[test]
+fn a_slot_older_than_its_publication_is_refused() {
+    let database = Database::create();
+    database.run("CREATE TABLE t (id int PRIMARY KEY)");
+    database.run(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", database.name));
+    let config = Config::new(&database.dsn(), &database.name, &["{table: t, keys: ['t:{id}']}"]);
+    let ended = config.coherd(&["setup"]);
+    assert_eq!(ended.code, 1);
+    insta::assert_snapshot!(ended.stdout, @r#"
+    error: slot NAME: the slot is there but publication NAME is not, and a publication made after its slot breaks the stream; drop the slot, then run coherd setup again
+        SELECT pg_drop_replication_slot('NAME');
+    error: publication NAME: it is not in database NAME, so nothing is sent
+        coherd setup
+    "#);
+}
+
+#[test]
+fn teardown_says_what_it_would_do_and_does_it_with_yes() {
+    let database = Database::create();
+    database.run("CREATE TABLE t (id int PRIMARY KEY)");
+    let config = Config::new(&database.dsn(), &database.name, &["{table: t, keys: ['t:{id}']}"]);
+    config.coherd(&["setup"]);
+    let asked = config.coherd(&["teardown"]);
+    assert_eq!(asked.code, 1);
+    insta::assert_snapshot!(format!("{}{}", asked.stdout, asked.stderr), @r#"
+    SELECT pg_drop_replication_slot('NAME');
+    DROP PUBLICATION NAME;
+    DROP SCHEMA coherd CASCADE;
+    coherd: nothing was dropped: with --yes, the above will be
+    "#);
+    let done = config.coherd(&["teardown", "--yes"]);
+    assert_eq!((done.code, done.stdout), (0, asked.stdout));
+    let again = config.coherd(&["teardown"]);
+    insta::assert_snapshot!(format!("{} {}", again.code, again.stdout), @r#"0 nothing to do: there is no slot, no publication and no schema coherd"#);
+}
+
+#[test]
+fn teardown_refuses_while_somebody_streams() {
+    let database = Database::create();
+    database.run("CREATE TABLE t (id int PRIMARY KEY)");
+    let config = Config::new(&database.dsn(), &database.name, &["{table: t, keys: ['t:{id}']}"]);
+    config.coherd(&["setup"]);
+    let mut reader = Command::new(crate::support::postgres::bin_dir().join("pg_recvlogical"))
+        .args(["-d", &database.dsn(), "-S", &database.name, "--start", "-f", "/dev/null", "-o", "proto_version=1"])
+        .args(["-o", &format!("publication_names={}", database.name)])
+        .spawn()
+        .unwrap();
+    let active = "SELECT count(*) FROM pg_replication_slots WHERE active AND database = current_database()";
+    let mut client = database.client();
+    crate::support::until("the slot is in use", || (client.one(active) == "1").then_some(()));
+    let refused = config.coherd(&["teardown", "--yes"]);
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("the slot NAME is in use by process"), "{refused:?}");
+    assert_eq!(client.one("SELECT count(*) FROM pg_publication"), "1", "nothing was dropped");
+}
+
+#[test]
+fn a_standby_is_not_set_up() {
+    let database = Database::create();
+    let mut seen = Session::of(&database).look(&[]);
+    seen.server.in_recovery = true;
+    let plan = plan(&[], &seen);
+    assert!(plan.is_empty() && plan.findings[0].message.contains("give the primary's address"), "{plan:?}");
+}

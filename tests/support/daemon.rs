@@ -1,0 +1,149 @@
+//! The daemon under test, as its own process with its own configuration file.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::process::{Server, Signal, free_port};
+use super::wait::until;
+use super::{Database, Redis};
+
+/// A configuration in a temp dir, and the daemon that runs with it.
+pub struct Daemon {
+    server: Option<Server>,
+    dir: TempDir,
+    admin: u16,
+}
+
+impl Daemon {
+    /// Writes a configuration for `database` and `redis` with `rest` (rules and more) after it, and starts nothing. The
+    /// daemon connects as the role of `sql/role.sql`; slot and publication are named like the database.
+    pub fn configure(database: &Database, redis_url: &str, rest: &str) -> Daemon {
+        database.create_role();
+        let name = &database.name;
+        let admin = free_port();
+        let config = format!(
+            "source:\n  dsn: {}\n  slot: {name}\n  publication: {name}\ntargets:\n  cache:\n    url: {redis_url}\n\
+             admin:\n  listen: 127.0.0.1:{admin}\n{rest}",
+            database.dsn_as("coherd"),
+        );
+        let dir = tempfile::tempdir().expect("temp dir");
+        std::fs::write(dir.path().join("coherd.yaml"), config).expect("configuration");
+        Daemon { server: None, dir, admin }
+    }
+
+    /// [`Daemon::configure`], `coherd setup` as the superuser, and `coherd run` until it follows the log.
+    pub fn start(database: &Database, redis: &Redis, rest: &str) -> Daemon {
+        let mut daemon = Daemon::configure(database, &redis.url(), rest);
+        daemon.setup(database);
+        daemon.launch();
+        daemon
+    }
+
+    /// Runs `coherd setup` as the superuser; it must succeed.
+    pub fn setup(&self, database: &Database) {
+        let output = self.command(&["setup", "--dsn", &database.dsn()]);
+        assert!(output.status.success(), "setup: {}", text(&output));
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn launch(&mut self) {
+        self.launch_unready();
+        until("the daemon is ready", || {
+            let server = self.server.as_ref().expect("launched");
+            assert!(!server.has_ended(), "the daemon ended: {}", server.output());
+            (self.http("/readyz").0 == 200).then_some(())
+        });
+    }
+
+    /// Starts it.
+    pub fn launch_unready(&mut self) {
+        let command = [coherd(), "run".to_owned(), "--config".to_owned(), self.config().display().to_string()];
+        self.server = Some(Server::start(&command, &self.dir.path().join("coherd.log")));
+    }
+
+    /// A second daemon with the same configuration but an admin page of its own; not started.
+    pub fn twin(&self) -> Daemon {
+        let (dir, admin) = (tempfile::tempdir().expect("temp dir"), free_port());
+        let config = std::fs::read_to_string(self.config()).expect("configuration");
+        let config = config.replace(&format!("127.0.0.1:{}", self.admin), &format!("127.0.0.1:{admin}"));
+        std::fs::write(dir.path().join("coherd.yaml"), config).expect("configuration");
+        Daemon { server: None, dir, admin }
+    }
+
+    /// The path of its configuration.
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("coherd.yaml")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.server.as_ref().expect("it runs").pid()
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.server.as_ref().is_none_or(Server::has_ended)
+    }
+
+    /// Ends it with a signal and gives its exit code.
+    pub fn stop(&mut self, signal: Signal) -> i32 {
+        self.server.take().expect("it runs").stop(signal)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.server.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// Everything it has logged, over all its lives.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("coherd.log")).unwrap_or_default()
+    }
+
+    /// Runs another command with the same configuration.
+    pub fn command(&self, args: &[&str]) -> Output {
+        let config = self.config();
+        Command::new(coherd()).args(args).arg("--config").arg(config).output().expect("coherd starts")
+    }
+
+    /// Asks the admin page: status code and body; 0 where nobody answers.
+    pub fn http(&self, path: &str) -> (u16, String) {
+        http_get(self.admin, path).unwrap_or_default()
+    }
+
+    /// `/status` as JSON.
+    pub fn status(&self) -> serde_json::Value {
+        serde_json::from_str(&self.http("/status").1).unwrap_or_default()
+    }
+}
+
+/// The program under test.
+pub fn coherd() -> String {
+    // Tests are and benches in target/PROFILE/deps, examples in target/PROFILE/examples.
+    let this = std::env::current_exe().expect("own path");
+    let program = this.ancestors().nth(2).expect("target directory").join("coherd");
+    assert!(program.exists(), "{} is missing: run `cargo build` first", program.display());
+    program.display().to_string()
+}
+
+/// What a command printed, both streams.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A bare HTTP/1.1 GET.
+pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(70))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let code = head.split_whitespace().nth(1)?.parse().ok()?;
+    Some((code, body.to_owned()))
+}

@@ -1,0 +1,121 @@
+//! A worker driven by hand: what the pipeline will do, with nothing left out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use coherd::invalidation::Action;
+use coherd::ledger::Ledger;
+use coherd::lsn::Lsn;
+use coherd::target::delivery::{Lane, Report, Shipment, spawn};
+use coherd::target::{Delivery, Fault, Recollection, Target};
+use tokio::sync::mpsc;
+
+use super::{Asked, delivery, open_url};
+use crate::support::Redis;
+
+/// Answers every recollection with "nothing to flush" and notes it.
+pub struct Driver {
+    pub lane: Option<Lane>,
+    pub reports: mpsc::Receiver<Report>,
+    pub recollections: Vec<Recollection>,
+    pub confirmed: Vec<u64>,
+    pub troubles: Vec<Fault>,
+    pub ups: usize,
+    ledger: Ledger,
+}
+
+impl Driver {
+    pub fn new(target: Arc<dyn Target>) -> Driver {
+        let (sender, reports) = mpsc::channel(8);
+        Driver {
+            lane: Some(spawn(0, target, sender)),
+            reports,
+            recollections: Vec::new(),
+            confirmed: Vec::new(),
+            troubles: Vec::new(),
+            ups: 0,
+            ledger: Ledger::new(Lsn::ZERO, [Lsn::ZERO]),
+        }
+    }
+
+    pub fn send(&mut self, delivery: Delivery) {
+        let ticket = self.ledger.sent(0);
+        self.lane.as_mut().expect("open").send(Shipment { ticket, delivery }).expect("room");
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.lane.as_ref().is_some_and(Lane::has_room)
+    }
+
+    /// Takes reports in until `done`.
+    pub async fn until(&mut self, what: &str, done: impl Fn(&Driver) -> bool) {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !done(self) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let report = tokio::time::timeout(left, self.reports.recv()).await;
+            let report = report.unwrap_or_else(|_| panic!("it never came true that {what}: {:?}", self.troubles));
+            match report.expect("the worker lives") {
+                Report::Recalled { recollection, answer, .. } => {
+                    self.recollections.push(recollection);
+                    answer.send(Vec::new()).expect("the worker waits");
+                }
+                Report::Confirmed { delivery, .. } => self.confirmed.push(delivery.record.applied.as_u64()),
+                Report::Trouble { fault, .. } => self.troubles.push(fault),
+                Report::Up { .. } => self.ups += 1,
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn ten_thousand_deliveries_arrive_in_order_through_one_lane() {
+    let server = Redis::start();
+    let mut asked = Asked::of(&server);
+    asked.fill(10_000, |n| format!("user:{n}"));
+    let mut driver = Driver::new(open_url(&server.url()));
+    for n in 0..10_000_u64 {
+        driver.until("there is room", Driver::has_room).await;
+        driver.send(delivery(n + 1, &[(Action::Delete, &format!("user:{n}"))]));
+    }
+    driver.until("all are confirmed", |driver| driver.confirmed.len() == 10_000).await;
+    assert!(driver.confirmed.windows(2).all(|pair| pair[0] < pair[1]), "in order");
+    assert_eq!(asked.run::<u64>(&["DBSIZE"]), 1);
+    assert_eq!(asked.field("applied").as_deref(), Some("10000"));
+    assert_eq!((driver.recollections.len(), driver.ups, driver.troubles.len()), (1, 1, 0));
+    assert_eq!(asked.run::<String>(&["INFO", "clients"]).matches("connected_clients:2").count(), 1, "one connection");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_killed_again_and_again_under_load_loses_no_delivery() {
+    let mut server = Redis::start();
+    let mut driver = Driver::new(open_url(&server.url()));
+    for n in 1..=400_u64 {
+        driver.until("there is room", Driver::has_room).await;
+        driver.send(delivery(n, &[(Action::Delete, &format!("user:{n}")), (Action::Bump, "p")]));
+        if n % 100 == 50 {
+            // Some are in flight as it dies.
+            server.restart();
+        }
+    }
+    driver.until("all are confirmed", |driver| driver.confirmed.len() == 400).await;
+    assert!(driver.confirmed.windows(2).all(|pair| pair[0] < pair[1]), "in order, each once");
+    assert_eq!(Asked::of(&server).field("applied").as_deref(), Some("400"));
+    // Each loss was noticed, and the target asked what it remembers before anything was sent to it again.
+    assert!(driver.recollections.len() > 1, "{:?}", driver.recollections.len());
+    let fresh = driver.recollections.iter().filter(|recollection| recollection.record.is_none()).count();
+    assert!(fresh > 1, "an emptied server is seen as such: {fresh}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_dropped_lane_closes_its_connection() {
+    let server = Redis::start();
+    let mut asked = Asked::of(&server);
+    let mut driver = Driver::new(open_url(&server.url()));
+    driver.until("it is up", |driver| driver.ups == 1).await;
+    driver.lane = None;
+    assert!(driver.reports.recv().await.is_none());
+    crate::support::until("the connection is closed", || {
+        let clients: String = asked.run(&["INFO", "clients"]);
+        clients.contains("connected_clients:1\r\n").then_some(())
+    });
+}

@@ -1,0 +1,135 @@
+//! The house rules that a compiler does not see: which way imports point, and how long a file or a function may be.
+
+use std::path::{Path, PathBuf};
+
+const FILE_LINES_MAX: usize = 500;
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// The layers, top to bottom, as ARCHITECTURE.md lists them. A file imports from its own module and from modules in
+/// rows above; within a row from those before it, except that source, target and rules never see one another.
+const LAYERS: &[&[&str]] = &[
+    &["lsn", "change", "table", "database", "finding", "invalidation", "record"],
+    &["pgoutput", "rules", "by_hand", "transaction", "ledger", "gate", "continuity", "backoff"],
+    &["source", "target", "status", "metrics", "admin"],
+    &["pipeline", "shutdown"],
+    &["config", "cli"],
+];
+
+const STRANGERS: &[&str] = &["source", "target", "rules"];
+
+#[test]
+fn imports_point_only_to_layers_above() {
+    let mut wrong = Vec::new();
+    for file in rust_files("src") {
+        let Some(module) = module_of(&file) else { continue };
+        let text = std::fs::read_to_string(&file).unwrap();
+        for imported in imports(&text) {
+            if imported != module && !may_import(&module, &imported) {
+                wrong.push(format!("{}: {module} imports {imported}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports against the flow:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_module_has_its_place_in_the_layers() {
+    for file in rust_files("src") {
+        if let Some(module) = module_of(&file) {
+            assert!(place(&module).is_some(), "{module} is in no layer: give it a place in tests/tidy.rs");
+        }
+    }
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    let mut long = Vec::new();
+    for file in ["src", "tests", "benches", "examples", "fuzz"].iter().flat_map(|dir| rust_files(dir)) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let lines = text.lines().count();
+        if lines > FILE_LINES_MAX {
+            long.push(format!("{}: {lines} lines, at most {FILE_LINES_MAX}", file.display()));
+        }
+        for (line, length) in functions(&text).into_iter().filter(|(_, length)| *length > FUNCTION_LINES_MAX) {
+            long.push(format!("{}:{line}: a function of {length} lines, at most {FUNCTION_LINES_MAX}", file.display()));
+        }
+    }
+    assert!(long.is_empty(), "too long:\n{}", long.join("\n"));
+}
+
+#[test]
+fn the_checks_themselves_can_fail() {
+    assert!(!may_import("pgoutput", "source") && !may_import("source", "target") && !may_import("rules", "target"));
+    assert!(may_import("pipeline", "source") && may_import("cli", "lsn") && may_import("ledger", "lsn"));
+    assert_eq!(imports("use crate::lsn::Lsn;\nlet x = crate::target::open();"), ["lsn", "target"]);
+    let function = format!("fn a() {{\n{}}}\n    fn b() {{}}\n", "    x();\n".repeat(80));
+    assert_eq!(functions(&function), [(1, 82), (83, 1)]);
+}
+
+fn may_import(module: &str, imported: &str) -> bool {
+    if STRANGERS.contains(&module) && STRANGERS.contains(&imported) {
+        return false;
+    }
+    // `main.rs` and unknown names are judged by the test above.
+    place(imported).zip(place(module)).is_none_or(|(from, to)| from < to)
+}
+
+fn place(module: &str) -> Option<(usize, usize)> {
+    let in_row = |row: &&[&str]| row.iter().position(|name| *name == module);
+    LAYERS.iter().enumerate().find_map(|(number, row)| Some((number, in_row(row)?)))
+}
+
+/// The module directly below `src` that a file belongs to; `None` for `lib.rs` and `main.rs`.
+fn module_of(file: &Path) -> Option<String> {
+    let first = file.strip_prefix(root().join("src")).ok()?.components().next()?;
+    let name = Path::new(first.as_os_str()).file_stem()?.to_str()?;
+    let name = name.strip_suffix("_tests").unwrap_or(name);
+    (!["lib", "main"].contains(&name)).then(|| name.to_owned())
+}
+
+fn imports(text: &str) -> Vec<String> {
+    let after = text.split("crate::").skip(1);
+    after.map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()).collect()
+}
+
+/// Line number and length of every function, by rustfmt's indentation.
+fn functions(text: &str) -> Vec<(usize, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let indent = &line[..line.len() - code.len()];
+        let words: Vec<&str> = code.split_whitespace().take(5).take_while(|word| *word != "fn").collect();
+        let is_function = code.split_whitespace().nth(words.len()) == Some("fn")
+            && words.iter().all(|w| w.starts_with("pub") || ["async", "const", "in"].contains(w));
+        if !is_function {
+            continue;
+        }
+        let end = format!("{indent}}}");
+        let one_line = code.ends_with('}') || code.ends_with(';');
+        let length = if one_line { Some(0) } else { lines[number..].iter().position(|line| *line == end) };
+        found.push((number + 1, length.map_or(1, |length| length + 1)));
+    }
+    found
+}
+
+fn rust_files(dir: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut dirs = vec![root().join(dir)];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("target") {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
