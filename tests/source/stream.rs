@@ -213,7 +213,9 @@ fn a_server_that_shuts_down_ends_a_stream_that_acknowledges_everything() {
                     last = Some(at);
                 }
             }
-            last.into_iter().for_each(|at| stream.acknowledge(ack(at)));
+            if let Some(at) = last {
+                stream.acknowledge(ack(at));
+            }
         }
     };
     let error: Result<(), SourceError> = runtime.block_on(ending);
