@@ -31,6 +31,13 @@ const BEHIND_BYTES: usize = 16 * 1024;
 const WINDOW: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// A server that shuts down waits until everything is acknowledged, and asks again with each answer. A server that does
+/// not shut down never asks twice in a row, because status updates come long before it grows impatient. So after this
+/// many requests the answer waits for the next status update, and after this time the server is let go: a target that
+/// is down must not keep Postgres from stopping.
+const REQUESTS_IN_A_ROW: u32 = 3;
+const SHUTDOWN_HELD: Duration = Duration::from_secs(5);
+
 /// How long [`Stream::finish`] waits for the server's answer.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
@@ -58,13 +65,23 @@ pub struct PostgresStream {
     inbox: Inbox,
     outbox: BytesMut,
     unflushed: bool,
+    /// Sending has failed. The server's last words may still be on their way in, and say why: they are waited for until
+    /// the next status update would be due.
+    send_error: Option<io::Error>,
     status_due: bool,
     /// Never behind the slot: before Postgres 17.6 a status with an older position moves the slot back.
     acknowledged: Lsn,
     heartbeat: Interval,
     pace: Pace,
+    requests: Requests,
     slot: String,
     publication: String,
+}
+
+/// Requests for a reply, one after the other.
+struct Requests {
+    count: u32,
+    since: Instant,
 }
 
 /// Whether reading waits for the socket to fill.
@@ -118,10 +135,12 @@ impl PostgresStream {
             inbox,
             outbox: BytesMut::with_capacity(256),
             unflushed: false,
+            send_error: None,
             status_due: true,
             acknowledged: settings.confirmed,
             heartbeat,
             pace: Pace { enabled, began: Instant::now(), bytes: 0, pause: None, pausing: false },
+            requests: Requests { count: 0, since: Instant::now() },
             slot: settings.slot,
             publication: settings.publication,
         }
@@ -131,20 +150,20 @@ impl PostgresStream {
         // First of all, Postgres is answered.
         while self.heartbeat.poll_tick(cx).is_ready() {
             self.status_due = true;
+            if let Some(error) = self.send_error.take() {
+                return Poll::Ready(Err(lost(&error)));
+            }
         }
-        let sent = self.poll_send(cx);
+        if self.send_error.is_none() {
+            self.send_error = self.poll_send(cx).err();
+        }
         if intake == Intake::Closed {
-            sent.map_err(|error| lost(&error))?;
-            return Poll::Pending;
+            return self.send_error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(lost(&error))));
         }
         while !self.inbox.has_message() {
             ready!(self.pace.poll(cx));
-            match self.inbox.poll_fill(cx, &mut self.socket) {
-                Poll::Ready(Ok(count)) => self.pace.read(count),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(lost(&error))),
-                // The server's last words may still be on their way in when sending fails; they are read first.
-                Poll::Pending => return sent.map_or_else(|error| Poll::Ready(Err(lost(&error))), |()| Poll::Pending),
-            }
+            let count = ready!(self.inbox.poll_fill(cx, &mut self.socket)).map_err(|error| lost(&error))?;
+            self.pace.read(count);
         }
         Poll::Ready(Ok(()))
     }
@@ -190,18 +209,42 @@ impl PostgresStream {
     fn copied(&mut self, message: &Message) -> Result<Copied, SourceError> {
         let mut body = self.inbox.body(message);
         match body.try_get_u8() {
-            Ok(b'w') if body.len() >= XLOG_DATA_HEADER_BYTES => Ok(Copied::Data),
+            Ok(b'w') if body.len() >= XLOG_DATA_HEADER_BYTES => {
+                self.requests.count = 0;
+                Ok(Copied::Data)
+            }
             Ok(b'k') => {
                 let position = body.try_get_u64();
                 let (Ok(position), Ok(_clock), Ok(reply)) = (position, body.try_get_u64(), body.try_get_u8()) else {
                     return Err(unexpected(b'k'));
                 };
-                self.status_due |= reply != 0;
+                self.requested(reply != 0)?;
                 Ok(Copied::Position(Lsn::new(position)))
             }
             Ok(tag) => Err(unexpected(tag)),
             Err(_) => Err(unexpected(b'd')),
         }
+    }
+
+    fn requested(&mut self, reply: bool) -> Result<(), SourceError> {
+        if !reply {
+            self.requests.count = 0;
+            return Ok(());
+        }
+        if self.requests.count == 0 {
+            self.requests.since = Instant::now();
+        }
+        self.requests.count = self.requests.count.saturating_add(1);
+        if self.requests.count <= REQUESTS_IN_A_ROW {
+            self.status_due = true;
+        } else if self.requests.since.elapsed() > SHUTDOWN_HELD {
+            return Err(SourceError::Lost(
+                "the server is shutting down and waits for what is not acknowledged yet; it is let go and will send \
+                 that again"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
     }
 
     fn notice(&self, message: &Message) -> Result<(), SourceError> {
@@ -302,3 +345,6 @@ impl Stream for PostgresStream {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

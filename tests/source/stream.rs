@@ -6,6 +6,7 @@ use coherd::lsn::Lsn;
 use coherd::source::{Frame, Intake, Source, SourceError, Stream};
 
 use super::{Followed, Got, ack, own_server, source};
+use crate::support::process::Signal;
 use crate::support::{Database, until};
 
 /// The kinds of the pgoutput messages, as letters.
@@ -182,4 +183,45 @@ fn logical_messages_arrive_when_asked_for() {
     followed.database.run("SELECT pg_logical_emit_message(true, 'coherd', 'hello')");
     let got = followed.read_until("a commit", |got| kinds(got).ends_with('C'));
     assert_eq!(kinds(&got), "BMC");
+}
+
+#[test]
+fn a_server_that_shuts_down_is_not_held_up_by_what_is_not_acknowledged() {
+    let server = own_server("");
+    let mut followed = Followed::on(Database::create_on(server.clone()), Database::dsn);
+    followed.database.run("INSERT INTO t VALUES (1)");
+    followed.read_until("a commit", |got| kinds(got).ends_with('C'));
+    let stopping = std::thread::spawn(move || server.stop(Signal::Term));
+    let error = followed.read_to_error();
+    assert!(matches!(&error, SourceError::Lost(text) if text.contains("shutting down")), "{error:?}");
+    drop(followed.stream);
+    stopping.join().unwrap();
+}
+
+#[test]
+fn a_server_that_shuts_down_ends_a_stream_that_acknowledges_everything() {
+    let server = own_server("");
+    let followed = Followed::on(Database::create_on(server.clone()), Database::dsn);
+    let Followed { runtime, mut stream, database: _database, .. } = followed;
+    let stopping = std::thread::spawn(move || server.stop(Signal::Term));
+    let ending = async {
+        loop {
+            stream.ready(Intake::Open).await?;
+            let mut last = None;
+            while let Some(frame) = stream.next()? {
+                if let Frame::Position(at) = frame {
+                    last = Some(at);
+                }
+            }
+            if let Some(at) = last {
+                stream.acknowledge(ack(at));
+            }
+        }
+    };
+    let error: Result<(), SourceError> = runtime.block_on(ending);
+    assert!(
+        matches!(&error, Err(SourceError::Lost(text)) if text.contains("the server ended the stream")),
+        "{error:?}"
+    );
+    stopping.join().unwrap();
 }
