@@ -379,3 +379,26 @@ fn a_partition_tree_is_mended_leaf_by_leaf() {
         -- the statements for rules[0] public.p
     "#);
 }
+
+#[test]
+fn no_change_is_missed_while_a_remedy_runs() {
+    let database = Database::create();
+    let name = &database.name;
+    database.run("CREATE TABLE t (id int PRIMARY KEY, email text, n int); INSERT INTO t VALUES (1, 'a', 0)");
+    database.run(&format!("CREATE PUBLICATION {name} FOR TABLE t (id)"));
+    database.run(&format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')"));
+    let (rules, session) = (rule("t", &["e:{email}"]), Session::of(&database));
+    let mut dba = database.client();
+    let mut updates = 0;
+    for statement in session.audit(&rules).iter().flat_map(|finding| &finding.remedy) {
+        dba.run(statement);
+        database.run("UPDATE t SET n = n + 1");
+        updates += 1;
+    }
+    assert!(updates > 4);
+    let sql = format!(
+        "SELECT count(*) FROM pg_logical_slot_get_binary_changes('{name}', NULL, NULL, 'proto_version', '1', \
+         'publication_names', '{name}') WHERE get_byte(data, 0) = ascii('U')"
+    );
+    assert_eq!(dba.one(&sql), updates.to_string());
+}

@@ -27,7 +27,7 @@ impl Config {
 
     pub fn write(&self, dsn: &str, rules: &[&str]) {
         let name = &self.name;
-        let rules: String = rules.iter().map(|rule| format!("  - {rule}\n")).collect();
+        let rules: String = rules.iter().flat_map(|rule| ["  - ", rule, "\n"]).collect();
         let text = format!(
             "source: {{dsn: '{dsn}', slot: {name}, publication: {name}}}\n\
              targets: {{cache: {{url: 'redis://127.0.0.1:1/0'}}}}\nrules:\n{rules}"
