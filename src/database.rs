@@ -87,6 +87,7 @@ pub struct Role {
 
 /// The publication.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "the booleans of pg_publication")]
 pub struct Publication {
     /// Whether this role may alter it.
     pub owned: bool,

@@ -198,7 +198,9 @@ fn columns_that_are_not_sent_are_named() {
         on_missing_old: MissingOld::Skip,
         ..raw("t", &["a:{emial}", "b:{username}", "c:{g}", "d:{email}"])
     }]);
-    insta::assert_snapshot!(text(&Session::of(&database).audit(&rules), &database), @r#"
+    let mut seen = Session::of(&database).look(&rules);
+    seen.server.version = 170_000;
+    insta::assert_snapshot!(text(&audit(&rules, &seen), &database), @r#"
     error: rules[0] public.t: there is no column emial; did you mean email?
     error: rules[0] public.t: there is no column username; there is "userName", which is written in double quotes: {"userName"}
     error: rules[0] public.t: column g is generated, and Postgres sends such columns from version 18 on; build the key from the columns that it is computed from
@@ -210,6 +212,25 @@ fn columns_that_are_not_sent_are_named() {
     error: rules[0] public.t: publication NAME filters its rows: changes outside the filter are never seen
         -- the statements for rules[0] public.t
     "#);
+}
+
+#[test]
+fn a_generated_column_is_sent_from_eighteen_on() {
+    let database = Database::create();
+    database.run("CREATE TABLE t (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id + 1) STORED)");
+    database.run(&format!("CREATE PUBLICATION {} FOR TABLE t", database.name));
+    let rules = rules(&[RawRule { on_missing_old: MissingOld::Skip, ..raw("t", &["c:{g}"]) }]);
+    let mut seen = Session::of(&database).look(&rules);
+    seen.server.version = 180_000;
+    insta::assert_snapshot!(text(&audit(&rules, &seen), &database), @r#"
+    error: publication NAME: it leaves out generated columns, and a rule reads g of public.t
+        ALTER PUBLICATION NAME SET (publish_generated_columns = stored);
+    "#);
+    let remedy = &audit(&rules, &seen)[0].remedy[0];
+    if database.server.version() >= 180_000 {
+        database.run(remedy);
+        assert_eq!(Session::of(&database).audit(&rules), Vec::<Finding>::new());
+    }
 }
 
 #[test]
@@ -378,4 +399,27 @@ fn a_partition_tree_is_mended_leaf_by_leaf() {
     error: rules[0] public.p: publication NAME leaves out v; coherd setup adds it
         -- the statements for rules[0] public.p
     "#);
+}
+
+#[test]
+fn no_change_is_missed_while_a_remedy_runs() {
+    let database = Database::create();
+    let name = &database.name;
+    database.run("CREATE TABLE t (id int PRIMARY KEY, email text, n int); INSERT INTO t VALUES (1, 'a', 0)");
+    database.run(&format!("CREATE PUBLICATION {name} FOR TABLE t (id)"));
+    database.run(&format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')"));
+    let (rules, session) = (rule("t", &["e:{email}"]), Session::of(&database));
+    let mut dba = database.client();
+    let mut updates = 0;
+    for statement in session.audit(&rules).iter().flat_map(|finding| &finding.remedy) {
+        dba.run(statement);
+        database.run("UPDATE t SET n = n + 1");
+        updates += 1;
+    }
+    assert!(updates > 4);
+    let sql = format!(
+        "SELECT count(*) FROM pg_logical_slot_get_binary_changes('{name}', NULL, NULL, 'proto_version', '1', \
+         'publication_names', '{name}') WHERE get_byte(data, 0) = ascii('U')"
+    );
+    assert_eq!(dba.one(&sql), updates.to_string());
 }

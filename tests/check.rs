@@ -136,10 +136,8 @@ fn a_slot_of_another_kind_is_refused_and_a_lost_one_told() {
         texts.extend(prerequisites(&seen).iter().map(ToString::to_string));
     }
     insta::assert_snapshot!(texts.join("\n"), @r#"
-    error: slot coherd: it is a physical one, made for a standby or a backup; choose another name (source.slot), or drop it if nobody needs it
-        SELECT pg_drop_replication_slot('coherd');
-    error: slot coherd: it belongs to database "Other", not to app; choose another name (source.slot), or drop it if nobody needs it
-        SELECT pg_drop_replication_slot('coherd');
+    error: slot coherd: it is a physical one, made for a standby or a backup; choose another name (source.slot)
+    error: slot coherd: it belongs to database "Other", not to app; choose another name (source.slot)
     error: slot coherd: it was made with the output plugin test_decoding, and coherd reads pgoutput; choose another name (source.slot), or drop it if nobody needs it
         SELECT pg_drop_replication_slot('coherd');
     error: slot coherd: it sends prepared transactions early (two_phase), without their rows; choose another name (source.slot), or drop it if nobody needs it

@@ -236,7 +236,7 @@ async fn execute(client: &Client, statements: &[String]) -> Result<(), String> {
 
 /// The report, for people.
 pub fn render(report: &Report) -> String {
-    let mut text: String = report.done.iter().map(|subject| format!("made: {subject}\n")).collect();
+    let mut text: String = report.done.iter().flat_map(|subject| ["made: ", subject, "\n"]).collect();
     if report.done.is_empty() && report.findings.is_empty() {
         text.push_str("nothing to do: everything is there\n");
     }
@@ -301,7 +301,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 }
 
 fn print_plan(config: &Config, database: &Database, plan: &Plan) -> Result<(), Failure> {
-    let mut text: String = plan.statements().iter().map(|statement| format!("{statement}\n")).collect();
+    let mut text: String = plan.statements().into_iter().map(|statement| statement + "\n").collect();
     if plan.slot {
         let slot = quote_literal(&database.slot_name);
         let failover = if database.server.version >= 170_000 { ", failover => true" } else { "" };

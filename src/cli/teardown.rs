@@ -73,7 +73,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     }
     let all = plan.slot.iter().chain(&plan.others);
     if !args.yes {
-        print(&all.map(|statement| format!("{statement}\n")).collect::<String>())?;
+        print(&all.flat_map(|statement| [statement, "\n"]).collect::<String>())?;
         return Err(anyhow!("nothing was dropped: with --yes, the above will be").into());
     }
     if let Some(statement) = &plan.slot {

@@ -3,9 +3,6 @@
 
 mod table;
 
-#[cfg(test)]
-mod tests;
-
 use super::config::Rule;
 use super::nearest;
 use super::publish::Demand;

@@ -99,12 +99,18 @@ fn slot(database: &Database) -> Vec<Finding> {
         let message = "it is not there yet; coherd setup or the first coherd run creates it";
         return vec![Finding::warning(subject, message)];
     };
-    let wrong = if slot.plugin.is_none() {
-        Some("it is a physical one, made for a standby or a backup".to_owned())
-    } else if slot.database.as_deref() != Some(database.name.as_str()) {
+    // Somebody else's slot holds somebody else's changes: no remedy drops it.
+    if slot.plugin.is_none() {
+        let message = "it is a physical one, made for a standby or a backup; choose another name (source.slot)";
+        return vec![Finding::error(subject, message)];
+    }
+    if slot.database.as_deref() != Some(database.name.as_str()) {
         let of = quote_identifier(slot.database.as_deref().unwrap_or_default());
-        Some(format!("it belongs to database {of}, not to {}", quote_identifier(&database.name)))
-    } else if slot.plugin.as_deref() != Some("pgoutput") {
+        let ours = quote_identifier(&database.name);
+        let message = format!("it belongs to database {of}, not to {ours}; choose another name (source.slot)");
+        return vec![Finding::error(subject, message)];
+    }
+    let wrong = if slot.plugin.as_deref() != Some("pgoutput") {
         let plugin = slot.plugin.as_deref().unwrap_or_default();
         Some(format!("it was made with the output plugin {plugin}, and coherd reads pgoutput"))
     } else if slot.two_phase {

@@ -24,7 +24,9 @@ pub(super) fn audit(demand: Demand) -> Vec<Finding> {
     mendable.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     if let Some((first, others)) = mendable.split_first_mut() {
         first.remedy = demand.mend(&demand.identity());
-        others.iter_mut().for_each(|other| other.remedy.push(format!("-- the statements for {}", first.subject)));
+        for other in others {
+            other.remedy.push(format!("-- the statements for {}", first.subject));
+        }
     }
     findings.extend(mendable);
     findings.extend(leaves(&demand));
