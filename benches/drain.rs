@@ -1,6 +1,16 @@
 //! A backlog of single-row transactions, drained alternately by pg_recvlogical into /dev/null and by coherd into Redis
 //! with every key cached and really deleted. `make bench`; CHANGES (1000000) and ROUNDS (3) from the environment.
-#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::cast_precision_loss,
+    clippy::needless_for_each,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;

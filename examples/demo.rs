@@ -1,5 +1,15 @@
 //! The main job, step by step, on throw-away servers: `make demo`.
-#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::cast_precision_loss,
+    clippy::needless_for_each,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;

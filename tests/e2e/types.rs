@@ -1,5 +1,7 @@
 //! Keys hold values exactly as Postgres prints them, whatever the type and the settings of server and session.
 
+use std::fmt::Write as _;
+
 use super::Shop;
 
 /// Column type, SQL value, and the text that belongs into the key.
@@ -61,8 +63,8 @@ fn every_type_is_printed_as_postgres_prints_it() {
         .to_owned();
     let mut rules = String::new();
     for (number, (its_type, _, _)) in TYPES.iter().enumerate() {
-        schema += &format!("CREATE TABLE t{number} (id int PRIMARY KEY, v {its_type});\n");
-        rules += &format!("  - table: t{number}\n    keys: [\"{number}:{{v}}\"]\n    on_missing_old: skip\n");
+        writeln!(schema, "CREATE TABLE t{number} (id int PRIMARY KEY, v {its_type});").unwrap();
+        writeln!(rules, "  - table: t{number}\n    keys: [\"{number}:{{v}}\"]\n    on_missing_old: skip").unwrap();
     }
     let database = crate::support::Database::create();
     let schema = schema.replace("CURRENT_NAME", &database.name);
