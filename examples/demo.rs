@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use support::daemon::coherd;
 use support::process::{Server, Signal, free_port};
-use support::{Database, Redis, until};
+use support::{Database, Postgres, Redis, until};
 
 const SCHEMA: &str = "
 CREATE TABLE users    (id bigint PRIMARY KEY, name text NOT NULL, email text NOT NULL);
@@ -67,7 +67,7 @@ fn main() {
 impl Shop {
     fn open() -> Shop {
         step("Two throw-away servers: Postgres (wal_level = logical) and Redis, with a small shop in them");
-        let database = Database::create();
+        let database = Database::create_on(Postgres::start("track_commit_timestamp = on").into());
         let redis = Redis::start_with(&["--notify-keyspace-events", "Egx"]);
         let gone = watch(&redis);
         database.run(SCHEMA);
@@ -164,7 +164,7 @@ impl Shop {
         self.show_keys();
         let began = Instant::now();
         self.start_daemon();
-        self.wait_gone("user:1");
+        while self.next_gone().0 != "user:1" {}
         show(&format!("started again: user:1 is gone {:.0} ms later", began.elapsed().as_secs_f64() * 1e3));
     }
 
@@ -178,26 +178,23 @@ impl Shop {
     fn fix(&mut self, sql: &str, keys: &[&str]) {
         while self.gone.try_recv().is_ok() {}
         let committed = self.psql(sql);
-        for key in keys {
-            let at = self.wait_gone(key);
+        let mut left: Vec<&str> = keys.to_vec();
+        while !left.is_empty() {
+            let (key, at) = self.next_gone();
+            left.retain(|wanted| *wanted != key);
             let late = at.duration_since(committed).unwrap_or_default();
             show(&format!("{RED}UNLINK{PLAIN} {key:<34} {:6.2} ms after COMMIT", late.as_secs_f64() * 1e3));
         }
     }
 
-    fn wait_gone(&self, key: &str) -> SystemTime {
-        loop {
-            let (gone, at) = self.gone.recv_timeout(Duration::from_secs(10)).expect("the key goes");
-            if gone == key {
-                return at;
-            }
-        }
+    fn next_gone(&self) -> (String, SystemTime) {
+        self.gone.recv_timeout(Duration::from_secs(10)).expect("a key goes within ten seconds")
     }
 
-    /// Runs a statement in psql and gives the time just after it was committed.
+    /// Runs a statement in psql and gives the time of the last commit, as Postgres wrote it down.
     fn psql(&self, sql: &str) -> SystemTime {
         show(&format!("{BOLD}shop=# {sql};{PLAIN}"));
-        let stamp = "SELECT extract(epoch FROM clock_timestamp())";
+        let stamp = "SELECT extract(epoch FROM timestamp) FROM pg_last_committed_xact()";
         let output = Command::new("psql")
             .args(["-X", "-d", &self.database.dsn(), "-c", sql, "-qAt", "-c", stamp])
             .output()

@@ -5,6 +5,7 @@ mod admin;
 mod catalog;
 mod check;
 mod command_line;
+mod docs;
 mod e2e;
 mod setup;
 mod source;
