@@ -6,6 +6,7 @@ mod crash;
 mod idle;
 mod keys;
 mod outage;
+mod refusals;
 mod tables;
 mod types;
 

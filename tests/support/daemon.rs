@@ -75,6 +75,13 @@ impl Daemon {
         Daemon { server: None, dir, admin }
     }
 
+    /// Replaces a part of its configuration, which must be there.
+    pub fn edit(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config()).expect("configuration");
+        assert!(text.contains(from), "{from} is not in\n{text}");
+        std::fs::write(self.config(), text.replace(from, to)).expect("configuration");
+    }
+
     /// The path of its configuration.
     pub fn config(&self) -> PathBuf {
         self.dir.path().join("coherd.yaml")

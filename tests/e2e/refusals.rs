@@ -1,0 +1,158 @@
+//! What a person sees when coherd cannot work: the text, and the exit code.
+
+use insta::assert_snapshot;
+
+use crate::support::daemon::text;
+use crate::support::{Daemon, Database, Redis, until};
+
+const RULE: &str = "rules:\n  - table: users\n    keys: [\"user:{id}\"]\n";
+
+/// `coherd run` to its end, its exit code in front; ports, names and paths made the same on every machine.
+fn refusal(daemon: &Daemon, database: &Database) -> String {
+    let output = daemon.command(&["run"]);
+    let said = text(&output).lines().filter(|line| !line.contains("\"INFO\"")).collect::<Vec<_>>().join("\n");
+    let said = said.replace(&daemon.config().display().to_string(), "coherd.yaml").replace(&database.name, "app");
+    let said = said.replace(&format!("127.0.0.1:{}", database.server.port()), "127.0.0.1:5432");
+    format!("exit {}\n{said}", output.status.code().unwrap_or(-1))
+}
+
+fn configured(schema: &str, rest: &str) -> (Database, Redis, Daemon) {
+    let (database, redis) = (Database::create(), Redis::start());
+    database.run(schema);
+    let daemon = Daemon::configure(&database, &redis.url(), rest);
+    (database, redis, daemon)
+}
+
+#[test]
+fn a_configuration_with_several_mistakes_names_them_all() {
+    let (database, _redis, daemon) = configured("", "rulez: []\non_gap: wait\n");
+    assert_snapshot!(refusal(&daemon, &database), @r#"
+    exit 78
+    coherd.yaml:1:1: rules: it is missing; write rules: [{table: public.users, keys: ["user:{id}"]}]
+    coherd.yaml:10:1: rulez: unknown field `rulez`, did you mean `rules`? known: source, targets, rules, on_gap, on_first_start, limits, admin, log
+    coherd.yaml:11:9: on_gap: unknown value `wait`, did you mean `halt`? known: flush, halt
+    "#);
+}
+
+#[test]
+fn a_dsn_with_a_misspelt_parameter_names_the_nearest() {
+    let (database, _redis, daemon) = configured("", RULE);
+    daemon.edit("sslmode=disable", "sslmod=disable");
+    assert_snapshot!(refusal(&daemon, &database), @r#"
+    exit 78
+    coherd: source.dsn: connection string: sslmod is no parameter; sslmode is
+    "#);
+}
+
+#[test]
+fn a_rule_for_a_table_that_is_not_there_names_the_nearest() {
+    let (database, _redis, daemon) = configured("CREATE TABLE user_s (id int PRIMARY KEY)", RULE);
+    assert_snapshot!(refusal(&daemon, &database), @r#"
+    exit 1
+    coherd: not started, because invalidations would be lost:
+    error: publication app: it is not in database app, so nothing is sent
+        coherd setup
+    error: rules[0] public.users: there is no such table in database app; did you mean public.user_s?
+    "#);
+}
+
+#[test]
+fn a_rule_with_a_column_that_is_not_there_names_the_nearest() {
+    let (database, _redis, daemon) =
+        configured("CREATE TABLE users (\"Id\" int PRIMARY KEY); CREATE PUBLICATION pub FOR TABLE users", RULE);
+    assert_snapshot!(refusal(&daemon, &database), @r#"
+    exit 1
+    coherd: not started, because invalidations would be lost:
+    error: publication app: it is not in database app, so nothing is sent
+        coherd setup
+    error: rules[0] public.users: there is no column id; there is "Id", which is written in double quotes: {"Id"}
+    "#);
+}
+
+#[test]
+fn before_setup_it_says_to_run_setup() {
+    let (database, _redis, daemon) = configured("CREATE TABLE users (id int PRIMARY KEY)", RULE);
+    assert_snapshot!(refusal(&daemon, &database), @r#"
+    exit 1
+    coherd: not started, because invalidations would be lost:
+    error: publication app: it is not in database app, so nothing is sent
+        coherd setup
+    "#);
+}
+
+#[test]
+fn a_role_that_may_not_replicate_is_told_how_to_get_there() {
+    let (database, _redis, daemon) = configured("CREATE TABLE users (id int PRIMARY KEY)", RULE);
+    daemon.setup(&database);
+    let role = format!("{}_weak", database.name);
+    database.run(&format!("CREATE ROLE {role} LOGIN"));
+    daemon.edit("//coherd@", &format!("//{role}@"));
+    let said = refusal(&daemon, &database);
+    database.run(&format!("DROP ROLE {role}"));
+    assert_snapshot!(said, @r#"
+    exit 1
+    coherd: Postgres at 127.0.0.1:5432: could not log in as app_weak to database app: must be superuser or replication role to start walsender [SQLSTATE 42501]. Run as a superuser: ALTER ROLE app_weak REPLICATION;
+    "#);
+}
+
+#[test]
+fn a_database_that_is_not_there_is_named() {
+    let (database, _redis, daemon) = configured("", RULE);
+    daemon.edit(&format!("/{}?", database.name), "/nowhere?");
+    assert_snapshot!(refusal(&daemon, &database), @r#"
+    exit 1
+    coherd: Postgres at 127.0.0.1:5432: could not log in as coherd to database nowhere: database "nowhere" does not exist [SQLSTATE 3D000]. Correct dbname in the connection string, or create the database.
+    "#);
+}
+
+#[test]
+fn a_database_that_is_away_is_waited_for_and_readiness_says_so() {
+    let (database, _redis, mut daemon) = configured("CREATE TABLE users (id int PRIMARY KEY)", RULE);
+    daemon.setup(&database);
+    let port = database.server.port();
+    daemon.edit(&format!("127.0.0.1:{port}"), "127.0.0.1:1");
+    daemon.launch_unready();
+    let said = until("readiness says what is wrong", || {
+        Some(daemon.http("/readyz")).filter(|(_, body)| body.contains("refused") && !body.contains("starting"))
+    });
+    assert_snapshot!(format!("{}\n{}", said.0, said.1), @r#"
+    503
+    reconnecting to Postgres by itself; mend what stands in the way (Postgres at 127.0.0.1:1: cannot be reached: Connection refused (os error 111); is Postgres running there, and listening?)
+    target cache is down; its deliveries are repeated until it answers (it has not answered yet)
+    "#);
+    assert_eq!(daemon.http("/livez").0, 200);
+}
+
+#[test]
+fn a_cache_that_is_away_is_waited_for_and_readiness_says_so() {
+    let (database, redis, mut daemon) = configured("CREATE TABLE users (id int PRIMARY KEY)", RULE);
+    daemon.setup(&database);
+    let url = redis.url();
+    drop(redis);
+    daemon.edit(&url, "redis://127.0.0.1:1/0");
+    daemon.launch_unready();
+    let said = until("readiness says what is wrong", || {
+        Some(daemon.http("/readyz")).filter(|(_, body)| body.contains("refused") && !body.contains("starting"))
+    });
+    assert_snapshot!(format!("{}\n{}", said.0, said.1), @r#"
+    503
+    target cache is down; its deliveries are repeated until it answers (target cache at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?)
+    "#);
+}
+
+#[test]
+fn a_wrong_cache_password_is_named_and_not_shown() {
+    let database = Database::create();
+    let redis = Redis::start_with(&["--requirepass", "hunter2"]);
+    database.run("CREATE TABLE users (id int PRIMARY KEY)");
+    let url = redis.url().replace("redis://", "redis://:hunter3@");
+    let mut daemon = Daemon::configure(&database, &url, RULE);
+    daemon.setup(&database);
+    daemon.launch_unready();
+    let said = until("readiness says what is wrong", || {
+        Some(daemon.http("/readyz")).filter(|(_, body)| body.contains("WRONGPASS") && !body.contains("starting"))
+    });
+    let said = said.1.replace(&format!("127.0.0.1:{}", redis.port()), "127.0.0.1:6379");
+    assert_snapshot!(said, @r#"target cache is down; its deliveries are repeated until it answers (target cache at 127.0.0.1:6379: AUTH was answered with WRONGPASS invalid username-password pair or user is disabled.; correct user and password in the url)"#);
+    assert!(!daemon.log().contains("hunter"), "{}", daemon.log());
+}
