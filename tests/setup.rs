@@ -117,6 +117,7 @@ fn writes_of_every_kind_of_table_work_before_and_after() {
         ALTER PUBLICATION NAME ADD TABLE ONLY public.bare;
     error: rules[0] public.bare: it is not in publication NAME, so its changes are not sent
         -- the statements for rules[0] public.bare
+    warning: target cache: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?; the slot is new and the target has no record of it, so the first run flushes its scopes
     "#);
     let again = config.coherd(&["setup"]);
     insta::assert_snapshot!(again.stdout, @r#"
@@ -224,6 +225,7 @@ fn the_least_privileged_role_follows_what_the_owner_set_up() {
     made: table public.t
     made: schema coherd
     made: slot NAME
+    warning: target cache: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?; the slot is new and the target has no record of it, so the first run flushes its scopes
     "#);
     let role = Session::open(&database.dsn_as("coherd"), name);
     let seen = role.look(&rules(&[raw("t", &["t:{id}"])]));

@@ -33,7 +33,7 @@ async fn holds_until_mended(driver: &mut Driver, kind: FaultKind, mend: impl FnO
         .await;
     assert_eq!(driver.confirmed, [100], "nothing is confirmed that was not done");
     let fault = driver.troubles.iter().find(|fault| fault.kind == kind).expect("seen");
-    assert!(fault.message.starts_with("target cache at ") && !fault.message.contains("user:"), "{fault}");
+    assert!(fault.message.starts_with("Redis at ") && !fault.message.contains("user:"), "{fault}");
     mend();
     driver.until("all is confirmed", |driver| driver.confirmed == [100, 200, 300, 400]).await;
     driver.until("it is up again", |driver| driver.ups >= 2).await;

@@ -21,7 +21,7 @@ use crate::target::{Fault, FaultKind, OpenError};
 
 /// Where the server is and how to get there.
 pub(super) struct Line {
-    /// `target cache at host:6379`: how every fault begins.
+    /// `Redis at host:6379`: how every fault begins.
     pub(super) place: String,
     info: ConnectionInfo,
     /// Ours, because the crate folds every refusal of its own greeting into "authentication failed".
@@ -67,7 +67,7 @@ impl Line {
         let settings = info.redis_settings().clone();
         let bare = RedisConnectionInfo::default().set_skip_set_lib_name();
         Ok(Line {
-            place: format!("target {} at {}", config.name, info.addr()),
+            place: format!("Redis at {}", info.addr()),
             greeting: greeting(&settings, &config.slot),
             info: info.set_tcp_settings(tcp).set_redis_settings(bare),
             tls: config.tls.clone(),

@@ -185,8 +185,8 @@ mod tests {
     #[test]
     fn a_fault_names_the_command_and_the_code_but_never_what_the_server_quotes() {
         let error = server_error("ERR", "unknown command 'UNLINK', with args beginning with: 'user:4711'");
-        let text = refused("target cache at db:6379", Step::Unlink, &error).message;
-        assert!(text.contains("target cache at db:6379: UNLINK was answered with ERR unknown command;"), "{text}");
+        let text = refused("Redis at db:6379", Step::Unlink, &error).message;
+        assert!(text.contains("Redis at db:6379: UNLINK was answered with ERR unknown command;"), "{text}");
         assert!(!text.contains("4711"), "{text}");
     }
 
