@@ -16,22 +16,25 @@ use tokio::time::Instant;
 
 use crate::continuity::{Known, SlotOrigin, Verdict};
 use crate::invalidation::Scope;
-use crate::ledger::AckLsn;
+use crate::ledger::Ledger;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
 use crate::record::Recollection;
 use crate::rules::config::Rule;
-use crate::source::{Frame, Intake, Seen, SlotSeen, Source, SourceError, Stream};
+use crate::source::{Frame, Intake, Seen, Source, SourceError, Stream};
 use crate::target::delivery::{Lane as Worker, Report, may_have_changed};
 use crate::transaction::{Reader, Step};
 use lanes::Lanes;
-use link::{Link, Opened, Pace};
+use link::{Link, Opened, Pace, Slot};
 pub use recorder::Recorder;
 
 /// How often the loop turns when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a shutdown waits for targets to confirm what is on its way. What they do not is sent again at the next start.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// What to do about a gap that is not mended by itself.
+const HALT_ADVICE: &str = "on_gap is halt: set it to flush and start coherd again, and the caches are flushed";
 
 /// What to do where continuity is broken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -83,7 +86,7 @@ pub enum Stopped {
 enum Event<S: Source> {
     Shutdown,
     Report(Report),
-    Opened(S, Result<Opened<S::Stream>, SourceError>),
+    Opened(S, Slot, Result<Opened<S::Stream>, SourceError>),
     Rested,
     Ready(Result<(), SourceError>),
     Tick,
@@ -129,7 +132,7 @@ impl<S: Source + 'static> Pipeline<S> {
         recorder: Recorder,
     ) -> Self {
         Pipeline {
-            link: Link::open(source),
+            link: Link::open(source, Slot::Keep),
             pace: Pace::new(),
             known: None,
             lanes: Lanes::new(targets, &rules, settings.pending_keys_max),
@@ -158,9 +161,9 @@ impl<S: Source + 'static> Pipeline<S> {
             match event {
                 Event::Shutdown => return self.drain().await,
                 Event::Report(report) => self.reported(report),
-                Event::Opened(source, Ok(opened)) => self.opened(source, opened)?,
-                Event::Opened(source, Err(error)) => self.rest(source, error)?,
-                Event::Rested => self.reopen(),
+                Event::Opened(source, _, Ok(opened)) => self.opened(source, opened)?,
+                Event::Opened(source, slot, Err(error)) => self.rest(source, slot, error)?,
+                Event::Rested => self.link.reopen(),
                 Event::Ready(Ok(())) | Event::Tick => {}
                 Event::Ready(Err(error)) => self.lost(error)?,
             }
@@ -215,13 +218,7 @@ impl<S: Source + 'static> Pipeline<S> {
         match &self.known {
             None => self.lanes.begin(start, seen.system_id, seen.timeline),
             Some(before) => {
-                still_the_same(
-                    &before.seen,
-                    &seen,
-                    start,
-                    self.lanes.ledger.decoded(),
-                    self.lanes.ledger.acknowledged(),
-                )?;
+                still_the_same(&before.seen, &seen, origin, &self.lanes.ledger)?;
                 if let Some(reason) = missed_while_away(&before.seen, &seen, origin) {
                     self.heal_all(reason)?;
                 }
@@ -247,28 +244,25 @@ impl<S: Source + 'static> Pipeline<S> {
     /// The stream broke: rest, then open anew. What was gathered and sent stays; what was half read comes again.
     fn lost(&mut self, error: SourceError) -> Result<(), Stopped> {
         match self.link.take_source() {
-            Some(source) => self.rest(source, error),
+            Some(source) => self.rest(source, Slot::Keep, error),
             None => Ok(()),
         }
     }
 
-    fn rest(&mut self, source: S, error: SourceError) -> Result<(), Stopped> {
+    fn rest(&mut self, source: S, slot: Slot, error: SourceError) -> Result<(), Stopped> {
         self.reader.start_over();
         if let (SourceError::Refused(text), None) = (&error, &self.known) {
             return Err(Stopped::Refused(text.clone()));
         }
-        let Some(pause) = self.pace.rest_after(&error) else {
-            return Err(Stopped::Broken(error.to_string()));
-        };
-        self.recorder.source_away(&error, pause);
-        self.link = Link::Resting { source, until: Instant::now() + pause };
-        Ok(())
-    }
-
-    fn reopen(&mut self) {
-        if let Some(source) = self.link.take_source() {
-            self.link = Link::open(source);
+        if let (SourceError::Gap(text), OnGap::Halt) = (&error, self.settings.on_gap) {
+            return Err(Stopped::Broken(format!("{text}; {HALT_ADVICE}")));
         }
+        // A gap in the stream is in the slot: only a new one gets past it.
+        let slot = if let SourceError::Gap(_) = error { Slot::Renew } else { slot };
+        let pause = self.pace.rest_after(&error);
+        self.recorder.source_away(&error, pause);
+        self.link = Link::Resting { source, until: Instant::now() + pause, slot };
+        Ok(())
     }
 
     fn reported(&mut self, report: Report) {
@@ -336,10 +330,7 @@ impl<S: Source + 'static> Pipeline<S> {
     /// Every target may have missed something while the source was away.
     fn heal_all(&mut self, reason: &'static str) -> Result<(), Stopped> {
         if self.settings.on_gap == OnGap::Halt {
-            return Err(Stopped::Broken(format!(
-                "changes may have been missed ({reason}), and on_gap says halt; set on_gap: flush and start again to \
-                 flush the caches"
-            )));
+            return Err(Stopped::Broken(format!("changes may have been missed ({reason}); {HALT_ADVICE}")));
         }
         for lane in 0..self.lanes.len() {
             let text = "changes may have been missed while the source was away";
@@ -398,13 +389,8 @@ fn read_message(
 
 /// Refuses to go on with a database that is not the one this process has followed so far. A new start compares the
 /// targets' records with it and flushes what must be.
-fn still_the_same(
-    before: &Seen,
-    now: &Seen,
-    confirmed: Lsn,
-    decoded: Lsn,
-    acknowledged: AckLsn,
-) -> Result<(), Stopped> {
+fn still_the_same(before: &Seen, now: &Seen, origin: SlotOrigin, ledger: &Ledger) -> Result<(), Stopped> {
+    let (decoded, acknowledged) = (ledger.decoded(), ledger.acknowledged().lsn());
     let reason = if before.system_id != now.system_id {
         format!(
             "the server is another database cluster now (system identifier {}, was {})",
@@ -412,10 +398,13 @@ fn still_the_same(
         )
     } else if now.wal_end < decoded {
         format!("the server's log ends at {}, but was read up to {decoded}: it went back in time", now.wal_end)
-    } else if confirmed > acknowledged.lsn() && now.slot != SlotSeen::Missing {
-        format!("somebody else moved the slot to {confirmed}; this process had acknowledged {}", acknowledged.lsn())
     } else {
-        return Ok(());
+        match origin {
+            SlotOrigin::Found { confirmed } if confirmed > acknowledged => {
+                format!("somebody else moved the slot to {confirmed}; this process had acknowledged {acknowledged}")
+            }
+            SlotOrigin::Found { .. } | SlotOrigin::CreatedHere => return Ok(()),
+        }
     };
     Err(Stopped::Broken(format!(
         "{reason}. Start coherd again: it compares every target with the server and flushes what it must"

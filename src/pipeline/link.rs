@@ -30,7 +30,11 @@ pub(super) struct Opened<T> {
     pub(super) start: Lsn,
 }
 
-type Opening<S> = Pin<Box<dyn Future<Output = (S, Result<Opened<<S as Source>::Stream>, SourceError>)>>>;
+/// What came of opening, and what to do with the slot if it has to be tried again: one that was created only just now
+/// must not pass for one that was found.
+type Outcome<S> = (S, Slot, Result<Opened<<S as Source>::Stream>, SourceError>);
+
+type Opening<S> = Pin<Box<dyn Future<Output = Outcome<S>>>>;
 
 /// The connection. Every state but `Streaming` turns into another by itself when it is polled.
 pub(super) enum Link<S: Source> {
@@ -38,6 +42,7 @@ pub(super) enum Link<S: Source> {
     Resting {
         source: S,
         until: Instant,
+        slot: Slot,
     },
     Streaming {
         source: S,
@@ -49,10 +54,11 @@ pub(super) enum Link<S: Source> {
 
 impl<S: Source + 'static> Link<S> {
     /// Begins to open.
-    pub(super) fn open(mut source: S) -> Self {
+    pub(super) fn open(mut source: S, slot: Slot) -> Self {
         Link::Opening(Box::pin(async move {
-            let opened = open(&mut source).await;
-            (source, opened)
+            let mut next = slot;
+            let opened = open(&mut source, &mut next).await;
+            (source, next, opened)
         }))
     }
 
@@ -60,10 +66,10 @@ impl<S: Source + 'static> Link<S> {
     pub(super) async fn turned(&mut self, intake: Intake) -> Event<S> {
         match self {
             Link::Opening(opening) => {
-                let (source, opened) = opening.await;
+                let (source, next, opened) = opening.await;
                 // The future is spent: it must not be polled again.
                 *self = Link::Nowhere;
-                Event::Opened(source, opened)
+                Event::Opened(source, next, opened)
             }
             Link::Resting { until, .. } => {
                 tokio::time::sleep_until(*until).await;
@@ -81,14 +87,40 @@ impl<S: Source + 'static> Link<S> {
             Link::Opening(_) | Link::Nowhere => None,
         }
     }
+
+    /// Rested enough: opens again.
+    pub(super) fn reopen(&mut self) {
+        if let Link::Resting { source, slot, .. } = std::mem::replace(self, Link::Nowhere) {
+            *self = Link::open(source, slot);
+        }
+    }
 }
 
-async fn open<S: Source>(source: &mut S) -> Result<Opened<S::Stream>, SourceError> {
+/// What to do with the slot that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slot {
+    /// Follow it.
+    Keep,
+    /// Changes are missing from it for good: put a new one in its place.
+    Renew,
+}
+
+async fn open<S: Source>(source: &mut S, slot: &mut Slot) -> Result<Opened<S::Stream>, SourceError> {
     let seen = source.look().await?;
     let (origin, start) = match &seen.slot {
-        SlotSeen::Usable { confirmed } => (SlotOrigin::Found { confirmed: *confirmed }, *confirmed),
-        SlotSeen::Missing => (SlotOrigin::CreatedHere, source.create_slot().await?),
-        SlotSeen::Lost { reason } => return Err(SourceError::Gap(reason.clone())),
+        SlotSeen::Usable { confirmed } if *slot == Slot::Keep => {
+            (SlotOrigin::Found { confirmed: *confirmed }, *confirmed)
+        }
+        SlotSeen::Lost { reason } if *slot == Slot::Keep => {
+            return Err(SourceError::Gap(format!(
+                "the slot is lost ({reason}), and with it what it had still to send"
+            )));
+        }
+        SlotSeen::Usable { .. } | SlotSeen::Lost { .. } | SlotSeen::Missing => {
+            // Also where what follows fails, or is cut short.
+            *slot = Slot::Renew;
+            (SlotOrigin::CreatedHere, source.create_slot().await?)
+        }
     };
     let stream = source.stream().await?;
     Ok(Opened { stream, seen, origin, start })
@@ -106,13 +138,12 @@ impl Pace {
         self.0.reset();
     }
 
-    /// How long to rest after `error`, or `None` where going on would be to guess.
-    pub(super) fn rest_after(&mut self, error: &SourceError) -> Option<Duration> {
+    /// How long to rest after `error`.
+    pub(super) fn rest_after(&mut self, error: &SourceError) -> Duration {
         match error {
-            SourceError::Lost(_) | SourceError::Protocol(_) => Some(self.0.next(fastrand::u32(..))),
-            SourceError::Busy(_) => Some(STANDBY_WAIT),
-            SourceError::Refused(_) => Some(REFUSED_WAIT),
-            SourceError::Gap(_) => None,
+            SourceError::Lost(_) | SourceError::Protocol(_) | SourceError::Gap(_) => self.0.next(fastrand::u32(..)),
+            SourceError::Busy(_) => STANDBY_WAIT,
+            SourceError::Refused(_) => REFUSED_WAIT,
         }
     }
 }

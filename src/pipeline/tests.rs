@@ -7,9 +7,11 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::*;
 use crate::invalidation::Action;
+use crate::ledger::AckLsn;
 use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
+use crate::source::SlotSeen;
 use crate::status::Board;
 use crate::target::{Delivered, Delivery, Fault, FaultKind, Pending, Target, delivery};
 

@@ -104,3 +104,35 @@ fn with_on_gap_halt_the_daemon_stays_up_not_ready_and_says_what_to_do() {
     assert_eq!(shop.cached(), ["user:1"]);
     assert!(!shop.daemon.has_ended());
 }
+
+#[test]
+fn a_slot_that_lost_its_wal_is_made_anew_and_the_cache_flushed() {
+    let mut shop = Shop::alone("max_slot_wal_keep_size = 1MB\nmin_wal_size = 32MB\nmax_wal_size = 32MB", SCHEMA, RULE);
+    shop.cache(&["user:1", "other"]);
+    shop.daemon.stop(Signal::Term);
+    shop.sql.run("UPDATE users SET n = 1 WHERE id = 1; CREATE TABLE bulk (x text)");
+    until("the slot is lost", || {
+        shop.sql.run("INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 20000)");
+        shop.sql.run("SELECT pg_switch_wal(); CHECKPOINT");
+        (shop.sql.one("SELECT wal_status FROM pg_replication_slots") == "lost").then_some(())
+    });
+    shop.daemon.launch();
+    until("the stale key is gone", || (shop.cached() == ["other"]).then_some(()));
+    shop.cache(&["user:2"]);
+    assert_eq!(shop.left_after("UPDATE users SET n = 2 WHERE id = 2"), ["other"]);
+}
+
+#[test]
+fn a_publication_that_was_dropped_and_made_again_while_running_means_a_new_slot_and_a_flush() {
+    let mut shop = Shop::open(SCHEMA, RULE);
+    shop.cache(&["user:1", "user:2", "other"]);
+    let publication = shop.database.name.clone();
+    shop.sql.run(&format!("DROP PUBLICATION {publication}"));
+    shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
+    until("the daemon has noticed", || (shop.daemon.http("/readyz").0 == 503).then_some(()));
+    shop.sql.run(&format!("CREATE PUBLICATION {publication} FOR TABLE users (id) WITH (publish_via_partition_root)"));
+    until("every key of the rule is gone", || (shop.cached() == ["other"]).then_some(()));
+    until("the daemon is ready again", || (shop.daemon.http("/readyz").0 == 200).then_some(()));
+    shop.cache(&["user:2"]);
+    assert_eq!(shop.left_after("UPDATE users SET n = 2 WHERE id = 2"), ["other"]);
+}

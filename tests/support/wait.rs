@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Polls `condition` until it gives `Some`. Panics with `what` and what it last saw after [`PATIENCE`].
+#[track_caller]
 pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     until_within(PATIENCE, what, condition)
 }
 
 /// [`until`] with a patience of its own.
+#[track_caller]
 pub fn until_within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
