@@ -6,6 +6,7 @@ mod catalog;
 mod check;
 mod command_line;
 mod e2e;
+mod pgoutput;
 mod setup;
 mod source;
 mod sql;
