@@ -1,5 +1,6 @@
 //! The decoder on what a real server sent: `tests/fixtures/pgoutput.txt`, one message a line in hex, grouped under what
-//! was done. `cargo test --test coherd pgoutput::capture -- --ignored` writes that file and the fuzzer's seeds anew.
+//! was done, from Postgres 15. `cargo test --test coherd pgoutput::capture -- --ignored` writes that file and the
+//! fuzzer's seeds anew.
 
 mod script;
 mod told;
@@ -125,9 +126,23 @@ fn every_message_of_the_fixture_is_decoded() {
     insta::assert_snapshot!("fixture", told::told(&fixture()));
 }
 
+/// The steps without descriptions of what was last described in the same way: how often a server repeats itself after
+/// DDL differs between versions.
+fn without_repeats(mut steps: Vec<Captured>) -> Vec<Captured> {
+    let mut described = BTreeMap::new();
+    for step in &mut steps {
+        step.messages.retain(|message| match decode(message).unwrap() {
+            Message::Relation(its) => described.insert(its.oid, its.clone()) != Some(its),
+            _ => true,
+        });
+    }
+    steps
+}
+
 #[test]
 fn a_live_server_says_the_same_as_the_fixture() {
-    let (live, fixture) = (told::told(&stream_the_script()), told::told(&fixture()));
+    let told = |steps| told::told(&without_repeats(steps));
+    let (live, fixture) = (told(stream_the_script()), told(fixture()));
     let differs = live.lines().zip(fixture.lines()).find(|(live, fixture)| live != fixture);
     assert_eq!(differs, None, "(live, fixture); the whole of live:\n{live}");
     assert_eq!(live.lines().count(), fixture.lines().count(), "{live}");
