@@ -6,6 +6,7 @@ mod script;
 mod told;
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use coherd::change::{Change, OldImage};
@@ -64,9 +65,11 @@ fn from_hex(line: &str) -> Vec<u8> {
 fn to_text(steps: &[Captured]) -> String {
     let mut text = String::new();
     for step in steps {
-        text.push_str(&format!("# {}\n", step.done));
+        writeln!(text, "# {}", step.done).unwrap();
         for message in &step.messages {
-            message.iter().for_each(|byte| text.push_str(&format!("{byte:02x}")));
+            for byte in message {
+                write!(text, "{byte:02x}").unwrap();
+            }
             text.push('\n');
         }
     }
@@ -117,8 +120,12 @@ fn capture() {
     std::fs::write(path("tests/fixtures/pgoutput.txt"), to_text(&steps)).unwrap();
     let dir = path("fuzz/seeds/pgoutput");
     std::fs::create_dir_all(&dir).unwrap();
-    std::fs::read_dir(&dir).unwrap().for_each(|old| std::fs::remove_file(old.unwrap().path()).unwrap());
-    seeds(&steps).iter().for_each(|(name, seed)| std::fs::write(dir.join(name), seed).unwrap());
+    for old in std::fs::read_dir(&dir).unwrap() {
+        std::fs::remove_file(old.unwrap().path()).unwrap();
+    }
+    for (name, seed) in seeds(&steps) {
+        std::fs::write(dir.join(name), seed).unwrap();
+    }
 }
 
 #[test]
@@ -244,7 +251,7 @@ fn the_rules_make_the_right_keys_of_the_fixture() {
     let mut reader = Reader::new(rules, 1000);
     let mut text = String::new();
     for step in fixture() {
-        text.push_str(&format!("# {}\n", step.done));
+        writeln!(text, "# {}", step.done).unwrap();
         let mut struck = Struck::default();
         for message in &step.messages {
             let read = reader.read(decode(message).unwrap(), &mut struck).unwrap();
@@ -253,7 +260,9 @@ fn the_rules_make_the_right_keys_of_the_fixture() {
         assert!(!reader.is_open(), "{}", step.done);
         struck.0.sort();
         struck.0.dedup();
-        struck.0.iter().for_each(|line| text.push_str(&format!("{line}\n")));
+        for line in struck.0 {
+            writeln!(text, "{line}").unwrap();
+        }
     }
     insta::assert_snapshot!("keys", text);
 }
