@@ -7,6 +7,7 @@ mod check;
 mod command_line;
 mod docs;
 mod e2e;
+mod pgoutput;
 mod setup;
 mod source;
 mod sql;
