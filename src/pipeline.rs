@@ -238,9 +238,8 @@ impl<S: Source + 'static> Pipeline<S> {
         };
         self.known = Some(Followed { seen, origin });
         self.link = Link::Streaming { source, stream };
-        for asking in std::mem::take(&mut self.early) {
-            self.recalled(asking);
-        }
+        // What they remembered may be hours old, as for a standby that takes over; without an answer they are asked anew.
+        self.early.clear();
         Ok(())
     }
 

@@ -27,6 +27,8 @@ struct Shared {
     opened: usize,
     /// How long a look at the source takes.
     look_takes: Duration,
+    /// Another instance streams from the slot.
+    busy: bool,
     finished: bool,
 }
 
@@ -67,6 +69,9 @@ impl Source for Script {
     }
 
     async fn stream(&mut self) -> Result<FakeStream, SourceError> {
+        if self.shared.lock().unwrap().busy {
+            return Err(SourceError::Busy("another instance has the slot".into()));
+        }
         self.shared.lock().unwrap().opened += 1;
         Ok(FakeStream { script: self.clone(), current: Vec::new() })
     }
@@ -112,6 +117,8 @@ struct Cache {
     record: Mutex<Option<Record>>,
     records: Mutex<Vec<Record>>,
     closed: Mutex<bool>,
+    /// Does not answer any more.
+    stalled: Mutex<bool>,
     not_empty: bool,
 }
 
@@ -120,6 +127,9 @@ impl Target for Cache {
         Box::pin(async move {
             if *self.closed.lock().unwrap() {
                 return Err(Fault { kind: FaultKind::OutOfMemory, message: "full".into() });
+            }
+            if *self.stalled.lock().unwrap() {
+                std::future::pending::<()>().await;
             }
             self.records.lock().unwrap().push(delivery.record.clone());
             let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
@@ -321,5 +331,25 @@ fn a_shutdown_delivers_what_was_read_and_acknowledges_it() {
         assert_eq!(cache.keys.lock().unwrap().len(), 3);
         assert_eq!(script.acknowledged(), Some(200));
         assert!(script.shared.lock().unwrap().finished);
+    });
+}
+
+#[test]
+fn a_standby_that_takes_over_asks_its_targets_anew() {
+    on_paused_time(async {
+        let script = Script::default();
+        script.shared.lock().unwrap().busy = true;
+        let at = |applied| Record { applied, settled: applied, system_id: 7, timeline: 1 };
+        let record = Mutex::new(Some(at(Lsn::new(100))));
+        let cache = Cache { record, not_empty: true, ..Cache::default() };
+        let Bench { script, cache, stop: _stop, .. } = start_following(script, cache, SETTINGS);
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        // Meanwhile the other instance does its work, and then goes.
+        *cache.record.lock().unwrap() = Some(at(Lsn::new(5000)));
+        script.shared.lock().unwrap().acknowledged.push(5000);
+        script.shared.lock().unwrap().busy = false;
+        script.say(transaction(b"1", 6000));
+        eventually("the commit is acknowledged", || script.acknowledged() == Some(6000)).await;
+        assert_eq!(*cache.keys.lock().unwrap(), ["user:1"], "nothing was missed, so nothing is flushed");
     });
 }
