@@ -360,7 +360,8 @@ impl<S: Source + 'static> Pipeline<S> {
                 biased;
                 Some(report) = self.reports.recv() => self.reported(report),
                 event = self.link.turned(Intake::Closed) => {
-                    if let Event::Ready(Err(_)) | Event::Opened(..) = event {
+                    // A source that is away stays away, and one that has rested would be ready over and over.
+                    if let Event::Ready(Err(_)) | Event::Opened(..) | Event::Rested = event {
                         self.link = Link::Nowhere;
                     }
                 }

@@ -353,3 +353,20 @@ fn a_standby_that_takes_over_asks_its_targets_anew() {
         assert_eq!(*cache.keys.lock().unwrap(), ["user:1"], "nothing was missed, so nothing is flushed");
     });
 }
+
+#[test]
+fn a_drain_without_a_source_and_with_a_target_that_stalls_ends_in_time() {
+    on_paused_time(async {
+        let Bench { script, cache, stop, running } = start(Cache::default(), SETTINGS);
+        script.say(transaction(b"1", 200));
+        eventually("the target is up", || script.acknowledged() == Some(200)).await;
+        *cache.stalled.lock().unwrap() = true;
+        script.shared.lock().unwrap().busy = true;
+        script.say(transaction(b"2", 300));
+        script.say([Say::Break]);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        stop.send(()).unwrap();
+        let ended = tokio::time::timeout(DRAIN_TIME * 2, running).await;
+        ended.expect("it ends").unwrap().unwrap();
+    });
+}
