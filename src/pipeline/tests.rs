@@ -151,7 +151,7 @@ struct Bench {
     script: Script,
     cache: Arc<Cache>,
     stop: oneshot::Sender<()>,
-    running: tokio::task::JoinHandle<Result<(), Stopped>>,
+    running: Running,
 }
 
 const SETTINGS: Settings = Settings {
@@ -166,6 +166,14 @@ fn start(cache: Cache, settings: Settings) -> Bench {
 }
 
 fn start_following(script: Script, cache: Cache, settings: Settings) -> Bench {
+    let cache = Arc::new(cache);
+    let (_, stop, running) = launch(&script, std::slice::from_ref(&cache), settings);
+    Bench { script, cache, stop, running }
+}
+
+type Running = tokio::task::JoinHandle<Result<(), Stopped>>;
+
+fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board, oneshot::Sender<()>, Running) {
     let raw = RawRule {
         table: "users".into(),
         keys: vec!["user:{id}".into()],
@@ -175,16 +183,19 @@ fn start_following(script: Script, cache: Cache, settings: Settings) -> Bench {
         on_missing_old: MissingOld::Refuse,
         scope: None,
     };
-    let rules = resolve(&[raw], &["cache".into()]).unwrap();
-    let (cache, (stop, stopped)) = (Arc::new(cache), oneshot::channel());
+    let names: Vec<String> = (0..caches.len()).map(|n| format!("cache-{n}")).collect();
+    let rules = resolve(&[raw], &names).unwrap();
+    let (stop, stopped) = oneshot::channel();
     let (sender, reports) = mpsc::channel(64);
-    let worker = delivery::spawn(0, Arc::clone(&cache) as Arc<dyn Target>, sender);
-    let board = Board::new("s", "p", [("cache", "redis")]);
+    let spawn = |(lane, cache): (usize, &Arc<Cache>)| delivery::spawn(lane, Arc::clone(cache) as _, sender.clone());
+    let workers = caches.iter().enumerate().map(spawn).collect();
+    let board = Board::new("s", "p", names.iter().map(|name| (name.as_str(), "redis")));
     let metrics = Metrics::new(&board);
-    let recorder = Recorder::new(board, metrics, &["cache".into()], &rules);
-    let pipeline = Pipeline::new(script.clone(), rules, vec![worker], reports, settings, recorder);
+    let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
+    let recorder = Recorder::new(board.clone(), metrics, &names, &rules);
+    let pipeline = Pipeline::new(script.clone(), rules, workers, reports, settings, recorder);
     let local = async move { pipeline.run(async { drop(stopped.await) }).await };
-    Bench { script, cache, stop, running: tokio::task::spawn_local(local) }
+    (board, stop, tokio::task::spawn_local(local))
 }
 
 /// A transaction that inserts users with these ids, committed at `end`.
@@ -368,5 +379,36 @@ fn a_drain_without_a_source_and_with_a_target_that_stalls_ends_in_time() {
         stop.send(()).unwrap();
         let ended = tokio::time::timeout(DRAIN_TIME * 2, running).await;
         ended.expect("it ends").unwrap().unwrap();
+    });
+}
+
+/// `coherd.invalidate()` of a hundred keys.
+fn by_hand(begin: usize) -> Say {
+    let keys: Vec<String> = (begin..begin + 100).map(|n| format!("\"by-hand:{n}\"")).collect();
+    let content = format!(r#"{{"v":1,"do":"invalidate","keys":[{}]}}"#, keys.join(","));
+    let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+    Say::Data([b"M\x01\0\0\0\0\0\0\0\xC8coherd\0".as_slice(), &length, content.as_bytes()].concat())
+}
+
+#[test]
+fn keys_named_by_hand_wait_in_the_log_for_a_target_that_is_away() {
+    on_paused_time(async {
+        let script = Script::default();
+        let caches = [Arc::new(Cache::default()), Arc::new(Cache::default())];
+        let (board, _stop, _running) = launch(&script, &caches, SETTINGS);
+        *caches[1].closed.lock().unwrap() = true;
+        let mut said = transaction(b"1", 200);
+        let commit = said.pop().unwrap();
+        said.extend((0..10_000).step_by(100).map(by_hand));
+        said.push(commit);
+        script.say(said);
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        let pending = board.status().targets[1].pending_keys;
+        assert!(pending <= SETTINGS.pending_keys_max as u64, "{pending} keys wait in memory");
+        *caches[1].closed.lock().unwrap() = false;
+        eventually("the commit is acknowledged", || script.acknowledged() == Some(200)).await;
+        for cache in caches {
+            assert_eq!(cache.keys.lock().unwrap().len(), 10_001, "every key is struck, and no scope");
+        }
     });
 }
