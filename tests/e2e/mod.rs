@@ -7,6 +7,7 @@ mod idle;
 mod keys;
 mod outage;
 mod tables;
+mod targets;
 mod types;
 
 use crate::support::postgres::Client;
