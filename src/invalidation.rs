@@ -56,6 +56,16 @@ pub struct Batch {
     seen: HashTable<u32>,
     hasher: foldhash::fast::FixedState,
     scopes: Vec<Scope>,
+    by_hand: Load,
+}
+
+/// A number of keys and the bytes of their text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Keys.
+    pub keys: usize,
+    /// Bytes.
+    pub bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +86,10 @@ impl Batch {
 
     /// Adds a key that was named by hand. It has no rule, so it is never coarsened.
     pub fn push_by_hand(&mut self, action: Action, key: &[u8]) {
-        self.insert(action, BY_HAND, key);
+        if self.insert(action, BY_HAND, key) {
+            self.by_hand.keys += 1;
+            self.by_hand.bytes += key.len();
+        }
     }
 
     /// Adds a scope. Adding it a second time does nothing.
@@ -86,22 +99,24 @@ impl Batch {
         }
     }
 
-    fn insert(&mut self, action: Action, rule: u16, key: &[u8]) {
+    /// Whether it was not there yet.
+    fn insert(&mut self, action: Action, rule: u16, key: &[u8]) -> bool {
         let Batch { arena, keys, seen, hasher, .. } = self;
         // `Some`, because that is what `entry` gives when the table hashes a key again.
         let hash = hasher.hash_one(Some((action, key)));
         let same = |&index: &u32| entry(arena, keys, index) == Some((action, key));
         if seen.find(hash, same).is_some() {
-            return;
+            return false;
         }
         let (Ok(index), Ok(end)) = (u32::try_from(keys.len()), u32::try_from(arena.len() + key.len())) else {
             // Unreachable below BATCH_BYTES_MAX, which whoever fills a batch keeps to.
             debug_assert!(false, "a batch beyond 4 GiB");
-            return;
+            return false;
         };
         arena.extend_from_slice(key);
         keys.push(Entry { end, rule, action });
         seen.insert_unique(hash, index, |&index| hasher.hash_one(entry(arena, keys, index)));
+        true
     }
 
     /// Number of keys.
@@ -117,6 +132,11 @@ impl Batch {
     /// Bytes of key text.
     pub fn bytes(&self) -> usize {
         self.arena.len()
+    }
+
+    /// The keys that [`Batch::coarsen`] would leave.
+    pub fn by_hand(&self) -> Load {
+        self.by_hand
     }
 
     /// The keys with `action`, in the order in which they came.
@@ -166,6 +186,7 @@ impl Batch {
             self.keys.clear();
             self.seen.clear();
             self.scopes.clear();
+            self.by_hand = Load::default();
         }
     }
 }

@@ -235,9 +235,8 @@ impl<S: Source + 'static> Pipeline<S> {
         };
         self.known = Some(Followed { seen, origin });
         self.link = Link::Streaming { source, stream };
-        for asking in std::mem::take(&mut self.early) {
-            self.recalled(asking);
-        }
+        // What they remembered may be hours old, as for a standby that takes over; without an answer they are asked anew.
+        self.early.clear();
         Ok(())
     }
 
@@ -352,7 +351,8 @@ impl<S: Source + 'static> Pipeline<S> {
                 biased;
                 Some(report) = self.reports.recv() => self.reported(report),
                 event = self.link.turned(Intake::Closed) => {
-                    if let Event::Ready(Err(_)) | Event::Opened(..) = event {
+                    // A source that is away stays away, and one that has rested would be ready over and over.
+                    if let Event::Ready(Err(_)) | Event::Opened(..) | Event::Rested = event {
                         self.link = Link::Nowhere;
                     }
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::continuity::{Known, Verdict, judge};
-use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, RuleId, Scope};
+use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, Load, RuleId, Scope};
 use crate::ledger::{Ledger, Ticket};
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
@@ -102,10 +102,15 @@ impl Lanes {
         self.commit_time = Some(time);
     }
 
-    /// Whether there is room for more: as long as one target keeps up, the others do not hold it back.
+    /// Whether there is room for more: as long as one target keeps up, the others do not hold it back. Keys named by
+    /// hand do, because no scope can stand in for them: they may take half of what a target may be behind by.
     pub(super) fn has_room(&self) -> bool {
         let has_room = |lane: &Lane| lane.gathering.len() < INTAKE_KEYS && lane.gathering.bytes() < INTAKE_BYTES;
-        self.lanes.iter().any(has_room)
+        let is_stuck = |lane: &Lane| {
+            let Load { keys, bytes } = lane.gathering.by_hand();
+            keys > self.pending_keys_max / 2 || bytes > BATCH_BYTES_MAX / 2
+        };
+        self.lanes.iter().any(has_room) && !self.lanes.iter().any(is_stuck)
     }
 
     pub(super) fn set_up(&mut self, index: usize, up: bool) {

@@ -29,6 +29,8 @@ struct Shared {
     opened: usize,
     /// How long a look at the source takes.
     look_takes: Duration,
+    /// Another instance streams from the slot.
+    busy: bool,
     finished: bool,
 }
 
@@ -69,6 +71,9 @@ impl Source for Script {
     }
 
     async fn stream(&mut self) -> Result<FakeStream, SourceError> {
+        if self.shared.lock().unwrap().busy {
+            return Err(SourceError::Busy("another instance has the slot".into()));
+        }
         self.shared.lock().unwrap().opened += 1;
         Ok(FakeStream { script: self.clone(), current: Vec::new() })
     }
@@ -114,6 +119,8 @@ struct Cache {
     record: Mutex<Option<Record>>,
     records: Mutex<Vec<Record>>,
     closed: Mutex<bool>,
+    /// Does not answer any more.
+    stalled: Mutex<bool>,
     not_empty: bool,
 }
 
@@ -122,6 +129,9 @@ impl Target for Cache {
         Box::pin(async move {
             if *self.closed.lock().unwrap() {
                 return Err(Fault { kind: FaultKind::OutOfMemory, message: "full".into() });
+            }
+            if *self.stalled.lock().unwrap() {
+                std::future::pending::<()>().await;
             }
             self.records.lock().unwrap().push(delivery.record.clone());
             let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
@@ -143,7 +153,7 @@ struct Bench {
     script: Script,
     cache: Arc<Cache>,
     stop: oneshot::Sender<()>,
-    running: tokio::task::JoinHandle<Result<(), Stopped>>,
+    running: Running,
 }
 
 const SETTINGS: Settings = Settings {
@@ -158,6 +168,14 @@ fn start(cache: Cache, settings: Settings) -> Bench {
 }
 
 fn start_following(script: Script, cache: Cache, settings: Settings) -> Bench {
+    let cache = Arc::new(cache);
+    let (_, stop, running) = launch(&script, std::slice::from_ref(&cache), settings);
+    Bench { script, cache, stop, running }
+}
+
+type Running = tokio::task::JoinHandle<Result<(), Stopped>>;
+
+fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board, oneshot::Sender<()>, Running) {
     let raw = RawRule {
         table: "users".into(),
         keys: vec!["user:{id}".into()],
@@ -167,16 +185,19 @@ fn start_following(script: Script, cache: Cache, settings: Settings) -> Bench {
         on_missing_old: MissingOld::Refuse,
         scope: None,
     };
-    let rules = resolve(&[raw], &["cache".into()]).unwrap();
-    let (cache, (stop, stopped)) = (Arc::new(cache), oneshot::channel());
+    let names: Vec<String> = (0..caches.len()).map(|n| format!("cache-{n}")).collect();
+    let rules = resolve(&[raw], &names).unwrap();
+    let (stop, stopped) = oneshot::channel();
     let (sender, reports) = mpsc::channel(64);
-    let worker = delivery::spawn(0, Arc::clone(&cache) as Arc<dyn Target>, sender);
-    let board = Board::new("s", "p", [("cache", "redis")]);
+    let spawn = |(lane, cache): (usize, &Arc<Cache>)| delivery::spawn(lane, Arc::clone(cache) as _, sender.clone());
+    let workers = caches.iter().enumerate().map(spawn).collect();
+    let board = Board::new("s", "p", names.iter().map(|name| (name.as_str(), "redis")));
     let metrics = Metrics::new(&board);
-    let recorder = Recorder::new(board, metrics, &["cache".into()], &rules);
-    let pipeline = Pipeline::new(script.clone(), rules, vec![worker], reports, settings, recorder);
+    let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
+    let recorder = Recorder::new(board.clone(), metrics, &names, &rules);
+    let pipeline = Pipeline::new(script.clone(), rules, workers, reports, settings, recorder);
     let local = async move { pipeline.run(async { drop(stopped.await) }).await };
-    Bench { script, cache, stop, running: tokio::task::spawn_local(local) }
+    (board, stop, tokio::task::spawn_local(local))
 }
 
 /// A transaction that inserts users with these ids, committed at `end`.
@@ -323,5 +344,73 @@ fn a_shutdown_delivers_what_was_read_and_acknowledges_it() {
         assert_eq!(cache.keys.lock().unwrap().len(), 3);
         assert_eq!(script.acknowledged(), Some(200));
         assert!(script.shared.lock().unwrap().finished);
+    });
+}
+
+#[test]
+fn a_standby_that_takes_over_asks_its_targets_anew() {
+    on_paused_time(async {
+        let script = Script::default();
+        script.shared.lock().unwrap().busy = true;
+        let at = |applied| Record { applied, settled: applied, system_id: 7, timeline: 1 };
+        let record = Mutex::new(Some(at(Lsn::new(100))));
+        let cache = Cache { record, not_empty: true, ..Cache::default() };
+        let Bench { script, cache, stop: _stop, .. } = start_following(script, cache, SETTINGS);
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        // Meanwhile the other instance does its work, and then goes.
+        *cache.record.lock().unwrap() = Some(at(Lsn::new(5000)));
+        script.shared.lock().unwrap().acknowledged.push(5000);
+        script.shared.lock().unwrap().busy = false;
+        script.say(transaction(b"1", 6000));
+        eventually("the commit is acknowledged", || script.acknowledged() == Some(6000)).await;
+        assert_eq!(*cache.keys.lock().unwrap(), ["user:1"], "nothing was missed, so nothing is flushed");
+    });
+}
+
+#[test]
+fn a_drain_without_a_source_and_with_a_target_that_stalls_ends_in_time() {
+    on_paused_time(async {
+        let Bench { script, cache, stop, running } = start(Cache::default(), SETTINGS);
+        script.say(transaction(b"1", 200));
+        eventually("the target is up", || script.acknowledged() == Some(200)).await;
+        *cache.stalled.lock().unwrap() = true;
+        script.shared.lock().unwrap().busy = true;
+        script.say(transaction(b"2", 300));
+        script.say([Say::Break]);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        stop.send(()).unwrap();
+        let ended = tokio::time::timeout(DRAIN_TIME * 2, running).await;
+        ended.expect("it ends").unwrap().unwrap();
+    });
+}
+
+/// `coherd.invalidate()` of a hundred keys.
+fn by_hand(begin: usize) -> Say {
+    let keys: Vec<String> = (begin..begin + 100).map(|n| format!("\"by-hand:{n}\"")).collect();
+    let content = format!(r#"{{"v":1,"do":"invalidate","keys":[{}]}}"#, keys.join(","));
+    let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+    Say::Data([b"M\x01\0\0\0\0\0\0\0\xC8coherd\0".as_slice(), &length, content.as_bytes()].concat())
+}
+
+#[test]
+fn keys_named_by_hand_wait_in_the_log_for_a_target_that_is_away() {
+    on_paused_time(async {
+        let script = Script::default();
+        let caches = [Arc::new(Cache::default()), Arc::new(Cache::default())];
+        let (board, _stop, _running) = launch(&script, &caches, SETTINGS);
+        *caches[1].closed.lock().unwrap() = true;
+        let mut said = transaction(b"1", 200);
+        let commit = said.pop().unwrap();
+        said.extend((0..10_000).step_by(100).map(by_hand));
+        said.push(commit);
+        script.say(said);
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        let pending = board.status().targets[1].pending_keys;
+        assert!(pending <= SETTINGS.pending_keys_max as u64, "{pending} keys wait in memory");
+        *caches[1].closed.lock().unwrap() = false;
+        eventually("the commit is acknowledged", || script.acknowledged() == Some(200)).await;
+        for cache in caches {
+            assert_eq!(cache.keys.lock().unwrap().len(), 10_001, "every key is struck, and no scope");
+        }
     });
 }

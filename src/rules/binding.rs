@@ -46,8 +46,12 @@ struct BoundRule {
     action: Action,
     on_missing_old: MissingOld,
     templates: Vec<BoundTemplate>,
-    /// Columns of `when_changed`; `None` where one of them is gone, so that every change counts.
+    /// Columns of `when_changed`, and those of the keys with them: a row that moves from one key to another changes what
+    /// stands under both. `None` where one of them is gone, so that every change counts.
     when_changed: Option<Vec<usize>>,
+    /// Every old row is said to be whole. An UPDATE without one then comes from a partition with a lesser identity than
+    /// its root's, about which the root's says nothing.
+    is_full: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -125,7 +129,11 @@ fn bind_rule(rule: &Rule, relation: &Relation) -> BoundRule {
         action: rule.action,
         on_missing_old: rule.on_missing_old,
         templates: templates.collect(),
-        when_changed: rule.when_changed.iter().map(|name| position(name)).collect(),
+        when_changed: match rule.when_changed.as_slice() {
+            [] => None,
+            _ => rule.columns().into_iter().map(position).collect(),
+        },
+        is_full: relation.identity == ReplicaIdentity::Full,
     }
 }
 
@@ -153,7 +161,7 @@ impl BoundRule {
             (Some(before), Some(after)) => before == after,
             _ => false,
         };
-        !columns.is_empty() && columns.iter().all(same)
+        columns.iter().all(same)
     }
 }
 
@@ -190,7 +198,7 @@ impl BoundTemplate {
                 send(scratch.render(pieces, |index, _| row.get(index)), scratch);
             }
             // Without an old image the identity's columns are as they were, and so is a key made of them alone.
-            Some(OldImage::Absent) if self.within_identity && new.is_some() => {}
+            Some(OldImage::Absent) if self.within_identity && !rule.is_full && new.is_some() => {}
             // Refused at start; where the identity has changed since, only the scope is sure.
             Some(_) if rule.on_missing_old != MissingOld::Skip => send(Rendered::Unknown, scratch),
             Some(_) => {}

@@ -147,6 +147,21 @@ fn when_changed_ignores_an_update_only_where_the_old_row_proves_it() {
 }
 
 #[test]
+fn when_changed_does_not_hide_a_row_that_moves_from_one_key_to_another() {
+    let rules = rules(&["user:{id}"], MissingOld::Refuse, &["email"]);
+    let full = users(ReplicaIdentity::Full, &[]);
+    assert_eq!(update(&rules, &full, Some(&["7", "a", "1"]), &["8", "a", "1"]), ["user:7", "user:8"]);
+}
+
+#[test]
+fn an_update_without_the_old_row_that_full_identity_promises_flushes_the_scope() {
+    let rules = rules(&["user:by-email:{email}"], MissingOld::Refuse, &["email"]);
+    let full = users(ReplicaIdentity::Full, &["id", "email", "qty"]);
+    let keys = update(&rules, &full, None, &["7", "new@x", "1"]);
+    assert_eq!(keys, ["SCOPE user:by-email:*", "user:by-email:new@x"]);
+}
+
+#[test]
 fn a_column_that_is_gone_flushes_the_scope_of_its_template_only() {
     let rules = rules(BOTH, MissingOld::Refuse, &[]);
     let mut relation = users(ReplicaIdentity::Full, &[]);

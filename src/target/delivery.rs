@@ -291,7 +291,7 @@ impl Worker {
         let (answer, verdict) = oneshot::channel();
         self.report(Report::Recalled { lane: self.lane, recollection, answer }).await?;
         let Ok(scopes) = self.meanwhile(verdict).await? else {
-            let wait = self.slow.next(fastrand::u32(..));
+            let wait = self.brief.next(fastrand::u32(..));
             return self.meanwhile(tokio::time::sleep(wait)).await;
         };
         self.healing.extend(scopes);

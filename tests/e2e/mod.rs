@@ -8,6 +8,7 @@ mod keys;
 mod outage;
 mod refusals;
 mod tables;
+mod targets;
 mod types;
 
 use crate::support::postgres::Client;

@@ -37,6 +37,19 @@ fn a_rule_for_a_partitioned_table_matches_every_partition() {
 }
 
 #[test]
+fn a_partition_added_while_running_without_full_identity_leaves_no_old_key_behind() {
+    let schema = "CREATE TABLE m (id int PRIMARY KEY, email text NOT NULL) PARTITION BY RANGE (id);
+        CREATE TABLE m_1 PARTITION OF m FOR VALUES FROM (0) TO (10);
+        ALTER TABLE m REPLICA IDENTITY FULL; ALTER TABLE m_1 REPLICA IDENTITY FULL;";
+    let mut shop = Shop::open(schema, "  - table: m\n    keys: [\"m:{email}\"]\n");
+    shop.cache(&["m:a", "other"]);
+    let added = "CREATE TABLE m_2 PARTITION OF m FOR VALUES FROM (10) TO (20); INSERT INTO m VALUES (11, 'a')";
+    assert_eq!(shop.left_after(added), ["other"]);
+    shop.cache(&["m:a", "m:b"]);
+    assert_eq!(shop.left_after("UPDATE m SET email = 'b' WHERE id = 11"), ["other"]);
+}
+
+#[test]
 fn a_null_means_that_there_is_no_such_key() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, a text, b text); ALTER TABLE t REPLICA IDENTITY FULL;
         INSERT INTO t VALUES (1, NULL, 'b');";
