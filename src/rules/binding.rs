@@ -3,7 +3,7 @@
 use super::config::{MissingOld, Rule};
 use super::filter::Filter;
 use super::template::{Piece, Template};
-use crate::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
+use crate::change::{Cell, Change, OldImage, Relation, Row};
 use crate::invalidation::{Action, KEY_BYTES_MAX, RuleId, Scope};
 
 /// What a change strikes. Order and repetition mean nothing.
@@ -47,7 +47,13 @@ struct BoundRule {
     on_missing_old: MissingOld,
     templates: Vec<BoundTemplate>,
     /// Columns of `when_changed`; `None` where one of them is gone, so that every change counts.
-    when_changed: Option<Vec<usize>>,
+    when_changed: Option<Vec<Compared>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Compared {
+    index: usize,
+    in_identity: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -111,7 +117,11 @@ impl Binding {
 }
 
 fn bind_rule(rule: &Rule, relation: &Relation) -> BoundRule {
-    let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
+    let compared = |name: &str| {
+        let mut columns = relation.columns.iter().enumerate();
+        let (index, column) = columns.find(|(_, column)| column.name == name)?;
+        Some(Compared { index, in_identity: relation.carries(column) })
+    };
     let templates = rule.keys.iter().enumerate().filter_map(|(number, template)| {
         let scope = rule.scope(number)?.clone();
         let pieces = bind_pieces(template, relation);
@@ -125,7 +135,7 @@ fn bind_rule(rule: &Rule, relation: &Relation) -> BoundRule {
         action: rule.action,
         on_missing_old: rule.on_missing_old,
         templates: templates.collect(),
-        when_changed: rule.when_changed.iter().map(|name| position(name)).collect(),
+        when_changed: rule.when_changed.iter().map(|name| compared(name)).collect(),
     }
 }
 
@@ -135,8 +145,7 @@ fn bind_pieces(template: &Template, relation: &Relation) -> Option<Vec<BoundPiec
         Piece::Column { name, filters } => {
             let mut columns = relation.columns.iter().enumerate();
             let (index, column) = columns.find(|(_, column)| column.name == *name)?;
-            let in_identity = column.in_identity || relation.identity == ReplicaIdentity::Full;
-            Some(BoundPiece::Column { index, in_identity, filters: filters.clone() })
+            Some(BoundPiece::Column { index, in_identity: relation.carries(column), filters: filters.clone() })
         }
     };
     template.pieces().iter().map(bind).collect()
@@ -148,11 +157,12 @@ impl BoundRule {
         let (Some(columns), OldImage::Full(old)) = (&self.when_changed, old) else {
             return false;
         };
-        let same = |&index: &usize| match (old.get(index), new.get(index)) {
-            (_, Some(Cell::Unchanged)) => true,
-            (Some(before), Some(after)) => before == after,
-            _ => false,
-        };
+        let same =
+            |&Compared { index, in_identity }: &Compared| match (old_cell(old, index, in_identity), new.get(index)) {
+                (_, Some(Cell::Unchanged)) => true,
+                (Some(before), Some(after)) => before == after,
+                _ => false,
+            };
         !columns.is_empty() && columns.iter().all(same)
     }
 }
@@ -185,7 +195,9 @@ impl BoundTemplate {
         }
         match old {
             None => {}
-            Some(OldImage::Full(row)) => send(scratch.render(pieces, |index, _| row.get(index)), scratch),
+            Some(OldImage::Full(row)) => {
+                send(scratch.render(pieces, |index, in_identity| old_cell(row, index, in_identity)), scratch);
+            }
             Some(OldImage::Key(row)) if self.within_identity => {
                 send(scratch.render(pieces, |index, _| row.get(index)), scratch);
             }
@@ -201,10 +213,15 @@ impl BoundTemplate {
     }
 }
 
+/// A cell of a whole old row. A NULL outside the identity may be a hole, and then nothing is known.
+fn old_cell(old: Row<'_>, index: usize, in_identity: bool) -> Option<Cell<'_>> {
+    old.get(index).filter(|cell| in_identity || *cell != Cell::Null)
+}
+
 /// A cell of the new row. One that the UPDATE left in its TOAST table is not in it: the old row has it, if anything.
 fn new_cell<'a>(new: Row<'a>, old: OldImage<'a>, index: usize, in_identity: bool) -> Option<Cell<'a>> {
     match (new.get(index), old) {
-        (Some(Cell::Unchanged), OldImage::Full(row)) => row.get(index),
+        (Some(Cell::Unchanged), OldImage::Full(row)) => old_cell(row, index, in_identity),
         (Some(Cell::Unchanged), OldImage::Key(row)) if in_identity => row.get(index),
         (cell, _) => cell,
     }
