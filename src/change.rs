@@ -39,6 +39,32 @@ pub struct Relation {
     pub columns: Vec<Column>,
 }
 
+impl Relation {
+    /// Whether old rows always hold the column's value.
+    pub fn carries(&self, column: &Column) -> bool {
+        column.in_identity || self.identity == ReplicaIdentity::Full
+    }
+
+    /// The relation with what old rows hold even when `leaf`, a partition of it, has written them: a partition has a
+    /// replica identity of its own. What comes is still laid out like the root's rows and marked with its identity, so
+    /// that an [`OldImage::Full`] may have holes; they look like NULLs.
+    pub fn as_written_by(&self, leaf: &Relation) -> Relation {
+        let logged = |name: &str| leaf.columns.iter().any(|column| column.name == name && leaf.carries(column));
+        let narrow = |column: &Column| {
+            let in_identity = self.carries(column) && logged(&column.name);
+            Column { in_identity, ..column.clone() }
+        };
+        let columns: Vec<Column> = self.columns.iter().map(narrow).collect();
+        let whole = columns.iter().all(|column| column.in_identity);
+        let identity = match self.identity {
+            // Its columns say what there is.
+            ReplicaIdentity::Full if !whole => ReplicaIdentity::Index,
+            identity => identity,
+        };
+        Relation { identity, columns, ..self.clone() }
+    }
+}
+
 /// One value of a row, in Postgres's text output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cell<'a> {
@@ -120,7 +146,7 @@ pub enum OldImage<'a> {
     Absent,
     /// Only the identity's columns are real; the others are `Null` and mean nothing.
     Key(Row<'a>),
-    /// Every published column.
+    /// Every published column; outside the identity, which a partition may have narrowed, `Null` means nothing.
     Full(Row<'a>),
 }
 

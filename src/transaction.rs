@@ -71,6 +71,8 @@ pub struct Reader {
     rules: Vec<Rule>,
     keys_max: u64,
     relations: HashMap<u32, Bound, foldhash::fast::FixedState>,
+    /// The relation that the message before has described.
+    described: Option<u32>,
     open: Option<Open>,
     scratch: Scratch,
     tables: Vec<TableName>,
@@ -79,6 +81,9 @@ pub struct Reader {
 
 #[derive(Debug, Clone)]
 struct Bound {
+    relation: Relation,
+    /// Partitions whose old rows hold less than the relation promises.
+    weak: HashSet<u32>,
     binding: Binding,
     table: Option<usize>,
 }
@@ -106,6 +111,7 @@ impl Reader {
         Reader {
             keys_max,
             relations: HashMap::default(),
+            described: None,
             open: None,
             scratch: Scratch::default(),
             counts: vec![[0; 4]; tables.len()],
@@ -122,6 +128,7 @@ impl Reader {
     /// The stream broke off: a half-read transaction will come again, and so will every Relation message.
     pub fn start_over(&mut self) {
         self.open = None;
+        self.described = None;
         self.relations.clear();
     }
 
@@ -138,8 +145,12 @@ impl Reader {
 
     /// Reads one message and gathers what it invalidates.
     pub fn read(&mut self, message: Message<'_>, gather: &mut impl Gather) -> Result<Step, OutOfOrder> {
+        let described = self.described.take();
         match message {
             Message::Change { relation, change } => {
+                if let Some(leaf) = described.filter(|described| *described != relation) {
+                    self.written_by(relation, leaf);
+                }
                 let open = self.open.as_mut().ok_or(OutOfOrder::NotBegun("row change"))?;
                 let bound = self.relations.get(&relation).ok_or(OutOfOrder::NotDescribed(relation))?;
                 count(&mut self.counts, bound.table, op_of(&change));
@@ -157,7 +168,7 @@ impl Reader {
                 self.open.take().ok_or(OutOfOrder::NotBegun("commit"))?;
                 return Ok(Step::Committed { end, commit_time });
             }
-            Message::Relation(relation) => self.describe(&relation),
+            Message::Relation(relation) => self.describe(relation),
             Message::Truncate(truncated) => self.truncate(truncated, gather)?,
             Message::Logical { prefix: by_hand::PREFIX, content, .. } => return Ok(self.order(content, gather)),
             Message::Logical { .. } | Message::Origin | Message::Type => {}
@@ -165,10 +176,40 @@ impl Reader {
         Ok(Step::Within)
     }
 
-    fn describe(&mut self, relation: &Relation) {
+    fn describe(&mut self, relation: Relation) {
+        let oid = relation.oid;
         let named = |table: &TableName| table.schema == relation.schema && table.name == relation.name;
         let table = self.tables.iter().position(named);
-        self.relations.insert(relation.oid, Bound { binding: Binding::new(&self.rules, relation), table });
+        let weak = self.relations.remove(&oid).map(|before| before.weak).unwrap_or_default();
+        self.relations.insert(oid, Bound { relation, weak, binding: Binding::default(), table });
+        self.bind(oid);
+        self.described = Some(oid);
+    }
+
+    /// `leaf` writes for `root`. Before its first change, and again after each change of its own shape, a partition is
+    /// described right after its root, and then comes a change under the root's name (pgoutput's `maybe_send_schema`);
+    /// nothing else says which relations are partitions of which.
+    fn written_by(&mut self, root: u32, leaf: u32) {
+        let Some(written) = self.relations.get(&leaf).map(|bound| bound.relation.clone()) else { return };
+        let Some(bound) = self.relations.get_mut(&root) else { return };
+        let promised = bound.relation.columns.iter().filter(|column| bound.relation.carries(column)).count();
+        let held = bound.relation.as_written_by(&written);
+        let is_weak = held.columns.iter().filter(|column| column.in_identity).count() < promised;
+        let differs = if is_weak { bound.weak.insert(leaf) } else { bound.weak.remove(&leaf) };
+        // A weak one may have become weaker.
+        if differs || is_weak {
+            self.bind(root);
+        }
+    }
+
+    fn bind(&mut self, oid: u32) {
+        let Some(bound) = self.relations.get(&oid) else { return };
+        let weak = bound.weak.iter().filter_map(|leaf| self.relations.get(leaf));
+        let relation = weak.fold(bound.relation.clone(), |root, leaf| root.as_written_by(&leaf.relation));
+        let binding = Binding::new(&self.rules, &relation);
+        if let Some(bound) = self.relations.get_mut(&oid) {
+            bound.binding = binding;
+        }
     }
 
     fn truncate(&mut self, truncated: Truncated<'_>, gather: &mut impl Gather) -> Result<(), OutOfOrder> {

@@ -161,3 +161,24 @@ fn changes_are_counted_by_table_and_kind() {
     assert_eq!(counts, [("users", Op::Insert, 2), ("users", Op::Delete, 1)]);
     reader.take_counts(|_, _, _| panic!("counted twice"));
 }
+
+#[test]
+fn a_partition_that_logs_less_than_its_root_promises_is_known_by_the_order_of_messages() {
+    let mut reader = reader(10);
+    let described = |oid, name: &str, in_identity| {
+        let columns = vec![Column { name: "id".into(), type_oid: 23, in_identity }];
+        let identity = if in_identity { ReplicaIdentity::Full } else { ReplicaIdentity::Default };
+        Message::Relation(Relation { oid, schema: "public".into(), name: name.into(), identity, columns })
+    };
+    let delete = |cells| {
+        let old = OldImage::Full(Row::new(1, cells));
+        Message::Change { relation: 1, change: Change::Delete { old } }
+    };
+    let root = || described(1, "users", true);
+    let deleted = gathered(&mut reader, [begin(), root(), described(2, "leaf", true), delete(b"n"), delete(ROW)]);
+    assert_eq!(deleted, ["0 delete user:1"], "a NULL is a NULL");
+    let deleted = gathered(&mut reader, [root(), described(3, "weak", false), delete(b"n"), delete(ROW)]);
+    assert_eq!(deleted, ["0 flush user:*", "0 delete user:1"], "a NULL may be a hole");
+    let deleted = gathered(&mut reader, [root(), delete(b"n"), root(), described(3, "weak", true), delete(b"n")]);
+    assert_eq!(deleted, ["0 flush user:*"], "until the partition is mended");
+}

@@ -48,10 +48,16 @@ struct BoundRule {
     templates: Vec<BoundTemplate>,
     /// Columns of `when_changed`, and those of the keys with them: a row that moves from one key to another changes what
     /// stands under both. `None` where one of them is gone, so that every change counts.
-    when_changed: Option<Vec<usize>>,
+    when_changed: Option<Vec<Compared>>,
     /// Every old row is said to be whole. An UPDATE without one then comes from a partition with a lesser identity than
     /// its root's, about which the root's says nothing.
     is_full: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Compared {
+    index: usize,
+    in_identity: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -115,7 +121,11 @@ impl Binding {
 }
 
 fn bind_rule(rule: &Rule, relation: &Relation) -> BoundRule {
-    let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
+    let compared = |name: &str| {
+        let mut columns = relation.columns.iter().enumerate();
+        let (index, column) = columns.find(|(_, column)| column.name == name)?;
+        Some(Compared { index, in_identity: relation.carries(column) })
+    };
     let templates = rule.keys.iter().enumerate().filter_map(|(number, template)| {
         let scope = rule.scope(number)?.clone();
         let pieces = bind_pieces(template, relation);
@@ -131,7 +141,7 @@ fn bind_rule(rule: &Rule, relation: &Relation) -> BoundRule {
         templates: templates.collect(),
         when_changed: match rule.when_changed.as_slice() {
             [] => None,
-            _ => rule.columns().into_iter().map(position).collect(),
+            _ => rule.columns().into_iter().map(compared).collect(),
         },
         is_full: relation.identity == ReplicaIdentity::Full,
     }
@@ -143,8 +153,7 @@ fn bind_pieces(template: &Template, relation: &Relation) -> Option<Vec<BoundPiec
         Piece::Column { name, filters } => {
             let mut columns = relation.columns.iter().enumerate();
             let (index, column) = columns.find(|(_, column)| column.name == *name)?;
-            let in_identity = column.in_identity || relation.identity == ReplicaIdentity::Full;
-            Some(BoundPiece::Column { index, in_identity, filters: filters.clone() })
+            Some(BoundPiece::Column { index, in_identity: relation.carries(column), filters: filters.clone() })
         }
     };
     template.pieces().iter().map(bind).collect()
@@ -156,11 +165,12 @@ impl BoundRule {
         let (Some(columns), OldImage::Full(old)) = (&self.when_changed, old) else {
             return false;
         };
-        let same = |&index: &usize| match (old.get(index), new.get(index)) {
-            (_, Some(Cell::Unchanged)) => true,
-            (Some(before), Some(after)) => before == after,
-            _ => false,
-        };
+        let same =
+            |&Compared { index, in_identity }: &Compared| match (old_cell(old, index, in_identity), new.get(index)) {
+                (_, Some(Cell::Unchanged)) => true,
+                (Some(before), Some(after)) => before == after,
+                _ => false,
+            };
         columns.iter().all(same)
     }
 }
@@ -193,7 +203,9 @@ impl BoundTemplate {
         }
         match old {
             None => {}
-            Some(OldImage::Full(row)) => send(scratch.render(pieces, |index, _| row.get(index)), scratch),
+            Some(OldImage::Full(row)) => {
+                send(scratch.render(pieces, |index, in_identity| old_cell(row, index, in_identity)), scratch);
+            }
             Some(OldImage::Key(row)) if self.within_identity => {
                 send(scratch.render(pieces, |index, _| row.get(index)), scratch);
             }
@@ -209,10 +221,15 @@ impl BoundTemplate {
     }
 }
 
+/// A cell of a whole old row. A NULL outside the identity may be a hole, and then nothing is known.
+fn old_cell(old: Row<'_>, index: usize, in_identity: bool) -> Option<Cell<'_>> {
+    old.get(index).filter(|cell| in_identity || *cell != Cell::Null)
+}
+
 /// A cell of the new row. One that the UPDATE left in its TOAST table is not in it: the old row has it, if anything.
 fn new_cell<'a>(new: Row<'a>, old: OldImage<'a>, index: usize, in_identity: bool) -> Option<Cell<'a>> {
     match (new.get(index), old) {
-        (Some(Cell::Unchanged), OldImage::Full(row)) => row.get(index),
+        (Some(Cell::Unchanged), OldImage::Full(row)) => old_cell(row, index, in_identity),
         (Some(Cell::Unchanged), OldImage::Key(row)) if in_identity => row.get(index),
         (cell, _) => cell,
     }

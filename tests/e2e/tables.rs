@@ -1,6 +1,7 @@
 //! Tables of every shape, and tables that change while the daemon runs.
 
 use super::Shop;
+use crate::support::Postgres;
 
 #[test]
 fn quoted_and_mixed_case_names_work() {
@@ -91,4 +92,64 @@ fn two_rules_for_one_table_and_one_transaction_over_many_tables() {
     let mut shop = Shop::open(schema, rules);
     shop.cache(&["a:1", "all", "b:1", "b:2"]);
     assert_eq!(shop.left_after("BEGIN; INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); COMMIT"), ["b:2"]);
+}
+
+/// A tree whose root and first partition are REPLICA IDENTITY FULL.
+const FULL_TREE: &str =
+    "CREATE TABLE tree (id int, day int, code text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+    CREATE TABLE tree_1 PARTITION OF tree FOR VALUES FROM (0) TO (10);
+    ALTER TABLE tree_1 REPLICA IDENTITY FULL; ALTER TABLE tree REPLICA IDENTITY FULL;
+    INSERT INTO tree VALUES (1, 1, 'a');";
+const NEW_LEAF: &str = "CREATE TABLE tree_2 PARTITION OF tree FOR VALUES FROM (10) TO (20);
+    INSERT INTO tree VALUES (2, 11, 'b'), (3, 12, 'c'), (4, 13, 'd')";
+
+#[test]
+fn a_new_partition_that_does_not_log_whole_old_rows_loses_no_key() {
+    for change in [
+        "UPDATE tree SET code = 'x' WHERE id = 2",
+        "UPDATE tree SET id = 9, code = 'x' WHERE id = 2",
+        "DELETE FROM tree WHERE id = 2",
+    ] {
+        let mut shop = Shop::open(FULL_TREE, "  - table: tree\n    keys: [\"code:{code}\", \"id:{id}\"]\n");
+        shop.cache(&["code:a"]);
+        assert_eq!(shop.left_after("UPDATE tree SET code = 'aa' WHERE id = 1"), [""; 0]);
+        shop.sql.run(NEW_LEAF);
+        shop.settle();
+        shop.cache(&["code:aa", "code:b", "id:2", "id:4"]);
+        assert_eq!(shop.left_after(change), ["id:4"], "{change}");
+        // The others go on as before, and the new one too, once it is mended.
+        shop.cache(&["code:aa", "code:c", "code:zzz"]);
+        assert_eq!(
+            shop.left_after("UPDATE tree SET code = NULL WHERE id = 1"),
+            ["code:c", "code:zzz", "id:4"],
+            "{change}"
+        );
+        let mended = "ALTER TABLE tree_2 REPLICA IDENTITY FULL; UPDATE tree SET code = NULL WHERE id = 3";
+        assert_eq!(shop.left_after(mended), ["code:zzz", "id:4"], "{change}");
+        assert_eq!(shop.left_after("UPDATE tree SET code = 'cc' WHERE id = 3"), ["code:zzz", "id:4"], "{change}");
+    }
+}
+
+#[test]
+fn when_changed_is_not_fooled_by_a_partition_that_does_not_log_whole_old_rows() {
+    let rules = "  - table: tree\n    keys: [\"day:{day}\"]\n    when_changed: [code]\n";
+    let mut shop = Shop::open(FULL_TREE, rules);
+    shop.sql.run(NEW_LEAF);
+    shop.settle();
+    shop.cache(&["day:11", "day:12"]);
+    assert_eq!(shop.left_after("UPDATE tree SET id = 9, code = NULL WHERE id = 2"), ["day:12"]);
+}
+
+#[test]
+fn a_key_of_a_generated_column_works_from_18_on() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, name text, slug text GENERATED ALWAYS AS (lower(name)) STORED);
+        ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 'Ann');";
+    if Postgres::shared().version() < 180_000 {
+        return;
+    }
+    let mut shop = Shop::open(schema, "  - table: t\n    keys: [\"t:{slug}\"]\n");
+    shop.cache(&["t:ann", "t:bob", "t:cid"]);
+    assert_eq!(shop.left_after("UPDATE t SET name = 'BOB'"), ["t:cid"]);
+    let query = format!("SELECT pubgencols FROM pg_publication WHERE pubname = '{}'", shop.database.name);
+    assert_eq!(shop.sql.one(&query), "s");
 }

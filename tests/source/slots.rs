@@ -4,7 +4,7 @@ use coherd::lsn::Lsn;
 use coherd::source::{SlotSeen, Source, SourceError};
 
 use super::{Followed, dsn, own_server, runtime, settled_text, source};
-use crate::support::{Database, until};
+use crate::support::{Database, Postgres, until};
 
 fn slot_seen(database: &Database) -> Result<SlotSeen, SourceError> {
     runtime().block_on(source(&database.dsn(), &database.name).look()).map(|seen| seen.slot)
@@ -66,10 +66,39 @@ fn a_slot_whose_log_was_removed_is_lost_and_can_be_made_anew() {
         );
         matches!(slot_seen(&database), Ok(SlotSeen::Lost { .. })).then_some(())
     });
+    assert_eq!(slot_seen(&database).unwrap(), SlotSeen::Lost { reason: "wal_removed".to_owned() });
     let error = runtime.block_on(async { source.stream().await.err().unwrap() });
-    assert!(matches!(error, SourceError::Gap(_)), "{error:?}");
+    let error = settled_text(&error, &[(&database.name, "NAME")]);
+    insta::assert_snapshot!(error, @"Gap: the slot NAME is lost (wal_removed): its log is gone");
     let position = runtime.block_on(source.create_slot()).unwrap();
     assert_eq!(slot_seen(&database).unwrap(), SlotSeen::Usable { confirmed: position });
+}
+
+#[test]
+fn a_slot_that_idled_too_long_is_lost_with_that_reason_from_18_on() {
+    if Postgres::shared().version() < 180_000 {
+        return;
+    }
+    let server = own_server("idle_replication_slot_timeout = 1s");
+    let Followed { runtime, database, mut source, stream } = Followed::on(Database::create_on(server), Database::dsn);
+    drop(stream);
+    until("the slot is lost", || {
+        database.run("CHECKPOINT");
+        matches!(slot_seen(&database), Ok(SlotSeen::Lost { .. })).then_some(())
+    });
+    assert_eq!(slot_seen(&database).unwrap(), SlotSeen::Lost { reason: "idle_timeout".to_owned() });
+    let error = runtime.block_on(async { source.stream().await.err().unwrap() });
+    assert!(matches!(&error, SourceError::Gap(text) if text.contains("idle_timeout")), "{error:?}");
+}
+
+#[test]
+fn a_slot_survives_a_failover_where_the_version_can_do_that() {
+    let followed = Followed::start();
+    assert_eq!(followed.slot("plugin || temporary"), "pgoutputfalse");
+    if followed.database.server.version() >= 170_000 {
+        assert_eq!(followed.slot("failover"), "t");
+    }
+    assert_eq!(followed.slot("two_phase"), "f");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use coherd::lsn::Lsn;
 use coherd::source::{Frame, Intake, Source, SourceError, Stream};
 
-use super::{Followed, Got, ack, own_server, source};
+use super::{Followed, Got, ack, own_server, settled_text, source};
 use crate::support::process::Signal;
 use crate::support::{Database, until};
 
@@ -166,14 +166,22 @@ fn a_terminated_walsender_is_a_lost_stream_and_the_next_one_repeats_what_was_not
 fn a_publication_dropped_under_the_stream_is_a_gap() {
     let mut followed = Followed::start();
     followed.database.run("DROP PUBLICATION p; INSERT INTO t VALUES (1)");
-    let error = followed.read_to_error();
-    assert!(matches!(error, SourceError::Gap(_)), "{error:?}");
-    let error = followed.runtime.block_on(followed.source.create_slot()).unwrap_err();
+    let error = settled_text(&followed.read_to_error(), &[(&followed.database.name, "NAME")]);
+    if followed.database.server.version() >= 180_000 {
+        // The server itself would go on and leave the changes out.
+        insta::assert_snapshot!(error, @"");
+    } else {
+        insta::assert_snapshot!(error, @"");
+    }
+    let Followed { runtime, database, mut source, stream } = followed;
+    drop(stream);
+    let error = runtime.block_on(source.create_slot()).unwrap_err();
     assert!(matches!(&error, SourceError::Refused(text) if text.contains("CREATE PUBLICATION p")), "{error:?}");
-    followed.database.run("CREATE PUBLICATION p FOR ALL TABLES");
-    until("the old slot is free", || followed.runtime.block_on(followed.source.create_slot()).ok());
-    followed.stream = followed.runtime.block_on(followed.source.stream()).unwrap();
-    followed.database.run("INSERT INTO t VALUES (2)");
+    database.run("CREATE PUBLICATION p FOR ALL TABLES");
+    until("the old slot is free", || runtime.block_on(source.create_slot()).ok());
+    let stream = runtime.block_on(source.stream()).unwrap();
+    database.run("INSERT INTO t VALUES (2)");
+    let mut followed = Followed { runtime, database, source, stream };
     followed.read_until("a commit", |got| kinds(got).ends_with('C'));
 }
 
