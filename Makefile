@@ -20,9 +20,13 @@ bench: prerequisites ## a backlog drained by coherd and by pg_recvlogical, alter
 	$(CARGO) build --release --bins
 	$(CARGO) bench --bench drain
 
-fuzz: ## the decoder against arbitrary bytes, for SECONDS (60)
+fuzz: ## the decoder, then all that people write, against arbitrary bytes, SECONDS (60) each, on stable Rust
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
-	$(CARGO) fuzz run pgoutput --sanitizer none -- -max_total_time=$(or $(SECONDS),60)
+	for target in pgoutput words; do \
+		mkdir -p fuzz/corpus/$$target && \
+		$(CARGO) fuzz run $$target --sanitizer none fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(or $(SECONDS),60) $(FUZZ) || exit 1; \
+	done
 
 test-matrix: prerequisites ## every test on Postgres 15, 16, 17 and 18
 	tests/support/matrix.sh

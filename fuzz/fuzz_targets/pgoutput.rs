@@ -1,39 +1,92 @@
 //! Arbitrary bytes through decoder, rules and transaction reader: errors are fine, panics are not.
 #![no_main]
 
-use coherd::invalidation::{Action, RuleId, Scope};
-use coherd::pgoutput::decode;
-use coherd::rules::config::{MissingOld, RawAction, RawRule, resolve};
+use std::cell::RefCell;
+
+use coherd::change::{Change, OldImage, Row};
+use coherd::invalidation::{Action, KEY_BYTES_MAX, RuleId, Scope};
+use coherd::pgoutput::{Message, decode};
+use coherd::rules::config::{MissingOld, RawAction, RawRule, Rule, resolve};
 use coherd::transaction::{Gather, Reader};
 use libfuzzer_sys::fuzz_target;
+
+/// Fewer than a long input makes, so that scopes stand in for keys.
+const KEYS_MAX: u64 = 100;
 
 struct Nowhere;
 
 impl Gather for Nowhere {
-    fn key(&mut self, _: RuleId, _: Action, _: &[u8]) {}
-    fn scope(&mut self, _: RuleId, _: &Scope) {}
+    fn key(&mut self, _: RuleId, _: Action, key: &[u8]) {
+        assert!(key.len() <= KEY_BYTES_MAX);
+    }
+
+    fn scope(&mut self, _: RuleId, scope: &Scope) {
+        assert!(!scope.pattern.is_empty());
+    }
+
     fn by_hand(&mut self, _: &[u8]) {}
 }
 
-// The input is cut into messages, so that a Begin and a Relation can come before a row.
-fuzz_target!(|data: &[u8]| {
-    let rule = RawRule {
-        table: "a.b".into(),
-        keys: vec!["k:{c|lower|hex}:{d}".into()],
-        action: RawAction::Delete,
-        when_changed: vec!["c".into()],
+/// Rules for the tables of the seeds, with every way to treat an old row and every filter.
+fn rules() -> Vec<Rule> {
+    let rule = |table: &str, keys: &[&str], on_missing_old, when_changed: &[&str]| RawRule {
+        table: table.into(),
+        keys: keys.iter().map(|&key| key.into()).collect(),
+        action: RawAction::Bump,
+        when_changed: when_changed.iter().map(|&column| column.into()).collect(),
         targets: None,
-        on_missing_old: MissingOld::Refuse,
+        on_missing_old,
         scope: None,
     };
-    let Ok(rules) = resolve(&[rule], &["cache".into()]) else { return };
-    let mut reader = Reader::new(rules, 100);
-    let mut rest = data;
-    while let Some((length, after)) = rest.split_first() {
-        let (message, after) = after.split_at(usize::from(*length).min(after.len()));
-        rest = after;
-        if let Ok(message) = decode(message) {
+    let raw = [
+        rule("users", &["user:{id}", "mail:{email|lower|trim|hex}"], MissingOld::Flush, &[]),
+        rule("users", &["u:{id}:{note|upper|urlencode}"], MissingOld::Skip, &["email", "note"]),
+        rule("sessions", &["session:{token|md5|sha1|sha256}"], MissingOld::Refuse, &["id"]),
+        rule("prices", &["price:{sku}:{amount}", "at:{at}"], MissingOld::Refuse, &["amount"]),
+        rule("pages", &["page:{id}:{body}"], MissingOld::Flush, &["body"]),
+        rule("drafts", &["draft:{id}:{body}"], MissingOld::Refuse, &["title", "body"]),
+        rule("events", &["event:{day}:{id}"], MissingOld::Refuse, &[]),
+        rule("log", &["{schema}:{line}{gone}"], MissingOld::Refuse, &["gone"]),
+    ];
+    resolve(&raw, &["cache".into()]).expect("the rules above are right")
+}
+
+/// `decode` has checked the cells: walking them gives as many as were announced.
+fn every_cell_is_there(change: &Change<'_>) {
+    let whole = |row: &Row<'_>| assert_eq!(row.cells().count(), row.len());
+    let (Change::Insert { new }
+    | Change::Update { new, .. }
+    | Change::Delete { old: OldImage::Key(new) | OldImage::Full(new) }) = change
+    else {
+        panic!("a DELETE without an old row was decoded");
+    };
+    whole(new);
+    if let Change::Update { old: OldImage::Key(old) | OldImage::Full(old), .. } = change {
+        whole(old);
+    }
+}
+
+thread_local! {
+    /// Made once: parsing the rules is no part of this.
+    static READER: RefCell<Reader> = RefCell::new(Reader::new(rules(), KEYS_MAX));
+}
+
+// The input is cut into messages, a length of two bytes before each, so that a Begin and a Relation can come before a
+// row.
+fuzz_target!(|data: &[u8]| {
+    READER.with_borrow_mut(|reader| {
+        reader.start_over();
+        let mut rest = data;
+        while let Some((length, after)) = rest.split_first_chunk::<2>() {
+            let (message, after) = after.split_at(usize::from(u16::from_be_bytes(*length)).min(after.len()));
+            rest = after;
+            let Ok(message) = decode(message) else { continue };
+            match &message {
+                Message::Change { change, .. } => every_cell_is_there(change),
+                Message::Truncate(truncated) => assert!(truncated.relations().count() <= data.len() / 4),
+                _ => {}
+            }
             let _ = reader.read(message, &mut Nowhere);
         }
-    }
+    });
 });
