@@ -71,7 +71,7 @@ pub struct SourceConfig {
 pub struct TargetSettings {
     /// Its name in rules, metrics and logs.
     pub name: String,
-    /// The URL's scheme, one of [`TARGET_SCHEMES`].
+    /// The URL's scheme, one that a kind of target has.
     pub scheme: String,
     /// The URL, of which only the scheme was looked at.
     pub url: SecretString,
@@ -92,9 +92,6 @@ pub struct TargetSettings {
     /// Its key, PEM.
     pub key_file: Option<PathBuf>,
 }
-
-/// The schemes of the targets that this version knows.
-pub const TARGET_SCHEMES: &[&str] = &["redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"];
 
 /// `limits:`, each above 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,9 +33,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a shutdown waits for targets to confirm what is on its way. What they do not is sent again at the next start.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
-/// What to do about a gap that is not mended by itself.
-const HALT_ADVICE: &str = "on_gap is halt: set it to flush and start coherd again, and the caches are flushed";
-
 /// What to do where continuity is broken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -97,6 +94,13 @@ struct Asking {
     lane: usize,
     recollection: Recollection,
     answer: oneshot::Sender<Vec<Scope>>,
+}
+
+/// Whether a gap is mended or waits for a person.
+#[derive(PartialEq, Eq)]
+enum Gated {
+    GoesOn,
+    Halted,
 }
 
 /// What is known of the source since it was first opened.
@@ -219,8 +223,10 @@ impl<S: Source + 'static> Pipeline<S> {
             None => self.lanes.begin(start, seen.system_id, seen.timeline),
             Some(before) => {
                 still_the_same(&before.seen, &seen, origin, &self.lanes.ledger)?;
-                if let Some(reason) = missed_while_away(&before.seen, &seen, origin) {
-                    self.heal_all(reason)?;
+                if let Some(reason) = missed_while_away(&before.seen, &seen, origin)
+                    && self.heal_all(reason) == Gated::Halted
+                {
+                    return Ok(());
                 }
                 self.lanes.identify(seen.system_id, seen.timeline);
             }
@@ -254,7 +260,8 @@ impl<S: Source + 'static> Pipeline<S> {
             return Err(Stopped::Refused(text.clone()));
         }
         if let (SourceError::Gap(text), OnGap::Halt) = (&error, self.settings.on_gap) {
-            return Err(Stopped::Broken(format!("{text}; {HALT_ADVICE}")));
+            self.halt(text);
+            return Ok(());
         }
         // A gap in the stream is in the slot: only a new one gets past it.
         let slot = if let SourceError::Gap(_) = error { Slot::Renew } else { slot };
@@ -309,7 +316,7 @@ impl<S: Source + 'static> Pipeline<S> {
             }
             Verdict::FirstStart => Some(("first_start", "first start (on_first_start: flush)".to_owned())),
             Verdict::Gap(gap) if self.settings.on_gap == OnGap::Halt => {
-                self.recorder.halted(asking.lane, &gap.to_string());
+                self.recorder.halted_target(asking.lane, &gap.to_string());
                 return self.halted.push(asking);
             }
             Verdict::Gap(gap) => Some((gap.reason(), gap.to_string())),
@@ -327,17 +334,26 @@ impl<S: Source + 'static> Pipeline<S> {
     }
 
     /// Every target may have missed something while the source was away.
-    fn heal_all(&mut self, reason: &'static str) -> Result<(), Stopped> {
+    fn heal_all(&mut self, reason: &'static str) -> Gated {
+        let text = "changes may have been missed while the source was away";
+        for lane in 0..self.lanes.len() {
+            self.recorder.gap(lane, reason, text);
+        }
         if self.settings.on_gap == OnGap::Halt {
-            return Err(Stopped::Broken(format!("changes may have been missed ({reason}); {HALT_ADVICE}")));
+            self.halt(text);
+            return Gated::Halted;
         }
         for lane in 0..self.lanes.len() {
-            let text = "changes may have been missed while the source was away";
-            self.recorder.gap(lane, reason, text);
             self.recorder.flushing(lane, reason, text);
             self.lanes.heal_later(lane);
         }
-        Ok(())
+        Gated::GoesOn
+    }
+
+    /// Stays up and follows nothing any more. The records prove the gap to the next start.
+    fn halt(&mut self, text: &str) {
+        self.recorder.halted("source", text);
+        self.link = Link::Nowhere;
     }
 
     /// The second, smaller loop: nothing more is read; what is gathered is sent and confirmed, the records move, and

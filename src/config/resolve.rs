@@ -8,8 +8,9 @@ use super::raw::{RawAdmin, RawLimits, RawLog, RawSource, RawTarget, SECTIONS};
 use super::read::{read, shown, unknown};
 use super::scalar::{check_publication, check_slot, check_target_name, parse_duration, read_secret, scheme};
 use super::tree::{Key, Node, Value};
-use super::{Admin, Config, Limits, Log, LogFormat, OnFirstStart, OnGap, SourceConfig, TARGET_SCHEMES, TargetSettings};
+use super::{Admin, Config, Limits, Log, LogFormat, OnFirstStart, OnGap, SourceConfig, TargetSettings};
 use crate::rules::config::{RawRule, Rule, resolve as resolve_rules};
+use crate::target;
 
 /// Resolves a whole document. Files are relative to `folder`.
 pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> {
@@ -329,12 +330,11 @@ impl Resolver<'_> {
 }
 
 fn known_scheme(url: &str) -> Result<String, String> {
-    let known = || TARGET_SCHEMES.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(", ");
+    let schemes: Vec<&str> = target::schemes().collect();
+    let known = || schemes.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(", ");
     match scheme(url) {
-        Some(scheme) if TARGET_SCHEMES.contains(&scheme.as_str()) => Ok(scheme),
-        Some(scheme) => {
-            Err(format!("{}; the scheme names the kind of target", unknown("scheme", &scheme, TARGET_SCHEMES)))
-        }
+        Some(scheme) if schemes.contains(&scheme.as_str()) => Ok(scheme),
+        Some(scheme) => Err(format!("{}; the scheme names the kind of target", unknown("scheme", &scheme, &schemes))),
         None => {
             Err(format!("it has no scheme, and the scheme names the kind of target; begin it with one of {}", known()))
         }

@@ -165,10 +165,16 @@ impl Recorder {
         self.board.flushed(reason, format!("{}: {text}", self.name(lane)));
     }
 
-    pub(super) fn halted(&mut self, lane: usize, text: &str) {
-        let advice = "on_gap is halt: set it to flush and start coherd again, and the scopes of its rules are flushed";
-        error!(to = self.name(lane), "{text}; {advice}");
-        self.board.enter(State::Halted { reason: format!("{}: {text}; {advice}", self.name(lane)) });
+    pub(super) fn halted_target(&mut self, lane: usize, text: &str) {
+        let subject = format!("target {}", self.name(lane));
+        self.halted(&subject, text);
+    }
+
+    pub(super) fn halted(&mut self, subject: &str, text: &str) {
+        let advice = "on_gap is halt: set it to flush and start coherd again, and the caches are flushed";
+        let reason = format!("{subject}: {text}; {advice}");
+        error!("{reason}");
+        self.board.enter(State::Halted { reason });
     }
 
     pub(super) fn unreadable(&mut self, unreadable: &UnreadableOrder) {

@@ -158,7 +158,8 @@ pub fn open(config: &TargetConfig) -> Result<Arc<dyn Target>, OpenError> {
     (kind.open)(config)
 }
 
-fn schemes() -> impl Iterator<Item = &'static str> {
+/// Every URL scheme that names a kind of target.
+pub fn schemes() -> impl Iterator<Item = &'static str> {
     KINDS.iter().flat_map(|kind| kind.schemes.iter().copied())
 }
 

@@ -136,3 +136,22 @@ fn a_publication_that_was_dropped_and_made_again_while_running_means_a_new_slot_
     shop.cache(&["user:2"]);
     assert_eq!(shop.left_after("UPDATE users SET n = 2 WHERE id = 2"), ["other"]);
 }
+
+#[test]
+fn with_on_gap_halt_a_slot_that_breaks_while_running_leaves_the_daemon_up_not_ready_and_the_gap_provable() {
+    let mut shop = Shop::open(SCHEMA, &format!("{RULE}on_gap: halt\n"));
+    shop.cache(&["user:1", "other"]);
+    let publication = shop.database.name.clone();
+    shop.sql.run(&format!("DROP PUBLICATION {publication}"));
+    shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
+    until("readiness tells of the gap", || {
+        let (code, body) = shop.daemon.http("/readyz");
+        (code == 503 && body.contains("on_gap")).then_some(())
+    });
+    assert_eq!(shop.cached(), ["other", "user:1"]);
+    shop.sql.run(&format!("CREATE PUBLICATION {publication} FOR TABLE users (id) WITH (publish_via_partition_root)"));
+    shop.daemon.stop(Signal::Term);
+    shop.daemon.edit("on_gap: halt", "on_gap: flush");
+    shop.daemon.launch();
+    until("the stale key is gone", || (shop.cached() == ["other"]).then_some(()));
+}
