@@ -180,6 +180,9 @@ impl<S: Source + 'static> Pipeline<S> {
         if let Err(error) = self.read() {
             self.lost(error)?;
         }
+        if let Some(lane) = self.lanes.ended() {
+            return Err(Stopped::Broken(self.recorder.worker_ended(lane)));
+        }
         self.lanes.ship(Instant::now());
         self.acknowledge();
         self.recorder.turned(&mut self.reader, &self.lanes);

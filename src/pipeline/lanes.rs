@@ -165,6 +165,11 @@ impl Lanes {
         ledger.gathered(index);
     }
 
+    /// The first lane whose worker has ended.
+    pub(super) fn ended(&self) -> Option<usize> {
+        self.lanes.iter().position(|lane| lane.worker.has_ended())
+    }
+
     /// Whether nothing is left to do for any target that answers.
     pub(super) fn is_drained(&self) -> bool {
         let drained = |(index, lane): (usize, &Lane)| {

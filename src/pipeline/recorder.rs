@@ -149,6 +149,15 @@ impl Recorder {
         self.board.target(lane, crate::status::TargetStatus::is_up);
     }
 
+    /// Why nothing can go on.
+    pub(super) fn worker_ended(&self, lane: usize) -> String {
+        format!(
+            "the worker of target {} has ended, which is a bug in coherd; start it again: nothing is lost, and what is \
+             not confirmed is sent again",
+            self.name(lane)
+        )
+    }
+
     pub(super) fn first_start(&mut self, lane: usize) {
         info!(to = self.name(lane), "first start: what is in the target is trusted (on_first_start: keep)");
     }

@@ -121,6 +121,8 @@ struct Cache {
     closed: Mutex<bool>,
     /// Does not answer any more.
     stalled: Mutex<bool>,
+    /// Panics at the next delivery.
+    broken: Mutex<bool>,
     not_empty: bool,
 }
 
@@ -133,6 +135,8 @@ impl Target for Cache {
             if *self.stalled.lock().unwrap() {
                 std::future::pending::<()>().await;
             }
+            let broken = *self.broken.lock().unwrap();
+            assert!(!broken, "a bug in a target");
             self.records.lock().unwrap().push(delivery.record.clone());
             let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
             let mut keys = self.keys.lock().unwrap();
@@ -412,5 +416,19 @@ fn keys_named_by_hand_wait_in_the_log_for_a_target_that_is_away() {
         for cache in caches {
             assert_eq!(cache.keys.lock().unwrap().len(), 10_001, "every key is struck, and no scope");
         }
+    });
+}
+
+#[test]
+fn a_worker_that_ends_ends_the_daemon_rather_than_leave_it_standing_still() {
+    on_paused_time(async {
+        let Bench { script, cache, stop: _stop, running } = start(Cache::default(), SETTINGS);
+        script.say(transaction(b"1", 200));
+        eventually("the target is up", || script.acknowledged() == Some(200)).await;
+        *cache.broken.lock().unwrap() = true;
+        script.say(transaction(b"2", 300));
+        let ended = tokio::time::timeout(Duration::from_mins(1), running).await;
+        assert!(matches!(ended.expect("it ends").unwrap(), Err(Stopped::Broken(text)) if text.contains("cache-0")));
+        assert_eq!(script.acknowledged(), Some(200));
     });
 }

@@ -103,6 +103,11 @@ impl Lane {
         self.unconfirmed.load(Ordering::Relaxed)
     }
 
+    /// Whether the worker has ended although the lane is here: a bug, after which nothing more is confirmed.
+    pub fn has_ended(&self) -> bool {
+        self.inbox.is_closed()
+    }
+
     /// Sends a delivery. Gives it back where there is no room, or where the worker has ended.
     pub fn send(&mut self, shipment: Shipment) -> Result<(), Box<Shipment>> {
         if !self.has_room() {
