@@ -48,6 +48,7 @@ impl Relation {
     /// The relation with what old rows hold even when `leaf`, a partition of it, has written them: a partition has a
     /// replica identity of its own. What comes is still laid out like the root's rows and marked with its identity, so
     /// that an [`OldImage::Full`] may have holes; they look like NULLs.
+    #[must_use]
     pub fn as_written_by(&self, leaf: &Relation) -> Relation {
         let logged = |name: &str| leaf.columns.iter().any(|column| column.name == name && leaf.carries(column));
         let narrow = |column: &Column| {

@@ -89,10 +89,17 @@ fn a_role_that_may_not_replicate_is_told_how_to_get_there() {
     daemon.edit("//coherd@", &format!("//{role}@"));
     let said = refusal(&daemon, &database);
     database.run(&format!("DROP ROLE {role}"));
-    assert_snapshot!(said, @r#"
-    exit 1
-    coherd: Postgres at 127.0.0.1:5432: could not log in as app_weak to database app: must be superuser or replication role to start walsender [SQLSTATE 42501]. Run as a superuser: ALTER ROLE app_weak REPLICATION;
-    "#);
+    if database.server.version() >= 160_000 {
+        assert_snapshot!(said, @r#"
+        exit 1
+        coherd: Postgres at 127.0.0.1:5432: could not log in as app_weak to database app: permission denied to start WAL sender (Only roles with the REPLICATION attribute may start a WAL sender process.) [SQLSTATE 42501]. Run as a superuser: ALTER ROLE app_weak REPLICATION;
+        "#);
+    } else {
+        assert_snapshot!(said, @r#"
+        exit 1
+        coherd: Postgres at 127.0.0.1:5432: could not log in as app_weak to database app: must be superuser or replication role to start walsender [SQLSTATE 42501]. Run as a superuser: ALTER ROLE app_weak REPLICATION;
+        "#);
+    }
 }
 
 #[test]
