@@ -30,6 +30,8 @@ pub use recorder::Recorder;
 
 /// How often the loop turns when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
+/// How long a stream is held that cannot be read, because no target has room.
+const FULL_MAX: Duration = Duration::from_secs(20);
 /// How long a shutdown waits for targets to confirm what is on its way. What they do not is sent again at the next start.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
@@ -107,6 +109,8 @@ enum Gated {
 struct Followed {
     seen: Seen,
     origin: SlotOrigin,
+    /// Where the last stream began: a slot that this process created is confirmed up to there.
+    start: Lsn,
 }
 
 /// From source to targets and back.
@@ -114,6 +118,8 @@ pub struct Pipeline<S: Source> {
     link: Link<S>,
     pace: Pace,
     known: Option<Followed>,
+    /// Since when no target has had room.
+    full_since: Option<Instant>,
     reader: Reader,
     lanes: Lanes,
     reports: mpsc::Receiver<Report>,
@@ -139,6 +145,7 @@ impl<S: Source + 'static> Pipeline<S> {
             link: Link::open(source, Slot::Keep),
             pace: Pace::new(),
             known: None,
+            full_since: None,
             lanes: Lanes::new(targets, &rules, settings.pending_keys_max),
             reader: Reader::new(rules, settings.transaction_keys_max),
             reports,
@@ -177,6 +184,7 @@ impl<S: Source + 'static> Pipeline<S> {
 
     /// Moves everything on by as much as there is room for.
     fn turn(&mut self) -> Result<(), Stopped> {
+        self.park_or_unpark();
         if let Err(error) = self.read() {
             self.lost(error)?;
         }
@@ -187,6 +195,25 @@ impl<S: Source + 'static> Pipeline<S> {
         self.acknowledge();
         self.recorder.turned(&mut self.reader, &self.lanes);
         Ok(())
+    }
+
+    /// A stream that nobody reads keeps its walsender, and Postgres does not shut down before a walsender has sent
+    /// everything. So when no target has had room for long, the stream is let go; the slot keeps its place.
+    fn park_or_unpark(&mut self) {
+        if self.lanes.has_room() {
+            self.full_since = None;
+        } else {
+            self.full_since.get_or_insert_with(Instant::now);
+        }
+        match (&self.link, self.full_since) {
+            (Link::Parked { .. }, None) => self.link.reopen(),
+            (Link::Streaming { .. }, Some(since)) if since.elapsed() >= FULL_MAX => {
+                self.reader.start_over();
+                self.link.park();
+                self.recorder.parked();
+            }
+            _ => {}
+        }
     }
 
     /// Reads the frames that are here, while there is room.
@@ -225,7 +252,7 @@ impl<S: Source + 'static> Pipeline<S> {
         match &self.known {
             None => self.lanes.begin(start, seen.system_id, seen.timeline),
             Some(before) => {
-                still_the_same(&before.seen, &seen, origin, &self.lanes.ledger)?;
+                still_the_same(before, &seen, origin, &self.lanes.ledger)?;
                 if let Some(reason) = missed_while_away(&before.seen, &seen, origin)
                     && self.heal_all(reason) == Gated::Halted
                 {
@@ -242,7 +269,7 @@ impl<S: Source + 'static> Pipeline<S> {
             Some(Followed { origin: SlotOrigin::CreatedHere, .. }) => SlotOrigin::CreatedHere,
             _ => origin,
         };
-        self.known = Some(Followed { seen, origin });
+        self.known = Some(Followed { seen, origin, start });
         self.link = Link::Streaming { source, stream };
         // What they remembered may be hours old, as for a standby that takes over; without an answer they are asked anew.
         self.early.clear();
@@ -297,7 +324,7 @@ impl<S: Source + 'static> Pipeline<S> {
     }
 
     fn recalled(&mut self, asking: Asking) {
-        let Some(Followed { seen, origin }) = &self.known else {
+        let Some(Followed { seen, origin, .. }) = &self.known else {
             return self.early.push(asking);
         };
         let known = Known {
@@ -408,8 +435,9 @@ fn read_message(
 
 /// Refuses to go on with a database that is not the one this process has followed so far. A new start compares the
 /// targets' records with it and flushes what must be.
-fn still_the_same(before: &Seen, now: &Seen, origin: SlotOrigin, ledger: &Ledger) -> Result<(), Stopped> {
-    let (decoded, acknowledged) = (ledger.decoded(), ledger.acknowledged().lsn());
+fn still_the_same(before: &Followed, now: &Seen, origin: SlotOrigin, ledger: &Ledger) -> Result<(), Stopped> {
+    let (decoded, acknowledged) = (ledger.decoded(), ledger.acknowledged().lsn().max(before.start));
+    let before = &before.seen;
     let reason = if before.system_id != now.system_id {
         format!(
             "the server is another database cluster now (system identifier {}, was {})",

@@ -48,6 +48,10 @@ pub(super) enum Link<S: Source> {
         source: S,
         stream: S::Stream,
     },
+    /// Let go, until there is room for what it would send.
+    Parked {
+        source: S,
+    },
     /// Only while one state is being exchanged for another.
     Nowhere,
 }
@@ -76,22 +80,31 @@ impl<S: Source + 'static> Link<S> {
                 Event::Rested
             }
             Link::Streaming { stream, .. } => Event::Ready(stream.ready(intake).await),
-            Link::Nowhere => std::future::pending().await,
+            Link::Parked { .. } | Link::Nowhere => std::future::pending().await,
         }
     }
 
     /// Takes the source out, dropping the stream if there is one.
     pub(super) fn take_source(&mut self) -> Option<S> {
         match std::mem::replace(self, Link::Nowhere) {
-            Link::Resting { source, .. } | Link::Streaming { source, .. } => Some(source),
+            Link::Resting { source, .. } | Link::Streaming { source, .. } | Link::Parked { source } => Some(source),
             Link::Opening(_) | Link::Nowhere => None,
+        }
+    }
+
+    /// Closes the stream. The slot keeps what is to come.
+    pub(super) fn park(&mut self) {
+        if let Some(source) = self.take_source() {
+            *self = Link::Parked { source };
         }
     }
 
     /// Rested enough: opens again.
     pub(super) fn reopen(&mut self) {
-        if let Link::Resting { source, slot, .. } = std::mem::replace(self, Link::Nowhere) {
-            *self = Link::open(source, slot);
+        match std::mem::replace(self, Link::Nowhere) {
+            Link::Resting { source, slot, .. } => *self = Link::open(source, slot),
+            Link::Parked { source } => *self = Link::open(source, Slot::Keep),
+            other => *self = other,
         }
     }
 }

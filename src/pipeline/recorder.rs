@@ -110,6 +110,12 @@ impl Recorder {
         }
     }
 
+    pub(super) fn parked(&mut self) {
+        let reason = "every target is behind; Postgres keeps the log until one of them has room".to_owned();
+        warn!("{reason}");
+        self.board.enter(State::Reconnecting { reason });
+    }
+
     pub(super) fn delivered(&mut self, lane: usize, batch: &Batch, delivered: Delivered) {
         let Some((_, metrics)) = self.targets.get(lane) else { return };
         let counters =

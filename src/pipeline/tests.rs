@@ -25,6 +25,8 @@ enum Say {
 #[derive(Default)]
 struct Shared {
     said: VecDeque<Say>,
+    /// What was sent since the last acknowledged commit, which a new stream sends again.
+    sent: Vec<Vec<u8>>,
     acknowledged: Vec<u64>,
     opened: usize,
     /// How long a look at the source takes.
@@ -32,6 +34,8 @@ struct Shared {
     /// Another instance streams from the slot.
     busy: bool,
     finished: bool,
+    /// Streams dropped without being finished.
+    let_go: usize,
 }
 
 #[derive(Clone, Default)]
@@ -54,6 +58,7 @@ impl Script {
 struct FakeStream {
     script: Script,
     current: Vec<u8>,
+    ended: bool,
 }
 
 impl Source for Script {
@@ -74,8 +79,12 @@ impl Source for Script {
         if self.shared.lock().unwrap().busy {
             return Err(SourceError::Busy("another instance has the slot".into()));
         }
-        self.shared.lock().unwrap().opened += 1;
-        Ok(FakeStream { script: self.clone(), current: Vec::new() })
+        let mut shared = self.shared.lock().unwrap();
+        shared.opened += 1;
+        for bytes in std::mem::take(&mut shared.sent).into_iter().rev() {
+            shared.said.push_front(Say::Data(bytes));
+        }
+        Ok(FakeStream { script: self.clone(), current: Vec::new(), ended: false })
     }
 }
 
@@ -91,11 +100,13 @@ impl Stream for FakeStream {
     }
 
     fn next(&mut self) -> Result<Option<Frame<'_>>, SourceError> {
-        match self.script.shared.lock().unwrap().said.pop_front() {
+        let said = self.script.shared.lock().unwrap().said.pop_front();
+        match said {
             None => Ok(None),
             Some(Say::Break) => Err(SourceError::Lost("the server went away".into())),
             Some(Say::Position(position)) => Ok(Some(Frame::Position(Lsn::new(position)))),
             Some(Say::Data(bytes)) => {
+                self.script.shared.lock().unwrap().sent.push(bytes.clone());
                 self.current = bytes;
                 Ok(Some(Frame::Data(&self.current)))
             }
@@ -103,12 +114,29 @@ impl Stream for FakeStream {
     }
 
     fn acknowledge(&mut self, at: AckLsn) {
-        self.script.shared.lock().unwrap().acknowledged.push(at.lsn().as_u64());
+        let mut shared = self.script.shared.lock().unwrap();
+        shared.acknowledged.push(at.lsn().as_u64());
+        let passed = |bytes: &Vec<u8>| match pgoutput::decode(bytes) {
+            Ok(Message::Commit { end, .. }) => end.end() <= at.lsn(),
+            _ => false,
+        };
+        if let Some(last) = shared.sent.iter().rposition(passed) {
+            shared.sent.drain(..=last);
+        }
     }
 
-    async fn finish(self) -> Result<(), SourceError> {
+    async fn finish(mut self) -> Result<(), SourceError> {
+        self.ended = true;
         self.script.shared.lock().unwrap().finished = true;
         Ok(())
+    }
+}
+
+impl Drop for FakeStream {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.script.shared.lock().unwrap().let_go += 1;
+        }
     }
 }
 
@@ -206,12 +234,17 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
 
 /// A transaction that inserts users with these ids, committed at `end`.
 fn transaction(ids: &[u8], end: u64) -> Vec<Say> {
+    transaction_of(ids.chunks(1), end)
+}
+
+fn transaction_of<'i>(ids: impl Iterator<Item = &'i [u8]>, end: u64) -> Vec<Say> {
     let begin = [b"B".as_slice(), &end.to_be_bytes(), &[0; 8], &[0, 0, 0, 9]].concat();
     let commit = [b"C\0".as_slice(), &end.to_be_bytes(), &end.to_be_bytes(), &[0; 8]].concat();
-    let insert = |id: &u8| [b"I\0\0\0\x01N\0\x01t\0\0\0\x01".as_slice(), &[*id]].concat();
+    let insert =
+        |id: &[u8]| [b"I\0\0\0\x01N\0\x01t".as_slice(), &u32::try_from(id.len()).unwrap().to_be_bytes(), id].concat();
     let relation = b"R\0\0\0\x01public\0users\0d\0\x01\x01id\0\0\0\0\x17\xFF\xFF\xFF\xFF".to_vec();
     let mut said = vec![begin, relation];
-    said.extend(ids.iter().map(insert));
+    said.extend(ids.map(insert));
     said.push(commit);
     said.into_iter().map(Say::Data).collect()
 }
@@ -278,10 +311,10 @@ fn a_stream_that_breaks_inside_a_transaction_is_opened_again() {
     on_paused_time(async {
         let Bench { script, cache, stop: _stop, .. } = start(Cache::default(), SETTINGS);
         let mut half = transaction(b"12", 200);
-        half.pop();
+        let commit = half.pop();
         script.say(half);
         script.say([Say::Break]);
-        script.say(transaction(b"12", 200));
+        script.say(commit);
         eventually("the commit is acknowledged", || script.acknowledged() == Some(200)).await;
         assert_eq!(script.shared.lock().unwrap().opened, 2);
         assert!(cache.keys.lock().unwrap().ends_with(&["user:1".into(), "user:2".into()]));
@@ -334,6 +367,26 @@ fn with_on_gap_halt_nothing_is_flushed_nor_acknowledged() {
         tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(script.acknowledged(), Some(100));
         assert!(cache.keys.lock().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_stream_that_cannot_be_read_is_let_go_and_taken_up_again() {
+    on_paused_time(async {
+        let settings = Settings { pending_keys_max: 1_000_000, transaction_keys_max: 1_000_000, ..SETTINGS };
+        let Bench { script, cache, stop: _stop, .. } = start(Cache::default(), settings);
+        *cache.closed.lock().unwrap() = true;
+        let ids: Vec<Vec<u8>> = (0..300_000).map(|id| format!("{id:06}").into_bytes()).collect();
+        script.say(transaction_of(ids.iter().map(Vec::as_slice), 200));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(!script.shared.lock().unwrap().said.is_empty(), "it was read although nothing has room");
+        assert_eq!(script.shared.lock().unwrap().let_go, 0);
+        eventually("the stream is let go", || script.shared.lock().unwrap().let_go == 1).await;
+        *cache.closed.lock().unwrap() = false;
+        eventually("it is opened again", || script.shared.lock().unwrap().opened == 2).await;
+        eventually("everything is acknowledged", || script.acknowledged() == Some(200)).await;
+        let keys: std::collections::HashSet<String> = cache.keys.lock().unwrap().iter().cloned().collect();
+        assert_eq!(keys.len(), 300_000);
     });
 }
 

@@ -38,6 +38,12 @@ const PAUSE: Duration = Duration::from_millis(1);
 const REQUESTS_IN_A_ROW: u32 = 3;
 const SHUTDOWN_HELD: Duration = Duration::from_secs(5);
 
+/// A silence after which the server is asked for a sign of life.
+const SILENCE_ASK: Duration = Duration::from_secs(10);
+
+/// A silence after which the connection counts as lost.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
 /// How long [`Stream::finish`] waits for the server's answer.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
@@ -72,6 +78,7 @@ pub struct PostgresStream {
     /// Never behind the slot: before Postgres 17.6 a status with an older position moves the slot back.
     acknowledged: Lsn,
     heartbeat: Interval,
+    silence: Silence,
     pace: Pace,
     requests: Requests,
     slot: String,
@@ -118,6 +125,40 @@ impl Pace {
     }
 }
 
+/// How long the server has been silent. An idle one is asked for a sign of life, so that one which hangs, or a network
+/// that swallows everything, is told from one that has nothing to say.
+struct Silence {
+    since: Instant,
+    asked: bool,
+}
+
+impl Silence {
+    fn new() -> Silence {
+        Silence { since: Instant::now(), asked: false }
+    }
+
+    /// Once a heartbeat. While nothing is read, nothing can be heard.
+    fn tick(&mut self, intake: Intake) -> Result<(), SourceError> {
+        if intake == Intake::Closed {
+            *self = Silence::new();
+        }
+        if self.since.elapsed() < SILENCE_MAX {
+            return Ok(());
+        }
+        let seconds = SILENCE_MAX.as_secs();
+        Err(SourceError::Lost(format!(
+            "the server has not said a word for {seconds} s, and does not answer when asked"
+        )))
+    }
+
+    /// Whether this status update is to ask for an answer: once in a silence, as more would only slow the server.
+    fn ask(&mut self) -> bool {
+        let ask = !self.asked && self.since.elapsed() >= SILENCE_ASK;
+        self.asked |= ask;
+        ask
+    }
+}
+
 impl PostgresStream {
     /// Takes over a session that has answered `START_REPLICATION` with `CopyBothResponse`.
     pub(super) fn new(session: Session, settings: StreamSettings) -> PostgresStream {
@@ -140,6 +181,7 @@ impl PostgresStream {
             acknowledged: settings.confirmed,
             heartbeat,
             pace: Pace { enabled, began: Instant::now(), bytes: 0, pause: None, pausing: false },
+            silence: Silence::new(),
             requests: Requests { count: 0, since: Instant::now() },
             slot: settings.slot,
             publication: settings.publication,
@@ -150,6 +192,7 @@ impl PostgresStream {
         // First of all, Postgres is answered.
         while self.heartbeat.poll_tick(cx).is_ready() {
             self.status_due = true;
+            self.silence.tick(intake)?;
             if let Some(error) = self.send_error.take() {
                 return Poll::Ready(Err(lost(&error)));
             }
@@ -164,6 +207,7 @@ impl PostgresStream {
             ready!(self.pace.poll(cx));
             let count = ready!(self.inbox.poll_fill(cx, &mut self.socket)).map_err(|error| lost(&error))?;
             self.pace.read(count);
+            self.silence = Silence::new();
         }
         Poll::Ready(Ok(()))
     }
@@ -202,7 +246,7 @@ impl PostgresStream {
             self.outbox.put_u64(position);
         }
         self.outbox.put_u64(u64::try_from(micros.saturating_sub(POSTGRES_EPOCH_MICROS)).unwrap_or(0));
-        self.outbox.put_u8(0);
+        self.outbox.put_u8(u8::from(self.silence.ask()));
     }
 
     /// What a `CopyData` message holds.

@@ -155,3 +155,41 @@ fn with_on_gap_halt_a_slot_that_breaks_while_running_leaves_the_daemon_up_not_re
     shop.daemon.launch();
     until("the stale key is gone", || (shop.cached() == ["other"]).then_some(()));
 }
+
+#[test]
+fn a_postgres_that_is_told_to_stop_is_not_held_up_by_a_cache_that_is_away() {
+    let schema = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO users SELECT generate_series(1, 200000);";
+    let mut shop = Shop::alone("", schema, RULE);
+    shop.cache(&["user:1", "other"]);
+    shop.redis.signal(Signal::Stop);
+    shop.sql.run("UPDATE users SET n = n + 1");
+    until("readiness says no", || (shop.daemon.http("/readyz").0 == 503).then_some(()));
+    let server = std::sync::Arc::clone(&shop.database.server);
+    let (stopped, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        server.stop(Signal::Interrupt);
+        let _ = stopped.send(());
+    });
+    told.recv_timeout(std::time::Duration::from_secs(60)).expect("Postgres stops within a minute");
+    shop.database.server.launch();
+    shop.sql = shop.database.client();
+    shop.redis.signal(Signal::Continue);
+    shop.settle();
+    assert_eq!(shop.cached(), ["other"]);
+}
+
+#[test]
+fn a_walsender_that_hangs_is_noticed_and_replaced() {
+    let mut shop = Shop::alone("", SCHEMA, RULE);
+    let walsender: u32 = shop.walsender().parse().unwrap();
+    shop.cache(&["user:1", "other"]);
+    crate::support::process::send_signal(walsender, Signal::Stop);
+    shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
+    crate::support::wait::until_within(std::time::Duration::from_secs(90), "readiness says no", || {
+        (shop.daemon.http("/readyz").0 == 503).then_some(())
+    });
+    crate::support::process::send_signal(walsender, Signal::Continue);
+    shop.settle();
+    assert_eq!(shop.cached(), ["other"]);
+    assert_ne!(shop.walsender(), walsender.to_string());
+}

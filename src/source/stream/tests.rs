@@ -210,3 +210,16 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_is_asked_once_and_given_up_later_but_not_while_nothing_is_read() {
+    let mut silence = Silence::new();
+    assert!(!silence.ask());
+    tokio::time::advance(SILENCE_ASK).await;
+    assert!(silence.ask() && !silence.ask());
+    assert!(silence.tick(Intake::Open).is_ok());
+    tokio::time::advance(SILENCE_MAX).await;
+    assert!(silence.tick(Intake::Open).unwrap_err().to_string().contains("30 s"));
+    assert!(silence.tick(Intake::Closed).is_ok());
+    assert!(silence.tick(Intake::Open).is_ok(), "the silence begins anew");
+}
