@@ -18,6 +18,8 @@ pub struct Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     Term,
+    /// Postgres's fast shutdown.
+    Interrupt,
     /// Postgres's immediate shutdown.
     Quit,
     Kill,
@@ -30,6 +32,7 @@ impl Signal {
     fn name(self) -> &'static str {
         match self {
             Signal::Term => "TERM",
+            Signal::Interrupt => "INT",
             Signal::Quit => "QUIT",
             Signal::Kill => "KILL",
             Signal::Stop => "STOP",
