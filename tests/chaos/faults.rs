@@ -21,6 +21,15 @@ const SHUTDOWN_MOST: Duration = Duration::from_secs(30);
 /// Snapshots of the cache that are kept.
 const SNAPSHOTS_MAX: usize = 3;
 
+/// What a round's faults are after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// Processes and connections: every key has to be struck by itself.
+    ToConnections,
+    /// The memories too: slots go, caches come back as something else. Then the daemon flushes.
+    ToMemories,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     KillDaemon,
@@ -88,6 +97,20 @@ const WEIGHTS: &[(u32, Fault)] = &[
     (0, Fault::RepublishTable),
 ];
 
+impl Fault {
+    fn is_of(self, harm: Harm) -> bool {
+        let to_memories = matches!(
+            self,
+            Fault::KillCache
+                | Fault::RestoreCache
+                | Fault::FlushAll
+                | Fault::DropSlotOfDeadDaemon
+                | Fault::DropSlotOfLiveDaemon
+        );
+        !to_memories || harm == Harm::ToMemories
+    }
+}
+
 /// What ends a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mend {
@@ -152,7 +175,7 @@ impl Faults {
     }
 
     /// Hurts for so long.
-    pub fn rage(&mut self, duration: Duration) {
+    pub fn rage(&mut self, harm: Harm, duration: Duration) {
         let end = Instant::now() + duration;
         while Instant::now() < end {
             let next = Instant::now() + Duration::from_millis(self.rng.u64(10..PAUSE_MOST_MS));
@@ -160,7 +183,7 @@ impl Faults {
                 self.tend();
                 std::thread::sleep(Duration::from_millis(5));
             }
-            let fault = self.choose();
+            let fault = self.choose(harm);
             if self.begin(fault) {
                 self.world.history.of_all(&format!("fault: {fault:?}"));
                 self.world.history.count(&format!("faults: {fault:?}"), 1);
@@ -192,7 +215,9 @@ impl Faults {
             let log = self.daemon.log();
             let said = log.lines().last().unwrap_or_default();
             self.world.history.of_all(&format!("the daemon ended with {code}: {said}"));
-            self.world.history.count(&format!("daemon ended with {code}"), 1);
+            let event: serde_json::Value = serde_json::from_str(said).unwrap_or_default();
+            let said: String = event["message"].as_str().unwrap_or(said).chars().take(160).collect();
+            self.world.history.count(&format!("daemon ended with {code}: {said}"), 1);
             self.down(RESTART_AFTER);
         }
         if let State::Ending(since) = self.postgres_is {
@@ -256,10 +281,11 @@ impl Faults {
         self.mends.push((Instant::now() + pause, Mend::LaunchDaemon));
     }
 
-    fn choose(&mut self) -> Fault {
-        let all: u32 = WEIGHTS.iter().map(|(weight, _)| weight).sum();
+    fn choose(&mut self, harm: Harm) -> Fault {
+        let faults = WEIGHTS.iter().filter(|(_, fault)| fault.is_of(harm));
+        let all: u32 = faults.clone().map(|(weight, _)| weight).sum();
         let mut left = self.rng.u32(..all);
-        for &(weight, fault) in WEIGHTS {
+        for &(weight, fault) in faults {
             match left.checked_sub(weight) {
                 Some(rest) => left = rest,
                 None => return fault,
@@ -377,7 +403,9 @@ impl Faults {
 
     fn terminate(&self) -> String {
         let slot = &self.world.database;
-        format!("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active")
+        format!(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active"
+        )
     }
 
     /// Drops the slot as soon as nobody is at it, whether or not the daemon comes back meanwhile.
@@ -387,6 +415,7 @@ impl Faults {
             self.world.database
         );
         let Some(mut sql) = self.sql() else { return false };
-        (0..200).any(|_| sql.try_rows(&self.terminate()).is_ok() && sql.try_rows(&drop).is_ok_and(|rows| !rows.is_empty()))
+        (0..200)
+            .any(|_| sql.try_rows(&self.terminate()).is_ok() && sql.try_rows(&drop).is_ok_and(|rows| !rows.is_empty()))
     }
 }

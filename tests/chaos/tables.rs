@@ -100,7 +100,9 @@ pub const TABLES: &[Table] = &[
 
 /// Tables under rules, a sequence that never gives a value twice, and tables that coherd has nothing to do with.
 pub fn schema() -> String {
-    let mut sql = "CREATE SEQUENCE v; CREATE TABLE logs (id bigserial PRIMARY KEY, line text); CREATE TABLE noise (n int);".to_owned();
+    let mut sql =
+        "CREATE SEQUENCE v; CREATE TABLE logs (id bigserial PRIMARY KEY, line text); CREATE TABLE noise (n int);"
+            .to_owned();
     for table in TABLES {
         let all: Vec<u32> = (0..table.numbers / 2).collect();
         write!(sql, "{}; {};", table.create, table.insert(&all)).unwrap();
@@ -110,7 +112,9 @@ pub fn schema() -> String {
 
 /// The entries of `rules:`.
 pub fn rules() -> String {
-    TABLES.iter().fold(String::from("rules:\n"), |yaml, table| format!("{yaml}  - table: {}\n    {}\n", table.name, table.rule))
+    TABLES
+        .iter()
+        .fold(String::from("rules:\n"), |yaml, table| format!("{yaml}  - table: {}\n    {}\n", table.name, table.rule))
 }
 
 impl Table {
@@ -170,7 +174,9 @@ impl Table {
     pub fn values(&self, numbers: Option<&[u32]>) -> String {
         let Table { name, prefix, rest, .. } = self;
         let condition = numbers.map_or("true".to_owned(), |numbers| self.matching(numbers));
-        format!("SELECT '{prefix}' || {rest}, string_agg(v::text, ',' ORDER BY v) FROM {name} WHERE {condition} GROUP BY 1")
+        format!(
+            "SELECT '{prefix}' || {rest}, string_agg(v::text, ',' ORDER BY v) FROM {name} WHERE {condition} GROUP BY 1"
+        )
     }
 }
 

@@ -34,7 +34,7 @@ pub fn settle(faults: &mut Faults, sql: &mut Client) {
     }
 }
 
-/// Gives the cached keys that a reader would find with another value than the database has, each with its history.
+/// Gives the first of the cached keys that a reader would find with another value than the database has, each with its history.
 pub fn stale(faults: &Faults, sql: &mut Client) -> Vec<String> {
     let mut truth = HashMap::new();
     for table in TABLES {
@@ -57,11 +57,12 @@ pub fn stale(faults: &Faults, sql: &mut Client) -> Vec<String> {
     }
     faults.world.history.count("keys cached and right at the end", fresh);
     stale.sort();
-    let told = |(index, (key, what)): (usize, (String, String))| match index {
-        ..TOLD_MAX => format!("{what}\n{}", faults.world.history.of_key(&key)),
-        _ => what,
-    };
-    stale.into_iter().enumerate().map(told).collect()
+    let told = |(key, what): (String, String)| format!("{what}\n{}", faults.world.history.of_key(&key));
+    // The first of each kind would do; the number of the others says how bad it is.
+    let others = stale.len().saturating_sub(TOLD_MAX);
+    let mut told: Vec<String> = stale.into_iter().take(TOLD_MAX).map(told).collect();
+    told.extend((others > 0).then(|| format!("and {others} more")));
+    told
 }
 
 fn mget(cache: &mut redis::Connection, names: &[String]) -> Vec<String> {

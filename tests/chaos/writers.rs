@@ -43,11 +43,11 @@ impl Writer {
     fn act(&mut self) {
         match self.rng.u32(..1000) {
             ..500 => self.alone(),
-            500..860 => self.transaction(),
-            860..880 => self.bulk(),
-            880..890 => self.refill(),
-            890..893 => self.truncate(),
-            893..950 => self.by_hand(),
+            500..900 => self.transaction(),
+            900..904 => self.bulk(),
+            904..908 => self.refill(),
+            908 => self.truncate(),
+            909..950 => self.by_hand(),
             _ => self.unrelated(),
         }
     }
@@ -153,9 +153,9 @@ impl Writer {
         let table = self.rng.usize(..TABLES.len());
         let number = self.number(table);
         let its = &TABLES[table];
-        let statement = match self.rng.u32(..20) {
+        let statement = match self.rng.u32(..100) {
             0 => format!("SELECT coherd.flush('{}')", its.name),
-            1..8 => its.touch(number, &self.world.database),
+            1..40 => its.touch(number, &self.world.database),
             _ => format!("SELECT coherd.invalidate('{}', 'nothing:like:it')", its.key(number)),
         };
         let done = self.sql.try_run(&statement);
