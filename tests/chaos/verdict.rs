@@ -43,8 +43,9 @@ pub fn stale(faults: &Faults, sql: &mut Client) -> Vec<String> {
     let mut cache = faults.redis.client();
     let names: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut cache).expect("KEYS");
     let names: Vec<String> = names.into_iter().filter(|name| Table::of_key(name).is_some()).collect();
-    let values: Vec<String> = names.chunks(1000).flat_map(|names| mget(&mut cache, names)).collect();
-    let cached: HashMap<&str, &str> = names.iter().map(String::as_str).zip(values.iter().map(String::as_str)).collect();
+    let values: Vec<Option<String>> = names.chunks(1000).flat_map(|names| mget(&mut cache, names)).collect();
+    let there = names.iter().zip(&values).filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
+    let cached: HashMap<&str, &str> = there.collect();
     let (mut fresh, mut stale) = (0, Vec::new());
     for (&name, &value) in &cached {
         let Some(key) = read_as(name, &cached) else { continue };
@@ -65,7 +66,8 @@ pub fn stale(faults: &Faults, sql: &mut Client) -> Vec<String> {
     told
 }
 
-fn mget(cache: &mut redis::Connection, names: &[String]) -> Vec<String> {
+/// A key may be struck once more at any time, also without need.
+fn mget(cache: &mut redis::Connection, names: &[String]) -> Vec<Option<String>> {
     redis::cmd("MGET").arg(names).query(cache).expect("MGET")
 }
 
