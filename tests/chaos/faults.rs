@@ -209,15 +209,16 @@ impl Faults {
         let (due, later) = std::mem::take(&mut self.mends).into_iter().partition(|(at, _)| *at <= now);
         self.mends = later;
         let due: Vec<(Instant, Mend)> = due;
-        due.into_iter().for_each(|(_, mend)| self.mend(mend));
+        for (_, mend) in due {
+            self.mend(mend);
+        }
         if self.daemon_is == State::Up && self.daemon.has_ended() {
             let code = self.daemon.stop(Signal::Term);
             let log = self.daemon.log();
             let said = log.lines().last().unwrap_or_default();
             self.world.history.of_all(&format!("the daemon ended with {code}: {said}"));
-            let event: serde_json::Value = serde_json::from_str(said).unwrap_or_default();
-            let said: String = event["message"].as_str().unwrap_or(said).chars().take(160).collect();
-            self.world.history.count(&format!("daemon ended with {code}: {said}"), 1);
+            let said: String = if code == 0 { String::new() } else { said.chars().take(300).collect() };
+            self.world.history.count(&format!("daemon ended with {code} {said}"), 1);
             self.down(RESTART_AFTER);
         }
         if let State::Ending(since) = self.postgres_is {

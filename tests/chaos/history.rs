@@ -1,6 +1,7 @@
 //! What happened, to each key and to the whole, for the case that something stale is found.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,10 @@ impl History {
     /// All counts, by name.
     pub fn figures(&self) -> String {
         let told = self.told();
-        told.counts.iter().map(|(what, count)| format!("  {what}: {count}\n")).collect()
+        told.counts.iter().fold(String::new(), |mut text, (what, count)| {
+            writeln!(text, "  {what}: {count}").expect("text");
+            text
+        })
     }
 
     /// What happened to a key and, from its first event on, to everything.
@@ -71,6 +75,9 @@ impl History {
         let mut events: Vec<(Duration, String)> = own.map(|(at, what)| (*at, format!("  {what}"))).collect();
         events.extend(everything.map(|(at, what)| (*at, what.to_string())));
         events.sort();
-        events.iter().map(|(at, what)| format!("  {:>9.3} s  {what}\n", at.as_secs_f64())).collect()
+        events.iter().fold(String::new(), |mut text, (at, what)| {
+            writeln!(text, "  {:>9.3} s  {what}", at.as_secs_f64()).expect("text");
+            text
+        })
     }
 }

@@ -69,21 +69,13 @@ fn whatever_breaks_no_key_is_stale_in_the_end() {
             panic!("seed {seed}: stale keys; the daemon's log is in {}\n{figures}{}", log.display(), stale.join("\n"));
         }
     }
-    println!(
-        "chaos: seed {seed}, {seconds} s, no stale key\n{}{}",
-        faults.world.history.figures(),
-        flushes(&faults.daemon)
-    );
-}
-
-/// Why the daemon flushed, and how often.
-fn flushes(daemon: &Daemon) -> String {
-    let mut reasons = std::collections::BTreeMap::<String, u32>::new();
-    for line in daemon.log().lines().filter(|line| line.contains("flushing every scope")) {
-        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-        *reasons.entry(event["reason"].as_str().unwrap_or("?").to_owned()).or_default() += 1;
+    let log = faults.daemon.log();
+    for event in log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
+        if event["message"].as_str().is_some_and(|text| text.contains("flushing every scope")) {
+            faults.world.history.count(&format!("flushes: {}", event["reason"]), 1);
+        }
     }
-    reasons.iter().map(|(reason, count)| format!("  flushed: {reason}: {count}\n")).collect()
+    println!("chaos: seed {seed}, {seconds} s, no stale key\n{}", faults.world.history.figures());
 }
 
 /// Every server, with a proxy on either side of the daemon, and all of it at work.
@@ -124,7 +116,9 @@ fn round(faults: &mut Faults, rng: &mut Rng, harm: Harm) -> Vec<String> {
         std::thread::sleep(Duration::from_millis(5));
     }
     world.stop.store(true, Ordering::Relaxed);
-    threads.into_iter().for_each(|thread| thread.join().expect("no thread of the test fails"));
+    for thread in threads {
+        thread.join().expect("no thread of the test fails");
+    }
     let mut sql = world.connect().expect("the database is up");
     verdict::settle(faults, &mut sql);
     verdict::stale(faults, &mut sql)

@@ -197,10 +197,11 @@ impl Writer {
     /// A commit whose answer got lost may have happened, and no reader may know of it before the server is back: the
     /// caller still holds the keys.
     fn recover(&mut self, failed: bool) {
-        if failed && self.sql.is_closed() {
-            if let Some(sql) = self.world.connect() {
-                self.sql = sql;
-            }
+        if failed
+            && self.sql.is_closed()
+            && let Some(sql) = self.world.connect()
+        {
+            self.sql = sql;
         }
     }
 }
