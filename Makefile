@@ -2,7 +2,7 @@
 CARGO ?= cargo
 KEEP ?=
 
-.PHONY: demo test lint bench fuzz test-matrix prerequisites
+.PHONY: demo test chaos lint bench fuzz test-matrix prerequisites
 
 demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
 	$(CARGO) build --release --bins --example demo
@@ -10,6 +10,9 @@ demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1
 
 test: prerequisites ## every test, on real Postgres and Redis
 	$(CARGO) test
+
+chaos: prerequisites ## everything breaks at random for SECONDS (60), chosen by SEED (a new one each time)
+	COHERD_CHAOS_SECONDS=$(or $(SECONDS),60) COHERD_CHAOS_SEED=$(SEED) $(CARGO) test --test coherd chaos:: -- --nocapture
 
 lint: ## formatting, clippy and the house rules
 	$(CARGO) fmt --check

@@ -107,6 +107,14 @@ impl Ledger {
         }
     }
 
+    /// The target of `lane` may have missed anything that ever happened, also from before the ledger's start: a slot that
+    /// had to be created anew begins after it.
+    pub fn doubt_everything(&mut self, lane: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.doubted = Some(Lsn::ZERO);
+        }
+    }
+
     /// The target has been asked, and what it may have missed has been gathered.
     pub fn trust(&mut self, lane: usize) {
         if let Some(lane) = self.lanes.get_mut(lane) {
@@ -288,6 +296,22 @@ mod tests {
         let ticket = ledger.sent(0);
         ledger.confirmed(0, ticket, lsn(200));
         assert_eq!(ledger.watermarks().settled, lsn(200));
+    }
+
+    #[test]
+    fn a_lane_that_may_have_missed_anything_has_settled_nothing_until_that_is_mended() {
+        let mut ledger = one_lane();
+        ledger.doubt_everything(0);
+        ledger.doubt(0);
+        ledger.idle(lsn(200));
+        assert_eq!(ledger.watermarks().settled, Lsn::ZERO);
+        ledger.gathered(0);
+        ledger.trust(0);
+        let ticket = ledger.sent(0);
+        assert_eq!(ledger.watermarks().settled, Lsn::ZERO, "the mending is not confirmed");
+        ledger.confirmed(0, ticket, lsn(200));
+        assert_eq!(ledger.watermarks().settled, lsn(200));
+        assert_eq!(ledger.acknowledge().map(AckLsn::lsn), Some(lsn(200)));
     }
 
     #[test]

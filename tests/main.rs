@@ -3,6 +3,7 @@
 
 mod admin;
 mod catalog;
+mod chaos;
 mod check;
 mod command_line;
 mod docs;

@@ -85,12 +85,12 @@ impl Lanes {
         }
     }
 
-    /// The stream begins for the first time: everything up to `start` is settled as far as the slot knows, and nothing
-    /// is known of the targets yet.
+    /// The stream begins for the first time: everything up to `start` is settled as far as the slot knows, but a target
+    /// that has not been asked yet may have missed any of it.
     pub(super) fn begin(&mut self, start: Lsn, system_id: u64, timeline: u32) {
         self.ledger = Ledger::new(start, self.lanes.iter().map(|_| Lsn::ZERO));
         self.identity = (system_id, timeline);
-        (0..self.lanes.len()).for_each(|lane| self.ledger.doubt(lane));
+        (0..self.lanes.len()).for_each(|lane| self.ledger.doubt_everything(lane));
     }
 
     /// The server is on another timeline now; records say so from here on.

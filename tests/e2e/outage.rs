@@ -91,6 +91,25 @@ fn a_slot_that_was_dropped_while_the_daemon_was_down_means_a_flush() {
 }
 
 #[test]
+fn what_a_lost_slot_missed_is_not_called_settled_before_the_flush() {
+    let mut shop = Shop::open(SCHEMA, RULE);
+    shop.cache(&["user:1", "other"]);
+    shop.daemon.stop(Signal::Term);
+    shop.sql.run(&format!("SELECT pg_drop_replication_slot('{}')", shop.database.name));
+    shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
+    let token = shop.sql.one("SELECT coherd.token()");
+    shop.redis.signal(Signal::Stop);
+    shop.daemon.launch_unready();
+    // The new slot begins after the change, and the cache cannot be flushed yet.
+    let active = format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = '{}' AND active", shop.database.name);
+    until("the daemon follows a new slot", || shop.sql.rows(&active).pop());
+    assert_eq!(shop.daemon.http(&format!("/wait?token={token}&timeout=500ms")).0, 504);
+    shop.redis.signal(Signal::Continue);
+    assert_eq!(shop.daemon.http(&format!("/wait?token={token}&timeout=30s")).0, 200);
+    assert_eq!(shop.cached(), ["other"]);
+}
+
+#[test]
 fn with_on_gap_halt_the_daemon_stays_up_not_ready_and_says_what_to_do() {
     let mut shop = Shop::open(SCHEMA, &format!("{RULE}on_gap: halt\n"));
     shop.cache(&["user:1"]);

@@ -3,10 +3,12 @@
 pub mod daemon;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod redis;
 pub mod wait;
 
 pub use daemon::Daemon;
 pub use postgres::{Database, Postgres};
+pub use proxy::Proxy;
 pub use redis::Redis;
 pub use wait::until;

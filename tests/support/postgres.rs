@@ -119,6 +119,18 @@ impl Postgres {
         }
     }
 
+    /// Sends the postmaster a signal, and does not wait for what comes of it.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(server) = self.server.lock().expect("not poisoned").as_ref() {
+            server.signal(signal);
+        }
+    }
+
+    /// Whether it has ended, or was never started.
+    pub fn has_ended(&self) -> bool {
+        self.server.lock().expect("not poisoned").as_ref().is_none_or(Server::has_ended)
+    }
+
     /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
@@ -245,17 +257,26 @@ impl Client {
         self.runtime.block_on(self.client.batch_execute(sql))
     }
 
-    /// All rows as text, NULL as the empty string.
+    /// All rows as text, NULL as the empty string; panics on an error.
     pub fn rows(&mut self, sql: &str) -> Vec<Vec<String>> {
-        let messages = self.runtime.block_on(self.client.simple_query(sql));
-        let messages = messages.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        self.try_rows(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+    }
+
+    /// All rows as text, NULL as the empty string.
+    pub fn try_rows(&mut self, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
+        let messages = self.runtime.block_on(self.client.simple_query(sql))?;
         let row = |message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => {
                 Some((0..row.len()).map(|i| row.get(i).unwrap_or_default().to_owned()).collect())
             }
             _ => None,
         };
-        messages.into_iter().filter_map(row).collect()
+        Ok(messages.into_iter().filter_map(row).collect())
+    }
+
+    /// Whether the session is over.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
     }
 
     /// The one value of a query, as text.

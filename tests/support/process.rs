@@ -122,7 +122,12 @@ pub fn peak_rss_kib(pid: u32) -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("KiB")
 }
 
+/// Below the ports that Linux gives to outgoing connections, of which the tests make many: one of those could take the
+/// port before its server does, or while its server is being started again.
+const SERVER_PORTS: std::ops::Range<u16> = 10_000..32_000;
+
 /// A port that nobody listens on. Somebody else may take it before the caller does; who uses it tries again then.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+    let mut ports = std::iter::repeat_with(|| fastrand::u16(SERVER_PORTS)).take(1000);
+    ports.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("a free port")
 }

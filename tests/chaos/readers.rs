@@ -1,0 +1,124 @@
+//! Who fills the cache, and who watches it being emptied.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::World;
+use super::holds::Held;
+use super::tables::{Reader, TABLES, Table};
+use super::writers::HOT_NUMBERS;
+use crate::support::postgres::Client;
+
+/// Most keys that are read and cached at once.
+const FILL_KEYS_MAX: usize = 100;
+/// Between two fills.
+const PAUSE: Duration = Duration::from_millis(2);
+/// What is cached for a key without rows: "not found" is cached too.
+pub const NOTHING: &str = "none";
+
+/// Reads from the primary and caches, until the world stops. Nothing here ever times out: a SET that is given up could
+/// still be carried out later, when its key is not held any more.
+pub fn fill(world: Arc<World>, mut rng: Rng) {
+    let (Some(mut sql), Some(mut cache)) = (world.connect(), world.cache()) else { return };
+    while !world.stops() {
+        let table = rng.usize(..TABLES.len());
+        let most = if rng.bool() { HOT_NUMBERS } else { TABLES[table].numbers };
+        let wanted: Vec<u32> = (0..rng.usize(1..=FILL_KEYS_MAX)).map(|_| rng.u32(..most)).collect();
+        let held = world.holds.free_of(table, wanted);
+        let filled = fill_held(&world, &held, &mut sql, &mut cache);
+        drop(held);
+        if let Err(Away) = filled {
+            let (Some(fresh), Some(again)) = (world.connect(), world.cache()) else { return };
+            (sql, cache) = (fresh, again);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// One of the servers is.
+struct Away;
+
+fn fill_held(world: &World, held: &Held, sql: &mut Client, cache: &mut redis::Connection) -> Result<(), Away> {
+    let its = &TABLES[held.table];
+    if held.numbers.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<String> = held.numbers.iter().map(|&number| its.key(number)).collect();
+    // By the read protocol, the pointer comes before the row.
+    let entries = entries(its, &keys, cache).map_err(|_| Away)?;
+    let rows = sql.try_rows(&its.values(Some(&held.numbers))).map_err(|_| Away)?;
+    let values: HashMap<&str, &str> = rows.iter().map(|row| (row[0].as_str(), row[1].as_str())).collect();
+    let mut set = redis::cmd("MSET");
+    for (key, entry) in keys.iter().zip(&entries) {
+        set.arg(entry).arg(*values.get(key.as_str()).unwrap_or(&NOTHING));
+    }
+    let outcome = set.query::<()>(cache);
+    for (key, entry) in keys.iter().zip(&entries) {
+        let value = values.get(key.as_str()).unwrap_or(&NOTHING);
+        world.history.of_keys([key], &format!("cached {value} as {entry}: {outcome:?}"));
+    }
+    outcome.map_err(|_| Away)?;
+    world.history.count("keys cached", keys.len());
+    Ok(())
+}
+
+/// Under which names the values of `keys` are cached.
+fn entries(its: &Table, keys: &[String], cache: &mut redis::Connection) -> redis::RedisResult<Vec<String>> {
+    if its.reader == Reader::Plain {
+        return Ok(keys.to_vec());
+    }
+    let (seconds, micros): (u64, u64) = redis::cmd("TIME").query(cache)?;
+    let mut pipe = redis::pipe();
+    for key in keys {
+        let pointer = format!("{key}:version");
+        pipe.cmd("SET").arg(&pointer).arg(seconds * 1_000_000 + micros).arg("NX").ignore();
+        pipe.cmd("GET").arg(&pointer);
+    }
+    let pointers: Vec<u64> = pipe.query(cache)?;
+    Ok(keys.iter().zip(pointers).map(|(key, pointer)| format!("{key}:v{pointer}")).collect())
+}
+
+/// Notes each key that is deleted, as far as it is heard of.
+pub fn watch(world: Arc<World>) {
+    while !world.stops() {
+        if let Some(mut cache) = world.cache() {
+            // Ends with the connection.
+            let _ = listen(&world, &mut cache);
+        }
+    }
+}
+
+fn listen(world: &World, cache: &mut redis::Connection) -> redis::RedisResult<()> {
+    cache.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let mut channel = cache.as_pubsub();
+    channel.subscribe("__keyevent@0__:del")?;
+    while !world.stops() {
+        match channel.get_message() {
+            Ok(message) => {
+                let key: String = message.get_payload()?;
+                world.history.of_keys([key], "struck");
+                world.history.count("keys struck (heard of)", 1);
+            }
+            Err(error) if error.is_timeout() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl World {
+    /// A connection to the cache, without time-outs; `None` where the world stops first.
+    pub fn cache(&self) -> Option<redis::Connection> {
+        let client = redis::Client::open(self.cache_url.as_str()).expect("url");
+        loop {
+            match client.get_connection() {
+                Ok(connection) => return Some(connection),
+                Err(_) if self.stops() => return None,
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}

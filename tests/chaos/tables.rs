@@ -1,0 +1,186 @@
+//! The tables under rules. A row belongs to one key by its number, and a key's value is made of all its rows, so that
+//! one value is right at any one time and every change makes it another.
+
+use std::fmt::Write;
+
+/// One table, its rule, and how SQL finds the rows of a key.
+pub struct Table {
+    pub name: &'static str,
+    pub create: &'static str,
+    pub rule: &'static str,
+    /// What a key begins with; its number, or the address made of it, follows.
+    prefix: &'static str,
+    /// SQL that gives the rest of a row's key.
+    rest: &'static str,
+    /// The columns of an INSERT, and SQL that makes them from a number `n`.
+    columns: &'static str,
+    made_of_n: &'static str,
+    /// SQL that gives a row the number `n`, as an assignment.
+    renamed: &'static str,
+    /// Numbers go from zero up to this.
+    pub numbers: u32,
+    pub reader: Reader,
+}
+
+/// How readers find the entry of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// Under the key.
+    Plain,
+    /// Under the key and its version pointer.
+    Versioned,
+}
+
+/// In the order of their indexes.
+pub const TABLES: &[Table] = &[
+    Table {
+        name: "users",
+        create: "CREATE TABLE users (id int PRIMARY KEY, v bigint NOT NULL DEFAULT nextval('v'))",
+        rule: "keys: [\"user:{id}\"]",
+        prefix: "user:",
+        rest: "id::text",
+        columns: "id",
+        made_of_n: "n",
+        renamed: "id = n",
+        numbers: 5000,
+        reader: Reader::Plain,
+    },
+    Table {
+        name: "accounts",
+        create: "CREATE TABLE accounts (id bigserial PRIMARY KEY, email text NOT NULL UNIQUE, v bigint NOT NULL DEFAULT nextval('v'));
+            CREATE INDEX ON accounts (lower(email)); ALTER TABLE accounts REPLICA IDENTITY USING INDEX accounts_email_key",
+        rule: "keys: [\"account:{email|lower}\"]",
+        prefix: "account:",
+        rest: "lower(email)",
+        columns: "email",
+        made_of_n: "CASE WHEN random() < 0.5 THEN 'u' ELSE 'U' END || n || '@x'",
+        renamed: "email = CASE WHEN random() < 0.5 THEN 'u' ELSE 'U' END || n || '@x'",
+        numbers: 2000,
+        reader: Reader::Plain,
+    },
+    Table {
+        name: "items",
+        create: "CREATE TABLE items (id bigserial PRIMARY KEY, order_id int NOT NULL, v bigint NOT NULL DEFAULT nextval('v'));
+            CREATE INDEX ON items (order_id); ALTER TABLE items REPLICA IDENTITY FULL",
+        rule: "keys: [\"order:{order_id}\"]",
+        prefix: "order:",
+        rest: "order_id::text",
+        columns: "order_id",
+        made_of_n: "n",
+        renamed: "order_id = n",
+        numbers: 1000,
+        reader: Reader::Plain,
+    },
+    Table {
+        name: "products",
+        create: "CREATE TABLE products (id int PRIMARY KEY, v bigint NOT NULL DEFAULT nextval('v'))",
+        rule: "keys: [\"product:{id}\"]\n    action: bump",
+        prefix: "product:",
+        rest: "id::text",
+        columns: "id",
+        made_of_n: "n",
+        renamed: "id = n",
+        numbers: 2000,
+        reader: Reader::Versioned,
+    },
+    Table {
+        name: "events",
+        create: "CREATE TABLE events (id int, region int, v bigint NOT NULL DEFAULT nextval('v'), PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+            CREATE TABLE events_0 PARTITION OF events FOR VALUES IN (0); CREATE TABLE events_1 PARTITION OF events DEFAULT",
+        rule: "keys: [\"event:{id}\"]",
+        prefix: "event:",
+        rest: "id::text",
+        columns: "id, region",
+        made_of_n: "n, (random() * 2)::int",
+        renamed: "id = n, region = (random() * 2)::int",
+        numbers: 2000,
+        reader: Reader::Plain,
+    },
+];
+
+/// Tables under rules, a sequence that never gives a value twice, and tables that coherd has nothing to do with.
+pub fn schema() -> String {
+    let mut sql =
+        "CREATE SEQUENCE v; CREATE TABLE logs (id bigserial PRIMARY KEY, line text); CREATE TABLE noise (n int);"
+            .to_owned();
+    for table in TABLES {
+        let all: Vec<u32> = (0..table.numbers / 2).collect();
+        write!(sql, "{}; {};", table.create, table.insert(&all)).unwrap();
+    }
+    sql
+}
+
+/// The entries of `rules:`.
+pub fn rules() -> String {
+    TABLES
+        .iter()
+        .fold(String::from("rules:\n"), |yaml, table| format!("{yaml}  - table: {}\n    {}\n", table.name, table.rule))
+}
+
+impl Table {
+    /// The key of a number.
+    pub fn key(&self, number: u32) -> String {
+        format!("{}{}", self.prefix, self.rest_of(number))
+    }
+
+    fn rest_of(&self, number: u32) -> String {
+        if self.name == "accounts" { format!("u{number}@x") } else { number.to_string() }
+    }
+
+    /// The table whose keys look like this one.
+    pub fn of_key(key: &str) -> Option<&'static Table> {
+        TABLES.iter().find(|table| key.starts_with(table.prefix))
+    }
+
+    fn matching(&self, numbers: &[u32]) -> String {
+        let rest: Vec<String> = numbers.iter().map(|&number| self.rest_of(number)).collect();
+        let (column, kind) = match self.name {
+            "accounts" => ("lower(email)", "text"),
+            "items" => ("order_id", "int"),
+            _ => ("id", "int"),
+        };
+        format!("{column} = ANY ('{{{}}}'::{kind}[])", rest.join(","))
+    }
+
+    pub fn insert(&self, numbers: &[u32]) -> String {
+        let Table { name, columns, made_of_n, .. } = self;
+        format!(
+            "INSERT INTO {name} ({columns}) SELECT {made_of_n} FROM unnest('{{{}}}'::int[]) n ON CONFLICT DO NOTHING",
+            join(numbers)
+        )
+    }
+
+    pub fn update(&self, numbers: &[u32]) -> String {
+        format!("UPDATE {} SET v = nextval('v') WHERE {}", self.name, self.matching(numbers))
+    }
+
+    pub fn delete(&self, numbers: &[u32]) -> String {
+        format!("DELETE FROM {} WHERE {}", self.name, self.matching(numbers))
+    }
+
+    /// Gives the rows of one key to another, or moves them to another partition; fails where that is taken.
+    pub fn rename(&self, from: u32, to: u32) -> String {
+        let Table { name, renamed, .. } = self;
+        let matching = self.matching(&[from]);
+        format!("UPDATE {name} SET {renamed}, v = nextval('v') FROM (SELECT {to} AS n) AS new WHERE {matching}")
+    }
+
+    pub fn touch(&self, number: u32, publication: &str) -> String {
+        let predicate = self.matching(&[number]).replace('\'', "''");
+        format!("SELECT coherd.touch('{}', '{predicate}', '{publication}')", self.name)
+    }
+
+    /// SQL that gives key and value of `numbers`, or of all; a key without rows is left out.
+    pub fn values(&self, numbers: Option<&[u32]>) -> String {
+        let Table { name, prefix, rest, .. } = self;
+        let condition = numbers.map_or("true".to_owned(), |numbers| self.matching(numbers));
+        format!(
+            "SELECT '{prefix}' || {rest}, string_agg(v::text, ',' ORDER BY v) FROM {name} WHERE {condition} GROUP BY 1"
+        )
+    }
+}
+
+fn join(numbers: &[u32]) -> String {
+    let text: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    text.join(",")
+}

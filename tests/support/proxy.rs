@@ -1,0 +1,242 @@
+//! A network that misbehaves: a TCP proxy that forwards bytes, until it is told to do worse.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Bytes forwarded at once: less than most messages' worth of a busy stream, so that faults hit the middle of them.
+const CHUNK_BYTES: usize = 4096;
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From who has connected to the server.
+    ToServer,
+    /// From the server to who has connected.
+    ToClient,
+}
+
+#[derive(Debug, Default)]
+struct Weather {
+    /// New connections are closed at once.
+    refusing: bool,
+    /// Before each chunk, both ways.
+    delay: Duration,
+    /// By [`Way`].
+    stalled: [bool; 2],
+    /// By [`Way`]: so many bytes go through yet, then the connection that carries the next one is cut.
+    left: [Option<usize>; 2],
+    /// Live connections, by number.
+    links: Vec<(u64, Arc<Link>)>,
+    opened: u64,
+    closing: bool,
+}
+
+#[derive(Debug)]
+struct Link {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Link {
+    fn cut(&self) {
+        // One that the other side has closed already is as cut as can be.
+        let _ = self.client.shutdown(Shutdown::Both);
+        let _ = self.server.shutdown(Shutdown::Both);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    weather: Mutex<Weather>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn weather(&self) -> MutexGuard<'_, Weather> {
+        self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A proxy in front of one server. Its threads end when it is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
+impl Proxy {
+    /// Listens on a free port of 127.0.0.1 for connections to `server_port` there.
+    pub fn start(server_port: u16) -> Proxy {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let shared = Arc::<Shared>::default();
+        std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || accept(&shared, &listener, server_port)
+        });
+        Proxy { shared, address }
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Drops every connection.
+    pub fn cut(&self) {
+        // Taken out as well, so that one that is stalled notices.
+        self.shared.weather().links.drain(..).for_each(|(_, link)| link.cut());
+        self.shared.changed.notify_all();
+    }
+
+    /// From here on connections are closed as soon as they are made, or no more.
+    pub fn refuse(&self, refusing: bool) {
+        self.shared.weather().refusing = refusing;
+    }
+
+    /// Holds every chunk back for this long.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.weather().delay = delay;
+    }
+
+    /// Lets nothing through one way, while the connection stays, or lets it through again.
+    pub fn stall(&self, way: Way, stalled: bool) {
+        self.shared.weather().stalled[way as usize] = stalled;
+        self.shared.changed.notify_all();
+    }
+
+    /// Lets `bytes` more through one way, and then cuts the connection in the middle of whatever it is saying.
+    pub fn truncate_after(&self, way: Way, bytes: usize) {
+        self.shared.weather().left[way as usize] = Some(bytes);
+    }
+
+    /// Everything goes through at once again. Connections that were stalled go on.
+    pub fn behave(&self) {
+        let mut weather = self.shared.weather();
+        (weather.refusing, weather.delay, weather.stalled, weather.left) = Default::default();
+        drop(weather);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.weather().closing = true;
+        self.cut();
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn accept(shared: &Arc<Shared>, listener: &TcpListener, server_port: u16) {
+    for client in listener.incoming() {
+        let Ok(client) = client else { continue };
+        if shared.weather().closing {
+            return;
+        }
+        if shared.weather().refusing {
+            continue;
+        }
+        // A server that is away: the connection is closed, which is all that a proxy can say.
+        let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)) else { continue };
+        for socket in [&client, &server] {
+            socket.set_nodelay(true).expect("a live socket");
+        }
+        let link = Arc::new(Link { client, server });
+        let mut weather = shared.weather();
+        weather.opened += 1;
+        let number = weather.opened;
+        weather.links.push((number, Arc::clone(&link)));
+        drop(weather);
+        for way in [Way::ToServer, Way::ToClient] {
+            let (shared, link) = (Arc::clone(shared), Arc::clone(&link));
+            std::thread::spawn(move || {
+                pump(&shared, &link, way, number);
+                link.cut();
+                shared.weather().links.retain(|(its, _)| *its != number);
+                shared.changed.notify_all();
+            });
+        }
+    }
+}
+
+/// Forwards one way until either side closes or the connection is cut.
+fn pump(shared: &Shared, link: &Link, way: Way, number: u64) {
+    let (mut from, mut to) = match way {
+        Way::ToServer => (&link.client, &link.server),
+        Way::ToClient => (&link.server, &link.client),
+    };
+    let mut chunk = [0; CHUNK_BYTES];
+    loop {
+        let count = match from.read(&mut chunk) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => count,
+        };
+        let delay = shared.weather().delay;
+        if !delay.is_zero() {
+            std::thread::sleep(delay);
+        }
+        let Some(allowed) = admit(shared, way, number, count) else { return };
+        if to.write_all(&chunk[..allowed]).is_err() || allowed < count {
+            return;
+        }
+    }
+}
+
+/// Waits out a stall, and says how much of `count` bytes may go through: less than all where the connection is to be
+/// cut after it, `None` where it has been cut meanwhile.
+fn admit(shared: &Shared, way: Way, number: u64, count: usize) -> Option<usize> {
+    let mut weather = shared.weather();
+    while weather.stalled[way as usize] && weather.links.iter().any(|(its, _)| *its == number) && !weather.closing {
+        weather = shared.changed.wait(weather).unwrap_or_else(PoisonError::into_inner);
+    }
+    if weather.closing || weather.links.iter().all(|(its, _)| *its != number) {
+        return None;
+    }
+    let left = &mut weather.left[way as usize];
+    match *left {
+        Some(bytes) if bytes < count => {
+            *left = None;
+            Some(bytes)
+        }
+        Some(bytes) => {
+            *left = Some(bytes - count);
+            Some(count)
+        }
+        None => Some(count),
+    }
+}
+
+#[test]
+fn a_proxy_forwards_stalls_truncates_and_cuts() {
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let proxy = Proxy::start(server.local_addr().unwrap().port());
+    let connect = || {
+        let client = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        (client, server.accept().unwrap().0)
+    };
+    let mut buffer = [0; 5];
+    let (mut client, mut other) = connect();
+    client.write_all(b"hello").unwrap();
+    other.read_exact(&mut buffer).unwrap();
+    proxy.stall(Way::ToClient, true);
+    other.write_all(b"later").unwrap();
+    assert!(client.read(&mut buffer).is_err(), "nothing comes through");
+    proxy.behave();
+    client.read_exact(&mut buffer).unwrap();
+    assert_eq!(&buffer, b"later");
+    proxy.truncate_after(Way::ToClient, 2);
+    other.write_all(b"never").unwrap();
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"ne");
+    let (mut client, _other) = connect();
+    proxy.cut();
+    assert!(matches!(client.read(&mut buffer), Ok(0) | Err(_)));
+    proxy.refuse(true);
+    let mut refused = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+    assert!(matches!(refused.read(&mut buffer), Ok(0) | Err(_)));
+}
