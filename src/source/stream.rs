@@ -27,7 +27,7 @@ const STATUS_EVERY_ON_STANDBY: Duration = Duration::from_millis(50);
 /// A walsender makes one send for each message. Reading each as it comes wakes us as often and takes the time from the
 /// walsender; so while this much arrives within [`WINDOW`], there is a backlog, and reading waits for [`PAUSE`] while
 /// the socket fills. Over a unix socket, whose buffer is small, it does not pay.
-const BEHIND_BYTES: usize = 16 * 1024;
+const BEHIND_BYTES: usize = 4 * 1024;
 const WINDOW: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_millis(1);
 
