@@ -64,3 +64,30 @@ fn every_command_that_the_readme_names_exists() {
         assert!(makefile.contains(&format!("\n{target}:")), "make {target}");
     }
 }
+
+#[test]
+fn architecture_names_files_and_modules_that_are_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = include_str!("../ARCHITECTURE.md");
+    for name in text.split('`').skip(1).step_by(2).filter(|name| name.starts_with("tests/") || name.starts_with("src/"))
+    {
+        assert!(root.join(name).exists(), "{name} is in ARCHITECTURE.md and not there");
+    }
+    let modules =
+        include_str!("../src/lib.rs").lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    for module in modules {
+        assert!(text.contains(&format!("`{module}`")), "{module} is missing in ARCHITECTURE.md's house");
+    }
+}
+
+#[test]
+fn the_promises_stand_in_the_readme_in_the_same_words() {
+    let architecture = include_str!("../ARCHITECTURE.md");
+    let is_promise =
+        |line: &&str| ["1. **", "2. **", "3. **", "4. **", "5. **", "6. **"].iter().any(|n| line.starts_with(n));
+    let promises: Vec<&str> = architecture.lines().filter(is_promise).collect();
+    assert_eq!(promises.len(), 6);
+    for promise in promises {
+        assert!(README.contains(promise), "{promise}");
+    }
+}
