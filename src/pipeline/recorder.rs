@@ -32,7 +32,6 @@ pub struct Recorder {
     commit_to_applied: Histogram,
     told: Watermarks,
     told_at: Instant,
-    wal_end: Lsn,
 }
 
 impl Recorder {
@@ -47,7 +46,6 @@ impl Recorder {
             metrics,
             told: Watermarks::default(),
             told_at: Instant::now(),
-            wal_end: Lsn::ZERO,
         }
     }
 
@@ -85,10 +83,7 @@ impl Recorder {
 
     /// The server says that its log reaches `position`.
     pub(super) fn heard(&mut self, position: Lsn) {
-        if position > self.wal_end {
-            self.wal_end = position;
-        }
-        self.board.heard(self.wal_end);
+        self.board.heard(position);
     }
 
     pub(super) fn streaming(&mut self, seen: &Seen, start: Lsn) {
