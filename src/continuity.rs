@@ -17,6 +17,15 @@ pub enum SlotOrigin {
     },
 }
 
+/// Where the log left a timeline for the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fork {
+    /// The timeline that was left.
+    pub timeline: u32,
+    /// What was written to it after this position is not part of the server's history.
+    pub at: Lsn,
+}
+
 /// What this process knows when it judges a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {

@@ -9,6 +9,7 @@ pub mod database;
 pub mod finding;
 pub mod invalidation;
 pub mod lsn;
+pub mod observation;
 pub mod record;
 pub mod table;
 

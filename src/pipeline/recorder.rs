@@ -8,10 +8,11 @@ use tracing::{debug, error, info, warn};
 
 use super::lanes::Lanes;
 use crate::by_hand::UnreadableOrder;
-use crate::invalidation::{Action, Batch};
+use crate::invalidation::{Action, Batch, RuleId};
 use crate::ledger::Watermarks;
 use crate::lsn::Lsn;
 use crate::metrics::{Metrics, TableCounters, TargetMetrics};
+use crate::observation::Observation;
 use crate::pgoutput::PgTime;
 use crate::rules::config::Rule;
 use crate::source::{Seen, SourceError};
@@ -205,5 +206,41 @@ impl Recorder {
         } else {
             warn!("not everything is confirmed; it is sent again at the next start");
         }
+    }
+
+    /// The server was watched.
+    #[expect(dead_code, reason = "the next commits call it")]
+    pub(super) fn observed(&mut self, observation: &Observation) {
+        debug!(held = ?observation.wal, "watched");
+    }
+
+    /// Changes that concern the rule may not be in the stream; `text` says why and what mends it.
+    #[expect(dead_code, reason = "the next commits call it")]
+    pub(super) fn uncovered(&mut self, rule: RuleId, text: &str) {
+        error!(rule = rule.0, "{text}");
+    }
+
+    /// Every change that concerns the rule is in the stream again.
+    #[expect(dead_code, reason = "the next commits call it")]
+    pub(super) fn covered(&mut self, rule: RuleId) {
+        info!(rule = rule.0, "covered again");
+    }
+
+    /// The slot goes on without the target, to keep the server's disk from filling up.
+    #[expect(dead_code, reason = "the next commits call it")]
+    pub(super) fn given_up(&mut self, lane: usize, text: &str) {
+        self.gap(lane, "wal_budget", text);
+    }
+
+    /// A target that was given up is brought along again.
+    #[expect(dead_code, reason = "the next commits call it")]
+    pub(super) fn taken_back(&mut self, lane: usize) {
+        info!(to = self.name(lane), "taken back");
+    }
+
+    /// A target that went back in time is sent again, from memory, what it has lost.
+    #[expect(dead_code, reason = "the next commits call it")]
+    pub(super) fn resent(&mut self, lane: usize, reason: &'static str, text: &str, keys: usize) {
+        warn!(to = self.name(lane), reason, keys, "{text}; sent again from memory");
     }
 }

@@ -68,7 +68,13 @@ impl Source for Script {
         let takes = self.shared.lock().unwrap().look_takes;
         tokio::time::sleep(takes).await;
         let confirmed = Lsn::new(self.acknowledged().unwrap_or(100));
-        Ok(Seen { system_id: 7, timeline: 1, wal_end: Lsn::new(10_000), slot: SlotSeen::Usable { confirmed } })
+        Ok(Seen {
+            system_id: 7,
+            timeline: 1,
+            wal_end: Lsn::new(10_000),
+            slot: SlotSeen::Usable { confirmed },
+            forks: Vec::new(),
+        })
     }
 
     async fn create_slot(&mut self) -> Result<Lsn, SourceError> {

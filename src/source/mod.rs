@@ -19,6 +19,7 @@ mod verifier;
 
 use std::future::Future;
 
+use crate::continuity::Fork;
 use crate::ledger::AckLsn;
 use crate::lsn::Lsn;
 
@@ -83,6 +84,8 @@ pub struct Seen {
     pub wal_end: Lsn,
     /// The slot.
     pub slot: SlotSeen,
+    /// Where the server's log left earlier timelines (`TIMELINE_HISTORY`), oldest first; empty on timeline 1.
+    pub forks: Vec<Fork>,
 }
 
 /// What a look at the slot showed.

@@ -229,6 +229,7 @@ impl Source for Postgres {
                 timeline: number(&system, 1)?,
                 wal_end: number(&system, 2)?,
                 slot,
+                forks: Vec::new(),
             })
         };
         let seen = looked.await;
