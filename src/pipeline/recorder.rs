@@ -211,18 +211,21 @@ impl Recorder {
     /// The server was watched.
     #[expect(dead_code, reason = "the next commits call it")]
     pub(super) fn observed(&mut self, observation: &Observation) {
+        self.board.turned();
         debug!(held = ?observation.wal, "watched");
     }
 
     /// Changes that concern the rule may not be in the stream; `text` says why and what mends it.
     #[expect(dead_code, reason = "the next commits call it")]
     pub(super) fn uncovered(&mut self, rule: RuleId, text: &str) {
+        self.board.turned();
         error!(rule = rule.0, "{text}");
     }
 
     /// Every change that concerns the rule is in the stream again.
     #[expect(dead_code, reason = "the next commits call it")]
     pub(super) fn covered(&mut self, rule: RuleId) {
+        self.board.turned();
         info!(rule = rule.0, "covered again");
     }
 
