@@ -1,9 +1,18 @@
 //! Whether a target can be carried on from where it stands, or has missed something.
 
+mod budget;
+mod coverage;
+mod recent;
+mod resume;
+
 use std::fmt;
 
 use crate::lsn::Lsn;
 use crate::record::{Recollection, Record};
+pub use budget::{Budget, Overspent};
+pub use coverage::{Coverage, Drift};
+pub use recent::Recent;
+pub use resume::{Anew, History, Resume, resume};
 
 /// How this process came by its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,17 +37,23 @@ pub struct Fork {
 
 /// What this process knows when it judges a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known {
+pub struct Known<'a> {
     /// `IDENTIFY_SYSTEM`'s `systemid`.
     pub system_id: u64,
     /// `IDENTIFY_SYSTEM`'s `timeline`.
     pub timeline: u32,
+    /// Where the server's log left earlier timelines.
+    pub forks: &'a [Fork],
     /// How it came by its slot.
     pub slot: SlotOrigin,
     /// The furthest position that the server is known to have.
     pub reached: Lsn,
-    /// The furthest record that this target has confirmed to this process; zero before the first.
+    /// The furthest record that this target has confirmed since the slot is followed; zero before the first.
     pub written: Lsn,
+    /// This process has written a record to the target, whatever became of the slot since.
+    pub acquainted: bool,
+    /// Every invalidation of commits after this position is still in memory; the last position of all where none is.
+    pub remembered: Lsn,
 }
 
 /// What to do with a target.
@@ -48,6 +63,13 @@ pub enum Verdict {
     Continue,
     /// coherd has never been here before.
     FirstStart,
+    /// It has missed what was sent to it after a position, and all of that is still in memory.
+    Resend {
+        /// The position.
+        after: Lsn,
+        /// Why it was missed.
+        because: Gap,
+    },
     /// It has missed something, or may have.
     Gap(Gap),
 }
@@ -136,7 +158,7 @@ pub fn judge(known: &Known, recollection: &Recollection) -> Verdict {
     match &recollection.record {
         // Nothing in it, so nothing stale in it.
         None if recollection.empty => Verdict::Continue,
-        None if known.slot == SlotOrigin::CreatedHere && known.written == Lsn::ZERO => Verdict::FirstStart,
+        None if known.slot == SlotOrigin::CreatedHere && !known.acquainted => Verdict::FirstStart,
         None => Verdict::Gap(Gap::RecordIsGone),
         Some(record) => judge_record(known, record),
     }
@@ -149,13 +171,23 @@ fn judge_record(known: &Known, record: &Record) -> Verdict {
         SlotOrigin::Found { confirmed } => known.written.max(confirmed),
     };
     if record.system_id != known.system_id {
-        Verdict::Gap(Gap::OtherDatabase)
-    } else if known.slot == SlotOrigin::CreatedHere && known.written == Lsn::ZERO {
-        Verdict::Gap(Gap::SlotWasGone { record: applied })
-    } else if record.timeline != known.timeline {
-        Verdict::Gap(Gap::NewTimeline { was: record.timeline, is: known.timeline })
-    } else if applied < needed {
-        Verdict::Gap(Gap::TargetWentBack { record: applied, needed })
+        return Verdict::Gap(Gap::OtherDatabase);
+    }
+    if known.slot == SlotOrigin::CreatedHere && known.written == Lsn::ZERO {
+        return Verdict::Gap(Gap::SlotWasGone { record: applied });
+    }
+    if record.timeline != known.timeline {
+        let gap = Gap::NewTimeline { was: record.timeline, is: known.timeline };
+        match known.forks.iter().find(|fork| fork.timeline == record.timeline) {
+            // Where its timeline was left, everything that it was sent is part of the server's history.
+            Some(fork) if applied <= fork.at => {}
+            Some(fork) => return known.resend(fork.at, gap),
+            None => return Verdict::Gap(gap),
+        }
+    }
+    if applied < needed {
+        // What is applied may have been sent and refused; what is settled was confirmed.
+        known.resend(record.settled.min(applied), Gap::TargetWentBack { record: applied, needed })
     } else if applied > known.reached {
         Verdict::Gap(Gap::DatabaseWentBack { record: applied, reached: known.reached })
     } else {
@@ -163,24 +195,46 @@ fn judge_record(known: &Known, record: &Record) -> Verdict {
     }
 }
 
+impl Known<'_> {
+    fn resend(&self, after: Lsn, because: Gap) -> Verdict {
+        if after >= self.remembered { Verdict::Resend { after, because } } else { Verdict::Gap(because) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn known() -> Known {
-        let slot = SlotOrigin::Found { confirmed: Lsn::new(100) };
-        Known { system_id: 7, timeline: 1, slot, reached: Lsn::new(500), written: Lsn::ZERO }
+    const FORKS: &[Fork] = &[Fork { timeline: 1, at: Lsn::new(250) }];
+
+    fn known() -> Known<'static> {
+        Known {
+            system_id: 7,
+            timeline: 1,
+            forks: &[],
+            slot: SlotOrigin::Found { confirmed: Lsn::new(100) },
+            reached: Lsn::new(500),
+            written: Lsn::ZERO,
+            acquainted: false,
+            remembered: Lsn::MAX,
+        }
+    }
+
+    fn wrote() -> Known<'static> {
+        Known { written: Lsn::new(300), acquainted: true, ..known() }
+    }
+
+    fn created() -> Known<'static> {
+        Known { slot: SlotOrigin::CreatedHere, ..known() }
     }
 
     fn at(applied: u64) -> Recollection {
         let applied = Lsn::new(applied);
-        let record = Record { applied, settled: applied, system_id: 7, timeline: 1 };
+        let record = Record { applied, settled: applied, system_id: 7, timeline: 1, marks: None };
         Recollection { record: Some(record), empty: false }
     }
 
-    fn created() -> Known {
-        Known { slot: SlotOrigin::CreatedHere, ..known() }
-    }
+    const NOTHING: Recollection = Recollection { record: None, empty: false };
 
     #[test]
     fn a_record_between_the_confirmed_position_and_the_end_of_the_log_goes_on() {
@@ -191,25 +245,26 @@ mod tests {
 
     #[test]
     fn no_slot_and_no_record_is_a_first_start() {
-        let nothing = Recollection { record: None, empty: false };
-        assert_eq!(judge(&created(), &nothing), Verdict::FirstStart);
+        assert_eq!(judge(&created(), &NOTHING), Verdict::FirstStart);
     }
 
     #[test]
     fn every_other_case_is_a_gap_with_its_reason() {
-        let nothing = Recollection { record: None, empty: false };
         let other = Known { system_id: 8, ..known() };
         let promoted = Known { timeline: 2, ..known() };
-        let wrote = Known { written: Lsn::new(300), ..known() };
+        let forked = Known { forks: FORKS, ..promoted };
         for (known, recollection, reason) in [
-            (known(), nothing.clone(), "record_gone"),
-            (Known { written: Lsn::new(1), ..created() }, nothing, "record_gone"),
+            (known(), NOTHING, "record_gone"),
+            (Known { acquainted: true, ..created() }, NOTHING, "record_gone"),
             (created(), at(300), "slot_gone"),
+            (Known { acquainted: true, ..created() }, at(300), "slot_gone"),
             (known(), at(99), "target_went_back"),
-            (wrote, at(299), "target_went_back"),
+            (wrote(), at(299), "target_went_back"),
             (known(), at(501), "database_went_back"),
             (other, at(300), "other_database"),
-            (promoted, at(300), "new_timeline"),
+            (promoted, at(200), "new_timeline"),
+            (forked, at(251), "new_timeline"),
+            (forked, at(99), "target_went_back"),
         ] {
             let Verdict::Gap(gap) = judge(&known, &recollection) else { panic!("{reason}: no gap") };
             assert_eq!(gap.reason(), reason);
@@ -217,16 +272,47 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_a_timeline_that_was_left_later_goes_on() {
+        let forked = Known { timeline: 2, forks: FORKS, ..known() };
+        for applied in [100, 250] {
+            assert_eq!(judge(&forked, &at(applied)), Verdict::Continue, "{applied}");
+        }
+    }
+
+    #[test]
+    fn what_is_still_in_memory_is_sent_again_and_nothing_is_flushed() {
+        let after = |n| Lsn::new(n);
+        let remembers = |n, known: Known<'static>| Known { remembered: after(n), ..known };
+        let went_back = Gap::TargetWentBack { record: after(200), needed: after(300) };
+        let resend = Verdict::Resend { after: after(200), because: went_back };
+        assert_eq!(judge(&remembers(200, wrote()), &at(200)), resend);
+        assert_eq!(judge(&remembers(201, wrote()), &at(200)), Verdict::Gap(went_back));
+        let forked = Known { timeline: 2, forks: FORKS, ..known() };
+        let beyond = Gap::NewTimeline { was: 1, is: 2 };
+        let resend = Verdict::Resend { after: after(250), because: beyond };
+        assert_eq!(judge(&remembers(250, forked), &at(400)), resend);
+        assert_eq!(judge(&remembers(251, forked), &at(400)), Verdict::Gap(beyond));
+    }
+
+    #[test]
+    fn only_what_was_settled_counts_for_sending_again() {
+        let mut recollection = at(200);
+        recollection.record.as_mut().unwrap().settled = Lsn::new(150);
+        let known = Known { remembered: Lsn::new(160), ..wrote() };
+        assert!(matches!(judge(&known, &recollection), Verdict::Gap(Gap::TargetWentBack { .. })));
+    }
+
+    #[test]
     fn an_empty_target_has_nothing_stale_in_it() {
         let empty = Recollection { record: None, empty: true };
-        for known in [known(), created(), Known { written: Lsn::new(300), ..known() }] {
+        for known in [known(), created(), wrote()] {
             assert_eq!(judge(&known, &empty), Verdict::Continue);
         }
     }
 
     #[test]
     fn a_slot_created_here_goes_on_once_its_target_has_a_record_of_this_process() {
-        let wrote = Known { written: Lsn::new(300), ..created() };
+        let wrote = Known { slot: SlotOrigin::CreatedHere, ..wrote() };
         assert_eq!(judge(&wrote, &at(300)), Verdict::Continue);
     }
 }

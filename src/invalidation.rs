@@ -75,6 +75,10 @@ struct Entry {
     action: Action,
 }
 
+/// What made a key: a rule, or somebody by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Maker(u16);
+
 /// A key that no rule made: it was named by hand, through the log.
 const BY_HAND: u16 = u16::MAX;
 
@@ -144,6 +148,30 @@ impl Batch {
         (0..self.keys.len())
             .filter_map(move |index| entry(&self.arena, &self.keys, u32::try_from(index).ok()?))
             .filter_map(move |(its, key)| (its == action).then_some(key))
+    }
+
+    /// Every key, in the order in which they came, with what is needed to add it to another batch by
+    /// [`Batch::push_again`].
+    pub fn items(&self) -> impl Iterator<Item = (Maker, Action, &[u8])> {
+        (0u32..).zip(&self.keys).filter_map(|(index, its)| {
+            let (action, key) = entry(&self.arena, &self.keys, index)?;
+            Some((Maker(its.rule), action, key))
+        })
+    }
+
+    /// Adds a key as another batch held it.
+    pub fn push_again(&mut self, maker: Maker, action: Action, key: &[u8]) {
+        if maker.0 == BY_HAND { self.push_by_hand(action, key) } else { self.push(action, RuleId(maker.0), key) }
+    }
+
+    /// Adds everything in `other`.
+    pub fn append(&mut self, other: &Batch) {
+        for (maker, action, key) in other.items() {
+            self.push_again(maker, action, key);
+        }
+        for scope in &other.scopes {
+            self.push_scope(scope);
+        }
     }
 
     /// How many keys there are with each of `actions`.
@@ -233,6 +261,21 @@ mod tests {
         batch.coarsen(|rule| if rule == RuleId(0) { &users } else { &orders });
         assert_eq!(delete(&batch), [b"mine"]);
         assert_eq!(batch.scopes(), [users[0].clone(), orders[0].clone(), orders[1].clone()]);
+    }
+
+    #[test]
+    fn what_is_appended_is_held_once_and_stays_what_it_was() {
+        let (mut batch, mut other) = (Batch::default(), Batch::default());
+        batch.push(Action::Delete, RuleId(0), b"user:1");
+        other.push(Action::Delete, RuleId(0), b"user:1");
+        other.push(Action::Bump, RuleId(0), b"user:2");
+        other.push_by_hand(Action::Delete, b"mine");
+        other.push_scope(&Scope { action: Action::Delete, pattern: "cart:*".into() });
+        batch.append(&other);
+        assert_eq!(batch.len(), 3);
+        assert_eq!(batch.by_hand().keys, 1);
+        batch.coarsen(|_| &[]);
+        assert_eq!((delete(&batch), batch.scopes().len()), (vec![b"mine".as_slice()], 1));
     }
 
     #[test]

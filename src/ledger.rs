@@ -43,6 +43,8 @@ struct Owed {
     /// What was decoded before the first invalidation of this delivery was gathered.
     before: Lsn,
     confirmed: bool,
+    /// Its record belongs to a history that is not followed any more.
+    is_void: bool,
 }
 
 #[derive(Debug, Default)]
@@ -55,12 +57,41 @@ struct Lane {
     next_ticket: u64,
     /// The position in the record that the target is known to hold.
     record: Lsn,
+    /// The furthest position in a record that was sent.
+    sent: Lsn,
+    /// Set while the slot goes on without this target: the furthest record that the target may hold.
+    given_up: Option<Lsn>,
+    /// Set while a rule of the target is not covered: nothing after this counts as settled, but the slot goes on.
+    withheld: Option<Lsn>,
 }
 
 impl Lane {
     fn applied(&self, decoded: Lsn) -> Lsn {
         let owed = self.owed.front().map(|oldest| oldest.before);
         [owed, self.gathering, self.doubted].into_iter().flatten().min().unwrap_or(decoded)
+    }
+
+    fn settled(&self, decoded: Lsn) -> Lsn {
+        self.withheld.unwrap_or(Lsn::MAX).min(self.applied(decoded))
+    }
+
+    /// How far the slot may go on for this target's sake; `None` where it goes on without.
+    fn allows(&self, decoded: Lsn) -> Option<Lsn> {
+        self.given_up.is_none().then(|| self.applied(decoded))
+    }
+
+    /// What is owed for a position after `at` is owed for `at`, and its record counts no more.
+    fn owe_from(&mut self, at: Lsn) {
+        for owed in &mut self.owed {
+            owed.before = owed.before.min(at);
+            owed.is_void = true;
+        }
+        self.gathering = self.gathering.map(|gathering| gathering.min(at));
+        self.doubted = self.doubted.map(|doubted| doubted.min(at));
+        self.withheld = self.withheld.map(|withheld| withheld.min(at));
+        self.record = self.record.min(at);
+        self.sent = self.sent.min(at);
+        self.given_up = self.given_up.map(|past| past.min(at));
     }
 }
 
@@ -122,30 +153,96 @@ impl Ledger {
         }
     }
 
-    /// What was gathered for `lane` leaves as one delivery.
-    pub fn sent(&mut self, lane: usize) -> Ticket {
+    /// Everything of `lane` is in doubt, whatever was known of it: another history is followed from `start` on, and
+    /// `lane` has still to be asked what it remembers.
+    pub fn begin_anew(&mut self, start: Lsn) {
+        (self.decoded, self.acknowledged) = (start, start);
+        for lane in &mut self.lanes {
+            lane.owe_from(Lsn::ZERO);
+            lane.doubted = Some(Lsn::ZERO);
+            lane.given_up = None;
+        }
+    }
+
+    /// What was decoded after `at` is not part of the database's history; what was confirmed before stays so.
+    pub fn fork(&mut self, at: Lsn) {
+        self.decoded = self.decoded.min(at);
+        self.acknowledged = self.acknowledged.min(at);
+        self.lanes.iter_mut().for_each(|lane| lane.owe_from(at));
+    }
+
+    /// The slot goes on without `lane`, which therefore misses something. Its watermarks stay where they are, and its
+    /// record will prove it: nothing is acknowledged that is not past every record that the target may hold.
+    pub fn give_up(&mut self, lane: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.given_up.get_or_insert(lane.sent);
+        }
+    }
+
+    /// Whether the slot goes on without `lane`.
+    pub fn is_given_up(&self, lane: usize) -> bool {
+        self.lanes.get(lane).is_some_and(|lane| lane.given_up.is_some())
+    }
+
+    /// What `lane` has missed is gathered, and the slot waits for it again.
+    pub fn take_back(&mut self, lane: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.given_up = None;
+        }
+    }
+
+    /// Changes for `lane` may be missing from the stream from here on. Nothing more of it counts as settled until
+    /// [`Ledger::mending`]; the slot goes on.
+    pub fn withhold(&mut self, lane: usize) {
+        let decoded = self.decoded;
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.withheld.get_or_insert(lane.applied(decoded));
+        }
+    }
+
+    /// What mends all that was missed since [`Ledger::withhold`] is gathered for `lane`: once it is confirmed, all
+    /// counts as settled again.
+    pub fn mending(&mut self, lane: usize) {
+        self.gathered(lane);
+        if let Some(lane) = self.lanes.get_mut(lane)
+            && let Some(withheld) = lane.withheld.take()
+        {
+            lane.gathering = lane.gathering.map(|gathering| gathering.min(withheld));
+        }
+    }
+
+    /// What was gathered for `lane` leaves as one delivery, with a record that says `record`.
+    pub fn sent(&mut self, lane: usize, record: Lsn) -> Ticket {
         let decoded = self.decoded;
         let Some(lane) = self.lanes.get_mut(lane) else {
             return Ticket(0);
         };
         let ticket = Ticket(lane.next_ticket);
         lane.next_ticket += 1;
-        lane.owed.push_back(Owed { ticket, before: lane.gathering.take().unwrap_or(decoded), confirmed: false });
+        lane.sent = lane.sent.max(record);
+        let before = lane.gathering.take().unwrap_or(decoded);
+        lane.owed.push_back(Owed { ticket, before, confirmed: false, is_void: false });
         ticket
     }
 
-    /// The target confirmed the delivery, and with it that its record says `record`.
-    pub fn confirmed(&mut self, lane: usize, ticket: Ticket, record: Lsn) {
+    /// The target confirmed the delivery, and with it that its record says `record`. Gives whether that record belongs
+    /// to the history that is followed.
+    pub fn confirmed(&mut self, lane: usize, ticket: Ticket, record: Lsn) -> bool {
         let Some(lane) = self.lanes.get_mut(lane) else {
-            return;
+            return false;
         };
-        if let Some(owed) = lane.owed.iter_mut().find(|owed| owed.ticket == ticket) {
+        let owed = lane.owed.iter_mut().find(|owed| owed.ticket == ticket);
+        let counts = owed.is_some_and(|owed| {
             owed.confirmed = true;
+            !owed.is_void
+        });
+        if counts {
+            lane.record = lane.record.max(record);
         }
         while lane.owed.front().is_some_and(|oldest| oldest.confirmed) {
             lane.owed.pop_front();
         }
-        lane.record = lane.record.max(record);
+        counts
     }
 
     /// Everything decoded so far: what a delivery sent now vouches for, together with those before it.
@@ -158,26 +255,49 @@ impl Ledger {
         self.lanes.get(lane).map_or(self.decoded, |lane| lane.applied(self.decoded))
     }
 
+    /// What is confirmed in `lane` without a gap, every rule of it being covered.
+    pub fn settled(&self, lane: usize) -> Lsn {
+        self.lanes.get(lane).map_or(self.decoded, |lane| lane.settled(self.decoded))
+    }
+
+    /// The furthest position in a record that was sent to `lane` in the history that is followed.
+    pub fn furthest_record(&self, lane: usize) -> Lsn {
+        self.lanes.get(lane).map_or(Lsn::ZERO, |lane| lane.sent)
+    }
+
+    /// What the slot waits for `lane` to confirm, as a position that may not be passed; `None` where it does not wait.
+    pub fn holds_at(&self, lane: usize) -> Option<Lsn> {
+        let lane = self.lanes.get(lane)?;
+        Some(lane.allows(self.decoded)?.min(lane.record))
+    }
+
     /// Whether acknowledging further waits only for the record of `lane` to move.
     pub fn record_is_behind(&self, lane: usize) -> bool {
-        let settled = self.watermarks().settled;
-        self.lanes.get(lane).is_some_and(|lane| lane.record < settled)
+        let allowed = self.allowed();
+        self.lanes.get(lane).is_some_and(|lane| lane.given_up.is_none() && lane.record < allowed)
     }
 
     /// The present watermarks.
     pub fn watermarks(&self) -> Watermarks {
-        let lanes = self.lanes.iter().map(|lane| lane.applied(self.decoded));
-        let applied = lanes.min().unwrap_or(self.decoded);
-        Watermarks { decoded: self.decoded, visible: self.decoded, applied, settled: applied }
+        let lowest = |of: fn(&Lane, Lsn) -> Lsn| self.lanes.iter().map(|lane| of(lane, self.decoded)).min();
+        let [applied, settled] = [Lane::applied, Lane::settled].map(|of| lowest(of).unwrap_or(self.decoded));
+        Watermarks { decoded: self.decoded, visible: self.decoded, applied, settled }
+    }
+
+    /// What all those targets have confirmed that the slot waits for.
+    fn allowed(&self) -> Lsn {
+        self.lanes.iter().filter_map(|lane| lane.allows(self.decoded)).min().unwrap_or(self.decoded)
     }
 
     /// The position to acknowledge, where it is further than the last one. It is never past a target's record, or the
-    /// next start would take the record for one that went back in time.
+    /// next start would take the record for one that went back in time; past that of a target that was given up it
+    /// always is, so that the next start does.
     pub fn acknowledge(&mut self) -> Option<AckLsn> {
-        let settled = self.watermarks().settled;
-        let recorded = self.lanes.iter().map(|lane| lane.record).min();
-        let position = recorded.map_or(settled, |record| record.min(settled));
-        (position > self.acknowledged).then(|| {
+        let records = self.lanes.iter().filter(|lane| lane.given_up.is_none()).map(|lane| lane.record).min();
+        let position = records.unwrap_or(Lsn::MAX).min(self.allowed());
+        let given_up = self.lanes.iter().filter_map(|lane| lane.given_up).max();
+        let proves_the_gap = given_up.is_none_or(|past| position > past);
+        (position > self.acknowledged && proves_the_gap).then(|| {
             self.acknowledged = position;
             AckLsn(position)
         })
@@ -190,136 +310,4 @@ impl Ledger {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lsn(n: u64) -> Lsn {
-        Lsn::new(n)
-    }
-
-    fn commit(n: u64) -> CommitLsn {
-        CommitLsn::from_end(lsn(n))
-    }
-
-    fn one_lane() -> Ledger {
-        Ledger::new(lsn(100), [lsn(100)])
-    }
-
-    #[test]
-    fn a_commit_that_matches_nothing_settles_at_once_but_is_acknowledged_only_after_the_record() {
-        let mut ledger = one_lane();
-        ledger.committed(commit(200));
-        assert_eq!(ledger.watermarks().settled, lsn(200));
-        assert!(ledger.record_is_behind(0));
-        assert_eq!(ledger.acknowledge(), None);
-        let ticket = ledger.sent(0);
-        ledger.confirmed(0, ticket, lsn(200));
-        assert_eq!(ledger.acknowledge().map(AckLsn::lsn), Some(lsn(200)));
-        assert_eq!(ledger.acknowledge(), None, "once is enough");
-    }
-
-    #[test]
-    fn a_commit_whose_keys_are_not_confirmed_holds_every_watermark_after_decoded() {
-        let mut ledger = one_lane();
-        ledger.gathered(0);
-        ledger.committed(commit(200));
-        assert_eq!(ledger.watermarks().settled, lsn(100));
-        let ticket = ledger.sent(0);
-        ledger.committed(commit(300));
-        ledger.idle(lsn(400));
-        assert_eq!(ledger.watermarks().decoded, lsn(400));
-        assert_eq!(ledger.watermarks().settled, lsn(100));
-        ledger.confirmed(0, ticket, lsn(200));
-        assert_eq!(ledger.watermarks().settled, lsn(400));
-        assert_eq!(ledger.acknowledge().map(AckLsn::lsn), Some(lsn(200)), "as far as the record goes");
-    }
-
-    #[test]
-    fn a_transaction_sent_in_pieces_settles_with_its_commit() {
-        let mut ledger = one_lane();
-        ledger.gathered(0);
-        let first = ledger.sent(0);
-        ledger.confirmed(0, first, lsn(100));
-        assert_eq!(ledger.watermarks().settled, lsn(100), "its commit is still to come");
-        ledger.gathered(0);
-        let second = ledger.sent(0);
-        ledger.committed(commit(200));
-        assert_eq!(ledger.watermarks().settled, lsn(100));
-        ledger.confirmed(0, second, lsn(100));
-        assert_eq!(ledger.watermarks().settled, lsn(200));
-    }
-
-    #[test]
-    fn deliveries_confirmed_out_of_order_move_nothing_past_the_oldest_one_owed() {
-        let mut ledger = one_lane();
-        let tickets: Vec<Ticket> = [200, 300, 400]
-            .into_iter()
-            .map(|end| {
-                ledger.gathered(0);
-                ledger.committed(commit(end));
-                ledger.sent(0)
-            })
-            .collect();
-        ledger.confirmed(0, tickets[2], lsn(400));
-        ledger.confirmed(0, tickets[1], lsn(300));
-        assert_eq!(ledger.watermarks().settled, lsn(100));
-        assert_eq!(ledger.acknowledge(), None);
-        ledger.confirmed(0, tickets[0], lsn(200));
-        assert_eq!(ledger.watermarks().settled, lsn(400));
-        assert_eq!(ledger.acknowledge().map(AckLsn::lsn), Some(lsn(400)));
-    }
-
-    #[test]
-    fn the_slowest_target_holds_the_acknowledgement_but_not_the_others_watermark() {
-        let mut ledger = Ledger::new(lsn(100), [lsn(100), lsn(100)]);
-        ledger.gathered(0);
-        ledger.gathered(1);
-        ledger.committed(commit(200));
-        let (fast, slow) = (ledger.sent(0), ledger.sent(1));
-        ledger.confirmed(0, fast, lsn(200));
-        assert_eq!((ledger.applied(0), ledger.applied(1)), (lsn(200), lsn(100)));
-        assert_eq!(ledger.acknowledge(), None);
-        ledger.confirmed(1, slow, lsn(200));
-        assert_eq!(ledger.acknowledge().map(AckLsn::lsn), Some(lsn(200)));
-    }
-
-    #[test]
-    fn nothing_counts_as_applied_while_the_target_is_in_doubt() {
-        let mut ledger = one_lane();
-        ledger.doubt(0);
-        ledger.committed(commit(200));
-        ledger.doubt(0);
-        assert_eq!(ledger.watermarks().settled, lsn(100));
-        ledger.gathered(0);
-        ledger.trust(0);
-        assert_eq!(ledger.watermarks().settled, lsn(100), "what it missed is owed");
-        let ticket = ledger.sent(0);
-        ledger.confirmed(0, ticket, lsn(200));
-        assert_eq!(ledger.watermarks().settled, lsn(200));
-    }
-
-    #[test]
-    fn a_lane_that_may_have_missed_anything_has_settled_nothing_until_that_is_mended() {
-        let mut ledger = one_lane();
-        ledger.doubt_everything(0);
-        ledger.doubt(0);
-        ledger.idle(lsn(200));
-        assert_eq!(ledger.watermarks().settled, Lsn::ZERO);
-        ledger.gathered(0);
-        ledger.trust(0);
-        let ticket = ledger.sent(0);
-        assert_eq!(ledger.watermarks().settled, Lsn::ZERO, "the mending is not confirmed");
-        ledger.confirmed(0, ticket, lsn(200));
-        assert_eq!(ledger.watermarks().settled, lsn(200));
-        assert_eq!(ledger.acknowledge().map(AckLsn::lsn), Some(lsn(200)));
-    }
-
-    #[test]
-    fn a_position_seen_again_after_a_reconnect_moves_nothing_back() {
-        let mut ledger = one_lane();
-        ledger.committed(commit(300));
-        ledger.committed(commit(200));
-        ledger.idle(lsn(150));
-        assert_eq!(ledger.watermarks().decoded, lsn(300));
-    }
-}
+mod tests;

@@ -13,6 +13,9 @@ impl Lsn {
     /// `0/0`, which no record has.
     pub const ZERO: Lsn = Lsn(0);
 
+    /// The last position there can be.
+    pub const MAX: Lsn = Lsn(u64::MAX);
+
     /// The position at byte `offset` of the log.
     pub const fn new(offset: u64) -> Self {
         Lsn(offset)

@@ -2,6 +2,7 @@
 //! are still what they were.
 
 use crate::database::Database;
+use crate::lsn::Lsn;
 use crate::table::TableName;
 
 /// One look, all of it in one snapshot.
@@ -18,9 +19,11 @@ pub struct Observation {
     pub database: Option<Box<Database>>,
 }
 
-/// The log that a slot holds back, in bytes.
+/// The log that a slot holds back; sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldWal {
+    /// The end of the log.
+    pub end: Lsn,
     /// From `restart_lsn` to the end of the log.
     pub retained: u64,
     /// `safe_wal_size`: what may still be written before the slot is lost; `None` without `max_slot_wal_keep_size`.

@@ -1,6 +1,7 @@
 //! The one loop: changes in, deliveries out, acknowledgements back. It knows the traits of source and target, never
 //! Postgres or Redis.
 
+mod judging;
 mod lanes;
 mod link;
 mod recorder;
@@ -11,19 +12,17 @@ use std::future::Future;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::continuity::{Known, SlotOrigin, Verdict};
-use crate::invalidation::Scope;
-use crate::ledger::Ledger;
+use crate::continuity::{Budget, Coverage, History, Resume, SlotOrigin, resume};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
-use crate::record::Recollection;
 use crate::rules::config::Rule;
-use crate::source::{Frame, Intake, Seen, Source, SourceError, Stream};
+use crate::source::{Frame, Intake, Seen, Source, SourceError, Stream, Watched};
 use crate::target::delivery::{Lane as Worker, Report, may_have_changed};
 use crate::transaction::{Reader, Step};
+use judging::Asking;
 use lanes::Lanes;
 use link::{Link, Opened, Pace, Slot};
 pub use recorder::Recorder;
@@ -68,6 +67,8 @@ pub struct Settings {
     pub pending_keys_max: usize,
     /// Keys of one transaction beyond which its further keys are coarsened to scopes.
     pub transaction_keys_max: u64,
+    /// Bytes of log that the slot may hold back; `None` is without bound.
+    pub wal_budget: Option<u64>,
 }
 
 /// Why the pipeline ended although nobody asked it to.
@@ -76,7 +77,7 @@ pub enum Stopped {
     /// The source will not let us in.
     #[error("{0}")]
     Refused(String),
-    /// Changes are missing, and what to do about it takes a person.
+    /// A worker has ended, which none ever should.
     #[error("{0}")]
     Broken(String),
 }
@@ -85,32 +86,21 @@ pub enum Stopped {
 enum Event<S: Source> {
     Shutdown,
     Report(Report),
+    Watched(Watched),
     Opened(S, Slot, Result<Opened<S::Stream>, SourceError>),
     Rested,
     Ready(Result<(), SourceError>),
     Tick,
 }
 
-/// A target that waits to be told whether it has missed something.
-struct Asking {
-    lane: usize,
-    recollection: Recollection,
-    answer: oneshot::Sender<Vec<Scope>>,
-}
-
-/// Whether a gap is mended or waits for a person.
-#[derive(PartialEq, Eq)]
-enum Gated {
-    GoesOn,
-    Halted,
-}
-
 /// What is known of the source since it was first opened.
 struct Followed {
     seen: Seen,
     origin: SlotOrigin,
-    /// Where the last stream began: a slot that this process created is confirmed up to there.
-    start: Lsn,
+    /// The end of the log when following began. Beyond it only records of this process are to be believed.
+    reached: Lsn,
+    /// That is what a look showed after the stream was open, when no other instance could be at work any more.
+    reached_is_sure: bool,
 }
 
 /// From source to targets and back.
@@ -123,7 +113,10 @@ pub struct Pipeline<S: Source> {
     reader: Reader,
     lanes: Lanes,
     reports: mpsc::Receiver<Report>,
-    /// Targets that came before the source could be looked at.
+    watched: mpsc::Receiver<Watched>,
+    coverage: Coverage,
+    budget: Budget,
+    /// Targets that came before source and catalogue could be looked at.
     early: Vec<Asking>,
     /// Targets with a gap that nobody may mend but a person.
     halted: Vec<Asking>,
@@ -132,12 +125,13 @@ pub struct Pipeline<S: Source> {
 }
 
 impl<S: Source + 'static> Pipeline<S> {
-    /// `targets` are in the order of the lanes that rules name, and report to `reports`.
+    /// `targets` are in the order of the lanes that rules name, and report to `reports`; `watched` brings what watching
+    /// the server shows.
     pub fn new(
         source: S,
         rules: Vec<Rule>,
-        targets: Vec<Worker>,
-        reports: mpsc::Receiver<Report>,
+        (targets, reports): (Vec<Worker>, mpsc::Receiver<Report>),
+        watched: mpsc::Receiver<Watched>,
         settings: Settings,
         recorder: Recorder,
     ) -> Self {
@@ -147,6 +141,9 @@ impl<S: Source + 'static> Pipeline<S> {
             known: None,
             full_since: None,
             lanes: Lanes::new(targets, &rules, settings.pending_keys_max),
+            watched,
+            coverage: Coverage::new(rules.clone()),
+            budget: Budget::new(settings.wal_budget),
             reader: Reader::new(rules, settings.transaction_keys_max),
             reports,
             early: Vec::new(),
@@ -166,13 +163,16 @@ impl<S: Source + 'static> Pipeline<S> {
                 () = &mut shutdown => Event::Shutdown,
                 // Room is made before more is taken in.
                 Some(report) = self.reports.recv() => Event::Report(report),
+                Some(watched) = self.watched.recv() => Event::Watched(watched),
                 event = self.link.turned(intake) => event,
                 () = tokio::time::sleep(TICK) => Event::Tick,
             };
             match event {
                 Event::Shutdown => return self.drain().await,
                 Event::Report(report) => self.reported(report),
-                Event::Opened(source, _, Ok(opened)) => self.opened(source, opened)?,
+                Event::Watched(Watched::Seen(look)) => self.observed(&look),
+                Event::Watched(Watched::Away(error)) => self.recorder.unwatched(&error),
+                Event::Opened(source, _, Ok(opened)) => self.opened(source, opened),
                 Event::Opened(source, slot, Err(error)) => self.rest(source, slot, error)?,
                 Event::Rested => self.link.reopen(),
                 Event::Ready(Ok(())) | Event::Tick => {}
@@ -193,6 +193,13 @@ impl<S: Source + 'static> Pipeline<S> {
         }
         self.lanes.ship(Instant::now());
         self.acknowledge();
+        while let Some(lane) = self.lanes.take_returned() {
+            self.recorder.taken_back(lane);
+        }
+        match self.lanes.take_lost_by_hand() {
+            0 => {}
+            lost => self.recorder.lost_by_hand(lost),
+        }
         self.recorder.turned(&mut self.reader, &self.lanes);
         Ok(())
     }
@@ -247,33 +254,47 @@ impl<S: Source + 'static> Pipeline<S> {
         }
     }
 
-    fn opened(&mut self, source: S, opened: Opened<S::Stream>) -> Result<(), Stopped> {
+    fn opened(&mut self, source: S, opened: Opened<S::Stream>) {
         let Opened { mut stream, seen, origin, start } = opened;
-        match &self.known {
-            None => self.lanes.begin(start, seen.system_id, seen.timeline),
-            Some(before) => {
-                still_the_same(before, &seen, origin, &self.lanes.ledger)?;
-                if let Some(reason) = missed_while_away(&before.seen, &seen, origin)
-                    && self.heal_all(reason) == Gated::Halted
-                {
-                    return Ok(());
+        let (mut origin, mut reached, mut reached_is_sure) = (origin, seen.wal_end, false);
+        match self.known.take().map(|before| (self.resume(&before, &seen, origin), before)) {
+            None => self.begin(start, &seen),
+            Some((Resume::Anew(why), _)) => {
+                self.recorder.anew(why);
+                self.begin(start, &seen);
+                self.lanes.recall();
+            }
+            Some((how, before)) => {
+                // A slot that this process created stays one: targets that have not been asked yet must still be told.
+                if before.origin == SlotOrigin::CreatedHere {
+                    origin = before.origin;
                 }
-                self.lanes.identify(seen.system_id, seen.timeline);
+                (reached, reached_is_sure) = (before.reached, before.reached_is_sure);
+                if let Resume::Forked(at) = how {
+                    self.forked(at, seen.timeline);
+                }
             }
         }
         stream.acknowledge(self.lanes.ledger.acknowledged());
         self.pace.it_worked();
         self.recorder.streaming(&seen, start);
-        // A slot that this process created stays one: targets that have not been asked yet must still be told.
-        let origin = match &self.known {
-            Some(Followed { origin: SlotOrigin::CreatedHere, .. }) => SlotOrigin::CreatedHere,
-            _ => origin,
-        };
-        self.known = Some(Followed { seen, origin, start });
+        self.known = Some(Followed { seen, origin, reached, reached_is_sure });
         self.link = Link::Streaming { source, stream };
         // What they remembered may be hours old, as for a standby that takes over; without an answer they are asked anew.
         self.early.clear();
-        Ok(())
+    }
+
+    fn resume(&self, before: &Followed, now: &Seen, origin: SlotOrigin) -> Resume {
+        let ledger = &self.lanes.ledger;
+        let history = |seen: &Seen, end| History { system_id: seen.system_id, timeline: seen.timeline, end };
+        let (was, is) = (history(&before.seen, ledger.decoded()), history(now, now.wal_end));
+        resume(&was, &is, origin, ledger.acknowledged().lsn(), &now.forks)
+    }
+
+    /// Follows another history than before, or the first one.
+    fn begin(&mut self, start: Lsn, seen: &Seen) {
+        self.lanes.begin(start, seen.system_id, seen.timeline);
+        self.lanes.withhold_again(|lane| self.coverage.is_whole(|rule| rule.lanes.contains(&lane)));
     }
 
     /// The stream broke: rest, then open anew. What was gathered and sent stays; what was half read comes again.
@@ -321,63 +342,6 @@ impl<S: Source + 'static> Pipeline<S> {
                 self.recorder.target_up(lane);
             }
         }
-    }
-
-    fn recalled(&mut self, asking: Asking) {
-        let Some(Followed { seen, origin, .. }) = &self.known else {
-            return self.early.push(asking);
-        };
-        let known = Known {
-            system_id: seen.system_id,
-            timeline: seen.timeline,
-            slot: *origin,
-            reached: seen.wal_end.max(self.lanes.ledger.decoded()),
-            written: Lsn::ZERO,
-        };
-        let verdict = self.lanes.judge(asking.lane, &asking.recollection, known);
-        if let Verdict::Gap(gap) = &verdict {
-            self.recorder.gap(asking.lane, gap.reason(), &gap.to_string());
-        }
-        let reason = match verdict {
-            Verdict::Continue => None,
-            Verdict::FirstStart if self.settings.on_first_start == OnFirstStart::Keep => {
-                self.recorder.first_start(asking.lane);
-                None
-            }
-            Verdict::FirstStart => Some(("first_start", "first start (on_first_start: flush)".to_owned())),
-            Verdict::Gap(gap) if self.settings.on_gap == OnGap::Halt => {
-                self.recorder.halted_target(asking.lane, &gap.to_string());
-                return self.halted.push(asking);
-            }
-            Verdict::Gap(gap) => Some((gap.reason(), gap.to_string())),
-        };
-        let scopes = match reason {
-            None => Vec::new(),
-            Some((reason, text)) => {
-                self.recorder.flushing(asking.lane, reason, &text);
-                self.lanes.heal(asking.lane)
-            }
-        };
-        self.lanes.ledger.trust(asking.lane);
-        // A worker that is gone has nothing to send either.
-        let _ = asking.answer.send(scopes);
-    }
-
-    /// Every target may have missed something while the source was away.
-    fn heal_all(&mut self, reason: &'static str) -> Gated {
-        let text = "changes may have been missed while the source was away";
-        for lane in 0..self.lanes.len() {
-            self.recorder.gap(lane, reason, text);
-        }
-        if self.settings.on_gap == OnGap::Halt {
-            self.halt(text);
-            return Gated::Halted;
-        }
-        for lane in 0..self.lanes.len() {
-            self.recorder.flushing(lane, reason, text);
-            self.lanes.heal_later(lane);
-        }
-        Gated::GoesOn
     }
 
     /// Stays up and follows nothing any more. The records prove the gap to the next start.
@@ -431,37 +395,4 @@ fn read_message(
         Err(error) => return Err(SourceError::Protocol(error.to_string())),
     }
     Ok(())
-}
-
-/// Refuses to go on with a database that is not the one this process has followed so far. A new start compares the
-/// targets' records with it and flushes what must be.
-fn still_the_same(before: &Followed, now: &Seen, origin: SlotOrigin, ledger: &Ledger) -> Result<(), Stopped> {
-    let (decoded, acknowledged) = (ledger.decoded(), ledger.acknowledged().lsn().max(before.start));
-    let before = &before.seen;
-    let reason = if before.system_id != now.system_id {
-        format!(
-            "the server is another database cluster now (system identifier {}, was {})",
-            now.system_id, before.system_id
-        )
-    } else if now.wal_end < decoded {
-        format!("the server's log ends at {}, but was read up to {decoded}: it went back in time", now.wal_end)
-    } else {
-        match origin {
-            SlotOrigin::Found { confirmed } if confirmed > acknowledged => {
-                format!("somebody else moved the slot to {confirmed}; this process had acknowledged {acknowledged}")
-            }
-            SlotOrigin::Found { .. } | SlotOrigin::CreatedHere => return Ok(()),
-        }
-    };
-    Err(Stopped::Broken(format!(
-        "{reason}. Start coherd again: it compares every target with the server and flushes what it must"
-    )))
-}
-
-/// Why something may have been missed since the source was last seen.
-fn missed_while_away(before: &Seen, now: &Seen, origin: SlotOrigin) -> Option<&'static str> {
-    match origin {
-        SlotOrigin::CreatedHere => Some("slot_gone"),
-        SlotOrigin::Found { .. } => (before.timeline != now.timeline).then_some("new_timeline"),
-    }
 }

@@ -1,5 +1,7 @@
 //! What a target remembers of how far it has been brought.
 
+use std::sync::Arc;
+
 use crate::lsn::Lsn;
 
 /// How far a target has been brought, as it is stored there.
@@ -13,6 +15,9 @@ pub struct Record {
     pub system_id: u64,
     /// Its timeline.
     pub timeline: u32,
+    /// The marks of the rules that were kept without a break up to here, between spaces. `None` where the record has
+    /// none yet, and, in a record to be written, where those that are stored stay.
+    pub marks: Option<Arc<str>>,
 }
 
 /// What a target remembers.

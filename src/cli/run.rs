@@ -29,6 +29,9 @@ use crate::target::delivery;
 /// Reports on their way to the pipeline, which reads them before anything else.
 const REPORTS_MAX: usize = 1024;
 
+/// Looks at the server on their way to the pipeline.
+const WATCHED_MAX: usize = 4;
+
 /// How long the database may take to answer before it is asked again.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Waits between attempts to reach it.
@@ -66,7 +69,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let recorder = Recorder::new(board, metrics, &names, &config.rules);
     let source = parts::postgres(&config, dsn);
     let settings = settings(&config);
-    let pipeline = Pipeline::new(source, config.rules, workers, reports, settings, recorder);
+    let (_watching, watched) = mpsc::channel(WATCHED_MAX);
+    let pipeline = Pipeline::new(source, config.rules, (workers, reports), watched, settings, recorder);
     let ended = pipeline.run(shutdown.requested()).await;
     pages.abort();
     ended.map_err(|stopped| anyhow::Error::new(stopped).into())
@@ -78,6 +82,7 @@ fn settings(config: &Config) -> Settings {
         on_first_start: config.on_first_start,
         pending_keys_max: config.limits.max_pending_keys,
         transaction_keys_max: config.limits.max_keys_per_transaction as u64,
+        wal_budget: None,
     }
 }
 

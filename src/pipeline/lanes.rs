@@ -1,11 +1,12 @@
 //! The rows of deliveries, one a target: gathering, sending, confirming.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::continuity::{Known, Verdict, judge};
+use crate::continuity::{Known, Recent, Verdict, judge};
 use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, Load, RuleId, Scope};
 use crate::ledger::{Ledger, Ticket};
 use crate::lsn::Lsn;
@@ -24,20 +25,37 @@ const INTAKE_BYTES: usize = 2 << 20;
 /// often too: it is how a target that has gone away is noticed.
 const RECORD_PACE: Duration = Duration::from_secs(1);
 
+/// What all targets together were delivered lately and is kept in memory, in bytes, to be sent again to one that has
+/// lost it.
+const RECENT_BYTES: usize = 8 << 20;
+
+/// Whether a target may be sent anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stance {
+    /// It has still to be asked what it remembers: a record would be written over one that has not been read.
+    Unjudged,
+    Judged,
+    /// It has missed something, and nobody may mend that but a person.
+    Halted,
+}
+
 /// One target's deliveries.
 pub(super) struct Lane {
     up: bool,
-    /// Whether the target has been asked what it remembers. Before that nothing is sent, or a record would be written
-    /// over one that has not been read.
-    judged: bool,
+    stance: Stance,
     worker: Worker,
     /// Tickets of what is sent and not confirmed, each with the commit time of the oldest commit in it.
     in_flight: VecDeque<(Ticket, Option<PgTime>)>,
     gathering: Batch,
     spare: Vec<Batch>,
     oldest_commit: Option<PgTime>,
-    /// The furthest record confirmed to this process.
+    /// The furthest record confirmed since the slot is followed.
     written: Lsn,
+    /// A record was confirmed to this process, whatever became of the slot since.
+    acquainted: bool,
+    recent: Recent,
+    /// The marks of the rules that are whole, and whether a record has still to be written with them.
+    marks: (Arc<str>, bool),
     /// What the record said when it was last read: it is never moved back.
     floor: (Lsn, Lsn),
     /// Invalidations were confirmed since the record last said what is settled.
@@ -55,20 +73,28 @@ pub(super) struct Lanes {
     pending_keys_max: usize,
     identity: (u64, u32),
     commit_time: Option<PgTime>,
+    /// Lanes that were given up and are brought along again, not told yet.
+    returned: Vec<usize>,
+    /// Keys named by hand that a lane that is given up could not hold, not told yet.
+    lost_by_hand: u64,
 }
 
 impl Lanes {
     pub(super) fn new(workers: Vec<Worker>, rules: &[Rule], pending_keys_max: usize) -> Self {
         let now = Instant::now();
+        let recent_bytes = RECENT_BYTES / workers.len().max(1);
         let lane = |worker| Lane {
             up: false,
-            judged: false,
+            stance: Stance::Unjudged,
             worker,
             in_flight: VecDeque::new(),
             gathering: Batch::default(),
             spare: Vec::new(),
             oldest_commit: None,
             written: Lsn::ZERO,
+            acquainted: false,
+            recent: Recent::new(recent_bytes),
+            marks: ("".into(), false),
             floor: (Lsn::ZERO, Lsn::ZERO),
             settled_is_due: true,
             last_sent: now,
@@ -82,20 +108,39 @@ impl Lanes {
             pending_keys_max,
             identity: (0, 0),
             commit_time: None,
+            returned: Vec::new(),
+            lost_by_hand: 0,
         }
     }
 
-    /// The stream begins for the first time: everything up to `start` is settled as far as the slot knows, but a target
-    /// that has not been asked yet may have missed any of it.
+    /// Another history is followed from `start` on, for the first time or because the one before came to an end:
+    /// everything up to there is settled as far as the slot knows, but every target may have missed any of it and is
+    /// asked what it remembers.
     pub(super) fn begin(&mut self, start: Lsn, system_id: u64, timeline: u32) {
-        self.ledger = Ledger::new(start, self.lanes.iter().map(|_| Lsn::ZERO));
+        self.ledger.begin_anew(start);
         self.identity = (system_id, timeline);
-        (0..self.lanes.len()).for_each(|lane| self.ledger.doubt_everything(lane));
+        for lane in &mut self.lanes {
+            lane.unjudge();
+            lane.written = Lsn::ZERO;
+            lane.floor = (Lsn::ZERO, Lsn::ZERO);
+            lane.recent.begin(start);
+        }
     }
 
-    /// The server is on another timeline now; records say so from here on.
-    pub(super) fn identify(&mut self, system_id: u64, timeline: u32) {
-        self.identity = (system_id, timeline);
+    /// Asks every target again what it remembers.
+    pub(super) fn recall(&self) {
+        self.lanes.iter().for_each(|lane| lane.worker.recall());
+    }
+
+    /// The server is on another timeline, which left the one that was followed at `at`: what is gathered and sent of
+    /// commits after that is not part of its history, and neither are the records of it.
+    pub(super) fn fork(&mut self, at: Lsn, timeline: u32) {
+        self.ledger.fork(at);
+        self.identity.1 = timeline;
+        for lane in &mut self.lanes {
+            lane.written = lane.written.min(at);
+            lane.floor = (lane.floor.0.min(at), lane.floor.1.min(at));
+        }
     }
 
     pub(super) fn commit_time(&mut self, time: PgTime) {
@@ -105,12 +150,31 @@ impl Lanes {
     /// Whether there is room for more: as long as one target keeps up, the others do not hold it back. Keys named by
     /// hand do, because no scope can stand in for them: they may take half of what a target may be behind by.
     pub(super) fn has_room(&self) -> bool {
-        let has_room = |lane: &Lane| lane.gathering.len() < INTAKE_KEYS && lane.gathering.bytes() < INTAKE_BYTES;
-        let is_stuck = |lane: &Lane| {
-            let Load { keys, bytes } = lane.gathering.by_hand();
-            keys > self.pending_keys_max / 2 || bytes > BATCH_BYTES_MAX / 2
+        let each = || self.lanes.iter().enumerate();
+        // What is given up takes nothing, and so has always room.
+        let has_room = |(index, lane): (usize, &Lane)| {
+            let small = lane.gathering.len() < INTAKE_KEYS && lane.gathering.bytes() < INTAKE_BYTES;
+            small || self.ledger.is_given_up(index)
         };
-        self.lanes.iter().any(has_room) && !self.lanes.iter().any(is_stuck)
+        let most = self.pending_keys_max / 2;
+        let is_stuck = |(index, lane): (usize, &Lane)| is_stuck(lane, most) && !self.ledger.is_given_up(index);
+        each().any(has_room) && !each().any(is_stuck)
+    }
+
+    /// The next lane that was given up and is brought along again.
+    pub(super) fn take_returned(&mut self) -> Option<usize> {
+        self.returned.pop()
+    }
+
+    /// How many keys named by hand were lost with a lane that is given up.
+    pub(super) fn take_lost_by_hand(&mut self) -> u64 {
+        std::mem::take(&mut self.lost_by_hand)
+    }
+
+    /// The lanes for which the slot waits, further than `bytes` before `end`.
+    pub(super) fn laggards(&self, end: Lsn, bytes: u64) -> Vec<usize> {
+        let lags = |index: &usize| self.ledger.holds_at(*index).is_some_and(|at| end.bytes_since(at) > bytes);
+        (0..self.lanes.len()).filter(lags).collect()
     }
 
     pub(super) fn set_up(&mut self, index: usize, up: bool) {
@@ -129,40 +193,97 @@ impl Lanes {
     }
 
     /// Judges what a target remembers.
-    pub(super) fn judge(&mut self, index: usize, its: &Recollection, known: Known) -> Verdict {
+    pub(super) fn judge(&mut self, index: usize, its: &Recollection, known: Known<'_>) -> Verdict {
         let Some(lane) = self.lanes.get_mut(index) else {
             return Verdict::Continue;
         };
-        let verdict = judge(&Known { written: lane.written, ..known }, its);
-        lane.judged = true;
+        let (written, acquainted, remembered) = (lane.written, lane.acquainted, lane.recent.reaches_back_to());
+        let verdict = judge(&Known { written, acquainted, remembered, ..known }, its);
+        if lane.stance == Stance::Unjudged {
+            lane.stance = Stance::Judged;
+        }
         lane.floor = match (&verdict, &its.record) {
             (Verdict::Continue, Some(record)) => (record.applied, record.settled),
             _ => (Lsn::ZERO, Lsn::ZERO),
         };
+        // It may have lost those too.
+        lane.marks.1 = true;
         verdict
     }
 
-    /// Sees to it that every scope of every rule of the lane is flushed. Gives the scopes that must go with what the
-    /// worker is about to send again, so that no record is written before they are flushed; where it has nothing to
-    /// send again they are gathered here.
-    pub(super) fn heal(&mut self, index: usize) -> Vec<Scope> {
-        if self.lanes.get(index).is_none_or(|lane| lane.in_flight.is_empty()) {
-            self.heal_later(index);
-            return Vec::new();
+    /// Takes a judgement back: nothing is sent before the next one.
+    pub(super) fn judge_later(&mut self, index: usize) {
+        if let Some(lane) = self.lanes.get_mut(index) {
+            lane.unjudge();
         }
-        let its = self.routes.iter().filter(|(lanes, _)| lanes.contains(&index));
-        its.flat_map(|(_, scopes)| scopes.iter().cloned()).collect()
     }
 
-    /// Like [`Lanes::heal`], where no worker waits for an answer: behind whatever is in flight.
-    pub(super) fn heal_later(&mut self, index: usize) {
-        let Lanes { lanes, routes, ledger, .. } = self;
-        let Some(lane) = lanes.get_mut(index) else {
-            return;
-        };
-        let its = routes.iter().filter(|(lanes, _)| lanes.contains(&index));
-        its.flat_map(|(_, scopes)| scopes).for_each(|scope| lane.gathering.push_scope(scope));
+    /// Gives what a worker that waits for an answer has to send, so that no record is written before: everything that
+    /// `put` puts in. Where the worker has nothing to send again, it is gathered here instead.
+    pub(super) fn mend(&mut self, index: usize, put: impl FnOnce(&mut Recent, &mut Batch)) -> Batch {
+        let mut answer = Batch::default();
+        let Some(lane) = self.lanes.get_mut(index) else { return answer };
+        if lane.in_flight.is_empty() {
+            put(&mut lane.recent, &mut lane.gathering);
+            self.ledger.gathered(index);
+        } else {
+            put(&mut lane.recent, &mut answer);
+        }
+        answer
+    }
+
+    /// The same, where no worker waits for an answer: behind whatever is in flight.
+    pub(super) fn mend_later(&mut self, index: usize, put: impl FnOnce(&mut Recent, &mut Batch)) {
+        if let Some(lane) = self.lanes.get_mut(index) {
+            put(&mut lane.recent, &mut lane.gathering);
+            self.ledger.gathered(index);
+        }
+    }
+
+    /// How far back a lane can be sent again what it was sent.
+    pub(super) fn reaches_back_to(&self, index: usize) -> Lsn {
+        self.lanes.get(index).map_or(Lsn::MAX, |lane| lane.recent.reaches_back_to())
+    }
+
+    /// The scopes of those rules of the lane that `of` picks.
+    pub(super) fn scopes(&self, index: usize, of: impl Fn(RuleId) -> bool) -> Vec<Scope> {
+        let ids = (0..=u16::MAX).map(RuleId);
+        let picked = ids.zip(&self.routes).filter(|(rule, (lanes, _))| lanes.contains(&index) && of(*rule));
+        picked.flat_map(|(_, (_, scopes))| scopes.iter().cloned()).collect()
+    }
+
+    /// The lanes that a rule goes to.
+    pub(super) fn lanes_of(&self, rule: RuleId) -> Vec<usize> {
+        self.routes.get(usize::from(rule.0)).map(|(lanes, _)| lanes.clone()).unwrap_or_default()
+    }
+
+    /// The rules that are whole have these marks now; the record will say so with the next delivery.
+    pub(super) fn vouch(&mut self, index: usize, marks: &str) {
+        if let Some(lane) = self.lanes.get_mut(index)
+            && *lane.marks.0 != *marks
+        {
+            lane.marks = (marks.into(), true);
+        }
+    }
+
+    /// The slot goes on without the lane: its scopes stand in for all that it was still to be sent, and for all to come.
+    pub(super) fn give_up(&mut self, index: usize) {
+        let scopes = self.scopes(index, |_| true);
+        let Lanes { lanes, ledger, routes, .. } = self;
+        let Some(lane) = lanes.get_mut(index) else { return };
+        lane.gathering.coarsen(|rule| routes.get(usize::from(rule.0)).map_or(&[][..], |(_, scopes)| scopes));
+        for scope in &scopes {
+            lane.gathering.push_scope(scope);
+        }
         ledger.gathered(index);
+        ledger.give_up(index);
+    }
+
+    /// Nothing more is sent to the lane.
+    pub(super) fn halt(&mut self, index: usize) {
+        if let Some(lane) = self.lanes.get_mut(index) {
+            lane.stance = Stance::Halted;
+        }
     }
 
     /// The first lane whose worker has ended.
@@ -195,12 +316,15 @@ impl Lanes {
 
     fn ship_one(&mut self, index: usize, now: Instant) -> bool {
         let record_is_behind = self.ledger.record_is_behind(index);
-        let applied = self.ledger.applied(index);
+        let settled = self.ledger.settled(index);
+        let is_given_up = self.ledger.is_given_up(index);
         let Some(lane) = self.lanes.get_mut(index) else {
             return false;
         };
-        if !lane.judged
+        if lane.stance != Stance::Judged
             || !lane.worker.has_room()
+            // Its scopes wait until it answers, and take nothing up meanwhile.
+            || (is_given_up && !lane.up)
             || (lane.gathering.is_empty() && !lane.record_is_due(record_is_behind, now))
         {
             return false;
@@ -211,12 +335,17 @@ impl Lanes {
         let (system_id, timeline) = self.identity;
         let record = Record {
             applied: self.ledger.decoded().max(lane.floor.0),
-            settled: applied.max(lane.floor.1),
+            settled: settled.max(lane.floor.1),
             system_id,
             timeline,
+            marks: std::mem::take(&mut lane.marks.1).then(|| Arc::clone(&lane.marks.0)),
         };
         let batch = std::mem::replace(&mut lane.gathering, lane.spare.pop().unwrap_or_default());
-        let ticket = self.ledger.sent(index);
+        let ticket = self.ledger.sent(index, record.applied);
+        if is_given_up {
+            self.ledger.take_back(index);
+            self.returned.push(index);
+        }
         lane.settled_is_due = false;
         lane.last_sent = now;
         lane.in_flight.push_back((ticket, lane.oldest_commit.take()));
@@ -226,11 +355,15 @@ impl Lanes {
 
     /// A target has confirmed a delivery. Gives the commit time of the oldest commit in it.
     pub(super) fn confirmed(&mut self, index: usize, ticket: Ticket, delivery: Delivery) -> Option<PgTime> {
-        self.ledger.confirmed(index, ticket, delivery.record.applied);
+        let counts = self.ledger.confirmed(index, ticket, delivery.record.applied);
         let lane = self.lanes.get_mut(index)?;
         let at = lane.in_flight.iter().position(|(sent, _)| *sent == ticket);
         let oldest_commit = at.and_then(|at| lane.in_flight.remove(at)).and_then(|(_, oldest)| oldest);
-        lane.written = lane.written.max(delivery.record.applied);
+        if counts {
+            lane.written = lane.written.max(delivery.record.applied);
+        }
+        lane.acquainted = true;
+        lane.recent.remember(delivery.record.applied, &delivery.batch);
         lane.settled_is_due |= !delivery.batch.is_empty();
         let mut batch = delivery.batch;
         batch.clear();
@@ -240,10 +373,16 @@ impl Lanes {
 }
 
 impl Lane {
+    fn unjudge(&mut self) {
+        if self.stance == Stance::Judged {
+            self.stance = Stance::Unjudged;
+        }
+    }
+
     fn record_is_due(&self, is_behind: bool, now: Instant) -> bool {
         let moves = is_behind && now.duration_since(self.last_moved) >= RECORD_PACE;
         let heartbeat = now.duration_since(self.last_sent) >= RECORD_PACE;
-        self.in_flight.is_empty() && (self.settled_is_due || moves || heartbeat)
+        self.in_flight.is_empty() && (self.settled_is_due || self.marks.1 || moves || heartbeat)
     }
 }
 
@@ -256,6 +395,9 @@ impl Lanes {
         };
         for &index in to {
             let Some(lane) = lanes.get_mut(index) else { continue };
+            if ledger.is_given_up(index) {
+                continue;
+            }
             put(&mut lane.gathering);
             ledger.gathered(index);
             if lane.oldest_commit.is_none() {
@@ -268,6 +410,12 @@ impl Lanes {
     }
 }
 
+/// Whether it holds more keys named by hand than `most`.
+fn is_stuck(lane: &Lane, most: usize) -> bool {
+    let Load { keys, bytes } = lane.gathering.by_hand();
+    keys > most || bytes > BATCH_BYTES_MAX / 2
+}
+
 impl Gather for Lanes {
     fn key(&mut self, rule: RuleId, action: Action, key: &[u8]) {
         self.gather(rule, |batch| batch.push(action, rule, key));
@@ -278,7 +426,13 @@ impl Gather for Lanes {
     }
 
     fn by_hand(&mut self, key: &[u8]) {
+        let most = self.pending_keys_max / 2;
         for (index, lane) in self.lanes.iter_mut().enumerate() {
+            // No scope stands in for it, and reading cannot wait for a target that the slot does not wait for.
+            if self.ledger.is_given_up(index) && is_stuck(lane, most) {
+                self.lost_by_hand += 1;
+                continue;
+            }
             lane.gathering.push_by_hand(Action::Delete, key);
             self.ledger.gathered(index);
         }

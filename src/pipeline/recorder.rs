@@ -8,6 +8,7 @@ use tracing::{debug, error, info, warn};
 
 use super::lanes::Lanes;
 use crate::by_hand::UnreadableOrder;
+use crate::continuity::Anew;
 use crate::invalidation::{Action, Batch, RuleId};
 use crate::ledger::Watermarks;
 use crate::lsn::Lsn;
@@ -30,6 +31,7 @@ pub struct Recorder {
     metrics: Metrics,
     targets: Vec<(Arc<str>, TargetMetrics)>,
     tables: Vec<TableCounters>,
+    subjects: Vec<String>,
     commit_to_applied: Histogram,
     told: Watermarks,
     told_at: Instant,
@@ -42,6 +44,7 @@ impl Recorder {
         Recorder {
             targets: targets.iter().map(|name| (Arc::clone(name), metrics.target(name))).collect(),
             tables: tables.iter().map(|table| metrics.table(table)).collect(),
+            subjects: rules.iter().map(Rule::subject).collect(),
             commit_to_applied: metrics.commit_to_applied(),
             board,
             metrics,
@@ -209,41 +212,62 @@ impl Recorder {
     }
 
     /// The server was watched.
-    #[expect(dead_code, reason = "the next commits call it")]
     pub(super) fn observed(&mut self, observation: &Observation) {
         self.board.turned();
         debug!(held = ?observation.wal, "watched");
     }
 
     /// Changes that concern the rule may not be in the stream; `text` says why and what mends it.
-    #[expect(dead_code, reason = "the next commits call it")]
     pub(super) fn uncovered(&mut self, rule: RuleId, text: &str) {
         self.board.turned();
         error!(rule = rule.0, "{text}");
     }
 
     /// Every change that concerns the rule is in the stream again.
-    #[expect(dead_code, reason = "the next commits call it")]
     pub(super) fn covered(&mut self, rule: RuleId) {
         self.board.turned();
         info!(rule = rule.0, "covered again");
     }
 
     /// The slot goes on without the target, to keep the server's disk from filling up.
-    #[expect(dead_code, reason = "the next commits call it")]
     pub(super) fn given_up(&mut self, lane: usize, text: &str) {
         self.gap(lane, "wal_budget", text);
     }
 
     /// A target that was given up is brought along again.
-    #[expect(dead_code, reason = "the next commits call it")]
     pub(super) fn taken_back(&mut self, lane: usize) {
         info!(to = self.name(lane), "taken back");
     }
 
     /// A target that went back in time is sent again, from memory, what it has lost.
-    #[expect(dead_code, reason = "the next commits call it")]
-    pub(super) fn resent(&mut self, lane: usize, reason: &'static str, text: &str, keys: usize) {
-        warn!(to = self.name(lane), reason, keys, "{text}; sent again from memory");
+    pub(super) fn resent(&mut self, lane: usize, reason: &'static str, text: &str) {
+        warn!(to = self.name(lane), reason, "{text}; sent again from memory");
+    }
+
+    /// The server could not be watched.
+    pub(super) fn unwatched(&mut self, error: &SourceError) {
+        self.board.turned();
+        warn!("the server's catalogue and slot cannot be watched: {error}");
+    }
+
+    /// Nothing that this process knows counts any more.
+    pub(super) fn anew(&mut self, why: Anew) {
+        self.board.turned();
+        warn!("{why}; every target is compared with the server anew");
+    }
+
+    /// Keys named by hand went with a target that is given up.
+    pub(super) fn lost_by_hand(&mut self, keys: u64) {
+        self.board.turned();
+        error!(
+            keys,
+            "more keys were named by hand than fit in memory for a target that is given up (source.wal_budget): those \
+             outside of the rules' scopes have to be named again when it is back"
+        );
+    }
+
+    /// How findings and logs call a rule.
+    pub(super) fn subject(&self, rule: RuleId) -> String {
+        self.subjects.get(usize::from(rule.0)).cloned().unwrap_or_default()
     }
 }

@@ -5,11 +5,15 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+mod judging;
+mod overload;
+
 use super::*;
 use crate::invalidation::Action;
 use crate::ledger::AckLsn;
 use crate::metrics::Metrics;
-use crate::record::Record;
+use crate::observation::{Horizon, Observation, TableSeen};
+use crate::record::{Recollection, Record};
 use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
 use crate::source::SlotSeen;
 use crate::status::Board;
@@ -36,6 +40,9 @@ struct Shared {
     finished: bool,
     /// Streams dropped without being finished.
     let_go: usize,
+    watching: Option<mpsc::Sender<Watched>>,
+    /// What a look at the source shows in place of the usual.
+    shows: Option<Seen>,
 }
 
 #[derive(Clone, Default)]
@@ -67,6 +74,9 @@ impl Source for Script {
     async fn look(&mut self) -> Result<Seen, SourceError> {
         let takes = self.shared.lock().unwrap().look_takes;
         tokio::time::sleep(takes).await;
+        if let Some(seen) = self.shared.lock().unwrap().shows.clone() {
+            return Ok(seen);
+        }
         let confirmed = Lsn::new(self.acknowledged().unwrap_or(100));
         Ok(Seen {
             system_id: 7,
@@ -155,6 +165,8 @@ struct Cache {
     closed: Mutex<bool>,
     /// Does not answer any more.
     stalled: Mutex<bool>,
+    /// Loses the connection at the next delivery.
+    lost: Mutex<bool>,
     /// Panics at the next delivery.
     broken: Mutex<bool>,
     not_empty: bool,
@@ -165,6 +177,9 @@ impl Target for Cache {
         Box::pin(async move {
             if *self.closed.lock().unwrap() {
                 return Err(Fault { kind: FaultKind::OutOfMemory, message: "full".into() });
+            }
+            if std::mem::take(&mut *self.lost.lock().unwrap()) {
+                return Err(Fault { kind: FaultKind::Connection, message: "gone".into() });
             }
             if *self.stalled.lock().unwrap() {
                 std::future::pending::<()>().await;
@@ -199,6 +214,7 @@ const SETTINGS: Settings = Settings {
     on_first_start: OnFirstStart::Keep,
     pending_keys_max: 1000,
     transaction_keys_max: 1000,
+    wal_budget: None,
 };
 
 fn start(cache: Cache, settings: Settings) -> Bench {
@@ -233,9 +249,19 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
     let metrics = Metrics::new(&board);
     let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
     let recorder = Recorder::new(board.clone(), metrics, &names, &rules);
-    let pipeline = Pipeline::new(script.clone(), rules, workers, reports, settings, recorder);
+    let (watching, watched) = mpsc::channel(64);
+    watching.try_send(Watched::Seen(look(&rules, "as it was"))).unwrap();
+    script.shared.lock().unwrap().watching = Some(watching);
+    let pipeline = Pipeline::new(script.clone(), rules, (workers, reports), watched, settings, recorder);
     let local = async move { pipeline.run(async { drop(stopped.await) }).await };
     (board, stop, tokio::task::spawn_local(local))
+}
+
+/// What watching the server shows while the rules' tables have this stamp.
+fn look(rules: &[Rule], stamp: &str) -> Observation {
+    let table = |rule: &Rule| TableSeen { name: rule.table.clone(), stamp: Some(stamp.to_owned()), leaves: Vec::new() };
+    let snapshot = Horizon { xmin: 9, xmax: 9 };
+    Observation { wal: None, snapshot, tables: rules.iter().map(table).collect(), database: None }
 }
 
 /// A transaction that inserts users with these ids, committed at `end`.
@@ -342,7 +368,7 @@ fn no_record_is_written_before_the_source_was_seen_and_none_moves_back() {
     on_paused_time(async {
         let script = Script::default();
         script.shared.lock().unwrap().look_takes = Duration::from_secs(5);
-        let record = Record { applied: Lsn::new(400), settled: Lsn::new(400), system_id: 7, timeline: 1 };
+        let record = Record { applied: Lsn::new(400), settled: Lsn::new(400), system_id: 7, timeline: 1, marks: None };
         let cache = Cache { record: Mutex::new(Some(record)), ..Cache::default() };
         let Bench { script, cache, stop: _stop, .. } = start_following(script, cache, SETTINGS);
         script.say(transaction(b"1", 200));
@@ -373,123 +399,5 @@ fn with_on_gap_halt_nothing_is_flushed_nor_acknowledged() {
         tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(script.acknowledged(), Some(100));
         assert!(cache.keys.lock().unwrap().is_empty());
-    });
-}
-
-#[test]
-fn a_stream_that_cannot_be_read_is_let_go_and_taken_up_again() {
-    on_paused_time(async {
-        let settings = Settings { pending_keys_max: 1_000_000, transaction_keys_max: 1_000_000, ..SETTINGS };
-        let Bench { script, cache, stop: _stop, .. } = start(Cache::default(), settings);
-        *cache.closed.lock().unwrap() = true;
-        let ids: Vec<Vec<u8>> = (0..300_000).map(|id| format!("{id:06}").into_bytes()).collect();
-        script.say(transaction_of(ids.iter().map(Vec::as_slice), 200));
-        tokio::time::sleep(Duration::from_secs(15)).await;
-        assert!(!script.shared.lock().unwrap().said.is_empty(), "it was read although nothing has room");
-        assert_eq!(script.shared.lock().unwrap().let_go, 0);
-        eventually("the stream is let go", || script.shared.lock().unwrap().let_go == 1).await;
-        *cache.closed.lock().unwrap() = false;
-        eventually("it is opened again", || script.shared.lock().unwrap().opened == 2).await;
-        eventually("everything is acknowledged", || script.acknowledged() == Some(200)).await;
-        let keys: std::collections::HashSet<String> = cache.keys.lock().unwrap().iter().cloned().collect();
-        assert_eq!(keys.len(), 300_000);
-    });
-}
-
-#[test]
-fn a_shutdown_delivers_what_was_read_and_acknowledges_it() {
-    on_paused_time(async {
-        let Bench { script, cache, stop, running } = start(Cache::default(), SETTINGS);
-        script.say(transaction(b"123", 200));
-        eventually("it was read", || script.shared.lock().unwrap().said.is_empty()).await;
-        stop.send(()).unwrap();
-        running.await.unwrap().unwrap();
-        assert_eq!(cache.keys.lock().unwrap().len(), 3);
-        assert_eq!(script.acknowledged(), Some(200));
-        assert!(script.shared.lock().unwrap().finished);
-    });
-}
-
-#[test]
-fn a_standby_that_takes_over_asks_its_targets_anew() {
-    on_paused_time(async {
-        let script = Script::default();
-        script.shared.lock().unwrap().busy = true;
-        let at = |applied| Record { applied, settled: applied, system_id: 7, timeline: 1 };
-        let record = Mutex::new(Some(at(Lsn::new(100))));
-        let cache = Cache { record, not_empty: true, ..Cache::default() };
-        let Bench { script, cache, stop: _stop, .. } = start_following(script, cache, SETTINGS);
-        tokio::time::sleep(Duration::from_mins(1)).await;
-        // Meanwhile the other instance does its work, and then goes.
-        *cache.record.lock().unwrap() = Some(at(Lsn::new(5000)));
-        script.shared.lock().unwrap().acknowledged.push(5000);
-        script.shared.lock().unwrap().busy = false;
-        script.say(transaction(b"1", 6000));
-        eventually("the commit is acknowledged", || script.acknowledged() == Some(6000)).await;
-        assert_eq!(*cache.keys.lock().unwrap(), ["user:1"], "nothing was missed, so nothing is flushed");
-    });
-}
-
-#[test]
-fn a_drain_without_a_source_and_with_a_target_that_stalls_ends_in_time() {
-    on_paused_time(async {
-        let Bench { script, cache, stop, running } = start(Cache::default(), SETTINGS);
-        script.say(transaction(b"1", 200));
-        eventually("the target is up", || script.acknowledged() == Some(200)).await;
-        *cache.stalled.lock().unwrap() = true;
-        script.shared.lock().unwrap().busy = true;
-        script.say(transaction(b"2", 300));
-        script.say([Say::Break]);
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        stop.send(()).unwrap();
-        let ended = tokio::time::timeout(DRAIN_TIME * 2, running).await;
-        ended.expect("it ends").unwrap().unwrap();
-    });
-}
-
-/// `coherd.invalidate()` of a hundred keys.
-fn by_hand(begin: usize) -> Say {
-    let keys: Vec<String> = (begin..begin + 100).map(|n| format!("\"by-hand:{n}\"")).collect();
-    let content = format!(r#"{{"v":1,"do":"invalidate","keys":[{}]}}"#, keys.join(","));
-    let length = u32::try_from(content.len()).unwrap().to_be_bytes();
-    Say::Data([b"M\x01\0\0\0\0\0\0\0\xC8coherd\0".as_slice(), &length, content.as_bytes()].concat())
-}
-
-#[test]
-fn keys_named_by_hand_wait_in_the_log_for_a_target_that_is_away() {
-    on_paused_time(async {
-        let script = Script::default();
-        let caches = [Arc::new(Cache::default()), Arc::new(Cache::default())];
-        let (board, _stop, _running) = launch(&script, &caches, SETTINGS);
-        *caches[1].closed.lock().unwrap() = true;
-        let mut said = transaction(b"1", 200);
-        let commit = said.pop().unwrap();
-        said.extend((0..10_000).step_by(100).map(by_hand));
-        said.push(commit);
-        script.say(said);
-        tokio::time::sleep(Duration::from_mins(1)).await;
-        let pending = board.status().targets[1].pending_keys;
-        assert!(pending <= SETTINGS.pending_keys_max as u64, "{pending} keys wait in memory");
-        *caches[1].closed.lock().unwrap() = false;
-        eventually("the commit is acknowledged", || script.acknowledged() == Some(200)).await;
-        for cache in caches {
-            // A stream that was let go meanwhile sends some of them twice.
-            let keys: std::collections::HashSet<String> = cache.keys.lock().unwrap().iter().cloned().collect();
-            assert_eq!(keys.len(), 10_001, "every key is struck, and no scope");
-        }
-    });
-}
-
-#[test]
-fn a_worker_that_ends_ends_the_daemon_rather_than_leave_it_standing_still() {
-    on_paused_time(async {
-        let Bench { script, cache, stop: _stop, running } = start(Cache::default(), SETTINGS);
-        script.say(transaction(b"1", 200));
-        eventually("the target is up", || script.acknowledged() == Some(200)).await;
-        *cache.broken.lock().unwrap() = true;
-        script.say(transaction(b"2", 300));
-        let ended = tokio::time::timeout(Duration::from_mins(1), running).await;
-        assert!(matches!(ended.expect("it ends").unwrap(), Err(Stopped::Broken(text)) if text.contains("cache-0")));
-        assert_eq!(script.acknowledged(), Some(200));
     });
 }

@@ -22,6 +22,7 @@ use std::future::Future;
 use crate::continuity::Fork;
 use crate::ledger::AckLsn;
 use crate::lsn::Lsn;
+use crate::observation::Observation;
 
 /// A database whose log can be followed.
 pub trait Source {
@@ -103,6 +104,15 @@ pub enum SlotSeen {
         /// `invalidation_reason` or the nearest thing the version has.
         reason: String,
     },
+}
+
+/// What came of watching the server.
+#[derive(Debug)]
+pub enum Watched {
+    /// It was looked at.
+    Seen(Observation),
+    /// It could not be; the next attempt follows by itself.
+    Away(SourceError),
 }
 
 /// What went wrong with the source.

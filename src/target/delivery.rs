@@ -3,7 +3,7 @@
 //! Deliveries are begun in order and may be in flight together, so a target must carry them out in the order in which
 //! their futures are first polled. One that holds scopes is alone in flight. After a failure everything that is not
 //! confirmed is sent again, in order and one by one until something is confirmed. A target that may have changed
-//! meanwhile is asked first what it remembers.
+//! meanwhile, or that is to be judged anew, is asked first what it remembers.
 //!
 //! Invariant: a delivery is confirmed by the target, or it is still in `unconfirmed`, or the worker has ended and
 //! nothing after it is confirmed either.
@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Delivered, Delivery, Fault, FaultKind, Pending, Recollection, Target};
 use crate::backoff::Backoff;
-use crate::invalidation::{Batch, Scope};
+use crate::invalidation::Batch;
 use crate::ledger::Ticket;
 
 /// The most deliveries of one lane that are sent and not confirmed. Enough to keep the wire busy; more would only make
@@ -47,16 +47,16 @@ pub struct Shipment {
 #[derive(Debug)]
 pub enum Report {
     /// The target is reached, for the first time or again, and says this of itself. Nothing is sent before the answer:
-    /// the scopes that this target has to be flushed of, which join the oldest delivery that is not confirmed, so that
-    /// no record outruns them. Where there is none they join the next one, so who answers with scopes sends one soon.
-    /// An answer that is dropped is asked for again.
+    /// what this target has to be sent beside what it was sent already, which joins the oldest delivery that is not
+    /// confirmed, so that no record outruns it. Where there is none it joins the next one, so who answers with
+    /// something sends one soon. An answer that is dropped is asked for again.
     Recalled {
         /// Which lane.
         lane: usize,
         /// What the target remembers.
         recollection: Recollection,
-        /// Where the scopes go.
-        answer: oneshot::Sender<Vec<Scope>>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Batch>,
     },
     /// The target confirmed all of the delivery, its record included.
     Confirmed {
@@ -89,6 +89,7 @@ pub enum Report {
 #[derive(Debug)]
 pub struct Lane {
     inbox: mpsc::Sender<Shipment>,
+    recall: Arc<Notify>,
     unconfirmed: Arc<AtomicUsize>,
 }
 
@@ -101,6 +102,11 @@ impl Lane {
     /// Deliveries sent and not confirmed.
     pub fn unconfirmed(&self) -> usize {
         self.unconfirmed.load(Ordering::Relaxed)
+    }
+
+    /// Asks the target again what it remembers, before anything more is sent to it.
+    pub fn recall(&self) {
+        self.recall.notify_one();
     }
 
     /// Whether the worker has ended although the lane is here: a bug, after which nothing more is confirmed.
@@ -126,15 +132,16 @@ impl Lane {
 /// Needs a tokio runtime.
 pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report>) -> Lane {
     let (sender, inbox) = mpsc::channel(WINDOW_DELIVERIES);
-    let unconfirmed = Arc::<AtomicUsize>::default();
+    let (unconfirmed, recall) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
     let worker = Worker {
         lane: index,
         target,
         reports,
         inbox,
+        recall: Arc::clone(&recall),
         count: Arc::clone(&unconfirmed),
         unconfirmed: VecDeque::with_capacity(WINDOW_DELIVERIES),
-        healing: Vec::new(),
+        healing: Batch::default(),
         standing: Standing::Down,
         recall_due: true,
         attempts: 0,
@@ -144,7 +151,7 @@ pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report
     tokio::spawn(async move {
         let ControlFlow::Break(Ended) = worker.run().await;
     });
-    Lane { inbox: sender, unconfirmed }
+    Lane { inbox: sender, recall, unconfirmed }
 }
 
 /// The lane or the reports' receiver is gone.
@@ -172,11 +179,12 @@ struct Worker {
     target: Arc<dyn Target>,
     reports: mpsc::Sender<Report>,
     inbox: mpsc::Receiver<Shipment>,
+    recall: Arc<Notify>,
     count: Arc<AtomicUsize>,
     /// Oldest first; at most [`WINDOW_DELIVERIES`], which the lane sees to.
     unconfirmed: VecDeque<Unconfirmed>,
-    /// Scopes to flush that are in no delivery yet.
-    healing: Vec<Scope>,
+    /// What has to be sent beside the deliveries, and is in none of them yet.
+    healing: Batch,
     standing: Standing,
     recall_due: bool,
     attempts: u32,
@@ -192,9 +200,10 @@ impl Worker {
                 continue;
             }
             self.launch();
-            let Worker { unconfirmed, inbox, reports, .. } = &mut self;
+            let Worker { unconfirmed, inbox, reports, recall, .. } = &mut self;
             tokio::select! {
                 biased;
+                () = recall.notified() => self.ground(),
                 (index, outcome) = poll_fn(|context| landing(unconfirmed, context)) => match outcome {
                     Ok(delivered) => self.confirm(index, delivered).await?,
                     Err(fault) => self.fail(fault).await?,
@@ -234,17 +243,24 @@ impl Worker {
         }
     }
 
-    /// Puts the scopes to flush into the oldest delivery. It is in no flight: scopes come only from a recollection, and
-    /// a recollection only after every flight has been dropped.
+    /// Puts what has to be sent beside the deliveries into the oldest one. It is in no flight: such things come only
+    /// from a recollection, and a recollection only after every flight has been dropped.
     fn heal(&mut self) {
         if self.healing.is_empty() {
             return;
         }
         if let Some(delivery) = self.unconfirmed.front_mut().and_then(|oldest| Arc::get_mut(&mut oldest.delivery)) {
-            for scope in self.healing.drain(..) {
-                delivery.batch.push_scope(&scope);
-            }
+            delivery.batch.append(&std::mem::take(&mut self.healing));
         }
+    }
+
+    /// Drops every flight, so that the target can be asked what it remembers.
+    fn ground(&mut self) {
+        for unconfirmed in &mut self.unconfirmed {
+            unconfirmed.flight = None;
+        }
+        self.standing = Standing::Down;
+        self.recall_due = true;
     }
 
     async fn confirm(&mut self, index: usize, delivered: Delivered) -> Step<()> {
@@ -274,11 +290,9 @@ impl Worker {
 
     /// Drops every flight, tells, and waits.
     async fn fail(&mut self, fault: Fault) -> Step<()> {
-        for unconfirmed in &mut self.unconfirmed {
-            unconfirmed.flight = None;
-        }
-        self.standing = Standing::Down;
-        self.recall_due |= may_have_changed(fault.kind);
+        let recall_due = self.recall_due || may_have_changed(fault.kind);
+        self.ground();
+        self.recall_due = recall_due;
         self.attempts = self.attempts.saturating_add(1);
         let backoff = if fault.kind.passes_by_itself() { &mut self.brief } else { &mut self.slow };
         let wait = backoff.next(fastrand::u32(..));
@@ -295,11 +309,11 @@ impl Worker {
         };
         let (answer, verdict) = oneshot::channel();
         self.report(Report::Recalled { lane: self.lane, recollection, answer }).await?;
-        let Ok(scopes) = self.meanwhile(verdict).await? else {
+        let Ok(healing) = self.meanwhile(verdict).await? else {
             let wait = self.brief.next(fastrand::u32(..));
             return self.meanwhile(tokio::time::sleep(wait)).await;
         };
-        self.healing.extend(scopes);
+        self.healing.append(&healing);
         self.recall_due = false;
         // Where something waits to be confirmed, its confirmation is the better sign.
         if self.unconfirmed.is_empty() { self.up().await } else { ControlFlow::Continue(()) }

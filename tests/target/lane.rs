@@ -57,7 +57,7 @@ impl Driver {
             match report.expect("the worker lives") {
                 Report::Recalled { recollection, answer, .. } => {
                     self.recollections.push(recollection);
-                    answer.send(Vec::new()).expect("the worker waits");
+                    answer.send(coherd::invalidation::Batch::default()).expect("the worker waits");
                 }
                 Report::Confirmed { delivery, .. } => self.confirmed.push(delivery.record.applied.as_u64()),
                 Report::Trouble { fault, .. } => self.troubles.push(fault),

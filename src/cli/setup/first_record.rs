@@ -14,7 +14,7 @@ use crate::target::{Delivery, Fault, Target};
 /// Writes the first record to every target that has none, and flushes its scopes where configuration says so. Gives a
 /// warning for each target where that cannot be done.
 pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn, seen: &Seen) -> Vec<Finding> {
-    let record = Record { applied: at, settled: at, system_id: seen.system_id, timeline: seen.timeline };
+    let record = Record { applied: at, settled: at, system_id: seen.system_id, timeline: seen.timeline, marks: None };
     let mut findings = Vec::new();
     for (lane, (settings, target)) in config.targets.iter().zip(targets).enumerate() {
         let mut batch = Batch::default();

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::*;
-use crate::invalidation::{Action, RuleId};
+use crate::invalidation::{Action, Batch, RuleId, Scope};
 use crate::ledger::Ledger;
 use crate::lsn::Lsn;
 use crate::target::Record;
@@ -120,8 +120,8 @@ impl Bench {
         for pattern in scopes {
             batch.push_scope(&scope(pattern));
         }
-        let record = Record { applied: Lsn::new(applied), settled: Lsn::ZERO, system_id: 1, timeline: 1 };
-        let ticket = self.ledger.sent(0);
+        let record = Record { applied: Lsn::new(applied), settled: Lsn::ZERO, system_id: 1, timeline: 1, marks: None };
+        let ticket = self.ledger.sent(0, Lsn::ZERO);
         self.lane.send(Shipment { ticket, delivery: Delivery { batch, record } }).expect("room");
         ticket
     }
@@ -144,7 +144,11 @@ impl Bench {
 
     async fn answer(&mut self, scopes: &[&str]) {
         let (Report::Recalled { answer, .. }, _) = self.past_troubles().await else { panic!("not a recollection") };
-        answer.send(scopes.iter().map(|pattern| scope(pattern)).collect()).expect("the worker waits");
+        let mut healing = Batch::default();
+        for pattern in scopes {
+            healing.push_scope(&scope(pattern));
+        }
+        answer.send(healing).expect("the worker waits");
     }
 
     async fn confirmed(&mut self) -> u64 {
@@ -174,7 +178,7 @@ async fn nothing_is_sent_before_the_recollection_is_answered() {
     let Report::Recalled { answer, .. } = bench.next().await else { panic!() };
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(target.events(), [Event::Recalled]);
-    answer.send(Vec::new()).unwrap();
+    answer.send(Batch::default()).unwrap();
     assert_eq!(bench.confirmed().await, 1);
 }
 
@@ -214,8 +218,8 @@ async fn a_full_lane_and_a_dead_worker_give_the_shipment_back() {
     for applied in 1..=4 {
         bench.send(applied, &[]);
     }
-    let ticket = bench.ledger.sent(0);
-    let record = Record { applied: Lsn::new(5), settled: Lsn::ZERO, system_id: 1, timeline: 1 };
+    let ticket = bench.ledger.sent(0, Lsn::ZERO);
+    let record = Record { applied: Lsn::new(5), settled: Lsn::ZERO, system_id: 1, timeline: 1, marks: None };
     let shipment = Shipment { ticket, delivery: Delivery { batch: Batch::default(), record } };
     let back = bench.lane.send(shipment).unwrap_err();
     assert_eq!(back.ticket, ticket);
@@ -362,7 +366,7 @@ async fn a_failing_recollection_is_retried_too() {
     let (report, troubles) = bench.past_troubles().await;
     assert_eq!(troubles, 3);
     let Report::Recalled { answer, .. } = report else { panic!() };
-    answer.send(Vec::new()).unwrap();
+    answer.send(Batch::default()).unwrap();
     assert_eq!(bench.confirmed().await, 1);
 }
 

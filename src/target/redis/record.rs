@@ -1,4 +1,4 @@
-//! The record: a hash of decimal numbers, readable by any client (`HGET coherd:<slot> settled`).
+//! The record: a hash of decimal numbers, readable by any client (`HGET coherd:<slot> settled`), and the marks.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -12,13 +12,16 @@ use crate::target::Record;
 /// `HSET` of the whole record.
 pub(super) fn write(key: &str, record: &Record) -> Cmd {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut command = Cmd::with_capacity(12, key.len() + 160);
+    let mut command = Cmd::with_capacity(14, key.len() + 160);
     command.arg("HSET").arg(key);
     command.arg("applied").arg(record.applied.as_u64());
     command.arg("settled").arg(record.settled.as_u64());
     command.arg("system_id").arg(record.system_id);
     command.arg("timeline").arg(record.timeline);
     command.arg("updated_ms").arg(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    if let Some(marks) = &record.marks {
+        command.arg("marks").arg(&**marks);
+    }
     command
 }
 
@@ -43,6 +46,7 @@ pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
         settled: Lsn::new(number(&fields, "settled")?),
         system_id: number(&fields, "system_id")?,
         timeline: number(&fields, "timeline")?,
+        marks: fields.get(b"marks".as_slice()).map(|marks| String::from_utf8_lossy(marks).into()),
     }))
 }
 
@@ -82,7 +86,10 @@ mod tests {
         let record = read(&hash(&WHOLE)).unwrap().unwrap();
         assert_eq!(record.applied, "16/B374D848".parse().unwrap());
         assert_eq!((record.settled.as_u64(), record.system_id, record.timeline), (97_500_059_000, u64::MAX, 3));
+        assert_eq!(record.marks, None);
         assert_eq!(read(&hash(&[])), Ok(None));
+        let marked: Vec<_> = WHOLE.into_iter().chain([("marks", "1f 2e")]).collect();
+        assert_eq!(read(&hash(&marked)).unwrap().unwrap().marks.as_deref(), Some("1f 2e"));
     }
 
     #[test]

@@ -1,0 +1,299 @@
+//! Whether every change that concerns a rule is in the stream, and was all the time since a target was last brought on.
+//!
+//! A table that is taken out of the publication and put back leaves no trace in the stream. What the catalogue says of
+//! it does change, row versions included, so each look is compared with the one before, and the first one of a process
+//! with the *marks* that the targets' records hold.
+//!
+//! What is published is decided when a change is written, and it is seen when its transaction commits. So the flush
+//! that mends a break is done once more when every transaction has ended that was running when the break was found.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
+
+use crate::database::Database;
+use crate::finding::Severity;
+use crate::invalidation::RuleId;
+use crate::observation::{Horizon, LeafSeen, Observation};
+use crate::rules::audit::audit;
+use crate::rules::config::Rule;
+
+/// What a look shows to be different with one rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Drift {
+    /// Changes are not, or not all, in the stream. The text says why, and which SQL mends it.
+    Uncovered(RuleId, String),
+    /// What was uncovered is covered again; [`Drift::Broken`] follows.
+    Covered(RuleId),
+    /// Changes may have been missed; they are all in the stream again, except those of transactions that still run.
+    Broken(RuleId),
+    /// None of those transactions runs any more.
+    Mended(RuleId),
+}
+
+/// All rules, and how the catalogue held them at the last look.
+#[derive(Debug)]
+pub struct Coverage {
+    rules: Vec<Rule>,
+    kept: Vec<Kept>,
+    horizon: Option<Horizon>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    stamp: Option<String>,
+    leaves: Vec<LeafSeen>,
+    /// Stands for the rule and all of the above.
+    mark: u64,
+    standing: Standing,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Standing {
+    #[default]
+    Whole,
+    /// Until every transaction below has ended.
+    Mending {
+        below: u64,
+    },
+    Uncovered,
+}
+
+impl Coverage {
+    /// Nothing has been looked at yet.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        let kept = rules.iter().map(|_| Kept::default()).collect();
+        Coverage { rules, kept, horizon: None }
+    }
+
+    /// Whether there has been a look.
+    pub fn is_known(&self) -> bool {
+        self.horizon.is_some()
+    }
+
+    /// Another look. Gives what is different, in the order in which it is to be acted upon.
+    pub fn looked(&mut self, look: &Observation) -> Vec<Drift> {
+        let Coverage { rules, kept, horizon } = self;
+        let first = horizon.replace(look.snapshot).is_none();
+        let mut drifts = Vec::new();
+        for (rule, kept) in rules.iter().zip(kept) {
+            let seen = look.tables.iter().find(|table| table.name == rule.table);
+            let (stamp, leaves) = seen.map_or((&None, &[][..]), |seen| (&seen.stamp, &seen.leaves));
+            let differs = !first && (kept.stamp != *stamp || lost_rows(&kept.leaves, leaves));
+            if first || kept.stamp != *stamp || kept.leaves != leaves {
+                kept.stamp.clone_from(stamp);
+                kept.leaves = leaves.to_vec();
+                kept.mark = mark(rule, kept);
+            }
+            let catalogue =
+                look.database.as_deref().map_or(Catalogue::AsBefore, |database| held_against(rule, database));
+            kept.move_on(rule.id, differs, catalogue, look.snapshot, &mut drifts);
+        }
+        drifts
+    }
+
+    /// Whether all of `rules` are covered and mended.
+    pub fn is_whole(&self, rules: impl Fn(&Rule) -> bool) -> bool {
+        self.rules.iter().zip(&self.kept).all(|(rule, kept)| !rules(rule) || kept.standing == Standing::Whole)
+    }
+
+    /// The marks of those of `rules` that are whole, as a record holds them.
+    pub fn marks(&self, rules: impl Fn(&Rule) -> bool) -> String {
+        let mut marks = String::new();
+        for (rule, kept) in self.rules.iter().zip(&self.kept) {
+            if rules(rule) && kept.standing == Standing::Whole {
+                let space = if marks.is_empty() { "" } else { " " };
+                // Writing to a string does not fail.
+                let _ = write!(marks, "{space}{:x}", kept.mark);
+            }
+        }
+        marks
+    }
+
+    /// Those of `rules` that `marks` does not vouch for.
+    pub fn missing(&self, marks: &str, rules: impl Fn(&Rule) -> bool) -> Vec<RuleId> {
+        let held: Vec<u64> = marks.split(' ').filter_map(|mark| u64::from_str_radix(mark, 16).ok()).collect();
+        let unknown = |(rule, kept): &(&Rule, &Kept)| rules(rule) && !held.contains(&kept.mark);
+        self.rules.iter().zip(&self.kept).filter(unknown).map(|(rule, _)| rule.id).collect()
+    }
+
+    /// A target's record does not vouch for the rule. Gives whether it is mended with one flush.
+    pub fn doubt(&mut self, rule: RuleId) -> bool {
+        let Some((kept, horizon)) = self.kept.get_mut(usize::from(rule.0)).zip(self.horizon) else { return true };
+        if kept.standing == Standing::Whole && horizon.xmin < horizon.xmax {
+            kept.standing = Standing::Mending { below: horizon.xmax };
+        }
+        kept.standing == Standing::Whole
+    }
+}
+
+impl Kept {
+    fn move_on(&mut self, rule: RuleId, differs: bool, catalogue: Catalogue, now: Horizon, drifts: &mut Vec<Drift>) {
+        match catalogue {
+            Catalogue::LacksIt(text) => {
+                if self.standing != Standing::Uncovered {
+                    self.standing = Standing::Uncovered;
+                    drifts.push(Drift::Uncovered(rule, text));
+                }
+                return;
+            }
+            Catalogue::AsBefore if self.standing == Standing::Uncovered => return,
+            Catalogue::AsBefore | Catalogue::HasItAll => {}
+        }
+        let was_uncovered = self.standing == Standing::Uncovered;
+        if was_uncovered {
+            drifts.push(Drift::Covered(rule));
+        }
+        if was_uncovered || differs {
+            drifts.push(Drift::Broken(rule));
+            self.standing = Standing::Mending { below: now.xmax };
+        }
+        if let Standing::Mending { below } = self.standing
+            && now.xmin >= below
+        {
+            self.standing = Standing::Whole;
+            drifts.push(Drift::Mended(rule));
+        }
+    }
+}
+
+/// Whether rows may have gone or come that were never in the stream.
+fn lost_rows(before: &[LeafSeen], now: &[LeafSeen]) -> bool {
+    let gone = |old: &LeafSeen| !now.iter().any(|new| (new.oid, new.file) == (old.oid, old.file));
+    // A table's first file is called like the table.
+    let brought =
+        |new: &LeafSeen| !(before.iter().any(|old| old.oid == new.oid) || new.born_here && new.file == new.oid);
+    before.iter().any(gone) || now.iter().any(brought)
+}
+
+/// The rule, held against the catalogue.
+enum Catalogue {
+    AsBefore,
+    HasItAll,
+    /// Why not every change that concerns the rule is in the stream.
+    LacksIt(String),
+}
+
+fn held_against(rule: &Rule, database: &Database) -> Catalogue {
+    let errors = audit(std::slice::from_ref(rule), database).into_iter().filter(|its| its.severity == Severity::Error);
+    let texts: Vec<String> = errors.map(|finding| finding.to_string()).collect();
+    if texts.is_empty() { Catalogue::HasItAll } else { Catalogue::LacksIt(texts.join("\n")) }
+}
+
+/// Stands for the rule as it is configured and its table as it is published. A collision hides a change with a
+/// probability of 2⁻⁶⁴.
+fn mark(rule: &Rule, kept: &Kept) -> u64 {
+    let mut text = format!("{}\n{:?} {:?} {:?}\n", rule.table, rule.action, rule.when_changed, rule.on_missing_old);
+    rule.keys.iter().for_each(|key| text.extend([key.text(), "\n"]));
+    rule.scopes.iter().for_each(|scope| text.extend([&scope.pattern, "\n"]));
+    let leaves: Vec<(u32, u32)> = kept.leaves.iter().map(|leaf| (leaf.oid, leaf.file)).collect();
+    let _ = write!(text, "{:?} {leaves:?}", kept.stamp);
+    let digest = Sha256::digest(text.as_bytes());
+    digest.iter().take(8).fold(0, |mark, byte| mark << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::TableSeen;
+    use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
+
+    fn rules(keys: &[&str]) -> Vec<Rule> {
+        let raw = |key: &&str| RawRule {
+            table: "users".into(),
+            keys: vec![(*key).into()],
+            action: RawAction::Delete,
+            when_changed: vec![],
+            targets: None,
+            on_missing_old: MissingOld::Refuse,
+            scope: None,
+        };
+        resolve(&keys.iter().map(raw).collect::<Vec<_>>(), &["cache".to_owned()]).unwrap()
+    }
+
+    /// The table with this stamp, while transactions from `xmin` on run.
+    fn look(stamp: &str, xmin: u64, xmax: u64) -> Observation {
+        let name = rules(&["user:{id}"])[0].table.clone();
+        let table = TableSeen { name, stamp: Some(stamp.to_owned()), leaves: Vec::new() };
+        Observation { wal: None, snapshot: Horizon { xmin, xmax }, tables: vec![table], database: None }
+    }
+
+    fn leaves(leaves: &[(u32, u32, bool)]) -> Observation {
+        let mut look = look("a", 9, 9);
+        look.tables[0].leaves =
+            leaves.iter().map(|&(oid, file, born_here)| LeafSeen { oid, file, born_here }).collect();
+        look
+    }
+
+    const RULE: RuleId = RuleId(0);
+
+    #[test]
+    fn a_changed_stamp_is_mended_when_the_transactions_of_that_moment_have_ended() {
+        let mut coverage = Coverage::new(rules(&["user:{id}"]));
+        assert_eq!(coverage.looked(&look("a", 5, 9)), []);
+        let whole = coverage.marks(|_| true);
+        assert_eq!(coverage.looked(&look("a", 5, 10)), []);
+        assert_eq!(coverage.looked(&look("b", 5, 10)), [Drift::Broken(RULE)]);
+        assert_eq!(coverage.marks(|_| true), "", "nobody vouches for it meanwhile");
+        assert_eq!(coverage.looked(&look("b", 9, 20)), []);
+        assert_eq!(coverage.looked(&look("b", 10, 20)), [Drift::Mended(RULE)]);
+        assert_ne!(coverage.marks(|_| true), whole);
+        assert_eq!(coverage.looked(&look("c", 20, 20)), [Drift::Broken(RULE), Drift::Mended(RULE)], "nothing ran");
+    }
+
+    #[test]
+    fn a_second_change_while_the_first_is_mended_begins_anew() {
+        let mut coverage = Coverage::new(rules(&["user:{id}"]));
+        coverage.looked(&look("a", 5, 9));
+        coverage.looked(&look("b", 5, 10));
+        assert_eq!(coverage.looked(&look("c", 10, 30)), [Drift::Broken(RULE)]);
+        assert_eq!(coverage.looked(&look("c", 29, 30)), []);
+        assert_eq!(coverage.looked(&look("c", 30, 30)), [Drift::Mended(RULE)]);
+    }
+
+    #[test]
+    fn a_record_vouches_for_the_rules_and_tables_that_it_was_written_with() {
+        let mut coverage = Coverage::new(rules(&["user:{id}", "u:{id}"]));
+        coverage.looked(&look("a", 9, 9));
+        let marks = coverage.marks(|_| true);
+        assert_eq!(coverage.missing(&marks, |_| true), []);
+        assert_eq!(coverage.missing("", |_| true), [RuleId(0), RuleId(1)]);
+        assert_eq!(coverage.missing("", |rule| rule.id == RULE), [RULE]);
+        assert_eq!(coverage.missing("what is this", |_| true).len(), 2);
+        coverage.looked(&look("b", 9, 9));
+        assert_eq!(coverage.missing(&marks, |_| true).len(), 2, "the publication has changed");
+        let mut other = Coverage::new(rules(&["user:{id}", "person:{id}"]));
+        other.looked(&look("a", 9, 9));
+        assert_eq!(other.missing(&marks, |_| true), [RuleId(1)], "the rule has changed");
+    }
+
+    #[test]
+    fn a_doubted_rule_waits_for_the_transactions_that_run() {
+        let mut coverage = Coverage::new(rules(&["user:{id}"]));
+        assert!(!coverage.is_known());
+        coverage.looked(&look("a", 9, 9));
+        assert!(coverage.doubt(RULE), "nothing runs, one flush is enough");
+        coverage.looked(&look("a", 9, 12));
+        assert!(!coverage.doubt(RULE));
+        assert_eq!(coverage.looked(&look("a", 12, 12)), [Drift::Mended(RULE)]);
+    }
+
+    #[test]
+    fn a_new_partition_is_no_loss_but_one_that_goes_or_is_emptied_or_is_attached_is() {
+        let drifts = [Drift::Broken(RULE), Drift::Mended(RULE)];
+        for (before, now, is_loss) in [
+            (&[(1, 1, true)][..], &[(1, 1, true), (2, 2, true)][..], false),
+            (&[(1, 1, true), (2, 2, true)], &[(2, 2, true)], true),
+            (&[(1, 1, true)], &[(1, 7, true)], true),
+            (&[(1, 1, true)], &[(1, 1, true), (2, 2, false)], true),
+            (&[(1, 1, true)], &[(1, 1, true), (2, 7, true)], true),
+        ] {
+            let mut coverage = Coverage::new(rules(&["user:{id}"]));
+            coverage.looked(&leaves(before));
+            let marks = coverage.marks(|_| true);
+            let expected = if is_loss { &drifts[..] } else { &[] };
+            assert_eq!(coverage.looked(&leaves(now)), expected, "{before:?} {now:?}");
+            assert_ne!(coverage.marks(|_| true), marks, "the record follows either way");
+        }
+    }
+}

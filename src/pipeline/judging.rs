@@ -1,0 +1,261 @@
+//! What follows from what targets remember and from what watching the server shows: go on, send again, flush, give up.
+
+use tokio::sync::oneshot;
+
+use super::lanes::Lanes;
+use super::{OnFirstStart, OnGap, Pipeline};
+use crate::continuity::{Drift, Gap, Known, Overspent, Recent, Verdict};
+use crate::invalidation::{Batch, RuleId, Scope};
+use crate::lsn::Lsn;
+use crate::observation::{HeldWal, Observation};
+use crate::record::Recollection;
+use crate::rules::config::Rule;
+use crate::source::Source;
+
+/// The `reason` of a gap that the catalogue shows.
+const PUBLICATION_CHANGED: &str = "publication_changed";
+
+/// A target that waits to be told whether it has missed something.
+pub(super) struct Asking {
+    pub(super) lane: usize,
+    pub(super) recollection: Recollection,
+    pub(super) answer: oneshot::Sender<Batch>,
+}
+
+/// What a target has to be sent beside what is gathered for it.
+enum Mending {
+    Nothing,
+    Scopes(Vec<Scope>),
+    SentAfter(Lsn),
+}
+
+impl Mending {
+    fn put(self, recent: &mut Recent, into: &mut Batch) {
+        match self {
+            Mending::Nothing => {}
+            Mending::Scopes(scopes) => scopes.iter().for_each(|scope| into.push_scope(scope)),
+            Mending::SentAfter(after) => recent.since(after, into),
+        }
+    }
+}
+
+impl<S: Source + 'static> Pipeline<S> {
+    /// A target says what it remembers.
+    pub(super) fn recalled(&mut self, asking: Asking) {
+        let lane = asking.lane;
+        let (Some(followed), true) = (&self.known, self.coverage.is_known()) else {
+            return self.early.push(asking);
+        };
+        let known = Known {
+            system_id: followed.seen.system_id,
+            timeline: followed.seen.timeline,
+            forks: &followed.seen.forks,
+            slot: followed.origin,
+            reached: followed.reached.max(self.lanes.ledger.furthest_record(lane)),
+            // The lane knows the rest.
+            written: Lsn::ZERO,
+            acquainted: false,
+            remembered: Lsn::MAX,
+        };
+        let reached_is_sure = followed.reached_is_sure;
+        let verdict = self.lanes.judge(lane, &asking.recollection, known);
+        if let (Verdict::Gap(Gap::DatabaseWentBack { .. }), false) = (&verdict, reached_is_sure) {
+            // Perhaps the instance before this one wrote the record while this one was waiting.
+            self.lanes.judge_later(lane);
+            return self.early.push(asking);
+        }
+        let Some(mending) = self.mending(lane, verdict, &asking.recollection) else {
+            return self.halted.push(asking);
+        };
+        let answer = match mending {
+            Mending::Nothing => Batch::default(),
+            mending => self.lanes.mend(lane, |recent, batch| mending.put(recent, batch)),
+        };
+        self.lanes.ledger.trust(lane);
+        // A worker that is gone has nothing to send either.
+        let _ = asking.answer.send(answer);
+    }
+
+    /// What follows from a verdict; `None` where a person has to decide.
+    fn mending(&mut self, lane: usize, verdict: Verdict, recollection: &Recollection) -> Option<Mending> {
+        let gap = match verdict {
+            Verdict::Continue => return self.mending_of_rules(lane, recollection),
+            Verdict::FirstStart if self.settings.on_first_start == OnFirstStart::Keep => {
+                self.recorder.first_start(lane);
+                return Some(Mending::Nothing);
+            }
+            Verdict::FirstStart => {
+                self.recorder.flushing(lane, "first_start", "first start (on_first_start: flush)");
+                return Some(Mending::Scopes(self.lanes.scopes(lane, |_| true)));
+            }
+            Verdict::Resend { after, because } => {
+                self.recorder.resent(lane, because.reason(), &because.to_string());
+                return Some(Mending::SentAfter(after));
+            }
+            Verdict::Gap(gap) => gap,
+        };
+        let text = gap.to_string();
+        self.recorder.gap(lane, gap.reason(), &text);
+        if self.settings.on_gap == OnGap::Halt {
+            self.recorder.halted_target(lane, &text);
+            return None;
+        }
+        self.recorder.flushing(lane, gap.reason(), &text);
+        Some(Mending::Scopes(self.lanes.scopes(lane, |_| true)))
+    }
+
+    /// A target that has missed nothing of the stream may have missed what was not in it: rules for which its record
+    /// does not vouch.
+    fn mending_of_rules(&mut self, lane: usize, recollection: &Recollection) -> Option<Mending> {
+        let marks = recollection.record.as_ref().and_then(|record| record.marks.clone());
+        // A record without marks is the one that setup writes: nothing has been kept yet.
+        let Some(marks) = marks else { return Some(Mending::Nothing) };
+        let broken = self.coverage.missing(&marks, goes_to(lane));
+        if broken.is_empty() {
+            return Some(Mending::Nothing);
+        }
+        let text = format!(
+            "{} of its rules, or the way in which the publication holds their tables, have changed since the target was \
+             last brought on",
+            broken.len()
+        );
+        self.recorder.gap(lane, PUBLICATION_CHANGED, &text);
+        if self.settings.on_gap == OnGap::Halt {
+            self.recorder.halted_target(lane, &text);
+            return None;
+        }
+        self.recorder.flushing(lane, PUBLICATION_CHANGED, &text);
+        for &rule in &broken {
+            if !self.coverage.doubt(rule) {
+                self.lanes.lanes_of(rule).into_iter().for_each(|lane| self.lanes.ledger.withhold(lane));
+            }
+        }
+        self.vouch();
+        Some(Mending::Scopes(self.lanes.scopes(lane, |rule| broken.contains(&rule))))
+    }
+
+    /// The server was looked at.
+    pub(super) fn observed(&mut self, look: &Observation) {
+        self.recorder.observed(look);
+        if let (Some(held), Some(followed)) = (look.wal, &mut self.known)
+            && !std::mem::replace(&mut followed.reached_is_sure, true)
+        {
+            followed.reached = followed.reached.max(held.end);
+        }
+        let drifts = self.coverage.looked(look);
+        for (index, drift) in drifts.iter().enumerate() {
+            self.drifted(drift, drifts.get(index.wrapping_sub(1)));
+        }
+        self.vouch();
+        for asking in std::mem::take(&mut self.early) {
+            self.recalled(asking);
+        }
+        if let (Some(held), Some(_)) = (look.wal, &self.known)
+            && let Some(spent) = self.budget.looked(held)
+        {
+            self.give_up_laggards(held, spent);
+        }
+    }
+
+    fn drifted(&mut self, drift: &Drift, before: Option<&Drift>) {
+        // While nothing is followed nothing can be sent either: records that do not vouch for the rule prove it later.
+        let follows = self.known.is_some();
+        match drift {
+            Drift::Uncovered(rule, text) => {
+                self.recorder.uncovered(*rule, text);
+                if follows {
+                    self.broken(*rule, "changes of its table are not, or not all, in the stream");
+                }
+            }
+            Drift::Covered(rule) => self.recorder.covered(*rule),
+            Drift::Broken(rule) if follows => {
+                self.broken(*rule, "the way in which the publication holds its table has changed");
+            }
+            Drift::Mended(rule) if follows => {
+                for lane in self.lanes.lanes_of(*rule) {
+                    // Where it was broken at the same look, it has just been flushed.
+                    if before != Some(&Drift::Broken(*rule)) {
+                        self.flush(lane, *rule);
+                    }
+                    if self.coverage.is_whole(goes_to(lane)) {
+                        self.lanes.ledger.mending(lane);
+                    }
+                }
+            }
+            Drift::Broken(_) | Drift::Mended(_) => {}
+        }
+    }
+
+    fn broken(&mut self, rule: RuleId, why: &str) {
+        let text = format!("{}: {why}", self.recorder.subject(rule));
+        for lane in self.lanes.lanes_of(rule) {
+            self.lanes.ledger.withhold(lane);
+            self.recorder.gap(lane, PUBLICATION_CHANGED, &text);
+            if self.settings.on_gap == OnGap::Halt {
+                self.lanes.halt(lane);
+                self.recorder.halted_target(lane, &text);
+            } else {
+                self.recorder.flushing(lane, PUBLICATION_CHANGED, &text);
+                self.flush(lane, rule);
+            }
+        }
+    }
+
+    fn flush(&mut self, lane: usize, rule: RuleId) {
+        let mending = Mending::Scopes(self.lanes.scopes(lane, |its| its == rule));
+        self.lanes.mend_later(lane, |recent, batch| mending.put(recent, batch));
+    }
+
+    /// Has the records say which rules are whole.
+    fn vouch(&mut self) {
+        for lane in 0..self.lanes.len() {
+            self.lanes.vouch(lane, &self.coverage.marks(goes_to(lane)));
+        }
+    }
+
+    /// The server is on another timeline, which left the one that was followed at `at`. What was sent of later commits
+    /// is sent again: readers may have filled the cache from a server that knew them.
+    pub(super) fn forked(&mut self, at: Lsn, timeline: u32) {
+        self.lanes.fork(at, timeline);
+        let text = format!("a standby was promoted, and what the old primary wrote after {at} is gone");
+        for lane in 0..self.lanes.len() {
+            let mending = if self.lanes.reaches_back_to(lane) <= at {
+                self.recorder.resent(lane, "new_timeline", &text);
+                Mending::SentAfter(at)
+            } else {
+                self.recorder.gap(lane, "new_timeline", &text);
+                if self.settings.on_gap == OnGap::Halt {
+                    self.lanes.halt(lane);
+                    self.recorder.halted_target(lane, &text);
+                    continue;
+                }
+                self.recorder.flushing(lane, "new_timeline", &text);
+                Mending::Scopes(self.lanes.scopes(lane, |_| true))
+            };
+            self.lanes.mend_later(lane, |recent, batch| mending.put(recent, batch));
+        }
+    }
+
+    fn give_up_laggards(&mut self, held: HeldWal, spent: Overspent) {
+        // Whoever is behind by less is not what the log is held back for.
+        for lane in self.lanes.laggards(held.end, held.retained / 2) {
+            self.lanes.give_up(lane);
+            self.recorder.given_up(lane, &spent.to_string());
+            if self.settings.on_gap == OnGap::Halt {
+                self.lanes.halt(lane);
+                self.recorder.halted_target(lane, &spent.to_string());
+            }
+        }
+    }
+}
+
+fn goes_to(lane: usize) -> impl Fn(&Rule) -> bool {
+    move |rule| rule.lanes.contains(&lane)
+}
+
+impl Lanes {
+    /// What is withheld because of rules that are not whole, after another history has begun.
+    pub(super) fn withhold_again(&mut self, is_whole: impl Fn(usize) -> bool) {
+        (0..self.len()).filter(|lane| !is_whole(*lane)).for_each(|lane| self.ledger.withhold(lane));
+    }
+}

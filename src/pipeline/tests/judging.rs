@@ -1,0 +1,215 @@
+//! What follows from what targets remember and from what watching the server shows.
+
+use super::*;
+use crate::continuity::Fork;
+use crate::observation::HeldWal;
+
+fn seen(confirmed: u64) -> Seen {
+    let slot = SlotSeen::Usable { confirmed: Lsn::new(confirmed) };
+    Seen { system_id: 7, timeline: 1, wal_end: Lsn::new(10_000), slot, forks: Vec::new() }
+}
+
+impl Bench {
+    fn struck(&self) -> Vec<String> {
+        self.cache.keys.lock().unwrap().clone()
+    }
+
+    fn forget_what_was_struck(&self) {
+        self.cache.keys.lock().unwrap().clear();
+    }
+
+    fn record(&self) -> Record {
+        self.cache.record.lock().unwrap().clone().expect("a record")
+    }
+
+    /// Watching the server shows this.
+    fn shows(&self, look: Observation) {
+        let watching = self.script.shared.lock().unwrap().watching.clone();
+        watching.unwrap().try_send(Watched::Seen(look)).unwrap();
+    }
+
+    /// The stream breaks, and this is there when it is opened again.
+    fn comes_back_as(&self, seen: Seen) {
+        self.script.shared.lock().unwrap().shows = Some(seen);
+        self.script.say([Say::Break]);
+    }
+
+    async fn acknowledges(&self, position: u64) {
+        eventually("it is acknowledged", || self.script.acknowledged() == Some(position)).await;
+    }
+}
+
+fn held(retained: u64) -> Option<HeldWal> {
+    Some(HeldWal { end: Lsn::new(10_000), retained, safe: None, segment: 100 })
+}
+
+fn rules() -> Vec<Rule> {
+    let raw = RawRule {
+        table: "users".into(),
+        keys: vec!["user:{id}".into()],
+        action: RawAction::Delete,
+        when_changed: vec![],
+        targets: None,
+        on_missing_old: MissingOld::Refuse,
+        scope: None,
+    };
+    resolve(&[raw], &["cache-0".to_owned()]).unwrap()
+}
+
+#[test]
+fn a_target_beyond_the_budget_is_given_up_and_flushed_when_it_is_back() {
+    on_paused_time(async {
+        let bench = start(Cache::default(), Settings { wal_budget: Some(5000), ..SETTINGS });
+        bench.script.say(transaction(b"0", 150));
+        bench.acknowledges(150).await;
+        *bench.cache.closed.lock().unwrap() = true;
+        bench.script.say(transaction(b"1", 200));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        bench.shows(Observation { wal: held(4999), ..look(&rules(), "as it was") });
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(bench.script.acknowledged(), Some(150), "within the budget the slot waits");
+        bench.shows(Observation { wal: held(6000), ..look(&rules(), "as it was") });
+        bench.script.say(transaction(b"2", 300));
+        bench.script.say([Say::Position(400)]);
+        bench.acknowledges(400).await;
+        assert!(bench.record().applied < Lsn::new(400), "the record proves the gap to another start");
+        bench.forget_what_was_struck();
+        *bench.cache.closed.lock().unwrap() = false;
+        eventually("it is flushed", || bench.struck().contains(&"SCOPE user:*".to_owned())).await;
+        assert!(!bench.struck().contains(&"user:2".to_owned()), "nothing was gathered while it was given up");
+        bench.script.say(transaction(b"3", 500));
+        bench.acknowledges(500).await;
+        assert_eq!(bench.struck().last().map(String::as_str), Some("user:3"));
+        eventually("readers see it settled", || bench.record().settled == Lsn::new(500)).await;
+    });
+}
+
+#[test]
+fn a_target_that_keeps_up_is_never_given_up() {
+    on_paused_time(async {
+        let bench = start(Cache::default(), Settings { wal_budget: Some(5000), ..SETTINGS });
+        bench.script.say([Say::Position(9000)]);
+        bench.acknowledges(9000).await;
+        bench.shows(Observation { wal: held(6000), ..look(&rules(), "as it was") });
+        bench.script.say(transaction(b"1", 9500));
+        bench.acknowledges(9500).await;
+        assert_eq!(bench.struck(), ["user:1"]);
+    });
+}
+
+#[test]
+fn a_changed_publication_flushes_the_rule_and_settles_only_then() {
+    on_paused_time(async {
+        let bench = start(Cache::default(), SETTINGS);
+        bench.script.say([Say::Position(200)]);
+        bench.acknowledges(200).await;
+        let before = bench.record().marks;
+        let running = Horizon { xmin: 9, xmax: 12 };
+        bench.shows(Observation { snapshot: running, ..look(&rules(), "otherwise") });
+        eventually("the rule is flushed", || bench.struck() == ["SCOPE user:*"]).await;
+        bench.script.say([Say::Position(300)]);
+        bench.acknowledges(300).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(bench.record().settled, Lsn::new(200), "a transaction of that time still runs");
+        bench.shows(Observation { snapshot: Horizon { xmin: 12, xmax: 12 }, ..look(&rules(), "otherwise") });
+        eventually("it is flushed again", || bench.struck() == ["SCOPE user:*", "SCOPE user:*"]).await;
+        eventually("it is settled", || bench.record().settled == Lsn::new(300)).await;
+        let marks = bench.cache.records.lock().unwrap().iter().filter_map(|its| its.marks.clone()).next_back();
+        assert!(marks.is_some() && marks != before, "the record vouches for the rule again");
+    });
+}
+
+#[test]
+fn a_record_that_does_not_vouch_for_a_rule_has_it_flushed() {
+    on_paused_time(async {
+        let marks = |marks: &str| Some(marks.into());
+        for (marks, struck) in [(None, &[][..]), (marks("1 2 3"), &["SCOPE user:*"])] {
+            let at = Lsn::new(100);
+            let record = Record { applied: at, settled: at, system_id: 7, timeline: 1, marks };
+            let cache = Cache { record: Mutex::new(Some(record)), not_empty: true, ..Cache::default() };
+            let bench = start(cache, SETTINGS);
+            bench.script.say([Say::Position(500)]);
+            bench.acknowledges(500).await;
+            assert_eq!(bench.struck(), struck);
+        }
+    });
+}
+
+#[test]
+fn a_target_that_went_back_is_sent_again_what_it_lost_and_nothing_else() {
+    on_paused_time(async {
+        let bench = start(Cache::default(), SETTINGS);
+        bench.script.say(transaction(b"1", 200));
+        eventually("it is settled", || {
+            bench.cache.record.lock().unwrap().clone().is_some_and(|its| its.settled == Lsn::new(200))
+        })
+        .await;
+        let snapshot = bench.record();
+        bench.script.say(transaction(b"23", 300));
+        bench.acknowledges(300).await;
+        bench.forget_what_was_struck();
+        *bench.cache.record.lock().unwrap() = Some(snapshot);
+        *bench.cache.lost.lock().unwrap() = true;
+        bench.script.say(transaction(b"4", 400));
+        bench.acknowledges(400).await;
+        let mut struck = bench.struck();
+        struck.sort();
+        struck.dedup();
+        assert!(struck.ends_with(&["user:2".into(), "user:3".into(), "user:4".into()]), "{struck:?}");
+        assert!(!struck.iter().any(|key| key.starts_with("SCOPE")), "{struck:?}");
+    });
+}
+
+#[test]
+fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew() {
+    on_paused_time(async {
+        let earlier = Seen { wal_end: Lsn::new(150), ..seen(100) };
+        for (seen, struck) in [
+            (Seen { system_id: 8, ..seen(100) }, &["SCOPE user:*"][..]),
+            (earlier, &["SCOPE user:*"]),
+            (Seen { timeline: 2, ..seen(100) }, &["SCOPE user:*"]),
+            (Seen { slot: SlotSeen::Missing, ..seen(100) }, &["SCOPE user:*"]),
+            // Another instance was at work, and has brought the target along.
+            (seen(250), &[]),
+        ] {
+            let bench = start(Cache { not_empty: true, ..Cache::default() }, Settings { ..SETTINGS });
+            bench.script.say(transaction(b"1", 200));
+            bench.acknowledges(200).await;
+            bench.forget_what_was_struck();
+            let position = if seen == self::seen(250) { 250 } else { 200 };
+            let record = Record { applied: Lsn::new(position), settled: Lsn::new(position), ..bench.record() };
+            *bench.cache.record.lock().unwrap() = Some(record);
+            bench.script.shared.lock().unwrap().acknowledged.clear();
+            bench.comes_back_as(seen.clone());
+            let end = seen.wal_end;
+            eventually("it is opened again", || bench.script.shared.lock().unwrap().opened == 2).await;
+            bench
+                .shows(Observation { wal: held(0).map(|held| HeldWal { end, ..held }), ..look(&rules(), "as it was") });
+            bench.script.say([Say::Position(600)]);
+            bench.acknowledges(600).await;
+            assert_eq!(bench.struck(), struck, "{seen:?}");
+        }
+    });
+}
+
+#[test]
+fn after_a_promotion_what_was_sent_beyond_the_fork_is_sent_again() {
+    on_paused_time(async {
+        let bench = start(Cache::default(), SETTINGS);
+        bench.script.say(transaction(b"1", 200));
+        bench.acknowledges(200).await;
+        bench.script.say(transaction(b"2", 300));
+        bench.acknowledges(300).await;
+        bench.forget_what_was_struck();
+        let forks = vec![Fork { timeline: 1, at: Lsn::new(250) }];
+        bench.comes_back_as(Seen { timeline: 2, forks, wal_end: Lsn::new(260), ..seen(200) });
+        bench.script.say(transaction(b"3", 270));
+        bench.script.say([Say::Position(280)]);
+        eventually("it goes on", || bench.record().applied == Lsn::new(280)).await;
+        let mut struck = bench.struck();
+        struck.sort();
+        struck.dedup();
+        assert_eq!(struck, ["user:2", "user:3"]);
+        assert_eq!(bench.record().timeline, 2);
+    });
+}
