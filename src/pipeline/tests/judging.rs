@@ -39,8 +39,8 @@ impl Bench {
     }
 }
 
-fn held(retained: u64) -> Option<HeldWal> {
-    Some(HeldWal { end: Lsn::new(10_000), retained, safe: None, segment: 100 })
+fn held(retained: u64) -> HeldWal {
+    HeldWal { end: Lsn::new(10_000), retained, safe: None, segment: 100 }
 }
 
 fn rules() -> Vec<Rule> {
@@ -65,10 +65,10 @@ fn a_target_beyond_the_budget_is_given_up_and_flushed_when_it_is_back() {
         *bench.cache.closed.lock().unwrap() = true;
         bench.script.say(transaction(b"1", 200));
         tokio::time::sleep(Duration::from_secs(10)).await;
-        bench.shows(Observation { wal: held(4999), ..look(&rules(), "as it was") });
+        bench.shows(Observation { wal: Some(held(4999)), ..look(&rules(), "as it was") });
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(bench.script.acknowledged(), Some(150), "within the budget the slot waits");
-        bench.shows(Observation { wal: held(6000), ..look(&rules(), "as it was") });
+        bench.shows(Observation { wal: Some(held(6000)), ..look(&rules(), "as it was") });
         bench.script.say(transaction(b"2", 300));
         bench.script.say([Say::Position(400)]);
         bench.acknowledges(400).await;
@@ -90,7 +90,7 @@ fn a_target_that_keeps_up_is_never_given_up() {
         let bench = start(Cache::default(), Settings { wal_budget: Some(5000), ..SETTINGS });
         bench.script.say([Say::Position(9000)]);
         bench.acknowledges(9000).await;
-        bench.shows(Observation { wal: held(6000), ..look(&rules(), "as it was") });
+        bench.shows(Observation { wal: Some(held(6000)), ..look(&rules(), "as it was") });
         bench.script.say(transaction(b"1", 9500));
         bench.acknowledges(9500).await;
         assert_eq!(bench.struck(), ["user:1"]);
@@ -183,8 +183,7 @@ fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew
             bench.comes_back_as(seen.clone());
             let end = seen.wal_end;
             eventually("it is opened again", || bench.script.shared.lock().unwrap().opened == 2).await;
-            bench
-                .shows(Observation { wal: held(0).map(|held| HeldWal { end, ..held }), ..look(&rules(), "as it was") });
+            bench.shows(Observation { wal: Some(HeldWal { end, ..held(0) }), ..look(&rules(), "as it was") });
             bench.script.say([Say::Position(600)]);
             bench.acknowledges(600).await;
             assert_eq!(bench.struck(), struck, "{seen:?}");
