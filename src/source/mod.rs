@@ -16,12 +16,14 @@ pub mod sql;
 pub mod stream;
 mod tls;
 mod verifier;
+pub mod watch;
 
 use std::future::Future;
 
 use crate::continuity::Fork;
 use crate::ledger::AckLsn;
 use crate::lsn::Lsn;
+use crate::observation::Observation;
 
 /// A database whose log can be followed.
 pub trait Source {
@@ -103,6 +105,16 @@ pub enum SlotSeen {
         /// `invalidation_reason` or the nearest thing the version has.
         reason: String,
     },
+}
+
+/// What watching the server gives; see [`watch::watch`].
+#[derive(Debug)]
+pub enum Watched {
+    /// A look at it.
+    Seen(Observation),
+    /// It cannot be looked at; sent once for each attempt that failed. Until the next [`Watched::Seen`] nothing is
+    /// known.
+    Away(SourceError),
 }
 
 /// What went wrong with the source.
