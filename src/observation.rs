@@ -46,8 +46,9 @@ pub struct Horizon {
 pub struct TableSeen {
     /// Its name in the rules.
     pub name: TableName,
-    /// Changes with everything after which changes may have been missed: the row versions of the publication and of
-    /// the table's place in it, the table's oid, file and replica identity. `None` where there is no such table.
+    /// Changes with everything after which changes may have been missed: the row versions of the publication, of the
+    /// table's place in it and of its row type, the table's oid, file and replica identity. `None` where there is no
+    /// such table.
     pub stamp: Option<String>,
     /// The partitions, where it has any, by oid.
     pub leaves: Vec<LeafSeen>,
@@ -60,6 +61,7 @@ pub struct LeafSeen {
     pub oid: u32,
     /// `pg_class.relfilenode`: TRUNCATE of a partition alone is not sent, and gives it a new file.
     pub file: u32,
-    /// It was created as a partition, and so empty; one that was attached may have brought rows.
+    /// It was created as a partition, and so empty; one that was attached may have brought rows. Told as far as it can
+    /// be proved, and of one that is new: later it may become false.
     pub born_here: bool,
 }

@@ -16,6 +16,7 @@ pub mod sql;
 pub mod stream;
 mod tls;
 mod verifier;
+pub mod watch;
 
 use std::future::Future;
 
@@ -106,12 +107,13 @@ pub enum SlotSeen {
     },
 }
 
-/// What came of watching the server.
+/// What watching the server gives; see [`watch::watch`].
 #[derive(Debug)]
 pub enum Watched {
-    /// It was looked at.
+    /// A look at it.
     Seen(Observation),
-    /// It could not be; the next attempt follows by itself.
+    /// It cannot be looked at; sent once for each attempt that failed. Until the next [`Watched::Seen`] nothing is
+    /// known.
     Away(SourceError),
 }
 

@@ -1,0 +1,193 @@
+//! Watches the server beside its log, over an SQL connection of its own: the log that the slot holds back, which
+//! transactions have ended, and marks of everything by which changes of the rules' tables may be missed.
+
+mod sql;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::mpsc::Sender;
+use tokio::time::Instant;
+use tokio_postgres::{Client, Statement};
+
+use super::catalog;
+use super::dsn::Dsn;
+use super::sql::{connect, explain};
+use super::{SourceError, Watched};
+use crate::backoff::Backoff;
+use crate::database::Database;
+use crate::observation::Observation;
+use crate::table::TableName;
+use sql::Glance;
+
+/// How often the server is looked at.
+pub const WATCH_PACE: Duration = Duration::from_secs(1);
+
+/// How often, at least, while the slot's log grows fast.
+const HURRIED_PACE: Duration = Duration::from_millis(200);
+/// Growth in bytes a second beyond which that is: a budget of 10 GiB then lasts five minutes.
+const HURRY_BYTES_PER_SECOND: u128 = 32 << 20;
+
+/// How long connecting, or one look, may take. A server that hangs answers no statement_timeout either.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Waits between attempts to connect.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest of them.
+const RETRY_MOST: Duration = Duration::from_secs(5);
+
+/// What to watch.
+#[derive(Debug, Clone)]
+pub struct WatchConfig {
+    /// Where.
+    pub dsn: Dsn,
+    /// Name of the slot.
+    pub slot: String,
+    /// Name of the publication.
+    pub publication: String,
+    /// The rules' tables, each once.
+    pub tables: Vec<TableName>,
+    /// How often; [`WATCH_PACE`], but for tests.
+    pub pace: Duration,
+}
+
+/// Watches until the receiver is gone. A look begins only when there is room for what it shows, so that a slow receiver
+/// gets few observations and no old ones. Each failure is told once, and followed by a wait and a new connection.
+pub async fn watch(config: WatchConfig, observations: Sender<Watched>) {
+    tokio::select! {
+        () = observations.closed() => {}
+        () = keep_watching(&config, &observations) => {}
+    }
+}
+
+async fn keep_watching(config: &WatchConfig, observations: &Sender<Watched>) {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+    loop {
+        let Err(error) = watch_once(config, observations, &mut backoff).await else { return };
+        if observations.send(Watched::Away(error)).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(backoff.next(fastrand::u32(..))).await;
+    }
+}
+
+/// One connection's life. `Ok` means that the receiver is gone.
+async fn watch_once(
+    config: &WatchConfig,
+    observations: &Sender<Watched>,
+    backoff: &mut Backoff,
+) -> Result<(), SourceError> {
+    let mut watcher = in_time(Watcher::open(config)).await?;
+    let mut last: Option<(Instant, u64)> = None;
+    loop {
+        let Ok(room) = observations.reserve().await else { return Ok(()) };
+        let began = Instant::now();
+        let seen = in_time(watcher.look()).await?;
+        backoff.reset();
+        let retained = seen.wal.map_or(0, |wal| wal.retained);
+        let pause = last.map_or(config.pace, |(before, held)| {
+            pause(config.pace, retained.saturating_sub(held), began.duration_since(before))
+        });
+        last = Some((began, retained));
+        room.send(Watched::Seen(seen));
+        tokio::time::sleep_until(began + pause).await;
+    }
+}
+
+/// How long after a look the next one follows, where the slot's log has grown by `grown` bytes in `time`.
+fn pause(pace: Duration, grown: u64, time: Duration) -> Duration {
+    let hurried = u128::from(grown) * 1000 > HURRY_BYTES_PER_SECOND * time.as_millis();
+    if hurried { pace.min(HURRIED_PACE) } else { pace }
+}
+
+async fn in_time<T>(asking: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+    tokio::time::timeout(ANSWER_MAX, asking).await.unwrap_or_else(|_| {
+        let text = format!("could not watch the server: it has not answered within {} s", ANSWER_MAX.as_secs());
+        Err(SourceError::Lost(text))
+    })
+}
+
+/// A connection, and what its last look showed.
+struct Watcher<'a> {
+    config: &'a WatchConfig,
+    client: Client,
+    look: Statement,
+    /// [`Glance::shapes`] of the last look.
+    shapes: Option<Vec<i64>>,
+    /// The first transaction of which the server's command numbers can be believed; see `BORN_HERE`.
+    since: Option<u64>,
+}
+
+impl<'a> Watcher<'a> {
+    async fn open(config: &'a WatchConfig) -> Result<Watcher<'a>, SourceError> {
+        let client = connect(&config.dsn).await?;
+        let prepared = async {
+            client.batch_execute(sql::SETTINGS).await?;
+            let version: i32 = client.query_one(sql::VERSION, &[]).await?.try_get(0)?;
+            client.prepare(&sql::look(version)).await
+        };
+        let look = prepared.await.map_err(|error| failed(&error, config))?;
+        Ok(Watcher { config, client, look, shapes: None, since: None })
+    }
+
+    async fn look(&mut self) -> Result<Observation, SourceError> {
+        let glance = self.glance().await?;
+        if self.shapes.as_ref() == Some(&glance.shapes) {
+            return Ok(observation(glance, None));
+        }
+        // The marks and the catalogue have to be of one moment.
+        self.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let glance = self.glance().await?;
+        let WatchConfig { slot, publication, tables, .. } = self.config;
+        let database = catalog::look(&self.client, slot, publication, tables).await;
+        let database = database.map_err(|error| SourceError::Lost(error.to_string()))?;
+        self.run("COMMIT").await?;
+        self.shapes = Some(glance.shapes.clone());
+        Ok(observation(glance, Some(Box::new(database))))
+    }
+
+    async fn glance(&mut self) -> Result<Glance, SourceError> {
+        let WatchConfig { slot, publication, tables, .. } = self.config;
+        let asked = async {
+            let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
+            let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+            let since = self.since.map(sql::short_xid);
+            let rows = self.client.query(&self.look, &[slot, &schemas, &names, publication, &since]).await?;
+            sql::read(&rows, tables)
+        };
+        let few = || SourceError::Protocol("the server gave fewer rows than tables were asked for".to_owned());
+        let glance = asked.await.map_err(|error| failed(&error, self.config))?.ok_or_else(few)?;
+        if !glance.in_recovery {
+            self.since.get_or_insert(glance.snapshot.xmax);
+        }
+        Ok(glance)
+    }
+
+    async fn run(&self, sql: &str) -> Result<(), SourceError> {
+        self.client.batch_execute(sql).await.map_err(|error| failed(&error, self.config))
+    }
+}
+
+fn observation(glance: Glance, database: Option<Box<Database>>) -> Observation {
+    Observation { wal: glance.wal, snapshot: glance.snapshot, tables: glance.tables, database }
+}
+
+fn failed(error: &tokio_postgres::Error, config: &WatchConfig) -> SourceError {
+    explain(error, "watch the slot and the tables", &config.dsn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_looks_more_often_while_the_log_grows_fast() {
+        let (second, mib) = (Duration::from_secs(1), 1 << 20);
+        assert_eq!(pause(second, 32 * mib, second), second);
+        assert_eq!(pause(second, 33 * mib, second), HURRIED_PACE);
+        // The same rate, seen over a shorter time: it does not fall back.
+        assert_eq!(pause(second, 7 * mib, HURRIED_PACE), HURRIED_PACE);
+        assert_eq!(pause(second, 6 * mib, HURRIED_PACE), second);
+        assert_eq!(pause(second, 0, Duration::ZERO), second);
+        assert_eq!(pause(HURRIED_PACE / 2, u64::MAX, second), HURRIED_PACE / 2);
+    }
+}
