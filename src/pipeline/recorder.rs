@@ -24,12 +24,17 @@ use crate::transaction::{Op, Reader, tables_of};
 /// How often the board hears of targets whose watermark stands still.
 const TELL_PACE: Duration = Duration::from_millis(100);
 
+/// What to do where `on_gap: halt` has halted something.
+const HALT_ADVICE: &str = "on_gap is halt: set it to flush and start coherd again, and the caches are flushed";
+
 /// Tells what happens.
 pub struct Recorder {
     board: Board,
     metrics: Metrics,
     targets: Vec<(Arc<str>, TargetMetrics)>,
     tables: Vec<TableCounters>,
+    /// [`Rule::subject`] of every rule, by its id.
+    rules: Vec<Arc<str>>,
     commit_to_applied: Histogram,
     told: Watermarks,
     told_at: Instant,
@@ -39,10 +44,13 @@ impl Recorder {
     /// For `targets`, in the order of their lanes, and the tables that `rules` name.
     pub fn new(board: Board, metrics: Metrics, targets: &[Arc<str>], rules: &[Rule]) -> Self {
         let tables: Vec<TableName> = tables_of(rules);
+        let rules: Vec<Arc<str>> = rules.iter().map(|rule| rule.subject().into()).collect();
+        board.rules(rules.iter().cloned());
         Recorder {
             targets: targets.iter().map(|name| (Arc::clone(name), metrics.target(name))).collect(),
             tables: tables.iter().map(|table| metrics.table(table)).collect(),
             commit_to_applied: metrics.commit_to_applied(),
+            rules,
             board,
             metrics,
             told: Watermarks::default(),
@@ -54,9 +62,15 @@ impl Recorder {
         self.targets.get(lane).map_or("?", |(name, _)| name)
     }
 
+    fn subject(&self, rule: RuleId) -> &str {
+        self.rules.get(usize::from(rule.0)).map_or("?", |subject| subject)
+    }
+
     /// The loop has turned once.
     pub(super) fn turned(&mut self, reader: &mut Reader, lanes: &Lanes) {
+        let mut rows = false;
         reader.take_counts(|table, op, n| {
+            rows = true;
             let Some(counters) = self.tables.get(table) else { return };
             let counter = match op {
                 Op::Insert => &counters.insert,
@@ -67,6 +81,10 @@ impl Recorder {
             counter.inc_by(n);
         });
         let watermarks = lanes.ledger.watermarks();
+        // A server that sends rows without a break sends no keepalive. One look at the clock for all of this turn's rows.
+        if rows || watermarks.decoded != self.told.decoded {
+            self.board.read();
+        }
         if watermarks == self.told && self.told_at.elapsed() < TELL_PACE {
             return self.board.turned();
         }
@@ -176,14 +194,14 @@ impl Recorder {
         self.board.flushed(reason, format!("{}: {text}", self.name(lane)));
     }
 
+    /// The target gets nothing any more, until the next start; the others go on.
     pub(super) fn halted_target(&mut self, lane: usize, text: &str) {
-        let subject = format!("target {}", self.name(lane));
-        self.halted(&subject, text);
+        error!(to = self.name(lane), "{text}; {HALT_ADVICE}");
+        self.board.target(lane, |target| target.halted = Some(text.to_owned()));
     }
 
     pub(super) fn halted(&mut self, subject: &str, text: &str) {
-        let advice = "on_gap is halt: set it to flush and start coherd again, and the caches are flushed";
-        let reason = format!("{subject}: {text}; {advice}");
+        let reason = format!("{subject}: {text}; {HALT_ADVICE}");
         error!("{reason}");
         self.board.enter(State::Halted { reason });
     }
@@ -209,41 +227,66 @@ impl Recorder {
     }
 
     /// The server was watched.
-    #[expect(dead_code, reason = "the next commits call it")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the next commits call it"))]
     pub(super) fn observed(&mut self, observation: &Observation) {
-        self.board.turned();
-        debug!(held = ?observation.wal, "watched");
+        if self.board.observed(observation.wal) {
+            info!("the catalogue is seen again");
+        }
     }
 
-    /// Changes that concern the rule may not be in the stream; `text` says why and what mends it.
-    #[expect(dead_code, reason = "the next commits call it")]
+    /// The server could not be watched, though the stream may run.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the next commits call it"))]
+    pub(super) fn unwatched(&mut self, error: &SourceError) {
+        let fault = error.to_string();
+        // It is tried every second: one line for a spell.
+        if self.board.unwatched(&fault) {
+            warn!("{fault}; the catalogue cannot be seen, and is looked for again every second or so");
+        } else {
+            debug!("{fault}; the catalogue cannot be seen");
+        }
+    }
+
+    /// Changes that concern the rule may not be in the stream; `text` says why and what mends it, and reads on after
+    /// "the rule is not covered: ".
+    #[cfg_attr(not(test), expect(dead_code, reason = "the next commits call it"))]
     pub(super) fn uncovered(&mut self, rule: RuleId, text: &str) {
-        self.board.turned();
-        error!(rule = rule.0, "{text}");
+        if self.board.uncover(usize::from(rule.0), text) {
+            error!(rule = self.subject(rule), "not covered: {text}");
+        }
     }
 
     /// Every change that concerns the rule is in the stream again.
-    #[expect(dead_code, reason = "the next commits call it")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the next commits call it"))]
     pub(super) fn covered(&mut self, rule: RuleId) {
-        self.board.turned();
-        info!(rule = rule.0, "covered again");
+        if self.board.cover(usize::from(rule.0)) {
+            info!(rule = self.subject(rule), "covered again");
+        }
     }
 
-    /// The slot goes on without the target, to keep the server's disk from filling up.
-    #[expect(dead_code, reason = "the next commits call it")]
+    /// The slot goes on without the target, to keep the server's disk from filling up. `text` reads on after "the
+    /// target was ": "given up at 0/123 to keep the log within wal_budget (10 GiB)".
+    #[cfg_attr(not(test), expect(dead_code, reason = "the next commits call it"))]
     pub(super) fn given_up(&mut self, lane: usize, text: &str) {
+        error!(to = self.name(lane), "{text}; it is flushed when it returns");
         self.gap(lane, "wal_budget", text);
+        self.board.target(lane, |target| target.given_up = Some(text.to_owned()));
     }
 
     /// A target that was given up is brought along again.
-    #[expect(dead_code, reason = "the next commits call it")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the next commits call it"))]
     pub(super) fn taken_back(&mut self, lane: usize) {
-        info!(to = self.name(lane), "taken back");
+        info!(to = self.name(lane), "the target that was given up is brought along again");
+        self.board.target(lane, |target| target.given_up = None);
     }
 
     /// A target that went back in time is sent again, from memory, what it has lost.
-    #[expect(dead_code, reason = "the next commits call it")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the next commits call it"))]
     pub(super) fn resent(&mut self, lane: usize, reason: &'static str, text: &str, keys: usize) {
         warn!(to = self.name(lane), reason, keys, "{text}; sent again from memory");
+        self.metrics.resent(reason);
+        self.board.resent(reason, format!("{}: {text}; {keys} keys were sent again", self.name(lane)));
     }
 }
+
+#[cfg(test)]
+mod tests;
