@@ -14,6 +14,9 @@ use crate::status::{Board, State, Status, summary};
 /// How often the status line is written anew, where it has changed.
 const PACE: Duration = Duration::from_millis(500);
 
+/// The last status line.
+const FAREWELL: &str = "stopping: what has been read is delivered first";
+
 /// Tells the service manager until `shutdown` is done, and then that the service ends.
 pub async fn tell(board: Board, shutdown: impl Future<Output = ()>) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
@@ -34,7 +37,7 @@ pub async fn tell(board: Board, shutdown: impl Future<Output = ()>) {
         };
         teller.send(words).await;
     }
-    teller.send(vec![Word::Stopping, Word::Status(summary(&board.status()))]).await;
+    teller.send(vec![Word::Stopping, Word::Status(FAREWELL.to_owned())]).await;
 }
 
 fn every(pace: Duration) -> Interval {
