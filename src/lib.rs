@@ -22,12 +22,13 @@ pub mod ledger;
 pub mod continuity;
 pub mod backoff;
 
-// Edges: Postgres, the caches, HTTP.
+// Edges: Postgres, the caches, HTTP, the service manager.
 pub mod source;
 pub mod target;
 pub mod status;
 pub mod metrics;
 pub mod admin;
+pub mod systemd;
 
 // Will: what happens next.
 pub mod pipeline;

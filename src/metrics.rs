@@ -18,7 +18,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::status::{Board, Status, TargetStatus};
+use crate::status::{Board, RuleStatus, TargetStatus};
 use crate::table::TableName;
 
 /// In front of every name.
@@ -37,12 +37,18 @@ pub const DELIVERY_RETRIES: &str = "delivery_retries";
 pub const GAPS: &str = "gaps";
 /// `coherd_flushes_total{reason}`: times that scopes were flushed.
 pub const FLUSHES: &str = "flushes";
+/// `coherd_resends_total{reason}`: times that a target was sent again, from memory, what it had lost.
+pub const RESENDS: &str = "resends";
 /// `coherd_build_info{version}`: always 1.
 pub const BUILD: &str = "build";
 /// `coherd_watermark_lsn{stage}`: byte positions.
 pub const WATERMARK_LSN: &str = "watermark_lsn";
 /// `coherd_slot_lag_bytes`: log that is not settled.
 pub const SLOT_LAG_BYTES: &str = "slot_lag_bytes";
+/// `coherd_slot_retained_bytes`: log that the slot holds back, up to the end of the log; missing until it was looked at.
+pub const SLOT_RETAINED_BYTES: &str = "slot_retained_bytes";
+/// `coherd_rule_covered{rule}`: 1 while every change that concerns the rule is in the stream, otherwise 0.
+pub const RULE_COVERED: &str = "rule_covered";
 /// `coherd_target_up{target}`: 1 or 0.
 pub const TARGET_UP: &str = "target_up";
 /// `coherd_pending_keys{target}`: keys that wait.
@@ -56,6 +62,8 @@ pub const TABLE: &str = "table";
 pub const OP: &str = "op";
 /// Label: a target's name.
 pub const TARGET: &str = "target";
+/// Label: a rule's place in the configuration and its table, `rules[2] public.users`.
+pub const RULE: &str = "rule";
 /// Label: `delete`, `bump` or `publish`.
 pub const ACTION: &str = "action";
 /// Label: why.
@@ -121,6 +129,7 @@ struct Inner {
     retries: Family<Labels<2>, Counter>,
     gaps: Family<Labels<1>, Counter>,
     flushes: Family<Labels<1>, Counter>,
+    resends: Family<Labels<1>, Counter>,
     commit_to_applied: Histogram,
 }
 
@@ -137,6 +146,7 @@ impl Metrics {
             retries: Family::default(),
             gaps: Family::default(),
             flushes: Family::default(),
+            resends: Family::default(),
             commit_to_applied: Histogram::new(buckets),
         };
         registry.register(CHANGES, "Rows read from the log", inner.changes.clone());
@@ -145,6 +155,7 @@ impl Metrics {
         registry.register(DELIVERY_RETRIES, "Deliveries sent again", inner.retries.clone());
         registry.register(GAPS, "Times that continuity was broken", inner.gaps.clone());
         registry.register(FLUSHES, "Times that scopes were flushed", inner.flushes.clone());
+        registry.register(RESENDS, "Times that a target was sent again what it had lost", inner.resends.clone());
         registry.register(
             COMMIT_TO_APPLIED,
             "From the commit until every target confirmed",
@@ -192,6 +203,11 @@ impl Metrics {
         self.0.flushes.get_or_create_owned(&[(REASON, reason.to_owned())]).inc();
     }
 
+    /// A target was sent again, from memory, what it had lost.
+    pub fn resent(&self, reason: &'static str) {
+        self.0.resends.get_or_create_owned(&[(REASON, reason.to_owned())]).inc();
+    }
+
     /// The text that a scrape gets.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
@@ -226,15 +242,17 @@ impl Collector for Gauges {
         labelled(&mut encoder, TARGET_UP, "Whether the target confirms deliveries", targets(|t| u64::from(t.up)))?;
         labelled(&mut encoder, PENDING_KEYS, "Keys that wait for the target", targets(|t| t.pending_keys))?;
         plain(&mut encoder, SLOT_LAG_BYTES, "Bytes of log that are not settled", status.lag_bytes())?;
-        if let Some(age) = silence(&status) {
-            plain(&mut encoder, LAST_MESSAGE_AGE, "How long the server has been silent", age)?;
+        if let Some(held) = status.held {
+            plain(&mut encoder, SLOT_RETAINED_BYTES, "Bytes of log that the slot holds back", held.retained)?;
+        }
+        let covered = |rule: &RuleStatus| ([(RULE, rule.subject.to_string())], u64::from(rule.uncovered.is_none()));
+        let rules = status.rules.iter().map(covered);
+        labelled(&mut encoder, RULE_COVERED, "Whether every change that concerns the rule is in the stream", rules)?;
+        if let Some(age) = status.silence(Instant::now()) {
+            plain(&mut encoder, LAST_MESSAGE_AGE, "How long the server has been silent", age.as_secs_f64())?;
         }
         Ok(())
     }
-}
-
-fn silence(status: &Status) -> Option<f64> {
-    status.last_message.map(|at| Instant::now().saturating_duration_since(at).as_secs_f64())
 }
 
 fn labelled(
@@ -261,6 +279,7 @@ mod tests {
     use super::*;
     use crate::ledger::Watermarks;
     use crate::lsn::Lsn;
+    use crate::observation::HeldWal;
 
     #[test]
     fn every_metric_stands_under_its_name_with_its_labels() {
@@ -274,6 +293,10 @@ mod tests {
         cache.retries("timeout").inc();
         metrics.gap("slot_missing");
         metrics.flushed("gap");
+        metrics.resent("target_went_back");
+        board.rules(["rules[0] public.users".into(), "rules[1] public.\"Or\\ders\"".into()]);
+        board.uncover(1, "it is not in the publication");
+        board.observed(Some(HeldWal { end: Lsn::new(9000), retained: 4096, safe: None, segment: 1 << 24 }));
         metrics.commit_to_applied().observe(0.0003);
         board.target(0, |target| {
             target.is_up();
@@ -294,6 +317,10 @@ mod tests {
             "coherd_watermark_lsn{stage=\"decoded\"} 1000",
             "coherd_watermark_lsn{stage=\"settled\"} 400",
             "coherd_slot_lag_bytes 600",
+            "coherd_resends_total{reason=\"target_went_back\"} 1",
+            "coherd_slot_retained_bytes 4096",
+            "coherd_rule_covered{rule=\"rules[0] public.users\"} 1",
+            "coherd_rule_covered{rule=\"rules[1] public.\\\"Or\\\\ders\\\"\"} 0",
             "coherd_target_up{target=\"cache\"} 1",
             "coherd_pending_keys{target=\"cache\"} 7",
             concat!("coherd_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

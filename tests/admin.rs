@@ -10,6 +10,7 @@ use coherd::config::Config;
 use coherd::ledger::Watermarks;
 use coherd::lsn::Lsn;
 use coherd::metrics::Metrics;
+use coherd::observation::HeldWal;
 use coherd::status::{Board, State, TargetStatus, View};
 use tokio::sync::oneshot;
 
@@ -109,6 +110,43 @@ fn the_status_is_json_that_the_command_line_reads_back() {
     assert_eq!(view.system_id.as_deref(), Some("7000000000000000001"));
     assert_eq!((view.watermarks.settled.as_str(), view.wal_end.as_str()), ("0/190", "0/1F4"));
     assert_eq!((view.lag_bytes, view.gaps.len()), (100, 1));
+}
+
+#[test]
+fn a_rule_that_is_not_covered_shows_on_every_page() {
+    let admin = Admin::streaming();
+    admin.board.rules(["rules[0] public.users".into(), "rules[1] public.orders".into()]);
+    admin.board.uncover(1, "the publication lacks the table; run ALTER PUBLICATION coherd ADD TABLE public.orders;");
+    let (code, _, reasons) = admin.get("/readyz");
+    assert_eq!(code, 503);
+    assert!(reasons.contains("rules[1] public.orders is not covered: ") && reasons.contains("ADD TABLE"), "{reasons}");
+    let view: View = serde_json::from_str(&admin.get("/status").2).unwrap();
+    assert_eq!(view.rules.iter().map(|rule| rule.covered).collect::<Vec<_>>(), [true, false]);
+    assert!(view.rules[1].reason.as_ref().is_some_and(|reason| reason.contains("ADD TABLE")));
+    assert!(admin.get("/").2.contains("1 of 2 covered"));
+    admin.board.cover(1);
+    assert_eq!(admin.get("/readyz").0, 200);
+}
+
+#[test]
+fn what_the_slot_holds_back_and_a_target_given_up_show_on_every_page() {
+    let admin = Admin::streaming();
+    let view = || serde_json::from_str::<View>(&admin.get("/status").2).unwrap();
+    assert_eq!((view().slot_retained_bytes, view().last_look_age_seconds), (None, None));
+    admin.board.observed(Some(HeldWal {
+        end: coherd::lsn::Lsn::new(9000),
+        retained: 4096,
+        safe: Some(8192),
+        segment: 1 << 24,
+    }));
+    admin.board.target(0, |target| target.given_up = Some("given up at 0/123".to_owned()));
+    admin.board.resent("target_went_back", "cache: 3 keys".to_owned());
+    let its = view();
+    assert_eq!((its.slot_retained_bytes, its.safe_wal_size), (Some(4096), Some(8192)));
+    assert!(its.last_look_age_seconds.is_some() && its.targets[0].given_up && its.resends.len() == 1);
+    assert!(admin.get("/readyz").2.contains("target cache was given up at 0/123; it is flushed when it returns"));
+    let page = admin.get("/").2;
+    assert!(page.contains("4096 bytes") && page.contains("given up"), "{page}");
 }
 
 #[test]

@@ -43,9 +43,14 @@ fn render(view: &View) -> String {
     row("slot", &view.slot);
     row("settled", &view.watermarks.settled);
     row("lag", &format!("{} bytes, {:.1} s", view.lag_bytes, view.lag_seconds));
-    for target in &view.targets {
-        row(&format!("target {}", target.name), if target.up { "up" } else { "down" });
+    if let Some(bytes) = view.slot_retained_bytes {
+        row("retained", &format!("{bytes} bytes"));
     }
+    for target in &view.targets {
+        row(&format!("target {}", target.name), target.state());
+    }
+    let covered = view.rules.iter().filter(|rule| rule.covered).count();
+    row("rules", &format!("{covered} of {} covered", view.rules.len()));
     page.push_str("</table><h2>Pages</h2><table>");
     for (path, about) in ENDPOINTS {
         let _ = write!(page, "<tr><td><a href=\"{path}\">{path}</a><td>{about}");

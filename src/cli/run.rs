@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::{Failure, parts};
@@ -23,6 +24,7 @@ use crate::source::catalog::look;
 use crate::source::dsn::Dsn;
 use crate::source::sql::connect;
 use crate::status::{Board, State};
+use crate::systemd;
 use crate::table::TableName;
 use crate::target::delivery;
 
@@ -38,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest of them.
 const RETRY_MOST: Duration = Duration::from_secs(5);
+
+/// How long the service manager may take to be told of the end.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs until a signal.
 pub async fn run(config: Config) -> Result<(), Failure> {
@@ -57,9 +62,11 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         shutdown.clone().requested(),
     );
     let pages = tokio::spawn(pages);
+    let manager = tokio::spawn(systemd::tell(board.clone(), shutdown.clone().requested()));
     info!(version = env!("CARGO_PKG_VERSION"), rules = config.rules.len(), admin = %config.admin.listen, "coherd starts");
 
     if preflight(&config, &dsn, &board, shutdown.clone()).await? == Preflight::Stopped {
+        told(manager).await;
         return Ok(());
     }
     let names: Vec<Arc<str>> = config.targets.iter().map(|target| target.name.as_str().into()).collect();
@@ -73,7 +80,15 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let pipeline = Pipeline::new(source, config.rules, (workers, reports), watched, settings, recorder);
     let ended = pipeline.run(shutdown.requested()).await;
     pages.abort();
-    ended.map_err(|stopped| anyhow::Error::new(stopped).into())
+    ended.map_err(anyhow::Error::new)?;
+    told(manager).await;
+    Ok(())
+}
+
+/// Waits until the service manager has been told of the end, which was asked for. One that does not listen is not waited
+/// for long.
+async fn told(manager: JoinHandle<()>) {
+    let _ = tokio::time::timeout(FAREWELL, manager).await;
 }
 
 fn settings(config: &Config) -> Settings {

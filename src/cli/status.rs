@@ -94,7 +94,13 @@ fn render(view: &View, now_ms: u64) -> String {
     row("applied", &marks.applied);
     row("settled", &marks.settled);
     row("lag", &format!("{} bytes, {:.1} s", view.lag_bytes, view.lag_seconds));
-    for (name, events) in [("gap", &view.gaps), ("flush", &view.flushes)] {
+    if let Some(bytes) = view.slot_retained_bytes {
+        let safe = view.safe_wal_size.map(|safe| format!("; {safe} more may be written before the slot is lost"));
+        row("retained", &format!("{bytes} bytes{}", safe.unwrap_or_default()));
+    }
+    let covered = view.rules.iter().filter(|rule| rule.covered).count();
+    row("rules", &format!("{covered} of {} covered", view.rules.len()));
+    for (name, events) in [("gap", &view.gaps), ("flush", &view.flushes), ("resend", &view.resends)] {
         for EventView { at_ms, reason, text } in events {
             row(name, &format!("{} ago, {reason}: {text}", since(*at_ms)));
         }
@@ -107,11 +113,14 @@ fn targets(view: &View, since: impl Fn(u64) -> String) -> String {
     let head = ["TARGET", "KIND", "STATE", "APPLIED", "PENDING", "IN FLIGHT", "RETRIES"].map(str::to_owned);
     let mut rows = vec![head];
     for target in &view.targets {
-        let state = if target.up { "up" } else { "down" };
+        let state = match target.state() {
+            state @ ("up" | "down") => format!("{state} for {}", since(target.since_ms)),
+            state => state.to_owned(),
+        };
         rows.push([
             plain(&target.name),
             plain(&target.kind),
-            format!("{state} for {}", since(target.since_ms)),
+            state,
             plain(&target.applied),
             target.pending_keys.to_string(),
             target.in_flight.to_string(),
@@ -157,6 +166,7 @@ mod tests {
     use super::*;
     use crate::ledger::Watermarks;
     use crate::lsn::Lsn;
+    use crate::observation::HeldWal;
     use crate::status::{Board, State, TargetStatus};
 
     const MAX_LAG: Duration = Duration::from_secs(10);
@@ -170,6 +180,10 @@ mod tests {
         board.target(0, TargetStatus::is_up);
         board.target(1, |target| target.is_down("refused\u{1b}[31m"));
         board.gap("slot_missing", "slot shop is gone".to_owned());
+        board.resent("target_went_back", "cache: 12 keys".to_owned());
+        board.rules(["rules[0] public.users".into(), "rules[1] public.orders".into()]);
+        board.uncover(1, "it is not in the publication");
+        board.observed(Some(HeldWal { end: Lsn::new(9000), retained: 4096, safe: Some(8192), segment: 1 << 24 }));
         let status = board.status();
         let view = View { lag_seconds: 0.0, version: "1.2.3".into(), ..View::of(&status, Instant::now(), MAX_LAG) };
         let later = view.since_ms + 200_000;
@@ -179,6 +193,7 @@ mod tests {
         state      streaming for 3 min
         ready      no
                    target edge is down; its deliveries are repeated until it answers (refused [31m)
+                   rules[1] public.orders is not covered: it is not in the publication
         database   7000000000000000001, timeline 3
         log end    16/0
         decoded    16/0
@@ -186,7 +201,10 @@ mod tests {
         applied    0/0
         settled    0/0
         lag        94489280512 bytes, 0.0 s
+        retained   4096 bytes; 8192 more may be written before the slot is lost
+        rules      1 of 2 covered
         gap        3 min ago, slot_missing: slot shop is gone
+        resend     3 min ago, target_went_back: cache: 12 keys
         version    1.2.3
 
         TARGET  KIND   STATE           APPLIED  PENDING  IN FLIGHT  RETRIES

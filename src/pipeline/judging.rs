@@ -240,10 +240,11 @@ impl<S: Source + 'static> Pipeline<S> {
         // Whoever is behind by less is not what the log is held back for.
         for lane in self.lanes.laggards(held.end, held.retained / 2) {
             self.lanes.give_up(lane);
-            self.recorder.given_up(lane, &spent.to_string());
+            let text = format!("given up at {}: {spent}", held.end);
+            self.recorder.given_up(lane, &text);
             if self.settings.on_gap == OnGap::Halt {
                 self.lanes.halt(lane);
-                self.recorder.halted_target(lane, &spent.to_string());
+                self.recorder.halted_target(lane, &text);
             }
         }
     }

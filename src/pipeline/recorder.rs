@@ -25,13 +25,17 @@ use crate::transaction::{Op, Reader, tables_of};
 /// How often the board hears of targets whose watermark stands still.
 const TELL_PACE: Duration = Duration::from_millis(100);
 
+/// What to do where `on_gap: halt` has halted something.
+const HALT_ADVICE: &str = "on_gap is halt: set it to flush and start coherd again, and the caches are flushed";
+
 /// Tells what happens.
 pub struct Recorder {
     board: Board,
     metrics: Metrics,
     targets: Vec<(Arc<str>, TargetMetrics)>,
     tables: Vec<TableCounters>,
-    subjects: Vec<String>,
+    /// [`Rule::subject`] of every rule, by its id.
+    rules: Vec<Arc<str>>,
     commit_to_applied: Histogram,
     told: Watermarks,
     told_at: Instant,
@@ -41,11 +45,13 @@ impl Recorder {
     /// For `targets`, in the order of their lanes, and the tables that `rules` name.
     pub fn new(board: Board, metrics: Metrics, targets: &[Arc<str>], rules: &[Rule]) -> Self {
         let tables: Vec<TableName> = tables_of(rules);
+        let rules: Vec<Arc<str>> = rules.iter().map(|rule| rule.subject().into()).collect();
+        board.rules(rules.iter().cloned());
         Recorder {
             targets: targets.iter().map(|name| (Arc::clone(name), metrics.target(name))).collect(),
             tables: tables.iter().map(|table| metrics.table(table)).collect(),
-            subjects: rules.iter().map(Rule::subject).collect(),
             commit_to_applied: metrics.commit_to_applied(),
+            rules,
             board,
             metrics,
             told: Watermarks::default(),
@@ -57,9 +63,15 @@ impl Recorder {
         self.targets.get(lane).map_or("?", |(name, _)| name)
     }
 
+    pub(super) fn subject(&self, rule: RuleId) -> &str {
+        self.rules.get(usize::from(rule.0)).map_or("?", |subject| subject)
+    }
+
     /// The loop has turned once.
     pub(super) fn turned(&mut self, reader: &mut Reader, lanes: &Lanes) {
+        let mut rows = false;
         reader.take_counts(|table, op, n| {
+            rows = true;
             let Some(counters) = self.tables.get(table) else { return };
             let counter = match op {
                 Op::Insert => &counters.insert,
@@ -70,6 +82,10 @@ impl Recorder {
             counter.inc_by(n);
         });
         let watermarks = lanes.ledger.watermarks();
+        // A server that sends rows without a break sends no keepalive. One look at the clock for all of this turn's rows.
+        if rows || watermarks.decoded != self.told.decoded {
+            self.board.read();
+        }
         if watermarks == self.told && self.told_at.elapsed() < TELL_PACE {
             return self.board.turned();
         }
@@ -179,14 +195,14 @@ impl Recorder {
         self.board.flushed(reason, format!("{}: {text}", self.name(lane)));
     }
 
+    /// The target gets nothing any more, until the next start; the others go on.
     pub(super) fn halted_target(&mut self, lane: usize, text: &str) {
-        let subject = format!("target {}", self.name(lane));
-        self.halted(&subject, text);
+        error!(to = self.name(lane), "{text}; {HALT_ADVICE}");
+        self.board.target(lane, |target| target.halted = Some(text.to_owned()));
     }
 
     pub(super) fn halted(&mut self, subject: &str, text: &str) {
-        let advice = "on_gap is halt: set it to flush and start coherd again, and the caches are flushed";
-        let reason = format!("{subject}: {text}; {advice}");
+        let reason = format!("{subject}: {text}; {HALT_ADVICE}");
         error!("{reason}");
         self.board.enter(State::Halted { reason });
     }
@@ -213,41 +229,56 @@ impl Recorder {
 
     /// The server was watched.
     pub(super) fn observed(&mut self, observation: &Observation) {
-        self.board.turned();
-        debug!(held = ?observation.wal, "watched");
+        if self.board.observed(observation.wal) {
+            info!("the catalogue is seen again");
+        }
     }
 
-    /// Changes that concern the rule may not be in the stream; `text` says why and what mends it.
+    /// The server could not be watched, though the stream may run.
+    pub(super) fn unwatched(&mut self, error: &SourceError) {
+        let fault = error.to_string();
+        // It is tried every second: one line for a spell.
+        if self.board.unwatched(&fault) {
+            warn!("{fault}; the catalogue cannot be seen, and is looked for again every second or so");
+        } else {
+            debug!("{fault}; the catalogue cannot be seen");
+        }
+    }
+
+    /// Changes that concern the rule may not be in the stream; `text` says why and what mends it, and reads on after
+    /// "the rule is not covered: ".
     pub(super) fn uncovered(&mut self, rule: RuleId, text: &str) {
-        self.board.turned();
-        error!(rule = rule.0, "{text}");
+        if self.board.uncover(usize::from(rule.0), text) {
+            error!(rule = self.subject(rule), "not covered: {text}");
+        }
     }
 
     /// Every change that concerns the rule is in the stream again.
     pub(super) fn covered(&mut self, rule: RuleId) {
-        self.board.turned();
-        info!(rule = rule.0, "covered again");
+        if self.board.cover(usize::from(rule.0)) {
+            info!(rule = self.subject(rule), "covered again");
+        }
     }
 
-    /// The slot goes on without the target, to keep the server's disk from filling up.
+    /// The slot goes on without the target, to keep the server's disk from filling up. `text` reads on after "the
+    /// target was ": "given up at 0/123 to keep the log within wal_budget (10 GiB)".
     pub(super) fn given_up(&mut self, lane: usize, text: &str) {
+        error!(to = self.name(lane), "{text}; it is flushed when it returns");
         self.gap(lane, "wal_budget", text);
+        self.board.target(lane, |target| target.given_up = Some(text.to_owned()));
     }
 
     /// A target that was given up is brought along again.
     pub(super) fn taken_back(&mut self, lane: usize) {
-        info!(to = self.name(lane), "taken back");
+        info!(to = self.name(lane), "the target that was given up is brought along again");
+        self.board.target(lane, |target| target.given_up = None);
     }
 
     /// A target that went back in time is sent again, from memory, what it has lost.
     pub(super) fn resent(&mut self, lane: usize, reason: &'static str, text: &str) {
-        warn!(to = self.name(lane), reason, "{text}; sent again from memory");
-    }
-
-    /// The server could not be watched.
-    pub(super) fn unwatched(&mut self, error: &SourceError) {
-        self.board.turned();
-        warn!("the server's catalogue and slot cannot be watched: {error}");
+        warn!(to = self.name(lane), reason, "{text}; what it lost is sent again from memory");
+        self.metrics.resent(reason);
+        self.board.resent(reason, format!("{}: {text}; what it lost was sent again", self.name(lane)));
     }
 
     /// Nothing that this process knows counts any more.
@@ -265,9 +296,7 @@ impl Recorder {
              outside of the rules' scopes have to be named again when it is back"
         );
     }
-
-    /// How findings and logs call a rule.
-    pub(super) fn subject(&self, rule: RuleId) -> String {
-        self.subjects.get(usize::from(rule.0)).cloned().unwrap_or_default()
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{State, Status};
+use super::{State, Status, TargetStatus};
 
-/// `Ok` where the stream runs, every target is up and the lag is below `ready_max_lag`. Otherwise every reason, each
-/// with what is wrong and what to do.
+/// `Ok` where the stream runs and is seen to be whole, every target is up and the lag is below `ready_max_lag`.
+/// Otherwise every reason, each with what is wrong and what to do.
 pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Result<(), Vec<String>> {
     let mut reasons = Vec::new();
     match &status.state {
@@ -24,9 +24,20 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
         )),
         State::Draining => reasons.push("draining: this instance is about to end".to_owned()),
     }
-    for target in status.targets.iter().filter(|target| !target.up) {
-        let fault = target.fault.as_deref().unwrap_or("it has not answered yet");
-        reasons.push(format!("target {} is down; its deliveries are repeated until it answers ({fault})", target.name));
+    reasons.extend(status.targets.iter().filter_map(trouble));
+    for rule in &status.rules {
+        if let Some(why) = &rule.uncovered {
+            reasons.push(format!("{} is not covered: {why}", rule.subject));
+        }
+    }
+    if let (State::Streaming, Some(watch)) = (&status.state, &status.watch)
+        && let Some((age, why)) = watch.blind(status.entered, now)
+    {
+        reasons.push(format!(
+            "the catalogue has not been seen for {} s: {why}; until it is, what happens to the publication and the \
+             tables goes unnoticed",
+            age.as_secs()
+        ));
     }
     let lag = status.lag(now);
     if lag >= ready_max_lag {
@@ -41,12 +52,29 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
+/// The one thing that is most wrong with a target.
+fn trouble(target: &TargetStatus) -> Option<String> {
+    let name = &target.name;
+    let fault = || target.fault.as_deref().unwrap_or("it has not answered yet");
+    if let Some(missed) = &target.halted {
+        return Some(format!(
+            "target {name} is halted (on_gap: halt) and gets nothing, because it may have missed changes: {missed}; set \
+             on_gap to flush and start coherd again, and it is flushed"
+        ));
+    }
+    if let Some(why) = &target.given_up {
+        let fault = if target.up { String::new() } else { format!(" ({})", fault()) };
+        return Some(format!("target {name} was {why}; it is flushed when it returns{fault}"));
+    }
+    (!target.up).then(|| format!("target {name} is down; its deliveries are repeated until it answers ({})", fault()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ledger::Watermarks;
     use crate::lsn::Lsn;
-    use crate::status::{Board, TargetStatus};
+    use crate::status::{Board, LOOK_AGE_MAX, TargetStatus};
 
     const MAX: Duration = Duration::from_secs(10);
 
@@ -88,6 +116,65 @@ mod tests {
         let board = streaming();
         board.target(1, |target| target.is_down("connection refused"));
         insta::assert_snapshot!(reasons(&board), @"target edge is down; its deliveries are repeated until it answers (connection refused)");
+    }
+
+    #[test]
+    fn a_target_that_was_given_up_is_named_with_the_place_and_the_reason() {
+        let board = streaming();
+        board.target(1, |target| {
+            target.is_down("connection refused");
+            target.given_up = Some("given up at 0/123 to keep the log within wal_budget (10 GiB)".to_owned());
+        });
+        insta::assert_snapshot!(reasons(&board), @"target edge was given up at 0/123 to keep the log within wal_budget (10 GiB); it is flushed when it returns (connection refused)");
+    }
+
+    #[test]
+    fn a_halted_target_tells_what_to_do_whatever_the_daemon_does() {
+        let board = streaming();
+        board.target(0, |target| target.halted = Some("the target holds keys but no record".to_owned()));
+        board.enter(State::Reconnecting { reason: "the server went away".to_owned() });
+        board.enter(State::Streaming);
+        insta::assert_snapshot!(reasons(&board), @"target cache is halted (on_gap: halt) and gets nothing, because it may have missed changes: the target holds keys but no record; set on_gap to flush and start coherd again, and it is flushed");
+    }
+
+    #[test]
+    fn a_rule_that_is_not_covered_is_named_until_it_is() {
+        let board = streaming();
+        board.rules(["rules[0] public.users".into(), "rules[1] public.orders".into()]);
+        assert!(board.uncover(1, "coherd lacks it; ALTER PUBLICATION coherd ADD TABLE public.orders;"));
+        insta::assert_snapshot!(reasons(&board), @"rules[1] public.orders is not covered: coherd lacks it; ALTER PUBLICATION coherd ADD TABLE public.orders;");
+        assert!(!board.uncover(1, "now for another reason"), "it is not new");
+        assert!(reasons(&board).contains("another reason"));
+        assert!(board.cover(1) && !board.cover(1));
+        assert_eq!(readiness(&board.status(), Instant::now(), MAX), Ok(()));
+    }
+
+    #[test]
+    fn a_catalogue_that_is_not_seen_for_long_is_not_ready() {
+        let board = streaming();
+        assert!(board.unwatched("permission denied") && !board.unwatched("permission denied"));
+        let begun = Instant::now();
+        let at = |after: Duration| readiness(&board.status(), begun + after, MAX);
+        assert_eq!(at(LOOK_AGE_MAX / 2), Ok(()));
+        insta::assert_snapshot!(at(LOOK_AGE_MAX).unwrap_err().join("\n"), @"the catalogue has not been seen for 30 s: permission denied; until it is, what happens to the publication and the tables goes unnoticed");
+        assert!(board.observed(None) && !board.observed(None), "the spell ends once");
+        assert_eq!(at(LOOK_AGE_MAX / 2), Ok(()));
+        assert!(at(LOOK_AGE_MAX * 2).unwrap_err().join("\n").contains("the last look has not ended"));
+    }
+
+    #[test]
+    fn the_catalogue_need_not_be_seen_before_the_stream_runs() {
+        let board = streaming();
+        board.observed(None);
+        let status = {
+            let mut status = board.status();
+            // An outage of an hour, and a stream that has just begun.
+            status.entered += Duration::from_hours(1);
+            status
+        };
+        assert_eq!(readiness(&status, status.entered + Duration::from_secs(1), MAX), Ok(()));
+        let late = readiness(&status, status.entered + LOOK_AGE_MAX, MAX).unwrap_err().join("\n");
+        assert!(late.contains("not been seen for 36"), "{late}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, Status, TargetStatus, readiness};
+use super::{Event, RuleStatus, Status, TargetStatus, readiness};
 use crate::ledger::Watermarks;
 
 /// Positions are text as Postgres prints them; times are milliseconds since 1970 or seconds of duration.
@@ -40,12 +40,22 @@ pub struct View {
     pub lag_seconds: f64,
     /// How long the server has been silent; nothing where it never spoke.
     pub last_message_age_seconds: Option<f64>,
+    /// How long ago the catalogue and the slot were last looked at; nothing before the first look.
+    pub last_look_age_seconds: Option<f64>,
+    /// Bytes of log that the slot held back at the last look; nothing where there was no slot.
+    pub slot_retained_bytes: Option<u64>,
+    /// Bytes that could still be written then before the slot is lost; nothing without `max_slot_wal_keep_size`.
+    pub safe_wal_size: Option<u64>,
     /// In the order of the configuration.
     pub targets: Vec<TargetView>,
+    /// In the order of the configuration.
+    pub rules: Vec<RuleView>,
     /// The last gaps, oldest first.
     pub gaps: Vec<EventView>,
     /// The last flushes, oldest first.
     pub flushes: Vec<EventView>,
+    /// The last times that a target was sent again, from memory, what it had lost; oldest first.
+    pub resends: Vec<EventView>,
 }
 
 /// The four watermarks.
@@ -72,6 +82,10 @@ pub struct TargetView {
     pub up: bool,
     /// The last fault, while it is not up.
     pub fault: Option<String>,
+    /// It may have missed changes and gets nothing until a person decides (`on_gap: halt`).
+    pub halted: bool,
+    /// The slot goes on without it, to keep the log within `wal_budget`; it is flushed when it returns.
+    pub given_up: bool,
     /// Since when it has been up, or not.
     pub since_ms: u64,
     /// What it has confirmed without a gap.
@@ -84,7 +98,18 @@ pub struct TargetView {
     pub retries: u64,
 }
 
-/// A gap or a flush.
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleView {
+    /// Its place in the configuration and its table: `rules[2] public.users`.
+    pub rule: String,
+    /// Whether every change that concerns it is in the stream.
+    pub covered: bool,
+    /// Why not, and what mends it.
+    pub reason: Option<String>,
+}
+
+/// A gap, a flush or a resend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventView {
     /// When.
@@ -114,10 +139,15 @@ impl View {
             wal_end: status.wal_end.to_string(),
             lag_bytes: status.lag_bytes(),
             lag_seconds: status.lag(now).as_secs_f64(),
-            last_message_age_seconds: status.last_message.map(|at| now.saturating_duration_since(at).as_secs_f64()),
+            last_message_age_seconds: status.silence(now).as_ref().map(Duration::as_secs_f64),
+            last_look_age_seconds: status.look_age(now).as_ref().map(Duration::as_secs_f64),
+            slot_retained_bytes: status.held.map(|held| held.retained),
+            safe_wal_size: status.held.and_then(|held| held.safe),
             targets: status.targets.iter().map(TargetView::of).collect(),
+            rules: status.rules.iter().map(RuleView::of).collect(),
             gaps: status.gaps.iter().map(EventView::of).collect(),
             flushes: status.flushes.iter().map(EventView::of).collect(),
+            resends: status.resends.iter().map(EventView::of).collect(),
         }
     }
 }
@@ -135,17 +165,39 @@ impl WatermarksView {
 }
 
 impl TargetView {
+    /// The one word that people are shown.
+    pub fn state(&self) -> &'static str {
+        match self {
+            TargetView { halted: true, .. } => "halted",
+            TargetView { given_up: true, .. } => "given up",
+            TargetView { up: true, .. } => "up",
+            TargetView { up: false, .. } => "down",
+        }
+    }
+
     fn of(target: &TargetStatus) -> TargetView {
         TargetView {
             name: target.name.clone(),
             kind: target.kind.clone(),
             up: target.up,
             fault: target.fault.clone(),
+            halted: target.halted.is_some(),
+            given_up: target.given_up.is_some(),
             since_ms: millis(target.since),
             applied: target.applied.to_string(),
             pending_keys: target.pending_keys,
             in_flight: target.in_flight,
             retries: target.retries,
+        }
+    }
+}
+
+impl RuleView {
+    fn of(rule: &RuleStatus) -> RuleView {
+        RuleView {
+            rule: rule.subject.to_string(),
+            covered: rule.uncovered.is_none(),
+            reason: rule.uncovered.as_deref().map(str::to_owned),
         }
     }
 }

@@ -91,22 +91,6 @@ fn a_shutdown_delivers_acknowledges_and_exits_with_zero() {
 }
 
 #[test]
-fn a_second_instance_stands_by_and_takes_over() {
-    let mut shop = Shop::open(&schema(), RULE);
-    let mut second = shop.daemon.twin();
-    second.launch_unready();
-    until("the second says that it stands by", || {
-        let (code, body) = second.http("/readyz");
-        (code == 503 && body.contains("standby")).then_some(())
-    });
-    shop.cache(&["user:1", "user:2"]);
-    shop.daemon.stop(Signal::Kill);
-    shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
-    shop.settle();
-    assert_eq!(shop.cached(), ["user:2"], "{}", second.log());
-}
-
-#[test]
 fn a_terminated_walsender_is_replaced() {
     let mut shop = Shop::open(&schema(), RULE);
     let stop = Arc::new(AtomicBool::new(false));

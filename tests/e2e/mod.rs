@@ -7,6 +7,8 @@ mod idle;
 mod keys;
 mod outage;
 mod refusals;
+mod standby;
+mod systemd;
 mod tables;
 mod targets;
 mod types;

@@ -125,6 +125,31 @@ fn with_on_gap_halt_the_daemon_stays_up_not_ready_and_says_what_to_do() {
 }
 
 #[test]
+fn a_halted_target_is_told_for_as_long_as_it_is_halted() {
+    let mut shop = Shop::open(SCHEMA, &format!("{RULE}on_gap: halt\n"));
+    shop.cache(&["user:1"]);
+    shop.daemon.stop(Signal::Term);
+    let mut client = shop.redis.client();
+    let () = redis::cmd("DEL").arg(format!("coherd:{}", shop.database.name)).query(&mut client).unwrap();
+    shop.daemon.launch_unready();
+    let halted = |shop: &Shop| {
+        let (code, body) = shop.daemon.http("/readyz");
+        code == 503 && body.contains("target cache is halted (on_gap: halt)") && body.contains("set on_gap to flush")
+    };
+    until("readiness tells of the gap", || halted(&shop).then_some(()));
+    // The stream breaks and is opened again, which is another state.
+    let before = shop.walsender();
+    shop.sql.run(&format!("SELECT pg_terminate_backend({before})"));
+    until("the stream is opened again", || (shop.walsender() != before).then_some(()));
+    until("the state is streaming", || (shop.daemon.status()["state"] == "streaming").then_some(()));
+    assert!(halted(&shop), "{}", shop.daemon.http("/readyz").1);
+    assert_eq!(shop.daemon.status()["targets"][0]["halted"], true);
+    assert_eq!(shop.cached(), ["user:1"]);
+    let table = crate::support::daemon::text(&shop.daemon.command(&["status"]));
+    assert!(table.contains("\ncache   redis  halted "), "{table}");
+}
+
+#[test]
 fn a_slot_that_lost_its_wal_is_made_anew_and_the_cache_flushed() {
     let mut shop = Shop::alone("max_slot_wal_keep_size = 1MB\nmin_wal_size = 32MB\nmax_wal_size = 32MB", SCHEMA, RULE);
     shop.cache(&["user:1", "other"]);

@@ -17,6 +17,8 @@ pub struct Daemon {
     server: Option<Server>,
     dir: TempDir,
     admin: u16,
+    /// `NAME=value`, for its environment.
+    environment: Vec<String>,
 }
 
 impl Daemon {
@@ -33,7 +35,7 @@ impl Daemon {
         );
         let dir = tempfile::tempdir().expect("temp dir");
         std::fs::write(dir.path().join("coherd.yaml"), config).expect("configuration");
-        Daemon { server: None, dir, admin }
+        Daemon { server: None, dir, admin, environment: Vec::new() }
     }
 
     /// [`Daemon::configure`], `coherd setup` as the superuser, and `coherd run` until it follows the log.
@@ -62,8 +64,14 @@ impl Daemon {
 
     /// Starts it.
     pub fn launch_unready(&mut self) {
-        let command = [coherd(), "run".to_owned(), "--config".to_owned(), self.config().display().to_string()];
+        let run = [coherd(), "run".to_owned(), "--config".to_owned(), self.config().display().to_string()];
+        let command: Vec<String> = ["env".to_owned()].into_iter().chain(self.environment.clone()).chain(run).collect();
         self.server = Some(Server::start(&command, &self.dir.path().join("coherd.log")));
+    }
+
+    /// Sets a variable of its environment, from its next start on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push(format!("{name}={value}"));
     }
 
     /// A second daemon with the same configuration but an admin page of its own; not started.
@@ -72,7 +80,7 @@ impl Daemon {
         let config = std::fs::read_to_string(self.config()).expect("configuration");
         let config = config.replace(&format!("127.0.0.1:{}", self.admin), &format!("127.0.0.1:{admin}"));
         std::fs::write(dir.path().join("coherd.yaml"), config).expect("configuration");
-        Daemon { server: None, dir, admin }
+        Daemon { server: None, dir, admin, environment: Vec::new() }
     }
 
     /// Replaces a part of its configuration, which must be there.

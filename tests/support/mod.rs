@@ -1,6 +1,7 @@
 //! Real servers as child processes, on free ports, in temp dirs, stopped on Drop.
 
 pub mod daemon;
+pub mod manager;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
@@ -8,6 +9,7 @@ pub mod redis;
 pub mod wait;
 
 pub use daemon::Daemon;
+pub use manager::Manager;
 pub use postgres::{Database, Postgres};
 pub use proxy::Proxy;
 pub use redis::Redis;

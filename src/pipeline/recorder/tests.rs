@@ -1,0 +1,141 @@
+//! What is told, as `/readyz`, `/status` and `/metrics` show it.
+
+use super::*;
+use crate::observation::{HeldWal, Horizon};
+use crate::pgoutput;
+use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
+use crate::status::readiness;
+
+const MAX_LAG: Duration = Duration::from_secs(10);
+
+struct Told {
+    recorder: Recorder,
+    board: Board,
+    metrics: Metrics,
+    rules: Vec<Rule>,
+}
+
+fn told() -> Told {
+    let raw = |table: &str| RawRule {
+        table: table.into(),
+        keys: vec![format!("{table}:{{id}}")],
+        action: RawAction::Delete,
+        when_changed: vec![],
+        targets: None,
+        on_missing_old: MissingOld::Refuse,
+        scope: None,
+    };
+    let rules = resolve(&[raw("users"), raw("orders")], &["cache".into()]).unwrap();
+    let board = Board::new("coherd", "coherd", [("cache", "redis")]);
+    let metrics = Metrics::new(&board);
+    let recorder = Recorder::new(board.clone(), metrics.clone(), &["cache".into()], &rules);
+    board.enter(State::Streaming);
+    board.target(0, crate::status::TargetStatus::is_up);
+    Told { recorder, board, metrics, rules }
+}
+
+impl Told {
+    fn reasons(&self) -> String {
+        readiness(&self.board.status(), Instant::now(), MAX_LAG).err().unwrap_or_default().join("\n")
+    }
+
+    fn has_metric(&self, line: &str) -> bool {
+        self.metrics.encode().unwrap().lines().any(|its| its == line)
+    }
+}
+
+#[test]
+fn a_rule_that_is_not_covered_is_not_ready_and_counts_as_0_until_it_is_covered_again() {
+    let mut its = told();
+    assert!(its.has_metric("coherd_rule_covered{rule=\"rules[1] public.orders\"} 1"));
+    its.recorder.uncovered(RuleId(1), "the publication lacks the table; ALTER PUBLICATION coherd ADD TABLE orders;");
+    insta::assert_snapshot!(its.reasons(), @"rules[1] public.orders is not covered: the publication lacks the table; ALTER PUBLICATION coherd ADD TABLE orders;");
+    assert!(its.has_metric("coherd_rule_covered{rule=\"rules[0] public.users\"} 1"));
+    assert!(its.has_metric("coherd_rule_covered{rule=\"rules[1] public.orders\"} 0"));
+    its.recorder.covered(RuleId(1));
+    assert_eq!(its.reasons(), "");
+    its.recorder.uncovered(RuleId(9), "a rule that is none is nobody's trouble");
+    assert_eq!(its.reasons(), "");
+}
+
+#[test]
+fn a_target_that_was_given_up_is_a_gap_and_not_ready_until_it_is_taken_back() {
+    let mut its = told();
+    its.recorder.given_up(0, "given up at 0/123 to keep the log within wal_budget (10 GiB)");
+    insta::assert_snapshot!(its.reasons(), @"target cache was given up at 0/123 to keep the log within wal_budget (10 GiB); it is flushed when it returns");
+    assert!(its.has_metric("coherd_gaps_total{reason=\"wal_budget\"} 1"));
+    let gaps = its.board.status().gaps;
+    assert_eq!(gaps.back().map(|gap| gap.reason), Some("wal_budget"));
+    its.recorder.taken_back(0);
+    assert_eq!(its.reasons(), "");
+}
+
+#[test]
+fn what_is_sent_again_from_memory_is_counted_and_remembered() {
+    let mut its = told();
+    its.recorder.resent(0, "target_went_back", "its record says 0/10, not 0/20");
+    assert!(its.has_metric("coherd_resends_total{reason=\"target_went_back\"} 1"));
+    let resends = its.board.status().resends;
+    insta::assert_snapshot!(resends[0].text, @"cache: its record says 0/10, not 0/20; what it lost was sent again");
+}
+
+#[test]
+fn what_the_slot_holds_back_is_what_was_last_seen() {
+    let mut its = told();
+    assert!(!its.metrics.encode().unwrap().contains("slot_retained_bytes"), "nothing was seen yet");
+    let wal = Some(HeldWal { end: Lsn::new(9000), retained: 5000, safe: Some(70), segment: 16 << 20 });
+    let snapshot = Horizon { xmin: 1, xmax: 1 };
+    let observation = Observation { wal, snapshot, tables: vec![], database: None };
+    its.recorder.observed(&observation);
+    assert!(its.has_metric("coherd_slot_retained_bytes 5000"));
+    assert_eq!(its.board.status().held.and_then(|held| held.safe), Some(70));
+}
+
+#[test]
+fn a_look_that_fails_is_told_after_half_a_minute_with_its_reason() {
+    let mut its = told();
+    its.recorder.unwatched(&SourceError::Refused("permission denied for pg_publication_rel".to_owned()));
+    assert_eq!(its.reasons(), "");
+    let late = Instant::now() + crate::status::LOOK_AGE_MAX;
+    let reasons = readiness(&its.board.status(), late, MAX_LAG).unwrap_err().join("\n");
+    assert!(reasons.contains("the catalogue has not been seen for 30 s: permission denied"), "{reasons}");
+}
+
+#[test]
+fn a_halted_target_stays_halted_when_the_state_changes() {
+    let mut its = told();
+    its.recorder.halted_target(0, "the target holds keys but no record of how far it was brought");
+    its.recorder.source_away(&SourceError::Lost("gone".to_owned()), Duration::ZERO);
+    let seen = Seen {
+        system_id: 7,
+        timeline: 1,
+        wal_end: Lsn::new(100),
+        slot: crate::source::SlotSeen::Missing,
+        forks: vec![],
+    };
+    its.recorder.streaming(&seen, Lsn::new(100));
+    assert!(its.reasons().contains("target cache is halted (on_gap: halt)"), "{}", its.reasons());
+}
+
+/// Rows, and never a keepalive.
+#[test]
+fn rows_are_a_sign_of_life_also_in_the_middle_of_a_transaction() {
+    let mut its = told();
+    let mut lanes = Lanes::new(vec![], &its.rules, 10);
+    let mut reader = Reader::new(its.rules.clone(), 10);
+    its.recorder.turned(&mut reader, &lanes);
+    assert_eq!(its.board.status().last_message, None, "nothing was read");
+    let begin = [b"B".as_slice(), &[0; 16], &[0, 0, 0, 9]].concat();
+    let relation = b"R\0\0\0\x01public\0users\0d\0\x01\x01id\0\0\0\0\x17\xFF\xFF\xFF\xFF";
+    let insert = b"I\0\0\0\x01N\0\x01t\0\0\0\x017";
+    for bytes in [begin.as_slice(), relation, insert] {
+        reader.read(pgoutput::decode(bytes).unwrap(), &mut lanes).unwrap();
+    }
+    its.recorder.turned(&mut reader, &lanes);
+    let first = its.board.status().last_message.expect("a row was read");
+    its.recorder.turned(&mut reader, &lanes);
+    assert_eq!(its.board.status().last_message, Some(first), "nothing more was read");
+    lanes.ledger.committed(crate::lsn::CommitLsn::from_end(Lsn::new(200)));
+    its.recorder.turned(&mut reader, &lanes);
+    assert!(its.board.status().last_message > Some(first), "a commit was read");
+}
