@@ -78,6 +78,7 @@ fn settings(config: &Config) -> Settings {
         on_first_start: config.on_first_start,
         pending_keys_max: config.limits.max_pending_keys,
         transaction_keys_max: config.limits.max_keys_per_transaction as u64,
+        wal_budget: config.source.wal_budget,
     }
 }
 

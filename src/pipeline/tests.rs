@@ -199,6 +199,7 @@ const SETTINGS: Settings = Settings {
     on_first_start: OnFirstStart::Keep,
     pending_keys_max: 1000,
     transaction_keys_max: 1000,
+    wal_budget: None,
 };
 
 fn start(cache: Cache, settings: Settings) -> Bench {

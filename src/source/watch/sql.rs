@@ -133,8 +133,7 @@ pub(super) fn read(rows: &[Row], tables: &[TableName]) -> Result<Option<Glance>,
         None => None,
     };
     let snapshot = Horizon { xmin: unsigned(server.try_get(1)?), xmax: unsigned(server.try_get(2)?) };
-    let mut glance =
-        Glance { in_recovery: server.try_get(0)?, wal, snapshot, tables: Vec::new(), shapes: Vec::new() };
+    let mut glance = Glance { in_recovery: server.try_get(0)?, wal, snapshot, tables: Vec::new(), shapes: Vec::new() };
     for (row, name) in rows.iter().zip(tables) {
         let seen = TableSeen { name: name.clone(), stamp: row.try_get(6)?, leaves: leaves(row)? };
         glance.tables.push(seen);
