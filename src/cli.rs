@@ -2,7 +2,7 @@
 
 pub mod check;
 pub mod log;
-mod parts;
+pub mod parts;
 pub mod run;
 pub mod setup;
 pub mod status;

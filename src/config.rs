@@ -21,7 +21,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 pub use error::{ConfigError, Fault, Place};
-pub use scalar::{check_slot, parse_duration};
+pub use scalar::{check_slot, parse_duration, parse_size};
 
 pub use crate::pipeline::{OnFirstStart, OnGap};
 use crate::rules::config::Rule;
@@ -62,6 +62,8 @@ pub struct SourceConfig {
     pub slot: String,
     /// The publication's name, unquoted.
     pub publication: String,
+    /// Bytes of log that the slot may hold back before it is given up; `None` for any amount, never 0.
+    pub wal_budget: Option<u64>,
     /// Whether the messages of `coherd.invalidate()` and friends count.
     pub messages: bool,
 }

@@ -67,7 +67,7 @@ pub struct Settings {
     pub pending_keys_max: usize,
     /// Keys of one transaction beyond which its further keys are coarsened to scopes.
     pub transaction_keys_max: u64,
-    /// Bytes of log that the slot may hold back; `None` is without bound.
+    /// Bytes of log that the slot may hold back; beyond, it is given up on purpose. `None`: any amount.
     pub wal_budget: Option<u64>,
 }
 

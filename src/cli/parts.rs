@@ -8,8 +8,10 @@ use super::Failure;
 use crate::config::{Config, TargetSettings};
 use crate::source::dsn::Dsn;
 use crate::source::postgres::{Postgres, PostgresConfig};
+use crate::source::watch::{WATCH_PACE, WatchConfig};
 use crate::target::config::{TargetConfig, TlsFiles};
 use crate::target::{self, Target};
+use crate::transaction::tables_of;
 
 /// Reads the DSN `text`, which `field` holds. What it leaves out comes from the environment, as in libpq.
 pub(super) fn dsn(field: &str, text: &SecretString) -> Result<Dsn, Failure> {
@@ -25,6 +27,17 @@ pub(super) fn postgres(config: &Config, dsn: Dsn) -> Postgres {
         publication: config.source.publication.clone(),
         messages: config.source.messages,
     })
+}
+
+/// What the watcher looks at.
+pub fn watch_config(config: &Config, dsn: Dsn) -> WatchConfig {
+    WatchConfig {
+        dsn,
+        slot: config.source.slot.clone(),
+        publication: config.source.publication.clone(),
+        tables: tables_of(&config.rules),
+        pace: WATCH_PACE,
+    }
 }
 
 /// The targets, in the order of their lanes; each connects at its first use.

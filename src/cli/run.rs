@@ -23,6 +23,7 @@ use crate::source::SourceError;
 use crate::source::catalog::look;
 use crate::source::dsn::Dsn;
 use crate::source::sql::connect;
+use crate::source::watch::watch;
 use crate::status::{Board, State};
 use crate::systemd;
 use crate::table::TableName;
@@ -74,9 +75,11 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let spawn = |(lane, target)| delivery::spawn(lane, target, sender.clone());
     let workers = targets.into_iter().enumerate().map(spawn).collect();
     let recorder = Recorder::new(board, metrics, &names, &config.rules);
+    let watch_config = parts::watch_config(&config, dsn.clone());
     let source = parts::postgres(&config, dsn);
     let settings = settings(&config);
-    let (_watching, watched) = mpsc::channel(WATCHED_MAX);
+    let (watching, watched) = mpsc::channel(WATCHED_MAX);
+    tokio::spawn(watch(watch_config, watching));
     let pipeline = Pipeline::new(source, config.rules, (workers, reports), watched, settings, recorder);
     let ended = pipeline.run(shutdown.requested()).await;
     pages.abort();
@@ -97,7 +100,7 @@ fn settings(config: &Config) -> Settings {
         on_first_start: config.on_first_start,
         pending_keys_max: config.limits.max_pending_keys,
         transaction_keys_max: config.limits.max_keys_per_transaction as u64,
-        wal_budget: None,
+        wal_budget: config.source.wal_budget,
     }
 }
 

@@ -12,6 +12,7 @@ pub(super) struct RawSource {
     pub(super) slot: String,
     #[serde(default = "coherd")]
     pub(super) publication: String,
+    pub(super) wal_budget: Option<String>,
     #[serde(default = "yes")]
     pub(super) messages: bool,
 }

@@ -6,11 +6,16 @@ use std::time::Duration;
 use super::error::Fault;
 use super::raw::{RawAdmin, RawLimits, RawLog, RawSource, RawTarget, SECTIONS};
 use super::read::{read, shown, unknown};
-use super::scalar::{check_publication, check_slot, check_target_name, parse_duration, read_secret, scheme};
+use super::scalar::{
+    check_publication, check_slot, check_target_name, parse_duration, parse_size, read_secret, scheme,
+};
 use super::tree::{Key, Node, Value};
 use super::{Admin, Config, Limits, Log, LogFormat, OnFirstStart, OnGap, SourceConfig, TargetSettings};
 use crate::rules::config::{RawRule, Rule, resolve as resolve_rules};
 use crate::target;
+
+/// `source.wal_budget`: 10 GiB.
+const WAL_BUDGET: u64 = 10 << 30;
 
 /// Resolves a whole document. Files are relative to `folder`.
 pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> {
@@ -91,8 +96,31 @@ impl Resolver<'_> {
         if let Err(reason) = check_publication(&raw.publication) {
             self.fault(node, "source", "publication", reason);
         }
+        let wal_budget = self.wal_budget(node, raw.wal_budget.as_deref());
         let dsn = self.secret(node, "source", ("dsn", raw.dsn), ("dsn_file", raw.dsn_file), EXAMPLE)?;
-        Some(SourceConfig { dsn: dsn.into(), slot: raw.slot, publication: raw.publication, messages: raw.messages })
+        Some(SourceConfig {
+            dsn: dsn.into(),
+            slot: raw.slot,
+            publication: raw.publication,
+            wal_budget,
+            messages: raw.messages,
+        })
+    }
+
+    /// A wrong one is a fault and gives `None`, which is then never used.
+    fn wal_budget(&mut self, node: &Node, text: Option<&str>) -> Option<u64> {
+        match text.map(parse_size) {
+            None => return Some(WAL_BUDGET),
+            Some(_) if text == Some("none") => return None,
+            Some(Ok(0)) => {
+                let reason =
+                    "it is zero, which would give the slot up at once; write a size above it, or none for any amount";
+                self.fault(node, "source", "wal_budget", reason);
+            }
+            Some(Ok(bytes)) => return Some(bytes),
+            Some(Err(reason)) => self.fault(node, "source", "wal_budget", format!("{reason}, or none for any amount")),
+        }
+        None
     }
 
     /// A secret that is given in the file or in a file of its own.

@@ -1,4 +1,4 @@
-//! Values that are more than text: durations, names, secrets, addresses.
+//! Values that are more than text: durations, sizes, names, secrets, addresses.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,6 +23,32 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     exact.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// Reads `10GiB`, `512MiB` or `64KiB` (by 1024), `1GB` or `500MB` (by 1000), in bytes.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || {
+        format!(
+            "`{}` is no size: write a whole number and a unit, e.g. 512MiB, 10GiB, 1TiB (by 1024) or 500MB, 10GB, 1TB \
+             (by 1000)",
+            text.escape_debug()
+        )
+    };
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let bytes = match unit.trim_start() {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(bytes).ok_or_else(wrong)
 }
 
 /// A slot's name, as Postgres allows it (`ReplicationSlotValidateName`).
@@ -89,6 +115,27 @@ mod tests {
         }
         for text in ["", "5", "s", "-1s", "1.5s", "5 parsecs", "99999999999999999999s", "18446744073709551615d"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_a_number_and_a_unit() {
+        for (text, bytes) in [
+            ("10GiB", 10 << 30),
+            ("512 MiB", 512 << 20),
+            ("64KiB", 64 << 10),
+            ("1TiB", 1 << 40),
+            ("1GB", 1_000_000_000),
+            ("500MB", 500_000_000),
+            ("1kB", 1_000),
+            ("2TB", 2_000_000_000_000),
+            ("0MB", 0),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        // A bare number could be bytes or, as in postgresql.conf, MiB.
+        for text in ["", "10", "GiB", "-1GiB", "1.5GiB", "10G", "10gib", "10 parsecs", "16777216TiB"] {
+            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 

@@ -39,6 +39,7 @@ fn a_short_file_has_every_default() {
     assert_eq!(config.source.dsn.expose_secret(), "host=db password=hunter2");
     assert_eq!((config.source.slot.as_str(), config.source.publication.as_str()), ("coherd", "coherd"));
     assert!(config.source.messages);
+    assert_eq!(config.source.wal_budget, Some(10 << 30));
     let target = &config.targets[0];
     assert_eq!((target.name.as_str(), target.scheme.as_str()), ("cache", "redis"));
     assert_eq!(target.url.expose_secret(), "redis://:hunter2@h/0");
@@ -65,13 +66,13 @@ fn the_shipped_files_are_good_and_say_the_defaults() {
     assert_eq!(minimal.rules.len(), 2);
     assert_eq!(full.rules.len(), 3);
     let settled = |config: &Config| {
-        let Config { source: SourceConfig { slot, publication, messages, .. }, targets, .. } = config;
+        let Config { source: SourceConfig { slot, publication, wal_budget, messages, .. }, targets, .. } = config;
         let mut targets = targets.clone();
         for target in &mut targets {
             target.url = String::new().into();
         }
         let rest = (config.on_gap, config.on_first_start, config.limits, config.admin, config.log.clone());
-        format!("{slot} {publication} {messages} {targets:?} {rest:?}")
+        format!("{slot} {publication} {wal_budget:?} {messages} {targets:?} {rest:?}")
     };
     assert_eq!(settled(&minimal), settled(&full));
 }
@@ -138,8 +139,8 @@ fn a_key_that_stands_twice_is_refused() {
 #[test]
 fn unknown_fields_are_told_all_at_once_with_the_nearest_known() {
     insta::assert_snapshot!(broken("source: {", "source: {publicaton: x, slt: y, "), @r#"
-    c.yaml:1:10: source.publicaton: unknown field `publicaton`, did you mean `publication`? known: dsn, dsn_file, slot, publication, messages
-    c.yaml:1:25: source.slt: unknown field `slt`, did you mean `slot`? known: dsn, dsn_file, slot, publication, messages
+    c.yaml:1:10: source.publicaton: unknown field `publicaton`, did you mean `publication`? known: dsn, dsn_file, slot, publication, wal_budget, messages
+    c.yaml:1:25: source.slt: unknown field `slt`, did you mean `slot`? known: dsn, dsn_file, slot, publication, wal_budget, messages
     "#);
     insta::assert_snapshot!(error(&format!("{GOOD}target: {{}}\non_gaps: flush\n")), @r#"
     c.yaml:4:1: target: unknown field `target`, did you mean `targets`? known: source, targets, rules, on_gap, on_first_start, limits, admin, log
@@ -196,6 +197,16 @@ fn a_wrong_value_says_which_ones_are_right() {
     insta::assert_snapshot!(broken("'redis://:hunter2@h/0'", "'redis+x://:hunter2@h/0'"), @r#"c.yaml:2:24: targets.cache.url: unknown scheme `redis+x`, did you mean `redis`? known: redis, rediss, redis+unix, unix, valkey, valkeys, valkey+unix; the scheme names the kind of target"#);
     insta::assert_snapshot!(broken("'redis://:hunter2@h/0'", "':hunter2@h:6379'"), @r#"c.yaml:2:24: targets.cache.url: it has no scheme, and the scheme names the kind of target; begin it with one of redis://, rediss://, redis+unix://, unix://, valkey://, valkeys://, valkey+unix://"#);
     insta::assert_snapshot!(broken("table: users", "table: users, targets: [cash]"), @r#"c.yaml:3:33: rules[0].targets: there is no target "cash"; did you mean "cache"? known: cache"#);
+}
+
+#[test]
+fn a_wal_budget_has_a_unit_and_is_above_zero_or_none() {
+    let budget = |text: &str| parse(&GOOD.replace("source: {", &format!("source: {{wal_budget: {text}, ")));
+    assert_eq!(budget("512MiB").unwrap().source.wal_budget, Some(512 << 20));
+    assert_eq!(budget("none").unwrap().source.wal_budget, None);
+    insta::assert_snapshot!(budget("10").unwrap_err(), @r#"c.yaml:1:22: source.wal_budget: `10` is no size: write a whole number and a unit, e.g. 512MiB, 10GiB, 1TiB (by 1024) or 500MB, 10GB, 1TB (by 1000), or none for any amount"#);
+    insta::assert_snapshot!(budget("0GiB").unwrap_err(), @r#"c.yaml:1:22: source.wal_budget: it is zero, which would give the slot up at once; write a size above it, or none for any amount"#);
+    insta::assert_snapshot!(budget("unlimited").unwrap_err(), @r#"c.yaml:1:22: source.wal_budget: `unlimited` is no size: write a whole number and a unit, e.g. 512MiB, 10GiB, 1TiB (by 1024) or 500MB, 10GB, 1TB (by 1000), or none for any amount"#);
 }
 
 #[test]
