@@ -66,6 +66,17 @@ fn every_command_that_the_readme_names_exists() {
 }
 
 #[test]
+fn the_readme_lists_every_metric() {
+    let source = include_str!("../src/metrics.rs");
+    let names = source.lines().filter_map(|line| line.strip_prefix("/// `coherd_")?.split(['{', '`']).next());
+    let names: Vec<&str> = names.collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(README.contains(&format!("`{name}`")), "coherd_{name} is missing in the README");
+    }
+}
+
+#[test]
 fn architecture_names_files_and_modules_that_are_there() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = include_str!("../ARCHITECTURE.md");

@@ -104,7 +104,7 @@ fn records_written(redis: &Redis) -> impl FnMut() -> Vec<u64> + use<> {
     socket.set_nonblocking(true).unwrap();
     let mut text = String::new();
     move || {
-        let mut chunk = [0; 65536];
+        let mut chunk = vec![0; 65536];
         while let Ok(length @ 1..) = socket.read(&mut chunk) {
             text.push_str(std::str::from_utf8(&chunk[..length]).unwrap());
         }
