@@ -11,6 +11,16 @@ pub const NAMES: [&str; 2] = ["cache", "edge"];
 /// Snapshots of a cache that are kept.
 const SNAPSHOTS_MAX: usize = 3;
 
+/// What came of a fault.
+pub enum Hurt {
+    /// It makes no sense at the moment.
+    Not,
+    /// Nothing has to mend it.
+    ForGood,
+    /// This mends it, so many milliseconds later at the latest.
+    Until(u64, CacheMend),
+}
+
 /// A Redis, as the daemon reaches it.
 pub struct Cache {
     pub name: &'static str,
@@ -38,20 +48,19 @@ impl Cache {
         format!("redis+unix://{}", self.redis.socket())
     }
 
-    /// `None` where the fault makes no sense at the moment; otherwise what mends it, if anything must, and how many
-    /// milliseconds later at the latest.
-    pub fn hurt(&mut self, fault: Fault, rng: &mut Rng) -> Option<Option<(u64, CacheMend)>> {
+    /// Begins a fault.
+    pub fn hurt(&mut self, fault: Fault, rng: &mut Rng) -> Hurt {
         match (fault, self.is) {
             (Fault::KillCache, State::Up | State::Frozen) => {
                 self.redis.kill();
                 self.is = State::Down;
-                Some(Some((1500, CacheMend::Restart)))
+                Hurt::Until(1500, CacheMend::Restart)
             }
             (Fault::StallCache, State::Up) => {
                 self.redis.signal(Signal::Stop);
                 self.is = State::Frozen;
                 // Sometimes for longer than a reply may take.
-                Some(Some((7000, CacheMend::Thaw)))
+                Hurt::Until(7000, CacheMend::Thaw)
             }
             (Fault::RememberCache, State::Up) => {
                 let snapshot = self.redis.dump();
@@ -60,18 +69,18 @@ impl Cache {
                 } else {
                     self.snapshots.push(snapshot);
                 }
-                Some(None)
+                Hurt::ForGood
             }
             (Fault::RestoreCache, State::Up | State::Frozen) if !self.snapshots.is_empty() => {
                 self.redis.kill();
                 self.is = State::Down;
-                Some(Some((600, CacheMend::Restore(rng.usize(..self.snapshots.len())))))
+                Hurt::Until(600, CacheMend::Restore(rng.usize(..self.snapshots.len())))
             }
             (Fault::FlushAll, State::Up) => {
                 redis::cmd("FLUSHALL").query::<()>(&mut self.redis.client()).expect("FLUSHALL");
-                Some(None)
+                Hurt::ForGood
             }
-            _ => None,
+            _ => Hurt::Not,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::World;
-use super::caches::Cache;
+use super::caches::{Cache, Hurt};
 use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::Signal;
 use crate::support::proxy::Way;
@@ -332,9 +332,9 @@ impl Faults {
 
     fn hurt_cache(&mut self, fault: Fault, one: usize) -> bool {
         match self.caches[one].hurt(fault, &mut self.rng) {
-            None => false,
-            Some(None) => true,
-            Some(Some((most_ms, mend))) => {
+            Hurt::Not => false,
+            Hurt::ForGood => true,
+            Hurt::Until(most_ms, mend) => {
                 self.later(most_ms, Mend::Cache(one, mend));
                 true
             }
