@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::World;
+use super::caches::{Cache, Hurt};
 use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::Signal;
 use crate::support::proxy::Way;
-use crate::support::{Daemon, Postgres, Proxy, Redis};
+use crate::support::{Daemon, Postgres, Proxy};
 
 /// The longest pause between two faults, so that several are at work together.
 const PAUSE_MOST_MS: u64 = 700;
@@ -18,20 +19,20 @@ const PAUSE_MOST_MS: u64 = 700;
 const RESTART_AFTER: Duration = Duration::from_millis(100);
 /// A server that shuts down may wait for its walsender, and the daemon lets it go after five seconds.
 const SHUTDOWN_MOST: Duration = Duration::from_secs(30);
-/// Snapshots of the cache that are kept.
-const SNAPSHOTS_MAX: usize = 3;
-
 /// What a round's faults are after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Harm {
     /// Processes and connections: every key has to be struck by itself.
-    ToConnections,
+    Connections,
     /// The memories too: slots go, caches come back as something else. Then the daemon flushes.
-    ToMemories,
+    Memories,
+    /// Processes, connections and the catalogue. The daemon flushes what it must, and nothing else hides what it left.
+    Catalogue,
 }
 
+/// One that concerns caches or their network strikes one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub enum Fault {
     KillDaemon,
     FreezeDaemon,
     EndDaemon,
@@ -46,19 +47,16 @@ enum Fault {
     DropSlotOfDeadDaemon,
     DropSlotOfLiveDaemon,
     Network(Side, Trouble),
-    /// A rule's table taken out of the publication and put back. The daemon does not look for it while it runs, so this
-    /// one has no weight; give it one when it does.
-    RepublishTable,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub enum Side {
     Source,
     Target,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+pub enum Trouble {
     Cut,
     Refuse,
     Delay,
@@ -94,10 +92,21 @@ const WEIGHTS: &[(u32, Fault)] = &[
     (2, Fault::Network(Side::Target, Trouble::StallToServer)),
     (2, Fault::Network(Side::Target, Trouble::StallToClient)),
     (5, Fault::Network(Side::Target, Trouble::Truncate)),
-    (0, Fault::RepublishTable),
 ];
 
 impl Fault {
+    fn is_of_a_cache(self) -> bool {
+        matches!(
+            self,
+            Fault::KillCache
+                | Fault::StallCache
+                | Fault::RememberCache
+                | Fault::RestoreCache
+                | Fault::FlushAll
+                | Fault::Network(Side::Target, _)
+        )
+    }
+
     fn is_of(self, harm: Harm) -> bool {
         let to_memories = matches!(
             self,
@@ -107,7 +116,7 @@ impl Fault {
                 | Fault::DropSlotOfDeadDaemon
                 | Fault::DropSlotOfLiveDaemon
         );
-        !to_memories || harm == Harm::ToMemories
+        !to_memories || harm == Harm::Memories
     }
 }
 
@@ -116,15 +125,22 @@ impl Fault {
 enum Mend {
     LaunchDaemon,
     ThawDaemon,
-    RestartCache,
-    RestoreCache(usize),
-    ThawCache,
+    Cache(usize, CacheMend),
     LaunchPostgres,
-    Network(Side),
+    SourceNetwork,
+    TargetNetwork(usize),
+}
+
+/// What ends a fault of a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheMend {
+    Restart,
+    Restore(usize),
+    Thaw,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub enum State {
     Up,
     Frozen,
     /// On its way down since then.
@@ -136,15 +152,12 @@ enum State {
 pub struct Faults {
     pub world: Arc<World>,
     pub daemon: Daemon,
-    pub redis: Redis,
+    pub caches: Vec<Cache>,
     pub postgres: Arc<Postgres>,
     pub source: Proxy,
-    pub target: Proxy,
     rng: Rng,
     daemon_is: State,
-    redis_is: State,
     postgres_is: State,
-    snapshots: Vec<Vec<u8>>,
     mends: Vec<(Instant, Mend)>,
 }
 
@@ -152,26 +165,13 @@ impl Faults {
     /// Everything runs.
     pub fn new(
         world: Arc<World>,
-        (daemon, redis, postgres): (Daemon, Redis, Arc<Postgres>),
-        (source, target): (Proxy, Proxy),
+        daemon: Daemon,
+        caches: Vec<Cache>,
+        (postgres, source): (Arc<Postgres>, Proxy),
         rng: Rng,
     ) -> Faults {
-        let (daemon_is, redis_is, postgres_is) = (State::Up, State::Up, State::Up);
-        let (snapshots, mends) = (Vec::new(), Vec::new());
-        Faults {
-            world,
-            daemon,
-            redis,
-            postgres,
-            source,
-            target,
-            rng,
-            daemon_is,
-            redis_is,
-            postgres_is,
-            snapshots,
-            mends,
-        }
+        let (daemon_is, postgres_is) = (State::Up, State::Up);
+        Faults { world, daemon, caches, postgres, source, rng, daemon_is, postgres_is, mends: Vec::new() }
     }
 
     /// Hurts for so long.
@@ -179,13 +179,12 @@ impl Faults {
         let end = Instant::now() + duration;
         while Instant::now() < end {
             let next = Instant::now() + Duration::from_millis(self.rng.u64(10..PAUSE_MOST_MS));
-            while Instant::now() < next {
-                self.tend();
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            self.tend_until(|| Instant::now() >= next);
             let fault = self.choose(harm);
-            if self.begin(fault) {
-                self.world.history.of_all(&format!("fault: {fault:?}"));
+            let one = self.rng.usize(..self.caches.len());
+            if self.begin(fault, one) {
+                let at = if fault.is_of_a_cache() { self.caches[one].name } else { "" };
+                self.world.history.of_all(&format!("fault: {fault:?} {at}"));
                 self.world.history.count(&format!("faults: {fault:?}"), 1);
             }
         }
@@ -198,6 +197,14 @@ impl Faults {
             *at = Instant::now();
         }
         while !self.mends.is_empty() || self.postgres_is != State::Up {
+            self.tend();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// [`Faults::tend`] until then.
+    pub fn tend_until(&mut self, done: impl Fn() -> bool) {
+        while !done() {
             self.tend();
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -217,8 +224,7 @@ impl Faults {
             let log = self.daemon.log();
             let said = log.lines().last().unwrap_or_default();
             self.world.history.of_all(&format!("the daemon ended with {code}: {said}"));
-            let said: String = if code == 0 { String::new() } else { said.chars().take(300).collect() };
-            self.world.history.count(&format!("daemon ended with {code} {said}"), 1);
+            self.world.history.count(&format!("daemon ended by itself: with {code}"), 1);
             self.down(RESTART_AFTER);
         }
         if let State::Ending(since) = self.postgres_is {
@@ -242,32 +248,15 @@ impl Faults {
                 self.daemon.signal(Signal::Continue);
                 self.daemon_is = State::Up;
             }
-            Mend::RestartCache => {
-                self.redis.restart();
-                self.redis_is = State::Up;
-            }
-            Mend::RestoreCache(snapshot) => {
-                self.redis.restore(&self.snapshots[snapshot]);
-                self.redis_is = State::Up;
-            }
-            Mend::ThawCache if self.redis_is == State::Frozen => {
-                self.redis.signal(Signal::Continue);
-                self.redis_is = State::Up;
-            }
+            Mend::Cache(one, mend) => self.caches[one].mend(mend),
             Mend::LaunchPostgres => {
                 self.postgres.launch();
                 self.postgres_is = State::Up;
             }
             // Something worse has happened to it since.
-            Mend::ThawDaemon | Mend::ThawCache => {}
-            Mend::Network(side) => self.network(side).behave(),
-        }
-    }
-
-    fn network(&self, side: Side) -> &Proxy {
-        match side {
-            Side::Source => &self.source,
-            Side::Target => &self.target,
+            Mend::ThawDaemon => {}
+            Mend::SourceNetwork => self.source.behave(),
+            Mend::TargetNetwork(one) => self.caches[one].proxy.behave(),
         }
     }
 
@@ -295,15 +284,14 @@ impl Faults {
         unreachable!("it is less than the sum of the weights")
     }
 
-    /// Gives false where the fault makes no sense at the moment.
-    fn begin(&mut self, fault: Fault) -> bool {
+    /// Gives false where the fault makes no sense at the moment. `one` is the cache, where it concerns one.
+    fn begin(&mut self, fault: Fault, one: usize) -> bool {
         match fault {
             Fault::KillDaemon | Fault::FreezeDaemon | Fault::EndDaemon => self.hurt_daemon(fault),
             Fault::KillCache | Fault::StallCache | Fault::RememberCache | Fault::RestoreCache | Fault::FlushAll => {
-                self.hurt_cache(fault)
+                self.hurt_cache(fault, one)
             }
-            Fault::Network(side, trouble) => self.hurt_network(side, trouble),
-            Fault::RepublishTable => false,
+            Fault::Network(side, trouble) => self.hurt_network(side, trouble, one),
             _ if self.postgres_is != State::Up => false,
             Fault::CutWalsender => self.sql().is_some_and(|mut sql| sql.try_rows(&self.terminate()).is_ok()),
             Fault::CrashPostgres => {
@@ -342,45 +330,24 @@ impl Faults {
         true
     }
 
-    fn hurt_cache(&mut self, fault: Fault) -> bool {
-        match (fault, self.redis_is) {
-            (Fault::KillCache, State::Up | State::Frozen) => {
-                self.redis.kill();
-                self.redis_is = State::Down;
-                self.later(1500, Mend::RestartCache);
+    fn hurt_cache(&mut self, fault: Fault, one: usize) -> bool {
+        match self.caches[one].hurt(fault, &mut self.rng) {
+            Hurt::Not => false,
+            Hurt::ForGood => true,
+            Hurt::Until(most_ms, mend) => {
+                self.later(most_ms, Mend::Cache(one, mend));
+                true
             }
-            (Fault::StallCache, State::Up) => {
-                self.redis.signal(Signal::Stop);
-                self.redis_is = State::Frozen;
-                // Sometimes for longer than a reply may take.
-                self.later(7000, Mend::ThawCache);
-            }
-            (Fault::RememberCache, State::Up) => {
-                if self.snapshots.len() == SNAPSHOTS_MAX {
-                    let place = self.rng.usize(..SNAPSHOTS_MAX);
-                    self.snapshots[place] = self.redis.dump();
-                } else {
-                    self.snapshots.push(self.redis.dump());
-                }
-            }
-            (Fault::RestoreCache, State::Up | State::Frozen) if !self.snapshots.is_empty() => {
-                let snapshot = self.rng.usize(..self.snapshots.len());
-                self.redis.kill();
-                self.redis_is = State::Down;
-                self.later(600, Mend::RestoreCache(snapshot));
-            }
-            (Fault::FlushAll, State::Up) => {
-                redis::cmd("FLUSHALL").query::<()>(&mut self.redis.client()).expect("FLUSHALL");
-            }
-            _ => return false,
         }
-        true
     }
 
-    fn hurt_network(&mut self, side: Side, trouble: Trouble) -> bool {
+    fn hurt_network(&mut self, side: Side, trouble: Trouble, one: usize) -> bool {
         let (bytes, delay_ms) = (self.rng.usize(..20_000), self.rng.u64(1..50));
         let way = if self.rng.bool() { Way::ToServer } else { Way::ToClient };
-        let proxy = self.network(side);
+        let (proxy, mend) = match side {
+            Side::Source => (&self.source, Mend::SourceNetwork),
+            Side::Target => (&self.caches[one].proxy, Mend::TargetNetwork(one)),
+        };
         match trouble {
             Trouble::Cut => proxy.cut(),
             Trouble::Refuse => {
@@ -393,7 +360,7 @@ impl Faults {
             Trouble::Truncate => proxy.truncate_after(way, bytes),
         }
         if !matches!(trouble, Trouble::Cut) {
-            self.later(6000, Mend::Network(side));
+            self.later(6000, mend);
         }
         true
     }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 /// The most that is kept of one key.
 const KEY_EVENTS_MAX: usize = 30;
+/// The most that is kept of what concerns every key.
+const ALL_EVENTS_MAX: usize = 5000;
 
 type Event = (Duration, Arc<str>);
 
@@ -14,8 +16,9 @@ type Event = (Duration, Arc<str>);
 struct Told {
     keys: HashMap<String, VecDeque<Event>>,
     /// Faults, restarts, truncations: what concerns every key.
-    all: Vec<Event>,
-    counts: BTreeMap<String, u64>,
+    all: VecDeque<Event>,
+    /// By kind, then by what.
+    counts: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// Written by every thread.
@@ -38,30 +41,30 @@ impl History {
         let (now, what) = (self.began.elapsed(), Arc::<str>::from(what));
         let mut told = self.told();
         for key in keys {
-            let events = told.keys.entry(key.into()).or_default();
-            if events.len() == KEY_EVENTS_MAX {
-                events.pop_front();
-            }
-            events.push_back((now, Arc::clone(&what)));
+            push(told.keys.entry(key.into()).or_default(), (now, Arc::clone(&what)), KEY_EVENTS_MAX);
         }
     }
 
     /// Something happened to everything.
     pub fn of_all(&self, what: &str) {
         let event = (self.began.elapsed(), what.into());
-        self.told().all.push(event);
+        push(&mut self.told().all, event, ALL_EVENTS_MAX);
     }
 
-    /// Counts.
+    /// Counts `what`, of the form `kind: detail`.
     pub fn count(&self, what: &str, more: usize) {
-        *self.told().counts.entry(what.to_owned()).or_default() += more as u64;
+        let (kind, detail) = what.split_once(": ").expect("kind: detail");
+        let mut told = self.told();
+        let of_kind = told.counts.entry(kind.to_owned()).or_default();
+        *of_kind.entry(detail.to_owned()).or_default() += more as u64;
     }
 
-    /// All counts, by name.
+    /// All counts, one line for each kind.
     pub fn figures(&self) -> String {
         let told = self.told();
-        told.counts.iter().fold(String::new(), |mut text, (what, count)| {
-            writeln!(text, "  {what}: {count}").expect("text");
+        told.counts.iter().fold(String::new(), |mut text, (kind, of_kind)| {
+            let details: Vec<String> = of_kind.iter().map(|(detail, count)| format!("{detail} {count}")).collect();
+            writeln!(text, "  {kind}: {}", details.join(", ")).expect("text");
             text
         })
     }
@@ -80,4 +83,11 @@ impl History {
             text
         })
     }
+}
+
+fn push(events: &mut VecDeque<Event>, event: Event, most: usize) {
+    if events.len() == most {
+        events.pop_front();
+    }
+    events.push_back(event);
 }

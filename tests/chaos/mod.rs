@@ -1,8 +1,10 @@
-//! Everything breaks at random while writers write and readers fill the cache. In the end no key may be stale.
+//! Everything breaks at random while writers write and readers fill the caches. In the end no key may be stale.
 //!
 //! `make chaos SECONDS=60 SEED=7` runs it for longer, or again. The seed decides what is done; how the threads and
 //! processes meet stays chance.
 
+mod caches;
+mod catalogue;
 mod faults;
 mod history;
 mod holds;
@@ -11,26 +13,35 @@ mod tables;
 mod verdict;
 mod writers;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use crate::support::{Daemon, Database, Postgres, Proxy, Redis};
+use crate::support::{Daemon, Database, Postgres, Proxy};
+use caches::{Cache, NAMES};
+use catalogue::{CATALOGUE_FAULTS, Dba};
 use faults::{Faults, Harm};
 use history::History;
 use holds::Holds;
 use writers::Writer;
 
-/// How long the faults go on, over all rounds, where nobody says.
-const SECONDS: u64 = 16;
+/// How long the faults go on, over all rounds, where nobody says: one round of each kind.
+const SECONDS: u64 = ROUND.as_secs() * HARMS.len() as u64;
 /// How long one round's faults go on. A flush hides what was lost before it, so it is looked often.
 const ROUND: Duration = Duration::from_secs(8);
 /// How long writers and readers go on after the last fault, so that there is something in the cache to be wrong.
 const CALM: Duration = Duration::from_millis(700);
 const WRITERS: usize = 3;
+/// What the rounds are after, one after the other.
+const HARMS: &[Harm] = if CATALOGUE_FAULTS {
+    &[Harm::Connections, Harm::Memories, Harm::Catalogue]
+} else {
+    &[Harm::Connections, Harm::Memories]
+};
 
 /// What all threads share.
 pub struct World {
@@ -38,15 +49,41 @@ pub struct World {
     pub history: History,
     /// Straight to the server, past the proxy.
     pub dsn: String,
-    pub cache_url: String,
+    /// Straight to each cache.
+    pub cache_urls: Vec<String>,
     /// Also the name of slot and publication.
     pub database: String,
+    /// How each table stands in the publication, by its name.
+    pub published: HashMap<String, String>,
+    catalogue_changed: Mutex<Instant>,
+    /// Writers do nothing that flushes a scope: it would hide what is stale.
+    unhidden: AtomicBool,
+    calm: AtomicBool,
     stop: AtomicBool,
 }
 
 impl World {
     pub fn stops(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether writers may empty tables and flush scopes.
+    pub fn may_flush(&self) -> bool {
+        !self.unhidden.load(Ordering::Relaxed)
+    }
+
+    /// Whether the catalogue is to be left alone.
+    pub fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::Relaxed)
+    }
+
+    pub fn catalogue_changed(&self) {
+        *self.catalogue_changed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// When the catalogue was changed last.
+    pub fn catalogue_changed_at(&self) -> Instant {
+        *self.catalogue_changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,7 +97,7 @@ fn whatever_breaks_no_key_is_stale_in_the_end() {
     let mut rng = Rng::with_seed(seed);
     let (mut faults, _database) = stage(&mut rng);
     let rounds = usize::try_from(seconds.div_ceil(ROUND.as_secs()).max(1)).expect("a modest number");
-    for harm in [Harm::ToConnections, Harm::ToMemories].into_iter().cycle().take(rounds) {
+    for harm in HARMS.iter().copied().cycle().take(rounds) {
         let stale = round(&mut faults, &mut rng, harm);
         if !stale.is_empty() {
             let log = std::env::temp_dir().join(format!("coherd-chaos-{seed}.log"));
@@ -68,26 +105,30 @@ fn whatever_breaks_no_key_is_stale_in_the_end() {
             let figures = faults.world.history.figures();
             panic!("seed {seed}: stale keys; the daemon's log is in {}\n{figures}{}", log.display(), stale.join("\n"));
         }
+        faults.world.history.count(&format!("rounds: {harm:?}"), 1);
     }
     let log = faults.daemon.log();
     for event in log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
         if event["message"].as_str().is_some_and(|text| text.contains("flushing every scope")) {
-            faults.world.history.count(&format!("flushes: {}", event["reason"]), 1);
+            let reason = event["reason"].as_str().unwrap_or_default();
+            faults.world.history.count(&format!("flushes: {reason}"), 1);
         }
     }
-    println!("chaos: seed {seed}, {seconds} s, no stale key\n{}", faults.world.history.figures());
+    println!("chaos: seed {seed}, {seconds} s, stale = 0\n{}", faults.world.history.figures());
 }
 
 /// Every server, with a proxy on either side of the daemon, and all of it at work.
 fn stage(rng: &mut Rng) -> (Faults, Database) {
     let postgres = Arc::new(Postgres::start("wal_sender_timeout = 3s"));
     let database = Database::create_on(Arc::clone(&postgres));
-    let redis = Redis::start_with(&["--notify-keyspace-events", "Eg"]);
     database.run(&tables::schema());
-    let (source, target) = (Proxy::start(postgres.port()), Proxy::start(redis.port()));
+    let source = Proxy::start(postgres.port());
+    let caches = NAMES.map(Cache::start);
     // A slot and a record that are lost together look like a first start.
     let rest = format!("{}on_first_start: flush\n", tables::rules());
-    let mut daemon = Daemon::configure(&database, &format!("redis://127.0.0.1:{}/0", target.port()), &rest);
+    // The second target stands right behind the first one's url.
+    let urls = format!("{}\n  {}:\n    url: {}", caches[0].url_of_proxy(), caches[1].name, caches[1].url_of_proxy());
+    let mut daemon = Daemon::configure(&database, &urls, &rest);
     daemon.edit(&format!("127.0.0.1:{}/", postgres.port()), &format!("127.0.0.1:{}/", source.port()));
     daemon.setup(&database);
     daemon.launch();
@@ -95,11 +136,15 @@ fn stage(rng: &mut Rng) -> (Faults, Database) {
         holds: Arc::default(),
         history: History::begin(),
         dsn: database.dsn(),
-        cache_url: format!("redis+unix://{}", redis.socket()),
+        cache_urls: caches.iter().map(Cache::url).collect(),
         database: database.name.clone(),
+        published: catalogue::published(&database),
+        catalogue_changed: Mutex::new(Instant::now()),
+        unhidden: AtomicBool::new(false),
+        calm: AtomicBool::new(false),
         stop: AtomicBool::new(false),
     });
-    (Faults::new(world, (daemon, redis, postgres), (source, target), rng.fork()), database)
+    (Faults::new(world, daemon, caches.into(), (postgres, source), rng.fork()), database)
 }
 
 /// Faults for a while, then calm, then the verdict.
@@ -107,14 +152,22 @@ fn round(faults: &mut Faults, rng: &mut Rng, harm: Harm) -> Vec<String> {
     let world = Arc::clone(&faults.world);
     world.history.of_all(&format!("a round of {harm:?} begins"));
     world.stop.store(false, Ordering::Relaxed);
+    world.calm.store(false, Ordering::Relaxed);
+    world.unhidden.store(harm == Harm::Catalogue, Ordering::Relaxed);
     let threads = start(&world, rng);
+    let dba = (CATALOGUE_FAULTS && harm != Harm::Connections).then(|| {
+        let (world, rng) = (Arc::clone(&world), rng.fork());
+        std::thread::spawn(move || Dba::run(world, rng))
+    });
     faults.rage(harm, ROUND);
     faults.relent();
-    let calm = Instant::now() + CALM;
-    while Instant::now() < calm {
-        faults.tend();
-        std::thread::sleep(Duration::from_millis(5));
+    world.calm.store(true, Ordering::Relaxed);
+    if let Some(dba) = dba {
+        faults.tend_until(|| dba.is_finished());
+        dba.join().expect("no thread of the test fails");
     }
+    let calm = Instant::now() + CALM;
+    faults.tend_until(|| Instant::now() >= calm);
     world.stop.store(true, Ordering::Relaxed);
     for thread in threads {
         thread.join().expect("no thread of the test fails");
@@ -130,11 +183,11 @@ fn start(world: &Arc<World>, rng: &mut Rng) -> Vec<JoinHandle<()>> {
         let (world, rng) = (Arc::clone(world), rng.fork());
         threads.push(std::thread::spawn(move || Writer::run(&format!("writer {number}"), world, rng)));
     }
-    for filler in [readers::fill, readers::fill] {
-        let (world, rng) = (Arc::clone(world), rng.fork());
-        threads.push(std::thread::spawn(move || filler(world, rng)));
+    for one in 0..NAMES.len() {
+        let (its, rng) = (Arc::clone(world), rng.fork());
+        threads.push(std::thread::spawn(move || readers::fill(its, rng, one)));
+        let world = Arc::clone(world);
+        threads.push(std::thread::spawn(move || readers::watch(world, one)));
     }
-    let world = Arc::clone(world);
-    threads.push(std::thread::spawn(move || readers::watch(world)));
     threads
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::World;
+use super::caches::NAMES;
 use super::holds::Held;
 use super::tables::{Reader, TABLES, Table};
 use super::writers::HOT_NUMBERS;
@@ -19,19 +20,21 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// What is cached for a key without rows: "not found" is cached too.
 pub const NOTHING: &str = "none";
 
-/// Reads from the primary and caches, until the world stops. Nothing here ever times out: a SET that is given up could
-/// still be carried out later, when its key is not held any more.
-pub fn fill(world: Arc<World>, mut rng: Rng) {
-    let (Some(mut sql), Some(mut cache)) = (world.connect(), world.cache()) else { return };
+/// Reads through one of the caches until the world stops, as an application does: what is not there is read from the
+/// primary and cached. Nothing here ever times out: a SET that is given up could still be carried out later, when its key
+/// is not held any more.
+pub fn fill(world: Arc<World>, mut rng: Rng, one: usize) {
+    let tables: Vec<usize> = (0..TABLES.len()).filter(|&table| TABLES[table].caches.contains(&one)).collect();
+    let (Some(mut sql), Some(mut cache)) = (world.connect(), world.cache(one)) else { return };
     while !world.stops() {
-        let table = rng.usize(..TABLES.len());
+        let table = tables[rng.usize(..tables.len())];
         let most = if rng.bool() { HOT_NUMBERS } else { TABLES[table].numbers };
         let wanted: Vec<u32> = (0..rng.usize(1..=FILL_KEYS_MAX)).map(|_| rng.u32(..most)).collect();
         let held = world.holds.free_of(table, wanted);
-        let filled = fill_held(&world, &held, &mut sql, &mut cache);
+        let filled = fill_held(&world, &held, &mut sql, (one, &mut cache));
         drop(held);
         if let Err(Away) = filled {
-            let (Some(fresh), Some(again)) = (world.connect(), world.cache()) else { return };
+            let (Some(fresh), Some(again)) = (world.connect(), world.cache(one)) else { return };
             (sql, cache) = (fresh, again);
         }
         std::thread::sleep(PAUSE);
@@ -41,7 +44,12 @@ pub fn fill(world: Arc<World>, mut rng: Rng) {
 /// One of the servers is.
 struct Away;
 
-fn fill_held(world: &World, held: &Held, sql: &mut Client, cache: &mut redis::Connection) -> Result<(), Away> {
+fn fill_held(
+    world: &World,
+    held: &Held,
+    sql: &mut Client,
+    (one, cache): (usize, &mut redis::Connection),
+) -> Result<(), Away> {
     let its = &TABLES[held.table];
     if held.numbers.is_empty() {
         return Ok(());
@@ -49,19 +57,28 @@ fn fill_held(world: &World, held: &Held, sql: &mut Client, cache: &mut redis::Co
     let keys: Vec<String> = held.numbers.iter().map(|&number| its.key(number)).collect();
     // By the read protocol, the pointer comes before the row.
     let entries = entries(its, &keys, cache).map_err(|_| Away)?;
-    let rows = sql.try_rows(&its.values(Some(&held.numbers))).map_err(|_| Away)?;
+    let found: Vec<Option<String>> = redis::cmd("MGET").arg(&entries).query(cache).map_err(|_| Away)?;
+    // What is there is not read again, so that what is stale stays so.
+    let missing: Vec<usize> = (0..entries.len()).filter(|&at| found[at].is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let numbers: Vec<u32> = missing.iter().map(|&at| held.numbers[at]).collect();
+    let rows = sql.try_rows(&its.values(Some(&numbers))).map_err(|_| Away)?;
     let values: HashMap<&str, &str> = rows.iter().map(|row| (row[0].as_str(), row[1].as_str())).collect();
     let mut set = redis::cmd("MSET");
-    for (key, entry) in keys.iter().zip(&entries) {
-        set.arg(entry).arg(*values.get(key.as_str()).unwrap_or(&NOTHING));
+    for &at in &missing {
+        set.arg(&entries[at]).arg(*values.get(keys[at].as_str()).unwrap_or(&NOTHING));
     }
     let outcome = set.query::<()>(cache);
-    for (key, entry) in keys.iter().zip(&entries) {
+    for &at in &missing {
+        let (key, entry) = (&keys[at], &entries[at]);
         let value = values.get(key.as_str()).unwrap_or(&NOTHING);
-        world.history.of_keys([key], &format!("cached {value} as {entry}: {outcome:?}"));
+        world.history.of_keys([key], &format!("{}: cached {value} as {entry}: {outcome:?}", NAMES[one]));
     }
     outcome.map_err(|_| Away)?;
-    world.history.count("keys cached", keys.len());
+    world.history.count("keys: cached", missing.len());
+    world.history.count("keys: found in a cache", keys.len() - missing.len());
     Ok(())
 }
 
@@ -82,16 +99,16 @@ fn entries(its: &Table, keys: &[String], cache: &mut redis::Connection) -> redis
 }
 
 /// Notes each key that is deleted, as far as it is heard of.
-pub fn watch(world: Arc<World>) {
+pub fn watch(world: Arc<World>, one: usize) {
     while !world.stops() {
-        if let Some(mut cache) = world.cache() {
+        if let Some(mut cache) = world.cache(one) {
             // Ends with the connection.
-            let _ = listen(&world, &mut cache);
+            let _ = listen(&world, one, &mut cache);
         }
     }
 }
 
-fn listen(world: &World, cache: &mut redis::Connection) -> redis::RedisResult<()> {
+fn listen(world: &World, one: usize, cache: &mut redis::Connection) -> redis::RedisResult<()> {
     cache.set_read_timeout(Some(Duration::from_millis(200)))?;
     let mut channel = cache.as_pubsub();
     channel.subscribe("__keyevent@0__:del")?;
@@ -99,8 +116,10 @@ fn listen(world: &World, cache: &mut redis::Connection) -> redis::RedisResult<()
         match channel.get_message() {
             Ok(message) => {
                 let key: String = message.get_payload()?;
-                world.history.of_keys([key], "struck");
-                world.history.count("keys struck (heard of)", 1);
+                // An entry under a version is told of its key, or every version would be a key of its own.
+                let key = key.rsplit_once(":v").map_or(key.as_str(), |(key, _)| key);
+                world.history.of_keys([key], &format!("{}: struck", NAMES[one]));
+                world.history.count("keys: struck (heard of)", 1);
             }
             Err(error) if error.is_timeout() => {}
             Err(error) => return Err(error),
@@ -110,9 +129,9 @@ fn listen(world: &World, cache: &mut redis::Connection) -> redis::RedisResult<()
 }
 
 impl World {
-    /// A connection to the cache, without time-outs; `None` where the world stops first.
-    pub fn cache(&self) -> Option<redis::Connection> {
-        let client = redis::Client::open(self.cache_url.as_str()).expect("url");
+    /// A connection to a cache, without time-outs; `None` where the world stops first.
+    pub fn cache(&self, one: usize) -> Option<redis::Connection> {
+        let client = redis::Client::open(self.cache_urls[one].as_str()).expect("url");
         loop {
             match client.get_connection() {
                 Ok(connection) => return Some(connection),

@@ -3,11 +3,15 @@
 
 use std::fmt::Write;
 
+use super::caches::NAMES;
+
 /// One table, its rule, and how SQL finds the rows of a key.
 pub struct Table {
     pub name: &'static str,
     pub create: &'static str,
     pub rule: &'static str,
+    /// Where its keys are cached, as places in `caches::NAMES`.
+    pub caches: &'static [usize],
     /// What a key begins with; its number, or the address made of it, follows.
     prefix: &'static str,
     /// SQL that gives the rest of a row's key.
@@ -37,6 +41,7 @@ pub const TABLES: &[Table] = &[
         name: "users",
         create: "CREATE TABLE users (id int PRIMARY KEY, v bigint NOT NULL DEFAULT nextval('v'))",
         rule: "keys: [\"user:{id}\"]",
+        caches: &[0, 1],
         prefix: "user:",
         rest: "id::text",
         columns: "id",
@@ -50,6 +55,7 @@ pub const TABLES: &[Table] = &[
         create: "CREATE TABLE accounts (id bigserial PRIMARY KEY, email text NOT NULL UNIQUE, v bigint NOT NULL DEFAULT nextval('v'));
             CREATE INDEX ON accounts (lower(email)); ALTER TABLE accounts REPLICA IDENTITY USING INDEX accounts_email_key",
         rule: "keys: [\"account:{email|lower}\"]",
+        caches: &[1],
         prefix: "account:",
         rest: "lower(email)",
         columns: "email",
@@ -63,6 +69,7 @@ pub const TABLES: &[Table] = &[
         create: "CREATE TABLE items (id bigserial PRIMARY KEY, order_id int NOT NULL, v bigint NOT NULL DEFAULT nextval('v'));
             CREATE INDEX ON items (order_id); ALTER TABLE items REPLICA IDENTITY FULL",
         rule: "keys: [\"order:{order_id}\"]",
+        caches: &[0],
         prefix: "order:",
         rest: "order_id::text",
         columns: "order_id",
@@ -75,6 +82,7 @@ pub const TABLES: &[Table] = &[
         name: "products",
         create: "CREATE TABLE products (id int PRIMARY KEY, v bigint NOT NULL DEFAULT nextval('v'))",
         rule: "keys: [\"product:{id}\"]\n    action: bump",
+        caches: &[0, 1],
         prefix: "product:",
         rest: "id::text",
         columns: "id",
@@ -88,6 +96,7 @@ pub const TABLES: &[Table] = &[
         create: "CREATE TABLE events (id int, region int, v bigint NOT NULL DEFAULT nextval('v'), PRIMARY KEY (id, region)) PARTITION BY LIST (region);
             CREATE TABLE events_0 PARTITION OF events FOR VALUES IN (0); CREATE TABLE events_1 PARTITION OF events DEFAULT",
         rule: "keys: [\"event:{id}\"]",
+        caches: &[0, 1],
         prefix: "event:",
         rest: "id::text",
         columns: "id, region",
@@ -112,9 +121,10 @@ pub fn schema() -> String {
 
 /// The entries of `rules:`.
 pub fn rules() -> String {
-    TABLES
-        .iter()
-        .fold(String::from("rules:\n"), |yaml, table| format!("{yaml}  - table: {}\n    {}\n", table.name, table.rule))
+    TABLES.iter().fold(String::from("rules:\n"), |yaml, Table { name, rule, caches, .. }| {
+        let targets: Vec<&str> = caches.iter().map(|&one| NAMES[one]).collect();
+        format!("{yaml}  - table: {name}\n    {rule}\n    targets: [{}]\n", targets.join(", "))
+    })
 }
 
 impl Table {

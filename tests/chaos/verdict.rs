@@ -1,11 +1,14 @@
-//! The end of a run: everything is mended, everything is settled, and every cached key is held against the database.
+//! The end of a run: everything is mended, everything is settled, and every cached key of every target is held against the database.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::caches::Cache;
 use super::faults::Faults;
+use super::history::History;
 use super::readers::NOTHING;
 use super::tables::{Reader, TABLES, Table};
+use crate::support::Daemon;
 use crate::support::postgres::Client;
 
 /// How long everything may take to settle after the last fault.
@@ -13,25 +16,50 @@ const SETTLE_MOST: Duration = Duration::from_secs(90);
 /// Stale keys whose history is told.
 const TOLD_MAX: usize = 5;
 
-/// Waits until the daemon works and all that is committed is settled.
+/// How old an observation of the server is, in `/status`.
+const OBSERVATION_AGE: &str = "last_observation_age_seconds";
+/// Where the daemon does not say when it has watched the catalogue last: it does so every second.
+const WATCHED_AFTER: Duration = Duration::from_secs(3);
+
+/// Waits until the daemon works, has seen the catalogue as it is, and all that is committed is settled.
 pub fn settle(faults: &mut Faults, sql: &mut Client) {
+    let changed = faults.world.catalogue_changed_at();
+    arrive(faults, "watched the catalogue after the last fault", |faults| {
+        faults.daemon.http("/readyz").0 == 200 && has_watched_since(&faults.daemon, changed)
+    });
+    // A flush that came of it is settled when something after it is.
+    sql.run("SELECT pg_logical_emit_message(true, 'chaos', 'the end')");
     let wait = format!("SELECT coherd.wait(timeout => '2s', slot => '{}')", faults.world.database);
+    arrive(faults, "settled all that is committed", |faults| {
+        faults.daemon.http("/readyz").0 == 200 && sql.try_rows(&wait).is_ok_and(|rows| rows[0][0] == "t")
+    });
+}
+
+/// Whether the daemon has looked at the catalogue at a time when it was as it has been since `changed`, and whatever
+/// follows from that look has been gathered.
+fn has_watched_since(daemon: &Daemon, changed: Instant) -> bool {
+    let since = changed.elapsed();
+    match daemon.status()[OBSERVATION_AGE].as_f64() {
+        Some(age) => age < since.as_secs_f64(),
+        None => since >= WATCHED_AFTER,
+    }
+}
+
+fn arrive(faults: &mut Faults, what: &str, mut done: impl FnMut(&Faults) -> bool) {
     let end = Instant::now() + SETTLE_MOST;
-    loop {
+    while !done(faults) {
         faults.tend();
-        let ready = faults.daemon.http("/readyz").0 == 200;
-        if ready && sql.try_rows(&wait).is_ok_and(|rows| rows[0][0] == "t") {
-            return;
-        }
         assert!(
             Instant::now() < end,
-            "not settled {SETTLE_MOST:?} after the last fault: {}\n{}\n{}",
+            "{SETTLE_MOST:?} after the last fault the daemon has not {what}: {}\n{}\n{}\n{}",
+            faults.daemon.http("/readyz").1,
             faults.daemon.status(),
             faults.daemon.log().lines().rev().take(40).collect::<Vec<_>>().join("\n"),
             faults.world.history.of_key(""),
         );
         std::thread::sleep(Duration::from_millis(5));
     }
+    faults.tend();
 }
 
 /// Gives the first of the cached keys that a reader would find with another value than the database has, each with its history.
@@ -40,23 +68,8 @@ pub fn stale(faults: &Faults, sql: &mut Client) -> Vec<String> {
     for table in TABLES {
         truth.extend(sql.rows(&table.values(None)).into_iter().map(|mut row| (row.remove(0), row.remove(0))));
     }
-    let mut cache = faults.redis.client();
-    let names: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut cache).expect("KEYS");
-    let names: Vec<String> = names.into_iter().filter(|name| Table::of_key(name).is_some()).collect();
-    let values: Vec<Option<String>> = names.chunks(1000).flat_map(|names| mget(&mut cache, names)).collect();
-    let there = names.iter().zip(&values).filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
-    let cached: HashMap<&str, &str> = there.collect();
-    let (mut fresh, mut stale) = (0, Vec::new());
-    for (&name, &value) in &cached {
-        let Some(key) = read_as(name, &cached) else { continue };
-        let right = truth.get(key).map_or(NOTHING, String::as_str);
-        if value == right {
-            fresh += 1;
-        } else {
-            stale.push((key.to_owned(), format!("{name} is cached as {value}, and the database has {right}")));
-        }
-    }
-    faults.world.history.count("keys cached and right at the end", fresh);
+    let mut stale: Vec<(String, String)> =
+        faults.caches.iter().flat_map(|cache| stale_in(cache, &truth, &faults.world.history)).collect();
     stale.sort();
     let told = |(key, what): (String, String)| format!("{what}\n{}", faults.world.history.of_key(&key));
     // The first of each kind would do; the number of the others says how bad it is.
@@ -66,7 +79,29 @@ pub fn stale(faults: &Faults, sql: &mut Client) -> Vec<String> {
     told
 }
 
-/// A key may be struck once more at any time, also without need.
+fn stale_in(cache: &Cache, truth: &HashMap<String, String>, history: &History) -> Vec<(String, String)> {
+    let mut client = cache.redis.client();
+    let names: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut client).expect("KEYS");
+    let names: Vec<String> = names.into_iter().filter(|name| Table::of_key(name).is_some()).collect();
+    let values: Vec<Option<String>> = names.chunks(1000).flat_map(|names| mget(&mut client, names)).collect();
+    let there = names.iter().zip(&values).filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
+    let cached: HashMap<&str, &str> = there.collect();
+    let (mut compared, mut stale) = (0, Vec::new());
+    for (&name, &value) in &cached {
+        let Some(key) = read_as(name, &cached) else { continue };
+        let right = truth.get(key).map_or(NOTHING, String::as_str);
+        compared += 1;
+        if value != right {
+            let what = format!("{name} is cached in {} as {value}, and the database has {right}", cache.name);
+            stale.push((key.to_owned(), what));
+        }
+    }
+    history.count(&format!("cached keys compared with the database: {}", cache.name), compared);
+    history.count(&format!("cached keys that were stale: {}", cache.name), stale.len());
+    stale
+}
+
+/// A key may be struck once more at any time, also without need: then it has no value.
 fn mget(cache: &mut redis::Connection, names: &[String]) -> Vec<Option<String>> {
     redis::cmd("MGET").arg(names).query(cache).expect("MGET")
 }

@@ -46,8 +46,8 @@ impl Writer {
             500..900 => self.transaction(),
             900..904 => self.bulk(),
             904..908 => self.refill(),
-            908 => self.truncate(),
-            909..950 => self.by_hand(),
+            908 if self.world.may_flush() => self.truncate(),
+            908..950 => self.by_hand(),
             _ => self.unrelated(),
         }
     }
@@ -154,8 +154,8 @@ impl Writer {
         let number = self.number(table);
         let its = &TABLES[table];
         let statement = match self.rng.u32(..100) {
-            0 => format!("SELECT coherd.flush('{}')", its.name),
-            1..40 => its.touch(number, &self.world.database),
+            0 if self.world.may_flush() => format!("SELECT coherd.flush('{}')", its.name),
+            ..40 => its.touch(number, &self.world.database),
             _ => format!("SELECT coherd.invalidate('{}', 'nothing:like:it')", its.key(number)),
         };
         let done = self.sql.try_run(&statement);

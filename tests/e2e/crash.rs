@@ -61,17 +61,6 @@ fn kill_9_at_thirty_random_instants_loses_no_key() {
 }
 
 #[test]
-fn a_change_made_while_the_daemon_is_dead_is_struck_when_it_comes_back() {
-    let mut shop = Shop::open(&schema(), RULE);
-    shop.daemon.stop(Signal::Kill);
-    shop.cache(&["user:1", "user:2"]);
-    shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
-    shop.daemon.launch();
-    shop.settle();
-    assert_eq!(shop.cached(), ["user:2"], "{}", shop.daemon.log());
-}
-
-#[test]
 fn a_shutdown_delivers_acknowledges_and_exits_with_zero() {
     let mut shop = Shop::open(&schema(), RULE);
     fill(&shop);

@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod bulk;
+mod continuity;
 mod crash;
 mod idle;
 mod keys;

@@ -142,7 +142,6 @@ fn a_first_instance_that_hangs_is_replaced_and_stands_by_when_it_wakes() {
 }
 
 #[test]
-#[ignore = "one that wakes writes the record that it had in mind before it hears that its stream is gone"]
 fn a_first_instance_that_wakes_moves_no_record_back() {
     let mut shop = Shop::alone("wal_sender_timeout = 3s", &schema(3), RULE);
     let second = second(&shop);
@@ -158,7 +157,6 @@ fn a_first_instance_that_wakes_moves_no_record_back() {
 }
 
 #[test]
-#[ignore = "a slot that somebody else has moved still ends the process"]
 fn an_instance_that_hung_takes_over_again_and_flushes_nothing() {
     let mut shop = Shop::alone("wal_sender_timeout = 3s", &schema(3), RULE);
     let mut second = second(&shop);

@@ -56,9 +56,18 @@ impl Postgres {
 
     /// A server of one's own, with `settings` appended to postgresql.conf.
     pub fn start(settings: &str) -> Postgres {
+        Postgres::start_from(TEMPLATE.get_or_init(initdb), settings)
+    }
+
+    /// A server of another cluster: all others have one system identifier.
+    pub fn start_another(settings: &str) -> Postgres {
+        let made = initdb_in_temp_dir();
+        Postgres::start_from(&made.path().join("data"), settings)
+    }
+
+    fn start_from(template: &Path, settings: &str) -> Postgres {
         let dir = tempfile::Builder::new().prefix("pg").tempdir().expect("temp dir");
         let data = dir.path().join("data");
-        let template = TEMPLATE.get_or_init(initdb);
         run(Command::new("cp").arg("-a").arg(template).arg(&data));
         let mut postgres = Postgres { server: Mutex::new(None), dir, port: free_port() };
         give_to_server_user(postgres.dir.path());
@@ -117,6 +126,22 @@ impl Postgres {
         if let Some(server) = self.server.lock().expect("not poisoned").take() {
             server.stop(signal);
         }
+    }
+
+    /// Copies the data directory, as a cold backup does. The server must not run.
+    pub fn back_up(&self) {
+        let _ = std::fs::remove_dir_all(self.backup_dir());
+        run(Command::new("cp").arg("-a").arg(self.data_dir()).arg(self.backup_dir()));
+    }
+
+    /// Puts the copy in place of the data directory: a database that has gone back in time. The server must not run.
+    pub fn restore(&self) {
+        std::fs::remove_dir_all(self.data_dir()).expect("data directory");
+        run(Command::new("cp").arg("-a").arg(self.backup_dir()).arg(self.data_dir()));
+    }
+
+    fn backup_dir(&self) -> PathBuf {
+        self.dir.path().join("backup")
     }
 
     /// Sends the postmaster a signal, and does not wait for what comes of it.
@@ -327,6 +352,18 @@ fn initdb() -> PathBuf {
     if kept.exists() {
         return kept;
     }
+    let made = initdb_in_temp_dir();
+    let data = made.path().join("data");
+    // Into place with one rename: another test run may be doing the same.
+    let copy = build.join(format!("pgdata{installation}.{}", std::process::id()));
+    run(Command::new("cp").arg("-a").arg(&data).arg(&copy));
+    if std::fs::rename(&copy, &kept).is_err() {
+        let _ = std::fs::remove_dir_all(&copy);
+    }
+    kept
+}
+
+fn initdb_in_temp_dir() -> TempDir {
     let dir = tempfile::Builder::new().prefix("initdb").tempdir().expect("temp dir");
     give_to_server_user(dir.path());
     let program = bin_dir().join("initdb").display().to_string();
@@ -336,13 +373,7 @@ fn initdb() -> PathBuf {
     command.push(program);
     command.extend(args.map(str::to_owned));
     run(Command::new(&command[0]).args(&command[1..]));
-    // Into place with one rename: another test run may be doing the same.
-    let copy = build.join(format!("pgdata{installation}.{}", std::process::id()));
-    run(Command::new("cp").arg("-a").arg(&data).arg(&copy));
-    if std::fs::rename(&copy, &kept).is_err() {
-        let _ = std::fs::remove_dir_all(&copy);
-    }
-    kept
+    dir
 }
 
 fn run(command: &mut Command) {

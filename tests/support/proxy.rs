@@ -30,6 +30,8 @@ struct Weather {
     /// Live connections, by number.
     links: Vec<(u64, Arc<Link>)>,
     opened: u64,
+    /// Where new connections go.
+    server_port: u16,
     closing: bool,
 }
 
@@ -72,9 +74,10 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("bound");
         let shared = Arc::<Shared>::default();
+        shared.weather().server_port = server_port;
         std::thread::spawn({
             let shared = Arc::clone(&shared);
-            move || accept(&shared, &listener, server_port)
+            move || accept(&shared, &listener)
         });
         Proxy { shared, address }
     }
@@ -89,6 +92,12 @@ impl Proxy {
         // Taken out as well, so that one that is stalled notices.
         self.shared.weather().links.drain(..).for_each(|(_, link)| link.cut());
         self.shared.changed.notify_all();
+    }
+
+    /// From here on connections go to another server, as after a change of a DNS name. Those that are there are dropped.
+    pub fn lead_to(&self, server_port: u16) {
+        self.shared.weather().server_port = server_port;
+        self.cut();
     }
 
     /// From here on connections are closed as soon as they are made, or no more.
@@ -130,7 +139,7 @@ impl Drop for Proxy {
     }
 }
 
-fn accept(shared: &Arc<Shared>, listener: &TcpListener, server_port: u16) {
+fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
     for client in listener.incoming() {
         let Ok(client) = client else { continue };
         if shared.weather().closing {
@@ -140,6 +149,7 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener, server_port: u16) {
             continue;
         }
         // A server that is away: the connection is closed, which is all that a proxy can say.
+        let server_port = shared.weather().server_port;
         let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)) else { continue };
         for socket in [&client, &server] {
             socket.set_nodelay(true).expect("a live socket");
