@@ -56,18 +56,21 @@ impl Postgres {
 
     /// A server of one's own, with `settings` appended to postgresql.conf.
     pub fn start(settings: &str) -> Postgres {
-        let dir = tempfile::Builder::new().prefix("pg").tempdir().expect("temp dir");
-        let data = dir.path().join("data");
         let template = TEMPLATE.get_or_init(initdb);
-        run(Command::new("cp").arg("-a").arg(template).arg(&data));
-        let mut postgres = Postgres { server: Mutex::new(None), dir, port: free_port() };
+        Postgres::start_in(&format!("{SETTINGS}\n{settings}"), |data| {
+            run(Command::new("cp").arg("-a").arg(template).arg(data));
+        })
+    }
+
+    /// A server in the data directory that `fill` makes.
+    pub(super) fn start_in(settings: &str, fill: impl FnOnce(&Path)) -> Postgres {
+        let dir = tempfile::Builder::new().prefix("pg").tempdir().expect("temp dir");
+        let postgres = Postgres { server: Mutex::new(None), dir, port: free_port() };
+        fill(&postgres.data_dir());
         give_to_server_user(postgres.dir.path());
-        let port = postgres.port;
-        let socket = postgres.socket_dir();
-        postgres
-            .append_settings(&format!("{SETTINGS}\nport = {port}\nunix_socket_directories = '{socket}'\n{settings}"));
+        let (port, socket) = (postgres.port, postgres.socket_dir());
+        postgres.append_settings(&format!("port = {port}\nunix_socket_directories = '{socket}'\n{settings}"));
         postgres.launch();
-        postgres.port = port;
         postgres
     }
 
