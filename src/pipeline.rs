@@ -31,6 +31,8 @@ pub use recorder::Recorder;
 const TICK: Duration = Duration::from_millis(100);
 /// How long a stream is held that cannot be read, because no target has room.
 const FULL_MAX: Duration = Duration::from_secs(20);
+/// A loop that has not turned for so long was stopped (SIGSTOP, a paused machine), and another instance may be at work.
+const STOPPED_MIN: Duration = Duration::from_secs(2);
 /// How long a shutdown waits for targets to confirm what is on its way. What they do not is sent again at the next start.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
@@ -108,6 +110,8 @@ pub struct Pipeline<S: Source> {
     link: Link<S>,
     pace: Pace,
     known: Option<Followed>,
+    /// When the loop last turned.
+    turned: Instant,
     /// Since when no target has had room.
     full_since: Option<Instant>,
     reader: Reader,
@@ -139,6 +143,7 @@ impl<S: Source + 'static> Pipeline<S> {
             link: Link::open(source, Slot::Keep),
             pace: Pace::new(),
             known: None,
+            turned: Instant::now(),
             full_since: None,
             lanes: Lanes::new(targets, &rules, settings.pending_keys_max),
             watched,
@@ -184,6 +189,11 @@ impl<S: Source + 'static> Pipeline<S> {
 
     /// Moves everything on by as much as there is room for.
     fn turn(&mut self) -> Result<(), Stopped> {
+        let stood_still = std::mem::replace(&mut self.turned, Instant::now()).elapsed();
+        if stood_still >= STOPPED_MIN && matches!(self.link, Link::Streaming { .. }) {
+            self.lost(SourceError::Lost(format!("this process stood still for {} s", stood_still.as_secs())))?;
+            self.lanes.unjudge();
+        }
         self.park_or_unpark();
         if let Err(error) = self.read() {
             self.lost(error)?;
@@ -262,7 +272,6 @@ impl<S: Source + 'static> Pipeline<S> {
             Some((Resume::Anew(why), _)) => {
                 self.recorder.anew(why);
                 self.begin(start, &seen);
-                self.lanes.recall();
             }
             Some((how, before)) => {
                 // A slot that this process created stays one: targets that have not been asked yet must still be told.
@@ -275,6 +284,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 }
             }
         }
+        self.lanes.recall_unjudged();
         stream.acknowledge(self.lanes.ledger.acknowledged());
         self.pace.it_worked();
         self.recorder.streaming(&seen, start);
@@ -313,6 +323,10 @@ impl<S: Source + 'static> Pipeline<S> {
         if let (SourceError::Gap(text), OnGap::Halt) = (&error, self.settings.on_gap) {
             self.halt(text);
             return Ok(());
+        }
+        if let SourceError::Busy(_) = error {
+            // Another instance writes the records now.
+            self.lanes.unjudge();
         }
         // A gap in the stream is in the slot: only a new one gets past it.
         let slot = if let SourceError::Gap(_) = error { Slot::Renew } else { slot };

@@ -127,9 +127,18 @@ impl Lanes {
         }
     }
 
-    /// Asks every target again what it remembers.
-    pub(super) fn recall(&self) {
-        self.lanes.iter().for_each(|lane| lane.worker.recall());
+    /// Nothing is sent to any target before it has been asked again what it remembers.
+    pub(super) fn unjudge(&mut self) {
+        for lane in &mut self.lanes {
+            lane.unjudge();
+        }
+    }
+
+    /// Asks every target again that may not be sent anything before.
+    pub(super) fn recall_unjudged(&self) {
+        for lane in self.lanes.iter().filter(|lane| lane.stance == Stance::Unjudged) {
+            lane.worker.recall();
+        }
     }
 
     /// The server is on another timeline, which left the one that was followed at `at`: what is gathered and sent of

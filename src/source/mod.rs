@@ -14,6 +14,7 @@ mod slot;
 mod socket;
 pub mod sql;
 pub mod stream;
+mod timeline;
 mod tls;
 mod verifier;
 pub mod watch;
@@ -86,7 +87,8 @@ pub struct Seen {
     pub wal_end: Lsn,
     /// The slot.
     pub slot: SlotSeen,
-    /// Where the server's log left earlier timelines (`TIMELINE_HISTORY`), oldest first; empty on timeline 1.
+    /// Where the server's log left earlier timelines (`TIMELINE_HISTORY`), oldest first; empty on timeline 1, and where
+    /// the server could not say.
     pub forks: Vec<Fork>,
 }
 

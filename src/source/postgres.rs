@@ -11,7 +11,8 @@ use super::session::{Failure, Rows, Session, unexpected};
 use super::slot;
 use super::socket::Socket;
 use super::stream::{PostgresStream, StreamSettings};
-use super::{Seen, SlotSeen, Source, SourceError, handshake};
+use super::{Seen, SlotSeen, Source, SourceError, handshake, timeline};
+use crate::continuity::Fork;
 use crate::lsn::Lsn;
 use crate::table::{quote_identifier, quote_literal};
 
@@ -35,6 +36,8 @@ pub struct Postgres {
     session: Option<Session>,
     /// The last look found no slot of the name.
     seen_missing: bool,
+    /// The timeline whose history could not be read, and was told of: every look would tell of it again.
+    history_told: Option<u32>,
 }
 
 /// The oldest version that says in `pg_replication_slots` whether a slot is lost.
@@ -74,7 +77,7 @@ fn number<T: std::str::FromStr>(rows: &Rows, column: usize) -> Result<T, SourceE
 impl Postgres {
     /// Connects at the first use.
     pub fn new(config: PostgresConfig) -> Postgres {
-        Postgres { config, session: None, seen_missing: false }
+        Postgres { config, session: None, seen_missing: false, history_told: None }
     }
 
     /// The session that is there, or a new one. Taken out, so that one whose conversation is cut short is not used
@@ -98,6 +101,30 @@ impl Postgres {
             None => Ok(SlotSeen::Missing),
             Some(row) => slot::judge(row, &self.config.slot, self.config.dsn.database()),
         }
+    }
+
+    /// Where the log left earlier timelines. Nothing where the server cannot say: a history that was removed must not
+    /// keep anybody from following the log.
+    async fn forks(&mut self, session: &mut Session, timeline: u32) -> Result<Vec<Fork>, SourceError> {
+        if timeline <= 1 {
+            return Ok(Vec::new());
+        }
+        let why = match session.query(&format!("TIMELINE_HISTORY {timeline}")).await {
+            Ok(rows) => match timeline::forks(value(&rows, 1)?, timeline) {
+                Ok(forks) => return Ok(forks),
+                Err(bad) => bad.to_string(),
+            },
+            Err(Failure::Server(error)) => format!("{} [SQLSTATE {}]", error.message, error.code),
+            Err(Failure::Other(error)) => return Err(error),
+        };
+        if self.history_told.replace(timeline) != Some(timeline) {
+            tracing::warn!(
+                timeline,
+                "the server's timeline history cannot be read: {why}; what was written before a promotion cannot be \
+                 told from what was lost with it"
+            );
+        }
+        Ok(Vec::new())
     }
 
     /// A slot that is older than its publication can never be read (42704 at its first change), so the publication
@@ -223,14 +250,10 @@ impl Source for Postgres {
         let mut session = self.session().await?;
         let looked = async {
             let system = self.ask(&mut session, "identify the system", "IDENTIFY_SYSTEM").await?;
+            let timeline = number(&system, 1)?;
+            let forks = self.forks(&mut session, timeline).await?;
             let slot = self.slot(&mut session).await?;
-            Ok(Seen {
-                system_id: number(&system, 0)?,
-                timeline: number(&system, 1)?,
-                wal_end: number(&system, 2)?,
-                slot,
-                forks: Vec::new(),
-            })
+            Ok(Seen { system_id: number(&system, 0)?, timeline, wal_end: number(&system, 2)?, slot, forks })
         };
         let seen = looked.await;
         if keeps_session(&seen) {

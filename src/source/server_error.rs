@@ -249,7 +249,9 @@ impl ServerError {
 fn unsupported_advice(doing: Doing<'_>) -> String {
     match doing {
         Doing::Creating { .. } | Doing::Starting { .. } => {
-            "A standby can be followed from Postgres 16 on; before, give the primary.".to_owned()
+            "If it is a standby: those can be followed from Postgres 16 on. Before, name the primary in dsn, or every \
+             server with target_session_attrs=primary, which finds it."
+                .to_owned()
         }
         Doing::Streaming { publication, .. } => format!(
             "Publish each table once, with one column list, in the publication {}.",

@@ -3,6 +3,7 @@
 mod auth;
 mod certificates;
 mod slots;
+mod standby;
 mod stream;
 mod tls;
 
@@ -146,6 +147,23 @@ impl Followed {
         let stream = &mut self.stream;
         let polled = self.runtime.block_on(async { tokio::time::timeout(time, stream.ready(intake)).await });
         assert!(!matches!(polled, Ok(Err(_))), "{polled:?}");
+    }
+
+    /// Reads what comes for a moment, and acknowledges it.
+    pub fn acknowledge_everything(&mut self) {
+        let stream = &mut self.stream;
+        let reading = async {
+            loop {
+                stream.ready(Intake::Open).await.unwrap();
+                while let Some(frame) = stream.next().unwrap() {
+                    if let Frame::Position(at) = frame {
+                        stream.acknowledge(ack(at));
+                    }
+                }
+            }
+        };
+        let moment = Duration::from_millis(100);
+        let _: Result<(), _> = self.runtime.block_on(async { tokio::time::timeout(moment, reading).await });
     }
 
     /// `column` of the slot's row in pg_replication_slots.

@@ -6,6 +6,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod standby;
 pub mod wait;
 
 pub use daemon::Daemon;

@@ -66,17 +66,26 @@ impl Postgres {
     }
 
     fn start_from(template: &Path, settings: &str) -> Postgres {
+        Postgres::start_in(
+            &format!(
+                "{SETTINGS}
+{settings}"
+            ),
+            |data| {
+                run(Command::new("cp").arg("-a").arg(template).arg(data));
+            },
+        )
+    }
+
+    /// A server in the data directory that `fill` makes.
+    pub(super) fn start_in(settings: &str, fill: impl FnOnce(&Path)) -> Postgres {
         let dir = tempfile::Builder::new().prefix("pg").tempdir().expect("temp dir");
-        let data = dir.path().join("data");
-        run(Command::new("cp").arg("-a").arg(template).arg(&data));
-        let mut postgres = Postgres { server: Mutex::new(None), dir, port: free_port() };
+        let postgres = Postgres { server: Mutex::new(None), dir, port: free_port() };
+        fill(&postgres.data_dir());
         give_to_server_user(postgres.dir.path());
-        let port = postgres.port;
-        let socket = postgres.socket_dir();
-        postgres
-            .append_settings(&format!("{SETTINGS}\nport = {port}\nunix_socket_directories = '{socket}'\n{settings}"));
+        let (port, socket) = (postgres.port, postgres.socket_dir());
+        postgres.append_settings(&format!("port = {port}\nunix_socket_directories = '{socket}'\n{settings}"));
         postgres.launch();
-        postgres.port = port;
         postgres
     }
 

@@ -1,0 +1,116 @@
+//! Standbys: copies of a running server that follow it, and can take its place.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::Postgres;
+use super::postgres::postgres_client;
+use super::wait::{until, until_within};
+
+/// The physical slot on the primary that its standby follows. One standby a server.
+pub const STANDBY_SLOT: &str = "standby";
+
+/// The first sync of a slot waits for the slot to move, and for a worker that sleeps up to half a minute.
+const SYNC_PATIENCE: std::time::Duration = std::time::Duration::from_secs(90);
+
+impl Postgres {
+    /// A streaming standby of this server, set up as failover slots want it, with `settings` appended to its
+    /// postgresql.conf. It is made as `pg_basebackup` would make it, which not every installation has.
+    pub fn standby(&self, settings: &str) -> Postgres {
+        let mut primary = postgres_client(&self.dsn("postgres")).expect("connects");
+        primary.run(&format!("SELECT pg_create_physical_replication_slot('{STANDBY_SLOT}', true)"));
+        primary.run("SELECT pg_backup_start('standby', true)");
+        let settings = format!(
+            "{}\nprimary_slot_name = '{STANDBY_SLOT}'\nhot_standby_feedback = on\nwal_retrieve_retry_interval = 100ms\n\
+             wal_receiver_status_interval = 1s\n{settings}",
+            self.conninfo()
+        );
+        Postgres::start_in(&settings, |data| {
+            copy(&self.data_dir(), data);
+            let stopped = primary.rows("SELECT labelfile FROM pg_backup_stop(false)");
+            std::fs::write(data.join("backup_label"), &stopped[0][0]).expect("data directory");
+            std::fs::write(data.join("standby.signal"), "").expect("data directory");
+        })
+    }
+
+    /// The setting with which a standby finds this server. Slots are synchronized over an ordinary connection, which
+    /// needs a database.
+    fn conninfo(&self) -> String {
+        format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres dbname=postgres'", self.port())
+    }
+
+    /// Waits until this standby has replayed everything that `primary` has flushed.
+    pub fn catch_up(&self, primary: &Postgres) {
+        let end = postgres_client(&primary.dsn("postgres")).expect("connects").one("SELECT pg_current_wal_flush_lsn()");
+        let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
+        until("the standby has replayed the primary's log", || {
+            let replayed = client.one(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'"));
+            (replayed == "t").then_some(())
+        });
+    }
+
+    /// Has this standby receive nothing any more. It keeps what it has.
+    pub fn cut_off(&self) {
+        self.alter("primary_conninfo = ''");
+        let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
+        until("the standby receives nothing", || {
+            client.rows("SELECT 1 FROM pg_stat_wal_receiver").is_empty().then_some(())
+        });
+    }
+
+    /// Has this standby follow `primary` again after [`Postgres::cut_off`].
+    pub fn follow(&self, primary: &Postgres) {
+        self.alter(&primary.conninfo());
+    }
+
+    fn alter(&self, setting: &str) {
+        let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
+        client.run(&format!("ALTER SYSTEM SET {setting}"));
+        self.reload();
+    }
+
+    /// Makes this standby a primary, and waits until it is one.
+    pub fn promote(&self) {
+        let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
+        assert_eq!(client.one("SELECT pg_promote(true, 60)"), "t", "not promoted: {}", self.log());
+    }
+
+    /// Waits until the failover slot `slot` of `primary` is on this standby, for good (17 and later). Somebody must be
+    /// following it: the first sync waits for it to move.
+    pub fn sync_slot(&self, primary: &Postgres, slot: &str) {
+        let mut there = postgres_client(&primary.dsn("postgres")).expect("connects");
+        let mut here = postgres_client(&self.dsn("postgres")).expect("connects");
+        let synced =
+            format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}' AND synced AND NOT temporary");
+        until_within(SYNC_PATIENCE, "the slot is on the standby", || {
+            there.run("SELECT pg_log_standby_snapshot()");
+            // Refused while a worker does it by itself (sync_replication_slots).
+            let _ = here.try_run("SELECT pg_sync_replication_slots()");
+            here.rows(&synced).pop()
+        });
+    }
+
+    /// Logs on this primary which transactions run, over and over until `done`: whoever creates a slot on a standby
+    /// waits for that.
+    pub fn tell_standbys_until(&self, done: &std::sync::atomic::AtomicBool) {
+        let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            client.run("SELECT pg_log_standby_snapshot(), pg_sleep(0.1)");
+        }
+    }
+}
+
+/// Copies the data directory of a server that runs, without what belongs to its process and without its slots.
+fn copy(from: &Path, to: &Path) {
+    let output = Command::new("cp").arg("-a").arg(from).arg(to).output().expect("cp");
+    // Log files are recycled and temporary ones come and go under the copy; recovery does not need them.
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let vanished = said.lines().all(|line| line.contains("No such file or directory"));
+    assert!(output.status.success() || (vanished && !said.is_empty()), "cp: {said}");
+    for name in ["postmaster.pid", "postmaster.opts"] {
+        let _ = std::fs::remove_file(to.join(name));
+    }
+    for slot in std::fs::read_dir(to.join("pg_replslot")).expect("data directory") {
+        std::fs::remove_dir_all(slot.expect("a slot").path()).expect("a slot");
+    }
+}
