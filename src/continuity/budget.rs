@@ -54,19 +54,18 @@ impl fmt::Display for Overspent {
 }
 
 impl Budget {
-    /// A budget of `limit` bytes. Without one only `safe_wal_size` counts.
+    /// A budget of `limit` bytes. Without one nothing is ever given up on purpose.
     pub fn new(limit: Option<u64>) -> Self {
         Budget { limit, last: None }
     }
 
     /// Another look.
     pub fn looked(&mut self, held: HeldWal) -> Option<Overspent> {
+        let limit = self.limit?;
         let grown = self.last.map_or(0, |last| held.retained.saturating_sub(last.retained));
         self.last = Some(held);
         let ahead = grown.saturating_mul(LOOKS_AHEAD);
-        if let Some(limit) = self.limit
-            && held.retained.saturating_add(ahead) >= limit
-        {
+        if held.retained.saturating_add(ahead) >= limit {
             return Some(Overspent::Budget { retained: held.retained, limit });
         }
         let low = held.segment.saturating_mul(SAFE_SEGMENTS).max(ahead);
@@ -97,7 +96,7 @@ mod tests {
 
     #[test]
     fn it_is_spent_when_the_server_is_about_to_give_the_slot_up() {
-        let mut budget = Budget::new(None);
+        let mut budget = Budget::new(Some(1 << 40));
         assert_eq!(budget.looked(held(10, Some(100))), None);
         assert_eq!(budget.looked(held(20, Some(90))), None);
         assert_eq!(budget.looked(held(21, Some(32))), Some(Overspent::Safe { left: 32 * MIB }));
@@ -106,6 +105,6 @@ mod tests {
 
     #[test]
     fn without_any_bound_nothing_is_ever_spent() {
-        assert_eq!(Budget::new(None).looked(held(1 << 20, None)), None);
+        assert_eq!(Budget::new(None).looked(held(1 << 20, Some(0))), None);
     }
 }

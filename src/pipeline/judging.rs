@@ -7,7 +7,7 @@ use super::{OnFirstStart, OnGap, Pipeline};
 use crate::continuity::{Drift, Gap, Known, Overspent, Recent, Verdict};
 use crate::invalidation::{Batch, RuleId, Scope};
 use crate::lsn::Lsn;
-use crate::observation::{HeldWal, Observation};
+use crate::observation::Observation;
 use crate::record::Recollection;
 use crate::rules::config::Rule;
 use crate::source::Source;
@@ -150,10 +150,11 @@ impl<S: Source + 'static> Pipeline<S> {
         for asking in std::mem::take(&mut self.early) {
             self.recalled(asking);
         }
-        if let (Some(held), Some(_)) = (look.wal, &self.known)
-            && let Some(spent) = self.budget.looked(held)
-        {
-            self.give_up_laggards(held, spent);
+        if let (Some(held), Some(_)) = (look.wal, &self.known) {
+            let laggards = self.lanes.laggards(held.end);
+            if let Some(spent) = self.budget.looked(held) {
+                self.give_up(&laggards, held.end, spent);
+            }
         }
     }
 
@@ -236,11 +237,11 @@ impl<S: Source + 'static> Pipeline<S> {
         }
     }
 
-    fn give_up_laggards(&mut self, held: HeldWal, spent: Overspent) {
-        // Whoever is behind by less is not what the log is held back for.
-        for lane in self.lanes.laggards(held.end, held.retained / 2) {
+    /// Where nobody lags, a long transaction holds the log back, or this process has only just begun to read it.
+    fn give_up(&mut self, laggards: &[usize], end: Lsn, spent: Overspent) {
+        let text = format!("given up at {end}: {spent}");
+        for &lane in laggards {
             self.lanes.give_up(lane);
-            let text = format!("given up at {}: {spent}", held.end);
             self.recorder.given_up(lane, &text);
             if self.settings.on_gap == OnGap::Halt {
                 self.lanes.halt(lane);

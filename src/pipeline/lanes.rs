@@ -62,6 +62,8 @@ pub(super) struct Lane {
     settled_is_due: bool,
     last_sent: Instant,
     last_moved: Instant,
+    /// Where it held the slot at the last look at the server, if it owed something then.
+    held_at: Option<Lsn>,
 }
 
 /// All lanes, and the ledger that knows how far each has come.
@@ -73,6 +75,8 @@ pub(super) struct Lanes {
     pending_keys_max: usize,
     identity: (u64, u32),
     commit_time: Option<PgTime>,
+    /// Where the log ended at the last look at the server.
+    last_end: Option<Lsn>,
     /// Lanes that were given up and are brought along again, not told yet.
     returned: Vec<usize>,
     /// Keys named by hand that a lane that is given up could not hold, not told yet.
@@ -99,6 +103,7 @@ impl Lanes {
             settled_is_due: true,
             last_sent: now,
             last_moved: now,
+            held_at: None,
         };
         let lanes: Vec<Lane> = workers.into_iter().map(lane).collect();
         Lanes {
@@ -108,6 +113,7 @@ impl Lanes {
             pending_keys_max,
             identity: (0, 0),
             commit_time: None,
+            last_end: None,
             returned: Vec::new(),
             lost_by_hand: 0,
         }
@@ -180,10 +186,20 @@ impl Lanes {
         std::mem::take(&mut self.lost_by_hand)
     }
 
-    /// The lanes for which the slot waits, further than `bytes` before `end`.
-    pub(super) fn laggards(&self, end: Lsn, bytes: u64) -> Vec<usize> {
-        let lags = |index: &usize| self.ledger.holds_at(*index).is_some_and(|at| end.bytes_since(at) > bytes);
-        (0..self.lanes.len()).filter(lags).collect()
+    /// The lanes that owe something and have come less far since the last look than the log, which ends at `end` now.
+    pub(super) fn laggards(&mut self, end: Lsn) -> Vec<usize> {
+        let grown = self.last_end.replace(end).map(|before| end.bytes_since(before));
+        let mut laggards = Vec::new();
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let holds_at = self.ledger.holds_at(index).filter(|_| self.ledger.applied(index) < self.ledger.decoded());
+            let before = std::mem::replace(&mut lane.held_at, holds_at);
+            if let (Some(grown), Some(before), Some(now)) = (grown, before, holds_at)
+                && now.bytes_since(before) < grown
+            {
+                laggards.push(index);
+            }
+        }
+        laggards
     }
 
     pub(super) fn set_up(&mut self, index: usize, up: bool) {

@@ -302,11 +302,16 @@ impl Worker {
 
     /// Asks the target what it remembers, and the pipeline what follows from that.
     async fn reacquaint(&mut self) -> Step<()> {
+        self.was_called();
         let target = Arc::clone(&self.target);
         let recollection = match self.meanwhile(async move { target.recall().await }).await? {
             Ok(recollection) => recollection,
             Err(fault) => return self.fail(fault).await,
         };
+        if self.was_called() {
+            // What it said may be older than the call: once more.
+            return ControlFlow::Continue(());
+        }
         let (answer, verdict) = oneshot::channel();
         self.report(Report::Recalled { lane: self.lane, recollection, answer }).await?;
         let Ok(healing) = self.meanwhile(verdict).await? else {
@@ -317,6 +322,12 @@ impl Worker {
         self.recall_due = false;
         // Where something waits to be confirmed, its confirmation is the better sign.
         if self.unconfirmed.is_empty() { self.up().await } else { ControlFlow::Continue(()) }
+    }
+
+    /// Whether somebody has called for a recollection since the last time this was asked.
+    fn was_called(&self) -> bool {
+        let mut notified = pin!(self.recall.notified());
+        notified.as_mut().enable()
     }
 
     async fn report(&mut self, report: Report) -> Step<()> {

@@ -49,6 +49,9 @@ fn slot_lost_by_max_slot_wal_keep_size_while_running() {
 fn slot_lost_by_max_slot_wal_keep_size_while_a_target_is_away() {
     let mut shop = Shop::alone(SCANTY, SCHEMA, RULE);
     shop.settle();
+    shop.daemon.stop(Signal::Term);
+    shop.daemon.edit("source:\n", "source:\n  wal_budget: none\n");
+    shop.daemon.launch();
     shop.cache(&["user:1", "user:2", "other"]);
     shop.redis.signal(Signal::Stop);
     shop.change_user_1();
