@@ -291,6 +291,20 @@ mod tests {
     }
 
     #[test]
+    fn a_state_begins_once() {
+        let board = board();
+        let began = |state: State| {
+            board.enter(state);
+            board.status().entered
+        };
+        let streaming = began(State::Streaming);
+        assert_eq!(began(State::Streaming), streaming);
+        let away = began(State::Reconnecting { reason: "gone".to_owned() });
+        assert!(away > streaming);
+        assert_eq!(began(State::Reconnecting { reason: "still gone".to_owned() }), away);
+    }
+
+    #[test]
     fn a_loop_that_does_not_turn_is_not_alive() {
         let status = board().status();
         assert!(status.is_alive(Instant::now()));
