@@ -8,8 +8,10 @@ mod idle;
 mod keys;
 mod outage;
 mod refusals;
+mod soak;
 mod tables;
 mod targets;
+mod truncate;
 mod types;
 
 use crate::support::postgres::Client;
