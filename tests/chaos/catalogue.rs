@@ -217,13 +217,7 @@ impl Dba {
                 plan(Others::Wait, hurt, format!("DO $$ BEGIN {back} END $$; {write}"))
             }
             Fault::Recreate => {
-                let numbers: Vec<u32> = (0..its.numbers / 2).filter(|_| self.rng.u32(..3) > 0).collect();
-                let published = &self.world.published[name];
-                let made = format!(
-                    "BEGIN; DROP TABLE IF EXISTS {name}; {}; {}; ALTER PUBLICATION {publication} ADD TABLE {published}; COMMIT",
-                    its.create,
-                    its.insert(&numbers)
-                );
+                let made = self.made_anew(its);
                 let hurt = if self.rng.bool() { format!("DROP TABLE {name}") } else { made.clone() };
                 plan(Others::Wait, hurt, made)
             }
@@ -238,6 +232,18 @@ impl Dba {
                 ATTACHED.to_owned(),
             ),
         }
+    }
+
+    /// SQL that makes the table with other rows, in place of one that may be there.
+    fn made_anew(&mut self, table: &Table) -> String {
+        let numbers: Vec<u32> = (0..table.numbers / 2).filter(|_| self.rng.u32(..3) > 0).collect();
+        let (publication, name) = (&self.world.database, table.name);
+        let published = &self.world.published[name];
+        let (create, insert) = (table.create, table.insert(&numbers));
+        format!(
+            "BEGIN; DROP TABLE IF EXISTS {name}; {create}; {insert}; \
+             ALTER PUBLICATION {publication} ADD TABLE {published}; COMMIT"
+        )
     }
 
     /// SQL after which the table is published as it was at first, whatever it was before.
