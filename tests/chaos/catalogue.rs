@@ -14,7 +14,7 @@ use crate::support::postgres::Client;
 
 /// Whether the catalogue is changed, in rounds of their own and in those that are hard on memories. It is off for as long as the daemon does
 /// not watch the catalogue: what it cannot see it cannot flush, and the runs find stale keys.
-pub const CATALOGUE_FAULTS: bool = false;
+pub const CATALOGUE_FAULTS: bool = true;
 
 /// The longest pause between two of them.
 const PAUSE_MOST: Duration = Duration::from_millis(600);
@@ -217,13 +217,7 @@ impl Dba {
                 plan(Others::Wait, hurt, format!("DO $$ BEGIN {back} END $$; {write}"))
             }
             Fault::Recreate => {
-                let numbers: Vec<u32> = (0..its.numbers / 2).filter(|_| self.rng.u32(..3) > 0).collect();
-                let published = &self.world.published[name];
-                let made = format!(
-                    "BEGIN; DROP TABLE IF EXISTS {name}; {}; {}; ALTER PUBLICATION {publication} ADD TABLE {published}; COMMIT",
-                    its.create,
-                    its.insert(&numbers)
-                );
+                let made = self.made_anew(its);
                 let hurt = if self.rng.bool() { format!("DROP TABLE {name}") } else { made.clone() };
                 plan(Others::Wait, hurt, made)
             }
@@ -238,6 +232,18 @@ impl Dba {
                 ATTACHED.to_owned(),
             ),
         }
+    }
+
+    /// SQL that makes the table with other rows, in place of one that may be there.
+    fn made_anew(&mut self, table: &Table) -> String {
+        let numbers: Vec<u32> = (0..table.numbers / 2).filter(|_| self.rng.u32(..3) > 0).collect();
+        let (publication, name) = (&self.world.database, table.name);
+        let published = &self.world.published[name];
+        let (create, insert) = (table.create, table.insert(&numbers));
+        format!(
+            "BEGIN; DROP TABLE IF EXISTS {name}; {create}; {insert}; \
+             ALTER PUBLICATION {publication} ADD TABLE {published}; COMMIT"
+        )
     }
 
     /// SQL after which the table is published as it was at first, whatever it was before.

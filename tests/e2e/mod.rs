@@ -8,10 +8,12 @@ mod idle;
 mod keys;
 mod outage;
 mod refusals;
+mod soak;
 mod standby;
 mod systemd;
 mod tables;
 mod targets;
+mod truncate;
 mod types;
 
 use crate::support::postgres::Client;
