@@ -5,6 +5,7 @@ mod certificates;
 mod slots;
 mod stream;
 mod tls;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
