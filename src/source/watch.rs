@@ -28,7 +28,8 @@ const HURRIED_PACE: Duration = Duration::from_millis(200);
 /// Growth in bytes a second beyond which that is: a budget of 10 GiB then lasts five minutes.
 const HURRY_BYTES_PER_SECOND: u128 = 32 << 20;
 
-/// How long connecting, or one look, may take. A server that hangs answers no statement_timeout either.
+/// How long one look may take; a server that hangs answers no statement_timeout either. Connecting has its own limit,
+/// connect_timeout, for each host.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Waits between attempts to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -76,7 +77,8 @@ async fn watch_once(
     observations: &Sender<Watched>,
     backoff: &mut Backoff,
 ) -> Result<(), SourceError> {
-    let mut watcher = in_time(Watcher::open(config)).await?;
+    let client = connect(&config.dsn).await?;
+    let mut watcher = in_time(Watcher::new(config, client)).await?;
     let mut last: Option<(Instant, u64)> = None;
     loop {
         let Ok(room) = observations.reserve().await else { return Ok(()) };
@@ -118,8 +120,7 @@ struct Watcher<'a> {
 }
 
 impl<'a> Watcher<'a> {
-    async fn open(config: &'a WatchConfig) -> Result<Watcher<'a>, SourceError> {
-        let client = connect(&config.dsn).await?;
+    async fn new(config: &'a WatchConfig, client: Client) -> Result<Watcher<'a>, SourceError> {
         let prepared = async {
             client.batch_execute(sql::SETTINGS).await?;
             let version: i32 = client.query_one(sql::VERSION, &[]).await?.try_get(0)?;

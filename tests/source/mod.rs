@@ -6,6 +6,7 @@ mod slots;
 mod standby;
 mod stream;
 mod tls;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
