@@ -12,7 +12,7 @@
 --         pg_logical_emit_message(boolean, text, bytea) FROM PUBLIC;
 
 CREATE SCHEMA IF NOT EXISTS coherd;
-COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 1)';
+COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 2)';
 GRANT USAGE ON SCHEMA coherd TO PUBLIC;
 
 -- ---------------------------------------------------------------- read your writes
@@ -50,6 +50,20 @@ $$;
 COMMENT ON FUNCTION coherd.token() IS
     'A position in the log, as a decimal, that the caller''s last commit is not past. Take it after COMMIT.';
 
+-- 1668245605 is "cohe": the daemon holds this lock, with the process id of its walsender, for as long as everything up
+-- to the slot's position is settled.
+CREATE OR REPLACE FUNCTION coherd.vouched(walsender int) RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_locks
+        WHERE locktype = 'advisory' AND classid = 1668245605 AND objid = walsender::bigint::oid AND objsubid = 2 AND granted
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+$$;
+COMMENT ON FUNCTION coherd.vouched(int) IS
+    'Inner part of wait(): whether a daemon vouches for the stream of this walsender';
+
 CREATE OR REPLACE FUNCTION coherd.wait(
     lsn pg_lsn DEFAULT NULL, timeout interval DEFAULT '5s', slot name DEFAULT 'coherd')
 RETURNS boolean
@@ -70,7 +84,7 @@ BEGIN
         goal := '0/0'::pg_lsn + coherd.token();
     END IF;
     LOOP
-        SELECT confirmed_flush_lsn, database INTO seen FROM pg_replication_slots WHERE slot_name = slot;
+        SELECT confirmed_flush_lsn, database, active_pid INTO seen FROM pg_replication_slots WHERE slot_name = slot;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'coherd.wait(): there is no replication slot "%" on this server', slot
                 USING ERRCODE = '42704', HINT = 'The slot is on the server that coherd follows. Name it with '
@@ -80,7 +94,9 @@ BEGIN
                 coalesce('the database "' || seen.database || '"', 'the whole server')
                 USING ERRCODE = '55000', HINT = 'Call it in the database that coherd follows.';
         END IF;
-        IF seen.confirmed_flush_lsn >= goal THEN
+        -- The slot may have gone on without a cache that was away for too long, or may be new. So its position, read
+        -- before, counts only while the process that streams from it vouches for it.
+        IF seen.confirmed_flush_lsn >= goal AND coherd.vouched(seen.active_pid) THEN
             RETURN true;
         ELSIF clock_timestamp() >= deadline THEN
             RETURN false;
@@ -91,7 +107,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coherd.wait(pg_lsn, interval, name) IS
-    'True once the caches are settled past the position (default: the present one); false after the timeout.';
+    'True once the caches are settled past the position (default: the present one); false after the timeout, also where '
+    'no daemon is at work.';
 
 CREATE OR REPLACE FUNCTION coherd.wait(token bigint, timeout interval DEFAULT '5s', slot name DEFAULT 'coherd')
 RETURNS boolean
@@ -276,6 +293,6 @@ WHERE s.plugin = 'pgoutput';
 COMMENT ON VIEW coherd.status IS
     'Slots that coherd may use: who reads them, how far behind, and how much of the log they hold back';
 
-GRANT EXECUTE ON FUNCTION coherd.token(), coherd.wait(pg_lsn, interval, name), coherd.wait(bigint, interval, name),
+GRANT EXECUTE ON FUNCTION coherd.token(), coherd.vouched(int), coherd.wait(pg_lsn, interval, name), coherd.wait(bigint, interval, name),
     coherd.wait(text, interval, name) TO PUBLIC;
 GRANT SELECT ON coherd.status TO PUBLIC;

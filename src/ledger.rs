@@ -289,18 +289,28 @@ impl Ledger {
         self.lanes.iter().filter_map(|lane| lane.allows(self.decoded)).min().unwrap_or(self.decoded)
     }
 
-    /// The position to acknowledge, where it is further than the last one. It is never past a target's record, or the
-    /// next start would take the record for one that went back in time; past that of a target that was given up it
-    /// always is, so that the next start does.
-    pub fn acknowledge(&mut self) -> Option<AckLsn> {
+    /// The position that may be acknowledged, where it is further than the last one. It is never past a target's record,
+    /// or the next start would take the record for one that went back in time; past that of a target that was given up
+    /// it always is, so that the next start does.
+    fn acknowledgeable(&self) -> Option<Lsn> {
         let records = self.lanes.iter().filter(|lane| lane.given_up.is_none()).map(|lane| lane.record).min();
         let position = records.unwrap_or(Lsn::MAX).min(self.allowed());
         let given_up = self.lanes.iter().filter_map(|lane| lane.given_up).max();
         let proves_the_gap = given_up.is_none_or(|past| position > past);
-        (position > self.acknowledged && proves_the_gap).then(|| {
-            self.acknowledged = position;
-            AckLsn(position)
-        })
+        (position > self.acknowledged && proves_the_gap).then_some(position)
+    }
+
+    /// Whether what is acknowledged, or may be, is past what is settled: because a target was given up, a rule is not
+    /// covered, or a target has still to be asked.
+    pub fn is_ahead_of_settled(&self) -> bool {
+        self.acknowledgeable().unwrap_or(self.acknowledged) > self.watermarks().settled
+    }
+
+    /// Gives out the position to acknowledge, where it is further than the last one.
+    pub fn acknowledge(&mut self) -> Option<AckLsn> {
+        let position = self.acknowledgeable()?;
+        self.acknowledged = position;
+        Some(AckLsn(position))
     }
 
     /// The last position given out by [`Ledger::acknowledge`], for a stream that begins anew.

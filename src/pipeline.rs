@@ -12,7 +12,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::continuity::{Budget, Coverage, History, Resume, SlotOrigin, resume};
@@ -118,6 +118,9 @@ pub struct Pipeline<S: Source> {
     lanes: Lanes,
     reports: mpsc::Receiver<Report>,
     watched: mpsc::Receiver<Watched>,
+    /// For which walsender's stream this process should vouch, and for which it does.
+    vouch: watch::Sender<Option<u32>>,
+    vouched: Option<u32>,
     coverage: Coverage,
     budget: Budget,
     /// Targets that came before source and catalogue could be looked at.
@@ -129,13 +132,13 @@ pub struct Pipeline<S: Source> {
 }
 
 impl<S: Source + 'static> Pipeline<S> {
-    /// `targets` are in the order of the lanes that rules name, and report to `reports`; `watched` brings what watching
-    /// the server shows.
+    /// `targets` are in the order of the lanes that rules name, and report to `reports`. Whoever watches the server sends
+    /// what it shows to `watched`, and sees to it that this process vouches for what `vouch` says.
     pub fn new(
         source: S,
         rules: Vec<Rule>,
         (targets, reports): (Vec<Worker>, mpsc::Receiver<Report>),
-        watched: mpsc::Receiver<Watched>,
+        (watched, vouch): (mpsc::Receiver<Watched>, watch::Sender<Option<u32>>),
         settings: Settings,
         recorder: Recorder,
     ) -> Self {
@@ -147,6 +150,8 @@ impl<S: Source + 'static> Pipeline<S> {
             full_since: None,
             lanes: Lanes::new(targets, &rules, settings.pending_keys_max),
             watched,
+            vouch,
+            vouched: None,
             coverage: Coverage::new(rules.clone()),
             budget: Budget::new(settings.wal_budget),
             reader: Reader::new(rules, settings.transaction_keys_max),
@@ -175,8 +180,7 @@ impl<S: Source + 'static> Pipeline<S> {
             match event {
                 Event::Shutdown => return self.drain().await,
                 Event::Report(report) => self.reported(report),
-                Event::Watched(Watched::Seen(look)) => self.observed(&look),
-                Event::Watched(Watched::Away(error)) => self.recorder.unwatched(&error),
+                Event::Watched(watched) => self.watched(watched),
                 Event::Opened(source, _, Ok(opened)) => self.opened(source, opened),
                 Event::Opened(source, slot, Err(error)) => self.rest(source, slot, error)?,
                 Event::Rested => self.link.reopen(),
@@ -256,9 +260,15 @@ impl<S: Source + 'static> Pipeline<S> {
         Ok(())
     }
 
+    /// Who waits in SQL takes what is acknowledged for settled, as long as this process vouches for it. So where it is
+    /// not, that is taken back first.
     fn acknowledge(&mut self) {
-        if let Some(position) = self.lanes.ledger.acknowledge()
-            && let Link::Streaming { stream, .. } = &mut self.link
+        let Link::Streaming { stream, .. } = &mut self.link else { return };
+        let is_ahead = self.lanes.ledger.is_ahead_of_settled();
+        let vouch = (!is_ahead).then(|| stream.walsender());
+        self.vouch.send_if_modified(|before| std::mem::replace(before, vouch) != vouch);
+        if (!is_ahead || self.vouched.is_none())
+            && let Some(position) = self.lanes.ledger.acknowledge()
         {
             stream.acknowledge(position);
         }
@@ -336,6 +346,17 @@ impl<S: Source + 'static> Pipeline<S> {
         Ok(())
     }
 
+    fn watched(&mut self, watched: Watched) {
+        match watched {
+            Watched::Seen(look) => self.observed(&look),
+            Watched::Away(error) => {
+                self.vouched = None;
+                self.recorder.unwatched(&error);
+            }
+            Watched::Vouched(vouched) => self.vouched = vouched,
+        }
+    }
+
     fn reported(&mut self, report: Report) {
         match report {
             Report::Recalled { lane, recollection, answer } => self.recalled(Asking { lane, recollection, answer }),
@@ -374,6 +395,7 @@ impl<S: Source + 'static> Pipeline<S> {
             tokio::select! {
                 biased;
                 Some(report) = self.reports.recv() => self.reported(report),
+                Some(watched) = self.watched.recv() => self.watched(watched),
                 event = self.link.turned(Intake::Closed) => {
                     // A source that is away stays away, and one that has rested would be ready over and over.
                     if let Event::Ready(Err(_)) | Event::Opened(..) | Event::Rested = event {

@@ -79,8 +79,9 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let source = parts::postgres(&config, dsn);
     let settings = settings(&config);
     let (watching, watched) = mpsc::channel(WATCHED_MAX);
-    tokio::spawn(watch(watch_config, watching));
-    let pipeline = Pipeline::new(source, config.rules, (workers, reports), watched, settings, recorder);
+    let (vouch, vouched_for) = tokio::sync::watch::channel(None);
+    tokio::spawn(watch(watch_config, vouched_for, watching));
+    let pipeline = Pipeline::new(source, config.rules, (workers, reports), (watched, vouch), settings, recorder);
     let ended = pipeline.run(shutdown.requested()).await;
     pages.abort();
     ended.map_err(anyhow::Error::new)?;

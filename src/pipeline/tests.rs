@@ -141,6 +141,10 @@ impl Stream for FakeStream {
         }
     }
 
+    fn walsender(&self) -> u32 {
+        4711
+    }
+
     async fn finish(mut self) -> Result<(), SourceError> {
         self.ended = true;
         self.script.shared.lock().unwrap().finished = true;
@@ -252,7 +256,14 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
     let (watching, watched) = mpsc::channel(64);
     watching.try_send(Watched::Seen(look(&rules, "as it was"))).unwrap();
     script.shared.lock().unwrap().watching = Some(watching);
-    let pipeline = Pipeline::new(script.clone(), rules, (workers, reports), watched, settings, recorder);
+    let pipeline = Pipeline::new(
+        script.clone(),
+        rules,
+        (workers, reports),
+        (watched, watch::Sender::new(None)),
+        settings,
+        recorder,
+    );
     let local = async move { pipeline.run(async { drop(stopped.await) }).await };
     (board, stop, tokio::task::spawn_local(local))
 }

@@ -54,6 +54,9 @@ pub trait Stream {
     /// Tells the server that it may forget what is at or before `at`. Leaves with the next poll of [`Stream::ready`].
     fn acknowledge(&mut self, at: AckLsn);
 
+    /// The process at the server that sends the stream.
+    fn walsender(&self) -> u32;
+
     /// Ends the stream in order (CopyDone), with the last acknowledgement delivered.
     fn finish(self) -> impl Future<Output = Result<(), SourceError>>;
 }
@@ -117,6 +120,8 @@ pub enum Watched {
     /// It cannot be looked at; sent once for each attempt that failed. Until the next [`Watched::Seen`] nothing is
     /// known.
     Away(SourceError),
+    /// From now on `coherd.wait()` can see that this process vouches for the stream of this walsender, or for none.
+    Vouched(Option<u32>),
 }
 
 /// What went wrong with the source.

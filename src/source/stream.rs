@@ -81,6 +81,7 @@ pub struct PostgresStream {
     silence: Silence,
     pace: Pace,
     requests: Requests,
+    walsender: u32,
     slot: String,
     publication: String,
 }
@@ -162,7 +163,7 @@ impl Silence {
 impl PostgresStream {
     /// Takes over a session that has answered `START_REPLICATION` with `CopyBothResponse`.
     pub(super) fn new(session: Session, settings: StreamSettings) -> PostgresStream {
-        let Session { socket, mut inbox, .. } = session;
+        let Session { socket, mut inbox, backend_pid: walsender, .. } = session;
         inbox.believe(FRAME_BYTES_MAX);
         let mut every = if settings.standby { STATUS_EVERY_ON_STANDBY } else { STATUS_EVERY };
         if !settings.wal_sender_timeout.is_zero() {
@@ -183,6 +184,7 @@ impl PostgresStream {
             pace: Pace { enabled, began: Instant::now(), bytes: 0, pause: None, pausing: false },
             silence: Silence::new(),
             requests: Requests { count: 0, since: Instant::now() },
+            walsender,
             slot: settings.slot,
             publication: settings.publication,
         }
@@ -372,6 +374,10 @@ impl Stream for PostgresStream {
             }
         }
         Ok(None)
+    }
+
+    fn walsender(&self) -> u32 {
+        self.walsender
     }
 
     fn acknowledge(&mut self, at: AckLsn) {

@@ -2,11 +2,13 @@
 //! transactions have ended, and marks of everything by which changes of the rules' tables may be missed.
 
 mod sql;
+mod vouch;
 
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
+use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 use tokio_postgres::{Client, Statement};
 
@@ -19,6 +21,7 @@ use crate::database::Database;
 use crate::observation::Observation;
 use crate::table::TableName;
 use sql::Glance;
+use vouch::Vouch;
 
 /// How often the server is looked at.
 pub const WATCH_PACE: Duration = Duration::from_secs(1);
@@ -53,17 +56,20 @@ pub struct WatchConfig {
 
 /// Watches until the receiver is gone. A look begins only when there is room for what it shows, so that a slow receiver
 /// gets few observations and no old ones. Each failure is told once, and followed by a wait and a new connection.
-pub async fn watch(config: WatchConfig, observations: Sender<Watched>) {
+///
+/// `vouch` says which walsender's stream `coherd.wait()` may believe.
+pub async fn watch(config: WatchConfig, vouch: Receiver<Option<u32>>, observations: Sender<Watched>) {
     tokio::select! {
         () = observations.closed() => {}
-        () = keep_watching(&config, &observations) => {}
+        () = keep_watching(&config, &vouch, &observations) => {}
     }
 }
 
-async fn keep_watching(config: &WatchConfig, observations: &Sender<Watched>) {
+async fn keep_watching(config: &WatchConfig, vouch: &Receiver<Option<u32>>, observations: &Sender<Watched>) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
     loop {
-        let Err(error) = watch_once(config, observations, &mut backoff).await else { return };
+        let vouch = Vouch::new(vouch.clone());
+        let Err(error) = watch_once(config, vouch, observations, &mut backoff).await else { return };
         if observations.send(Watched::Away(error)).await.is_err() {
             return;
         }
@@ -74,6 +80,7 @@ async fn keep_watching(config: &WatchConfig, observations: &Sender<Watched>) {
 /// One connection's life. `Ok` means that the receiver is gone.
 async fn watch_once(
     config: &WatchConfig,
+    mut vouch: Vouch,
     observations: &Sender<Watched>,
     backoff: &mut Backoff,
 ) -> Result<(), SourceError> {
@@ -91,7 +98,16 @@ async fn watch_once(
         });
         last = Some((began, retained));
         room.send(Watched::Seen(seen));
-        tokio::time::sleep_until(began + pause).await;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(began + pause) => break,
+                () = vouch.wants_another() => {}
+            }
+            let held = in_time(watcher.vouch(&mut vouch)).await?;
+            if observations.send(Watched::Vouched(held)).await.is_err() {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -161,6 +177,10 @@ impl<'a> Watcher<'a> {
             self.since.get_or_insert(glance.snapshot.xmax);
         }
         Ok(glance)
+    }
+
+    async fn vouch(&self, vouch: &mut Vouch) -> Result<Option<u32>, SourceError> {
+        vouch.take(&self.client).await.map_err(|error| failed(&error, self.config))
     }
 
     async fn run(&self, sql: &str) -> Result<(), SourceError> {

@@ -155,9 +155,13 @@ fn record_but_no_slot_is_not_called_settled_before_the_flush() {
     // The new slot begins after the change, and the cache cannot be flushed yet.
     let active = format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = '{}' AND active", shop.database.name);
     until("the daemon follows a new slot", || shop.sql.rows(&active).pop());
+    let wait = |timeout| format!("SELECT coherd.wait({token}, '{timeout}', '{}')", shop.database.name);
+    let (soon, later) = (wait("500ms"), wait("30s"));
     assert_eq!(shop.daemon.http(&format!("/wait?token={token}&timeout=500ms")).0, 504);
+    assert_eq!(shop.sql.one(&soon), "f", "the position of the new slot is no proof");
     shop.redis.signal(Signal::Continue);
     assert_eq!(shop.daemon.http(&format!("/wait?token={token}&timeout=30s")).0, 200);
+    assert_eq!(shop.sql.one(&later), "t");
     assert_eq!(shop.cached(), ["other"]);
 }
 

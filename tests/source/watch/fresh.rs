@@ -116,7 +116,7 @@ fn a_server_that_is_restarted_is_away_and_then_seen_with_its_catalogue() {
     server.stop(Signal::Interrupt);
     let away = |watching: &mut Watching| {
         until("it is away", || match watching.next() {
-            Watched::Seen(_) => None,
+            Watched::Seen(_) | Watched::Vouched(_) => None,
             Watched::Away(error) => Some(error),
         })
     };
@@ -128,7 +128,7 @@ fn a_server_that_is_restarted_is_away_and_then_seen_with_its_catalogue() {
     server.launch();
     let seen = until("it is seen again", || match watching.next() {
         Watched::Seen(seen) => Some(seen),
-        Watched::Away(_) => None,
+        Watched::Away(_) | Watched::Vouched(_) => None,
     });
     assert!(seen.database.is_some());
     assert_eq!(seen.tables, before.tables);
@@ -171,7 +171,7 @@ fn a_session_that_is_ended_is_replaced() {
     let mut aways = 0;
     let seen = until("it is seen again", || match watching.next() {
         Watched::Seen(seen) if aways > 0 => Some(seen),
-        Watched::Seen(_) => None,
+        Watched::Seen(_) | Watched::Vouched(_) => None,
         Watched::Away(_) => {
             aways += 1;
             None
@@ -186,11 +186,12 @@ fn it_ends_with_its_receiver() {
     let database = Database::create();
     let mut watching = Watching::start(&database, &["t"]);
     watching.look();
-    let Watching { runtime, observations, task } = watching;
+    let Watching { runtime, observations, vouch: _vouch, task } = watching;
     drop(observations);
     runtime.block_on(async { tokio::time::timeout(crate::support::wait::PATIENCE, task).await }).unwrap().unwrap();
     // Also while nothing can be reached.
-    let Watching { runtime, observations, task } = Watching::over("host=127.0.0.1 port=1 user=a", "s", &["t"]);
+    let Watching { runtime, observations, vouch: _vouch, task } =
+        Watching::over("host=127.0.0.1 port=1 user=a", "s", &["t"]);
     drop(observations);
     runtime.block_on(async { tokio::time::timeout(crate::support::wait::PATIENCE, task).await }).unwrap().unwrap();
 }

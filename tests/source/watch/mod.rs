@@ -4,6 +4,7 @@ mod fresh;
 mod leaves;
 mod stamps;
 mod standby;
+mod vouch;
 mod wal;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::support::{Database, wait::PATIENCE};
 pub struct Watching {
     runtime: tokio::runtime::Runtime,
     observations: mpsc::Receiver<Watched>,
+    pub vouch: tokio::sync::watch::Sender<Option<u32>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -45,8 +47,9 @@ impl Watching {
         };
         let runtime = runtime();
         let (sender, observations) = mpsc::channel(1);
-        let task = runtime.spawn(watch(config, sender));
-        Watching { runtime, observations, task }
+        let (vouch, vouched_for) = tokio::sync::watch::channel(None);
+        let task = runtime.spawn(watch(config, vouched_for, sender));
+        Watching { runtime, observations, vouch, task }
     }
 
     pub fn next(&mut self) -> Watched {
@@ -58,6 +61,7 @@ impl Watching {
         match self.next() {
             Watched::Seen(seen) => seen,
             Watched::Away(error) => panic!("{error}"),
+            Watched::Vouched(vouched) => panic!("vouched for {vouched:?}"),
         }
     }
 
