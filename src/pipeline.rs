@@ -101,8 +101,8 @@ struct Followed {
     origin: SlotOrigin,
     /// The end of the log when following began. Beyond it only records of this process are to be believed.
     reached: Lsn,
-    /// That is what a look showed after the stream was open, when no other instance could be at work any more.
-    reached_is_sure: bool,
+    /// Looks at the server since the stream was open, when no other instance could be at work any more.
+    looks: u8,
 }
 
 /// From source to targets and back.
@@ -276,7 +276,7 @@ impl<S: Source + 'static> Pipeline<S> {
 
     fn opened(&mut self, source: S, opened: Opened<S::Stream>) {
         let Opened { mut stream, seen, origin, start } = opened;
-        let (mut origin, mut reached, mut reached_is_sure) = (origin, seen.wal_end, false);
+        let (mut origin, mut reached, mut looks) = (origin, seen.wal_end, 0);
         match self.known.take().map(|before| (self.resume(&before, &seen, origin), before)) {
             None => self.begin(start, &seen),
             Some((Resume::Anew(why), _)) => {
@@ -288,7 +288,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 if before.origin == SlotOrigin::CreatedHere {
                     origin = before.origin;
                 }
-                (reached, reached_is_sure) = (before.reached, before.reached_is_sure);
+                (reached, looks) = (before.reached, before.looks);
                 if let Resume::Forked(at) = how {
                     self.forked(at, seen.timeline);
                 }
@@ -298,7 +298,7 @@ impl<S: Source + 'static> Pipeline<S> {
         stream.acknowledge(self.lanes.ledger.acknowledged());
         self.pace.it_worked();
         self.recorder.streaming(&seen, start);
-        self.known = Some(Followed { seen, origin, reached, reached_is_sure });
+        self.known = Some(Followed { seen, origin, reached, looks });
         self.link = Link::Streaming { source, stream };
         // What they remembered may be hours old, as for a standby that takes over; without an answer they are asked anew.
         self.early.clear();
@@ -335,8 +335,9 @@ impl<S: Source + 'static> Pipeline<S> {
             return Ok(());
         }
         if let SourceError::Busy(_) = error {
-            // Another instance writes the records now.
+            // Another instance writes the records now, and what this one knows is soon out of date.
             self.lanes.unjudge();
+            self.known = None;
         }
         // A gap in the stream is in the slot: only a new one gets past it.
         let slot = if let SourceError::Gap(_) = error { Slot::Renew } else { slot };

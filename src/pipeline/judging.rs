@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::lanes::Lanes;
-use super::{OnFirstStart, OnGap, Pipeline};
+use super::{Followed, OnFirstStart, OnGap, Pipeline};
 use crate::continuity::{Drift, Gap, Known, Overspent, Recent, Verdict};
 use crate::invalidation::{Batch, RuleId, Scope};
 use crate::lsn::Lsn;
@@ -15,11 +15,24 @@ use crate::source::Source;
 /// The `reason` of a gap that the catalogue shows.
 const PUBLICATION_CHANGED: &str = "publication_changed";
 
+/// Looks after which it is sure where the log ended when following began. The first may have been under way before.
+const LOOKS_MIN: u8 = 2;
+
 /// A target that waits to be told whether it has missed something.
 pub(super) struct Asking {
     pub(super) lane: usize,
     pub(super) recollection: Recollection,
     pub(super) answer: oneshot::Sender<Batch>,
+}
+
+impl Followed {
+    /// The server was looked at, and its log ended there.
+    fn looked(&mut self, end: Lsn) {
+        if self.looks < LOOKS_MIN {
+            self.looks += 1;
+            self.reached = self.reached.max(end);
+        }
+    }
 }
 
 /// What a target has to be sent beside what is gathered for it.
@@ -57,7 +70,7 @@ impl<S: Source + 'static> Pipeline<S> {
             acquainted: false,
             remembered: Lsn::MAX,
         };
-        let reached_is_sure = followed.reached_is_sure;
+        let reached_is_sure = followed.looks >= LOOKS_MIN;
         let verdict = self.lanes.judge(lane, &asking.recollection, known);
         if let (Verdict::Gap(Gap::DatabaseWentBack { .. }), false) = (&verdict, reached_is_sure) {
             // Perhaps the instance before this one wrote the record while this one was waiting.
@@ -137,10 +150,8 @@ impl<S: Source + 'static> Pipeline<S> {
     /// The server was looked at.
     pub(super) fn observed(&mut self, look: &Observation) {
         self.recorder.observed(look);
-        if let (Some(held), Some(followed)) = (look.wal, &mut self.known)
-            && !std::mem::replace(&mut followed.reached_is_sure, true)
-        {
-            followed.reached = followed.reached.max(held.end);
+        if let (Some(held), Some(followed)) = (look.wal, &mut self.known) {
+            followed.looked(held.end);
         }
         let drifts = self.coverage.looked(look);
         for (index, drift) in drifts.iter().enumerate() {
@@ -151,7 +162,7 @@ impl<S: Source + 'static> Pipeline<S> {
             self.recalled(asking);
         }
         if let (Some(held), Some(_)) = (look.wal, &self.known) {
-            let laggards = self.lanes.laggards(held.end);
+            let laggards = self.lanes.laggards(&held);
             if let Some(spent) = self.budget.looked(held) {
                 self.give_up(&laggards, held.end, spent);
             }

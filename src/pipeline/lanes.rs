@@ -10,6 +10,7 @@ use crate::continuity::{Known, Recent, Verdict, judge};
 use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, Load, RuleId, Scope};
 use crate::ledger::{Ledger, Ticket};
 use crate::lsn::Lsn;
+use crate::observation::HeldWal;
 use crate::pgoutput::PgTime;
 use crate::record::{Recollection, Record};
 use crate::rules::config::Rule;
@@ -186,8 +187,10 @@ impl Lanes {
         std::mem::take(&mut self.lost_by_hand)
     }
 
-    /// The lanes that owe something and have come less far since the last look than the log, which ends at `end` now.
-    pub(super) fn laggards(&mut self, end: Lsn) -> Vec<usize> {
+    /// The lanes that owe something, have come less far since the last look than the log, and hold back at least half of
+    /// what the slot does: another part of it may be held back by a transaction that runs for long.
+    pub(super) fn laggards(&mut self, held: &HeldWal) -> Vec<usize> {
+        let end = held.end;
         let grown = self.last_end.replace(end).map(|before| end.bytes_since(before));
         let mut laggards = Vec::new();
         for (index, lane) in self.lanes.iter_mut().enumerate() {
@@ -195,6 +198,7 @@ impl Lanes {
             let before = std::mem::replace(&mut lane.held_at, holds_at);
             if let (Some(grown), Some(before), Some(now)) = (grown, before, holds_at)
                 && now.bytes_since(before) < grown
+                && end.bytes_since(now) >= held.retained / 2
             {
                 laggards.push(index);
             }
