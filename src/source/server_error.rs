@@ -249,9 +249,7 @@ impl ServerError {
 fn unsupported_advice(doing: Doing<'_>) -> String {
     match doing {
         Doing::Creating { .. } | Doing::Starting { .. } => {
-            "If it is a standby: those can be followed from Postgres 16 on. Before, name the primary in dsn, or every \
-             server with target_session_attrs=primary, which finds it."
-                .to_owned()
+            "A standby can be followed from Postgres 16 on; before, give the primary.".to_owned()
         }
         Doing::Streaming { publication, .. } => format!(
             "Publish each table once, with one column list, in the publication {}.",

@@ -3,10 +3,12 @@
 mod by_hand;
 mod bulk;
 mod crash;
+mod failover;
 mod idle;
 mod keys;
 mod outage;
 mod refusals;
+mod standby;
 mod tables;
 mod targets;
 mod types;
