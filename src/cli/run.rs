@@ -120,13 +120,12 @@ async fn preflight(config: &Config, dsn: &Dsn, board: &Board, shutdown: Shutdown
     loop {
         let attempt = tokio::select! {
             () = &mut stopped => return Ok(Preflight::Stopped),
-            attempt = tokio::time::timeout(PATIENCE, look_at(config, dsn)) => attempt,
+            attempt = look_at(config, dsn) => attempt,
         };
         let reason = match attempt {
-            Ok(Ok(database)) => return judged(&audit(&config.rules, &database)),
-            Ok(Err(SourceError::Refused(text))) => return Err(anyhow::Error::msg(text).into()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("the database has not answered within {} s", PATIENCE.as_secs()),
+            Ok(database) => return judged(&audit(&config.rules, &database)),
+            Err(SourceError::Refused(text)) => return Err(anyhow::Error::msg(text).into()),
+            Err(error) => error.to_string(),
         };
         let pause = backoff.next(fastrand::u32(..));
         warn!("{reason}; trying again in {} ms", pause.as_millis());
@@ -138,11 +137,15 @@ async fn preflight(config: &Config, dsn: &Dsn, board: &Board, shutdown: Shutdown
     }
 }
 
+/// Connecting has a patience of its own for each host (`connect_timeout`), and the last one may be the one that is up.
 async fn look_at(config: &Config, dsn: &Dsn) -> Result<Database, SourceError> {
     let client = connect(dsn).await?;
     let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
-    let database = look(&client, &config.source.slot, &config.source.publication, &names).await;
-    database.map_err(|error| SourceError::Lost(error.to_string()))
+    let looking = look(&client, &config.source.slot, &config.source.publication, &names);
+    match tokio::time::timeout(PATIENCE, looking).await {
+        Ok(database) => database.map_err(|error| SourceError::Lost(error.to_string())),
+        Err(_) => Err(SourceError::Lost(format!("the database has not answered within {} s", PATIENCE.as_secs()))),
+    }
 }
 
 fn judged(findings: &[Finding]) -> Result<Preflight, Failure> {

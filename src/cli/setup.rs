@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use tokio_postgres::Client;
 
 mod first_record;
+mod replayed;
 
 use super::{Failure, parts, print};
 use crate::config::Config;
@@ -276,9 +277,10 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     if args.print {
         return print_plan(config, &database, &plan);
     }
-    let mut source = parts::postgres(config, own);
+    let mut source = parts::postgres(config, own.clone());
     let mut seen = None;
     let create_slot = async || {
+        replayed::publication(&own, publication).await?;
         let seen = seen.insert(source.look().await?);
         match seen.slot {
             SlotSeen::Missing => source.create_slot().await.map(Some),

@@ -43,6 +43,9 @@ pub struct Postgres {
 /// The oldest version that says in `pg_replication_slots` whether a slot is lost.
 const MAJOR_MIN: u32 = 13;
 
+/// The oldest version that decodes its log on a standby.
+const MAJOR_MIN_ON_STANDBY: u32 = 16;
+
 struct Replication;
 
 impl Caller for Replication {
@@ -168,17 +171,33 @@ impl Postgres {
     }
 
     async fn create(&self, session: &mut Session) -> Result<Lsn, SourceError> {
+        let standby = self.is_standby(session).await?;
+        if standby && session.major < MAJOR_MIN_ON_STANDBY {
+            return Err(SourceError::Refused(format!(
+                "the server is a standby, and Postgres {} decodes its log on the primary only (standbys can be followed \
+                 from {MAJOR_MIN_ON_STANDBY} on): name the primary in dsn, or all servers with \
+                 target_session_attrs=primary, which finds it",
+                session.major
+            )));
+        }
         self.require_publication(session).await?;
         self.drop_old(session).await?;
-        let standby = self.is_standby(session).await?;
         let options = match session.major {
             ..15 => "NOEXPORT_SNAPSHOT",
             17.. if !standby => "(SNAPSHOT 'nothing', FAILOVER true)",
             _ => "(SNAPSHOT 'nothing')",
         };
         let (slot, user) = (&self.config.slot, self.config.dsn.user());
-        // Postgres waits here for every transaction that is running.
-        tracing::info!(slot, "creating the slot; this waits for the transactions that are running");
+        // Postgres waits here for every transaction that is running; a standby first has to be told which those are.
+        if standby {
+            tracing::info!(
+                slot,
+                "creating the slot on a standby; this waits for the primary to log which transactions are running: \
+                 SELECT pg_log_standby_snapshot(); there makes it do so at once"
+            );
+        } else {
+            tracing::info!(slot, "creating the slot; this waits for the transactions that are running");
+        }
         let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput {options}", always_quoted(slot));
         let created = session.query(&sql).await;
         let rows = created.map_err(|failure| explain(failure, Doing::Creating { slot, user }))?;

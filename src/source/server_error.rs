@@ -135,6 +135,9 @@ impl ServerError {
         let tail = if advice.is_empty() { hint } else { format!(" {advice}") };
         let text = format!("{}: {}.{tail}", doing.tried(), self.said());
         let reading = matches!(doing, Doing::Starting { .. } | Doing::Streaming { .. });
+        if reading && self.waits_for_standby() {
+            return SourceError::Lost(text);
+        }
         match kind {
             Kind::InUse => SourceError::Busy(text),
             Kind::NotInState if reading && !self.is_wal_level() => SourceError::Gap(text),
@@ -153,6 +156,12 @@ impl ServerError {
             | Kind::Unsupported
             | Kind::Other => SourceError::Refused(text),
         }
+    }
+
+    /// The stream of a failover slot waits for a standby of `synchronized_standby_slots`: nothing is missing. While the
+    /// server shuts down it does not wait, and says the same as an error.
+    pub(super) fn waits_for_standby(&self) -> bool {
+        self.message.contains("synchronized_standby_slots")
     }
 
     /// The name of a setting is not translated.
@@ -249,9 +258,7 @@ impl ServerError {
 fn unsupported_advice(doing: Doing<'_>) -> String {
     match doing {
         Doing::Creating { .. } | Doing::Starting { .. } => {
-            "If it is a standby: those can be followed from Postgres 16 on. Before, name the primary in dsn, or every \
-             server with target_session_attrs=primary, which finds it."
-                .to_owned()
+            "A standby can be followed from Postgres 16 on; before, give the primary.".to_owned()
         }
         Doing::Streaming { publication, .. } => format!(
             "Publish each table once, with one column list, in the publication {}.",
@@ -345,6 +352,14 @@ mod tests {
         for words in ["logical decoding requires wal_level >= logical", "requires \"wal_level\" >= \"logical\""] {
             let error = refusal("55000", words).explain(STARTING);
             assert!(matches!(&error, SourceError::Refused(text) if text.contains("ALTER SYSTEM SET wal_level")));
+        }
+    }
+
+    #[test]
+    fn a_standby_that_is_waited_for_is_no_gap() {
+        let words = "replication slot \"s\" specified in parameter \"synchronized_standby_slots\" does not exist";
+        for code in ["55000", "22023"] {
+            assert!(matches!(refusal(code, words).explain(STREAMING), SourceError::Lost(_)), "{code}");
         }
     }
 

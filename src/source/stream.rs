@@ -44,6 +44,9 @@ const SILENCE_ASK: Duration = Duration::from_secs(10);
 /// A silence after which the connection counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
+/// How often it is told that the server waits for a standby: it says so with every message of ours.
+const WAIT_TOLD_EVERY: Duration = Duration::from_mins(1);
+
 /// How long [`Stream::finish`] waits for the server's answer.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
@@ -82,6 +85,8 @@ pub struct PostgresStream {
     pace: Pace,
     requests: Requests,
     walsender: u32,
+    /// When it was last told that the server waits for a standby.
+    wait_told: Option<Instant>,
     slot: String,
     publication: String,
 }
@@ -185,6 +190,7 @@ impl PostgresStream {
             silence: Silence::new(),
             requests: Requests { count: 0, since: Instant::now() },
             walsender,
+            wait_told: None,
             slot: settings.slot,
             publication: settings.publication,
         }
@@ -293,8 +299,20 @@ impl PostgresStream {
         Ok(())
     }
 
-    fn notice(&self, message: &Message) -> Result<(), SourceError> {
+    fn notice(&mut self, message: &Message) -> Result<(), SourceError> {
         let notice = ServerError::read(self.inbox.body(message));
+        if notice.waits_for_standby() {
+            if self.wait_told.is_none_or(|told| told.elapsed() >= WAIT_TOLD_EVERY) {
+                self.wait_told = Some(Instant::now());
+                tracing::warn!(
+                    hint = notice.hint,
+                    "Postgres sends nothing to the slot {} until a standby has it: {}",
+                    self.slot,
+                    notice.message
+                );
+            }
+            return Ok(());
+        }
         // Postgres 18 goes on without a publication that has been dropped, and leaves its changes out. No other
         // warning of this class comes from decoding, so a translated text counts as well.
         if notice.code == "55000" {

@@ -4,6 +4,8 @@ mod by_hand;
 mod bulk;
 mod continuity;
 mod crash;
+mod failover;
+mod from_standby;
 mod idle;
 mod keys;
 mod outage;

@@ -90,14 +90,23 @@ impl Postgres {
         });
     }
 
-    /// Logs on this primary which transactions run, over and over until `done`: whoever creates a slot on a standby
-    /// waits for that.
-    pub fn tell_standbys_until(&self, done: &std::sync::atomic::AtomicBool) {
+    /// Logs on this primary which transactions run, over and over while the answer lives: whoever creates a slot on a
+    /// standby waits for that.
+    pub fn tell_standbys(&self) -> Telling {
         let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
-        while !done.load(std::sync::atomic::Ordering::Relaxed) {
-            client.run("SELECT pg_log_standby_snapshot(), pg_sleep(0.1)");
-        }
+        let (telling, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            while ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                client.run("SELECT pg_log_standby_snapshot(), pg_sleep(0.1)");
+            }
+        });
+        Telling { _telling: telling }
     }
+}
+
+/// See [`Postgres::tell_standbys`].
+pub struct Telling {
+    _telling: std::sync::mpsc::Sender<()>,
 }
 
 /// Copies the data directory of a server that runs, without what belongs to its process and without its slots.
