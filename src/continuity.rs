@@ -181,7 +181,9 @@ fn judge_record(known: &Known, record: &Record) -> Verdict {
         match known.forks.iter().find(|fork| fork.timeline == record.timeline) {
             // Where its timeline was left, everything that it was sent is part of the server's history.
             Some(fork) if applied <= fork.at => {}
-            Some(fork) => return known.resend(fork.at, gap),
+            // What another process sent is not in this one's memory.
+            Some(fork) if known.acquainted => return known.resend(fork.at, gap),
+            Some(_) => return Verdict::Gap(gap),
             None => return Verdict::Gap(gap),
         }
     }
@@ -264,6 +266,7 @@ mod tests {
             (other, at(300), "other_database"),
             (promoted, at(200), "new_timeline"),
             (forked, at(251), "new_timeline"),
+            (Known { remembered: Lsn::ZERO, ..forked }, at(251), "new_timeline"),
             (forked, at(99), "target_went_back"),
         ] {
             let Verdict::Gap(gap) = judge(&known, &recollection) else { panic!("{reason}: no gap") };
@@ -287,7 +290,7 @@ mod tests {
         let resend = Verdict::Resend { after: after(200), because: went_back };
         assert_eq!(judge(&remembers(200, wrote()), &at(200)), resend);
         assert_eq!(judge(&remembers(201, wrote()), &at(200)), Verdict::Gap(went_back));
-        let forked = Known { timeline: 2, forks: FORKS, ..known() };
+        let forked = Known { timeline: 2, forks: FORKS, acquainted: true, ..known() };
         let beyond = Gap::NewTimeline { was: 1, is: 2 };
         let resend = Verdict::Resend { after: after(250), because: beyond };
         assert_eq!(judge(&remembers(250, forked), &at(400)), resend);

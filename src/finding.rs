@@ -35,12 +35,21 @@ pub struct Finding {
     pub message: String,
     /// Exact SQL statements or shell commands that mend it, in order.
     pub remedy: Vec<String>,
+    /// Changes are kept from the stream, so that nobody who follows it can know of them.
+    #[serde(skip)]
+    pub hides_changes: bool,
 }
 
 impl Finding {
     /// An error.
     pub fn error(subject: impl Into<String>, message: impl Into<String>) -> Self {
-        Finding { severity: Severity::Error, subject: subject.into(), message: message.into(), remedy: Vec::new() }
+        Finding {
+            severity: Severity::Error,
+            subject: subject.into(),
+            message: message.into(),
+            remedy: Vec::new(),
+            hides_changes: false,
+        }
     }
 
     /// A warning.
@@ -51,6 +60,11 @@ impl Finding {
     /// A question without an answer.
     pub fn unknown(subject: impl Into<String>, message: impl Into<String>) -> Self {
         Finding { severity: Severity::Unknown, ..Finding::error(subject, message) }
+    }
+
+    /// An error that keeps changes from the stream.
+    pub fn hiding(subject: impl Into<String>, message: impl Into<String>) -> Self {
+        Finding { hides_changes: true, ..Finding::error(subject, message) }
     }
 
     /// Adds a statement or command that mends it.

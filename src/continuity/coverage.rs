@@ -23,7 +23,9 @@ use crate::rules::config::Rule;
 pub enum Drift {
     /// Changes are not, or not all, in the stream. The text says why, and which SQL mends it.
     Uncovered(RuleId, String),
-    /// What was uncovered is covered again; [`Drift::Broken`] follows.
+    /// The rule cannot be kept as it is meant: every change is in the stream, but flushes more than its keys.
+    Faulty(RuleId, String),
+    /// What was uncovered or faulty is neither any more. Where it was uncovered, [`Drift::Broken`] follows.
     Covered(RuleId),
     /// Changes may have been missed; they are all in the stream again, except those of transactions that still run.
     Broken(RuleId),
@@ -46,6 +48,8 @@ struct Kept {
     /// Stands for the rule and all of the above.
     mark: u64,
     standing: Standing,
+    /// It was told that the rule is uncovered or faulty.
+    is_told: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -130,20 +134,22 @@ impl Coverage {
 impl Kept {
     fn move_on(&mut self, rule: RuleId, differs: bool, catalogue: Catalogue, now: Horizon, drifts: &mut Vec<Drift>) {
         match catalogue {
-            Catalogue::LacksIt(text) => {
+            Catalogue::Hides(text) => {
                 if self.standing != Standing::Uncovered {
                     self.standing = Standing::Uncovered;
+                    self.is_told = true;
                     drifts.push(Drift::Uncovered(rule, text));
                 }
                 return;
             }
             Catalogue::AsBefore if self.standing == Standing::Uncovered => return,
-            Catalogue::AsBefore | Catalogue::HasItAll => {}
+            Catalogue::Fails(text) if !std::mem::replace(&mut self.is_told, true) => {
+                drifts.push(Drift::Faulty(rule, text));
+            }
+            Catalogue::HasItAll if std::mem::take(&mut self.is_told) => drifts.push(Drift::Covered(rule)),
+            Catalogue::AsBefore | Catalogue::Fails(_) | Catalogue::HasItAll => {}
         }
         let was_uncovered = self.standing == Standing::Uncovered;
-        if was_uncovered {
-            drifts.push(Drift::Covered(rule));
-        }
         if was_uncovered || differs {
             drifts.push(Drift::Broken(rule));
             self.standing = Standing::Mending { below: now.xmax };
@@ -170,14 +176,23 @@ fn lost_rows(before: &[LeafSeen], now: &[LeafSeen]) -> bool {
 enum Catalogue {
     AsBefore,
     HasItAll,
+    /// Why the rule cannot be kept as it is meant.
+    Fails(String),
     /// Why not every change that concerns the rule is in the stream.
-    LacksIt(String),
+    Hides(String),
 }
 
 fn held_against(rule: &Rule, database: &Database) -> Catalogue {
-    let errors = audit(std::slice::from_ref(rule), database).into_iter().filter(|its| its.severity == Severity::Error);
-    let texts: Vec<String> = errors.map(|finding| finding.to_string()).collect();
-    if texts.is_empty() { Catalogue::HasItAll } else { Catalogue::LacksIt(texts.join("\n")) }
+    let findings = audit(std::slice::from_ref(rule), database);
+    let errors: Vec<_> = findings.into_iter().filter(|its| its.severity == Severity::Error).collect();
+    let hides = errors.iter().any(|its| its.hides_changes);
+    let texts: Vec<String> =
+        errors.into_iter().map(|its| [vec![its.message], its.remedy].concat().join("\n    ")).collect();
+    match texts.join("\n") {
+        text if text.is_empty() => Catalogue::HasItAll,
+        text if hides => Catalogue::Hides(text),
+        text => Catalogue::Fails(text),
+    }
 }
 
 /// Stands for the rule as it is configured and its table as it is published. A collision hides a change with a

@@ -179,6 +179,7 @@ impl<S: Source + 'static> Pipeline<S> {
                     self.broken(*rule, "changes of its table are not, or not all, in the stream");
                 }
             }
+            Drift::Faulty(rule, text) => self.recorder.uncovered(*rule, text),
             Drift::Covered(rule) => self.recorder.covered(*rule),
             Drift::Broken(rule) if follows => {
                 self.broken(*rule, "the way in which the publication holds its table has changed");

@@ -151,9 +151,14 @@ impl Lanes {
     /// The server is on another timeline, which left the one that was followed at `at`: what is gathered and sent of
     /// commits after that is not part of its history, and neither are the records of it.
     pub(super) fn fork(&mut self, at: Lsn, timeline: u32) {
+        let decoded = self.ledger.decoded();
         self.ledger.fork(at);
         self.identity.1 = timeline;
         for lane in &mut self.lanes {
+            if lane.floor.0 > decoded {
+                // A process before this one has sent more than this one has come to.
+                lane.recent.begin(lane.floor.0);
+            }
             lane.written = lane.written.min(at);
             lane.floor = (lane.floor.0.min(at), lane.floor.1.min(at));
         }
@@ -323,7 +328,8 @@ impl Lanes {
     /// Whether nothing is left to do for any target that answers.
     pub(super) fn is_drained(&self) -> bool {
         let drained = |(index, lane): (usize, &Lane)| {
-            lane.in_flight.is_empty() && lane.gathering.is_empty() && !self.ledger.record_is_behind(index)
+            let is_quiet = lane.in_flight.is_empty() && lane.gathering.is_empty() && !lane.marks.1;
+            is_quiet && !self.ledger.record_is_behind(index)
         };
         self.lanes.iter().enumerate().filter(|(_, lane)| lane.up).all(drained)
     }

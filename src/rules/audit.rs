@@ -42,14 +42,14 @@ fn publication(rules: &[Rule], database: &Database) -> Vec<Finding> {
     let subject = format!("publication {name}");
     let Some(held) = &database.publication else {
         let message = format!("it is not in database {}, so nothing is sent", quote_identifier(&database.name));
-        return vec![Finding::error(subject, message).mend("coherd setup")];
+        return vec![Finding::hiding(subject, message).mend("coherd setup")];
     };
     let mut findings = Vec::new();
     let missing = held.operations.missing();
     if !missing.is_empty() {
         let message = format!("it leaves out {}: such changes are never seen", missing.join(", "));
         let remedy = format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');");
-        findings.push(Finding::error(&subject, message).mend(remedy));
+        findings.push(Finding::hiding(&subject, message).mend(remedy));
     }
     let partitioned: Vec<_> = rules
         .iter()
@@ -60,7 +60,7 @@ fn publication(rules: &[Rule], database: &Database) -> Vec<Finding> {
         let message =
             format!("it sends the changes of {} under the names of its partitions, which no rule matches", table.name);
         let remedy = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
-        findings.push(Finding::error(&subject, message).mend(remedy));
+        findings.push(Finding::hiding(&subject, message).mend(remedy));
     }
     findings.extend(generated(rules, database, held, &subject));
     findings
@@ -94,5 +94,5 @@ fn missing_table(rule: &Rule, database: &Database) -> Finding {
     let near = database.others.iter().filter(near).min_by_key(distance);
     let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
     let message = format!("there is no such table in database {}{hint}", quote_identifier(&database.name));
-    Finding::error(rule.subject(), message)
+    Finding::hiding(rule.subject(), message)
 }

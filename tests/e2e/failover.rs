@@ -204,8 +204,12 @@ fn commits_that_were_lost_with_the_primary_leave_no_key_behind() {
     pair.shop.sql.run("UPDATE users SET n = 7");
     pair.shop.settle();
     pair.fill();
+    assert_eq!(pair.shop.cached().len(), (ROWS + 1) as usize);
     pair.fail_over();
-    assert_eq!(pair.stale().len(), ROWS as usize, "nothing was lost, so this shows nothing");
+    until("the keys are sent again", || (pair.shop.cached() == ["other"]).then_some(()));
+    let metrics = pair.shop.daemon.http("/metrics").1;
+    assert!(metrics.contains("coherd_resends_total{reason=\"new_timeline\"} 1"), "{}", pair.shop.daemon.log());
+    assert_eq!(pair.gaps(), Vec::<String>::new());
     pair.comes_to_terms();
 }
 

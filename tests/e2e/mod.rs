@@ -4,6 +4,7 @@ mod by_hand;
 mod bulk;
 mod continuity;
 mod crash;
+mod drift;
 mod failover;
 mod from_standby;
 mod idle;

@@ -12,7 +12,7 @@ use crate::table::{Generated, Persistence, Published, Table, TableColumn, TableK
 pub(super) fn audit(demand: Demand) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(message) = unseen(demand.table) {
-        findings.extend(demand.rules.iter().map(|rule| Finding::error(rule.subject(), message.clone())));
+        findings.extend(demand.rules.iter().map(|rule| Finding::hiding(rule.subject(), message.clone())));
         return findings;
     }
     findings.extend(demand.rules.iter().flat_map(|rule| columns(&demand, rule)));
@@ -181,7 +181,7 @@ fn published(demand: &Demand) -> Vec<Finding> {
     let Some(held) = &demand.table.published else {
         let setup = if demand.table.has_identity() { "; coherd setup adds it" } else { "" };
         let message = format!("it is not in publication {name}, so its changes are not sent{setup}");
-        return vec![Finding::error(subject(demand), message)];
+        return vec![Finding::hiding(subject(demand), message)];
     };
     let mut findings = Vec::new();
     let unlisted = unlisted(demand, held);
@@ -192,7 +192,7 @@ fn published(demand: &Demand) -> Vec<Finding> {
     }
     if held.row_filter.is_some() {
         let message = format!("publication {name} filters its rows: changes outside the filter are never seen");
-        findings.push(Finding::error(subject(demand), message));
+        findings.push(Finding::hiding(subject(demand), message));
     }
     findings
 }
@@ -208,7 +208,7 @@ fn leaves(demand: &Demand) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(leaf) = table.leaves.iter().find(|leaf| !leaf.logged) {
         let message = format!("partition {} is foreign or unlogged: what is written to it is never seen", leaf.name);
-        findings.push(Finding::error(subject(demand), message));
+        findings.push(Finding::hiding(subject(demand), message));
     }
     if table.identity == ReplicaIdentity::Full && !table.is_full() {
         let weak = table.leaves.iter().filter(|leaf| leaf.identity != ReplicaIdentity::Full);
