@@ -268,10 +268,11 @@ impl Source for Postgres {
     async fn look(&mut self) -> Result<Seen, SourceError> {
         let mut session = self.session().await?;
         let looked = async {
+            // Before the timeline: a slot that is usable because of a promotion is seen on the new one.
+            let slot = self.slot(&mut session).await?;
             let system = self.ask(&mut session, "identify the system", "IDENTIFY_SYSTEM").await?;
             let timeline = number(&system, 1)?;
             let forks = self.forks(&mut session, timeline).await?;
-            let slot = self.slot(&mut session).await?;
             Ok(Seen { system_id: number(&system, 0)?, timeline, wal_end: number(&system, 2)?, slot, forks })
         };
         let seen = looked.await;

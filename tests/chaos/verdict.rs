@@ -17,7 +17,7 @@ const SETTLE_MOST: Duration = Duration::from_secs(90);
 const TOLD_MAX: usize = 5;
 
 /// How old an observation of the server is, in `/status`.
-const OBSERVATION_AGE: &str = "last_observation_age_seconds";
+const OBSERVATION_AGE: &str = "last_look_age_seconds";
 /// Where the daemon does not say when it has watched the catalogue last: it does so every second.
 const WATCHED_AFTER: Duration = Duration::from_secs(3);
 

@@ -36,10 +36,14 @@ impl Shop {
     fn lose_slot(&mut self) {
         self.sql.run("CREATE TABLE IF NOT EXISTS bulk (x text)");
         until("the slot is lost", || {
-            self.sql.run("INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 20000)");
-            self.sql.run("SELECT pg_switch_wal(); CHECKPOINT");
+            self.write_bulk();
             (self.sql.one("SELECT wal_status FROM pg_replication_slots") == "lost").then_some(())
         });
+    }
+
+    fn write_bulk(&mut self) {
+        self.sql.run("INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 20000)");
+        self.sql.run("SELECT pg_switch_wal(); CHECKPOINT");
     }
 
     fn ready(&self) {

@@ -55,9 +55,17 @@ fn slot_lost_by_max_slot_wal_keep_size_while_a_target_is_away() {
     shop.cache(&["user:1", "user:2", "other"]);
     shop.redis.signal(Signal::Stop);
     shop.change_user_1();
-    shop.lose_slot();
+    shop.sql.run("CREATE TABLE bulk (x text)");
+    // The daemon puts a new slot in its place at once, which may be lost as well.
+    until("the daemon tells that the slot was lost", || {
+        shop.write_bulk();
+        (!shop.told("gaps").is_empty()).then_some(())
+    });
     shop.redis.signal(Signal::Continue);
-    shop.is_flushed_because("slot_gone");
+    until("every key of the rules is gone", || (shop.cached() == ["other"]).then_some(()));
+    shop.ready();
+    assert!(shop.told("gaps").iter().all(|reason| reason == "slot_gone"), "{:?}", shop.told("gaps"));
+    shop.strikes_by_name();
 }
 
 #[test]
@@ -126,10 +134,9 @@ fn slot_moved_by_somebody_else_while_running() {
 
 #[test]
 fn new_timeline_slot_survived_while_running() {
-    let mut shop = Shop::alone("", SCHEMA, RULE);
-    shop.settle();
-    shop.cache(&["user:1", "user:2", "other"]);
-    shop.promote();
+    let (mut shop, proxy) = behind_proxy("", "");
+    // Away until it is done: a session from before the promotion would be ended by it, and there would be two flushes.
+    while_away(&mut shop, &proxy, Shop::promote);
     shop.change_user_1();
     shop.lost_user_1_or_flushed();
 }
