@@ -120,9 +120,7 @@ async fn look_at(config: &Config, dsn: &Dsn) -> Result<Database, SourceError> {
     let looking = look(&client, &config.source.slot, &config.source.publication, &names);
     match tokio::time::timeout(PATIENCE, looking).await {
         Ok(database) => database.map_err(|error| SourceError::Lost(error.to_string())),
-        Err(_) => {
-            Err(SourceError::Lost(format!("the database has not answered within {} s", PATIENCE.as_secs())))
-        }
+        Err(_) => Err(SourceError::Lost(format!("the database has not answered within {} s", PATIENCE.as_secs()))),
     }
 }
 
