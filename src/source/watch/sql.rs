@@ -49,17 +49,18 @@ const SCHEMA_ENTRY: &str = "(
     SELECT format('%s %s', e.oid, e.xmin) FROM pg_catalog.pg_publication_namespace e
     WHERE e.pnpubid = p.oid AND e.pnnspid = c.relnamespace)";
 
-/// Whether the child of `i` was created as a partition and has been one ever since. Then it has a column that is
-/// inherited in the very row version that the creation wrote, which the row of the system column ctid, never written
-/// again, dates: by transaction and by command, where a default is a command of its own. ATTACH and DETACH write all
-/// inherited columns anew, in a later command than the first that could insert a row.
+/// Whether the child of `i` was created as a partition and has been one ever since. ATTACH and DETACH write the row of
+/// every column anew (attinhcount). So one that was never attached has a column whose row is still what the creation
+/// wrote: in the transaction and the command that wrote the row of the system column ctid, which nothing writes again,
+/// or in the next command, which sets the defaults. An INSERT is no sooner than that next command, and an ATTACH that
+/// follows it is later.
 ///
 /// Command numbers are not in the log: after a crash, and on a standby, they are 0. So what is older than `$5`, a
 /// transaction from which on the server is known to have stayed up, counts as attached.
 const BORN_HERE: &str = "CASE WHEN age(i.xmin) <= age($5::text::xid) THEN coalesce((
         SELECT true FROM pg_catalog.pg_attribute s JOIN pg_catalog.pg_attribute a ON a.attrelid = s.attrelid
         WHERE s.attrelid = i.inhrelid AND s.attnum = -1 AND s.xmax = 0
-          AND a.attnum > 0 AND a.attinhcount > 0 AND a.xmax = 0
+          AND a.attnum > 0 AND NOT a.attisdropped AND a.xmax = 0
           AND a.xmin = s.xmin AND a.cmin::text::int8 - s.cmin::text::int8 <= 1 LIMIT 1), false) ELSE false END";
 
 /// `$1` slot, `$2` schemas and `$3` names of the tables, `$4` publication, `$5` see [`BORN_HERE`]. The tree is walked

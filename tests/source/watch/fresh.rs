@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use coherd::config::Config;
 use coherd::source::watch::WATCH_PACE;
@@ -67,11 +69,12 @@ fn the_catalogue_and_the_marks_are_of_one_moment() {
     database.run("CREATE TABLE t (id int PRIMARY KEY, v int)");
     database.run(&format!("CREATE PUBLICATION {name} FOR TABLE t"));
     let mut watching = Watching::start(&database, &["t"]);
-    let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let (going_on, told) = std::sync::mpsc::channel::<()>();
+        let database = &database;
+        scope.spawn(move || {
             let mut dba = database.client();
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while told.recv_timeout(Duration::ZERO) != Err(RecvTimeoutError::Disconnected) {
                 dba.run("ALTER TABLE t REPLICA IDENTITY FULL");
                 dba.run("ALTER TABLE t REPLICA IDENTITY DEFAULT");
             }
@@ -85,7 +88,7 @@ fn the_catalogue_and_the_marks_are_of_one_moment() {
             assert_eq!(stamp.contains("identity f"), full, "{stamp}");
             compared += 1;
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(going_on);
     });
 }
 
@@ -184,8 +187,9 @@ fn a_session_that_is_ended_is_replaced() {
 #[test]
 fn it_ends_with_its_receiver() {
     let database = Database::create();
-    let mut watching = Watching::start(&database, &["t"]);
-    watching.look();
+    // Also while it waits for the time of the next look.
+    let mut watching = Watching::paced(&database.dsn(), &database.name, &["t"], Duration::from_hours(1));
+    watching.seen();
     let Watching { runtime, observations, vouch: _vouch, task } = watching;
     drop(observations);
     runtime.block_on(async { tokio::time::timeout(crate::support::wait::PATIENCE, task).await }).unwrap().unwrap();

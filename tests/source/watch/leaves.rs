@@ -99,6 +99,11 @@ fn only_a_leaf_that_was_a_partition_before_its_first_row_is_born_here() {
                ALTER TABLE p ATTACH PARTITION h FOR VALUES FROM (220) TO (230)",
         ),
         (
+            "j",
+            "CREATE TABLE j (LIKE p, more int); ALTER TABLE j DROP COLUMN more; INSERT INTO j VALUES (240, 1);
+               ALTER TABLE p ATTACH PARTITION j FOR VALUES FROM (240) TO (250)",
+        ),
+        (
             "d2",
             "CREATE TABLE d2 (LIKE d INCLUDING ALL); INSERT INTO d2 VALUES (10);
                 ALTER TABLE d ATTACH PARTITION d2 FOR VALUES FROM (10) TO (20)",

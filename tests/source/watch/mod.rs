@@ -34,6 +34,10 @@ impl Watching {
     }
 
     pub fn over(text: &str, name: &str, tables: &[&str]) -> Watching {
+        Watching::paced(text, name, tables, Duration::from_millis(5))
+    }
+
+    pub fn paced(text: &str, name: &str, tables: &[&str], pace: Duration) -> Watching {
         let table = |table: &&str| {
             let (schema, name) = table.split_once('.').unwrap_or(("public", *table));
             TableName { schema: schema.into(), name: name.into() }
@@ -43,7 +47,7 @@ impl Watching {
             slot: name.into(),
             publication: name.into(),
             tables: tables.iter().map(table).collect(),
-            pace: Duration::from_millis(5),
+            pace,
         };
         let runtime = runtime();
         let (sender, observations) = mpsc::channel(1);

@@ -74,7 +74,7 @@ fn hold_back(database: &Database, standby: &Postgres, watching: &mut Watching) {
     });
     creating.join().unwrap();
     let before = watching.look().wal.unwrap();
-    database.run("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000), true)");
+    database.run("SELECT pg_logical_emit_message(true, 'x', repeat('x', 1000000))");
     until("more is held back", || (watching.look().wal.unwrap().retained >= before.retained + 1_000_000).then_some(()));
 }
 
