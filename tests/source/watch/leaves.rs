@@ -46,6 +46,41 @@ fn a_truncated_or_rewritten_leaf_has_a_new_file() {
     }
 }
 
+/// Partitions that were attached, with rows or not. What stands before `;;` is a transaction of its own.
+const ATTACHED: &[(&str, &str)] = &[
+    (
+        "f",
+        "CREATE TABLE f (id int PRIMARY KEY, v int NOT NULL); INSERT INTO f VALUES (200, 1);;\
+       ALTER TABLE p ATTACH PARTITION f FOR VALUES FROM (200) TO (210)",
+    ),
+    (
+        "g",
+        "CREATE TABLE g (LIKE p); INSERT INTO g VALUES (210, 1);
+       ALTER TABLE p ATTACH PARTITION g FOR VALUES FROM (210) TO (220)",
+    ),
+    (
+        "h",
+        "CREATE TABLE h AS SELECT 220 AS id, 1 AS v; ALTER TABLE h ALTER id SET NOT NULL, ALTER v SET NOT NULL;
+       ALTER TABLE p ATTACH PARTITION h FOR VALUES FROM (220) TO (230)",
+    ),
+    (
+        "j",
+        "CREATE TABLE j (LIKE p, more int); ALTER TABLE j DROP COLUMN more; INSERT INTO j VALUES (240, 1);
+       ALTER TABLE p ATTACH PARTITION j FOR VALUES FROM (240) TO (250)",
+    ),
+    (
+        "d2",
+        "CREATE TABLE d2 (LIKE d INCLUDING ALL); INSERT INTO d2 VALUES (10);
+        ALTER TABLE d ATTACH PARTITION d2 FOR VALUES FROM (10) TO (20)",
+    ),
+    ("a", "ALTER TABLE p DETACH PARTITION a; ALTER TABLE p ATTACH PARTITION a FOR VALUES FROM (100) TO (110)"),
+    (
+        "i",
+        "CREATE TABLE i PARTITION OF p FOR VALUES FROM (230) TO (240); ALTER TABLE p DETACH PARTITION i;
+       INSERT INTO i VALUES (230, 1); ALTER TABLE p ATTACH PARTITION i FOR VALUES FROM (230) TO (240)",
+    ),
+];
+
 #[test]
 fn only_a_leaf_that_was_a_partition_before_its_first_row_is_born_here() {
     let database = Database::create();
@@ -81,40 +116,7 @@ fn only_a_leaf_that_was_a_partition_before_its_first_row_is_born_here() {
     ] {
         assert!(born(name, sql), "{sql}");
     }
-    // Attached, with rows or not.
-    for (name, sql) in [
-        (
-            "f",
-            "CREATE TABLE f (id int PRIMARY KEY, v int NOT NULL); INSERT INTO f VALUES (200, 1);;\
-               ALTER TABLE p ATTACH PARTITION f FOR VALUES FROM (200) TO (210)",
-        ),
-        (
-            "g",
-            "CREATE TABLE g (LIKE p); INSERT INTO g VALUES (210, 1);
-               ALTER TABLE p ATTACH PARTITION g FOR VALUES FROM (210) TO (220)",
-        ),
-        (
-            "h",
-            "CREATE TABLE h AS SELECT 220 AS id, 1 AS v; ALTER TABLE h ALTER id SET NOT NULL, ALTER v SET NOT NULL;
-               ALTER TABLE p ATTACH PARTITION h FOR VALUES FROM (220) TO (230)",
-        ),
-        (
-            "j",
-            "CREATE TABLE j (LIKE p, more int); ALTER TABLE j DROP COLUMN more; INSERT INTO j VALUES (240, 1);
-               ALTER TABLE p ATTACH PARTITION j FOR VALUES FROM (240) TO (250)",
-        ),
-        (
-            "d2",
-            "CREATE TABLE d2 (LIKE d INCLUDING ALL); INSERT INTO d2 VALUES (10);
-                ALTER TABLE d ATTACH PARTITION d2 FOR VALUES FROM (10) TO (20)",
-        ),
-        ("a", "ALTER TABLE p DETACH PARTITION a; ALTER TABLE p ATTACH PARTITION a FOR VALUES FROM (100) TO (110)"),
-        (
-            "i",
-            "CREATE TABLE i PARTITION OF p FOR VALUES FROM (230) TO (240); ALTER TABLE p DETACH PARTITION i;
-               INSERT INTO i VALUES (230, 1); ALTER TABLE p ATTACH PARTITION i FOR VALUES FROM (230) TO (240)",
-        ),
-    ] {
+    for (name, sql) in ATTACHED {
         let (first, last) = sql.split_once(";;").unwrap_or(("", sql));
         database.run(first);
         assert!(!born(name, last), "{sql}");
