@@ -1,6 +1,7 @@
 //! The daemon from end to end: a change in a real Postgres, keys in a real Redis.
 
 mod by_hand;
+mod budget;
 mod bulk;
 mod continuity;
 mod crash;
