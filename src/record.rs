@@ -4,6 +4,10 @@ use std::sync::Arc;
 
 use crate::lsn::Lsn;
 
+/// The marks of a record that was written with a new slot, before any change was followed: what is in the target then is
+/// trusted.
+pub const NEW: &str = "new";
+
 /// How far a target has been brought, as it is stored there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -15,8 +19,9 @@ pub struct Record {
     pub system_id: u64,
     /// Its timeline.
     pub timeline: u32,
-    /// The marks of the rules that were kept without a break up to here, between spaces. `None` where the record has
-    /// none yet, and, in a record to be written, where those that are stored stay.
+    /// The marks of the rules that were kept without a break up to here, between spaces, or [`NEW`]. `None` where the
+    /// record has none, because a target that was emptied was sent only the rest of it; and, in a record to be written,
+    /// where those that are stored stay.
     pub marks: Option<Arc<str>>,
 }
 

@@ -8,7 +8,7 @@ use crate::continuity::{Drift, Gap, Known, Overspent, Recent, Verdict};
 use crate::invalidation::{Batch, RuleId, Scope};
 use crate::lsn::Lsn;
 use crate::observation::Observation;
-use crate::record::Recollection;
+use crate::record::{NEW, Recollection};
 use crate::rules::config::Rule;
 use crate::source::Source;
 
@@ -120,10 +120,13 @@ impl<S: Source + 'static> Pipeline<S> {
     /// A target that has missed nothing of the stream may have missed what was not in it: rules for which its record
     /// does not vouch.
     fn mending_of_rules(&mut self, lane: usize, recollection: &Recollection) -> Option<Mending> {
-        let marks = recollection.record.as_ref().and_then(|record| record.marks.clone());
-        // A record without marks is the one that setup writes: nothing has been kept yet.
-        let Some(marks) = marks else { return Some(Mending::Nothing) };
-        let broken = self.coverage.missing(&marks, goes_to(lane));
+        // Without a record it is empty.
+        let Some(record) = &recollection.record else { return Some(Mending::Nothing) };
+        let marks = record.marks.as_deref().unwrap_or_default();
+        if marks == NEW {
+            return Some(Mending::Nothing);
+        }
+        let broken = self.coverage.missing(marks, goes_to(lane));
         if broken.is_empty() {
             return Some(Mending::Nothing);
         }

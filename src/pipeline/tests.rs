@@ -195,7 +195,10 @@ impl Target for Cache {
             let mut keys = self.keys.lock().unwrap();
             keys.extend(delivery.batch.keys(Action::Delete).map(text));
             keys.extend(delivery.batch.scopes().iter().map(|scope| format!("SCOPE {}", scope.pattern)));
-            *self.record.lock().unwrap() = Some(delivery.record.clone());
+            let mut record = self.record.lock().unwrap();
+            let kept = record.as_ref().and_then(|record| record.marks.clone());
+            let marks = delivery.record.marks.clone().or(kept);
+            *record = Some(Record { marks, ..delivery.record.clone() });
             Ok(Delivered::default())
         })
     }

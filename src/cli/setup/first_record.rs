@@ -7,14 +7,20 @@ use crate::config::{Config, OnFirstStart};
 use crate::finding::Finding;
 use crate::invalidation::Batch;
 use crate::lsn::Lsn;
-use crate::record::Record;
+use crate::record::{NEW, Record};
 use crate::source::Seen;
 use crate::target::{Delivery, Fault, Target};
 
 /// Writes the first record to every target that has none, and flushes its scopes where configuration says so. Gives a
 /// warning for each target where that cannot be done.
 pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn, seen: &Seen) -> Vec<Finding> {
-    let record = Record { applied: at, settled: at, system_id: seen.system_id, timeline: seen.timeline, marks: None };
+    let record = Record {
+        applied: at,
+        settled: at,
+        system_id: seen.system_id,
+        timeline: seen.timeline,
+        marks: Some(NEW.into()),
+    };
     let mut findings = Vec::new();
     for (lane, (settings, target)) in config.targets.iter().zip(targets).enumerate() {
         let mut batch = Batch::default();

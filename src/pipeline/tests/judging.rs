@@ -99,6 +99,23 @@ fn a_target_that_keeps_up_is_never_given_up() {
 }
 
 #[test]
+fn a_target_that_owes_little_is_not_blamed_for_what_a_long_transaction_holds_back() {
+    on_paused_time(async {
+        let bench = start(Cache::default(), Settings { wal_budget: Some(5000), ..SETTINGS });
+        *bench.cache.closed.lock().unwrap() = true;
+        bench.script.say(transaction(b"1", 200));
+        for end in [250, 300, 350] {
+            let wal = Some(HeldWal { end: Lsn::new(end), ..held(6000) });
+            bench.shows(Observation { wal, ..look(&rules(), "as it was") });
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        *bench.cache.closed.lock().unwrap() = false;
+        bench.acknowledges(200).await;
+        assert_eq!(bench.struck(), ["user:1"]);
+    });
+}
+
+#[test]
 fn a_changed_publication_flushes_the_rule_and_settles_only_then() {
     on_paused_time(async {
         let bench = start(Cache::default(), SETTINGS);
@@ -124,7 +141,10 @@ fn a_changed_publication_flushes_the_rule_and_settles_only_then() {
 fn a_record_that_does_not_vouch_for_a_rule_has_it_flushed() {
     on_paused_time(async {
         let marks = |marks: &str| Some(marks.into());
-        for (marks, struck) in [(None, &[][..]), (marks("1 2 3"), &["SCOPE user:*"])] {
+        let flushed = &["SCOPE user:*"][..];
+        for (marks, struck) in
+            [(marks("new"), &[][..]), (marks("1 2 3"), flushed), (marks(""), flushed), (None, flushed)]
+        {
             let at = Lsn::new(100);
             let record = Record { applied: at, settled: at, system_id: 7, timeline: 1, marks };
             let cache = Cache { record: Mutex::new(Some(record)), not_empty: true, ..Cache::default() };
