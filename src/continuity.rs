@@ -50,8 +50,12 @@ pub struct Known<'a> {
     pub reached: Lsn,
     /// The furthest record that this target has confirmed since the slot is followed; zero before the first.
     pub written: Lsn,
+    /// The sequence of the last delivery that this target has confirmed since the slot is followed; zero before.
+    pub sequence: u64,
     /// This process has written a record to the target, whatever became of the slot since.
     pub acquainted: bool,
+    /// The record that the target has now was written by this process since the slot is followed.
+    pub is_ours: bool,
     /// Every invalidation of commits after this position is still in memory; the last position of all where none is.
     pub remembered: Lsn,
 }
@@ -182,12 +186,13 @@ fn judge_record(known: &Known, record: &Record) -> Verdict {
             // Where its timeline was left, everything that it was sent is part of the server's history.
             Some(fork) if applied <= fork.at => {}
             // What another process sent is not in this one's memory.
-            Some(fork) if known.acquainted => return known.resend(fork.at, gap),
+            Some(fork) if known.is_ours => return known.resend(fork.at, gap),
             Some(_) => return Verdict::Gap(gap),
             None => return Verdict::Gap(gap),
         }
     }
-    if applied < needed {
+    // Within a large transaction many deliveries have the same position.
+    if applied < needed || record.sequence < known.sequence {
         // What is applied may have been sent and refused; what is settled was confirmed.
         known.resend(record.settled.min(applied), Gap::TargetWentBack { record: applied, needed })
     } else if applied > known.reached {
@@ -217,7 +222,9 @@ mod tests {
             slot: SlotOrigin::Found { confirmed: Lsn::new(100) },
             reached: Lsn::new(500),
             written: Lsn::ZERO,
+            sequence: 0,
             acquainted: false,
+            is_ours: false,
             remembered: Lsn::MAX,
         }
     }
@@ -232,7 +239,7 @@ mod tests {
 
     fn at(applied: u64) -> Recollection {
         let applied = Lsn::new(applied);
-        let record = Record { applied, settled: applied, system_id: 7, timeline: 1, marks: None };
+        let record = Record { applied, settled: applied, system_id: 7, timeline: 1, sequence: 0, marks: None };
         Recollection { record: Some(record), empty: false }
     }
 
@@ -262,11 +269,12 @@ mod tests {
             (Known { acquainted: true, ..created() }, at(300), "slot_gone"),
             (known(), at(99), "target_went_back"),
             (wrote(), at(299), "target_went_back"),
+            (Known { sequence: 1, ..wrote() }, at(300), "target_went_back"),
             (known(), at(501), "database_went_back"),
             (other, at(300), "other_database"),
             (promoted, at(200), "new_timeline"),
             (forked, at(251), "new_timeline"),
-            (Known { remembered: Lsn::ZERO, ..forked }, at(251), "new_timeline"),
+            (Known { remembered: Lsn::ZERO, acquainted: true, ..forked }, at(251), "new_timeline"),
             (forked, at(99), "target_went_back"),
         ] {
             let Verdict::Gap(gap) = judge(&known, &recollection) else { panic!("{reason}: no gap") };
@@ -290,7 +298,7 @@ mod tests {
         let resend = Verdict::Resend { after: after(200), because: went_back };
         assert_eq!(judge(&remembers(200, wrote()), &at(200)), resend);
         assert_eq!(judge(&remembers(201, wrote()), &at(200)), Verdict::Gap(went_back));
-        let forked = Known { timeline: 2, forks: FORKS, acquainted: true, ..known() };
+        let forked = Known { timeline: 2, forks: FORKS, is_ours: true, ..known() };
         let beyond = Gap::NewTimeline { was: 1, is: 2 };
         let resend = Verdict::Resend { after: after(250), because: beyond };
         assert_eq!(judge(&remembers(250, forked), &at(400)), resend);

@@ -67,7 +67,8 @@ struct Lane {
 
 impl Lane {
     fn applied(&self, decoded: Lsn) -> Lsn {
-        let owed = self.owed.front().map(|oldest| oldest.before);
+        // Not only the oldest: what mends something reaches further back than what left before it.
+        let owed = self.owed.iter().filter(|owed| !owed.confirmed).map(|owed| owed.before).min();
         [owed, self.gathering, self.doubted].into_iter().flatten().min().unwrap_or(decoded)
     }
 
@@ -138,11 +139,15 @@ impl Ledger {
         }
     }
 
-    /// The target of `lane` may have missed anything that ever happened, also from before the ledger's start: a slot that
-    /// had to be created anew begins after it.
-    pub fn doubt_everything(&mut self, lane: usize) {
+    /// The target of `lane` turns out to have missed what was sent to it after `at`: no more than that counts as applied
+    /// until what mends it is confirmed.
+    pub fn missed_since(&mut self, lane: usize, at: Lsn) {
         if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.doubted = Some(Lsn::ZERO);
+            for owed in &mut lane.owed {
+                owed.before = owed.before.min(at);
+            }
+            lane.gathering = lane.gathering.map(|gathering| gathering.min(at));
+            lane.doubted = Some(lane.doubted.map_or(at, |doubted| doubted.min(at)));
         }
     }
 
@@ -161,6 +166,7 @@ impl Ledger {
             lane.owe_from(Lsn::ZERO);
             lane.doubted = Some(Lsn::ZERO);
             lane.given_up = None;
+            lane.withheld = None;
         }
     }
 
@@ -173,9 +179,10 @@ impl Ledger {
 
     /// The slot goes on without `lane`, which therefore misses something. Its watermarks stay where they are, and its
     /// record will prove it: nothing is acknowledged that is not past every record that the target may hold.
-    pub fn give_up(&mut self, lane: usize) {
+    /// `found` is the furthest position that was there before anything was sent.
+    pub fn give_up(&mut self, lane: usize, found: Lsn) {
         if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.given_up.get_or_insert(lane.sent);
+            lane.given_up.get_or_insert(lane.sent.max(found));
         }
     }
 

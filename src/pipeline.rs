@@ -105,6 +105,15 @@ struct Followed {
     looks: u8,
 }
 
+/// Whether SQL may see that this process vouches for the present stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vouched {
+    ForNone,
+    Perhaps,
+    /// Perhaps, and the connection that holds it is lost.
+    OutOfReach,
+}
+
 /// From source to targets and back.
 pub struct Pipeline<S: Source> {
     link: Link<S>,
@@ -118,9 +127,9 @@ pub struct Pipeline<S: Source> {
     lanes: Lanes,
     reports: mpsc::Receiver<Report>,
     watched: mpsc::Receiver<Watched>,
-    /// For which walsender's stream this process should vouch, and for which it does.
+    /// For which walsender's stream this process should vouch, and whether it may.
     vouch: watch::Sender<Option<u32>>,
-    vouched: Option<u32>,
+    vouched: Vouched,
     coverage: Coverage,
     budget: Budget,
     /// Targets that came before source and catalogue could be looked at.
@@ -151,7 +160,7 @@ impl<S: Source + 'static> Pipeline<S> {
             lanes: Lanes::new(targets, &rules, settings.pending_keys_max),
             watched,
             vouch,
-            vouched: None,
+            vouched: Vouched::ForNone,
             coverage: Coverage::new(rules.clone()),
             budget: Budget::new(settings.wal_budget),
             reader: Reader::new(rules, settings.transaction_keys_max),
@@ -197,6 +206,10 @@ impl<S: Source + 'static> Pipeline<S> {
         if stood_still >= STOPPED_MIN && matches!(self.link, Link::Streaming { .. }) {
             self.lost(SourceError::Lost(format!("this process stood still for {} s", stood_still.as_secs())))?;
             self.lanes.unjudge();
+        }
+        if self.vouched == Vouched::OutOfReach && self.lanes.ledger.is_ahead_of_settled() {
+            // The server may take long to notice that the connection which holds it is gone. It is for one walsender.
+            self.lost(SourceError::Lost("the stream is opened anew, because nobody may vouch for it any more".into()))?;
         }
         self.park_or_unpark();
         if let Err(error) = self.read() {
@@ -263,11 +276,18 @@ impl<S: Source + 'static> Pipeline<S> {
     /// Who waits in SQL takes what is acknowledged for settled, as long as this process vouches for it. So where it is
     /// not, that is taken back first.
     fn acknowledge(&mut self) {
-        let Link::Streaming { stream, .. } = &mut self.link else { return };
         let is_ahead = self.lanes.ledger.is_ahead_of_settled();
-        let vouch = (!is_ahead).then(|| stream.walsender());
-        self.vouch.send_if_modified(|before| std::mem::replace(before, vouch) != vouch);
-        if (!is_ahead || self.vouched.is_none())
+        let Link::Streaming { stream, .. } = &mut self.link else {
+            self.vouch.send_if_modified(|before| before.take().is_some());
+            return;
+        };
+        let wanted = (!is_ahead).then(|| stream.walsender());
+        if wanted.is_some() && self.vouched == Vouched::ForNone {
+            // As soon as it is asked for, it may be seen.
+            self.vouched = Vouched::Perhaps;
+        }
+        self.vouch.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
+        if (!is_ahead || self.vouched == Vouched::ForNone)
             && let Some(position) = self.lanes.ledger.acknowledge()
         {
             stream.acknowledge(position);
@@ -295,6 +315,8 @@ impl<S: Source + 'static> Pipeline<S> {
             }
         }
         self.lanes.recall_unjudged();
+        // Whatever is held is for another walsender.
+        self.vouched = Vouched::ForNone;
         stream.acknowledge(self.lanes.ledger.acknowledged());
         self.pace.it_worked();
         self.recorder.streaming(&seen, start);
@@ -306,7 +328,12 @@ impl<S: Source + 'static> Pipeline<S> {
 
     fn resume(&self, before: &Followed, now: &Seen, origin: SlotOrigin) -> Resume {
         let ledger = &self.lanes.ledger;
-        let history = |seen: &Seen, end| History { system_id: seen.system_id, timeline: seen.timeline, end };
+        let history = |seen: &Seen, end| History {
+            system_id: seen.system_id,
+            timeline: seen.timeline,
+            fork: seen.forks.last().map(|fork| fork.at),
+            end,
+        };
         let (was, is) = (history(&before.seen, ledger.decoded()), history(now, now.wal_end));
         resume(&was, &is, origin, ledger.acknowledged().lsn(), &now.forks)
     }
@@ -340,7 +367,12 @@ impl<S: Source + 'static> Pipeline<S> {
             self.known = None;
         }
         // A gap in the stream is in the slot: only a new one gets past it.
-        let slot = if let SourceError::Gap(_) = error { Slot::Renew } else { slot };
+        let slot = match error {
+            SourceError::Gap(_) => Slot::Renew,
+            // Whoever is at work has made it anew, where that was due.
+            SourceError::Busy(_) => Slot::Keep,
+            SourceError::Lost(_) | SourceError::Refused(_) | SourceError::Protocol(_) => slot,
+        };
         let pause = self.pace.rest_after(&error);
         self.recorder.source_away(&error, pause);
         self.link = Link::Resting { source, until: Instant::now() + pause, slot };
@@ -351,10 +383,15 @@ impl<S: Source + 'static> Pipeline<S> {
         match watched {
             Watched::Seen(look) => self.observed(&look),
             Watched::Away(error) => {
-                self.vouched = None;
+                if self.vouched == Vouched::Perhaps {
+                    self.vouched = Vouched::OutOfReach;
+                }
                 self.recorder.unwatched(&error);
             }
-            Watched::Vouched(vouched) => self.vouched = vouched,
+            Watched::Vouched(None) if self.vouched == Vouched::Perhaps && self.vouch.borrow().is_none() => {
+                self.vouched = Vouched::ForNone;
+            }
+            Watched::Vouched(_) => {}
         }
     }
 

@@ -19,6 +19,8 @@ pub struct Record {
     pub system_id: u64,
     /// Its timeline.
     pub timeline: u32,
+    /// Grows with each delivery: of two records with the same positions, which is the later one. Zero in the first.
+    pub sequence: u64,
     /// The marks of the rules that were kept without a break up to here, between spaces, or [`NEW`]. `None` where the
     /// record has none, because a target that was emptied was sent only the rest of it; and, in a record to be written,
     /// where those that are stored stay.

@@ -288,7 +288,7 @@ fn teardown_refuses_while_somebody_streams() {
         messages: true,
     });
     let runtime = Session::of(&database).runtime;
-    let stream = runtime.block_on(reader.stream()).unwrap();
+    let (stream, _) = runtime.block_on(reader.stream()).unwrap();
     let active = "SELECT count(*) FROM pg_replication_slots WHERE active AND database = current_database()";
     let mut client = database.client();
     crate::support::until("the slot is in use", || (client.one(active) == "1").then_some(()));

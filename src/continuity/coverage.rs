@@ -39,6 +39,8 @@ pub struct Coverage {
     rules: Vec<Rule>,
     kept: Vec<Kept>,
     horizon: Option<Horizon>,
+    /// `xmax` of the first look: later transactions see the publication as it was then, or the looks see the change.
+    since: u64,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +69,7 @@ impl Coverage {
     /// Nothing has been looked at yet.
     pub fn new(rules: Vec<Rule>) -> Self {
         let kept = rules.iter().map(|_| Kept::default()).collect();
-        Coverage { rules, kept, horizon: None }
+        Coverage { rules, kept, horizon: None, since: 0 }
     }
 
     /// Whether there has been a look.
@@ -77,13 +79,19 @@ impl Coverage {
 
     /// Another look. Gives what is different, in the order in which it is to be acted upon.
     pub fn looked(&mut self, look: &Observation) -> Vec<Drift> {
-        let Coverage { rules, kept, horizon } = self;
-        let first = horizon.replace(look.snapshot).is_none();
+        let Coverage { rules, kept, horizon, since } = self;
+        let before = horizon.replace(look.snapshot);
+        let first = before.is_none();
+        if first {
+            *since = look.snapshot.xmax;
+        }
+        // Transaction ids that go back are another server's, or those of an earlier time.
+        let went_back = before.is_some_and(|before| look.snapshot.xmax < before.xmax);
         let mut drifts = Vec::new();
         for (rule, kept) in rules.iter().zip(kept) {
             let seen = look.tables.iter().find(|table| table.name == rule.table);
             let (stamp, leaves) = seen.map_or((&None, &[][..]), |seen| (&seen.stamp, &seen.leaves));
-            let differs = !first && (kept.stamp != *stamp || lost_rows(&kept.leaves, leaves));
+            let differs = went_back || !first && (kept.stamp != *stamp || lost_rows(&kept.leaves, leaves));
             if first || kept.stamp != *stamp || kept.leaves != leaves {
                 kept.stamp.clone_from(stamp);
                 kept.leaves = leaves.to_vec();
@@ -121,11 +129,12 @@ impl Coverage {
         self.rules.iter().zip(&self.kept).filter(unknown).map(|(rule, _)| rule.id).collect()
     }
 
-    /// A target's record does not vouch for the rule. Gives whether it is mended with one flush.
+    /// A target's record does not vouch for the rule, so it may have been broken before the first look. Gives whether it
+    /// is mended with one flush.
     pub fn doubt(&mut self, rule: RuleId) -> bool {
         let Some((kept, horizon)) = self.kept.get_mut(usize::from(rule.0)).zip(self.horizon) else { return true };
-        if kept.standing == Standing::Whole && horizon.xmin < horizon.xmax {
-            kept.standing = Standing::Mending { below: horizon.xmax };
+        if kept.standing == Standing::Whole && horizon.xmin < self.since {
+            kept.standing = Standing::Mending { below: self.since };
         }
         kept.standing == Standing::Whole
     }
@@ -257,6 +266,14 @@ mod tests {
     }
 
     #[test]
+    fn transaction_ids_that_go_back_break_every_rule() {
+        let mut coverage = Coverage::new(rules(&["user:{id}"]));
+        coverage.looked(&look("a", 90, 90));
+        assert_eq!(coverage.looked(&look("a", 50, 60)), [Drift::Broken(RULE)]);
+        assert_eq!(coverage.looked(&look("a", 60, 61)), [Drift::Mended(RULE)]);
+    }
+
+    #[test]
     fn a_second_change_while_the_first_is_mended_begins_anew() {
         let mut coverage = Coverage::new(rules(&["user:{id}"]));
         coverage.looked(&look("a", 5, 9));
@@ -286,11 +303,11 @@ mod tests {
     fn a_doubted_rule_waits_for_the_transactions_that_run() {
         let mut coverage = Coverage::new(rules(&["user:{id}"]));
         assert!(!coverage.is_known());
-        coverage.looked(&look("a", 9, 9));
-        assert!(coverage.doubt(RULE), "nothing runs, one flush is enough");
         coverage.looked(&look("a", 9, 12));
         assert!(!coverage.doubt(RULE));
-        assert_eq!(coverage.looked(&look("a", 12, 12)), [Drift::Mended(RULE)]);
+        assert_eq!(coverage.looked(&look("a", 11, 13)), []);
+        assert_eq!(coverage.looked(&look("a", 12, 14)), [Drift::Mended(RULE)]);
+        assert!(coverage.doubt(RULE), "what ran at the first look has ended, one flush is enough");
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub struct History {
     pub system_id: u64,
     /// `IDENTIFY_SYSTEM`'s `timeline`.
     pub timeline: u32,
+    /// Where the timeline before that was left, if that is known: of two standbys promoted from one primary both may be
+    /// on the same timeline.
+    pub fork: Option<Lsn>,
     /// The end of the log: how far it was read before, how far it goes now.
     pub end: Lsn,
 }
@@ -68,6 +71,9 @@ pub fn resume(before: &History, now: &History, slot: SlotOrigin, acknowledged: L
         let fork = forks.iter().find(|fork| fork.timeline == before.timeline);
         return fork.map_or(Resume::Anew(Anew::OtherTimeline), |fork| Resume::Forked(fork.at));
     }
+    if before.fork.zip(now.fork).is_some_and(|(before, now)| before != now) {
+        return Resume::Anew(Anew::OtherTimeline);
+    }
     if now.end < before.end {
         return Resume::Anew(Anew::DatabaseWentBack);
     }
@@ -81,7 +87,7 @@ mod tests {
     #[test]
     fn each_difference_has_its_answer() {
         let lsn = Lsn::new;
-        let before = History { system_id: 7, timeline: 1, end: lsn(500) };
+        let before = History { system_id: 7, timeline: 1, fork: None, end: lsn(500) };
         let now = History { end: lsn(600), ..before };
         let found = |n| SlotOrigin::Found { confirmed: lsn(n) };
         let forks = [Fork { timeline: 1, at: lsn(450) }];
@@ -99,6 +105,18 @@ mod tests {
             (promoted, found(401), &forks, Resume::Anew(Anew::SlotWasMoved)),
         ] {
             assert_eq!(resume(&before, &now, slot, lsn(400), forks), answer, "{now:?} {slot:?}");
+        }
+    }
+
+    #[test]
+    fn two_standbys_of_one_primary_are_told_apart_by_where_they_left_it() {
+        let lsn = Lsn::new;
+        let before = History { system_id: 7, timeline: 2, fork: Some(lsn(300)), end: lsn(500) };
+        let found = SlotOrigin::Found { confirmed: lsn(400) };
+        for (fork, answer) in
+            [(Some(lsn(300)), Resume::GoOn), (None, Resume::GoOn), (Some(lsn(310)), Resume::Anew(Anew::OtherTimeline))]
+        {
+            assert_eq!(resume(&before, &History { fork, ..before }, found, lsn(400), &[]), answer);
         }
     }
 }

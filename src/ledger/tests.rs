@@ -108,7 +108,7 @@ fn nothing_counts_as_applied_while_the_target_is_in_doubt() {
 #[test]
 fn a_lane_that_may_have_missed_anything_has_settled_nothing_until_that_is_mended() {
     let mut ledger = one_lane();
-    ledger.doubt_everything(0);
+    ledger.missed_since(0, Lsn::ZERO);
     ledger.doubt(0);
     ledger.idle(lsn(200));
     assert_eq!(ledger.watermarks().settled, Lsn::ZERO);
@@ -136,7 +136,7 @@ fn a_target_that_is_given_up_holds_settled_but_not_the_slot_and_its_record_prove
     ledger.gathered(0);
     let sent = ledger.sent(0, lsn(250));
     ledger.gathered(0);
-    ledger.give_up(0);
+    ledger.give_up(0, lsn(0));
     assert_eq!((ledger.holds_at(0), ledger.holds_at(1)), (None, Some(lsn(100))));
     for (position, acknowledged) in [(200, None), (250, None), (300, Some(lsn(300)))] {
         ledger.idle(lsn(position));
@@ -197,7 +197,7 @@ fn beginning_anew_trusts_nothing_that_was_known() {
     let mut ledger = one_lane();
     ledger.gathered(0);
     let before = ledger.sent(0, lsn(300));
-    ledger.give_up(0);
+    ledger.give_up(0, lsn(0));
     ledger.begin_anew(lsn(50));
     assert_eq!((ledger.decoded(), ledger.watermarks().settled), (lsn(50), Lsn::ZERO));
     ledger.confirmed(0, before, lsn(300));
@@ -209,4 +209,47 @@ fn beginning_anew_trusts_nothing_that_was_known() {
     ledger.confirmed(0, flush, lsn(60));
     assert_eq!(ledger.acknowledge().map(AckLsn::lsn), Some(lsn(60)));
     assert_eq!(ledger.watermarks().settled, lsn(70));
+}
+
+#[test]
+fn what_mends_something_counts_from_where_it_was_missed_although_it_leaves_later() {
+    let mut ledger = one_lane();
+    ledger.idle(lsn(200));
+    ledger.withhold(0);
+    ledger.gathered(0);
+    ledger.committed(commit(300));
+    let key = ledger.sent(0, lsn(300));
+    ledger.mending(0);
+    let flush = ledger.sent(0, lsn(300));
+    assert_eq!(ledger.settled(0), lsn(200));
+    ledger.confirmed(0, key, lsn(300));
+    assert_eq!(ledger.settled(0), lsn(200));
+    ledger.confirmed(0, flush, lsn(300));
+    assert_eq!(ledger.settled(0), lsn(300));
+}
+
+#[test]
+fn what_a_target_turns_out_to_have_missed_is_not_settled_any_more() {
+    let mut ledger = one_lane();
+    ledger.idle(lsn(500));
+    ledger.doubt(0);
+    ledger.missed_since(0, lsn(300));
+    ledger.gathered(0);
+    ledger.trust(0);
+    assert_eq!(ledger.watermarks().settled, lsn(300));
+    let again = ledger.sent(0, lsn(500));
+    ledger.confirmed(0, again, lsn(500));
+    assert_eq!(ledger.watermarks().settled, lsn(500));
+}
+
+#[test]
+fn nothing_stays_withheld_when_another_history_begins() {
+    let mut ledger = one_lane();
+    ledger.withhold(0);
+    ledger.begin_anew(lsn(400));
+    ledger.gathered(0);
+    ledger.trust(0);
+    let flush = ledger.sent(0, lsn(400));
+    ledger.confirmed(0, flush, lsn(400));
+    assert_eq!(ledger.watermarks().settled, lsn(400));
 }

@@ -36,19 +36,23 @@ impl Followed {
 }
 
 /// What a target has to be sent beside what is gathered for it.
-enum Mending {
-    Nothing,
-    Scopes(Vec<Scope>),
-    SentAfter(Lsn),
+#[derive(Default)]
+struct Mending {
+    /// What it was sent for commits after this position.
+    sent_after: Option<Lsn>,
+    scopes: Vec<Scope>,
 }
 
 impl Mending {
+    fn is_nothing(&self) -> bool {
+        self.sent_after.is_none() && self.scopes.is_empty()
+    }
+
     fn put(self, recent: &mut Recent, into: &mut Batch) {
-        match self {
-            Mending::Nothing => {}
-            Mending::Scopes(scopes) => scopes.iter().for_each(|scope| into.push_scope(scope)),
-            Mending::SentAfter(after) => recent.since(after, into),
+        if let Some(after) = self.sent_after {
+            recent.since(after, into);
         }
+        self.scopes.iter().for_each(|scope| into.push_scope(scope));
     }
 }
 
@@ -67,7 +71,9 @@ impl<S: Source + 'static> Pipeline<S> {
             reached: followed.reached.max(self.lanes.ledger.furthest_record(lane)),
             // The lane knows the rest.
             written: Lsn::ZERO,
+            sequence: 0,
             acquainted: false,
+            is_ours: false,
             remembered: Lsn::MAX,
         };
         let reached_is_sure = followed.looks >= LOOKS_MIN;
@@ -81,7 +87,7 @@ impl<S: Source + 'static> Pipeline<S> {
             return self.halted.push(asking);
         };
         let answer = match mending {
-            Mending::Nothing => Batch::default(),
+            mending if mending.is_nothing() => Batch::default(),
             mending => self.lanes.mend(lane, |recent, batch| mending.put(recent, batch)),
         };
         self.lanes.ledger.trust(lane);
@@ -91,63 +97,74 @@ impl<S: Source + 'static> Pipeline<S> {
 
     /// What follows from a verdict; `None` where a person has to decide.
     fn mending(&mut self, lane: usize, verdict: Verdict, recollection: &Recollection) -> Option<Mending> {
-        let gap = match verdict {
-            Verdict::Continue => return self.mending_of_rules(lane, recollection),
+        let scopes = self.lanes.scopes(lane, |_| true);
+        let settled = recollection.record.as_ref().map_or(Lsn::ZERO, |record| record.settled);
+        match verdict {
             Verdict::FirstStart if self.settings.on_first_start == OnFirstStart::Keep => {
                 self.recorder.first_start(lane);
-                return Some(Mending::Nothing);
+                Some(Mending::default())
             }
             Verdict::FirstStart => {
                 self.recorder.flushing(lane, "first_start", "first start (on_first_start: flush)");
-                return Some(Mending::Scopes(self.lanes.scopes(lane, |_| true)));
+                Some(Mending { scopes, ..Mending::default() })
+            }
+            Verdict::Continue => {
+                let broken = self.doubted(lane, recollection);
+                // Without a record it is empty.
+                if broken.is_empty() || recollection.record.is_none() {
+                    return Some(Mending::default());
+                }
+                let text = format!(
+                    "{} of its rules, or the way in which the publication holds their tables, have changed since the \
+                     target was last brought on",
+                    broken.len()
+                );
+                let scopes = self.lanes.scopes(lane, |rule| broken.contains(&rule));
+                self.gap(lane, PUBLICATION_CHANGED, &text).then_some(Mending { scopes, ..Mending::default() })
             }
             Verdict::Resend { after, because } => {
                 self.recorder.resent(lane, because.reason(), &because.to_string());
-                return Some(Mending::SentAfter(after));
+                self.lanes.ledger.missed_since(lane, after);
+                let broken = self.doubted(lane, recollection);
+                let scopes = self.lanes.scopes(lane, |rule| broken.contains(&rule));
+                Some(Mending { sent_after: Some(after), scopes })
             }
-            Verdict::Gap(gap) => gap,
-        };
-        let text = gap.to_string();
-        self.recorder.gap(lane, gap.reason(), &text);
-        if self.settings.on_gap == OnGap::Halt {
-            self.recorder.halted_target(lane, &text);
-            return None;
+            Verdict::Gap(gap) => {
+                self.lanes.ledger.missed_since(lane, settled);
+                self.doubted(lane, recollection);
+                self.gap(lane, gap.reason(), &gap.to_string()).then_some(Mending { scopes, ..Mending::default() })
+            }
         }
-        self.recorder.flushing(lane, gap.reason(), &text);
-        Some(Mending::Scopes(self.lanes.scopes(lane, |_| true)))
     }
 
-    /// A target that has missed nothing of the stream may have missed what was not in it: rules for which its record
-    /// does not vouch.
-    fn mending_of_rules(&mut self, lane: usize, recollection: &Recollection) -> Option<Mending> {
-        // Without a record it is empty.
-        let Some(record) = &recollection.record else { return Some(Mending::Nothing) };
-        let marks = record.marks.as_deref().unwrap_or_default();
+    /// Tells of a gap. Gives whether it is to be mended with a flush, or waits for a person.
+    fn gap(&mut self, lane: usize, reason: &'static str, text: &str) -> bool {
+        self.recorder.gap(lane, reason, text);
+        if self.settings.on_gap == OnGap::Halt {
+            self.lanes.halt(lane);
+            self.recorder.halted_target(lane, text);
+            return false;
+        }
+        self.recorder.flushing(lane, reason, text);
+        true
+    }
+
+    /// The rules for which the target's record does not vouch: it may have missed what was not in the stream. Where
+    /// transactions run that may still hide something, nothing counts as settled before they have ended.
+    fn doubted(&mut self, lane: usize, recollection: &Recollection) -> Vec<RuleId> {
+        let marks = recollection.record.as_ref().and_then(|record| record.marks.clone());
+        let marks = marks.as_deref().unwrap_or_default();
         if marks == NEW {
-            return Some(Mending::Nothing);
+            return Vec::new();
         }
         let broken = self.coverage.missing(marks, goes_to(lane));
-        if broken.is_empty() {
-            return Some(Mending::Nothing);
-        }
-        let text = format!(
-            "{} of its rules, or the way in which the publication holds their tables, have changed since the target was \
-             last brought on",
-            broken.len()
-        );
-        self.recorder.gap(lane, PUBLICATION_CHANGED, &text);
-        if self.settings.on_gap == OnGap::Halt {
-            self.recorder.halted_target(lane, &text);
-            return None;
-        }
-        self.recorder.flushing(lane, PUBLICATION_CHANGED, &text);
         for &rule in &broken {
             if !self.coverage.doubt(rule) {
                 self.lanes.lanes_of(rule).into_iter().for_each(|lane| self.lanes.ledger.withhold(lane));
             }
         }
         self.vouch();
-        Some(Mending::Scopes(self.lanes.scopes(lane, |rule| broken.contains(&rule))))
+        broken
     }
 
     /// The server was looked at.
@@ -206,19 +223,14 @@ impl<S: Source + 'static> Pipeline<S> {
         let text = format!("{}: {why}", self.recorder.subject(rule));
         for lane in self.lanes.lanes_of(rule) {
             self.lanes.ledger.withhold(lane);
-            self.recorder.gap(lane, PUBLICATION_CHANGED, &text);
-            if self.settings.on_gap == OnGap::Halt {
-                self.lanes.halt(lane);
-                self.recorder.halted_target(lane, &text);
-            } else {
-                self.recorder.flushing(lane, PUBLICATION_CHANGED, &text);
+            if self.gap(lane, PUBLICATION_CHANGED, &text) {
                 self.flush(lane, rule);
             }
         }
     }
 
     fn flush(&mut self, lane: usize, rule: RuleId) {
-        let mending = Mending::Scopes(self.lanes.scopes(lane, |its| its == rule));
+        let mending = Mending { scopes: self.lanes.scopes(lane, |its| its == rule), ..Mending::default() };
         self.lanes.mend_later(lane, |recent, batch| mending.put(recent, batch));
     }
 
@@ -237,26 +249,24 @@ impl<S: Source + 'static> Pipeline<S> {
         for lane in 0..self.lanes.len() {
             let mending = if self.lanes.reaches_back_to(lane) <= at {
                 self.recorder.resent(lane, "new_timeline", &text);
-                Mending::SentAfter(at)
+                Mending { sent_after: Some(at), ..Mending::default() }
+            } else if self.gap(lane, "new_timeline", &text) {
+                Mending { scopes: self.lanes.scopes(lane, |_| true), ..Mending::default() }
             } else {
-                self.recorder.gap(lane, "new_timeline", &text);
-                if self.settings.on_gap == OnGap::Halt {
-                    self.lanes.halt(lane);
-                    self.recorder.halted_target(lane, &text);
-                    continue;
-                }
-                self.recorder.flushing(lane, "new_timeline", &text);
-                Mending::Scopes(self.lanes.scopes(lane, |_| true))
+                continue;
             };
             self.lanes.mend_later(lane, |recent, batch| mending.put(recent, batch));
         }
+        // Another instance may have followed the old primary after this one.
+        self.lanes.unjudge();
     }
 
     /// Where nobody lags, a long transaction holds the log back, or this process has only just begun to read it.
     fn give_up(&mut self, laggards: &[usize], end: Lsn, spent: Overspent) {
         let text = format!("given up at {end}: {spent}");
+        let found = self.known.as_ref().map_or(Lsn::ZERO, |followed| followed.reached);
         for &lane in laggards {
-            self.lanes.give_up(lane);
+            self.lanes.give_up(lane, found);
             self.recorder.given_up(lane, &text);
             if self.settings.on_gap == OnGap::Halt {
                 self.lanes.halt(lane);

@@ -1,8 +1,10 @@
 //! The rows of deliveries, one a target: gathering, sending, confirming.
 
+mod giving_up;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -10,7 +12,6 @@ use crate::continuity::{Known, Recent, Verdict, judge};
 use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, Load, RuleId, Scope};
 use crate::ledger::{Ledger, Ticket};
 use crate::lsn::Lsn;
-use crate::observation::HeldWal;
 use crate::pgoutput::PgTime;
 use crate::record::{Recollection, Record};
 use crate::rules::config::Rule;
@@ -54,6 +55,8 @@ pub(super) struct Lane {
     written: Lsn,
     /// A record was confirmed to this process, whatever became of the slot since.
     acquainted: bool,
+    /// The sequence of the last delivery confirmed since the slot is followed.
+    confirmed_sequence: u64,
     recent: Recent,
     /// The marks of the rules that are whole, and whether a record has still to be written with them.
     marks: (Arc<str>, bool),
@@ -76,6 +79,10 @@ pub(super) struct Lanes {
     pending_keys_max: usize,
     identity: (u64, u32),
     commit_time: Option<PgTime>,
+    /// The sequence of the last delivery, over all lanes.
+    sequence: u64,
+    /// The first one since the slot is followed.
+    first_sequence: u64,
     /// Where the log ended at the last look at the server.
     last_end: Option<Lsn>,
     /// Lanes that were given up and are brought along again, not told yet.
@@ -98,6 +105,7 @@ impl Lanes {
             oldest_commit: None,
             written: Lsn::ZERO,
             acquainted: false,
+            confirmed_sequence: 0,
             recent: Recent::new(recent_bytes),
             marks: ("".into(), false),
             floor: (Lsn::ZERO, Lsn::ZERO),
@@ -114,6 +122,9 @@ impl Lanes {
             pending_keys_max,
             identity: (0, 0),
             commit_time: None,
+            // Later than whatever another process has given out before.
+            sequence: micros_since_epoch(),
+            first_sequence: u64::MAX,
             last_end: None,
             returned: Vec::new(),
             lost_by_hand: 0,
@@ -125,10 +136,13 @@ impl Lanes {
     /// asked what it remembers.
     pub(super) fn begin(&mut self, start: Lsn, system_id: u64, timeline: u32) {
         self.ledger.begin_anew(start);
+        self.sequence = self.sequence.max(micros_since_epoch());
+        self.first_sequence = self.sequence + 1;
         self.identity = (system_id, timeline);
         for lane in &mut self.lanes {
             lane.unjudge();
             lane.written = Lsn::ZERO;
+            lane.confirmed_sequence = 0;
             lane.floor = (Lsn::ZERO, Lsn::ZERO);
             lane.recent.begin(start);
         }
@@ -182,35 +196,6 @@ impl Lanes {
         each().any(has_room) && !each().any(is_stuck)
     }
 
-    /// The next lane that was given up and is brought along again.
-    pub(super) fn take_returned(&mut self) -> Option<usize> {
-        self.returned.pop()
-    }
-
-    /// How many keys named by hand were lost with a lane that is given up.
-    pub(super) fn take_lost_by_hand(&mut self) -> u64 {
-        std::mem::take(&mut self.lost_by_hand)
-    }
-
-    /// The lanes that owe something, have come less far since the last look than the log, and hold back at least half of
-    /// what the slot does: another part of it may be held back by a transaction that runs for long.
-    pub(super) fn laggards(&mut self, held: &HeldWal) -> Vec<usize> {
-        let end = held.end;
-        let grown = self.last_end.replace(end).map(|before| end.bytes_since(before));
-        let mut laggards = Vec::new();
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            let holds_at = self.ledger.holds_at(index).filter(|_| self.ledger.applied(index) < self.ledger.decoded());
-            let before = std::mem::replace(&mut lane.held_at, holds_at);
-            if let (Some(grown), Some(before), Some(now)) = (grown, before, holds_at)
-                && now.bytes_since(before) < grown
-                && end.bytes_since(now) >= held.retained / 2
-            {
-                laggards.push(index);
-            }
-        }
-        laggards
-    }
-
     pub(super) fn set_up(&mut self, index: usize, up: bool) {
         if let Some(lane) = self.lanes.get_mut(index) {
             lane.up = up;
@@ -231,8 +216,16 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(index) else {
             return Verdict::Continue;
         };
-        let (written, acquainted, remembered) = (lane.written, lane.acquainted, lane.recent.reaches_back_to());
-        let verdict = judge(&Known { written, acquainted, remembered, ..known }, its);
+        let ours = self.first_sequence..=self.sequence;
+        let known = Known {
+            written: lane.written,
+            sequence: lane.confirmed_sequence,
+            acquainted: lane.acquainted,
+            is_ours: its.record.as_ref().is_some_and(|record| ours.contains(&record.sequence)),
+            remembered: lane.recent.reaches_back_to(),
+            ..known
+        };
+        let verdict = judge(&known, its);
         if lane.stance == Stance::Unjudged {
             lane.stance = Stance::Judged;
         }
@@ -300,19 +293,6 @@ impl Lanes {
         }
     }
 
-    /// The slot goes on without the lane: its scopes stand in for all that it was still to be sent, and for all to come.
-    pub(super) fn give_up(&mut self, index: usize) {
-        let scopes = self.scopes(index, |_| true);
-        let Lanes { lanes, ledger, routes, .. } = self;
-        let Some(lane) = lanes.get_mut(index) else { return };
-        lane.gathering.coarsen(|rule| routes.get(usize::from(rule.0)).map_or(&[][..], |(_, scopes)| scopes));
-        for scope in &scopes {
-            lane.gathering.push_scope(scope);
-        }
-        ledger.gathered(index);
-        ledger.give_up(index);
-    }
-
     /// Nothing more is sent to the lane.
     pub(super) fn halt(&mut self, index: usize) {
         if let Some(lane) = self.lanes.get_mut(index) {
@@ -368,11 +348,13 @@ impl Lanes {
             lane.last_moved = now;
         }
         let (system_id, timeline) = self.identity;
+        self.sequence += 1;
         let record = Record {
             applied: self.ledger.decoded().max(lane.floor.0),
             settled: settled.max(lane.floor.1),
             system_id,
             timeline,
+            sequence: self.sequence,
             marks: std::mem::take(&mut lane.marks.1).then(|| Arc::clone(&lane.marks.0)),
         };
         let batch = std::mem::replace(&mut lane.gathering, lane.spare.pop().unwrap_or_default());
@@ -396,6 +378,7 @@ impl Lanes {
         let oldest_commit = at.and_then(|at| lane.in_flight.remove(at)).and_then(|(_, oldest)| oldest);
         if counts {
             lane.written = lane.written.max(delivery.record.applied);
+            lane.confirmed_sequence = lane.confirmed_sequence.max(delivery.record.sequence);
         }
         lane.acquainted = true;
         lane.recent.remember(delivery.record.applied, &delivery.batch);
@@ -443,6 +426,11 @@ impl Lanes {
             }
         }
     }
+}
+
+fn micros_since_epoch() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or_default()
 }
 
 /// Whether it holds more keys named by hand than `most`.

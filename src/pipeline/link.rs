@@ -120,10 +120,8 @@ pub(super) enum Slot {
 
 async fn open<S: Source>(source: &mut S, slot: &mut Slot) -> Result<Opened<S::Stream>, SourceError> {
     let seen = source.look().await?;
-    let (origin, start) = match &seen.slot {
-        SlotSeen::Usable { confirmed } if *slot == Slot::Keep => {
-            (SlotOrigin::Found { confirmed: *confirmed }, *confirmed)
-        }
+    let created = match &seen.slot {
+        SlotSeen::Usable { .. } if *slot == Slot::Keep => None,
         SlotSeen::Lost { reason } if *slot == Slot::Keep => {
             return Err(SourceError::Gap(format!(
                 "the slot is lost ({reason}), and with it what it had still to send"
@@ -132,10 +130,14 @@ async fn open<S: Source>(source: &mut S, slot: &mut Slot) -> Result<Opened<S::St
         SlotSeen::Usable { .. } | SlotSeen::Lost { .. } | SlotSeen::Missing => {
             // Also where what follows fails, or is cut short.
             *slot = Slot::Renew;
-            (SlotOrigin::CreatedHere, source.create_slot().await?)
+            Some(source.create_slot().await?)
         }
     };
-    let stream = source.stream().await?;
+    let (stream, confirmed) = source.stream().await?;
+    let (origin, start) = match created {
+        Some(start) => (SlotOrigin::CreatedHere, start),
+        None => (SlotOrigin::Found { confirmed }, confirmed),
+    };
     Ok(Opened { stream, seen, origin, start })
 }
 

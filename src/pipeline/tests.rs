@@ -57,6 +57,18 @@ impl Script {
         self.news.notify_one();
     }
 
+    fn seen(&self) -> Seen {
+        let confirmed = Lsn::new(self.acknowledged().unwrap_or(100));
+        let usual = Seen {
+            system_id: 7,
+            timeline: 1,
+            wal_end: Lsn::new(10_000),
+            slot: SlotSeen::Usable { confirmed },
+            forks: Vec::new(),
+        };
+        self.shared.lock().unwrap().shows.clone().unwrap_or(usual)
+    }
+
     fn acknowledged(&self) -> Option<u64> {
         self.shared.lock().unwrap().acknowledged.last().copied()
     }
@@ -74,24 +86,19 @@ impl Source for Script {
     async fn look(&mut self) -> Result<Seen, SourceError> {
         let takes = self.shared.lock().unwrap().look_takes;
         tokio::time::sleep(takes).await;
-        if let Some(seen) = self.shared.lock().unwrap().shows.clone() {
-            return Ok(seen);
-        }
-        let confirmed = Lsn::new(self.acknowledged().unwrap_or(100));
-        Ok(Seen {
-            system_id: 7,
-            timeline: 1,
-            wal_end: Lsn::new(10_000),
-            slot: SlotSeen::Usable { confirmed },
-            forks: Vec::new(),
-        })
+        Ok(self.seen())
     }
 
     async fn create_slot(&mut self) -> Result<Lsn, SourceError> {
         Ok(Lsn::new(100))
     }
 
-    async fn stream(&mut self) -> Result<FakeStream, SourceError> {
+    async fn stream(&mut self) -> Result<(FakeStream, Lsn), SourceError> {
+        let confirmed = match self.seen().slot {
+            SlotSeen::Usable { confirmed } => confirmed,
+            // It was just created.
+            SlotSeen::Missing | SlotSeen::Lost { .. } => Lsn::new(100),
+        };
         if self.shared.lock().unwrap().busy {
             return Err(SourceError::Busy("another instance has the slot".into()));
         }
@@ -100,7 +107,7 @@ impl Source for Script {
         for bytes in std::mem::take(&mut shared.sent).into_iter().rev() {
             shared.said.push_front(Say::Data(bytes));
         }
-        Ok(FakeStream { script: self.clone(), current: Vec::new(), ended: false })
+        Ok((FakeStream { script: self.clone(), current: Vec::new(), ended: false }, confirmed))
     }
 }
 
@@ -258,15 +265,15 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
     let recorder = Recorder::new(board.clone(), metrics, &names, &rules);
     let (watching, watched) = mpsc::channel(64);
     watching.try_send(Watched::Seen(look(&rules, "as it was"))).unwrap();
-    script.shared.lock().unwrap().watching = Some(watching);
-    let pipeline = Pipeline::new(
-        script.clone(),
-        rules,
-        (workers, reports),
-        (watched, watch::Sender::new(None)),
-        settings,
-        recorder,
-    );
+    script.shared.lock().unwrap().watching = Some(watching.clone());
+    let (vouch, mut wanted) = watch::channel(None);
+    tokio::task::spawn_local(async move {
+        while wanted.changed().await.is_ok() {
+            let vouched = *wanted.borrow_and_update();
+            let _ = watching.send(Watched::Vouched(vouched)).await;
+        }
+    });
+    let pipeline = Pipeline::new(script.clone(), rules, (workers, reports), (watched, vouch), settings, recorder);
     let local = async move { pipeline.run(async { drop(stopped.await) }).await };
     (board, stop, tokio::task::spawn_local(local))
 }
@@ -382,7 +389,14 @@ fn no_record_is_written_before_the_source_was_seen_and_none_moves_back() {
     on_paused_time(async {
         let script = Script::default();
         script.shared.lock().unwrap().look_takes = Duration::from_secs(5);
-        let record = Record { applied: Lsn::new(400), settled: Lsn::new(400), system_id: 7, timeline: 1, marks: None };
+        let record = Record {
+            applied: Lsn::new(400),
+            settled: Lsn::new(400),
+            system_id: 7,
+            timeline: 1,
+            sequence: 0,
+            marks: None,
+        };
         let cache = Cache { record: Mutex::new(Some(record)), ..Cache::default() };
         let Bench { script, cache, stop: _stop, .. } = start_following(script, cache, SETTINGS);
         script.say(transaction(b"1", 200));

@@ -37,8 +37,9 @@ pub trait Source {
     /// Creates the slot and gives the position from which it will send.
     fn create_slot(&mut self) -> impl Future<Output = Result<Lsn, SourceError>>;
 
-    /// Starts streaming from the slot's confirmed position.
-    fn stream(&mut self) -> impl Future<Output = Result<Self::Stream, SourceError>>;
+    /// Starts streaming from the slot's confirmed position, which it gives too: another instance may have moved it since
+    /// the last look. [`SourceError::Busy`] while somebody else streams from it.
+    fn stream(&mut self) -> impl Future<Output = Result<(Self::Stream, Lsn), SourceError>>;
 }
 
 /// One replication stream. It answers the server by itself: while [`Stream::ready`] is polled, status updates leave on

@@ -204,6 +204,23 @@ impl Postgres {
         number(&rows, 1)
     }
 
+    /// How far the slot is confirmed when nobody streams from it: whoever does may move it until it lets go.
+    async fn free_slot_confirmed(&self, session: &mut Session) -> Result<Option<Lsn>, SourceError> {
+        let slot = &self.config.slot;
+        let sql = format!(
+            "SELECT active_pid, confirmed_flush_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+            quote_literal(slot)
+        );
+        let rows = self.ask(session, "look at the slot", &sql).await?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        match value(&rows, 0)? {
+            "" => number(&rows, 1).map(Some),
+            pid => Err(SourceError::Busy(format!("the slot {} is active for PID {pid}", quote_identifier(slot)))),
+        }
+    }
+
     async fn start(&self, session: &mut Session) -> Result<StreamSettings, SourceError> {
         let slot = &self.config.slot;
         let confirmed = match self.slot(session).await? {
@@ -218,6 +235,7 @@ impl Postgres {
         let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
         let rows = self.ask(session, "read wal_sender_timeout", sql).await?;
         let wal_sender_timeout = Duration::from_millis(number(&rows, 0)?);
+        let confirmed = self.free_slot_confirmed(session).await?.unwrap_or(confirmed);
         let doing = Doing::Starting { slot, user: self.config.dsn.user() };
         let message = session.start(&self.start_command(session.major)).await;
         message.map_err(|failure| explain(failure, doing))?;
@@ -293,10 +311,13 @@ impl Source for Postgres {
         created
     }
 
-    async fn stream(&mut self) -> Result<PostgresStream, SourceError> {
+    async fn stream(&mut self) -> Result<(PostgresStream, Lsn), SourceError> {
         let mut session = self.session().await?;
         match self.start(&mut session).await {
-            Ok(settings) => Ok(PostgresStream::new(session, settings)),
+            Ok(settings) => {
+                let confirmed = settings.confirmed;
+                Ok((PostgresStream::new(session, settings), confirmed))
+            }
             Err(error) => {
                 let result = Err(error);
                 if keeps_session(&result) {

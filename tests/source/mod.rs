@@ -97,7 +97,7 @@ impl Followed {
         let runtime = runtime();
         let stream = runtime.block_on(async {
             source.create_slot().await.unwrap();
-            source.stream().await.unwrap()
+            source.stream().await.unwrap().0
         });
         Followed { runtime, database, source, stream }
     }

@@ -37,7 +37,7 @@ fn names_that_need_quoting_work_everywhere() {
     let mut source = coherd::source::postgres::Postgres::new(config);
     let runtime = runtime();
     runtime.block_on(source.create_slot()).unwrap();
-    let stream = runtime.block_on(source.stream()).unwrap();
+    let (stream, _) = runtime.block_on(source.stream()).unwrap();
     let mut followed = Followed { runtime, database, source, stream };
     followed.database.run("INSERT INTO t VALUES (1)");
     followed.read_until("a row", |got| got.iter().any(|got| matches!(got, super::Got::Data(data) if data[0] == b'I')));

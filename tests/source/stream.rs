@@ -130,7 +130,7 @@ fn a_second_consumer_is_told_that_the_slot_is_busy_and_gets_it_when_the_first_ha
     assert!(matches!(&error, SourceError::Busy(text) if text.contains("is active for PID")), "{error:?}");
     let Followed { runtime, database, stream, .. } = followed;
     runtime.block_on(async { stream.finish().await }).unwrap();
-    let stream = runtime.block_on(async { second.stream().await }).unwrap();
+    let (stream, _) = runtime.block_on(async { second.stream().await }).unwrap();
     drop((stream, database));
 }
 
@@ -157,7 +157,7 @@ fn a_terminated_walsender_is_a_lost_stream_and_the_next_one_repeats_what_was_not
     let error = followed.read_to_error();
     assert!(matches!(&error, SourceError::Lost(text) if text.contains("57P01")), "{error:?}");
     let source = &mut followed.source;
-    followed.stream = until("the slot is free", || followed.runtime.block_on(source.stream()).ok());
+    (followed.stream, _) = until("the slot is free", || followed.runtime.block_on(source.stream()).ok());
     let got = followed.read_until("a commit", |got| kinds(got).ends_with('C'));
     assert_eq!(kinds(&got), "BRIC");
 }
@@ -179,7 +179,7 @@ fn a_publication_dropped_under_the_stream_is_a_gap() {
     assert!(matches!(&error, SourceError::Refused(text) if text.contains("CREATE PUBLICATION p")), "{error:?}");
     database.run("CREATE PUBLICATION p FOR ALL TABLES");
     until("the old slot is free", || runtime.block_on(source.create_slot()).ok());
-    let stream = runtime.block_on(source.stream()).unwrap();
+    let (stream, _) = runtime.block_on(source.stream()).unwrap();
     database.run("INSERT INTO t VALUES (2)");
     let mut followed = Followed { runtime, database, source, stream };
     followed.read_until("a commit", |got| kinds(got).ends_with('C'));

@@ -30,7 +30,14 @@ pub fn open_url(url: &str) -> Arc<dyn Target> {
 }
 
 pub fn record(applied: u64) -> Record {
-    Record { applied: Lsn::new(applied), settled: Lsn::new(applied / 2), system_id: u64::MAX, timeline: 7, marks: None }
+    Record {
+        applied: Lsn::new(applied),
+        settled: Lsn::new(applied / 2),
+        system_id: u64::MAX,
+        timeline: 7,
+        sequence: 0,
+        marks: None,
+    }
 }
 
 pub fn delivery(applied: u64, keys: &[(Action, &str)]) -> Delivery {

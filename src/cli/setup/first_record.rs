@@ -19,6 +19,7 @@ pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn,
         settled: at,
         system_id: seen.system_id,
         timeline: seen.timeline,
+        sequence: 0,
         marks: Some(NEW.into()),
     };
     let mut findings = Vec::new();

@@ -59,7 +59,9 @@ fn rules() -> Vec<Rule> {
 #[test]
 fn a_target_beyond_the_budget_is_given_up_and_flushed_when_it_is_back() {
     on_paused_time(async {
-        let bench = start(Cache::default(), Settings { wal_budget: Some(5000), ..SETTINGS });
+        let script = Script::default();
+        script.shared.lock().unwrap().shows = Some(Seen { wal_end: Lsn::new(100), ..seen(100) });
+        let bench = start_following(script, Cache::default(), Settings { wal_budget: Some(5000), ..SETTINGS });
         bench.script.say(transaction(b"0", 150));
         bench.acknowledges(150).await;
         *bench.cache.closed.lock().unwrap() = true;
@@ -146,7 +148,7 @@ fn a_record_that_does_not_vouch_for_a_rule_has_it_flushed() {
             [(marks("new"), &[][..]), (marks("1 2 3"), flushed), (marks(""), flushed), (None, flushed)]
         {
             let at = Lsn::new(100);
-            let record = Record { applied: at, settled: at, system_id: 7, timeline: 1, marks };
+            let record = Record { applied: at, settled: at, system_id: 7, timeline: 1, sequence: 0, marks };
             let cache = Cache { record: Mutex::new(Some(record)), not_empty: true, ..Cache::default() };
             let bench = start(cache, SETTINGS);
             bench.script.say([Say::Position(500)]);
@@ -177,6 +179,30 @@ fn a_target_that_went_back_is_sent_again_what_it_lost_and_nothing_else() {
         struck.sort();
         struck.dedup();
         assert!(struck.ends_with(&["user:2".into(), "user:3".into(), "user:4".into()]), "{struck:?}");
+        assert!(!struck.iter().any(|key| key.starts_with("SCOPE")), "{struck:?}");
+    });
+}
+
+#[test]
+fn a_target_that_goes_back_within_a_large_transaction_is_sent_again_what_it_lost() {
+    on_paused_time(async {
+        let bench = start(Cache::default(), SETTINGS);
+        bench.script.say(transaction(b"0", 150));
+        bench.acknowledges(150).await;
+        let mut said = transaction(b"123", 200);
+        let rest = said.split_off(4);
+        bench.script.say(said);
+        eventually("the first piece is there", || bench.struck().len() == 3).await;
+        let snapshot = Record { sequence: bench.record().sequence - 1, ..bench.record() };
+        bench.forget_what_was_struck();
+        *bench.cache.record.lock().unwrap() = Some(snapshot);
+        *bench.cache.lost.lock().unwrap() = true;
+        bench.script.say(rest);
+        bench.acknowledges(200).await;
+        let struck = bench.struck();
+        for key in ["user:1", "user:2", "user:3"] {
+            assert!(struck.contains(&key.to_owned()), "{struck:?}");
+        }
         assert!(!struck.iter().any(|key| key.starts_with("SCOPE")), "{struck:?}");
     });
 }

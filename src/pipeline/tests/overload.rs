@@ -41,7 +41,14 @@ fn a_standby_that_takes_over_asks_its_targets_anew() {
     on_paused_time(async {
         let script = Script::default();
         script.shared.lock().unwrap().busy = true;
-        let at = |applied| Record { applied, settled: applied, system_id: 7, timeline: 1, marks: Some("new".into()) };
+        let at = |applied| Record {
+            applied,
+            settled: applied,
+            system_id: 7,
+            timeline: 1,
+            sequence: 0,
+            marks: Some("new".into()),
+        };
         let record = Mutex::new(Some(at(Lsn::new(100))));
         let cache = Cache { record, not_empty: true, ..Cache::default() };
         let Bench { script, cache, stop: _stop, .. } = start_following(script, cache, SETTINGS);

@@ -120,7 +120,14 @@ impl Bench {
         for pattern in scopes {
             batch.push_scope(&scope(pattern));
         }
-        let record = Record { applied: Lsn::new(applied), settled: Lsn::ZERO, system_id: 1, timeline: 1, marks: None };
+        let record = Record {
+            applied: Lsn::new(applied),
+            settled: Lsn::ZERO,
+            system_id: 1,
+            timeline: 1,
+            sequence: 0,
+            marks: None,
+        };
         let ticket = self.ledger.sent(0, Lsn::ZERO);
         self.lane.send(Shipment { ticket, delivery: Delivery { batch, record } }).expect("room");
         ticket
@@ -219,7 +226,8 @@ async fn a_full_lane_and_a_dead_worker_give_the_shipment_back() {
         bench.send(applied, &[]);
     }
     let ticket = bench.ledger.sent(0, Lsn::ZERO);
-    let record = Record { applied: Lsn::new(5), settled: Lsn::ZERO, system_id: 1, timeline: 1, marks: None };
+    let record =
+        Record { applied: Lsn::new(5), settled: Lsn::ZERO, system_id: 1, timeline: 1, sequence: 0, marks: None };
     let shipment = Shipment { ticket, delivery: Delivery { batch: Batch::default(), record } };
     let back = bench.lane.send(shipment).unwrap_err();
     assert_eq!(back.ticket, ticket);

@@ -12,12 +12,13 @@ use crate::target::Record;
 /// `HSET` of the whole record.
 pub(super) fn write(key: &str, record: &Record) -> Cmd {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut command = Cmd::with_capacity(14, key.len() + 160);
+    let mut command = Cmd::with_capacity(16, key.len() + 160);
     command.arg("HSET").arg(key);
     command.arg("applied").arg(record.applied.as_u64());
     command.arg("settled").arg(record.settled.as_u64());
     command.arg("system_id").arg(record.system_id);
     command.arg("timeline").arg(record.timeline);
+    command.arg("sequence").arg(record.sequence);
     command.arg("updated_ms").arg(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     if let Some(marks) = &record.marks {
         command.arg("marks").arg(&**marks);
@@ -46,6 +47,7 @@ pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
         settled: Lsn::new(number(&fields, "settled")?),
         system_id: number(&fields, "system_id")?,
         timeline: number(&fields, "timeline")?,
+        sequence: if fields.contains_key(b"sequence".as_slice()) { number(&fields, "sequence")? } else { 0 },
         marks: fields.get(b"marks".as_slice()).map(|marks| String::from_utf8_lossy(marks).into()),
     }))
 }
@@ -86,10 +88,11 @@ mod tests {
         let record = read(&hash(&WHOLE)).unwrap().unwrap();
         assert_eq!(record.applied, "16/B374D848".parse().unwrap());
         assert_eq!((record.settled.as_u64(), record.system_id, record.timeline), (97_500_059_000, u64::MAX, 3));
-        assert_eq!(record.marks, None);
+        assert_eq!((record.marks, record.sequence), (None, 0));
         assert_eq!(read(&hash(&[])), Ok(None));
-        let marked: Vec<_> = WHOLE.into_iter().chain([("marks", "1f 2e")]).collect();
-        assert_eq!(read(&hash(&marked)).unwrap().unwrap().marks.as_deref(), Some("1f 2e"));
+        let more: Vec<_> = WHOLE.into_iter().chain([("marks", "1f 2e"), ("sequence", "17")]).collect();
+        let record = read(&hash(&more)).unwrap().unwrap();
+        assert_eq!((record.marks.as_deref(), record.sequence), (Some("1f 2e"), 17));
     }
 
     #[test]
