@@ -72,18 +72,18 @@ fn a_target_beyond_the_budget_is_given_up_and_flushed_when_it_is_back() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(bench.script.acknowledged(), Some(150), "within the budget the slot waits");
         bench.shows(Observation { wal: Some(held(6000)), ..look(&rules(), "as it was") });
-        bench.script.say(transaction(b"2", 300));
-        bench.script.say([Say::Position(400)]);
-        bench.acknowledges(400).await;
-        assert!(bench.record().applied < Lsn::new(400), "the record proves the gap to another start");
+        bench.script.say(transaction(b"2", 20_300));
+        bench.script.say([Say::Position(20_400)]);
+        bench.acknowledges(20_400).await;
+        assert!(bench.record().applied < Lsn::new(20_400), "the record proves the gap to another start");
         bench.forget_what_was_struck();
         *bench.cache.closed.lock().unwrap() = false;
         eventually("it is flushed", || bench.struck().contains(&"SCOPE user:*".to_owned())).await;
         assert!(!bench.struck().contains(&"user:2".to_owned()), "nothing was gathered while it was given up");
-        bench.script.say(transaction(b"3", 500));
-        bench.acknowledges(500).await;
+        bench.script.say(transaction(b"3", 20_500));
+        bench.acknowledges(20_500).await;
         assert_eq!(bench.struck().last().map(String::as_str), Some("user:3"));
-        eventually("readers see it settled", || bench.record().settled == Lsn::new(500)).await;
+        eventually("readers see it settled", || bench.record().settled == Lsn::new(20_500)).await;
     });
 }
 
