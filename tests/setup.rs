@@ -4,11 +4,12 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use coherd::cli::setup::{FUNCTIONS_COMMENT, plan};
+use coherd::rules::config::RawRule;
 use coherd::source::dsn::Dsn;
 use coherd::source::{Source as _, postgres as source};
 use serde_json::Value;
 
-use crate::catalog::{Session, raw, rules};
+use crate::catalog::{Session, rules};
 use crate::sql::{FUNCTIONS, ROLE};
 use crate::support::{Database, Postgres};
 
@@ -228,7 +229,7 @@ fn the_least_privileged_role_follows_what_the_owner_set_up() {
     warning: target cache: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?; the slot is new and the target has no record of it, so the first run flushes its scopes
     "#);
     let role = Session::open(&database.dsn_as("coherd"), name);
-    let seen = role.look(&rules(&[raw("t", &["t:{id}"])]));
+    let seen = role.look(&rules(&[RawRule::of("t", &["t:{id}"])]));
     assert!(!seen.role.superuser && seen.role.replication && !seen.role.may_create);
     assert_eq!(seen.functions.as_deref(), Some(FUNCTIONS_COMMENT));
     assert!(seen.tables[0].published.is_some() && !seen.publication.unwrap().owned);

@@ -211,19 +211,11 @@ fn mark(rule: &Rule, kept: &Kept) -> u64 {
 mod tests {
     use super::*;
     use crate::observation::TableSeen;
-    use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
+    use crate::rules::config::{RawRule, resolve};
 
     fn rules(keys: &[&str]) -> Vec<Rule> {
-        let raw = |key: &&str| RawRule {
-            table: "users".into(),
-            keys: vec![(*key).into()],
-            action: RawAction::Delete,
-            when_changed: vec![],
-            targets: None,
-            on_missing_old: MissingOld::Refuse,
-            scope: None,
-        };
-        resolve(&keys.iter().map(raw).collect::<Vec<_>>(), &["cache".to_owned()]).unwrap()
+        resolve(&keys.iter().map(|&key| RawRule::of("users", &[key])).collect::<Vec<_>>(), &["cache".to_owned()])
+            .unwrap()
     }
 
     /// The table with this stamp, while transactions from `xmin` on run.
