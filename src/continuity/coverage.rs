@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use sha2::{Digest, Sha256};
 
 use crate::database::Database;
-use crate::finding::Severity;
+use crate::finding::{Finding, Severity};
 use crate::invalidation::RuleId;
 use crate::observation::{Horizon, LeafSeen, Observation};
 use crate::rules::audit::audit;
@@ -186,13 +186,19 @@ fn held_against(rule: &Rule, database: &Database) -> Catalogue {
     let findings = audit(std::slice::from_ref(rule), database);
     let errors: Vec<_> = findings.into_iter().filter(|its| its.severity == Severity::Error).collect();
     let hides = errors.iter().any(|its| its.hides_changes);
-    let texts: Vec<String> =
-        errors.into_iter().map(|its| [vec![its.message], its.remedy].concat().join("\n    ")).collect();
+    let texts: Vec<String> = errors.into_iter().map(|its| text(rule, its)).collect();
     match texts.join("\n") {
         text if text.is_empty() => Catalogue::HasItAll,
         text if hides => Catalogue::Hides(text),
         text => Catalogue::Fails(text),
     }
+}
+
+/// Reads on after "the rule is not covered: ".
+fn text(rule: &Rule, finding: Finding) -> String {
+    let Finding { subject, message, remedy, .. } = finding;
+    let message = if subject == rule.subject() { message } else { format!("{subject}: {message}") };
+    [vec![message], remedy].concat().join("\n    ")
 }
 
 /// Stands for the rule as it is configured and its table as it is published. A collision hides a change with a
