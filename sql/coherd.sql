@@ -12,7 +12,7 @@
 --         pg_logical_emit_message(boolean, text, bytea) FROM PUBLIC;
 
 CREATE SCHEMA IF NOT EXISTS coherd;
-COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 2)';
+COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 3)';
 GRANT USAGE ON SCHEMA coherd TO PUBLIC;
 
 -- ---------------------------------------------------------------- read your writes
@@ -285,13 +285,15 @@ SELECT s.slot_name AS slot,
        greatest(pg_wal_lsn_diff(here.at, s.confirmed_flush_lsn), 0)::bigint AS lag_bytes,
        greatest(pg_wal_lsn_diff(here.at, s.restart_lsn), 0)::bigint AS retained_bytes,
        s.safe_wal_size,
-       s.wal_status
+       s.wal_status,
+       CASE WHEN s.database = pg_catalog.current_database() THEN coherd.vouched(s.active_pid) END AS vouched
 FROM pg_catalog.pg_replication_slots s
 CROSS JOIN (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
                         ELSE pg_catalog.pg_current_wal_flush_lsn() END AS at) here
 WHERE s.plugin = 'pgoutput';
 COMMENT ON VIEW coherd.status IS
-    'Slots that coherd may use: who reads them, how far behind, and how much of the log they hold back';
+    'Slots that coherd may use: who reads them, how far behind, and how much of the log they hold back. The caches are '
+    'settled up to "settled" only where "vouched" is true; it is null for slots of other databases, where it is not seen.';
 
 GRANT EXECUTE ON FUNCTION coherd.token(), coherd.vouched(int), coherd.wait(pg_lsn, interval, name), coherd.wait(bigint, interval, name),
     coherd.wait(text, interval, name) TO PUBLIC;

@@ -35,9 +35,21 @@ impl Backoff {
     }
 }
 
+/// Whether a failure is told in the log, of which so many came in a row. All of them would flood it; the first says what
+/// is wrong, and the doubling ones that it lasts.
+pub const fn is_worth_a_line(attempts: u32) -> bool {
+    attempts == 1 || attempts >= 16 && attempts.is_power_of_two()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_of_failures_is_told_at_its_start_and_ever_more_rarely() {
+        let told: Vec<u32> = (0..=100).filter(|attempts| is_worth_a_line(*attempts)).collect();
+        assert_eq!(told, [1, 16, 32, 64]);
+    }
 
     #[test]
     fn the_ceiling_doubles_up_to_the_most_and_starts_over_after_a_success() {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::change::{Column, OldImage, ReplicaIdentity};
 use crate::lsn::Lsn;
-use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
+use crate::rules::config::{RawAction, RawRule, resolve};
 
 #[derive(Default)]
 struct Seen(Vec<String>);
@@ -20,20 +20,9 @@ impl Gather for Seen {
     }
 }
 
-fn rule(table: &str, key: &str, action: RawAction) -> RawRule {
-    RawRule {
-        table: table.into(),
-        keys: vec![key.into()],
-        action,
-        when_changed: vec![],
-        targets: None,
-        on_missing_old: MissingOld::Refuse,
-        scope: None,
-    }
-}
-
 fn reader(keys_max: u64) -> Reader {
-    let raw = [rule("users", "user:{id}", RawAction::Delete), rule("products", "product:{id}", RawAction::Bump)];
+    let bump = RawRule { action: RawAction::Bump, ..RawRule::of("products", &["product:{id}"]) };
+    let raw = [RawRule::of("users", &["user:{id}"]), bump];
     Reader::new(resolve(&raw, &["cache".into()]).unwrap(), keys_max)
 }
 

@@ -3,7 +3,7 @@
 use coherd::database::Database as Seen;
 use coherd::finding::Finding;
 use coherd::rules::audit::audit;
-use coherd::rules::config::{MissingOld, RawAction, RawRule, Rule, resolve};
+use coherd::rules::config::{MissingOld, RawRule, Rule, resolve};
 use coherd::source::catalog;
 use coherd::table::{PublishedBy, Table, TableName};
 
@@ -39,25 +39,12 @@ impl Session {
     }
 }
 
-/// A rule as configuration would have it.
-pub fn raw(table: &str, keys: &[&str]) -> RawRule {
-    RawRule {
-        table: table.into(),
-        keys: keys.iter().map(|&key| key.into()).collect(),
-        action: RawAction::Delete,
-        when_changed: vec![],
-        targets: None,
-        on_missing_old: MissingOld::Refuse,
-        scope: None,
-    }
-}
-
 pub fn rules(raw: &[RawRule]) -> Vec<Rule> {
     resolve(raw, &["cache".into()]).unwrap()
 }
 
 pub fn rule(table: &str, keys: &[&str]) -> Vec<Rule> {
-    rules(&[raw(table, keys)])
+    rules(&[RawRule::of(table, keys)])
 }
 
 /// All findings, with the name that differs each time taken out.
@@ -159,7 +146,11 @@ fn a_missing_table_brings_the_names_it_may_have_meant() {
     let database = Database::create();
     database.run("CREATE SCHEMA app; CREATE TABLE app.orders (id int); CREATE TABLE users (id int)");
     database.run(&format!("CREATE PUBLICATION {}", database.name));
-    let wrong = rules(&[raw("orders", &["o:{id}"]), raw("usrs", &["u:{id}"]), raw("zebra", &["z:{id}"])]);
+    let wrong = rules(&[
+        RawRule::of("orders", &["o:{id}"]),
+        RawRule::of("usrs", &["u:{id}"]),
+        RawRule::of("zebra", &["z:{id}"]),
+    ]);
     insta::assert_snapshot!(text(&Session::of(&database).audit(&wrong), &database), @r#"
     error: rules[0] public.orders: there is no such table in database NAME; did you mean app.orders?
     error: rules[1] public.usrs: there is no such table in database NAME; did you mean public.users?
@@ -176,7 +167,7 @@ fn what_is_never_in_the_log_is_refused() {
          CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)",
     );
     database.run(&format!("CREATE PUBLICATION {} FOR ALL TABLES", database.name));
-    let all = ["v", "u", "p1", "p"].map(|table| raw(table, &["x:{id}"]));
+    let all = ["v", "u", "p1", "p"].map(|table| RawRule::of(table, &["x:{id}"]));
     insta::assert_snapshot!(text(&Session::of(&database).audit(&rules(&all)), &database), @r#"
     error: publication NAME: it sends the changes of public.p under the names of its partitions, which no rule matches
         ALTER PUBLICATION NAME SET (publish_via_partition_root = true);
@@ -196,7 +187,7 @@ fn columns_that_are_not_sent_are_named() {
     database.run(&format!("CREATE PUBLICATION {name} FOR TABLE t (id, \"userName\") WHERE (id > 0)"));
     let rules = rules(&[RawRule {
         on_missing_old: MissingOld::Skip,
-        ..raw("t", &["a:{emial}", "b:{username}", "c:{g}", "d:{email}"])
+        ..RawRule::of("t", &["a:{emial}", "b:{username}", "c:{g}", "d:{email}"])
     }]);
     let mut seen = Session::of(&database).look(&rules);
     seen.server.version = 170_000;
@@ -219,7 +210,7 @@ fn a_generated_column_is_sent_from_eighteen_on() {
     let database = Database::create();
     database.run("CREATE TABLE t (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id + 1) STORED)");
     database.run(&format!("CREATE PUBLICATION {} FOR TABLE t", database.name));
-    let rules = rules(&[RawRule { on_missing_old: MissingOld::Skip, ..raw("t", &["c:{g}"]) }]);
+    let rules = rules(&[RawRule { on_missing_old: MissingOld::Skip, ..RawRule::of("t", &["c:{g}"]) }]);
     let mut seen = Session::of(&database).look(&rules);
     seen.server.version = 180_000;
     insta::assert_snapshot!(text(&audit(&rules, &seen), &database), @r#"
@@ -238,7 +229,7 @@ fn a_publication_that_leaves_things_out_is_named() {
     let database = Database::create();
     let name = &database.name;
     database.run("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE t (id int PRIMARY KEY)");
-    let both = rules(&[raw("p", &["x:{id}"]), raw("t", &["x:{id}"])]);
+    let both = rules(&[RawRule::of("p", &["x:{id}"]), RawRule::of("t", &["x:{id}"])]);
     insta::assert_snapshot!(text(&Session::of(&database).audit(&both), &database), @r#"
     error: publication NAME: it is not in database NAME, so nothing is sent
         coherd setup
@@ -292,7 +283,7 @@ fn a_placeholder_outside_the_identity_is_mended_with_an_index() {
     let text = mended(
         "CREATE TABLE t (id int PRIMARY KEY, email varchar(80) NOT NULL, n int); INSERT INTO t VALUES (1, 'a')",
         "FOR TABLE t (id)",
-        &[raw("t", &["u:{id}", "e:{email|lower}"])],
+        &[RawRule::of("t", &["u:{id}", "e:{email|lower}"])],
         &["UPDATE t SET n = 1", "UPDATE t SET email = email || 'x'", "DELETE FROM t WHERE id = 9"],
     );
     insta::assert_snapshot!(text, @r#"
@@ -314,8 +305,8 @@ fn a_nullable_placeholder_is_mended_with_full() {
         "CREATE TABLE \"T\" (id int PRIMARY KEY, \"eMail\" text); INSERT INTO \"T\" VALUES (1, 'a')",
         "FOR TABLE \"T\" (id)",
         &[
-            raw("\"T\"", &["e:{\"eMail\"}"]),
-            RawRule { when_changed: vec!["\"eMail\"".into()], ..raw("\"T\"", &["u:{id}"]) },
+            RawRule::of("\"T\"", &["e:{\"eMail\"}"]),
+            RawRule { when_changed: vec!["\"eMail\"".into()], ..RawRule::of("\"T\"", &["u:{id}"]) },
         ],
         &["UPDATE \"T\" SET \"eMail\" = 'b'", "DELETE FROM \"T\" WHERE id = 9"],
     );
@@ -338,7 +329,7 @@ fn a_table_without_identity_is_mended_before_it_is_added() {
     let text = mended(
         "CREATE TABLE t (id int, v int); INSERT INTO t VALUES (1)",
         "",
-        &[raw("t", &["u:{id}"])],
+        &[RawRule::of("t", &["u:{id}"])],
         &["UPDATE t SET v = 1", "DELETE FROM t WHERE id = 9"],
     );
     insta::assert_snapshot!(text, @r#"
@@ -352,7 +343,8 @@ fn a_table_without_identity_is_mended_before_it_is_added() {
 
 #[test]
 fn a_publication_that_makes_writes_fail_is_mended() {
-    let bare = mended("CREATE TABLE t (id int)", "FOR TABLE t", &[raw("t", &["u:{id}"])], &["UPDATE t SET id = 1"]);
+    let bare =
+        mended("CREATE TABLE t (id int)", "FOR TABLE t", &[RawRule::of("t", &["u:{id}"])], &["UPDATE t SET id = 1"]);
     insta::assert_snapshot!(bare, @r#"
     error: rules[0] public.t: it is published but has no replica identity, so the application's UPDATEs and DELETEs fail with 55000
         ALTER TABLE public.t REPLICA IDENTITY FULL;
@@ -360,7 +352,7 @@ fn a_publication_that_makes_writes_fail_is_mended() {
     let narrow = mended(
         "CREATE TABLE t (a int, id int, PRIMARY KEY (a, id)); CREATE TABLE f (id int); ALTER TABLE f REPLICA IDENTITY FULL",
         "FOR TABLE t (id), f (id)",
-        &[raw("t", &["u:{id}"]), raw("f", &["f:{id}"])],
+        &[RawRule::of("t", &["u:{id}"]), RawRule::of("f", &["f:{id}"])],
         &["UPDATE t SET id = 1", "UPDATE f SET id = 1"],
     );
     insta::assert_snapshot!(narrow, @r#"
@@ -384,7 +376,7 @@ fn a_partition_tree_is_mended_leaf_by_leaf() {
          CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9); CREATE TABLE p2 PARTITION OF p DEFAULT;
          INSERT INTO p VALUES (1, 1), (11, 1)",
         "FOR TABLE p (id) WITH (publish_via_partition_root = true)",
-        &[raw("p", &["v:{v}"])],
+        &[RawRule::of("p", &["v:{v}"])],
         &["UPDATE p SET v = v + 1", "UPDATE p1 SET v = 0", "DELETE FROM p WHERE id = 8"],
     );
     insta::assert_snapshot!(text, @r#"

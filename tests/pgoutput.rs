@@ -13,9 +13,10 @@ use coherd::change::{Change, OldImage};
 use coherd::invalidation::{Action, RuleId, Scope};
 use coherd::lsn::Lsn;
 use coherd::pgoutput::{Message, decode};
+use coherd::rules::config::RawRule;
 use coherd::transaction::{Gather, Reader, Step};
 
-use crate::catalog::{raw, rules};
+use crate::catalog::rules;
 use crate::source::{Followed, Got, own_server};
 use crate::support::Database;
 
@@ -236,17 +237,17 @@ impl Gather for Struck {
 #[test]
 fn the_rules_make_the_right_keys_of_the_fixture() {
     let rules = rules(&[
-        raw("users", &["user:{id}", "mail:{email|lower}"]),
-        raw("sessions", &["session:{token|urlencode}"]),
-        raw("prices", &["price:{sku}:{amount}", "at:{at}"]),
-        raw("log", &["line:{line|md5}"]),
-        raw("pages", &["page:{id}", "body:{body|md5}"]),
-        raw("drafts", &["draft:{id}", "body:{body|md5}"]),
-        raw("typed", &["t:{id}:{mood}:{home}", "t:{mail}:{tags}:{raw}:{doc}:{ok}"]),
-        raw("events", &["event:{day}:{id}"]),
-        raw("parents", &["parent:{id}"]),
-        raw("children", &["child:{id}"]),
-        raw("\"Odd \"\"Schema\"\"\".\"Tä ble\"", &["odd:{\"Key {1}\"}:{\"a\"\"b\"}:{\"select\"}"]),
+        RawRule::of("users", &["user:{id}", "mail:{email|lower}"]),
+        RawRule::of("sessions", &["session:{token|urlencode}"]),
+        RawRule::of("prices", &["price:{sku}:{amount}", "at:{at}"]),
+        RawRule::of("log", &["line:{line|md5}"]),
+        RawRule::of("pages", &["page:{id}", "body:{body|md5}"]),
+        RawRule::of("drafts", &["draft:{id}", "body:{body|md5}"]),
+        RawRule::of("typed", &["t:{id}:{mood}:{home}", "t:{mail}:{tags}:{raw}:{doc}:{ok}"]),
+        RawRule::of("events", &["event:{day}:{id}"]),
+        RawRule::of("parents", &["parent:{id}"]),
+        RawRule::of("children", &["child:{id}"]),
+        RawRule::of("\"Odd \"\"Schema\"\"\".\"Tä ble\"", &["odd:{\"Key {1}\"}:{\"a\"\"b\"}:{\"select\"}"]),
     ]);
     let mut reader = Reader::new(rules, 1000);
     let mut text = String::new();

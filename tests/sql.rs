@@ -301,6 +301,22 @@ fn the_status_view_shows_the_slot() {
 }
 
 #[test]
+fn the_status_view_says_whether_the_slots_position_is_vouched_for() {
+    let (database, mut client) = database("CREATE TABLE t (id int PRIMARY KEY)");
+    let name = &database.name;
+    let sql = format!("SELECT active, vouched FROM coherd.status WHERE slot = '{name}'");
+    assert_eq!(client.rows(&sql), [["f", "f"]], "nobody streams");
+    let elsewhere = Database::create();
+    elsewhere.run(FUNCTIONS);
+    assert_eq!(elsewhere.client().rows(&format!("SELECT vouched IS NULL FROM ({sql}) its")), [["t"]]);
+    let redis = Redis::start();
+    let mut daemon = Daemon::start(&database, &redis, "rules: [{table: t, keys: ['t:{id}']}]\n");
+    until("the daemon vouches", || (client.rows(&sql) == [["t", "t"]]).then_some(()));
+    daemon.stop(Signal::Kill);
+    until("nobody vouches", || (client.rows(&sql) == [["f", "f"]]).then_some(()));
+}
+
+#[test]
 fn the_scripts_run_twice_and_uninstall_leaves_nothing() {
     let server = Arc::new(Postgres::start(""));
     let database = Database::create_on(server.clone());

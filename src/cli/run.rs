@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::{Failure, parts};
 use crate::admin;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, is_worth_a_line};
 use crate::config::Config;
 use crate::database::Database;
 use crate::finding::{Finding, Severity};
@@ -128,7 +128,9 @@ async fn preflight(config: &Config, dsn: &Dsn, board: &Board, shutdown: Shutdown
             Err(error) => error.to_string(),
         };
         let pause = backoff.next(fastrand::u32(..));
-        warn!("{reason}; trying again in {} ms", pause.as_millis());
+        if is_worth_a_line(backoff.attempts()) {
+            warn!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());
+        }
         board.enter(State::Reconnecting { reason });
         tokio::select! {
             () = &mut stopped => return Ok(Preflight::Stopped),

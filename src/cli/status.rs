@@ -81,8 +81,8 @@ fn render(view: &View, now_ms: u64) -> String {
     let reason = view.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     row("state", &format!("{} for {}{reason}", view.state, since(view.since_ms)));
     row("ready", if view.ready { "yes" } else { "no" });
-    for reason in &view.not_ready {
-        row("", reason);
+    for line in view.not_ready.iter().flat_map(|reason| reason.lines()) {
+        row("", line);
     }
     if let (Some(id), Some(timeline)) = (&view.system_id, view.timeline) {
         row("database", &format!("{id}, timeline {timeline}"));
@@ -182,7 +182,7 @@ mod tests {
         board.gap("slot_missing", "slot shop is gone".to_owned());
         board.resent("target_went_back", "cache: 12 keys".to_owned());
         board.rules(["rules[0] public.users".into(), "rules[1] public.orders".into()]);
-        board.uncover(1, "it is not in the publication");
+        board.uncover(1, "it is not in the publication\n    ALTER PUBLICATION coherd ADD TABLE public.orders;");
         board.observed(Some(HeldWal { end: Lsn::new(9000), retained: 4096, safe: Some(8192), segment: 1 << 24 }));
         let status = board.status();
         let view = View { lag_seconds: 0.0, version: "1.2.3".into(), ..View::of(&status, Instant::now(), MAX_LAG) };
@@ -194,6 +194,7 @@ mod tests {
         ready      no
                    target edge is down; its deliveries are repeated until it answers (refused [31m)
                    rules[1] public.orders is not covered: it is not in the publication
+                       ALTER PUBLICATION coherd ADD TABLE public.orders;
         database   7000000000000000001, timeline 3
         log end    16/0
         decoded    16/0

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use sha2::{Digest, Sha256};
 
 use crate::database::Database;
-use crate::finding::Severity;
+use crate::finding::{Finding, Severity};
 use crate::invalidation::RuleId;
 use crate::observation::{Horizon, LeafSeen, Observation};
 use crate::rules::audit::audit;
@@ -194,13 +194,19 @@ fn held_against(rule: &Rule, database: &Database) -> Catalogue {
     let findings = audit(std::slice::from_ref(rule), database);
     let errors: Vec<_> = findings.into_iter().filter(|its| its.severity == Severity::Error).collect();
     let hides = errors.iter().any(|its| its.hides_changes);
-    let texts: Vec<String> =
-        errors.into_iter().map(|its| [vec![its.message], its.remedy].concat().join("\n    ")).collect();
+    let texts: Vec<String> = errors.into_iter().map(|its| text(rule, its)).collect();
     match texts.join("\n") {
         text if text.is_empty() => Catalogue::HasItAll,
         text if hides => Catalogue::Hides(text),
         text => Catalogue::Fails(text),
     }
+}
+
+/// Reads on after "the rule is not covered: ".
+fn text(rule: &Rule, finding: Finding) -> String {
+    let Finding { subject, message, remedy, .. } = finding;
+    let message = if subject == rule.subject() { message } else { format!("{subject}: {message}") };
+    [vec![message], remedy].concat().join("\n    ")
 }
 
 /// Stands for the rule as it is configured and its table as it is published. A collision hides a change with a
@@ -219,19 +225,11 @@ fn mark(rule: &Rule, kept: &Kept) -> u64 {
 mod tests {
     use super::*;
     use crate::observation::TableSeen;
-    use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
+    use crate::rules::config::{RawRule, resolve};
 
     fn rules(keys: &[&str]) -> Vec<Rule> {
-        let raw = |key: &&str| RawRule {
-            table: "users".into(),
-            keys: vec![(*key).into()],
-            action: RawAction::Delete,
-            when_changed: vec![],
-            targets: None,
-            on_missing_old: MissingOld::Refuse,
-            scope: None,
-        };
-        resolve(&keys.iter().map(raw).collect::<Vec<_>>(), &["cache".to_owned()]).unwrap()
+        resolve(&keys.iter().map(|&key| RawRule::of("users", &[key])).collect::<Vec<_>>(), &["cache".to_owned()])
+            .unwrap()
     }
 
     /// The table with this stamp, while transactions from `xmin` on run.

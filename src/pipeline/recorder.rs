@@ -7,6 +7,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use tracing::{debug, error, info, warn};
 
 use super::lanes::Lanes;
+use crate::backoff::is_worth_a_line;
 use crate::by_hand::UnreadableOrder;
 use crate::continuity::Anew;
 use crate::invalidation::{Action, Batch, RuleId};
@@ -39,6 +40,8 @@ pub struct Recorder {
     commit_to_applied: Histogram,
     told: Watermarks,
     told_at: Instant,
+    /// Attempts to reach the source that have failed in a row for the same reason.
+    away: u32,
 }
 
 impl Recorder {
@@ -56,6 +59,7 @@ impl Recorder {
             metrics,
             told: Watermarks::default(),
             told_at: Instant::now(),
+            away: 0,
         }
     }
 
@@ -114,13 +118,20 @@ impl Recorder {
 
     pub(super) fn source_away(&mut self, error: &SourceError, pause: Duration) {
         let reason = error.to_string();
+        let before = self.board.status().state;
         if let SourceError::Busy(_) = error {
-            if self.board.status().state.name() != "standby" {
-                info!("{reason}: standing by, to take over when it goes");
+            if before.name() != "standby" {
+                info!("standing by, to take over when the other instance goes: {reason}");
             }
             self.board.enter(State::Standby { reason });
         } else {
-            warn!("{reason}; trying again in {} ms", pause.as_millis());
+            let again = matches!(&before, State::Reconnecting { reason: its } if *its == reason);
+            self.away = if again { self.away.saturating_add(1) } else { 1 };
+            if is_worth_a_line(self.away) {
+                warn!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());
+            } else {
+                debug!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());
+            }
             self.board.enter(State::Reconnecting { reason });
         }
     }
@@ -157,11 +168,10 @@ impl Recorder {
             target.is_down(&fault.message);
             target.retries += 1;
         });
-        // Every attempt would flood the log; the doubling ones still show that it goes on.
-        if attempts.is_power_of_two() {
-            warn!(to = self.name(lane), attempts, "{fault}; nothing is lost, it is tried again");
+        if is_worth_a_line(attempts) {
+            warn!(to = self.name(lane), attempts, "not delivered, trying again; nothing is lost: {fault}");
         } else {
-            debug!(to = self.name(lane), attempts, "{fault}");
+            debug!(to = self.name(lane), attempts, "not delivered, trying again: {fault}");
         }
     }
 
@@ -190,7 +200,7 @@ impl Recorder {
     }
 
     pub(super) fn flushing(&mut self, lane: usize, reason: &'static str, text: &str) {
-        warn!(to = self.name(lane), reason, "{text}; flushing every scope of its rules");
+        warn!(to = self.name(lane), reason, "{text}; flushing every scope concerned");
         self.metrics.flushed(reason);
         self.board.flushed(reason, format!("{}: {text}", self.name(lane)));
     }
@@ -239,9 +249,9 @@ impl Recorder {
         let fault = error.to_string();
         // It is tried every second: one line for a spell.
         if self.board.unwatched(&fault) {
-            warn!("{fault}; the catalogue cannot be seen, and is looked for again every second or so");
+            warn!("the catalogue cannot be seen, looking again every few seconds: {fault}");
         } else {
-            debug!("{fault}; the catalogue cannot be seen");
+            debug!("the catalogue cannot be seen: {fault}");
         }
     }
 
@@ -249,14 +259,15 @@ impl Recorder {
     /// "the rule is not covered: ".
     pub(super) fn uncovered(&mut self, rule: RuleId, text: &str) {
         if self.board.uncover(usize::from(rule.0), text) {
-            error!(rule = self.subject(rule), "not covered: {text}");
+            // The text may end in SQL, after which nothing must stand.
+            error!("{} is not covered: {text}", self.subject(rule));
         }
     }
 
     /// Every change that concerns the rule is in the stream again.
     pub(super) fn covered(&mut self, rule: RuleId) {
         if self.board.cover(usize::from(rule.0)) {
-            info!(rule = self.subject(rule), "covered again");
+            info!("{} is covered again", self.subject(rule));
         }
     }
 

@@ -14,7 +14,7 @@ use crate::ledger::AckLsn;
 use crate::metrics::Metrics;
 use crate::observation::{Horizon, Observation, TableSeen};
 use crate::record::{Recollection, Record};
-use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
+use crate::rules::config::{RawRule, resolve};
 use crate::source::SlotSeen;
 use crate::status::Board;
 use crate::target::{Delivered, Delivery, Fault, FaultKind, Pending, Target, delivery};
@@ -244,17 +244,8 @@ fn start_following(script: Script, cache: Cache, settings: Settings) -> Bench {
 type Running = tokio::task::JoinHandle<Result<(), Stopped>>;
 
 fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board, oneshot::Sender<()>, Running) {
-    let raw = RawRule {
-        table: "users".into(),
-        keys: vec!["user:{id}".into()],
-        action: RawAction::Delete,
-        when_changed: vec![],
-        targets: None,
-        on_missing_old: MissingOld::Refuse,
-        scope: None,
-    };
     let names: Vec<String> = (0..caches.len()).map(|n| format!("cache-{n}")).collect();
-    let rules = resolve(&[raw], &names).unwrap();
+    let rules = resolve(&[RawRule::of("users", &["user:{id}"])], &names).unwrap();
     let (stop, stopped) = oneshot::channel();
     let (sender, reports) = mpsc::channel(64);
     let spawn = |(lane, cache): (usize, &Arc<Cache>)| delivery::spawn(lane, Arc::clone(cache) as _, sender.clone());

@@ -1,7 +1,7 @@
 //! What each kind of change strikes, for each replica identity.
 
 use super::binding::{Binding, Scratch, Strike};
-use super::config::{MissingOld, RawAction, RawRule, Rule, resolve};
+use super::config::{MissingOld, RawRule, Rule, resolve};
 use crate::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
 
 /// Cells as a test writes them: `~` is an unchanged TOAST value, `-` is NULL.
@@ -30,13 +30,9 @@ fn users(kind: ReplicaIdentity, identity: &[&str]) -> Relation {
 
 fn rules(keys: &[&str], on_missing_old: MissingOld, when_changed: &[&str]) -> Vec<Rule> {
     let raw = RawRule {
-        table: "public.users".into(),
-        keys: keys.iter().map(|&key| key.into()).collect(),
-        action: RawAction::Delete,
         when_changed: when_changed.iter().map(|&column| column.into()).collect(),
-        targets: None,
         on_missing_old,
-        scope: None,
+        ..RawRule::of("public.users", keys)
     };
     resolve(&[raw], &["cache".into()]).unwrap()
 }

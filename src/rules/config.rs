@@ -30,6 +30,21 @@ pub struct RawRule {
     pub scope: Option<String>,
 }
 
+impl RawRule {
+    /// A rule that says no more than it must: the rest is as configuration has it by default.
+    pub fn of(table: &str, keys: &[&str]) -> Self {
+        Self {
+            table: table.to_owned(),
+            keys: keys.iter().map(|&key| key.to_owned()).collect(),
+            action: RawAction::default(),
+            when_changed: Vec::new(),
+            targets: None,
+            on_missing_old: MissingOld::default(),
+            scope: None,
+        }
+    }
+}
+
 /// `action:`, as written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -192,18 +207,6 @@ fn lanes(named: Option<&[String]>, targets: &[String]) -> Result<Vec<usize>, (&'
 mod tests {
     use super::*;
 
-    fn raw(table: &str, keys: &[&str]) -> RawRule {
-        RawRule {
-            table: table.into(),
-            keys: keys.iter().map(|&key| key.into()).collect(),
-            action: RawAction::Delete,
-            when_changed: vec![],
-            targets: None,
-            on_missing_old: MissingOld::Refuse,
-            scope: None,
-        }
-    }
-
     fn error(raw: RawRule) -> String {
         resolve(&[raw], &["cache".into(), "edge".into()]).unwrap_err()[0].to_string()
     }
@@ -211,30 +214,30 @@ mod tests {
     #[test]
     fn a_rule_goes_to_all_targets_unless_it_names_some() {
         let targets = ["cache".into(), "edge".into()];
-        let all = resolve(&[raw("users", &["user:{id}"])], &targets).unwrap();
+        let all = resolve(&[RawRule::of("users", &["user:{id}"])], &targets).unwrap();
         assert_eq!(all[0].lanes, [0, 1]);
-        let some = RawRule { targets: Some(vec!["edge".into()]), ..raw("users", &["user:{id}"]) };
+        let some = RawRule { targets: Some(vec!["edge".into()]), ..RawRule::of("users", &["user:{id}"]) };
         assert_eq!(resolve(&[some], &targets).unwrap()[0].lanes, [1]);
     }
 
     #[test]
     fn every_wrong_rule_is_named_at_once() {
-        let wrong = [raw("a.b.c", &["x:{id}"]), raw("t", &["x:{id}"]), raw("t", &[])];
+        let wrong = [RawRule::of("a.b.c", &["x:{id}"]), RawRule::of("t", &["x:{id}"]), RawRule::of("t", &[])];
         let errors = resolve(&wrong, &["cache".into()]).unwrap_err();
         assert_eq!(errors.iter().map(|e| (e.index, e.field)).collect::<Vec<_>>(), [(0, "table"), (2, "keys")]);
     }
 
     #[test]
     fn a_template_without_literal_text_needs_a_scope() {
-        insta::assert_snapshot!(error(raw("t", &["{id}"])), @r#"rules[0].keys: "{id}" has no literal text, so a flush would cover every key there is; add a prefix, or say with `scope:` what a flush may remove"#);
-        let scoped = RawRule { scope: Some("sess:*".into()), ..raw("t", &["{id}"]) };
+        insta::assert_snapshot!(error(RawRule::of("t", &["{id}"])), @r#"rules[0].keys: "{id}" has no literal text, so a flush would cover every key there is; add a prefix, or say with `scope:` what a flush may remove"#);
+        let scoped = RawRule { scope: Some("sess:*".into()), ..RawRule::of("t", &["{id}"]) };
         let rules = resolve(&[scoped], &["cache".into()]).unwrap();
         assert_eq!(&*rules[0].scope(0).unwrap().pattern, "sess:*");
     }
 
     #[test]
     fn an_unknown_target_names_the_nearest_one() {
-        let wrong = RawRule { targets: Some(vec!["cach".into()]), ..raw("t", &["x:{id}"]) };
+        let wrong = RawRule { targets: Some(vec!["cach".into()]), ..RawRule::of("t", &["x:{id}"]) };
         insta::assert_snapshot!(error(wrong), @r#"rules[0].targets: there is no target "cach"; did you mean "cache"? known: cache, edge"#);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -44,14 +44,13 @@ impl Roots {
         server: &CertificateDer<'_>,
         between: &[CertificateDer<'_>],
         now: UnixTime,
-        provider: &CryptoProvider,
+        algorithms: &WebPkiSupportedAlgorithms,
     ) -> Result<(), Error> {
         if self.themselves.iter().any(|root| root == server) {
             return is_in_its_time(server, now);
         }
         let parsed = ParsedCertificate::try_from(server)?;
-        let algorithms = provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.store, between, now, algorithms)
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.store, between, now, algorithms.all)
     }
 }
 
@@ -69,6 +68,12 @@ fn is_in_its_time(der: &[u8], now: UnixTime) -> Result<(), Error> {
     Ok(())
 }
 
+impl Verifier {
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.provider.signature_verification_algorithms
+    }
+}
+
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
@@ -80,9 +85,9 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         match &self.trust {
             Trust::Anybody => {}
-            Trust::Signed(roots) => roots.verify(server, between, now, &self.provider)?,
+            Trust::Signed(roots) => roots.verify(server, between, now, self.algorithms())?,
             Trust::SignedForName(roots) => {
-                roots.verify(server, between, now, &self.provider)?;
+                roots.verify(server, between, now, self.algorithms())?;
                 verify_server_name(&ParsedCertificate::try_from(server)?, name)?;
             }
         }
@@ -95,8 +100,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, self.algorithms())
     }
 
     fn verify_tls13_signature(
@@ -105,11 +109,10 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, self.algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.algorithms().supported_schemes()
     }
 }

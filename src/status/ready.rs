@@ -24,7 +24,10 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
         )),
         State::Draining => reasons.push("draining: this instance is about to end".to_owned()),
     }
-    reasons.extend(status.targets.iter().filter_map(trouble));
+    // An instance that stands by asks no target anything.
+    let stands_by = matches!(status.state, State::Standby { .. });
+    let asked = status.targets.iter().filter(|target| !stands_by || target.fault.is_some());
+    reasons.extend(asked.filter_map(trouble));
     for rule in &status.rules {
         if let Some(why) = &rule.uncovered {
             reasons.push(format!("{} is not covered: {why}", rule.subject));
@@ -55,7 +58,6 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
 /// The one thing that is most wrong with a target.
 fn trouble(target: &TargetStatus) -> Option<String> {
     let name = &target.name;
-    let fault = || target.fault.as_deref().unwrap_or("it has not answered yet");
     if let Some(missed) = &target.halted {
         return Some(format!(
             "target {name} is halted (on_gap: halt) and gets nothing, because it may have missed changes: {missed}; set \
@@ -63,10 +65,14 @@ fn trouble(target: &TargetStatus) -> Option<String> {
         ));
     }
     if let Some(why) = &target.given_up {
-        let fault = if target.up { String::new() } else { format!(" ({})", fault()) };
+        let fault = target.fault.as_ref().map(|fault| format!(" ({fault})")).unwrap_or_default();
         return Some(format!("target {name} was {why}; it is flushed when it returns{fault}"));
     }
-    (!target.up).then(|| format!("target {name} is down; its deliveries are repeated until it answers ({})", fault()))
+    match &target.fault {
+        _ if target.up => None,
+        Some(fault) => Some(format!("target {name} is down; its deliveries are repeated until it answers ({fault})")),
+        None => Some(format!("target {name} has not answered yet")),
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +122,14 @@ mod tests {
         let board = streaming();
         board.target(1, |target| target.is_down("connection refused"));
         insta::assert_snapshot!(reasons(&board), @"target edge is down; its deliveries are repeated until it answers (connection refused)");
+    }
+
+    #[test]
+    fn a_target_that_was_never_heard_of_counts_where_it_is_asked() {
+        let board = Board::new("s", "p", [("cache", "redis")]);
+        assert!(reasons(&board).contains("target cache has not answered yet"));
+        board.enter(State::Standby { reason: "in use".to_owned() });
+        assert!(!reasons(&board).contains("target"), "who stands by asks nobody");
     }
 
     #[test]

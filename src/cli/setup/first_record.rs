@@ -32,7 +32,7 @@ pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn,
         let delivery = Delivery { batch, record: record.clone() };
         if let Err(fault) = write_one(target.as_ref(), &delivery).await {
             let message = format!(
-                "{fault}; the slot is new and the target has no record of it, so the first run flushes its scopes"
+                "the slot is new and the target has no record of it, so the first run flushes its scopes: {fault}"
             );
             findings.push(Finding::warning(format!("target {}", settings.name), message));
         }

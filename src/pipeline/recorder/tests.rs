@@ -3,7 +3,7 @@
 use super::*;
 use crate::observation::{HeldWal, Horizon};
 use crate::pgoutput;
-use crate::rules::config::{MissingOld, RawAction, RawRule, resolve};
+use crate::rules::config::{RawRule, resolve};
 use crate::status::readiness;
 
 const MAX_LAG: Duration = Duration::from_secs(10);
@@ -16,16 +16,8 @@ struct Told {
 }
 
 fn told() -> Told {
-    let raw = |table: &str| RawRule {
-        table: table.into(),
-        keys: vec![format!("{table}:{{id}}")],
-        action: RawAction::Delete,
-        when_changed: vec![],
-        targets: None,
-        on_missing_old: MissingOld::Refuse,
-        scope: None,
-    };
-    let rules = resolve(&[raw("users"), raw("orders")], &["cache".into()]).unwrap();
+    let raw = [RawRule::of("users", &["users:{id}"]), RawRule::of("orders", &["orders:{id}"])];
+    let rules = resolve(&raw, &["cache".into()]).unwrap();
     let board = Board::new("coherd", "coherd", [("cache", "redis")]);
     let metrics = Metrics::new(&board);
     let recorder = Recorder::new(board.clone(), metrics.clone(), &["cache".into()], &rules);

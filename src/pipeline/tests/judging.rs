@@ -44,16 +44,7 @@ fn held(retained: u64) -> HeldWal {
 }
 
 fn rules() -> Vec<Rule> {
-    let raw = RawRule {
-        table: "users".into(),
-        keys: vec!["user:{id}".into()],
-        action: RawAction::Delete,
-        when_changed: vec![],
-        targets: None,
-        on_missing_old: MissingOld::Refuse,
-        scope: None,
-    };
-    resolve(&[raw], &["cache-0".to_owned()]).unwrap()
+    resolve(&[RawRule::of("users", &["user:{id}"])], &["cache-0".to_owned()]).unwrap()
 }
 
 #[test]
