@@ -22,12 +22,12 @@ struct Pair {
 
 impl Pair {
     /// `wanted` is `target_session_attrs`. The standby stands first, as it does when the last failover is long ago.
-    fn open(settings: &str, wanted: &str) -> Pair {
-        let database = Database::create_on(Arc::new(Postgres::start(settings)));
+    fn open(standby_settings: &str, wanted: &str) -> Pair {
+        let database = Database::create_on(Arc::new(Postgres::start("")));
         database.run(SCHEMA);
         let redis = Redis::start();
         let daemon = Daemon::configure(&database, &redis.url(), RULES);
-        let standby = database.server.standby("");
+        let standby = database.server.standby(standby_settings);
         let (one, other) = (standby.port(), database.server.port());
         let both = format!("host=127.0.0.1,127.0.0.1 port={one},{other} user=coherd dbname={}", database.name);
         daemon.edit(&database.dsn_as("coherd"), &format!("{both} sslmode=disable target_session_attrs={wanted}"));
@@ -40,11 +40,11 @@ impl Pair {
 
     /// With the slot on the standby, too. `None` where the version cannot do that.
     fn with_failover_slot() -> Option<Pair> {
-        let pair = Pair::open("", "primary");
-        if pair.shop.database.server.version() < 170_000 {
+        if Postgres::shared().version() < 170_000 {
             println!("skipped: failover slots came with Postgres 17");
             return None;
         }
+        let pair = Pair::open("sync_replication_slots = on", "primary");
         pair.standby.sync_slot(&pair.shop.database.server, &pair.shop.database.name);
         Some(pair)
     }
