@@ -151,6 +151,8 @@ fn publication_dropped_and_made_again_while_running() {
     until("the daemon has noticed", || (shop.daemon.http("/readyz").0 == 503).then_some(()));
     shop.sql.run(&format!("CREATE PUBLICATION {publication} FOR TABLE users (id) WITH (publish_via_partition_root)"));
     until("every key of the rule is gone", || (shop.cached() == ["other"]).then_some(()));
+    // The publication is another one than before, which a look at the catalogue finds a moment later.
+    until("that is told", || shop.told("flushes").contains(&"publication_changed".to_owned()).then_some(()));
     shop.ready();
     shop.strikes_by_name();
 }
