@@ -207,7 +207,8 @@ impl<S: Source + 'static> Pipeline<S> {
             self.lost(SourceError::Lost(format!("this process stood still for {} s", stood_still.as_secs())))?;
             self.lanes.unjudge();
         }
-        if self.vouched == Vouched::OutOfReach && self.lanes.ledger.is_ahead_of_settled() {
+        let is_streaming = matches!(self.link, Link::Streaming { .. });
+        if is_streaming && self.vouched == Vouched::OutOfReach && self.lanes.ledger.is_ahead_of_settled() {
             // The server may take long to notice that the connection which holds it is gone. It is for one walsender.
             self.lost(SourceError::Lost("the stream is opened anew, because nobody may vouch for it any more".into()))?;
         }
@@ -310,7 +311,9 @@ impl<S: Source + 'static> Pipeline<S> {
                 }
                 (reached, looks) = (before.reached, before.looks);
                 if let Resume::Forked(at) = how {
-                    self.forked(at, seen.timeline);
+                    // Targets that were sent anything of what is gone say so themselves: their records are beyond.
+                    self.lanes.fork(at, seen.timeline);
+                    self.lanes.unjudge();
                 }
             }
         }

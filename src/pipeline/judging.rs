@@ -241,26 +241,6 @@ impl<S: Source + 'static> Pipeline<S> {
         }
     }
 
-    /// The server is on another timeline, which left the one that was followed at `at`. What was sent of later commits
-    /// is sent again: readers may have filled the cache from a server that knew them.
-    pub(super) fn forked(&mut self, at: Lsn, timeline: u32) {
-        self.lanes.fork(at, timeline);
-        let text = format!("a standby was promoted, and what the old primary wrote after {at} is gone");
-        for lane in 0..self.lanes.len() {
-            let mending = if self.lanes.reaches_back_to(lane) <= at {
-                self.recorder.resent(lane, "new_timeline", &text);
-                Mending { sent_after: Some(at), ..Mending::default() }
-            } else if self.gap(lane, "new_timeline", &text) {
-                Mending { scopes: self.lanes.scopes(lane, |_| true), ..Mending::default() }
-            } else {
-                continue;
-            };
-            self.lanes.mend_later(lane, |recent, batch| mending.put(recent, batch));
-        }
-        // Another instance may have followed the old primary after this one.
-        self.lanes.unjudge();
-    }
-
     /// Where nobody lags, a long transaction holds the log back, or this process has only just begun to read it.
     fn give_up(&mut self, laggards: &[usize], end: Lsn, spent: Overspent) {
         let text = format!("given up at {end}: {spent}");

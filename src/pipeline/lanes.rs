@@ -267,11 +267,6 @@ impl Lanes {
         }
     }
 
-    /// How far back a lane can be sent again what it was sent.
-    pub(super) fn reaches_back_to(&self, index: usize) -> Lsn {
-        self.lanes.get(index).map_or(Lsn::MAX, |lane| lane.recent.reaches_back_to())
-    }
-
     /// The scopes of those rules of the lane that `of` picks.
     pub(super) fn scopes(&self, index: usize, of: impl Fn(RuleId) -> bool) -> Vec<Scope> {
         let ids = (0..=u16::MAX).map(RuleId);
