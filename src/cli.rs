@@ -21,7 +21,7 @@ const ABOUT: &str = "Keeps caches coherent with Postgres: follows the write-ahea
                      none";
 
 const EXAMPLE: &str = "\
-A first configuration (config/minimal.yaml), to be written to /etc/coherd/coherd.yaml:
+A first configuration, to be written to /etc/coherd/coherd.yaml:
 
   source:
     dsn: postgresql://coherd@127.0.0.1:5432/app

@@ -85,7 +85,7 @@ fn the_probes_tell_alive_from_ready() {
     assert_eq!(admin.get("/livez").0, 200);
     let (code, _, reasons) = admin.get("/readyz");
     assert_eq!(code, 503);
-    assert!(reasons.contains("starting: ") && reasons.contains("target cache is down"), "{reasons}");
+    assert!(reasons.contains("starting: ") && reasons.contains("target cache has not answered yet"), "{reasons}");
     admin.board.enter(State::Streaming);
     admin.board.target(0, TargetStatus::is_up);
     assert_eq!(admin.get("/readyz").0, 200);
