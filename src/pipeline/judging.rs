@@ -114,10 +114,11 @@ impl<S: Source + 'static> Pipeline<S> {
                 if broken.is_empty() || recollection.record.is_none() {
                     return Some(Mending::default());
                 }
+                let names: Vec<&str> = broken.iter().map(|rule| self.recorder.subject(*rule)).collect();
                 let text = format!(
-                    "{} of its rules, or the way in which the publication holds their tables, have changed since the \
+                    "{}: what the rule says, or the way in which the publication holds its table, has changed since the \
                      target was last brought on",
-                    broken.len()
+                    names.join(", ")
                 );
                 let scopes = self.lanes.scopes(lane, |rule| broken.contains(&rule));
                 self.gap(lane, PUBLICATION_CHANGED, &text).then_some(Mending { scopes, ..Mending::default() })
