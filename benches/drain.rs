@@ -166,7 +166,15 @@ impl Bench {
         for (field, value) in ["applied", "system_id", "timeline"].iter().zip(&row[0]) {
             record.arg(field).arg(value);
         }
-        let () = record.arg("settled").arg(&row[0][0]).arg("updated_ms").arg(0).query(&mut client).expect("HSET");
+        let () = record
+            .arg("settled")
+            .arg(&row[0][0])
+            .arg("marks")
+            .arg("new")
+            .arg("updated_ms")
+            .arg(0)
+            .query(&mut client)
+            .expect("HSET");
     }
 
     fn drop_slot(&mut self, slot: &str) {
