@@ -101,7 +101,7 @@ async fn watch_once(
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(began + pause) => break,
-                () = vouch.wants_another() => {}
+                () = vouch.wants_answer() => {}
             }
             let held = in_time(watcher.vouch(&mut vouch)).await?;
             if observations.send(Watched::Vouched(held)).await.is_err() {

@@ -20,10 +20,10 @@ impl Vouch {
         Vouch { wanted, held: None }
     }
 
-    /// Waits until something else is wanted than what is held. Dropping the future loses nothing.
-    pub(super) async fn wants_another(&mut self) {
-        let held = self.held;
-        if self.wanted.wait_for(|wanted| *wanted != held).await.is_err() {
+    /// Waits until somebody has said what is wanted, be it what is held already: who takes a wish back before it was
+    /// granted waits for the answer too. Dropping the future loses nothing.
+    pub(super) async fn wants_answer(&mut self) {
+        if self.wanted.changed().await.is_err() {
             // Nobody is there any more to want anything.
             std::future::pending::<()>().await;
         }
@@ -32,6 +32,9 @@ impl Vouch {
     /// Gives back what is held and takes what is wanted. Gives what is held then.
     pub(super) async fn take(&mut self, client: &Client) -> Result<Option<u32>, tokio_postgres::Error> {
         let wanted = *self.wanted.borrow_and_update();
+        if wanted == self.held {
+            return Ok(wanted);
+        }
         if let Some(walsender) = self.held.take() {
             client.execute("SELECT pg_advisory_unlock_shared($1, $2)", &[&LOCK_CLASS, &key(walsender)]).await?;
         }

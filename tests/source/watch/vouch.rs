@@ -36,3 +36,14 @@ fn who_is_vouched_for_can_be_seen_as_soon_as_it_is_told_and_no_longer() {
     drop(watching);
     until("nobody vouches any more", || vouched_for(&mut sql).is_empty().then_some(()));
 }
+
+#[test]
+fn a_wish_that_is_taken_back_before_it_is_granted_is_answered() {
+    let database = Database::create();
+    let mut watching = Watching::start(&database, &[]);
+    watching.seen();
+    // Nothing runs between the two: the watcher finds only the second.
+    watching.vouch.send(Some(7)).unwrap();
+    watching.vouch.send(None).unwrap();
+    assert_eq!(told(&mut watching), None);
+}
