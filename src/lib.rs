@@ -11,6 +11,7 @@ pub mod invalidation;
 pub mod lsn;
 pub mod observation;
 pub mod record;
+pub mod sight;
 pub mod table;
 
 // Thought: pure decisions, without IO, clock or environment.
@@ -20,6 +21,7 @@ pub mod rules;
 pub mod transaction;
 pub mod ledger;
 pub mod continuity;
+pub mod gate;
 pub mod backoff;
 
 // Edges: Postgres, the caches, HTTP, the service manager.

@@ -10,6 +10,7 @@ mod passfile;
 pub mod postgres;
 mod server_error;
 mod session;
+pub mod sights;
 mod slot;
 mod socket;
 pub mod sql;
@@ -25,6 +26,7 @@ use crate::continuity::Fork;
 use crate::ledger::AckLsn;
 use crate::lsn::Lsn;
 use crate::observation::Observation;
+use crate::sight::{ReplicaSeen, Sight};
 
 /// A database whose log can be followed.
 pub trait Source {
@@ -123,6 +125,43 @@ pub enum Watched {
     Away(SourceError),
     /// From now on `coherd.wait()` can see that this process vouches for the stream of this walsender, or for none.
     Vouched(Option<u32>),
+}
+
+/// What is asked of the source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Question {
+    /// The process that sends the stream: the answer has to come from its server. `None` while there is no stream.
+    pub walsender: Option<u32>,
+    /// Counts the questions. Only the last one is answered.
+    pub number: u64,
+}
+
+/// What servers say of what their readers see; see [`sights`].
+#[derive(Debug)]
+pub enum Sighted {
+    /// The source: an answer to a question that was put when the stream was that of `walsender`.
+    Source {
+        /// The process that sends the stream, at the server that was asked.
+        walsender: u32,
+        /// What its readers see, all of it after the question was put.
+        sight: Sight,
+    },
+    /// The source cannot be asked; sent once for each attempt that failed. It is asked again by itself.
+    SourceAway(SourceError),
+    /// A replica.
+    Replica {
+        /// Which one, in the order of the configuration.
+        index: usize,
+        /// What it said.
+        seen: ReplicaSeen,
+    },
+    /// A replica cannot be asked; sent once for each attempt that failed.
+    ReplicaAway {
+        /// Which one.
+        index: usize,
+        /// Why.
+        error: SourceError,
+    },
 }
 
 /// What went wrong with the source.

@@ -1,0 +1,248 @@
+//! Which replicas everything has to be replayed by before it is struck a second time, and which are too far behind to
+//! be waited for.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::continuity::Fork;
+use crate::lsn::Lsn;
+use crate::sight::ReplicaSeen;
+
+/// Into how many parts the longest lag is divided, to tell how old a position is.
+const MARKS: u32 = 256;
+
+/// Why a replica is not waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// It has not replayed for so long what it should have.
+    #[error("it has not replayed what was committed {} s ago", .0.as_secs())]
+    Behind(Duration),
+    /// It has not answered for so long.
+    #[error("it has not answered for {} s", .0.as_secs())]
+    Silent(Duration),
+    /// It was promoted, or never was one.
+    #[error("it is no replica: it takes writes, on timeline {timeline}")]
+    Primary {
+        /// Its timeline.
+        timeline: u32,
+    },
+    /// It belongs to another database.
+    #[error("it is a replica of another database: its system identifier is {system_id}")]
+    OtherDatabase {
+        /// Its system identifier.
+        system_id: u64,
+    },
+    /// It follows what is not the source's history.
+    #[error("it is on timeline {timeline}, which is not part of the source's history")]
+    OtherTimeline {
+        /// Its timeline.
+        timeline: u32,
+    },
+}
+
+/// Whether the settled watermark waits for a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It does.
+    Held,
+    /// It has not since then, when the replica had replayed everything before this position.
+    Left(Lsn),
+}
+
+/// A replica that is not waited for from now on, or is again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// What it has not replayed settles without it.
+    Left {
+        /// Which one.
+        replica: usize,
+        /// Why.
+        why: Why,
+    },
+    /// It is waited for again. Its readers may have filled in what was older than what had settled.
+    Returned {
+        /// Which one.
+        replica: usize,
+        /// Everything before this position it had replayed when it left.
+        since: Lsn,
+    },
+}
+
+#[derive(Debug)]
+struct Replica {
+    standing: Standing,
+    /// Everything before is replayed, in the source's history.
+    replayed: Lsn,
+    /// When it last answered as a replica of the source, or the beginning.
+    answered: Instant,
+    /// What it said instead, last.
+    strange: Option<Why>,
+}
+
+/// The server that replicas are compared with.
+#[derive(Debug, Clone, Default)]
+struct Origin {
+    system_id: u64,
+    timeline: u32,
+    forks: Vec<Fork>,
+    takes_writes: bool,
+}
+
+/// All listed replicas.
+#[derive(Debug)]
+pub struct Replicas {
+    each: Vec<Replica>,
+    max_lag: Duration,
+    origin: Option<Origin>,
+    /// Positions that must be replayed, and since when; oldest first.
+    marks: VecDeque<(Lsn, Instant)>,
+    /// The furthest one, and since when there is anything beyond the last mark.
+    furthest: Option<(Lsn, Instant)>,
+}
+
+impl Replicas {
+    /// `count` replicas, none of which has answered yet. One that is behind or silent for longer than `max_lag` is not
+    /// waited for.
+    pub fn new(count: usize, max_lag: Duration, now: Instant) -> Replicas {
+        let replica = || Replica { standing: Standing::Held, replayed: Lsn::ZERO, answered: now, strange: None };
+        Replicas {
+            each: std::iter::repeat_with(replica).take(count).collect(),
+            max_lag,
+            origin: None,
+            marks: VecDeque::new(),
+            furthest: None,
+        }
+    }
+
+    /// Whether none is listed.
+    pub fn is_empty(&self) -> bool {
+        self.each.is_empty()
+    }
+
+    /// How each one stands.
+    pub fn standings(&self) -> impl Iterator<Item = Standing> {
+        self.each.iter().map(|replica| replica.standing)
+    }
+
+    /// The source was opened. `forks` are where its log left earlier timelines, oldest first.
+    pub fn opened(&mut self, system_id: u64, timeline: u32, forks: &[Fork]) {
+        let takes_writes = self.origin.as_ref().is_none_or(|origin| origin.takes_writes);
+        self.origin = Some(Origin { system_id, timeline, forks: forks.to_vec(), takes_writes });
+        // What was compared with another history is to be said again.
+        self.each.iter_mut().for_each(|replica| replica.replayed = Lsn::ZERO);
+    }
+
+    /// Whether the source takes writes: then one that is listed and does too, on the same timeline, is the source.
+    pub fn source_takes_writes(&mut self, takes_writes: bool) {
+        if let Some(origin) = &mut self.origin {
+            origin.takes_writes = takes_writes;
+        }
+    }
+
+    /// What is at `at` has to be replayed.
+    pub fn want(&mut self, at: Lsn, now: Instant) {
+        if self.each.is_empty() {
+            return;
+        }
+        match &mut self.furthest {
+            Some((furthest, since)) if now.duration_since(*since) < self.max_lag / MARKS => {
+                *furthest = at.max(*furthest);
+            }
+            furthest => {
+                let before = furthest.replace((at, now));
+                self.marks.extend(before);
+                let too_many = self.marks.len().saturating_sub(2 * MARKS as usize);
+                self.marks.drain(..too_many);
+            }
+        }
+    }
+
+    /// The furthest position that has to be replayed.
+    pub fn wanted(&self) -> Lsn {
+        self.furthest.map_or(Lsn::ZERO, |(at, _)| at)
+    }
+
+    /// A replica has answered.
+    pub fn answered(&mut self, index: usize, seen: ReplicaSeen, now: Instant) {
+        let (Some(replica), Some(origin)) = (self.each.get_mut(index), &self.origin) else { return };
+        match origin.judge(seen) {
+            Ok(replayed) => {
+                (replica.replayed, replica.answered, replica.strange) = (replayed, now, None);
+            }
+            Err(why) => replica.strange = Some(why),
+        }
+        let slowest = self.each.iter().map(|replica| replica.replayed).min().unwrap_or(Lsn::MAX);
+        while self.marks.front().is_some_and(|(at, _)| *at < slowest) {
+            self.marks.pop_front();
+        }
+        if self.furthest.is_some_and(|(at, _)| at < slowest) {
+            self.furthest = None;
+        }
+    }
+
+    /// What has changed by now, one at a time, until there is nothing more.
+    pub fn turn(&mut self, now: Instant) -> Option<Turn> {
+        let lags: Vec<(Duration, Why)> = self.each.iter().map(|replica| self.lag(replica, now)).collect();
+        for (index, (replica, (lag, why))) in self.each.iter_mut().zip(lags).enumerate() {
+            match replica.standing {
+                Standing::Held if lag > self.max_lag => {
+                    replica.standing = Standing::Left(replica.replayed);
+                    return Some(Turn::Left { replica: index, why });
+                }
+                // Well below, or one that is just as far behind would come and go.
+                Standing::Left(since) if lag <= self.max_lag / 2 && replica.replayed > Lsn::ZERO => {
+                    replica.standing = Standing::Held;
+                    return Some(Turn::Returned { replica: index, since });
+                }
+                Standing::Held | Standing::Left(_) => {}
+            }
+        }
+        None
+    }
+
+    /// Everything before this position is replayed by every replica that is waited for.
+    pub fn replayed(&self) -> Lsn {
+        let held = self.each.iter().filter(|replica| replica.standing == Standing::Held);
+        held.map(|replica| replica.replayed).min().unwrap_or(Lsn::MAX)
+    }
+
+    /// A replica is taken to have left before anything was known of it: the records do not vouch for it.
+    pub fn distrust(&mut self, index: usize) {
+        if let Some(replica) = self.each.get_mut(index) {
+            replica.standing = Standing::Left(Lsn::ZERO);
+        }
+    }
+
+    /// For how long a replica has owed something, and why that may be.
+    fn lag(&self, replica: &Replica, now: Instant) -> (Duration, Why) {
+        let silent = now.saturating_duration_since(replica.answered);
+        let owed = self.marks.iter().chain(&self.furthest).find(|(at, _)| *at >= replica.replayed);
+        let behind = owed.map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(*since));
+        match replica.strange {
+            Some(why) => (silent, why),
+            None if behind > silent => (behind, Why::Behind(behind)),
+            // Between two questions it is silent too.
+            None => (silent, Why::Silent(silent)),
+        }
+    }
+}
+
+impl Origin {
+    /// How far the replica has replayed the source's history.
+    fn judge(&self, seen: ReplicaSeen) -> Result<Lsn, Why> {
+        let ReplicaSeen { system_id, timeline, replayed } = seen;
+        if system_id != self.system_id {
+            return Err(Why::OtherDatabase { system_id });
+        }
+        let Some(replayed) = replayed else {
+            let is_source = timeline == self.timeline && self.takes_writes;
+            return if is_source { Ok(Lsn::MAX) } else { Err(Why::Primary { timeline }) };
+        };
+        if timeline == self.timeline {
+            return Ok(replayed);
+        }
+        let left = self.forks.iter().find(|fork| fork.timeline == timeline);
+        // What it has replayed beyond the fork was never, or is no more, part of the history.
+        left.map(|fork| replayed.min(fork.at)).ok_or(Why::OtherTimeline { timeline })
+    }
+}

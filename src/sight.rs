@@ -1,0 +1,140 @@
+//! What new snapshots on a server can see. A commit is in the log, and so with us, before it is visible: with a
+//! synchronous standby that is away, minutes before (`RecordTransactionCommit` in Postgres's xact.c waits for the
+//! standby between the two). On a standby it is visible once its record is replayed.
+
+use std::str::FromStr;
+
+use crate::lsn::Lsn;
+
+/// A transaction that has committed, as a Begin message names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Commit {
+    /// Its top-level transaction id, the lower 32 bits.
+    pub xid: u32,
+    /// The position of its commit record; the record ends after it.
+    pub at: Lsn,
+}
+
+/// `pg_current_snapshot()`, with 64-bit transaction ids.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Snapshot {
+    xmin: u64,
+    xmax: u64,
+    /// Those between that are still under way, ascending.
+    running: Vec<u64>,
+}
+
+impl Snapshot {
+    /// Whether it sees what transaction `xid` has done, which has committed or is about to.
+    pub fn sees(&self, xid: u32) -> bool {
+        let xid = self.widen(xid);
+        xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())
+    }
+
+    /// The log has the lower 32 bits only. No two transactions that matter are 2^31 or more apart: Postgres stops giving
+    /// out ids before that.
+    fn widen(&self, xid: u32) -> u64 {
+        #[expect(clippy::cast_possible_truncation, reason = "the lower 32 bits are what is compared")]
+        let distance = xid.wrapping_sub(self.xmax as u32).cast_signed();
+        self.xmax.saturating_add_signed(i64::from(distance))
+    }
+}
+
+/// A text that is no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{got:?} is no snapshot as pg_current_snapshot() gives it (xmin:xmax:running,…)")]
+pub struct ParseSnapshotError {
+    got: String,
+}
+
+impl FromStr for Snapshot {
+    type Err = ParseSnapshotError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse(text).ok_or_else(|| ParseSnapshotError { got: text.chars().take(60).collect() })
+    }
+}
+
+fn parse(text: &str) -> Option<Snapshot> {
+    let mut parts = text.split(':');
+    let (xmin, xmax, list) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?);
+    let running =
+        list.split(',').filter(|xid| !xid.is_empty()).map(str::parse).collect::<Result<Vec<u64>, _>>().ok()?;
+    let is_sound = xmin <= xmax && running.is_sorted() && parts.next().is_none();
+    is_sound.then_some(Snapshot { xmin, xmax, running })
+}
+
+/// What the readers of one server see.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Sight {
+    /// It takes writes.
+    Primary(Snapshot),
+    /// It is in recovery, and everything before this position is replayed (`pg_last_wal_replay_lsn()`).
+    Standby(Lsn),
+}
+
+impl Sight {
+    /// Whether readers who ask from now on see what `commit` has done.
+    pub fn shows(&self, commit: Commit) -> bool {
+        match self {
+            Sight::Primary(snapshot) => snapshot.sees(commit.xid),
+            Sight::Standby(replayed) => *replayed > commit.at,
+        }
+    }
+}
+
+/// What a replica says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReplicaSeen {
+    /// `IDENTIFY_SYSTEM`'s `systemid`.
+    pub system_id: u64,
+    /// The timeline that it replays or, after a promotion, writes (`IDENTIFY_SYSTEM`'s `timeline`), not newer than
+    /// `replayed`.
+    pub timeline: u32,
+    /// `pg_last_wal_replay_lsn()`; `None` where it is not in recovery.
+    pub replayed: Option<Lsn>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(text: &str) -> Snapshot {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_transaction_is_seen_below_xmin_or_below_xmax_and_not_listed() {
+        let snapshot = snapshot("728:732:728,730");
+        let seen: Vec<u32> = (726..735).filter(|xid| snapshot.sees(*xid)).collect();
+        assert_eq!(seen, [726, 727, 729, 731]);
+        // As Postgres shows the commit that waits for its standby.
+        assert!(!"728:728:".parse::<Snapshot>().unwrap().sees(728));
+    }
+
+    #[test]
+    fn ids_wrap_around() {
+        let epoch = 1_u64 << 32;
+        let wrapped = snapshot(&format!("{}:{}:{}", epoch - 2, epoch + 3, epoch - 2));
+        let seen: Vec<u32> =
+            [u32::MAX - 2, u32::MAX - 1, u32::MAX, 0, 2, 3, 4].into_iter().filter(|xid| wrapped.sees(*xid)).collect();
+        assert_eq!(seen, [u32::MAX - 2, u32::MAX, 0, 2]);
+        let far = snapshot(&format!("{0}:{0}:", 5 * epoch + 1));
+        assert!(far.sees(0) && far.sees(u32::MAX) && !far.sees(1) && !far.sees(1 << 30));
+        assert!(!snapshot("3:3:").sees(3) && snapshot("3:4:").sees(3));
+    }
+
+    #[test]
+    fn a_standby_shows_what_it_has_replayed_to_the_end() {
+        let commit = Commit { xid: 9, at: Lsn::new(100) };
+        assert!(!Sight::Standby(Lsn::new(100)).shows(commit) && Sight::Standby(Lsn::new(148)).shows(commit));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in ["", "1", "1:2", "2:1:", "1:2:x", "1:9:5,3", "1:2::", "-1:2:", "1:2:3:4"] {
+            assert!(text.parse::<Snapshot>().is_err(), "{text:?}");
+        }
+        assert!("10:20:10,14,15".parse::<Snapshot>().is_ok());
+    }
+}
