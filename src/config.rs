@@ -45,6 +45,8 @@ pub struct Config {
     pub on_gap: OnGap,
     /// What to do with a cache that has no record yet.
     pub on_first_start: OnFirstStart,
+    /// The pause after which every strike is repeated; zero: not at all.
+    pub repeat_after: Duration,
     /// Bounds of memory and of speed.
     pub limits: Limits,
     /// The HTTP server.
@@ -62,6 +64,10 @@ pub struct SourceConfig {
     pub slot: String,
     /// The publication's name, unquoted.
     pub publication: String,
+    /// Replicas that caches may be filled from, each a libpq URI or key=value text, not looked into here.
+    pub replicas: Vec<SecretString>,
+    /// How far behind a replica may be before the settled watermark does not wait for it; at least a second.
+    pub max_replica_lag: Duration,
     /// Bytes of log that the slot may hold back before it is given up; `None` for any amount, never 0.
     pub wal_budget: Option<u64>,
     /// Whether the messages of `coherd.invalidate()` and friends count.

@@ -97,9 +97,10 @@ impl Gate {
         !(self.is_clear() && self.asked.commits.is_empty() && self.blocked.commits.is_empty())
     }
 
-    /// Whether a question is to be put now; if so, what was fresh is asked about from here on.
-    pub fn ask(&mut self) -> bool {
-        if self.is_asking || !self.is_waiting() {
+    /// Whether a question is to be put now; if so, what was fresh is asked about from here on. `again`: also where there
+    /// is nothing fresh, for what is blocked.
+    pub fn ask(&mut self, again: bool) -> bool {
+        if self.is_asking || (self.is_clear() && !(again && self.is_waiting())) {
             return false;
         }
         self.is_asking = true;
@@ -131,9 +132,11 @@ impl Gate {
         Passed { asked, blocked }
     }
 
-    /// No answer came in time: what is asked about is blocked from now on.
-    pub fn is_late(&mut self) {
+    /// No answer came in time, or something is struck that may be for commits which wait: all of it is blocked from now
+    /// on.
+    pub fn block(&mut self) {
         self.blocked.append(&mut self.asked);
+        self.blocked.append(&mut self.fresh);
     }
 
     /// The stream is a new one, perhaps of another server: answers of before count no more.
@@ -141,7 +144,7 @@ impl Gate {
         self.seen = None;
         self.open = None;
         self.is_asking = false;
-        self.blocked.append(&mut self.asked);
+        self.block();
     }
 
     /// Another history is followed. What waits is not part of it, or has been visible in it from its beginning.
@@ -184,14 +187,14 @@ mod tests {
     #[test]
     fn a_commit_passes_when_an_answer_shows_it_and_those_after_the_question_wait_for_the_next() {
         let mut gate = Gate::default();
-        assert!(!gate.ask(), "about nothing");
+        assert!(!gate.ask(false), "about nothing");
         read(&mut gate, 7);
-        assert!(gate.ask() && !gate.ask());
+        assert!(gate.ask(false) && !gate.ask(false));
         read(&mut gate, 8);
         assert_eq!(gate.visible(Lsn::new(999)), Lsn::new(65));
         assert_eq!(gate.answered(sight("8:8:")), PASSED);
         assert_eq!(gate.visible(Lsn::new(999)), Lsn::new(75));
-        assert!(!gate.is_clear() && gate.ask());
+        assert!(!gate.is_clear() && gate.ask(false));
         assert_eq!(gate.answered(sight("9:9:")), PASSED);
         assert_eq!(gate.visible(Lsn::new(999)), Lsn::new(999));
     }
@@ -200,7 +203,7 @@ mod tests {
     fn what_the_last_answer_shows_is_not_asked_about() {
         let mut gate = Gate::default();
         read(&mut gate, 7);
-        gate.ask();
+        gate.ask(false);
         gate.answered(sight("100:100:"));
         read(&mut gate, 99);
         assert!(gate.is_clear() && !gate.is_waiting());
@@ -211,15 +214,16 @@ mod tests {
     #[test]
     fn a_commit_that_waits_for_its_standby_blocks_those_asked_about_with_it_and_no_others() {
         let mut gate = Gate::default();
-        [7, 8].map(|xid| read(&mut gate, xid));
-        gate.ask();
+        read(&mut gate, 7);
+        read(&mut gate, 8);
+        gate.ask(false);
         assert_eq!(gate.answered(sight("7:9:7")), Passed { asked: false, blocked: false });
         assert!(gate.is_blocked());
         read(&mut gate, 9);
-        gate.ask();
+        gate.ask(false);
         assert_eq!(gate.answered(sight("7:10:7")), PASSED);
         assert_eq!(gate.visible(Lsn::new(999)), Lsn::new(65));
-        assert!(gate.ask(), "about the blocked one alone");
+        assert!(!gate.ask(false) && gate.ask(true), "about the blocked one alone");
         assert_eq!(gate.answered(sight("10:10:")), Passed { asked: false, blocked: true });
         assert!(!gate.is_waiting());
     }
@@ -228,19 +232,22 @@ mod tests {
     fn without_an_answer_in_time_it_is_blocked_and_passes_later() {
         let mut gate = Gate::default();
         read(&mut gate, 7);
-        gate.ask();
-        gate.is_late();
-        assert!(gate.is_blocked() && gate.is_asking());
+        gate.ask(false);
         read(&mut gate, 8);
-        assert_eq!(gate.answered(sight("8:8:")), Passed { asked: false, blocked: true });
-        assert!(!gate.is_clear(), "8 was not shown");
+        gate.block();
+        assert!(gate.is_blocked() && gate.is_asking() && gate.is_clear());
+        assert_eq!(gate.answered(sight("8:8:")), Passed { asked: false, blocked: false });
+        read(&mut gate, 9);
+        gate.ask(false);
+        assert_eq!(gate.answered(sight("9:9:")), Passed { asked: false, blocked: true });
+        assert!(gate.is_blocked(), "9 was not shown");
     }
 
     #[test]
     fn a_transaction_in_pieces_is_waited_for_with_each_of_them() {
         let mut gate = Gate::default();
         read(&mut gate, 7);
-        gate.ask();
+        gate.ask(false);
         gate.gathered(Lsn::new(65));
         assert!(!gate.is_clear(), "this piece came after the question");
         gate.answered(sight("8:8:"));
@@ -253,7 +260,7 @@ mod tests {
     fn on_a_new_stream_old_answers_count_no_more() {
         let mut gate = Gate::default();
         read(&mut gate, 7);
-        gate.ask();
+        gate.ask(false);
         gate.answered(sight("100:100:"));
         gate.start_over();
         read(&mut gate, 99);

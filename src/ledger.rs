@@ -3,6 +3,9 @@
 //! A *lane* is one target's row of deliveries. A lane that owes nothing has applied everything decoded; a lane that
 //! owes something has applied what was decoded before the oldest thing it owes. That is the whole rule: it holds for
 //! commits that match nothing, for transactions sent in pieces, and for deliveries confirmed out of order.
+//!
+//! What is gathered is owed from then on, wherever it waits: for the gate, for room, for the target. What is to be struck
+//! a second time is owed once more from its first confirmation on, as far as settling goes.
 
 use std::collections::VecDeque;
 
@@ -37,9 +40,21 @@ pub struct Watermarks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket(u64);
 
+/// What a delivery is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strike {
+    /// For the first time, and that is enough: every replica has replayed what it is for.
+    Only,
+    /// For the first time, and once more when the replicas have replayed what it is for.
+    First,
+    /// For the second time.
+    Second,
+}
+
 #[derive(Debug)]
 struct Owed {
     ticket: Ticket,
+    strike: Strike,
     /// What was decoded before the first invalidation of this delivery was gathered.
     before: Lsn,
     confirmed: bool,
@@ -47,10 +62,29 @@ struct Owed {
     is_void: bool,
 }
 
+/// Where invalidations wait to leave for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Nobody has asked whether they may.
+    Gathering,
+    /// That has been asked.
+    Asked,
+    /// The answer was no, or none came in time.
+    Blocked,
+    /// They may leave.
+    Ready,
+}
+
+const PLACES: usize = Place::Ready as usize + 1;
+
 #[derive(Debug, Default)]
 struct Lane {
-    /// Set while invalidations are gathered that no delivery holds yet.
-    gathering: Option<Lsn>,
+    /// For each [`Place`] with something in it, what was decoded before the first of that was gathered.
+    waiting: [Option<Lsn>; PLACES],
+    /// The same for what waits for replicas after its first strike, oldest first.
+    echoes: VecDeque<Lsn>,
+    /// The same for what may be struck a second time.
+    again: Option<Lsn>,
     /// Set while it is not known what the target holds: what was decoded when that began.
     doubted: Option<Lsn>,
     owed: VecDeque<Owed>,
@@ -68,17 +102,33 @@ struct Lane {
 impl Lane {
     fn applied(&self, decoded: Lsn) -> Lsn {
         // Not only the oldest: what mends something reaches further back than what left before it.
-        let owed = self.owed.iter().filter(|owed| !owed.confirmed).map(|owed| owed.before).min();
-        [owed, self.gathering, self.doubted].into_iter().flatten().min().unwrap_or(decoded)
+        let owed = self.owed.iter().filter(|owed| !owed.confirmed && owed.strike != Strike::Second);
+        let waiting = self.waiting.iter().flatten().copied();
+        waiting.chain(self.doubted).chain(owed.map(|owed| owed.before)).min().unwrap_or(decoded)
+    }
+
+    /// What is confirmed for good.
+    fn struck(&self, decoded: Lsn) -> Lsn {
+        let owed = self.owed.iter().filter(|owed| !owed.confirmed).map(|owed| owed.before);
+        let echoes = self.echoes.iter().copied().chain(self.again).chain(owed).min();
+        self.applied(decoded).min(echoes.unwrap_or(decoded))
     }
 
     fn settled(&self, decoded: Lsn) -> Lsn {
-        self.withheld.unwrap_or(Lsn::MAX).min(self.applied(decoded))
+        self.withheld.unwrap_or(Lsn::MAX).min(self.struck(decoded))
     }
 
     /// How far the slot may go on for this target's sake; `None` where it goes on without.
     fn allows(&self, decoded: Lsn) -> Option<Lsn> {
-        self.given_up.is_none().then(|| self.applied(decoded))
+        self.given_up.is_none().then(|| self.struck(decoded))
+    }
+
+    fn owe(&mut self, place: Place, at: Lsn) {
+        owe(&mut self.waiting[place as usize], at);
+    }
+
+    fn place(&mut self, place: Place) -> &mut Option<Lsn> {
+        &mut self.waiting[place as usize]
     }
 
     /// What is owed for a position after `at` is owed for `at`, and its record counts no more.
@@ -87,13 +137,16 @@ impl Lane {
             owed.before = owed.before.min(at);
             owed.is_void = true;
         }
-        self.gathering = self.gathering.map(|gathering| gathering.min(at));
-        self.doubted = self.doubted.map(|doubted| doubted.min(at));
-        self.withheld = self.withheld.map(|withheld| withheld.min(at));
+        let marks = self.waiting.iter_mut().flatten().chain(&mut self.echoes).chain(&mut self.again);
+        marks.chain(&mut self.doubted).chain(&mut self.withheld).for_each(|mark| *mark = at.min(*mark));
         self.record = self.record.min(at);
         self.sent = self.sent.min(at);
         self.given_up = self.given_up.map(|past| past.min(at));
     }
+}
+
+fn owe(mark: &mut Option<Lsn>, at: Lsn) {
+    *mark = Some(mark.map_or(at, |before| before.min(at)));
 }
 
 /// The positions of one run of the daemon.
@@ -122,11 +175,71 @@ impl Ledger {
         self.decoded = self.decoded.max(at);
     }
 
-    /// An invalidation was gathered for `lane`. In doubt, it may be the mending of what was missed before it.
-    pub fn gathered(&mut self, lane: usize) {
+    /// An invalidation was gathered for `lane` and waits in `place`. In doubt, it may be the mending of what was missed
+    /// before it.
+    pub fn gathered(&mut self, lane: usize, place: Place) {
         let decoded = self.decoded;
         if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.gathering.get_or_insert(lane.doubted.unwrap_or(decoded));
+            let at = lane.doubted.unwrap_or(decoded);
+            lane.place(place).get_or_insert(at);
+        }
+    }
+
+    /// All that `lane` has waiting in one place waits in another one from now on.
+    pub fn moved(&mut self, lane: usize, from: Place, to: Place) {
+        if let Some(lane) = self.lanes.get_mut(lane)
+            && let Some(at) = lane.place(from).take()
+        {
+            lane.owe(to, at);
+        }
+    }
+
+    /// What is ready in `lane` is to be struck once more when nothing is blocked any more.
+    pub fn blocked_too(&mut self, lane: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane)
+            && let Some(at) = *lane.place(Place::Ready)
+        {
+            lane.owe(Place::Blocked, at);
+        }
+    }
+
+    /// All that `lane` has waiting anywhere may leave, and once is enough: something stands in for it that is struck
+    /// later than any of it would be.
+    pub fn collapse(&mut self, lane: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            let waiting = lane.waiting.iter_mut().filter_map(Option::take).min();
+            let oldest = waiting.into_iter().chain(lane.echoes.drain(..)).chain(lane.again.take()).min();
+            lane.waiting[Place::Ready as usize] = oldest;
+        }
+    }
+
+    /// The oldest confirmed delivery of `lane` that is to be struck a second time may be now. Gives whether there is one.
+    pub fn echo_is_due(&mut self, lane: usize) -> bool {
+        let Some(lane) = self.lanes.get_mut(lane) else { return false };
+        let oldest = lane.echoes.pop_front();
+        oldest.is_some_and(|at| {
+            owe(&mut lane.again, at);
+            true
+        })
+    }
+
+    /// The two confirmed deliveries of `lane` that are to be struck a second time and were confirmed last are one from
+    /// now on.
+    pub fn echoes_joined(&mut self, lane: usize) {
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
+        if let Some(last) = lane.echoes.pop_back() {
+            match lane.echoes.back_mut() {
+                Some(at) => *at = last.min(*at),
+                None => lane.echoes.push_back(last),
+            }
+        }
+    }
+
+    /// Something that is in no delivery is to be struck in `lane` when the replicas have replayed everything decoded.
+    pub fn echo_later(&mut self, lane: usize) {
+        let decoded = self.decoded;
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.echoes.push_back(decoded);
         }
     }
 
@@ -146,8 +259,8 @@ impl Ledger {
             for owed in &mut lane.owed {
                 owed.before = owed.before.min(at);
             }
-            lane.gathering = lane.gathering.map(|gathering| gathering.min(at));
-            lane.doubted = Some(lane.doubted.map_or(at, |doubted| doubted.min(at)));
+            lane.waiting.iter_mut().flatten().for_each(|mark| *mark = at.min(*mark));
+            owe(&mut lane.doubted, at);
         }
     }
 
@@ -207,19 +320,20 @@ impl Ledger {
         }
     }
 
-    /// What mends all that was missed since [`Ledger::withhold`] is gathered for `lane`: once it is confirmed, all
-    /// counts as settled again.
+    /// What mends all that was missed since [`Ledger::withhold`] is gathered for `lane` and ready: once it is confirmed,
+    /// all counts as settled again.
     pub fn mending(&mut self, lane: usize) {
-        self.gathered(lane);
+        self.gathered(lane, Place::Ready);
         if let Some(lane) = self.lanes.get_mut(lane)
             && let Some(withheld) = lane.withheld.take()
         {
-            lane.gathering = lane.gathering.map(|gathering| gathering.min(withheld));
+            lane.owe(Place::Ready, withheld);
         }
     }
 
-    /// What was gathered for `lane` leaves as one delivery, with a record that says `record`.
-    pub fn sent(&mut self, lane: usize, record: Lsn) -> Ticket {
+    /// What is ready in `lane`, or is to be struck a second time, leaves as one delivery, with a record that says
+    /// `record`.
+    pub fn sent(&mut self, lane: usize, record: Lsn, strike: Strike) -> Ticket {
         let decoded = self.decoded;
         let Some(lane) = self.lanes.get_mut(lane) else {
             return Ticket(0);
@@ -227,13 +341,15 @@ impl Ledger {
         let ticket = Ticket(lane.next_ticket);
         lane.next_ticket += 1;
         lane.sent = lane.sent.max(record);
-        let before = lane.gathering.take().unwrap_or(decoded);
-        lane.owed.push_back(Owed { ticket, before, confirmed: false, is_void: false });
+        let waiting = if strike == Strike::Second { &mut lane.again } else { lane.place(Place::Ready) };
+        let before = waiting.take().unwrap_or(decoded);
+        lane.owed.push_back(Owed { ticket, strike, before, confirmed: false, is_void: false });
         ticket
     }
 
     /// The target confirmed the delivery, and with it that its record says `record`. Gives whether that record belongs
-    /// to the history that is followed.
+    /// to the history that is followed. What has to be struck a second time waits for that from now on, behind what was
+    /// confirmed before it.
     pub fn confirmed(&mut self, lane: usize, ticket: Ticket, record: Lsn) -> bool {
         let Some(lane) = self.lanes.get_mut(lane) else {
             return false;
@@ -241,6 +357,9 @@ impl Ledger {
         let owed = lane.owed.iter_mut().find(|owed| owed.ticket == ticket);
         let counts = owed.is_some_and(|owed| {
             owed.confirmed = true;
+            if owed.strike == Strike::First {
+                lane.echoes.push_back(owed.before);
+            }
             !owed.is_void
         });
         if counts {
@@ -255,6 +374,22 @@ impl Ledger {
     /// Everything decoded so far: what a delivery sent now vouches for, together with those before it.
     pub fn decoded(&self) -> Lsn {
         self.decoded
+    }
+
+    /// How far a delivery of `lane` brings it, together with those before: up to what still waits for the gate. Never
+    /// back.
+    pub fn vouchable(&self, lane: usize) -> Lsn {
+        let Some(lane) = self.lanes.get(lane) else { return self.decoded };
+        let held_up = [Place::Gathering, Place::Asked, Place::Blocked].map(|place| lane.waiting[place as usize]);
+        held_up.into_iter().flatten().min().unwrap_or(self.decoded).max(lane.sent)
+    }
+
+    /// Whether `lane` owes something that waits for nothing but its target.
+    pub fn waits_for_target(&self, lane: usize) -> bool {
+        self.lanes.get(lane).is_some_and(|lane| {
+            let is_waiting = lane.waiting[Place::Ready as usize].or(lane.again).or(lane.doubted).is_some();
+            is_waiting || lane.owed.iter().any(|owed| !owed.confirmed)
+        })
     }
 
     /// What `lane` has confirmed without a gap.
@@ -284,11 +419,11 @@ impl Ledger {
         self.lanes.get(lane).is_some_and(|lane| lane.given_up.is_none() && lane.record < allowed)
     }
 
-    /// The present watermarks.
-    pub fn watermarks(&self) -> Watermarks {
+    /// The present watermarks; `visible` is what the gate has seen.
+    pub fn watermarks(&self, visible: Lsn) -> Watermarks {
         let lowest = |of: fn(&Lane, Lsn) -> Lsn| self.lanes.iter().map(|lane| of(lane, self.decoded)).min();
         let [applied, settled] = [Lane::applied, Lane::settled].map(|of| lowest(of).unwrap_or(self.decoded));
-        Watermarks { decoded: self.decoded, visible: self.decoded, applied, settled }
+        Watermarks { decoded: self.decoded, visible, applied, settled }
     }
 
     /// What all those targets have confirmed that the slot waits for.
@@ -310,7 +445,7 @@ impl Ledger {
     /// Whether what is acknowledged, or may be, is past what is settled: because a target was given up, a rule is not
     /// covered, or a target has still to be asked.
     pub fn is_ahead_of_settled(&self) -> bool {
-        self.acknowledgeable().unwrap_or(self.acknowledged) > self.watermarks().settled
+        self.acknowledgeable().unwrap_or(self.acknowledged) > self.watermarks(self.decoded).settled
     }
 
     /// Gives out the position to acknowledge, where it is further than the last one.

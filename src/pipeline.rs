@@ -5,13 +5,14 @@ mod judging;
 mod lanes;
 mod link;
 mod recorder;
+mod settings;
+mod sighting;
 #[cfg(test)]
 mod tests;
 
 use std::future::Future;
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -19,13 +20,17 @@ use crate::continuity::{Budget, Coverage, History, Resume, SlotOrigin, resume};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
 use crate::rules::config::Rule;
-use crate::source::{Frame, Intake, Seen, Source, SourceError, Stream, Watched};
+use crate::sight::Commit;
+use crate::source::{Frame, Intake, Seen, Sighted, Source, SourceError, Stream, Watched};
 use crate::target::delivery::{Lane as Worker, Report, may_have_changed};
 use crate::transaction::{Reader, Step};
 use judging::Asking;
 use lanes::Lanes;
 use link::{Link, Opened, Pace, Slot};
 pub use recorder::Recorder;
+pub use settings::{OnFirstStart, OnGap, Settings};
+use sighting::Asked;
+pub use sighting::Sights;
 
 /// How often the loop turns when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -35,43 +40,6 @@ const FULL_MAX: Duration = Duration::from_secs(20);
 const STOPPED_MIN: Duration = Duration::from_secs(2);
 /// How long a shutdown waits for targets to confirm what is on its way. What they do not is sent again at the next start.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
-
-/// What to do where continuity is broken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnGap {
-    /// Flush every scope concerned, and go on.
-    #[default]
-    Flush,
-    /// Stay up, not ready, until somebody decides.
-    Halt,
-}
-
-/// What to do with a cache that coherd has never seen before.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnFirstStart {
-    /// Trust what is in it.
-    #[default]
-    Keep,
-    /// Flush every scope.
-    Flush,
-}
-
-/// How the pipeline behaves.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// Broken continuity.
-    pub on_gap: OnGap,
-    /// First start.
-    pub on_first_start: OnFirstStart,
-    /// Keys gathered for one target beyond which they are coarsened to scopes.
-    pub pending_keys_max: usize,
-    /// Keys of one transaction beyond which its further keys are coarsened to scopes.
-    pub transaction_keys_max: u64,
-    /// Bytes of log that the slot may hold back; beyond, it is given up on purpose. `None`: any amount.
-    pub wal_budget: Option<u64>,
-}
 
 /// Why the pipeline ended although nobody asked it to.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +57,7 @@ enum Event<S: Source> {
     Shutdown,
     Report(Report),
     Watched(Watched),
+    Sighted(Sighted),
     Opened(S, Slot, Result<Opened<S::Stream>, SourceError>),
     Rested,
     Ready(Result<(), SourceError>),
@@ -130,6 +99,8 @@ pub struct Pipeline<S: Source> {
     /// For which walsender's stream this process should vouch, and whether it may.
     vouch: watch::Sender<Option<u32>>,
     vouched: Vouched,
+    sights: Sights,
+    asked: Asked,
     coverage: Coverage,
     budget: Budget,
     /// Targets that came before source and catalogue could be looked at.
@@ -142,12 +113,14 @@ pub struct Pipeline<S: Source> {
 
 impl<S: Source + 'static> Pipeline<S> {
     /// `targets` are in the order of the lanes that rules name, and report to `reports`. Whoever watches the server sends
-    /// what it shows to `watched`, and sees to it that this process vouches for what `vouch` says.
+    /// what it shows to `watched`, and sees to it that this process vouches for what `vouch` says. Others ask what readers
+    /// see, as `sights` has it.
     pub fn new(
         source: S,
         rules: Vec<Rule>,
         (targets, reports): (Vec<Worker>, mpsc::Receiver<Report>),
         (watched, vouch): (mpsc::Receiver<Watched>, watch::Sender<Option<u32>>),
+        sights: Sights,
         settings: Settings,
         recorder: Recorder,
     ) -> Self {
@@ -157,10 +130,12 @@ impl<S: Source + 'static> Pipeline<S> {
             known: None,
             turned: Instant::now(),
             full_since: None,
-            lanes: Lanes::new(targets, &rules, settings.pending_keys_max),
+            lanes: Lanes::new(targets, &rules, &settings),
             watched,
             vouch,
             vouched: Vouched::ForNone,
+            sights,
+            asked: Asked::new(),
             coverage: Coverage::new(rules.clone()),
             budget: Budget::new(settings.wal_budget),
             reader: Reader::new(rules, settings.transaction_keys_max),
@@ -177,19 +152,22 @@ impl<S: Source + 'static> Pipeline<S> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             let intake = if self.lanes.has_room() { Intake::Open } else { Intake::Closed };
+            let next_turn = self.next_turn(Instant::now());
             let event = tokio::select! {
                 biased;
                 () = &mut shutdown => Event::Shutdown,
                 // Room is made before more is taken in.
                 Some(report) = self.reports.recv() => Event::Report(report),
                 Some(watched) = self.watched.recv() => Event::Watched(watched),
+                Some(sighted) = self.sights.sighted.recv() => Event::Sighted(sighted),
                 event = self.link.turned(intake) => event,
-                () = tokio::time::sleep(TICK) => Event::Tick,
+                () = tokio::time::sleep_until(next_turn) => Event::Tick,
             };
             match event {
                 Event::Shutdown => return self.drain().await,
                 Event::Report(report) => self.reported(report),
                 Event::Watched(watched) => self.watched(watched),
+                Event::Sighted(sighted) => self.sighted(sighted)?,
                 Event::Opened(source, _, Ok(opened)) => self.opened(source, opened),
                 Event::Opened(source, slot, Err(error)) => self.rest(source, slot, error)?,
                 Event::Rested => self.link.reopen(),
@@ -219,7 +197,12 @@ impl<S: Source + 'static> Pipeline<S> {
         if let Some(lane) = self.lanes.ended() {
             return Err(Stopped::Broken(self.recorder.worker_ended(lane)));
         }
-        self.lanes.ship(Instant::now());
+        let now = Instant::now();
+        self.pass(now);
+        if self.lanes.marks_are_due() {
+            self.vouch();
+        }
+        self.lanes.ship(now);
         self.acknowledge();
         while let Some(lane) = self.lanes.take_returned() {
             self.recorder.taken_back(lane);
@@ -244,6 +227,8 @@ impl<S: Source + 'static> Pipeline<S> {
             (Link::Parked { .. }, None) => self.link.reopen(),
             (Link::Streaming { .. }, Some(since)) if since.elapsed() >= FULL_MAX => {
                 self.reader.start_over();
+                self.lanes.ask_anew();
+                self.sights.closed();
                 self.link.park();
                 self.recorder.parked();
             }
@@ -318,6 +303,8 @@ impl<S: Source + 'static> Pipeline<S> {
             }
         }
         self.lanes.recall_unjudged();
+        self.sights.opened(&seen, stream.walsender());
+        self.replicas_turned();
         // Whatever is held is for another walsender.
         self.vouched = Vouched::ForNone;
         stream.acknowledge(self.lanes.ledger.acknowledged());
@@ -357,6 +344,8 @@ impl<S: Source + 'static> Pipeline<S> {
 
     fn rest(&mut self, source: S, slot: Slot, error: SourceError) -> Result<(), Stopped> {
         self.reader.start_over();
+        self.lanes.ask_anew();
+        self.sights.closed();
         if let (SourceError::Refused(text), None) = (&error, &self.known) {
             return Err(Stopped::Refused(text.clone()));
         }
@@ -432,18 +421,21 @@ impl<S: Source + 'static> Pipeline<S> {
         self.recorder.draining();
         let deadline = Instant::now() + DRAIN_TIME;
         while !self.lanes.is_drained() && Instant::now() < deadline {
-            self.lanes.ship_last(Instant::now());
+            let now = Instant::now();
+            self.pass(now);
+            self.lanes.ship_last(now);
             tokio::select! {
                 biased;
                 Some(report) = self.reports.recv() => self.reported(report),
                 Some(watched) = self.watched.recv() => self.watched(watched),
+                Some(sighted) = self.sights.sighted.recv() => self.sighted(sighted)?,
                 event = self.link.turned(Intake::Closed) => {
                     // A source that is away stays away, and one that has rested would be ready over and over.
                     if let Event::Ready(Err(_)) | Event::Opened(..) | Event::Rested = event {
                         self.link = Link::Nowhere;
                     }
                 }
-                () = tokio::time::sleep_until(deadline) => {}
+                () = tokio::time::sleep_until(deadline.min(now + TICK)) => {}
             }
             self.acknowledge();
         }
@@ -462,8 +454,8 @@ fn read_message(
     lanes: &mut Lanes,
     recorder: &mut Recorder,
 ) -> Result<(), SourceError> {
-    if let Message::Begin { commit_time, .. } = message {
-        lanes.commit_time(commit_time);
+    if let Message::Begin { final_lsn, commit_time, xid } = message {
+        lanes.begun(Commit { xid, at: final_lsn }, commit_time);
     }
     match reader.read(message, lanes) {
         Ok(Step::Within) => {}

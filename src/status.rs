@@ -4,6 +4,7 @@
 mod board;
 mod lag;
 mod ready;
+mod replica;
 mod summary;
 mod target;
 mod view;
@@ -19,6 +20,7 @@ use crate::observation::HeldWal;
 pub use board::{Board, TooManyWaiters};
 use lag::Lag;
 pub use ready::readiness;
+pub use replica::ReplicaStatus;
 pub use summary::summary;
 pub use target::{RuleStatus, TargetStatus};
 pub use view::{EventView, RuleView, TargetView, View, WatermarksView};
@@ -120,6 +122,10 @@ pub struct Status {
     pub targets: Vec<TargetStatus>,
     /// In the order of the configuration.
     pub rules: Vec<RuleStatus>,
+    /// In the order of the configuration.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Why the source cannot be asked what its readers see, while that is so.
+    pub unsighted: Option<String>,
     /// The last gaps, oldest first.
     pub gaps: VecDeque<Event>,
     /// The last flushes, oldest first.

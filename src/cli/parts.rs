@@ -19,6 +19,12 @@ pub(super) fn dsn(field: &str, text: &SecretString) -> Result<Dsn, Failure> {
         .map_err(|error| Failure::Setting(format!("{field}: {error}")))
 }
 
+/// The replicas, in the order of the configuration. The slot's application name is not theirs.
+pub(super) fn replicas(config: &Config) -> Result<Vec<Dsn>, Failure> {
+    let read = |(index, text)| dsn(&format!("source.replicas[{index}]"), text);
+    config.source.replicas.iter().enumerate().map(read).collect()
+}
+
 /// The source; connects at its first use.
 pub(super) fn postgres(config: &Config, dsn: Dsn) -> Postgres {
     Postgres::new(PostgresConfig {

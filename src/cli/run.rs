@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -15,15 +15,18 @@ use crate::backoff::{Backoff, is_worth_a_line};
 use crate::config::Config;
 use crate::database::Database;
 use crate::finding::{Finding, Severity};
+use crate::gate::Replicas;
+use crate::lsn::Lsn;
 use crate::metrics::Metrics;
-use crate::pipeline::{Pipeline, Recorder, Settings};
+use crate::pipeline::{Pipeline, Recorder, Settings, Sights};
 use crate::rules::audit::audit;
 use crate::shutdown::Shutdown;
-use crate::source::SourceError;
 use crate::source::catalog::look;
 use crate::source::dsn::Dsn;
+use crate::source::sights::{AskConfig, FollowConfig, ask_source, follow_replica};
 use crate::source::sql::connect;
 use crate::source::watch::watch;
+use crate::source::{Question, SourceError};
 use crate::status::{Board, State};
 use crate::systemd;
 use crate::table::TableName;
@@ -31,6 +34,12 @@ use crate::target::delivery;
 
 /// Reports on their way to the pipeline, which reads them before anything else.
 const REPORTS_MAX: usize = 1024;
+
+/// Answers of the source and its replicas on their way to the pipeline.
+const SIGHTED_MAX: usize = 64;
+
+/// How often a replica is asked for which nobody waits.
+const REPLICA_PACE: Duration = Duration::from_secs(1);
 
 /// Looks at the server on their way to the pipeline.
 const WATCHED_MAX: usize = 4;
@@ -49,6 +58,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub async fn run(config: Config) -> Result<(), Failure> {
     super::log::start(&config.log)?;
     let dsn = parts::dsn("source.dsn", &config.source.dsn)?;
+    let replicas = parts::replicas(&config)?;
     let targets = parts::targets(&config)?;
     let shutdown = Shutdown::on_signal().context("listening for signals")?;
     let kinds = config.targets.iter().map(|target| (target.name.as_str(), target.scheme.as_str()));
@@ -74,14 +84,18 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let (sender, reports) = mpsc::channel(REPORTS_MAX);
     let spawn = |(lane, target)| delivery::spawn(lane, target, sender.clone());
     let workers = targets.into_iter().enumerate().map(spawn).collect();
+    board.replicas(replicas.iter().map(|dsn| dsn.to_string().into()));
     let recorder = Recorder::new(board, metrics, &names, &config.rules);
     let watch_config = parts::watch_config(&config, dsn.clone());
+    let gate_dsn = dsn.clone();
     let source = parts::postgres(&config, dsn);
     let settings = settings(&config);
+    let sights = sights(&config, gate_dsn, replicas);
     let (watching, watched) = mpsc::channel(WATCHED_MAX);
     let (vouch, vouched_for) = tokio::sync::watch::channel(None);
     tokio::spawn(watch(watch_config, vouched_for, watching));
-    let pipeline = Pipeline::new(source, config.rules, (workers, reports), (watched, vouch), settings, recorder);
+    let pipeline =
+        Pipeline::new(source, config.rules, (workers, reports), (watched, vouch), sights, settings, recorder);
     let ended = pipeline.run(shutdown.requested()).await;
     pages.abort();
     ended.map_err(anyhow::Error::new)?;
@@ -95,6 +109,22 @@ async fn told(manager: JoinHandle<()>) {
     let _ = tokio::time::timeout(FAREWELL, manager).await;
 }
 
+/// Starts those who ask the source and its replicas what their readers see.
+fn sights(config: &Config, dsn: Dsn, replicas: Vec<Dsn>) -> Sights {
+    let (answers, sighted) = mpsc::channel(SIGHTED_MAX);
+    let (questions, asked) = tokio::sync::watch::channel(Question::default());
+    let (wanted, waited_for) = tokio::sync::watch::channel(Lsn::ZERO);
+    let ask = AskConfig { dsn, slot: config.source.slot.clone() };
+    tokio::spawn(ask_source(ask, asked, answers.clone()));
+    let count = replicas.len();
+    for (index, dsn) in replicas.into_iter().enumerate() {
+        let follow = FollowConfig { dsn, pace: REPLICA_PACE.min(config.source.max_replica_lag / 4) };
+        tokio::spawn(follow_replica(index, follow, waited_for.clone(), answers.clone()));
+    }
+    let replicas = Replicas::new(count, config.source.max_replica_lag, Instant::now());
+    Sights { sighted, questions, wanted, replicas }
+}
+
 fn settings(config: &Config) -> Settings {
     Settings {
         on_gap: config.on_gap,
@@ -102,6 +132,7 @@ fn settings(config: &Config) -> Settings {
         pending_keys_max: config.limits.max_pending_keys,
         transaction_keys_max: config.limits.max_keys_per_transaction as u64,
         wal_budget: config.source.wal_budget,
+        repeat_after: config.repeat_after,
     }
 }
 

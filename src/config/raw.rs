@@ -12,6 +12,9 @@ pub(super) struct RawSource {
     pub(super) slot: String,
     #[serde(default = "coherd")]
     pub(super) publication: String,
+    #[serde(default)]
+    pub(super) replicas: Vec<String>,
+    pub(super) max_replica_lag: Option<String>,
     pub(super) wal_budget: Option<String>,
     #[serde(default = "yes")]
     pub(super) messages: bool,
@@ -61,7 +64,7 @@ pub(super) struct RawLog {
 
 /// The sections themselves.
 pub(super) const SECTIONS: &[&str] =
-    &["source", "targets", "rules", "on_gap", "on_first_start", "limits", "admin", "log"];
+    &["source", "targets", "rules", "on_gap", "on_first_start", "repeat_after", "limits", "admin", "log"];
 
 fn coherd() -> String {
     "coherd".to_owned()

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 use super::error::Fault;
 use super::raw::{RawAdmin, RawLimits, RawLog, RawSource, RawTarget, SECTIONS};
 use super::read::{read, shown, unknown};
@@ -16,6 +18,13 @@ use crate::target;
 
 /// `source.wal_budget`: 10 GiB.
 const WAL_BUDGET: u64 = 10 << 30;
+
+/// `source.max_replica_lag`: half a minute.
+const MAX_REPLICA_LAG: Duration = Duration::from_secs(30);
+/// The most of `repeat_after`.
+const REPEAT_AFTER_MAX: Duration = Duration::from_mins(1);
+/// The least of `max_replica_lag`.
+const REPLICA_LAG_MIN: Duration = Duration::from_secs(1);
 
 /// Resolves a whole document. Files are relative to `folder`.
 pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> {
@@ -38,6 +47,7 @@ pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> 
     let rules = resolver.rules(&names);
     let on_gap = resolver.section::<OnGap>("on_gap");
     let on_first_start = resolver.section::<OnFirstStart>("on_first_start");
+    let repeat_after = resolver.repeat_after();
     let limits = resolver.limits();
     let admin = resolver.admin();
     let log = resolver.log();
@@ -49,6 +59,7 @@ pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> 
             rules,
             on_gap: on_gap.unwrap_or_default(),
             on_first_start: on_first_start.unwrap_or_default(),
+            repeat_after,
             limits,
             admin,
             log,
@@ -97,14 +108,30 @@ impl Resolver<'_> {
             self.fault(node, "source", "publication", reason);
         }
         let wal_budget = self.wal_budget(node, raw.wal_budget.as_deref());
+        let max_replica_lag = self.max_replica_lag(node, raw.max_replica_lag.as_deref());
         let dsn = self.secret(node, "source", ("dsn", raw.dsn), ("dsn_file", raw.dsn_file), EXAMPLE)?;
         Some(SourceConfig {
             dsn: dsn.into(),
             slot: raw.slot,
             publication: raw.publication,
+            replicas: raw.replicas.into_iter().map(SecretString::from).collect(),
+            max_replica_lag,
             wal_budget,
             messages: raw.messages,
         })
+    }
+
+    fn max_replica_lag(&mut self, node: &Node, text: Option<&str>) -> Duration {
+        match text.map(parse_duration) {
+            None => return MAX_REPLICA_LAG,
+            Some(Ok(lag)) if lag >= REPLICA_LAG_MIN => return lag,
+            Some(Ok(_)) => {
+                let reason = "it is below 1s, and a replica that has nothing to do is only asked that often";
+                self.fault(node, "source", "max_replica_lag", reason);
+            }
+            Some(Err(reason)) => self.fault(node, "source", "max_replica_lag", reason),
+        }
+        MAX_REPLICA_LAG
     }
 
     /// A wrong one is a fault and gives `None`, which is then never used.
@@ -291,6 +318,26 @@ impl Resolver<'_> {
             }
         }
         Vec::new()
+    }
+
+    fn repeat_after(&mut self) -> Duration {
+        match self.section::<String>("repeat_after").as_deref().map(parse_duration) {
+            None => Duration::ZERO,
+            Some(Ok(pause)) if pause <= REPEAT_AFTER_MAX => pause,
+            Some(Ok(_)) => {
+                self.fault(
+                    self.root,
+                    "",
+                    "repeat_after",
+                    "it is above 1m; the keys to strike again are kept in memory",
+                );
+                Duration::ZERO
+            }
+            Some(Err(reason)) => {
+                self.fault(self.root, "", "repeat_after", reason);
+                Duration::ZERO
+            }
+        }
     }
 
     fn limits(&mut self) -> Limits {

@@ -66,13 +66,21 @@ fn the_shipped_files_are_good_and_say_the_defaults() {
     assert_eq!(minimal.rules.len(), 2);
     assert_eq!(full.rules.len(), 3);
     let settled = |config: &Config| {
-        let Config { source: SourceConfig { slot, publication, wal_budget, messages, .. }, targets, .. } = config;
+        let Config { source, targets, .. } = config;
+        let SourceConfig { slot, publication, replicas, max_replica_lag, wal_budget, messages, .. } = source;
         let mut targets = targets.clone();
         for target in &mut targets {
             target.url = String::new().into();
         }
-        let rest = (config.on_gap, config.on_first_start, config.limits, config.admin, config.log.clone());
-        format!("{slot} {publication} {wal_budget:?} {messages} {targets:?} {rest:?}")
+        let rest = (
+            config.on_gap,
+            config.on_first_start,
+            config.repeat_after,
+            config.limits,
+            config.admin,
+            config.log.clone(),
+        );
+        format!("{slot} {publication} {replicas:?} {max_replica_lag:?} {wal_budget:?} {messages} {targets:?} {rest:?}")
     };
     assert_eq!(settled(&minimal), settled(&full));
 }
@@ -139,14 +147,14 @@ fn a_key_that_stands_twice_is_refused() {
 #[test]
 fn unknown_fields_are_told_all_at_once_with_the_nearest_known() {
     insta::assert_snapshot!(broken("source: {", "source: {publicaton: x, slt: y, "), @r#"
-    c.yaml:1:10: source.publicaton: unknown field `publicaton`, did you mean `publication`? known: dsn, dsn_file, slot, publication, wal_budget, messages
-    c.yaml:1:25: source.slt: unknown field `slt`, did you mean `slot`? known: dsn, dsn_file, slot, publication, wal_budget, messages
+    c.yaml:1:10: source.publicaton: unknown field `publicaton`, did you mean `publication`? known: dsn, dsn_file, slot, publication, replicas, max_replica_lag, wal_budget, messages
+    c.yaml:1:25: source.slt: unknown field `slt`, did you mean `slot`? known: dsn, dsn_file, slot, publication, replicas, max_replica_lag, wal_budget, messages
     "#);
     insta::assert_snapshot!(error(&format!("{GOOD}target: {{}}\non_gaps: flush\n")), @r#"
-    c.yaml:4:1: target: unknown field `target`, did you mean `targets`? known: source, targets, rules, on_gap, on_first_start, limits, admin, log
-    c.yaml:5:1: on_gaps: unknown field `on_gaps`, did you mean `on_gap`? known: source, targets, rules, on_gap, on_first_start, limits, admin, log
+    c.yaml:4:1: target: unknown field `target`, did you mean `targets`? known: source, targets, rules, on_gap, on_first_start, repeat_after, limits, admin, log
+    c.yaml:5:1: on_gaps: unknown field `on_gaps`, did you mean `on_gap`? known: source, targets, rules, on_gap, on_first_start, repeat_after, limits, admin, log
     "#);
-    insta::assert_snapshot!(error(&format!("{GOOD}redis://:hunter2@h/0: x\n")), @r#"c.yaml:4:1: …: unknown field `…`; known: source, targets, rules, on_gap, on_first_start, limits, admin, log"#);
+    insta::assert_snapshot!(error(&format!("{GOOD}redis://:hunter2@h/0: x\n")), @r#"c.yaml:4:1: …: unknown field `…`; known: source, targets, rules, on_gap, on_first_start, repeat_after, limits, admin, log"#);
     insta::assert_snapshot!(broken("table: users", "table: users, tabel: x"), @r#"c.yaml:3:24: rules[0].tabel: unknown field `tabel`, did you mean `table`? known: table, keys, action, when_changed, targets, on_missing_old, scope"#);
 }
 
@@ -197,6 +205,25 @@ fn a_wrong_value_says_which_ones_are_right() {
     insta::assert_snapshot!(broken("'redis://:hunter2@h/0'", "'redis+x://:hunter2@h/0'"), @r#"c.yaml:2:24: targets.cache.url: unknown scheme `redis+x`, did you mean `redis`? known: redis, rediss, redis+unix, unix, valkey, valkeys, valkey+unix; the scheme names the kind of target"#);
     insta::assert_snapshot!(broken("'redis://:hunter2@h/0'", "':hunter2@h:6379'"), @r#"c.yaml:2:24: targets.cache.url: it has no scheme, and the scheme names the kind of target; begin it with one of redis://, rediss://, redis+unix://, unix://, valkey://, valkeys://, valkey+unix://"#);
     insta::assert_snapshot!(broken("table: users", "table: users, targets: [cash]"), @r#"c.yaml:3:33: rules[0].targets: there is no target "cash"; did you mean "cache"? known: cache"#);
+}
+
+#[test]
+fn replicas_are_dsns_and_their_lag_is_at_least_a_second() {
+    let config =
+        parse(&GOOD.replace("source: {", "source: {replicas: ['host=r1', 'host=r2'], max_replica_lag: 5s, ")).unwrap();
+    assert_eq!((config.source.replicas.len(), config.source.max_replica_lag), (2, Duration::from_secs(5)));
+    let lag = |text: &str| parse(&GOOD.replace("source: {", &format!("source: {{max_replica_lag: {text}, ")));
+    insta::assert_snapshot!(lag("500ms").unwrap_err(), @r#"c.yaml:1:27: source.max_replica_lag: it is below 1s, and a replica that has nothing to do is only asked that often"#);
+    insta::assert_snapshot!(lag("much").unwrap_err(), @r#"c.yaml:1:27: source.max_replica_lag: `much` is no duration: write a whole number and a unit, e.g. 500ms, 30s, 5m, 24h, 7d"#);
+}
+
+#[test]
+fn a_repetition_is_soon_or_not_at_all() {
+    let pause = |text: &str| parse(&format!("{GOOD}repeat_after: {text}\n"));
+    assert_eq!(pause("0s").unwrap().repeat_after, Duration::ZERO);
+    assert_eq!(pause("1500ms").unwrap().repeat_after, Duration::from_millis(1500));
+    insta::assert_snapshot!(pause("2m").unwrap_err(), @r#"c.yaml:4:15: repeat_after: it is above 1m; the keys to strike again are kept in memory"#);
+    insta::assert_snapshot!(pause("soon").unwrap_err(), @r#"c.yaml:4:15: repeat_after: `soon` is no duration: write a whole number and a unit, e.g. 500ms, 30s, 5m, 24h, 7d"#);
 }
 
 #[test]

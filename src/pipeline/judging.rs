@@ -2,10 +2,10 @@
 
 use tokio::sync::oneshot;
 
-use super::lanes::Lanes;
+use super::lanes::{Lanes, Mending};
 use super::{Followed, OnFirstStart, OnGap, Pipeline};
-use crate::continuity::{Drift, Gap, Known, Overspent, Recent, Verdict};
-use crate::invalidation::{Batch, RuleId, Scope};
+use crate::continuity::{Drift, Gap, Known, Overspent, Verdict};
+use crate::invalidation::{Batch, RuleId};
 use crate::lsn::Lsn;
 use crate::observation::Observation;
 use crate::record::{NEW, Recollection};
@@ -32,27 +32,6 @@ impl Followed {
             self.looks += 1;
             self.reached = self.reached.max(end);
         }
-    }
-}
-
-/// What a target has to be sent beside what is gathered for it.
-#[derive(Default)]
-struct Mending {
-    /// What it was sent for commits after this position.
-    sent_after: Option<Lsn>,
-    scopes: Vec<Scope>,
-}
-
-impl Mending {
-    fn is_nothing(&self) -> bool {
-        self.sent_after.is_none() && self.scopes.is_empty()
-    }
-
-    fn put(self, recent: &mut Recent, into: &mut Batch) {
-        if let Some(after) = self.sent_after {
-            recent.since(after, into);
-        }
-        self.scopes.iter().for_each(|scope| into.push_scope(scope));
     }
 }
 
@@ -88,7 +67,7 @@ impl<S: Source + 'static> Pipeline<S> {
         };
         let answer = match mending {
             mending if mending.is_nothing() => Batch::default(),
-            mending => self.lanes.mend(lane, |recent, batch| mending.put(recent, batch)),
+            mending => self.lanes.mend(lane, &mending),
         };
         self.lanes.ledger.trust(lane);
         // A worker that is gone has nothing to send either.
@@ -232,13 +211,14 @@ impl<S: Source + 'static> Pipeline<S> {
 
     fn flush(&mut self, lane: usize, rule: RuleId) {
         let mending = Mending { scopes: self.lanes.scopes(lane, |its| its == rule), ..Mending::default() };
-        self.lanes.mend_later(lane, |recent, batch| mending.put(recent, batch));
+        self.lanes.mend_later(lane, &mending);
     }
 
     /// Has the records say which rules are whole.
-    fn vouch(&mut self) {
+    pub(super) fn vouch(&mut self) {
         for lane in 0..self.lanes.len() {
-            self.lanes.vouch(lane, &self.coverage.marks(goes_to(lane)));
+            let marks = self.coverage.marks(|rule| goes_to(lane)(rule) && self.lanes.vouches_for(lane, rule.id));
+            self.lanes.vouch(lane, &marks);
         }
     }
 

@@ -1,6 +1,13 @@
-//! The rows of deliveries, one a target: gathering, sending, confirming.
+//! The rows of deliveries, one a target. What is gathered waits for the gate, leaves when there is room, is confirmed,
+//! and leaves once more where replicas had not replayed it yet.
 
+mod gathering;
+mod gating;
 mod giving_up;
+mod pile;
+mod repeating;
+mod replicas;
+mod shipping;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,24 +15,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+use super::Settings;
 use crate::continuity::{Known, Recent, Verdict, judge};
-use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, Load, RuleId, Scope};
-use crate::ledger::{Ledger, Ticket};
+use crate::gate::Gate;
+use crate::invalidation::{Batch, RuleId, Scope};
+use crate::ledger::{Ledger, Place, Strike, Ticket};
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
-use crate::record::{Recollection, Record};
+use crate::record::Recollection;
 use crate::rules::config::Rule;
-use crate::target::Delivery;
-use crate::target::delivery::{Lane as Worker, Shipment};
-use crate::transaction::Gather;
-
-/// Keys gathered for the least loaded target beyond which nothing more is read. What is not read stays in the log.
-const INTAKE_KEYS: usize = 32 << 10;
-/// The same in bytes of key text.
-const INTAKE_BYTES: usize = 2 << 20;
-/// A record on a stream that brings no invalidations moves at most this often, and, with nothing to say, about this
-/// often too: it is how a target that has gone away is noticed.
-const RECORD_PACE: Duration = Duration::from_secs(1);
+use crate::sight::Commit;
+use crate::target::delivery::Lane as Worker;
+use pile::{About, Pile};
 
 /// What all targets together were delivered lately and is kept in memory, in bytes, to be sent again to one that has
 /// lost it.
@@ -46,11 +47,17 @@ pub(super) struct Lane {
     up: bool,
     stance: Stance,
     worker: Worker,
-    /// Tickets of what is sent and not confirmed, each with the commit time of the oldest commit in it.
-    in_flight: VecDeque<(Ticket, Option<PgTime>)>,
-    gathering: Batch,
+    in_flight: VecDeque<Sent>,
+    /// What waits to leave for the first time, by its [`Place`].
+    waiting: [Pile; 4],
+    /// What was confirmed once and waits for the replicas, oldest first.
+    echoes: VecDeque<Pile>,
+    /// What may be struck a second time.
+    again: Pile,
+    /// What waits to be repeated, soonest first, and what may be now.
+    repeats: VecDeque<repeating::Repeat>,
+    repeat: Pile,
     spare: Vec<Batch>,
-    oldest_commit: Option<PgTime>,
     /// The furthest record confirmed since the slot is followed.
     written: Lsn,
     /// A record was confirmed to this process, whatever became of the slot since.
@@ -70,15 +77,35 @@ pub(super) struct Lane {
     held_at: Option<Lsn>,
 }
 
+/// What is sent and not confirmed.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    ticket: Ticket,
+    strike: Strike,
+    about: About,
+    /// What was decoded when it left.
+    decoded: Lsn,
+}
+
 /// All lanes, and the ledger that knows how far each has come.
 pub(super) struct Lanes {
     pub(super) ledger: Ledger,
+    pub(super) gate: Gate,
     lanes: Vec<Lane>,
     /// For each rule, in the order of its id, its lanes and scopes.
     routes: Vec<(Vec<usize>, Vec<Scope>)>,
     pending_keys_max: usize,
+    repeat_after: Duration,
     identity: (u64, u32),
-    commit_time: Option<PgTime>,
+    /// The transaction being read, and when it was committed.
+    commit: Option<(Commit, PgTime)>,
+    /// For each rule, the commit record of the latest transaction that made a key of it since the history is followed.
+    touched: Vec<Lsn>,
+    /// The commit record, or other position, that replicas have to replay.
+    furthest: Lsn,
+    replicas: replicas::Seen,
+    /// Records may vouch for other rules than before.
+    marks_are_due: bool,
     /// The sequence of the last delivery, over all lanes.
     sequence: u64,
     /// The first one since the slot is followed.
@@ -92,7 +119,7 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    pub(super) fn new(workers: Vec<Worker>, rules: &[Rule], pending_keys_max: usize) -> Self {
+    pub(super) fn new(workers: Vec<Worker>, rules: &[Rule], settings: &Settings) -> Self {
         let now = Instant::now();
         let recent_bytes = RECENT_BYTES / workers.len().max(1);
         let lane = |worker| Lane {
@@ -100,9 +127,12 @@ impl Lanes {
             stance: Stance::Unjudged,
             worker,
             in_flight: VecDeque::new(),
-            gathering: Batch::default(),
+            waiting: Default::default(),
+            echoes: VecDeque::new(),
+            again: Pile::default(),
+            repeats: VecDeque::new(),
+            repeat: Pile::default(),
             spare: Vec::new(),
-            oldest_commit: None,
             written: Lsn::ZERO,
             acquainted: false,
             confirmed_sequence: 0,
@@ -117,11 +147,17 @@ impl Lanes {
         let lanes: Vec<Lane> = workers.into_iter().map(lane).collect();
         Lanes {
             ledger: Ledger::new(Lsn::ZERO, lanes.iter().map(|_| Lsn::ZERO)),
+            gate: Gate::default(),
             lanes,
             routes: rules.iter().map(|rule| (rule.lanes.clone(), rule.scopes.clone())).collect(),
-            pending_keys_max,
+            pending_keys_max: settings.pending_keys_max,
+            repeat_after: settings.repeat_after,
             identity: (0, 0),
-            commit_time: None,
+            commit: None,
+            touched: vec![Lsn::ZERO; rules.len()],
+            furthest: Lsn::ZERO,
+            replicas: replicas::Seen::default(),
+            marks_are_due: false,
             // Later than whatever another process has given out before.
             sequence: micros_since_epoch(),
             first_sequence: u64::MAX,
@@ -135,7 +171,10 @@ impl Lanes {
     /// everything up to there is settled as far as the slot knows, but every target may have missed any of it and is
     /// asked what it remembers.
     pub(super) fn begin(&mut self, start: Lsn, system_id: u64, timeline: u32) {
+        self.let_all_pass();
         self.ledger.begin_anew(start);
+        self.touched.fill(Lsn::ZERO);
+        self.furthest = Lsn::ZERO;
         self.sequence = self.sequence.max(micros_since_epoch());
         self.first_sequence = self.sequence + 1;
         self.identity = (system_id, timeline);
@@ -166,6 +205,7 @@ impl Lanes {
     /// commits after that is not part of its history, and neither are the records of it.
     pub(super) fn fork(&mut self, at: Lsn, timeline: u32) {
         let decoded = self.ledger.decoded();
+        self.let_all_pass();
         self.ledger.fork(at);
         self.identity.1 = timeline;
         for lane in &mut self.lanes {
@@ -178,24 +218,6 @@ impl Lanes {
         }
     }
 
-    pub(super) fn commit_time(&mut self, time: PgTime) {
-        self.commit_time = Some(time);
-    }
-
-    /// Whether there is room for more: as long as one target keeps up, the others do not hold it back. Keys named by
-    /// hand do, because no scope can stand in for them: they may take half of what a target may be behind by.
-    pub(super) fn has_room(&self) -> bool {
-        let each = || self.lanes.iter().enumerate();
-        // What is given up takes nothing, and so has always room.
-        let has_room = |(index, lane): (usize, &Lane)| {
-            let small = lane.gathering.len() < INTAKE_KEYS && lane.gathering.bytes() < INTAKE_BYTES;
-            small || self.ledger.is_given_up(index)
-        };
-        let most = self.pending_keys_max / 2;
-        let is_stuck = |(index, lane): (usize, &Lane)| is_stuck(lane, most) && !self.ledger.is_given_up(index);
-        each().any(has_room) && !each().any(is_stuck)
-    }
-
     pub(super) fn set_up(&mut self, index: usize, up: bool) {
         if let Some(lane) = self.lanes.get_mut(index) {
             lane.up = up;
@@ -204,7 +226,7 @@ impl Lanes {
 
     /// Keys gathered for a target, and deliveries on their way to it.
     pub(super) fn waiting(&self, index: usize) -> (u64, u64) {
-        self.lanes.get(index).map_or((0, 0), |lane| (lane.gathering.len() as u64, lane.in_flight.len() as u64))
+        self.lanes.get(index).map_or((0, 0), |lane| (lane.load().keys as u64, lane.in_flight.len() as u64))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -246,24 +268,32 @@ impl Lanes {
     }
 
     /// Gives what a worker that waits for an answer has to send, so that no record is written before: everything that
-    /// `put` puts in. Where the worker has nothing to send again, it is gathered here instead.
-    pub(super) fn mend(&mut self, index: usize, put: impl FnOnce(&mut Recent, &mut Batch)) -> Batch {
+    /// `put` puts in. Where the worker has nothing to send again, it leaves with the next delivery instead.
+    pub(super) fn mend(&mut self, index: usize, mending: &Mending) -> Batch {
         let mut answer = Batch::default();
-        let Some(lane) = self.lanes.get_mut(index) else { return answer };
-        if lane.in_flight.is_empty() {
-            put(&mut lane.recent, &mut lane.gathering);
-            self.ledger.gathered(index);
-        } else {
-            put(&mut lane.recent, &mut answer);
+        if let Some(lane) = self.lanes.get_mut(index).filter(|lane| !lane.in_flight.is_empty()) {
+            mending.put(&mut lane.recent, &mut answer);
+        }
+        // The worker gives nothing back that could be struck a second time.
+        if answer.is_empty() || self.replicas.are_listed() {
+            self.mend_later(index, mending);
         }
         answer
     }
 
     /// The same, where no worker waits for an answer: behind whatever is in flight.
-    pub(super) fn mend_later(&mut self, index: usize, put: impl FnOnce(&mut Recent, &mut Batch)) {
-        if let Some(lane) = self.lanes.get_mut(index) {
-            put(&mut lane.recent, &mut lane.gathering);
-            self.ledger.gathered(index);
+    pub(super) fn mend_later(&mut self, index: usize, mending: &Mending) {
+        let (decoded, are_listed) = (self.ledger.decoded(), self.replicas.are_listed());
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        let ready = &mut lane.waiting[Place::Ready as usize];
+        mending.put(&mut lane.recent, &mut ready.batch);
+        self.ledger.gathered(index, Place::Ready);
+        if !mending.scopes.is_empty() {
+            ready.about.heals |= are_listed;
+            self.marks_are_due |= are_listed;
+            ready.about.last = ready.about.last.max(just_before(decoded));
+            self.furthest = self.furthest.max(just_before(decoded));
+            self.touch_all(index);
         }
     }
 
@@ -299,89 +329,26 @@ impl Lanes {
     pub(super) fn ended(&self) -> Option<usize> {
         self.lanes.iter().position(|lane| lane.worker.has_ended())
     }
+}
 
-    /// Whether nothing is left to do for any target that answers.
-    pub(super) fn is_drained(&self) -> bool {
-        let drained = |(index, lane): (usize, &Lane)| {
-            let is_quiet = lane.in_flight.is_empty() && lane.gathering.is_empty() && !lane.marks.1;
-            is_quiet && !self.ledger.record_is_behind(index)
-        };
-        self.lanes.iter().enumerate().filter(|(_, lane)| lane.up).all(drained)
+/// What a target has to be sent beside what is gathered for it.
+#[derive(Debug, Default)]
+pub(super) struct Mending {
+    /// What it was sent for commits after this position.
+    pub(super) sent_after: Option<Lsn>,
+    pub(super) scopes: Vec<Scope>,
+}
+
+impl Mending {
+    pub(super) fn is_nothing(&self) -> bool {
+        self.sent_after.is_none() && self.scopes.is_empty()
     }
 
-    /// Sends whatever can be sent, and the last records.
-    pub(super) fn ship_last(&mut self, now: Instant) {
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            lane.settled_is_due |= self.ledger.record_is_behind(index);
+    fn put(&self, recent: &mut Recent, into: &mut Batch) {
+        if let Some(after) = self.sent_after {
+            recent.since(after, into);
         }
-        self.ship(now);
-    }
-
-    /// Sends whatever can be sent: invalidations at once, a bare record where one is due.
-    pub(super) fn ship(&mut self, now: Instant) {
-        for index in 0..self.lanes.len() {
-            while self.ship_one(index, now) {}
-        }
-    }
-
-    fn ship_one(&mut self, index: usize, now: Instant) -> bool {
-        let record_is_behind = self.ledger.record_is_behind(index);
-        let settled = self.ledger.settled(index);
-        let is_given_up = self.ledger.is_given_up(index);
-        let Some(lane) = self.lanes.get_mut(index) else {
-            return false;
-        };
-        if lane.stance != Stance::Judged
-            || !lane.worker.has_room()
-            // Its scopes wait until it answers, and take nothing up meanwhile.
-            || (is_given_up && !lane.up)
-            || (lane.gathering.is_empty() && !lane.record_is_due(record_is_behind, now))
-        {
-            return false;
-        }
-        if lane.gathering.is_empty() && record_is_behind && !lane.settled_is_due {
-            lane.last_moved = now;
-        }
-        let (system_id, timeline) = self.identity;
-        self.sequence += 1;
-        let record = Record {
-            applied: self.ledger.decoded().max(lane.floor.0),
-            settled: settled.max(lane.floor.1),
-            system_id,
-            timeline,
-            sequence: self.sequence,
-            marks: std::mem::take(&mut lane.marks.1).then(|| Arc::clone(&lane.marks.0)),
-        };
-        let batch = std::mem::replace(&mut lane.gathering, lane.spare.pop().unwrap_or_default());
-        let ticket = self.ledger.sent(index, record.applied);
-        if is_given_up {
-            self.ledger.take_back(index);
-            self.returned.push(index);
-        }
-        lane.settled_is_due = false;
-        lane.last_sent = now;
-        lane.in_flight.push_back((ticket, lane.oldest_commit.take()));
-        // There is room, so it can only be refused where the worker has ended; then nothing is confirmed any more.
-        lane.worker.send(Shipment { ticket, delivery: Delivery { batch, record } }).is_ok()
-    }
-
-    /// A target has confirmed a delivery. Gives the commit time of the oldest commit in it.
-    pub(super) fn confirmed(&mut self, index: usize, ticket: Ticket, delivery: Delivery) -> Option<PgTime> {
-        let counts = self.ledger.confirmed(index, ticket, delivery.record.applied);
-        let lane = self.lanes.get_mut(index)?;
-        let at = lane.in_flight.iter().position(|(sent, _)| *sent == ticket);
-        let oldest_commit = at.and_then(|at| lane.in_flight.remove(at)).and_then(|(_, oldest)| oldest);
-        if counts {
-            lane.written = lane.written.max(delivery.record.applied);
-            lane.confirmed_sequence = lane.confirmed_sequence.max(delivery.record.sequence);
-        }
-        lane.acquainted = true;
-        lane.recent.remember(delivery.record.applied, &delivery.batch);
-        lane.settled_is_due |= !delivery.batch.is_empty();
-        let mut batch = delivery.batch;
-        batch.clear();
-        lane.spare.push(batch);
-        oldest_commit
+        self.scopes.iter().for_each(|scope| into.push_scope(scope));
     }
 }
 
@@ -392,67 +359,21 @@ impl Lane {
         }
     }
 
-    fn record_is_due(&self, is_behind: bool, now: Instant) -> bool {
-        let moves = is_behind && now.duration_since(self.last_moved) >= RECORD_PACE;
-        let heartbeat = now.duration_since(self.last_sent) >= RECORD_PACE;
-        self.in_flight.is_empty() && (self.settled_is_due || self.marks.1 || moves || heartbeat)
+    fn piles(&self) -> impl Iterator<Item = &Pile> {
+        self.waiting.iter().chain(&self.echoes).chain([&self.again])
+    }
+
+    fn pile(&mut self, place: Place) -> &mut Pile {
+        &mut self.waiting[place as usize]
     }
 }
 
-impl Lanes {
-    /// Puts something into every gathering batch that `rule` goes to, and coarsens those that have grown too large.
-    fn gather(&mut self, rule: RuleId, put: impl Fn(&mut Batch)) {
-        let Lanes { lanes, routes, ledger, pending_keys_max, commit_time, .. } = self;
-        let Some((to, _)) = routes.get(usize::from(rule.0)) else {
-            return;
-        };
-        for &index in to {
-            let Some(lane) = lanes.get_mut(index) else { continue };
-            if ledger.is_given_up(index) {
-                continue;
-            }
-            put(&mut lane.gathering);
-            ledger.gathered(index);
-            if lane.oldest_commit.is_none() {
-                lane.oldest_commit = *commit_time;
-            }
-            if lane.gathering.len() > *pending_keys_max || lane.gathering.bytes() > BATCH_BYTES_MAX {
-                lane.gathering.coarsen(|rule| routes.get(usize::from(rule.0)).map_or(&[][..], |(_, scopes)| scopes));
-            }
-        }
-    }
+/// The last position that is replayed by whoever has replayed everything before `at`.
+fn just_before(at: Lsn) -> Lsn {
+    Lsn::new(at.as_u64().saturating_sub(1))
 }
 
 fn micros_since_epoch() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or_default()
-}
-
-/// Whether it holds more keys named by hand than `most`.
-fn is_stuck(lane: &Lane, most: usize) -> bool {
-    let Load { keys, bytes } = lane.gathering.by_hand();
-    keys > most || bytes > BATCH_BYTES_MAX / 2
-}
-
-impl Gather for Lanes {
-    fn key(&mut self, rule: RuleId, action: Action, key: &[u8]) {
-        self.gather(rule, |batch| batch.push(action, rule, key));
-    }
-
-    fn scope(&mut self, rule: RuleId, scope: &Scope) {
-        self.gather(rule, |batch| batch.push_scope(scope));
-    }
-
-    fn by_hand(&mut self, key: &[u8]) {
-        let most = self.pending_keys_max / 2;
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            // No scope stands in for it, and reading cannot wait for a target that the slot does not wait for.
-            if self.ledger.is_given_up(index) && is_stuck(lane, most) {
-                self.lost_by_hand += 1;
-                continue;
-            }
-            lane.gathering.push_by_hand(Action::Delete, key);
-            self.ledger.gathered(index);
-        }
-    }
 }

@@ -1,5 +1,7 @@
 //! What the pipeline tells people: log, status board, metrics. Nothing here decides anything.
 
+mod sights;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -85,7 +87,7 @@ impl Recorder {
             };
             counter.inc_by(n);
         });
-        let watermarks = lanes.ledger.watermarks();
+        let watermarks = lanes.ledger.watermarks(lanes.gate.visible(lanes.ledger.decoded()));
         // A server that sends rows without a break sends no keepalive. One look at the clock for all of this turn's rows.
         if rows || watermarks.decoded != self.told.decoded {
             self.board.read();

@@ -7,15 +7,18 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 mod judging;
 mod overload;
+mod sighting;
 
 use super::*;
+use crate::gate::Replicas;
 use crate::invalidation::Action;
 use crate::ledger::AckLsn;
 use crate::metrics::Metrics;
 use crate::observation::{Horizon, Observation, TableSeen};
 use crate::record::{Recollection, Record};
 use crate::rules::config::{RawRule, resolve};
-use crate::source::SlotSeen;
+use crate::sight::Sight;
+use crate::source::{Question, SlotSeen};
 use crate::status::Board;
 use crate::target::{Delivered, Delivery, Fault, FaultKind, Pending, Target, delivery};
 
@@ -43,6 +46,12 @@ struct Shared {
     watching: Option<mpsc::Sender<Watched>>,
     /// What a look at the source shows in place of the usual.
     shows: Option<Seen>,
+    /// What readers of the source see, in place of everything: `pg_current_snapshot()`, or nothing while it does not
+    /// answer.
+    snapshot: Option<&'static str>,
+    /// How many replicas are listed, and where their answers go.
+    replicas: usize,
+    answers: Option<mpsc::Sender<Sighted>>,
 }
 
 #[derive(Clone, Default)]
@@ -73,6 +82,43 @@ impl Script {
         self.shared.lock().unwrap().acknowledged.last().copied()
     }
 }
+
+/// Silence in place of a snapshot.
+const NO_ANSWER: &str = "";
+
+impl Script {
+    /// Answers for the source; a test answers for the replicas.
+    fn readers(&self) -> Sights {
+        let (answers, sighted) = mpsc::channel(64);
+        let (questions, mut asked) = watch::channel(Question::default());
+        let mut shared = self.shared.lock().unwrap();
+        shared.answers = Some(answers.clone());
+        let script = self.clone();
+        tokio::task::spawn_local(async move {
+            while asked.changed().await.is_ok() {
+                let Question { walsender: Some(walsender), .. } = *asked.borrow_and_update() else { continue };
+                while script.snapshot() == NO_ANSWER {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                let sight = Sight::Primary(script.snapshot().parse().unwrap());
+                let _ = answers.send(Sighted::Source { walsender, sight }).await;
+            }
+        });
+        let replicas = Replicas::new(shared.replicas, MAX_LAG, Instant::now().into_std());
+        Sights { sighted, questions, wanted: watch::channel(Lsn::ZERO).0, replicas }
+    }
+
+    fn snapshot(&self) -> &'static str {
+        self.shared.lock().unwrap().snapshot.unwrap_or("1000:1000:")
+    }
+
+    fn readers_see(&self, snapshot: &'static str) {
+        self.shared.lock().unwrap().snapshot = Some(snapshot);
+    }
+}
+
+/// As far behind as a replica may be.
+const MAX_LAG: Duration = Duration::from_secs(30);
 
 struct FakeStream {
     script: Script,
@@ -223,12 +269,13 @@ struct Bench {
     running: Running,
 }
 
-const SETTINGS: Settings = Settings {
+pub(in crate::pipeline) const SETTINGS: Settings = Settings {
     on_gap: OnGap::Flush,
     on_first_start: OnFirstStart::Keep,
     pending_keys_max: 1000,
     transaction_keys_max: 1000,
     wal_budget: None,
+    repeat_after: Duration::ZERO,
 };
 
 fn start(cache: Cache, settings: Settings) -> Bench {
@@ -264,7 +311,9 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
             let _ = watching.send(Watched::Vouched(vouched)).await;
         }
     });
-    let pipeline = Pipeline::new(script.clone(), rules, (workers, reports), (watched, vouch), settings, recorder);
+    let sights = script.readers();
+    let pipeline =
+        Pipeline::new(script.clone(), rules, (workers, reports), (watched, vouch), sights, settings, recorder);
     let local = async move { pipeline.run(async { drop(stopped.await) }).await };
     (board, stop, tokio::task::spawn_local(local))
 }
@@ -282,7 +331,11 @@ fn transaction(ids: &[u8], end: u64) -> Vec<Say> {
 }
 
 fn transaction_of<'i>(ids: impl Iterator<Item = &'i [u8]>, end: u64) -> Vec<Say> {
-    let begin = [b"B".as_slice(), &end.to_be_bytes(), &[0; 8], &[0, 0, 0, 9]].concat();
+    transaction_by(9, ids, end)
+}
+
+fn transaction_by<'i>(xid: u32, ids: impl Iterator<Item = &'i [u8]>, end: u64) -> Vec<Say> {
+    let begin = [b"B".as_slice(), &end.to_be_bytes(), &[0; 8], &xid.to_be_bytes()].concat();
     let commit = [b"C\0".as_slice(), &end.to_be_bytes(), &end.to_be_bytes(), &[0; 8]].concat();
     let insert =
         |id: &[u8]| [b"I\0\0\0\x01N\0\x01t".as_slice(), &u32::try_from(id.len()).unwrap().to_be_bytes(), id].concat();

@@ -1,1 +1,21 @@
-//! Asks the source and its replicas, when somebody waits for it, what their readers see.
+//! Asks servers what their readers see: the source whenever the gate asks ([`ask_source`]).
+
+mod source;
+
+use super::Sighted;
+use super::dsn::Dsn;
+use crate::lsn::Lsn;
+pub use source::{AskConfig, ask_source};
+#[allow(missing_docs)]
+pub struct FollowConfig {
+    pub dsn: Dsn,
+    pub pace: std::time::Duration,
+}
+#[allow(missing_docs)]
+pub async fn follow_replica(
+    _: usize,
+    _: FollowConfig,
+    _: tokio::sync::watch::Receiver<Lsn>,
+    _: tokio::sync::mpsc::Sender<Sighted>,
+) {
+}

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::lag::Lag;
 use super::waiting::{Stage, Waiting};
 use super::watch::Watch;
-use super::{EVENTS_MAX, Event, RuleStatus, State, Status, TargetStatus, WAITERS_MAX};
+use super::{EVENTS_MAX, Event, ReplicaStatus, RuleStatus, State, Status, TargetStatus, WAITERS_MAX};
 use crate::ledger::Watermarks;
 use crate::lsn::Lsn;
 use crate::observation::HeldWal;
@@ -55,6 +55,8 @@ impl Board {
             flushes: VecDeque::new(),
             resends: VecDeque::new(),
             last_message: None,
+            replicas: Vec::new(),
+            unsighted: None,
             watch: None,
             entered: now,
             turned: now,
@@ -179,6 +181,37 @@ impl Board {
     /// Every change that concerns rule number `index` is in the stream. Gives whether that is new.
     pub fn cover(&self, index: usize) -> bool {
         self.held().status.rules.get_mut(index).is_some_and(|rule| rule.uncovered.take().is_some())
+    }
+
+    /// The listed replicas, in the order of the configuration.
+    pub fn replicas(&self, names: impl IntoIterator<Item = Arc<str>>) {
+        let since = SystemTime::now();
+        self.held().status.replicas = names.into_iter().map(|name| ReplicaStatus::unheard(name, since)).collect();
+    }
+
+    /// Changes replica number `index`, and gives what the change gives.
+    pub fn replica<T: Default>(&self, index: usize, change: impl FnOnce(&mut ReplicaStatus) -> T) -> T {
+        self.held().status.replicas.get_mut(index).map(change).unwrap_or_default()
+    }
+
+    /// The settled watermark does not wait for replica number `index`, and why; or it does.
+    pub fn replica_stands(&self, index: usize, left: Option<String>) {
+        self.replica(index, |its| (its.left, its.since) = (left, SystemTime::now()));
+    }
+
+    /// The name of replica number `index`.
+    pub fn replica_name(&self, index: usize) -> Arc<str> {
+        self.held().status.replicas.get(index).map_or_else(|| "?".into(), |its| Arc::clone(&its.name))
+    }
+
+    /// The source has said what its readers see. Gives whether that ends a spell in which it could not be asked.
+    pub fn sighted(&self) -> bool {
+        self.held().status.unsighted.take().is_some()
+    }
+
+    /// The source could not be asked what its readers see; `fault` says why. Gives whether a spell of that begins.
+    pub fn unsighted(&self, fault: &str) -> bool {
+        self.held().status.unsighted.replace(fault.to_owned()).is_none()
     }
 
     /// Everything, as it is now.

@@ -39,7 +39,7 @@ impl Driver {
     }
 
     pub fn send(&mut self, delivery: Delivery) {
-        let ticket = self.ledger.sent(0, coherd::lsn::Lsn::ZERO);
+        let ticket = self.ledger.sent(0, coherd::lsn::Lsn::ZERO, coherd::ledger::Strike::Only);
         self.lane.as_mut().expect("open").send(Shipment { ticket, delivery }).expect("room");
     }
 

@@ -1,6 +1,9 @@
 //! The slot goes on without a lane that holds it back for too long.
 
-use super::Lanes;
+use super::pile::{About, Pile};
+use super::{Lanes, just_before};
+use crate::invalidation::Batch;
+use crate::ledger::Place;
 use crate::lsn::Lsn;
 use crate::observation::HeldWal;
 
@@ -22,7 +25,7 @@ impl Lanes {
         let grown = self.last_end.replace(end).map(|before| end.bytes_since(before));
         let mut laggards = Vec::new();
         for (index, lane) in self.lanes.iter_mut().enumerate() {
-            let holds_at = self.ledger.holds_at(index).filter(|_| self.ledger.applied(index) < self.ledger.decoded());
+            let holds_at = self.ledger.holds_at(index).filter(|_| self.ledger.waits_for_target(index));
             let before = std::mem::replace(&mut lane.held_at, holds_at);
             if let (Some(grown), Some(before), Some(now)) = (grown, before, holds_at)
                 && now.bytes_since(before) < grown
@@ -38,13 +41,22 @@ impl Lanes {
     /// `found` is the furthest record that the target may have had before this process came.
     pub(in crate::pipeline) fn give_up(&mut self, index: usize, found: Lsn) {
         let scopes = self.scopes(index, |_| true);
-        let Lanes { lanes, ledger, routes, .. } = self;
-        let Some(lane) = lanes.get_mut(index) else { return };
-        lane.gathering.coarsen(|rule| routes.get(usize::from(rule.0)).map_or(&[][..], |(_, scopes)| scopes));
-        for scope in &scopes {
-            lane.gathering.push_scope(scope);
+        let about =
+            About { last: just_before(self.ledger.decoded()), heals: self.replicas.are_listed(), ..About::default() };
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        let mut all = Batch::default();
+        for pile in lane.waiting.iter_mut().chain(&mut lane.echoes).chain([&mut lane.again]) {
+            // The scopes stand in for all but what was named by hand.
+            pile.batch.coarsen(|_| &[]);
+            all.append(&std::mem::take(&mut pile.batch));
+            pile.about = About::default();
         }
-        ledger.gathered(index);
-        ledger.give_up(index, found);
+        lane.echoes.clear();
+        scopes.iter().for_each(|scope| all.push_scope(scope));
+        *lane.pile(Place::Ready) = Pile { batch: all, about };
+        self.ledger.collapse(index);
+        self.ledger.gathered(index, Place::Ready);
+        self.ledger.give_up(index, found);
+        self.touch_all(index);
     }
 }

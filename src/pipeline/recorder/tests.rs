@@ -113,7 +113,7 @@ fn a_halted_target_stays_halted_when_the_state_changes() {
 #[test]
 fn rows_are_a_sign_of_life_also_in_the_middle_of_a_transaction() {
     let mut its = told();
-    let mut lanes = Lanes::new(vec![], &its.rules, 10);
+    let mut lanes = Lanes::new(vec![], &its.rules, &crate::pipeline::tests::SETTINGS);
     let mut reader = Reader::new(its.rules.clone(), 10);
     its.recorder.turned(&mut reader, &lanes);
     assert_eq!(its.board.status().last_message, None, "nothing was read");

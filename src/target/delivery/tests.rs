@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::invalidation::{Action, Batch, RuleId, Scope};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Strike};
 use crate::lsn::Lsn;
 use crate::target::Record;
 
@@ -128,7 +128,7 @@ impl Bench {
             sequence: 0,
             marks: None,
         };
-        let ticket = self.ledger.sent(0, Lsn::ZERO);
+        let ticket = self.ledger.sent(0, Lsn::ZERO, Strike::Only);
         self.lane.send(Shipment { ticket, delivery: Delivery { batch, record } }).expect("room");
         ticket
     }
@@ -225,7 +225,7 @@ async fn a_full_lane_and_a_dead_worker_give_the_shipment_back() {
     for applied in 1..=4 {
         bench.send(applied, &[]);
     }
-    let ticket = bench.ledger.sent(0, Lsn::ZERO);
+    let ticket = bench.ledger.sent(0, Lsn::ZERO, Strike::Only);
     let record =
         Record { applied: Lsn::new(5), settled: Lsn::ZERO, system_id: 1, timeline: 1, sequence: 0, marks: None };
     let shipment = Shipment { ticket, delivery: Delivery { batch: Batch::default(), record } };

@@ -1,0 +1,142 @@
+//! Invalidations come in, and what has grown too large is coarsened.
+
+use super::pile::Pile;
+use super::{Lane, Lanes};
+use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, Load, RuleId, Scope};
+use crate::ledger::Place;
+use crate::lsn::Lsn;
+use crate::pgoutput::PgTime;
+use crate::sight::Commit;
+use crate::transaction::Gather;
+
+/// Keys gathered for the least loaded target beyond which nothing more is read. What is not read stays in the log.
+const INTAKE_KEYS: usize = 32 << 10;
+/// The same in bytes of key text.
+const INTAKE_BYTES: usize = 2 << 20;
+
+/// For each rule, in the order of its id, its lanes and scopes.
+pub(super) type Routes = [(Vec<usize>, Vec<Scope>)];
+
+impl Lanes {
+    /// A transaction begins in the stream.
+    pub(in crate::pipeline) fn begun(&mut self, commit: Commit, time: PgTime) {
+        self.gate.begun(commit);
+        self.commit = Some((commit, time));
+    }
+
+    /// Whether there is room for more: as long as one target keeps up, the others do not hold it back. Keys named by
+    /// hand do, because no scope can stand in for them: they may take half of what a target may be behind by.
+    pub(in crate::pipeline) fn has_room(&self) -> bool {
+        let each = || self.lanes.iter().enumerate();
+        // What is given up takes nothing, and so has always room.
+        let has_room = |(index, lane): (usize, &Lane)| lane.has_room() || self.ledger.is_given_up(index);
+        let most = self.pending_keys_max / 2;
+        let is_stuck = |(index, lane): (usize, &Lane)| lane.is_stuck(most) && !self.ledger.is_given_up(index);
+        self.gate.has_room() && each().any(has_room) && !each().any(is_stuck)
+    }
+
+    /// Puts something into every gathering batch that `rule` goes to, and coarsens those that have grown too large.
+    fn gather(&mut self, rule: RuleId, put: impl Fn(&mut Batch)) {
+        let Lanes { lanes, routes, ledger, gate, pending_keys_max, commit, touched, furthest, .. } = self;
+        let Some((to, _)) = routes.get(usize::from(rule.0)) else {
+            return;
+        };
+        gate.gathered(ledger.decoded());
+        let at = commit.map_or(Lsn::ZERO, |(commit, _)| commit.at);
+        *furthest = at.max(*furthest);
+        if let Some(touched) = touched.get_mut(usize::from(rule.0)).filter(|before| **before < at) {
+            self.marks_are_due |= self.replicas.has_left_between(*touched, at);
+            *touched = at;
+        }
+        for &index in to {
+            let Some(lane) = lanes.get_mut(index) else { continue };
+            if ledger.is_given_up(index) {
+                continue;
+            }
+            let pile = lane.pile(Place::Gathering);
+            put(&mut pile.batch);
+            pile.note(*commit);
+            pile.limit(*pending_keys_max, routes);
+            ledger.gathered(index, Place::Gathering);
+        }
+    }
+
+    /// Whatever is flushed, all rules of the lane have to be flushed again where a replica has left.
+    pub(super) fn touch_all(&mut self, index: usize) {
+        let decoded = self.ledger.decoded();
+        for (touched, (lanes, _)) in self.touched.iter_mut().zip(&self.routes) {
+            if lanes.contains(&index) {
+                *touched = decoded.max(*touched);
+            }
+        }
+    }
+}
+
+impl Gather for Lanes {
+    fn key(&mut self, rule: RuleId, action: Action, key: &[u8]) {
+        self.gather(rule, |batch| batch.push(action, rule, key));
+    }
+
+    fn scope(&mut self, rule: RuleId, scope: &Scope) {
+        self.gather(rule, |batch| batch.push_scope(scope));
+    }
+
+    fn by_hand(&mut self, key: &[u8]) {
+        let most = self.pending_keys_max / 2;
+        self.gate.gathered(self.ledger.decoded());
+        self.furthest = self.commit.map_or(self.furthest, |(commit, _)| commit.at.max(self.furthest));
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            // No scope stands in for it, and reading cannot wait for a target that the slot does not wait for.
+            if self.ledger.is_given_up(index) && lane.is_stuck(most) {
+                self.lost_by_hand += 1;
+                continue;
+            }
+            let pile = lane.pile(Place::Gathering);
+            pile.batch.push_by_hand(Action::Delete, key);
+            pile.note(self.commit);
+            self.ledger.gathered(index, Place::Gathering);
+        }
+    }
+}
+
+impl Lane {
+    /// All that waits, wherever.
+    pub(super) fn load(&self) -> Load {
+        let load = |pile: &Pile| Load { keys: pile.batch.len(), bytes: pile.batch.bytes() };
+        sum(self.piles().chain(self.repeats()).map(load))
+    }
+
+    /// What is blocked, or waits for replicas, is not what the target is behind by.
+    fn has_room(&self) -> bool {
+        let places = [Place::Gathering, Place::Asked, Place::Ready].map(|place| &self.waiting[place as usize].batch);
+        let Load { keys, bytes } =
+            sum(places.into_iter().map(|batch| Load { keys: batch.len(), bytes: batch.bytes() }));
+        keys < INTAKE_KEYS && bytes < INTAKE_BYTES
+    }
+
+    /// Whether it holds more keys named by hand than `most`.
+    fn is_stuck(&self, most: usize) -> bool {
+        let Load { keys, bytes } = sum(self.piles().chain(self.repeats()).map(|pile| pile.batch.by_hand()));
+        keys > most || bytes > BATCH_BYTES_MAX / 2
+    }
+}
+
+impl Pile {
+    fn note(&mut self, commit: Option<(Commit, PgTime)>) {
+        if let Some((commit, time)) = commit {
+            self.about.last = self.about.last.max(commit.at);
+            self.about.oldest.get_or_insert(time);
+        }
+    }
+
+    /// Coarsens it where it has more than `keys_max` keys, or more text than a batch may have.
+    pub(super) fn limit(&mut self, keys_max: usize, routes: &Routes) {
+        if self.batch.len() > keys_max || self.batch.bytes() > BATCH_BYTES_MAX {
+            self.batch.coarsen(|rule| routes.get(usize::from(rule.0)).map_or(&[][..], |(_, scopes)| scopes));
+        }
+    }
+}
+
+fn sum(loads: impl Iterator<Item = Load>) -> Load {
+    loads.fold(Load::default(), |sum, load| Load { keys: sum.keys + load.keys, bytes: sum.bytes + load.bytes })
+}

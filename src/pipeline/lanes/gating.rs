@@ -1,0 +1,99 @@
+//! What is gathered passes the gate, in every lane alike.
+
+use super::Lanes;
+use crate::gate::Passed;
+use crate::ledger::Place;
+use crate::sight::Sight;
+
+impl Lanes {
+    /// Everything that is known to be visible is ready, and what is not is asked about. Gives whether a question is to
+    /// be put; `again`: also where only what is blocked waits for an answer.
+    pub(in crate::pipeline) fn pass(&mut self, again: bool) -> bool {
+        if self.gate.is_clear() {
+            self.put(Place::Gathering, Place::Ready);
+        }
+        let asks = self.gate.ask(again);
+        if asks {
+            self.put(Place::Gathering, Place::Asked);
+        }
+        asks
+    }
+
+    /// An answer came.
+    pub(in crate::pipeline) fn answered(&mut self, sight: Sight) {
+        let Passed { asked, blocked } = self.gate.answered(sight);
+        if blocked {
+            self.put(Place::Blocked, Place::Ready);
+        }
+        if asked {
+            self.put(Place::Asked, Place::Ready);
+        } else {
+            self.strike_early(Place::Asked);
+        }
+    }
+
+    /// No answer came in time.
+    pub(in crate::pipeline) fn answer_is_late(&mut self) {
+        self.gate.block();
+        self.strike_early(Place::Asked);
+        self.strike_early(Place::Gathering);
+    }
+
+    /// The stream is a new one.
+    pub(in crate::pipeline) fn ask_anew(&mut self) {
+        self.gate.start_over();
+        self.strike_early(Place::Asked);
+        self.strike_early(Place::Gathering);
+    }
+
+    /// Strikes at once, for readers without a protocol, and once more when it is visible. Only that counts.
+    fn strike_early(&mut self, place: Place) {
+        let Lanes { lanes, routes, pending_keys_max, .. } = self;
+        for lane in lanes {
+            let Ok([early, ready]) = lane.waiting.get_disjoint_mut([place as usize, Place::Ready as usize]) else {
+                continue;
+            };
+            ready.batch.append(&early.batch);
+            ready.limit(*pending_keys_max, routes);
+        }
+        self.put(place, Place::Blocked);
+    }
+
+    /// The scopes that stand in for all a lane has missed are about to leave. Where commits wait for the gate whose keys
+    /// were not gathered for the lane, they leave once more when those are visible.
+    pub(super) fn strike_again_when_visible(&mut self, index: usize) {
+        if !self.gate.is_waiting() {
+            return;
+        }
+        self.answer_is_late();
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        let [_, _, blocked, ready] = &mut lane.waiting;
+        blocked.batch.append(&ready.batch);
+        self.ledger.blocked_too(index);
+    }
+
+    /// Another history is followed: nothing waits for the gate or for replicas any more.
+    pub(super) fn let_all_pass(&mut self) {
+        self.gate.begin_anew();
+        for place in [Place::Gathering, Place::Asked, Place::Blocked] {
+            self.put(place, Place::Ready);
+        }
+        for index in 0..self.lanes.len() {
+            self.collapse_echoes(index);
+        }
+    }
+
+    fn put(&mut self, from: Place, to: Place) {
+        let Lanes { lanes, routes, pending_keys_max, ledger, .. } = self;
+        for (index, lane) in lanes.iter_mut().enumerate() {
+            let Ok([from_pile, to_pile]) = lane.waiting.get_disjoint_mut([from as usize, to as usize]) else {
+                continue;
+            };
+            if !from_pile.is_empty() {
+                to_pile.absorb(from_pile);
+                to_pile.limit(*pending_keys_max, routes);
+            }
+            ledger.moved(index, from, to);
+        }
+    }
+}

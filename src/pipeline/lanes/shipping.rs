@@ -1,0 +1,159 @@
+//! Deliveries leave and are confirmed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::pile::{About, Pile};
+use super::{Lane, Lanes, Sent, Stance};
+use crate::invalidation::Batch;
+use crate::ledger::{Place, Strike, Ticket};
+use crate::pgoutput::PgTime;
+use crate::record::Record;
+use crate::target::Delivery;
+use crate::target::delivery::Shipment;
+
+/// A record on a stream that brings no invalidations moves at most this often, and, with nothing to say, about this
+/// often too: it is how a target that has gone away is noticed.
+const RECORD_PACE: Duration = Duration::from_secs(1);
+
+impl Lanes {
+    /// Whether nothing is left to do for any target that answers. What waits for the gate or for replicas may do so for
+    /// long, and comes again.
+    pub(in crate::pipeline) fn is_drained(&self) -> bool {
+        let drained = |(index, lane): (usize, &Lane)| {
+            let leaves_soon = [Place::Gathering, Place::Asked, Place::Ready].map(|place| &lane.waiting[place as usize]);
+            let is_quiet = leaves_soon.into_iter().chain([&lane.again]).all(Pile::is_empty);
+            is_quiet && lane.in_flight.is_empty() && !lane.marks.1 && !self.ledger.record_is_behind(index)
+        };
+        self.lanes.iter().enumerate().filter(|(_, lane)| lane.up).all(drained)
+    }
+
+    /// Sends whatever can be sent, and the last records.
+    pub(in crate::pipeline) fn ship_last(&mut self, now: Instant) {
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            lane.settled_is_due |= self.ledger.record_is_behind(index);
+        }
+        self.ship(now);
+    }
+
+    /// Sends whatever can be sent: invalidations at once, a bare record where one is due.
+    pub(in crate::pipeline) fn ship(&mut self, now: Instant) {
+        for index in 0..self.lanes.len() {
+            self.repeat(index, now);
+            while self.ship_one(index, now) {}
+        }
+    }
+
+    fn ship_one(&mut self, index: usize, now: Instant) -> bool {
+        let record_is_behind = self.ledger.record_is_behind(index);
+        let is_given_up = self.ledger.is_given_up(index);
+        let Some(lane) = self.lanes.get_mut(index) else {
+            return false;
+        };
+        let is_bare = lane.again.is_empty() && lane.pile(Place::Ready).is_empty() && lane.repeat.is_empty();
+        if lane.stance != Stance::Judged
+            || !lane.worker.has_room()
+            // Its scopes wait until it answers, and take nothing up meanwhile.
+            || (is_given_up && !lane.up)
+            || (is_bare && !lane.record_is_due(record_is_behind, now))
+        {
+            return false;
+        }
+        if is_bare && record_is_behind && !lane.settled_is_due {
+            lane.last_moved = now;
+        }
+        lane.settled_is_due = false;
+        lane.last_sent = now;
+        if is_given_up {
+            self.ledger.take_back(index);
+            self.returned.push(index);
+            self.strike_again_when_visible(index);
+        }
+        let Some(lane) = self.lanes.get_mut(index) else { return false };
+        let (strike, batch, about) = lane.take_next();
+        let strike = match strike {
+            Strike::First if !self.replicas.lack(about.last) => Strike::Only,
+            strike => strike,
+        };
+        let record = self.next_record(index);
+        let ticket = self.ledger.sent(index, record.applied, strike);
+        let decoded = self.ledger.decoded();
+        let Some(lane) = self.lanes.get_mut(index) else { return false };
+        lane.in_flight.push_back(Sent { ticket, strike, about, decoded });
+        // There is room, so it can only be refused where the worker has ended; then nothing is confirmed any more.
+        lane.worker.send(Shipment { ticket, delivery: Delivery { batch, record } }).is_ok()
+    }
+
+    fn next_record(&mut self, index: usize) -> Record {
+        let (applied, settled) = (self.ledger.vouchable(index), self.ledger.settled(index));
+        let (system_id, timeline) = self.identity;
+        self.sequence += 1;
+        let mut record = Record { applied, settled, system_id, timeline, sequence: self.sequence, marks: None };
+        if let Some(lane) = self.lanes.get_mut(index) {
+            record.applied = applied.max(lane.floor.0);
+            record.settled = settled.max(lane.floor.1);
+            record.marks = std::mem::take(&mut lane.marks.1).then(|| Arc::clone(&lane.marks.0));
+        }
+        record
+    }
+
+    /// A target has confirmed a delivery. Gives the commit time of the oldest commit in it, where it was struck for the
+    /// first time.
+    pub(in crate::pipeline) fn confirmed(
+        &mut self,
+        index: usize,
+        ticket: Ticket,
+        delivery: Delivery,
+    ) -> Option<PgTime> {
+        let counts = self.ledger.confirmed(index, ticket, delivery.record.applied);
+        let lane = self.lanes.get_mut(index)?;
+        let at = lane.in_flight.iter().position(|sent| sent.ticket == ticket);
+        let Sent { strike, about, decoded, .. } = at.and_then(|at| lane.in_flight.remove(at))?;
+        if counts {
+            lane.written = lane.written.max(delivery.record.applied);
+            lane.confirmed_sequence = lane.confirmed_sequence.max(delivery.record.sequence);
+        }
+        lane.acquainted = true;
+        // What it holds may have overtaken what its record has to wait for.
+        lane.recent.remember(delivery.record.applied.max(decoded), &delivery.batch);
+        lane.settled_is_due |= !delivery.batch.is_empty();
+        self.marks_are_due |= about.heals;
+        let mut batch = delivery.batch;
+        match strike {
+            Strike::First => self.wait_for_replicas(index, Pile { batch, about: About { oldest: None, ..about } }),
+            Strike::Only | Strike::Second if about.is_repeat => {
+                batch.clear();
+                lane.spare.push(batch);
+            }
+            Strike::Only | Strike::Second => self.repeat_later(index, batch, Instant::now()),
+        }
+        about.oldest
+    }
+}
+
+impl Lane {
+    /// What leaves next: neither the first strikes nor the second ones hold the others up.
+    fn take_next(&mut self) -> (Strike, Batch, About) {
+        let was_first = self.in_flight.back().is_some_and(|sent| sent.strike != Strike::Second);
+        let ready_is_empty = self.pile(Place::Ready).is_empty();
+        let is_repeat = ready_is_empty && self.again.is_empty() && !self.repeat.is_empty();
+        let is_second = is_repeat || (!self.again.is_empty() && (ready_is_empty || was_first));
+        let spare = self.spare.pop().unwrap_or_default();
+        let pile = match (is_repeat, is_second) {
+            (true, _) => &mut self.repeat,
+            (_, true) => &mut self.again,
+            _ => self.pile(Place::Ready),
+        };
+        let batch = std::mem::replace(&mut pile.batch, spare);
+        let about = std::mem::take(&mut pile.about);
+        (if is_second { Strike::Second } else { Strike::First }, batch, about)
+    }
+
+    fn record_is_due(&self, is_behind: bool, now: Instant) -> bool {
+        let moves = is_behind && now.duration_since(self.last_moved) >= RECORD_PACE;
+        let heartbeat = now.duration_since(self.last_sent) >= RECORD_PACE;
+        self.in_flight.is_empty() && (self.settled_is_due || self.marks.1 || moves || heartbeat)
+    }
+}

@@ -1,0 +1,69 @@
+//! What is told of the source's and the replicas' readers.
+
+use tracing::{debug, info, warn};
+
+use super::Recorder;
+use crate::gate::Why;
+use crate::lsn::Lsn;
+use crate::source::SourceError;
+
+impl Recorder {
+    /// The source says what its readers see.
+    pub(in crate::pipeline) fn sighted(&mut self) {
+        if self.board.sighted() {
+            info!("the source can be asked again what its readers see");
+        }
+    }
+
+    /// It cannot be asked, though the stream may run.
+    pub(in crate::pipeline) fn unsighted(&mut self, error: &SourceError) {
+        let fault = error.to_string();
+        if self.board.unsighted(&fault) {
+            warn!(
+                "the source cannot be asked what its readers see, asking again; invalidations leave, and will once more, \
+                 and nothing counts as settled until then: {fault}"
+            );
+        } else {
+            debug!("the source cannot be asked what its readers see: {fault}");
+        }
+    }
+
+    /// A replica has answered.
+    pub(in crate::pipeline) fn replica_seen(&mut self, replica: usize, replayed: Option<Lsn>) {
+        let recovers = self.board.replica(replica, |its| {
+            its.replayed = replayed;
+            its.fault.take().is_some()
+        });
+        if recovers {
+            info!(replica = &*self.board.replica_name(replica), "the replica answers again");
+        }
+    }
+
+    /// A replica cannot be asked.
+    pub(in crate::pipeline) fn replica_away(&mut self, replica: usize, error: &SourceError) {
+        let fault = error.to_string();
+        let is_new = self.board.replica(replica, |its| its.fault.replace(fault.clone()).is_none());
+        if is_new {
+            warn!(replica = &*self.board.replica_name(replica), "the replica does not answer, asking again: {fault}");
+        } else {
+            debug!(replica = &*self.board.replica_name(replica), "the replica does not answer: {fault}");
+        }
+    }
+
+    /// What the replica has not replayed settles without it.
+    pub(in crate::pipeline) fn replica_left(&mut self, replica: usize, why: Why) {
+        let why = why.to_string();
+        warn!(
+            replica = &*self.board.replica_name(replica),
+            "the replica is not waited for any more, so caches must not be filled from it: {why}; when it has caught up, \
+             the rules touched meanwhile are flushed"
+        );
+        self.board.replica_stands(replica, Some(why));
+    }
+
+    /// It is waited for again.
+    pub(in crate::pipeline) fn replica_returned(&mut self, replica: usize) {
+        info!(replica = &*self.board.replica_name(replica), "the replica has caught up and is waited for again");
+        self.board.replica_stands(replica, None);
+    }
+}

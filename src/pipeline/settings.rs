@@ -1,0 +1,44 @@
+//! What people decide.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// What to do where continuity is broken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnGap {
+    /// Flush every scope concerned, and go on.
+    #[default]
+    Flush,
+    /// Stay up, not ready, until somebody decides.
+    Halt,
+}
+
+/// What to do with a cache that coherd has never seen before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFirstStart {
+    /// Trust what is in it.
+    #[default]
+    Keep,
+    /// Flush every scope.
+    Flush,
+}
+
+/// How the pipeline behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Broken continuity.
+    pub on_gap: OnGap,
+    /// First start.
+    pub on_first_start: OnFirstStart,
+    /// Keys gathered for one target beyond which they are coarsened to scopes.
+    pub pending_keys_max: usize,
+    /// Keys of one transaction beyond which its further keys are coarsened to scopes.
+    pub transaction_keys_max: u64,
+    /// Bytes of log that the slot may hold back; beyond, it is given up on purpose. `None`: any amount.
+    pub wal_budget: Option<u64>,
+    /// The pause after which everything is struck once more, for readers without a protocol; zero: not at all.
+    pub repeat_after: Duration,
+}

@@ -1,0 +1,163 @@
+//! What readers of the source and of its replicas see lets strikes pass.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::link::Link;
+use super::{Pipeline, Stopped};
+use crate::gate::{Replicas, Standing, Turn};
+use crate::lsn::Lsn;
+use crate::sight::Sight;
+use crate::source::{Question, Seen, Sighted, Source, SourceError, Stream};
+
+/// How long an answer is waited for before strikes leave early.
+const ANSWER_IS_LATE: Duration = Duration::from_millis(100);
+/// Waits before it is asked again about a commit that an answer did not show. As a rule its backend is about to make it
+/// visible; otherwise it waits for a synchronous standby.
+const AGAIN_FIRST: Duration = Duration::from_micros(500);
+/// The longest of them.
+const AGAIN_MOST: Duration = Duration::from_millis(50);
+
+/// The way to those who ask the source and its replicas.
+pub struct Sights {
+    /// Answers.
+    pub sighted: mpsc::Receiver<Sighted>,
+    /// Questions to the source.
+    pub questions: watch::Sender<Question>,
+    /// The position that replicas have to replay.
+    pub wanted: watch::Sender<Lsn>,
+    /// Those that are listed.
+    pub replicas: Replicas,
+}
+
+impl Sights {
+    /// There is a stream, from that process at the server.
+    pub(super) fn opened(&mut self, seen: &Seen, walsender: u32) {
+        self.replicas.opened(seen.system_id, seen.timeline, &seen.forks);
+        self.questions.send_modify(|question| question.walsender = Some(walsender));
+    }
+
+    /// There is none.
+    pub(super) fn closed(&mut self) {
+        self.questions.send_modify(|question| question.walsender = None);
+    }
+}
+
+/// When the source was asked, and when to ask again.
+#[derive(Debug)]
+pub(super) struct Asked {
+    at: Instant,
+    again: Instant,
+    pause: Duration,
+    /// The source was in recovery when it answered last.
+    in_recovery: bool,
+    /// When the replicas were looked at last.
+    replicas: Instant,
+}
+
+impl Asked {
+    pub(super) fn new() -> Asked {
+        let now = Instant::now();
+        Asked { at: now, again: now, pause: AGAIN_FIRST, in_recovery: false, replicas: now }
+    }
+}
+
+impl<S: Source + 'static> Pipeline<S> {
+    /// Lets pass what may, and asks about the rest.
+    pub(super) fn pass(&mut self, now: Instant) {
+        let Link::Streaming { stream, .. } = &self.link else { return };
+        let walsender = Some(stream.walsender());
+        if self.lanes.pass(now >= self.asked.again) {
+            self.asked.at = now;
+            self.sights.questions.send_modify(|question| {
+                *question = Question { walsender, number: question.number.wrapping_add(1) };
+            });
+        } else if self.lanes.gate.is_asking() && now >= self.asked.at + ANSWER_IS_LATE {
+            self.lanes.answer_is_late();
+            // Once for each such time, not at every turn.
+            self.asked.at = now;
+        }
+        let furthest = self.lanes.furthest();
+        if !self.sights.replicas.is_empty() && self.sights.replicas.wanted() < furthest {
+            self.sights.replicas.want(furthest, now.into_std());
+        }
+        if now >= self.asked.replicas + super::TICK {
+            // One that is silent says nothing either of being late.
+            self.asked.replicas = now;
+            self.replicas_turned();
+        }
+        let modify = |wanted: &mut Lsn| std::mem::replace(wanted, furthest) != furthest;
+        self.sights.wanted.send_if_modified(modify);
+    }
+
+    /// When the loop has to turn although nothing happens.
+    pub(super) fn next_turn(&self, now: Instant) -> Instant {
+        let late = self.lanes.gate.is_asking().then(|| self.asked.at + ANSWER_IS_LATE);
+        let again = (self.lanes.gate.is_blocked() && !self.lanes.gate.is_asking()).then_some(self.asked.again);
+        [late, again, self.lanes.next_repeat()].into_iter().flatten().fold(now + super::TICK, Instant::min)
+    }
+
+    pub(super) fn sighted(&mut self, sighted: Sighted) -> Result<(), Stopped> {
+        match sighted {
+            Sighted::Source { walsender, sight } => return self.source_seen(walsender, sight),
+            Sighted::SourceAway(error) => self.recorder.unsighted(&error),
+            Sighted::Replica { index, seen } => {
+                self.recorder.replica_seen(index, seen.replayed);
+                self.sights.replicas.answered(index, seen, Instant::now().into_std());
+                self.replicas_turned();
+            }
+            Sighted::ReplicaAway { index, error } => self.recorder.replica_away(index, &error),
+        }
+        Ok(())
+    }
+
+    fn source_seen(&mut self, walsender: u32, sight: Sight) -> Result<(), Stopped> {
+        let Link::Streaming { stream, .. } = &self.link else { return Ok(()) };
+        if stream.walsender() != walsender {
+            return Ok(());
+        }
+        self.recorder.sighted();
+        let in_recovery = matches!(sight, Sight::Standby(_));
+        self.sights.replicas.source_takes_writes(!in_recovery);
+        if std::mem::replace(&mut self.asked.in_recovery, in_recovery) && !in_recovery {
+            return self.lost(SourceError::Lost("the standby that is followed was promoted".to_owned()));
+        }
+        self.lanes.answered(sight);
+        let now = Instant::now();
+        self.asked.pause =
+            if self.lanes.gate.is_blocked() { (self.asked.pause * 2).min(AGAIN_MOST) } else { AGAIN_FIRST / 2 };
+        self.asked.again = now + self.asked.pause;
+        Ok(())
+    }
+
+    /// Who is waited for, and how far they have come.
+    pub(super) fn replicas_turned(&mut self) {
+        if self.sights.replicas.is_empty() {
+            return;
+        }
+        while let Some(turn) = self.sights.replicas.turn(Instant::now().into_std()) {
+            match turn {
+                Turn::Left { replica, why } => self.recorder.replica_left(replica, why),
+                Turn::Returned { replica, since } => {
+                    self.recorder.replica_returned(replica);
+                    for lane in 0..self.lanes.len() {
+                        if self.lanes.heal(lane, since) {
+                            self.recorder.flushing(
+                                lane,
+                                "replica_returned",
+                                "a replica is back that was not waited for",
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        let left = self.sights.replicas.standings().filter_map(|standing| match standing {
+            Standing::Held => None,
+            Standing::Left(since) => Some(since),
+        });
+        self.lanes.replayed(self.sights.replicas.replayed(), left.min());
+    }
+}
