@@ -3,6 +3,7 @@
 mod auth;
 mod certificates;
 mod slots;
+mod sights;
 mod standby;
 mod stream;
 mod tls;
