@@ -52,27 +52,36 @@ impl Courier {
     }
 
     fn tell(&self, outcome: Outcome) {
-        let (text, is_news) = match outcome {
-            Outcome::Told(text) => (text, false),
-            Outcome::Trouble(text) => (text, true),
-        };
         // Poisoned or not, it is only text.
         let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if *told == text {
-            return;
+        match outcome {
+            Outcome::Fine => told.clear(),
+            Outcome::Loaded(text) => {
+                info!("{text}");
+                told.clear();
+            }
+            Outcome::Notice(text) | Outcome::Trouble(text) if *told == text => {}
+            Outcome::Notice(text) => {
+                info!("{text}");
+                *told = text;
+            }
+            Outcome::Trouble(text) => {
+                warn!("{text}");
+                *told = text;
+            }
         }
-        if is_news {
-            warn!("{text}");
-        } else {
-            info!("{text}");
-        }
-        *told = text;
     }
 }
 
-/// How it went, for people.
+/// How it went, with what there is to say of it.
 enum Outcome {
-    Told(String),
+    /// The server has our version.
+    Fine,
+    /// Now it has. Told each time.
+    Loaded(String),
+    /// There is nothing to be done. Told once.
+    Notice(String),
+    /// Somebody should look. Told once.
     Trouble(String),
 }
 
@@ -84,7 +93,7 @@ async fn bring(place: &str, connected: &Connected) -> Result<Outcome, Fault> {
     let reply = ask(place, connected, Step::ListFunctions, &list).await?;
     let found = match &reply {
         Value::ServerError(error) if error.code() == "ERR" && is_unknown(error.details()) => {
-            return Ok(Outcome::Told(format!(
+            return Ok(Outcome::Notice(format!(
                 "{place} has no functions (Redis 7 and Valkey have): readers take the scripts that `coherd lua --eval` prints"
             )));
         }
@@ -97,11 +106,11 @@ async fn bring(place: &str, connected: &Connected) -> Result<Outcome, Fault> {
     let mut load = redis::cmd("FUNCTION");
     load.arg("LOAD");
     let told = match found {
-        Found::Same => return Ok(Outcome::Told(format!("{place} has the function library {NAME}, version {ours}"))),
+        Found::Same => return Ok(Outcome::Fine),
         Found::Newer(theirs) => {
             let text =
                 format!("{place} has the function library {NAME} in version {theirs}, newer than ours; it stays");
-            return Ok(Outcome::Told(text));
+            return Ok(Outcome::Notice(text));
         }
         Found::Foreign => {
             return Ok(Outcome::Trouble(format!(
@@ -119,7 +128,7 @@ async fn bring(place: &str, connected: &Connected) -> Result<Outcome, Fault> {
     load.arg(source);
     match ask(place, connected, Step::LoadFunctions, &load).await? {
         Value::ServerError(error) => Ok(trouble(&refused(place, Step::LoadFunctions, &error))),
-        _ => Ok(Outcome::Told(told)),
+        _ => Ok(Outcome::Loaded(told)),
     }
 }
 

@@ -82,7 +82,7 @@ mod tests {
             .filter(|line| !line.is_empty() && !line.starts_with("--"))
             .collect();
         let state = (version_of(&library()), sha1_of(&code.join("\n")));
-        insta::assert_debug_snapshot!(state, @r#""#);
+        assert_eq!(state, (Some(1), "cccbd215f405b0d8b99559754b7b54e7d084c25b".to_owned()), "raise the version");
     }
 
     #[test]
