@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod log;
+pub mod lua;
 pub mod parts;
 pub mod run;
 pub mod setup;
@@ -63,6 +64,8 @@ enum Command {
     Teardown(teardown::Args),
     /// Shows state, watermarks, lag and targets of the running daemon
     Status(status::Args),
+    /// Prints the function library for readers, as the daemon loads it into Redis 7 and Valkey
+    Lua(lua::Args),
 }
 
 /// Why a command did not do what was asked.
@@ -128,15 +131,17 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let config = Config::load(&cli.config, &|name| std::env::var(name).ok())?;
+    // Where it is needed only: some commands are for machines without one.
+    let config = || Config::load(&cli.config, &|name| std::env::var(name).ok());
     // One thread: the walsender and the cache are the limits, and threads would only take their time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     match cli.command {
-        Command::Run => runtime.block_on(run::run(config)),
-        Command::Check(args) => runtime.block_on(check::run(&config, args)),
-        Command::Setup(args) => runtime.block_on(setup::run(&config, args)),
-        Command::Teardown(args) => runtime.block_on(teardown::run(&config, args)),
-        Command::Status(args) => runtime.block_on(status::run(&config, args)),
+        Command::Run => runtime.block_on(run::run(config()?)),
+        Command::Check(args) => runtime.block_on(check::run(&config()?, args)),
+        Command::Setup(args) => runtime.block_on(setup::run(&config()?, args)),
+        Command::Teardown(args) => runtime.block_on(teardown::run(&config()?, args)),
+        Command::Status(args) => runtime.block_on(status::run(&config()?, args)),
+        Command::Lua(args) => lua::run(&args),
     }
 }
 

@@ -93,6 +93,8 @@ pub struct TargetSettings {
     pub record: String,
     /// The channel on which `publish` rules send.
     pub channel: String,
+    /// Whether its readers hold leases; only where its kind has them.
+    pub leases: bool,
     /// Certificates of authorities, PEM.
     pub ca_file: Option<PathBuf>,
     /// Client certificate, PEM; comes with `key_file`.

@@ -113,3 +113,36 @@ fn what_answers_but_is_no_coherd_is_told() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("speaks no HTTP"), "{}", stderr(&output));
 }
+
+#[test]
+fn the_function_library_is_printed_without_a_configuration_and_redis_takes_it() {
+    let printed = coherd(&["--config", "/no/such.yaml", "lua"], None);
+    assert_eq!(printed.status.code(), Some(0), "{}", stderr(&printed));
+    let redis = crate::support::Redis::start();
+    let mut client = redis.client();
+    let mut load = redis::cmd("FUNCTION");
+    let loaded: String = load.arg("LOAD").arg(&printed.stdout).query(&mut client).unwrap();
+    assert_eq!(loaded, "coherd");
+    // The commands that the library's first lines show are there.
+    let text = stdout(&printed);
+    let shown: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("--   FCALL ")).collect();
+    assert_eq!(shown.len(), 3, "{text}");
+    for call in shown {
+        let [name, keys] = call.split_whitespace().take(2).collect::<Vec<_>>()[..] else { panic!("{call}") };
+        let arguments: Vec<String> = call.split_whitespace().skip(2).map(|_| "x".to_owned()).collect();
+        let refused = redis::cmd("FCALL").arg(name).arg(keys).arg(arguments).query::<redis::Value>(&mut client);
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(&format!("{name}: got ")) && !refused.contains("argument"), "{refused}");
+    }
+}
+
+#[test]
+fn each_function_is_printed_as_a_script_and_others_are_wrong_usage() {
+    for function in coherd::target::redis::lua::FUNCTIONS {
+        let printed = coherd(&["lua", "--eval", function.name], None);
+        assert_eq!((printed.status.code(), stdout(&printed)), (Some(0), function.script()));
+    }
+    let wrong = coherd(&["lua", "--eval", "bump"], None);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("[possible values: get, fill, version]"), "{}", stderr(&wrong));
+}

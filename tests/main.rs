@@ -9,6 +9,7 @@ mod command_line;
 mod docs;
 mod e2e;
 mod pgoutput;
+mod protocol;
 mod setup;
 mod source;
 mod sql;

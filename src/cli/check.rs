@@ -17,6 +17,7 @@ use crate::source::dsn::Dsn;
 use crate::source::sql::connect;
 use crate::table::TableName;
 use crate::target::Target;
+use crate::target::config::Library;
 
 /// How long the database, or a target, may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +32,7 @@ pub struct Args {
 
 /// Checks, prints, and fails where an error is left or a question has no answer.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    let caches = parts::targets(config)?;
+    let caches = parts::targets(config, Library::Leave)?;
     let mut findings = source(config, &|name| std::env::var(name).ok()).await;
     let names = config.targets.iter().map(|target| target.name.as_str());
     findings.extend(targets(names.zip(caches.iter().map(AsRef::as_ref))).await);

@@ -9,7 +9,7 @@ use crate::config::{Config, TargetSettings};
 use crate::source::dsn::Dsn;
 use crate::source::postgres::{Postgres, PostgresConfig};
 use crate::source::watch::{WATCH_PACE, WatchConfig};
-use crate::target::config::{TargetConfig, TlsFiles};
+use crate::target::config::{Library, TargetConfig, TlsFiles};
 use crate::target::{self, Target};
 use crate::transaction::tables_of;
 
@@ -47,12 +47,12 @@ pub fn watch_config(config: &Config, dsn: Dsn) -> WatchConfig {
 }
 
 /// The targets, in the order of their lanes; each connects at its first use.
-pub(super) fn targets(config: &Config) -> Result<Vec<Arc<dyn Target>>, Failure> {
-    let open = |settings| target::open(&target_config(config, settings));
+pub(super) fn targets(config: &Config, library: Library) -> Result<Vec<Arc<dyn Target>>, Failure> {
+    let open = |settings| target::open(&target_config(config, settings, library));
     config.targets.iter().map(|its| open(its).map_err(|error| Failure::Setting(error.to_string()))).collect()
 }
 
-fn target_config(config: &Config, its: &TargetSettings) -> TargetConfig {
+fn target_config(config: &Config, its: &TargetSettings, library: Library) -> TargetConfig {
     TargetConfig {
         name: its.name.clone(),
         url: its.url.clone(),
@@ -64,6 +64,8 @@ fn target_config(config: &Config, its: &TargetSettings) -> TargetConfig {
         connect_timeout: its.connect_timeout,
         // Configuration refuses zero.
         flush_keys_per_second: config.limits.flush_keys_per_second.try_into().unwrap_or(std::num::NonZeroU32::MIN),
+        leases: its.leases,
+        library,
         tls: TlsFiles {
             ca_file: its.ca_file.clone(),
             cert_file: its.cert_file.clone(),

@@ -30,6 +30,7 @@ use crate::source::{Question, SourceError};
 use crate::status::{Board, State};
 use crate::systemd;
 use crate::table::TableName;
+use crate::target::config::Library;
 use crate::target::delivery;
 
 /// Reports on their way to the pipeline, which reads them before anything else.
@@ -59,7 +60,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     super::log::start(&config.log)?;
     let dsn = parts::dsn("source.dsn", &config.source.dsn)?;
     let replicas = parts::replicas(&config)?;
-    let targets = parts::targets(&config)?;
+    let targets = parts::targets(&config, Library::Load)?;
     let shutdown = Shutdown::on_signal().context("listening for signals")?;
     let kinds = config.targets.iter().map(|target| (target.name.as_str(), target.scheme.as_str()));
     let board = Board::new(&config.source.slot, &config.source.publication, kinds);

@@ -22,6 +22,7 @@ use crate::source::catalog::{CatalogError, look};
 use crate::source::sql::connect;
 use crate::source::{SlotSeen, Source as _, SourceError};
 use crate::table::{Persistence, Published, PublishedBy, Table, TableKind, TableName, quote_identifier, quote_literal};
+use crate::target::config::Library;
 
 /// The functions for applications and DBAs.
 pub const FUNCTIONS: &str = include_str!("../../sql/coherd.sql");
@@ -271,7 +272,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         Some(text) => parts::dsn("--dsn", &text.into())?.named("coherd setup"),
         None => own.clone(),
     };
-    let targets = parts::targets(config)?;
+    let targets = parts::targets(config, Library::Leave)?;
     let client = connect(&owner).await.context("connecting to the database")?;
     let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
     let (slot, publication) = (&config.source.slot, &config.source.publication);

@@ -31,6 +31,8 @@ pub(super) struct RawTarget {
     pub(super) connect_timeout: Option<String>,
     pub(super) record: Option<String>,
     pub(super) channel: Option<String>,
+    #[serde(default)]
+    pub(super) leases: bool,
     pub(super) ca_file: Option<String>,
     pub(super) cert_file: Option<String>,
     pub(super) key_file: Option<String>,

@@ -235,6 +235,10 @@ impl Resolver<'_> {
                 return None;
             }
         };
+        if raw.leases && !target::kind_of(&scheme).is_some_and(|kind| kind.leases) {
+            let reason = format!("a target at {scheme}:// has no leases; leave it out, or write false");
+            self.fault(node, &path, "leases", reason);
+        }
         let file = |name: Option<String>| name.map(|name| self.folder.join(name));
         Some(TargetSettings {
             name: key.name.clone(),
@@ -245,6 +249,7 @@ impl Resolver<'_> {
             connect_timeout,
             record,
             channel,
+            leases: raw.leases,
             ca_file: file(raw.ca_file),
             cert_file: file(raw.cert_file),
             key_file: file(raw.key_file),

@@ -44,11 +44,20 @@ fn a_short_file_has_every_default() {
     assert_eq!((target.name.as_str(), target.scheme.as_str()), ("cache", "redis"));
     assert_eq!(target.url.expose_secret(), "redis://:hunter2@h/0");
     assert_eq!(target.version_ttl, Duration::from_hours(24));
+    assert!(!target.leases);
     assert_eq!((target.record.as_str(), target.channel.as_str()), ("coherd:coherd", "coherd:coherd:invalidations"));
     assert_eq!((config.on_gap, config.on_first_start), (OnGap::Flush, OnFirstStart::Keep));
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9871");
     assert_eq!(config.log, Log { format: LogFormat::Auto, level: "info".into() });
+}
+
+#[test]
+fn leases_are_for_targets_whose_kind_has_them() {
+    let config = |leases: &str| GOOD.replace("'redis://:hunter2@h/0'", &format!("'redis://h', leases: {leases}"));
+    assert!(parse(&config("true")).unwrap().targets[0].leases);
+    assert!(!parse(&config("false")).unwrap().targets[0].leases);
+    assert!(error(&config("maybe")).contains("targets.cache.leases"), "{}", error(&config("maybe")));
 }
 
 #[test]

@@ -27,8 +27,21 @@ pub struct TargetConfig {
     pub connect_timeout: Duration,
     /// The most keys a flush touches in a second.
     pub flush_keys_per_second: NonZeroU32,
+    /// Whether readers hold leases in it, which go with their keys.
+    pub leases: bool,
+    /// What becomes of the functions for readers, in kinds that have them.
+    pub library: Library,
     /// Certificates, for the schemes that use TLS.
     pub tls: TlsFiles,
+}
+
+/// The functions for readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Library {
+    /// They are brought at each connection, where they are missing or older.
+    Load,
+    /// They are left alone: nothing is to be changed but what is asked for.
+    Leave,
 }
 
 /// PEM files, read again at each connect, so that renewed ones take effect.
@@ -55,6 +68,8 @@ impl TargetConfig {
             reply_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             flush_keys_per_second: NonZeroU32::new(50_000).unwrap_or(NonZeroU32::MAX),
+            leases: false,
+            library: Library::Load,
             tls: TlsFiles::default(),
         }
     }

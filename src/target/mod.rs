@@ -107,6 +107,8 @@ pub struct Kind {
     pub schemes: &'static [&'static str],
     /// What it is and how its URL looks, in a line.
     pub about: &'static str,
+    /// Whether readers may hold leases in it, which a strike then ends.
+    pub leases: bool,
     /// Makes one; connects to nothing yet.
     pub open: fn(&TargetConfig) -> Result<Arc<dyn Target>, OpenError>,
 }
@@ -151,11 +153,16 @@ pub fn open(config: &TargetConfig) -> Result<Arc<dyn Target>, OpenError> {
         let reason = "there is no \"://\" in it; give it as redis://host:6379/0".to_owned();
         return Err(OpenError::BadUrl { target: config.name.clone(), reason });
     };
-    let kind = KINDS.iter().find(|kind| kind.schemes.contains(&scheme)).ok_or_else(|| OpenError::UnknownScheme {
+    let kind = kind_of(scheme).ok_or_else(|| OpenError::UnknownScheme {
         target: config.name.clone(),
         scheme: scheme.chars().take(40).collect(),
     })?;
     (kind.open)(config)
+}
+
+/// The kind of target that a URL scheme names.
+pub fn kind_of(scheme: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.schemes.contains(&scheme))
 }
 
 /// Every URL scheme that names a kind of target.

@@ -11,6 +11,7 @@ mod from_standby;
 mod idle;
 mod keys;
 mod outage;
+mod readers;
 mod refusals;
 mod soak;
 mod standby;

@@ -34,8 +34,10 @@ impl Redis {
         let dir = self.dir.path().display().to_string();
         let port = self.port.to_string();
         let socket = self.socket();
+        // Another version than the system's.
+        let program = std::env::var("COHERD_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
         let fixed = [
-            "redis-server",
+            program.as_str(),
             "--port",
             &port,
             "--bind",

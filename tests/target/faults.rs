@@ -138,7 +138,7 @@ async fn a_full_server_still_loses_the_keys_and_is_waited_for_with_the_record() 
     let mut asked = Asked::of(&server);
     let mut driver = working(&server.url()).await;
     asked.set("user:400");
-    let _: () = asked.run(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    let _: () = asked.run(&["CONFIG", "SET", "maxmemory", "1"]);
     driver.send(delivery(200, &[(Action::Delete, "user:400")]));
     driver
         .until("the fault shows", |d| d.troubles.iter().filter(|f| f.kind == FaultKind::OutOfMemory).count() > 3)

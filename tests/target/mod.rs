@@ -4,6 +4,7 @@ mod conformance;
 mod faults;
 mod flush;
 mod lane;
+mod leases;
 mod redis;
 mod redis_tls;
 

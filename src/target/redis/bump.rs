@@ -1,23 +1,15 @@
-//! The bump script and how it is called.
+//! How the bump script is called.
 
-use std::fmt::Write;
 use std::sync::LazyLock;
 
 use redis::Cmd;
-use sha1::{Digest, Sha1};
 
+use super::lua::{BUMP, sha1_of};
 use super::strike::{Naming, Pointer};
 
-const SOURCE: &str = include_str!("bump.lua");
+static SOURCE: LazyLock<String> = LazyLock::new(|| BUMP.script());
 
-/// `SHA1(SOURCE)` in lower-case hexadecimal: the name that `EVALSHA` takes.
-static NAME: LazyLock<String> = LazyLock::new(|| {
-    Sha1::digest(SOURCE).iter().fold(String::new(), |mut name, byte| {
-        // Into a string, which does not fail.
-        let _ = write!(name, "{byte:02x}");
-        name
-    })
-});
+static NAME: LazyLock<String> = LazyLock::new(|| sha1_of(&SOURCE));
 
 /// Whether the server has the script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +27,7 @@ impl Script {
         let mut command = Cmd::with_capacity(keys.len() + 4, bytes + SOURCE.len() + 40);
         match self {
             Script::Known => command.arg("EVALSHA").arg(NAME.as_str()),
-            Script::Unknown => command.arg("EVAL").arg(SOURCE),
+            Script::Unknown => command.arg("EVAL").arg(SOURCE.as_str()),
         };
         command.arg(keys.len());
         for key in keys {

@@ -1,7 +1,9 @@
 //! Flushing a scope: every key it covers, found by `SCAN`, at a pace that leaves the server to its other clients.
 //!
 //! `SCAN` returns every key that is there from its first call to its last (Redis manual, "SCAN", "guarantees"). A key
-//! filled later was read from the database later.
+//! filled later was read from the database later, unless its reader holds a lease from before. So leases go first, all
+//! of the scope's: what an old lease let in is then there before the keys' own sweep begins, and whoever is granted a
+//! lease since reads the database since. With the keys first, an old lease could fill behind the sweep.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use super::Redis;
 use super::bump::Script;
 use super::connection::Connected;
 use super::reply::{Step, Tally, broken, refused, unexpected};
-use super::strike::{COMMAND_KEYS_MAX, Naming, POINTER_SUFFIX, Salvo, publish, unlink};
+use super::strike::{COMMAND_KEYS_MAX, LEASE_SUFFIX, Naming, POINTER_SUFFIX, Salvo, publish, unlink};
 use crate::invalidation::{Action, Scope};
 use crate::target::{Fault, FaultKind};
 
@@ -51,7 +53,14 @@ impl Redis {
         let mut pace = Pace::new(self.flush_keys_per_second);
         for Scope { action, pattern } in scopes {
             match action {
-                Action::Delete => self.sweep(connected, &mut pace, pattern, Step::Unlink, tally).await?,
+                Action::Delete => {
+                    if self.leases {
+                        for leases in [format!("{pattern}{LEASE_SUFFIX}"), format!("{{{pattern}}}{LEASE_SUFFIX}")] {
+                            self.sweep(connected, &mut pace, &leases, Step::UnlinkLeases, tally).await?;
+                        }
+                    }
+                    self.sweep(connected, &mut pace, pattern, Step::Unlink, tally).await?;
+                }
                 Action::Bump => {
                     let pointers = format!("{pattern}{POINTER_SUFFIX}");
                     self.sweep(connected, &mut pace, &pointers, Step::Bump, tally).await?;

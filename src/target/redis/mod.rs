@@ -12,14 +12,17 @@
 //! ```text
 //! ACL SETUSER coherd on >PASSWORD ~* &coherd:* +client|setname +select +hset +hgetall +dbsize +unlink +scan
 //!     +eval +evalsha +time +get +set +publish
+//!     +function|list +function|load
 //! ```
 //!
-//! where the second line is for `bump` and `publish` rules, `~*` can be narrowed to the patterns of the rules and
+//! where the second line is for `bump` and `publish` rules, the third for the function library (Redis 7 and Valkey), `~*` can be narrowed to the patterns of the rules and
 //! `~coherd:*`, and `&coherd:*` (Redis 6.2 and later) is the channel.
 
 mod bump;
 mod connection;
 mod flush;
+mod library;
+pub mod lua;
 mod record;
 mod reply;
 mod strike;
@@ -33,10 +36,11 @@ use std::task::Poll;
 use redis::{RedisResult, Value};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::config::TargetConfig;
+use super::config::{Library, TargetConfig};
 use super::{Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Recollection, Target};
 use bump::Script;
 use connection::{Connected, Line};
+use library::Courier;
 use record::Unreadable;
 use reply::{Step, Tally, broken, refused, unexpected};
 use strike::{Manner, Salvo};
@@ -45,6 +49,7 @@ use strike::{Manner, Salvo};
 pub(super) const KIND: Kind = Kind {
     schemes: &["redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"],
     about: "Redis 6 or later, or Valkey: redis://user:password@host:6379/0, rediss://… for TLS, redis+unix:///path?db=0",
+    leases: true,
     open: |config| Ok(Arc::new(Redis::open(config)?)),
 };
 
@@ -58,6 +63,10 @@ struct Redis {
     scopes_channel: String,
     version_ttl_ms: u64,
     flush_keys_per_second: NonZeroU32,
+    /// Whether a `delete` strikes the key's lease too.
+    leases: bool,
+    /// Where the library is to be brought.
+    courier: Option<Courier>,
 }
 
 impl Target for Redis {
@@ -68,7 +77,7 @@ impl Target for Redis {
     fn recall(&self) -> Pending<'_, Result<Recollection, Fault>> {
         Box::pin(async {
             let connected = self.line.connected().await?;
-            let outcome = self.look(&connected).await;
+            let outcome = self.meet(&connected).await;
             self.keep_or_lose(&connected, outcome).await
         })
     }
@@ -84,6 +93,8 @@ impl Redis {
             scopes_channel: format!("{}:scopes", config.channel),
             version_ttl_ms: u64::try_from(config.version_ttl.as_millis()).unwrap_or(u64::MAX).max(1),
             flush_keys_per_second: config.flush_keys_per_second,
+            leases: config.leases,
+            courier: (config.library == Library::Load).then(Courier::default),
         })
     }
 
@@ -108,7 +119,12 @@ impl Redis {
     ) -> Result<Tally, Fault> {
         let mut tally = Tally::default();
         self.flush(connected, delivery.batch.scopes(), &mut tally).await?;
-        let manner = Manner { script: connected.script(), version_ttl_ms: self.version_ttl_ms, channel: &self.channel };
+        let manner = Manner {
+            script: connected.script(),
+            version_ttl_ms: self.version_ttl_ms,
+            channel: &self.channel,
+            leases: self.leases,
+        };
         let mut strikes = strike::strikes(&delivery.batch);
         let mut ahead: Option<Shot> = None;
         let mut bumped = false;
@@ -135,6 +151,15 @@ impl Redis {
             connected.script_is(Script::Known);
         }
         Ok(tally)
+    }
+
+    /// Asks for the record, and brings the library: whoever has lost the one may have lost the other.
+    async fn meet(&self, connected: &Connected) -> Result<Recollection, Fault> {
+        let recollection = self.look(connected).await?;
+        if let Some(courier) = &self.courier {
+            courier.call(&self.line.place, connected).await?;
+        }
+        Ok(recollection)
     }
 
     async fn look(&self, connected: &Connected) -> Result<Recollection, Fault> {

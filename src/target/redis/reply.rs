@@ -9,6 +9,8 @@ use crate::target::{Fault, FaultKind};
 pub(super) enum Step {
     /// `UNLINK`: the number of keys that were there.
     Unlink,
+    /// `UNLINK` of leases: the number of leases that stood, which are no keys of anybody's.
+    UnlinkLeases,
     /// The bump script: the number of pointers that moved.
     Bump,
     /// `PUBLISH`: the number of subscribers, which vouches for nothing.
@@ -21,6 +23,10 @@ pub(super) enum Step {
     Count,
     /// `SCAN`.
     Scan,
+    /// `FUNCTION LIST`.
+    ListFunctions,
+    /// `FUNCTION LOAD`.
+    LoadFunctions,
     /// `AUTH`.
     Authenticate,
     /// `SELECT`.
@@ -31,12 +37,15 @@ impl Step {
     pub(super) const fn command(self) -> &'static str {
         match self {
             Step::Unlink => "UNLINK",
+            Step::UnlinkLeases => "UNLINK of leases",
             Step::Bump => "the bump script (EVALSHA, EVAL)",
             Step::Publish => "PUBLISH",
             Step::WriteRecord => "HSET of the record",
             Step::ReadRecord => "HGETALL of the record",
             Step::Count => "DBSIZE",
             Step::Scan => "SCAN",
+            Step::ListFunctions => "FUNCTION LIST",
+            Step::LoadFunctions => "FUNCTION LOAD",
             Step::Authenticate => "AUTH",
             Step::SelectDatabase => "SELECT",
         }
@@ -63,7 +72,7 @@ impl Tally {
                     self.hit += u64::try_from(*count).unwrap_or(0);
                     continue;
                 }
-                (Step::Publish | Step::WriteRecord, Value::Int(_)) => continue,
+                (Step::UnlinkLeases | Step::Publish | Step::WriteRecord, Value::Int(_)) => continue,
                 (Step::Bump, Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
                     self.script_unknown = true;
                     refused(place, *step, error)
@@ -206,7 +215,7 @@ mod tests {
         let mut tally = Tally::default();
         tally.read("cache", &[Step::Unlink, Step::WriteRecord], &[Value::Int(1)]);
         assert_eq!(tally.fault.map(|fault| fault.kind), Some(FaultKind::Connection));
-        for step in [Step::Unlink, Step::Bump, Step::Publish, Step::WriteRecord] {
+        for step in [Step::UnlinkLeases, Step::Unlink, Step::Bump, Step::Publish, Step::WriteRecord] {
             let mut tally = Tally::default();
             tally.read("cache", &[step], &[Value::SimpleString("QUEUED".to_owned())]);
             assert_eq!(tally.fault.map(|fault| fault.kind), Some(FaultKind::Rejected), "{step:?}");
@@ -214,10 +223,10 @@ mod tests {
     }
 
     #[test]
-    fn unlinked_keys_and_moved_pointers_are_counted_and_subscribers_are_not() {
+    fn unlinked_keys_and_moved_pointers_are_counted_and_leases_and_subscribers_are_not() {
         let mut tally = Tally::default();
-        let steps = [Step::Unlink, Step::Bump, Step::Publish, Step::WriteRecord];
-        tally.read("cache", &steps, &[Value::Int(3), Value::Int(4), Value::Int(50), Value::Int(5)]);
+        let steps = [Step::UnlinkLeases, Step::Unlink, Step::Bump, Step::Publish, Step::WriteRecord];
+        tally.read("cache", &steps, &[2, 3, 4, 50, 5].map(Value::Int));
         assert_eq!((tally.hit, tally.fault), (7, None));
     }
 }

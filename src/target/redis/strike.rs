@@ -37,6 +37,8 @@ pub(super) struct Manner<'a> {
     pub(super) script: Script,
     pub(super) version_ttl_ms: u64,
     pub(super) channel: &'a str,
+    /// Whether keys that go take their leases with them.
+    pub(super) leases: bool,
 }
 
 /// The keys of a batch that are still to be sent.
@@ -84,6 +86,11 @@ where
             self.taken.clear();
             if self.deletes.peek().is_some() {
                 self.taken.extend(self.deletes.by_ref().take(COMMAND_KEYS_MAX));
+                if manner.leases {
+                    salvo.push(Step::UnlinkLeases, unlink_leases(&self.taken));
+                    keys += self.taken.len();
+                    bytes += size(&self.taken);
+                }
                 salvo.push(Step::Unlink, unlink(&self.taken));
             } else if self.bumps.peek().is_some() {
                 self.taken.extend(self.bumps.by_ref().take(COMMAND_KEYS_MAX));
@@ -110,6 +117,21 @@ pub(super) fn unlink<K: AsRef<[u8]>>(keys: &[K]) -> Cmd {
     command.arg("UNLINK");
     for key in keys {
         command.arg(key.as_ref());
+    }
+    command
+}
+
+/// `UNLINK` of the leases of all `keys`, which goes before the `UNLINK` of the keys themselves.
+///
+/// Between the two a reader still gets the old value, or a new lease, whose holder reads the database after this strike.
+/// In the other order a reader who was granted a lease before the change could put the old value back. They are two
+/// commands so that the second one's reply counts keys only.
+pub(super) fn unlink_leases(keys: &[&[u8]]) -> Cmd {
+    let bytes: usize = keys.iter().map(|key| key.len() + LEASE_SUFFIX.len() + 2).sum();
+    let mut command = Cmd::with_capacity(keys.len() + 1, bytes + 6);
+    command.arg("UNLINK");
+    for key in keys {
+        command.arg(Lease(key));
     }
     command
 }
@@ -146,13 +168,43 @@ impl ToRedisArgs for Pointer<'_> {
     }
 }
 
+/// What the name of a lease ends with.
+pub(super) const LEASE_SUFFIX: &str = ":lease";
+
+/// The name of a key's lease, as `lua/leases.lua` makes it: `key:lease` where the key has a hash tag (Redis Cluster
+/// specification, "Hash tags"), and `{key}:lease` elsewhere.
+struct Lease<'a>(&'a [u8]);
+
+impl Lease<'_> {
+    fn key_has_tag(&self) -> bool {
+        let mut after_brace = self.0.splitn(2, |byte| *byte == b'{').skip(1);
+        let close = after_brace.next().and_then(|rest| rest.iter().position(|byte| *byte == b'}'));
+        close.is_some_and(|length| length > 0)
+    }
+}
+
+impl ToRedisArgs for Lease<'_> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        use std::io::Write;
+        let (open, close) = if self.key_has_tag() { ("", "") } else { ("{", "}") };
+        let parts = [open.as_bytes(), self.0, close.as_bytes(), LEASE_SUFFIX.as_bytes()];
+        let mut writer = out.writer_for_next_arg();
+        // Into memory, which does not fail.
+        let _ = parts.into_iter().try_for_each(|part| writer.write_all(part));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::invalidation::RuleId;
 
     fn salvos(batch: &Batch) -> Vec<Salvo> {
-        let manner = Manner { script: Script::Known, version_ttl_ms: 1000, channel: "c" };
+        salvos_with(batch, false)
+    }
+
+    fn salvos_with(batch: &Batch, leases: bool) -> Vec<Salvo> {
+        let manner = Manner { script: Script::Known, version_ttl_ms: 1000, channel: "c", leases };
         let mut left = strikes(batch);
         let mut salvos = Vec::new();
         while !left.are_spent() {
@@ -192,5 +244,24 @@ mod tests {
         assert_eq!(salvos[0].steps, [Step::Unlink, Step::Bump, Step::Publish]);
         let packed = String::from_utf8(salvos[0].pipeline.get_packed_pipeline()).unwrap();
         assert!(packed.contains("\r\nk:version\r\n$4\r\n1000\r\n"), "{packed}");
+    }
+
+    #[test]
+    fn leases_go_right_before_their_keys_and_only_where_they_are_asked_for() {
+        let mut batch = Batch::default();
+        for n in 0..100_000 {
+            batch.push(Action::Delete, RuleId(0), format!("user:{n}").as_bytes());
+        }
+        batch.push(Action::Bump, RuleId(0), b"user:1");
+        let salvos = salvos_with(&batch, true);
+        for salvo in &salvos {
+            let mut deletes = salvo.steps.iter().filter(|step| **step != Step::Bump);
+            while let Some(step) = deletes.next() {
+                assert_eq!((*step, deletes.next()), (Step::UnlinkLeases, Some(&Step::Unlink)));
+            }
+            assert!(salvo.pipeline.get_packed_pipeline().len() < 1 << 20);
+        }
+        let without = |salvo: &Salvo| !salvo.steps.contains(&Step::UnlinkLeases);
+        assert!(salvos_with(&batch, false).iter().all(without));
     }
 }

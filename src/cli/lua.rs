@@ -1,0 +1,27 @@
+//! `coherd lua`: what readers call in Redis, to be loaded by hand.
+
+use super::{Failure, print};
+use crate::target::redis::lua::{FUNCTIONS, Function, library};
+
+/// `coherd lua`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Redis 7 and Valkey, where the daemon does it by itself:  coherd lua | redis-cli -x FUNCTION LOAD REPLACE\n\
+                        Redis 6:  redis-cli SCRIPT LOAD \"$(coherd lua --eval get)\", then EVALSHA as FCALL in the library's first lines"
+)]
+pub struct Args {
+    /// Print one function as a script for EVAL, for Redis 6
+    #[arg(long, value_name = "FUNCTION", value_parser = names())]
+    eval: Option<String>,
+}
+
+/// The functions' names, as clap checks them.
+fn names() -> clap::builder::PossibleValuesParser {
+    FUNCTIONS.iter().map(|function| function.name).collect::<Vec<_>>().into()
+}
+
+/// Prints.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let wanted = |function: &&Function| Some(function.name) == args.eval.as_deref();
+    print(&FUNCTIONS.iter().find(wanted).map_or_else(library, Function::script))
+}

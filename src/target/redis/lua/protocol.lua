@@ -1,0 +1,38 @@
+-- coherd function library, version 1: how to read a cache that coherd keeps, and never get an old value.
+-- Every call goes to the primary. An error reply stores nothing and grants nothing: read the database.
+--
+-- Leases, for keys of `delete` rules; coherd's target says `leases: true`.
+--
+--   FCALL coherd_get 2 KEY LEASE TTL_MS NONCE
+--     {1, value}         the value
+--     {0, token, first}  there is none: here is a lease. first is 1 for one reader, who is to read the database and call
+--                        coherd_fill, and 0 for all others, who may call coherd_get again in a few milliseconds until
+--                        they get the value, or 1 because the lease has ended, or are tired of it: they may read the
+--                        database and fill with this token too
+--   FCALL coherd_fill 2 KEY LEASE TOKEN TTL_MS VALUE
+--     1                  stored
+--     0                  refused: the lease has ended, because the row changed, somebody else has filled, TTL_MS is over
+--                        or the server needed the memory. The value is as good as any read from the database at that
+--                        moment; it is only not to be cached. A repeated call is refused as well
+--
+--   The database is read after coherd_get has answered, never before, and in a snapshot taken after it.
+--   LEASE is KEY:lease where KEY has a hash tag ({, and before the first } after it at least one character), and
+--   {KEY}:lease elsewhere. The two then share a slot of a Redis Cluster, unless KEY is empty, or has a } and no hash tag:
+--   such keys need a single server.
+--   TTL_MS is 1 to 999999999999999: of a lease, a little more than the slowest read of the database; of a value, as you like.
+--   NONCE is 16 to 128 bytes of random text, new for each call; a call that is repeated because its reply was lost may
+--   repeat it, and gets the same lease again, with first as before. VALUE is any bytes.
+--
+-- Version pointers, for keys of `bump` rules.
+--
+--   FCALL coherd_version 1 KEY:version [TTL_MS]
+--     version            decimal digits, as text; read the database after this answer, keep the value under KEY:v<version>
+--                        and take it from there. TTL_MS, a day by default, is how long a pointer lives that nobody asks for
+--
+-- On Redis 6 `coherd lua --eval get|fill|version` prints each as a script: EVAL SCRIPT 2 KEY LEASE TTL_MS NONCE, and so on.
+-- The user needs the commands inside too: get, set, del, type, time; for versions get, set, time, pttl, pexpire.
+--
+-- Why it is never old: coherd removes lease and key when a commit is visible, and again when the replicas have it. A token is
+-- granted once, so a lease that stands with its token at the fill has stood since before the database was read, and no change
+-- has been struck in between. A pointer never shows a number twice, and a change moves it.
+
