@@ -18,7 +18,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::status::{Board, RuleStatus, TargetStatus};
+use crate::status::{Board, ReplicaStatus, RuleStatus, TargetStatus};
 use crate::table::TableName;
 
 /// In front of every name.
@@ -49,6 +49,11 @@ pub const SLOT_LAG_BYTES: &str = "slot_lag_bytes";
 pub const SLOT_RETAINED_BYTES: &str = "slot_retained_bytes";
 /// `coherd_rule_covered{rule}`: 1 while every change that concerns the rule is in the stream, otherwise 0.
 pub const RULE_COVERED: &str = "rule_covered";
+/// `coherd_replica_lag_bytes{replica}`: log that is decoded and not replayed there; missing until it answers, and while it
+/// is no standby.
+pub const REPLICA_LAG_BYTES: &str = "replica_lag_bytes";
+/// `coherd_replica_held{replica}`: 1 while settled waits for the replica, otherwise 0.
+pub const REPLICA_HELD: &str = "replica_held";
 /// `coherd_target_up{target}`: 1 or 0.
 pub const TARGET_UP: &str = "target_up";
 /// `coherd_pending_keys{target}`: keys that wait.
@@ -60,6 +65,8 @@ pub const LAST_MESSAGE_AGE: &str = "last_message_age_seconds";
 pub const TABLE: &str = "table";
 /// Label: `insert`, `update`, `delete` or `truncate`.
 pub const OP: &str = "op";
+/// Label: a replica, `user@host:port/database`.
+pub const REPLICA: &str = "replica";
 /// Label: a target's name.
 pub const TARGET: &str = "target";
 /// Label: a rule's place in the configuration and its table, `rules[2] public.users`.
@@ -248,6 +255,14 @@ impl Collector for Gauges {
         let covered = |rule: &RuleStatus| ([(RULE, rule.subject.to_string())], u64::from(rule.uncovered.is_none()));
         let rules = status.rules.iter().map(covered);
         labelled(&mut encoder, RULE_COVERED, "Whether every change that concerns the rule is in the stream", rules)?;
+        let replica = |replica: &ReplicaStatus| [(REPLICA, replica.name.to_string())];
+        let behind = status
+            .replicas
+            .iter()
+            .filter_map(|its| Some((replica(its), status.watermarks.decoded.bytes_since(its.replayed?))));
+        labelled(&mut encoder, REPLICA_LAG_BYTES, "Bytes of log that are decoded and not replayed there", behind)?;
+        let held = status.replicas.iter().map(|its| (replica(its), u64::from(its.left.is_none())));
+        labelled(&mut encoder, REPLICA_HELD, "Whether settled waits for the replica", held)?;
         if let Some(age) = status.silence(Instant::now()) {
             plain(&mut encoder, LAST_MESSAGE_AGE, "How long the server has been silent", age.as_secs_f64())?;
         }

@@ -23,7 +23,7 @@ pub use ready::readiness;
 pub use replica::ReplicaStatus;
 pub use summary::summary;
 pub use target::{RuleStatus, TargetStatus};
-pub use view::{EventView, RuleView, TargetView, View, WatermarksView};
+pub use view::{EventView, ReplicaView, RuleView, TargetView, View, WatermarksView};
 pub use waiting::Stage;
 pub use watch::LOOK_AGE_MAX;
 use watch::Watch;

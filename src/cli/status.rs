@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::{Failure, print};
 use crate::config::Config;
-use crate::status::{EventView, View};
+use crate::status::{EventView, ReplicaView, View};
 
 /// How long the daemon may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,6 +98,12 @@ fn render(view: &View, now_ms: u64) -> String {
         let safe = view.safe_wal_size.map(|safe| format!("; {safe} more may be written before the slot is lost"));
         row("retained", &format!("{bytes} bytes{}", safe.unwrap_or_default()));
     }
+    for replica in &view.replicas {
+        row("replica", &self::replica(replica, since(replica.since_ms)));
+    }
+    if let Some(why) = &view.unsighted {
+        row("readers", &format!("the source cannot be asked what they see: {why}"));
+    }
     let covered = view.rules.iter().filter(|rule| rule.covered).count();
     row("rules", &format!("{covered} of {} covered", view.rules.len()));
     for (name, events) in [("gap", &view.gaps), ("flush", &view.flushes), ("resend", &view.resends)] {
@@ -107,6 +113,16 @@ fn render(view: &View, now_ms: u64) -> String {
     }
     let _ = write!(out, "version    {}\n\n{}", plain(&view.version), targets(view, since));
     out
+}
+
+fn replica(replica: &ReplicaView, since: String) -> String {
+    let replayed = replica.replayed.as_deref().unwrap_or("nothing yet");
+    let stands = match &replica.left {
+        None => format!("waited for since {since}"),
+        Some(why) => format!("not waited for since {since}: {why}"),
+    };
+    let fault = replica.fault.as_ref().map(|fault| format!("; {fault}")).unwrap_or_default();
+    format!("{} has replayed {replayed}, {stands}{fault}", replica.name)
 }
 
 fn targets(view: &View, since: impl Fn(u64) -> String) -> String {

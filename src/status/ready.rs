@@ -42,11 +42,16 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
             age.as_secs()
         ));
     }
+    if let (State::Streaming, Some(why)) = (&status.state, &status.unsighted) {
+        reasons.push(format!(
+            "the source cannot be asked what its readers see: {why}; invalidations leave, and nothing counts as settled"
+        ));
+    }
     let lag = status.lag(now);
     if lag >= ready_max_lag {
         reasons.push(format!(
             "settled has been {:.1} s and {} bytes behind the log, and admin.ready_max_lag is {:.1} s; the slowest \
-             target or a long transaction holds it",
+             target or replica, a commit that waits for a synchronous standby, or a long transaction holds it",
             lag.as_secs_f64(),
             status.lag_bytes(),
             ready_max_lag.as_secs_f64()

@@ -44,6 +44,10 @@ fn streaming(status: &Status) -> String {
     if given_up > 0 {
         let _ = write!(text, ", {given_up} given up");
     }
+    let left = status.replicas.iter().filter(|replica| replica.left.is_some()).count();
+    if left > 0 {
+        let _ = write!(text, ", {left} of {} replicas not waited for", status.replicas.len());
+    }
     text
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, RuleStatus, Status, TargetStatus, readiness};
+use super::{Event, ReplicaStatus, RuleStatus, Status, TargetStatus, readiness};
 use crate::ledger::Watermarks;
 
 /// Positions are text as Postgres prints them; times are milliseconds since 1970 or seconds of duration.
@@ -48,6 +48,10 @@ pub struct View {
     pub safe_wal_size: Option<u64>,
     /// In the order of the configuration.
     pub targets: Vec<TargetView>,
+    /// In the order of the configuration.
+    pub replicas: Vec<ReplicaView>,
+    /// Why the source cannot be asked what its readers see, while that is so.
+    pub unsighted: Option<String>,
     /// In the order of the configuration.
     pub rules: Vec<RuleView>,
     /// The last gaps, oldest first.
@@ -98,6 +102,21 @@ pub struct TargetView {
     pub retries: u64,
 }
 
+/// One replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    /// `user@host:port/database`.
+    pub name: String,
+    /// Everything before is replayed there; nothing before its first answer, and while it is no standby.
+    pub replayed: Option<String>,
+    /// Why it cannot be asked, while that is so.
+    pub fault: Option<String>,
+    /// Why nothing waits for it, while that is so.
+    pub left: Option<String>,
+    /// Since when it has been waited for, or not.
+    pub since_ms: u64,
+}
+
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleView {
@@ -144,6 +163,8 @@ impl View {
             slot_retained_bytes: status.held.map(|held| held.retained),
             safe_wal_size: status.held.and_then(|held| held.safe),
             targets: status.targets.iter().map(TargetView::of).collect(),
+            replicas: status.replicas.iter().map(ReplicaView::of).collect(),
+            unsighted: status.unsighted.clone(),
             rules: status.rules.iter().map(RuleView::of).collect(),
             gaps: status.gaps.iter().map(EventView::of).collect(),
             flushes: status.flushes.iter().map(EventView::of).collect(),
@@ -188,6 +209,18 @@ impl TargetView {
             pending_keys: target.pending_keys,
             in_flight: target.in_flight,
             retries: target.retries,
+        }
+    }
+}
+
+impl ReplicaView {
+    fn of(replica: &ReplicaStatus) -> ReplicaView {
+        ReplicaView {
+            name: replica.name.to_string(),
+            replayed: replica.replayed.map(|at| at.to_string()),
+            fault: replica.fault.clone(),
+            left: replica.left.clone(),
+            since_ms: millis(replica.since),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod by_hand;
 mod budget;
 mod bulk;
+mod coherence;
 mod continuity;
 mod crash;
 mod drift;
