@@ -47,7 +47,7 @@ fn insert(relation: u32) -> Message<'static> {
 }
 
 fn logical(content: &str) -> Message<'_> {
-    Message::Logical { transactional: true, prefix: "coherd", content: content.as_bytes() }
+    Message::Logical { transactional: true, at: Lsn::new(80), prefix: "coherd", content: content.as_bytes() }
 }
 
 fn gathered(reader: &mut Reader, messages: impl IntoIterator<Item = Message<'static>>) -> Vec<String> {
@@ -118,7 +118,7 @@ fn an_order_that_cannot_be_read_flushes_everything() {
     let mut seen = Seen::default();
     assert!(matches!(reader.read(logical("{"), &mut seen), Ok(Step::Unreadable(_))));
     assert_eq!(seen.0, ["0 flush user:*", "1 flush product:*"]);
-    let other = Message::Logical { transactional: false, prefix: "app", content: b"{" };
+    let other = Message::Logical { transactional: false, at: Lsn::new(80), prefix: "app", content: b"{" };
     assert_eq!(reader.read(other, &mut seen), Ok(Step::Within), "not ours");
 }
 

@@ -23,9 +23,11 @@ use crate::transaction::Gather;
 const INTAKE_KEYS: usize = 32 << 10;
 /// The same in bytes of key text.
 const INTAKE_BYTES: usize = 2 << 20;
-/// A record on a stream that brings no invalidations moves at most this often, and, with nothing to say, about this
-/// often too: it is how a target that has gone away is noticed.
+/// A record on a stream that brings no invalidations moves this often in the long run, unless somebody waits for it; and,
+/// with nothing to say, about this often too: it is how a target that has gone away is noticed.
 const RECORD_PACE: Duration = Duration::from_secs(1);
+/// Moves that were not needed are saved up, as time, so that on a quiet database nobody waits for a timer.
+const RECORD_SAVED: Duration = Duration::from_mins(5);
 
 /// What all targets together were delivered lately and is kept in memory, in bytes, to be sent again to one that has
 /// lost it.
@@ -65,7 +67,8 @@ pub(super) struct Lane {
     /// Invalidations were confirmed since the record last said what is settled.
     settled_is_due: bool,
     last_sent: Instant,
-    last_moved: Instant,
+    /// The moves of the record so far have used up the time until then; see [`RECORD_SAVED`].
+    paced_until: Instant,
     /// Where it held the slot at the last look at the server, if it owed something then.
     held_at: Option<Lsn>,
 }
@@ -87,6 +90,8 @@ pub(super) struct Lanes {
     last_end: Option<Lsn>,
     /// Lanes that were given up and are brought along again, not told yet.
     returned: Vec<usize>,
+    /// Somebody waits for this position: records that are behind it move at once.
+    awaited: Lsn,
     /// Keys named by hand that a lane that is given up could not hold, not told yet.
     lost_by_hand: u64,
 }
@@ -111,7 +116,7 @@ impl Lanes {
             floor: (Lsn::ZERO, Lsn::ZERO),
             settled_is_due: true,
             last_sent: now,
-            last_moved: now,
+            paced_until: now,
             held_at: None,
         };
         let lanes: Vec<Lane> = workers.into_iter().map(lane).collect();
@@ -127,6 +132,7 @@ impl Lanes {
             first_sequence: u64::MAX,
             last_end: None,
             returned: Vec::new(),
+            awaited: Lsn::ZERO,
             lost_by_hand: 0,
         }
     }
@@ -139,6 +145,7 @@ impl Lanes {
         self.sequence = self.sequence.max(micros_since_epoch());
         self.first_sequence = self.sequence + 1;
         self.identity = (system_id, timeline);
+        self.awaited = Lsn::ZERO;
         for lane in &mut self.lanes {
             lane.unjudge();
             lane.written = Lsn::ZERO;
@@ -168,6 +175,7 @@ impl Lanes {
         let decoded = self.ledger.decoded();
         self.ledger.fork(at);
         self.identity.1 = timeline;
+        self.awaited = self.awaited.min(at);
         for lane in &mut self.lanes {
             if lane.floor.0 > decoded {
                 // A process before this one has sent more than this one has come to.
@@ -176,6 +184,12 @@ impl Lanes {
             lane.written = lane.written.min(at);
             lane.floor = (lane.floor.0.min(at), lane.floor.1.min(at));
         }
+    }
+
+    /// Somebody waits until everything before `at` is settled, and said so outside of every transaction.
+    pub(super) fn awaited(&mut self, at: Lsn) {
+        self.ledger.idle(at);
+        self.awaited = self.awaited.max(at);
     }
 
     pub(super) fn commit_time(&mut self, time: PgTime) {
@@ -328,6 +342,7 @@ impl Lanes {
         let record_is_behind = self.ledger.record_is_behind(index);
         let settled = self.ledger.settled(index);
         let is_given_up = self.ledger.is_given_up(index);
+        let awaited = self.awaited;
         let Some(lane) = self.lanes.get_mut(index) else {
             return false;
         };
@@ -335,12 +350,12 @@ impl Lanes {
             || !lane.worker.has_room()
             // Its scopes wait until it answers, and take nothing up meanwhile.
             || (is_given_up && !lane.up)
-            || (lane.gathering.is_empty() && !lane.record_is_due(record_is_behind, now))
+            || (lane.gathering.is_empty() && !lane.record_is_due(record_is_behind, awaited, now))
         {
             return false;
         }
         if lane.gathering.is_empty() && record_is_behind && !lane.settled_is_due {
-            lane.last_moved = now;
+            lane.paced_until = lane.paced_until.max(now) + RECORD_PACE;
         }
         let (system_id, timeline) = self.identity;
         self.sequence += 1;
@@ -392,8 +407,8 @@ impl Lane {
         }
     }
 
-    fn record_is_due(&self, is_behind: bool, now: Instant) -> bool {
-        let moves = is_behind && now.duration_since(self.last_moved) >= RECORD_PACE;
+    fn record_is_due(&self, is_behind: bool, awaited: Lsn, now: Instant) -> bool {
+        let moves = is_behind && (self.written < awaited || self.paced_until <= now + RECORD_SAVED);
         let heartbeat = now.duration_since(self.last_sent) >= RECORD_PACE;
         self.in_flight.is_empty() && (self.settled_is_due || self.marks.1 || moves || heartbeat)
     }

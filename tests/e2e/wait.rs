@@ -1,0 +1,89 @@
+//! `coherd.wait()` is prompt: what a DBA or an application waits for is its own change, never a timer.
+//! `make waits` takes more of them (`COHERD_WAITS`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Shop;
+use crate::support::postgres::postgres_client;
+
+const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0);
+    INSERT INTO users SELECT generate_series(1, 1000);
+    CREATE TABLE notes (id bigserial PRIMARY KEY, line text); CREATE TABLE logs (id bigserial PRIMARY KEY, line text);";
+const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
+
+/// Waits for each kind of change where nobody says.
+const WAITS: usize = 50;
+
+const KINDS: [(&str, &str); 4] = [
+    ("a mapped row", "UPDATE users SET n = n + 1 WHERE id = 7"),
+    ("a published table without a rule", "INSERT INTO notes (line) VALUES ('x')"),
+    ("a table outside of the publication", "INSERT INTO logs (line) VALUES ('x')"),
+    ("1,000 mapped rows", "UPDATE users SET n = n + 1"),
+];
+
+fn shop() -> Shop {
+    let mut shop = Shop::alone("", SCHEMA, RULE);
+    shop.sql.run(&format!("ALTER PUBLICATION {} ADD TABLE notes", shop.database.name));
+    shop.settle();
+    shop
+}
+
+fn waits() -> usize {
+    let given = std::env::var("COHERD_WAITS").ok().filter(|text| !text.is_empty());
+    given.map_or(WAITS, |text| text.parse().expect("a whole number"))
+}
+
+/// Changes and waits, over and over. Gives how long each wait took, in milliseconds, the shortest first.
+fn times(shop: &mut Shop, change: &str, count: usize) -> Vec<f64> {
+    let wait = format!("SELECT coherd.wait(timeout => '30s', slot => '{}')", shop.database.name);
+    let mut times: Vec<f64> = (0..count)
+        .map(|_| {
+            shop.sql.run(change);
+            let began = Instant::now();
+            assert_eq!(shop.sql.one(&wait), "t", "{}", shop.daemon.status());
+            began.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+fn told(kind: &str, times: &[f64]) -> f64 {
+    let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)];
+    let (p50, p99, max) = (at(50), at(99), at(100));
+    println!("coherd.wait() behind {kind}: n {}, p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms", times.len());
+    p50
+}
+
+#[test]
+fn a_wait_is_prompt_on_a_database_that_is_otherwise_idle() {
+    let mut shop = shop();
+    for (kind, change) in KINDS {
+        let times = times(&mut shop, change, waits());
+        assert!(told(kind, &times) < 50.0, "behind {kind}: {times:?}");
+    }
+}
+
+#[test]
+fn a_wait_is_prompt_while_others_write_what_no_rule_names() {
+    let mut shop = shop();
+    let (dsn, ends) = (shop.database.dsn(), Arc::new(AtomicBool::new(false)));
+    let writer = std::thread::spawn({
+        let ends = Arc::clone(&ends);
+        move || {
+            let mut sql = postgres_client(&dsn).expect("connects");
+            while !ends.load(Ordering::Relaxed) {
+                sql.run("INSERT INTO logs (line) VALUES ('x')");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    });
+    let all: Vec<_> = KINDS.iter().map(|(kind, change)| (kind, times(&mut shop, change, waits()))).collect();
+    ends.store(true, Ordering::Relaxed);
+    writer.join().expect("it wrote");
+    for (kind, times) in all {
+        told(&format!("{kind}, others writing"), &times);
+    }
+}
