@@ -101,7 +101,7 @@ BEGIN
             RETURN true;
         ELSIF clock_timestamp() >= deadline THEN
             RETURN false;
-        ELSIF NOT told AND pause > 0.003 THEN
+        ELSIF NOT told AND pause > 0.0014 THEN
             -- A cache's record moves at once where somebody waits, and otherwise now and then. The daemon hears of it
             -- with the next flush of the log, for which nobody waits here; who may not send it does without.
             told := true;
@@ -112,7 +112,7 @@ BEGIN
             END;
         END IF;
         PERFORM pg_sleep(least(pause, extract(epoch FROM deadline - clock_timestamp())::double precision));
-        pause := least(pause * 1.5, 0.020);
+        pause := least(pause * 1.2, 0.020);
     END LOOP;
 END
 $$;

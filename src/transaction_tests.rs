@@ -123,6 +123,21 @@ fn an_order_that_cannot_be_read_flushes_everything() {
 }
 
 #[test]
+fn somebody_who_waits_is_heard_of_outside_of_transactions_only() {
+    let mut reader = reader(10);
+    let mut seen = Seen::default();
+    let awaited = |transactional| {
+        let prefix = "coherd.wait";
+        Message::Logical { transactional, at: Lsn::new(80), prefix, content: b"" }
+    };
+    assert_eq!(reader.read(awaited(false), &mut seen), Ok(Step::Awaited(Lsn::new(80))));
+    assert_eq!(reader.read(awaited(true), &mut seen), Ok(Step::Within));
+    reader.read(begin(), &mut seen).unwrap();
+    assert_eq!(reader.read(awaited(false), &mut seen), Ok(Step::Within));
+    assert!(seen.0.is_empty() && reader.is_open());
+}
+
+#[test]
 fn messages_out_of_order_are_errors() {
     let mut reader = reader(10);
     let mut seen = Seen::default();

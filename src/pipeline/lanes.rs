@@ -355,7 +355,8 @@ impl Lanes {
             return false;
         }
         if lane.gathering.is_empty() && record_is_behind && !lane.settled_is_due {
-            lane.paced_until = lane.paced_until.max(now) + RECORD_PACE;
+            // However many had to move for somebody who waits, the next one comes in time.
+            lane.paced_until = lane.paced_until.clamp(now, now + RECORD_SAVED) + RECORD_PACE;
         }
         let (system_id, timeline) = self.identity;
         self.sequence += 1;
