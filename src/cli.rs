@@ -1,12 +1,14 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr.
 
 pub mod check;
+mod daemon;
 pub mod log;
 pub mod parts;
 pub mod run;
 pub mod setup;
 pub mod status;
 pub mod teardown;
+pub mod wait;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -63,6 +65,8 @@ enum Command {
     Teardown(teardown::Args),
     /// Shows state, watermarks, lag and targets of the running daemon
     Status(status::Args),
+    /// Waits until every cache has confirmed what was committed so far
+    Wait(wait::Args),
 }
 
 /// Why a command did not do what was asked.
@@ -137,6 +141,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Setup(args) => runtime.block_on(setup::run(&config, args)),
         Command::Teardown(args) => runtime.block_on(teardown::run(&config, args)),
         Command::Status(args) => runtime.block_on(status::run(&config, args)),
+        Command::Wait(args) => runtime.block_on(wait::run(&config, args)),
     }
 }
 

@@ -167,7 +167,7 @@ fn who_waits_for_long_says_so_in_the_log_where_that_is_allowed() {
     let server = Arc::new(Postgres::start(""));
     let (database, mut client) = database_on(server, "CREATE TABLE t (id int PRIMARY KEY)");
     let wait = format!("SELECT coherd.wait(timeout => '30ms', slot => '{}')", database.name);
-    let mut said_after = |client: &mut Client, before: &str| {
+    let said_after = |client: &mut Client, before: &str| {
         client.run(before);
         assert_eq!(client.one(&wait), "f", "{before}");
         client.run("COMMIT; INSERT INTO t SELECT coalesce(max(id), 0) + 1 FROM t");

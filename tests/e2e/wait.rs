@@ -6,7 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Shop;
+use crate::support::Daemon;
+use crate::support::daemon::text;
 use crate::support::postgres::postgres_client;
+use crate::support::process::Signal;
+use crate::support::{Database, Redis, until};
 
 const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0);
     INSERT INTO users SELECT generate_series(1, 1000);
@@ -19,7 +23,7 @@ const WAITS: usize = 50;
 /// More moves of the record than a stream that was idle for long may make at once.
 const SAVED_MOVES: usize = 310;
 /// Far from the second in which a record moves by itself, and far from what a busy machine takes.
-const PROMPT_MS: f64 = 50.0;
+const PROMPT_MS: f64 = 200.0;
 
 const KINDS: [(&str, &str); 4] = [
     ("a mapped row", "UPDATE users SET n = n + 1 WHERE id = 7"),
@@ -92,4 +96,61 @@ fn a_wait_is_prompt_while_others_write_what_no_rule_names() {
     for (kind, times) in all {
         assert!(told(&format!("{kind}, others writing"), &times) < PROMPT_MS, "behind {kind}: {times:?}");
     }
+}
+
+#[test]
+fn the_command_waits_for_what_was_committed_so_far() {
+    let mut shop = Shop::open(SCHEMA, RULE);
+    shop.cache(&["user:7", "user:8"]);
+    shop.sql.run("UPDATE users SET n = 1 WHERE id = 7");
+    let done = shop.daemon.command(&["wait"]);
+    assert!(done.status.success(), "{}", text(&done));
+    assert_eq!(shop.cached(), ["user:8"]);
+    shop.sql.run("UPDATE users SET n = 1 WHERE id = 8");
+    let token = shop.sql.one("SELECT coherd.token()");
+    let done = shop.daemon.command(&["wait", "--token", &token, "--stage", "applied", "--json"]);
+    assert!(done.status.success(), "{}", text(&done));
+    let told: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!((&told["reached"], &told["stage"]), (&true.into(), &"applied".into()));
+    assert!(shop.cached().is_empty());
+}
+
+#[test]
+fn the_command_says_which_cache_is_behind() {
+    let mut shop = Shop::open(SCHEMA, RULE);
+    shop.redis.signal(Signal::Stop);
+    shop.sql.run("UPDATE users SET n = 1 WHERE id = 7");
+    let late = shop.daemon.command(&["wait", "--timeout", "300ms"]);
+    shop.redis.signal(Signal::Continue);
+    assert_eq!(late.status.code(), Some(1));
+    let told = text(&late);
+    assert!(
+        told.contains("is not settled within 300 ms; settled is at ") && told.contains("\ntarget cache ("),
+        "{told}"
+    );
+    let done = shop.daemon.command(&["wait", "--timeout", "30s"]);
+    assert!(done.status.success(), "{}", text(&done));
+}
+
+#[test]
+fn the_command_needs_a_slot_and_a_daemon_that_streams() {
+    let (database, redis) = (Database::create(), Redis::start());
+    database.run(SCHEMA);
+    let mut daemon = Daemon::configure(&database, &redis.url(), &format!("rules:\n{RULE}"));
+    let refusal = |daemon: &Daemon| {
+        let refused = daemon.command(&["wait", "--timeout", "30s"]);
+        assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+        assert!(refused.stdout.is_empty());
+        text(&refused)
+    };
+    assert!(refusal(&daemon).contains("there is no replication slot"), "{}", refusal(&daemon));
+    daemon.setup(&database);
+    let told = refusal(&daemon);
+    assert!(told.contains("is the daemon running, with this configuration? `coherd run` starts it"), "{told}");
+    daemon.launch();
+    let mut twin = daemon.twin();
+    twin.launch_unready();
+    until("the twin stands by", || (twin.status()["state"] == "standby").then_some(()));
+    let told = refusal(&twin);
+    assert!(told.contains("the daemon here stands by") && told.contains("coherd.wait()"), "{told}");
 }
