@@ -2,7 +2,7 @@
 CARGO ?= cargo
 KEEP ?=
 
-.PHONY: demo test chaos outage lint bench fuzz test-matrix prerequisites
+.PHONY: demo test chaos outage waits lint bench fuzz test-matrix prerequisites
 
 demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
 	$(CARGO) build --release --bins --example demo
@@ -16,6 +16,9 @@ chaos: prerequisites ## everything breaks at random for SECONDS (60), chosen by 
 
 outage: prerequisites ## a cache is away for SECONDS (600) under load: memory and the log held back stay within bounds
 	COHERD_OUTAGE_SECONDS=$(or $(SECONDS),600) $(CARGO) test --test coherd e2e::soak:: -- --nocapture
+
+waits: prerequisites ## how long coherd.wait() takes behind changes of several kinds, COUNT (250) of each
+	COHERD_WAITS=$(or $(COUNT),250) $(CARGO) test --test coherd e2e::wait:: -- --nocapture --test-threads=1
 
 lint: ## formatting, clippy and the house rules
 	$(CARGO) fmt --check

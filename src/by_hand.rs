@@ -1,4 +1,4 @@
-//! What `coherd.invalidate()`, `coherd.touch()` and `coherd.flush()` write into the log (`sql/coherd.sql`).
+//! What `coherd.invalidate()`, `coherd.touch()`, `coherd.flush()` and `coherd.wait()` write into the log (`sql/coherd.sql`).
 
 use serde::Deserialize;
 
@@ -7,6 +7,9 @@ use crate::table::TableName;
 
 /// The prefix of our logical messages.
 pub const PREFIX: &str = "coherd";
+
+/// The prefix of messages that `coherd.wait()` writes, which hold nothing: somebody waits for what came before.
+pub const AWAITED: &str = "coherd.wait";
 
 /// The version of the format that this program writes and reads.
 const VERSION: u32 = 1;

@@ -1,6 +1,7 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr.
 
 pub mod check;
+mod daemon;
 pub mod log;
 pub mod lua;
 pub mod parts;
@@ -8,6 +9,7 @@ pub mod run;
 pub mod setup;
 pub mod status;
 pub mod teardown;
+pub mod wait;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -64,6 +66,8 @@ enum Command {
     Teardown(teardown::Args),
     /// Shows state, watermarks, lag and targets of the running daemon
     Status(status::Args),
+    /// Waits until every cache has confirmed what was committed so far
+    Wait(wait::Args),
     /// Prints the function library for readers, as the daemon loads it into Redis 7 and Valkey
     Lua(lua::Args),
 }
@@ -141,6 +145,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Setup(args) => runtime.block_on(setup::run(&config()?, args)),
         Command::Teardown(args) => runtime.block_on(teardown::run(&config()?, args)),
         Command::Status(args) => runtime.block_on(status::run(&config()?, args)),
+        Command::Wait(args) => runtime.block_on(wait::run(&config()?, args)),
         Command::Lua(args) => lua::run(&args),
     }
 }

@@ -31,6 +31,9 @@ pub const INVALIDATIONS: &str = "invalidations";
 pub const KEYS_HIT: &str = "keys_hit";
 /// `coherd_commit_to_applied_seconds`: from the commit's timestamp until every target confirmed.
 pub const COMMIT_TO_APPLIED: &str = "commit_to_applied_seconds";
+/// `coherd_commit_to_settled_seconds`: from the commit's timestamp until readers may rely on it. Some of the commits that
+/// have to wait for a target.
+pub const COMMIT_TO_SETTLED: &str = "commit_to_settled_seconds";
 /// `coherd_delivery_retries_total{target,reason}`.
 pub const DELIVERY_RETRIES: &str = "delivery_retries";
 /// `coherd_gaps_total{reason}`: times that continuity was broken.
@@ -83,7 +86,7 @@ pub const VERSION: &str = "version";
 /// The content type of what [`Metrics::encode`] gives.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The first bucket of the latency histogram, in seconds; each further one is twice as wide, up to about 105 s.
+/// The first bucket of the latency histograms, in seconds; each further one is twice as wide, up to about 105 s.
 const FIRST_BUCKET_SECONDS: f64 = 0.0001;
 const BUCKETS: u16 = 21;
 
@@ -138,13 +141,14 @@ struct Inner {
     flushes: Family<Labels<1>, Counter>,
     resends: Family<Labels<1>, Counter>,
     commit_to_applied: Histogram,
+    commit_to_settled: Histogram,
 }
 
 impl Metrics {
     /// Metrics whose gauges are read from `board`.
     pub fn new(board: &Board) -> Metrics {
         let mut registry = Registry::with_prefix(PREFIX);
-        let buckets = exponential_buckets(FIRST_BUCKET_SECONDS, 2.0, BUCKETS);
+        let latencies = || Histogram::new(exponential_buckets(FIRST_BUCKET_SECONDS, 2.0, BUCKETS));
         let mut inner = Inner {
             registry: Registry::default(),
             changes: Family::default(),
@@ -154,7 +158,8 @@ impl Metrics {
             gaps: Family::default(),
             flushes: Family::default(),
             resends: Family::default(),
-            commit_to_applied: Histogram::new(buckets),
+            commit_to_applied: latencies(),
+            commit_to_settled: latencies(),
         };
         registry.register(CHANGES, "Rows read from the log", inner.changes.clone());
         registry.register(INVALIDATIONS, "Keys that a target confirmed", inner.invalidations.clone());
@@ -167,6 +172,11 @@ impl Metrics {
             COMMIT_TO_APPLIED,
             "From the commit until every target confirmed",
             inner.commit_to_applied.clone(),
+        );
+        registry.register(
+            COMMIT_TO_SETTLED,
+            "From the commit until readers may rely on it",
+            inner.commit_to_settled.clone(),
         );
         registry.register(BUILD, "The version that runs", Info::new([(VERSION, env!("CARGO_PKG_VERSION"))]));
         registry.register_collector(Box::new(Gauges(board.clone())));
@@ -198,6 +208,11 @@ impl Metrics {
     /// Seconds from commit to applied; kept by the caller.
     pub fn commit_to_applied(&self) -> Histogram {
         self.0.commit_to_applied.clone()
+    }
+
+    /// Seconds from commit to settled; kept by the caller.
+    pub fn commit_to_settled(&self) -> Histogram {
+        self.0.commit_to_settled.clone()
     }
 
     /// Continuity was broken.
@@ -313,6 +328,7 @@ mod tests {
         board.uncover(1, "it is not in the publication");
         board.observed(Some(HeldWal { end: Lsn::new(9000), retained: 4096, safe: None, segment: 1 << 24 }));
         metrics.commit_to_applied().observe(0.0003);
+        metrics.commit_to_settled().observe(0.0004);
         board.target(0, |target| {
             target.is_up();
             target.pending_keys = 7;
@@ -329,6 +345,7 @@ mod tests {
             "coherd_gaps_total{reason=\"slot_missing\"} 1",
             "coherd_flushes_total{reason=\"gap\"} 1",
             "coherd_commit_to_applied_seconds_count 1",
+            "coherd_commit_to_settled_seconds_count 1",
             "coherd_watermark_lsn{stage=\"decoded\"} 1000",
             "coherd_watermark_lsn{stage=\"settled\"} 400",
             "coherd_slot_lag_bytes 600",

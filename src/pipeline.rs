@@ -459,7 +459,11 @@ fn read_message(
     }
     match reader.read(message, lanes) {
         Ok(Step::Within) => {}
-        Ok(Step::Committed { end, .. }) => lanes.ledger.committed(end),
+        Ok(Step::Committed { end, commit_time }) => {
+            recorder.committed(end, commit_time);
+            lanes.ledger.committed(end);
+        }
+        Ok(Step::Awaited(at)) => lanes.awaited(at),
         Ok(Step::Unreadable(unreadable)) => recorder.unreadable(&unreadable),
         Err(error) => return Err(SourceError::Protocol(error.to_string())),
     }

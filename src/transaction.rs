@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use crate::by_hand::{self, Order, Touched, UnreadableOrder};
 use crate::change::{Change, Relation, Row};
 use crate::invalidation::{Action, RuleId, Scope};
-use crate::lsn::CommitLsn;
+use crate::lsn::{CommitLsn, Lsn};
 use crate::pgoutput::{Message, PgTime, Truncated};
 use crate::rules::binding::{Binding, Scratch, Strike};
 use crate::rules::config::Rule;
@@ -34,6 +34,8 @@ pub enum Step {
         /// When it was committed.
         commit_time: PgTime,
     },
+    /// Outside of every transaction, somebody waits until everything before this position is settled.
+    Awaited(Lsn),
     /// A message of ours could not be read, so every scope of every rule was gathered in its place.
     Unreadable(UnreadableOrder),
 }
@@ -171,6 +173,10 @@ impl Reader {
             Message::Relation(relation) => self.describe(relation),
             Message::Truncate(truncated) => self.truncate(truncated, gather)?,
             Message::Logical { prefix: by_hand::PREFIX, content, .. } => return Ok(self.order(content, gather)),
+            // Within a transaction its place says nothing of what came before.
+            Message::Logical { prefix: by_hand::AWAITED, transactional: false, at, .. } if self.open.is_none() => {
+                return Ok(Step::Awaited(at));
+            }
             Message::Logical { .. } | Message::Origin | Message::Type => {}
         }
         Ok(Step::Within)

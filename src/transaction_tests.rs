@@ -47,7 +47,7 @@ fn insert(relation: u32) -> Message<'static> {
 }
 
 fn logical(content: &str) -> Message<'_> {
-    Message::Logical { transactional: true, prefix: "coherd", content: content.as_bytes() }
+    Message::Logical { transactional: true, at: Lsn::new(80), prefix: "coherd", content: content.as_bytes() }
 }
 
 fn gathered(reader: &mut Reader, messages: impl IntoIterator<Item = Message<'static>>) -> Vec<String> {
@@ -118,8 +118,23 @@ fn an_order_that_cannot_be_read_flushes_everything() {
     let mut seen = Seen::default();
     assert!(matches!(reader.read(logical("{"), &mut seen), Ok(Step::Unreadable(_))));
     assert_eq!(seen.0, ["0 flush user:*", "1 flush product:*"]);
-    let other = Message::Logical { transactional: false, prefix: "app", content: b"{" };
+    let other = Message::Logical { transactional: false, at: Lsn::new(80), prefix: "app", content: b"{" };
     assert_eq!(reader.read(other, &mut seen), Ok(Step::Within), "not ours");
+}
+
+#[test]
+fn somebody_who_waits_is_heard_of_outside_of_transactions_only() {
+    let mut reader = reader(10);
+    let mut seen = Seen::default();
+    let awaited = |transactional| {
+        let prefix = "coherd.wait";
+        Message::Logical { transactional, at: Lsn::new(80), prefix, content: b"" }
+    };
+    assert_eq!(reader.read(awaited(false), &mut seen), Ok(Step::Awaited(Lsn::new(80))));
+    assert_eq!(reader.read(awaited(true), &mut seen), Ok(Step::Within));
+    reader.read(begin(), &mut seen).unwrap();
+    assert_eq!(reader.read(awaited(false), &mut seen), Ok(Step::Within));
+    assert!(seen.0.is_empty() && reader.is_open());
 }
 
 #[test]

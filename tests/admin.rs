@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use coherd::admin;
@@ -11,7 +12,7 @@ use coherd::ledger::Watermarks;
 use coherd::lsn::Lsn;
 use coherd::metrics::Metrics;
 use coherd::observation::HeldWal;
-use coherd::status::{Board, State, TargetStatus, View};
+use coherd::status::{Board, Stage, State, TargetStatus, View, WAITERS_MAX};
 use tokio::sync::oneshot;
 
 use crate::support::until;
@@ -53,9 +54,21 @@ impl Admin {
         admin
     }
 
-    fn settle(&self, at: u64) {
+    pub fn settle(&self, at: u64) {
         let lsn = Lsn::new(at);
         self.board.moved(Watermarks { decoded: lsn, visible: lsn, applied: lsn, settled: lsn });
+    }
+
+    pub fn hear(&self, end: u64) {
+        self.board.heard(Lsn::new(end));
+    }
+
+    /// How many more may wait.
+    fn free_places(&self) -> usize {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut waits: Vec<_> =
+            (0..=WAITERS_MAX).map(|_| Box::pin(self.board.reached(Stage::Settled, Lsn::MAX))).collect();
+        waits.iter_mut().map(|wait| wait.as_mut().poll(&mut context)).take_while(Poll::is_pending).count()
     }
 
     fn send(&self, request: &str) -> TcpStream {
@@ -187,6 +200,27 @@ fn a_wait_is_answered_when_the_position_is_settled() {
     assert_eq!(code, 200);
     assert!(body.contains("\"settled\":\"0/64\""), "{body}");
     assert_eq!(admin.get("/wait?token=0/64").0, 200, "the other way to write it");
+}
+
+#[test]
+fn five_thousand_wait_and_only_those_are_woken_whose_position_is_reached() {
+    const CROWD: usize = 5000;
+    let admin = Admin::streaming();
+    let wait = |token| admin.send(&format!("GET /wait?token={token}&timeout=60s"));
+    let (early, late): (Vec<_>, Vec<_>) = (0..CROWD / 2).map(|_| (wait(100), wait(200))).unzip();
+    until("all of them wait", || (admin.free_places() == WAITERS_MAX - CROWD).then_some(()));
+    let began = Instant::now();
+    admin.settle(100);
+    for socket in early {
+        assert_eq!(answer(socket).0, 200);
+    }
+    let took = began.elapsed();
+    println!("{} of {CROWD} who waited were answered within {took:?}", CROWD / 2);
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(admin.free_places(), WAITERS_MAX - CROWD / 2);
+    // The others go away without an answer.
+    drop(late);
+    until("their places are free", || (admin.free_places() == WAITERS_MAX).then_some(()));
 }
 
 #[test]

@@ -99,6 +99,63 @@ fn the_status_of_a_daemon_is_a_table_or_json() {
 }
 
 #[test]
+fn the_help_of_wait_says_what_it_waits_for_and_how_long() {
+    let help = coherd(&["wait", "--help"], None);
+    assert_eq!(help.status.code(), Some(0));
+    insta::assert_snapshot!(stdout(&help), @r"
+    Waits until every cache has confirmed what was committed so far
+
+    Usage: coherd wait [OPTIONS]
+
+    Options:
+          --config <FILE>       The configuration file [env: COHERD_CONFIG] [default:
+                                /etc/coherd/coherd.yaml]
+          --token <LSN>         The position to wait for, in either form: 16/B374D848, or the decimal
+                                that coherd.token() gives. Default: the present position of the
+                                database, so everything committed so far
+          --timeout <DURATION>  How long to wait [default: 5s]
+          --stage <STAGE>       Until every cache has confirmed (applied), or until readers may rely on
+                                it (settled) [default: settled] [possible values: applied, settled]
+          --json                Print JSON, for programs
+      -h, --help                Print help
+    ");
+}
+
+#[test]
+fn a_wait_for_a_token_that_is_reached_or_not() {
+    let admin = Admin::streaming();
+    admin.settle(0x100);
+    admin.hear(0x180);
+    let files = Files::with(&config(admin.address.port()));
+    for token in ["256", "0/100"] {
+        let reached = coherd(&["wait", "--token", token], Some(&files));
+        assert_eq!(
+            (reached.status.code(), stdout(&reached).as_str()),
+            (Some(0), "0/100 is settled; settled is at 0/100\n")
+        );
+    }
+    let late = coherd(&["wait", "--token", "257", "--timeout", "20ms"], Some(&files));
+    assert_eq!(late.status.code(), Some(1));
+    assert!(late.stdout.is_empty());
+    insta::assert_snapshot!(stderr(&late), @r"
+    coherd: 0/101 is not settled within 20 ms; settled is at 0/100
+    the log is read up to 0/100
+    target cache (up) has confirmed up to 0/0; 0 keys wait, 0 deliveries are on their way
+    ");
+    let late = coherd(&["wait", "--token", "257", "--timeout", "20ms", "--stage", "applied", "--json"], Some(&files));
+    assert_eq!((late.status.code(), stderr(&late).as_str()), (Some(1), ""));
+    let value: serde_json::Value = serde_json::from_str(&stdout(&late)).unwrap();
+    assert_eq!(
+        (&value["reached"], &value["stage"], &value["token"]),
+        (&false.into(), &"applied".into(), &"0/101".into())
+    );
+    assert_eq!(value["watermarks"]["applied"], "0/100");
+    for wrong in [["--token", "soon"], ["--timeout", "5"], ["--stage", "visible"]] {
+        assert_eq!(coherd(&["wait", wrong[0], wrong[1]], Some(&files)).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
 fn what_answers_but_is_no_coherd_is_told() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -14,7 +14,11 @@ const UNINSTALL: &str = include_str!("../sql/uninstall.sql");
 
 /// A database with the functions, a publication of every table, and a slot, both named as the database.
 fn database(tables: &str) -> (Database, Client) {
-    let database = Database::create();
+    database_on(Postgres::shared(), tables)
+}
+
+fn database_on(server: Arc<Postgres>, tables: &str) -> (Database, Client) {
+    let database = Database::create_on(server);
     let mut client = database.client();
     let name = &database.name;
     client.run(FUNCTIONS);
@@ -156,6 +160,33 @@ fn a_wait_is_true_once_the_slot_is_confirmed_and_vouched_for_and_false_after_the
     assert_eq!(waiting.join().unwrap(), "t");
     daemon.stop(Signal::Kill);
     assert_eq!(client.one(&at_once), "f", "nobody is at work any more");
+}
+
+#[test]
+fn who_waits_for_long_says_so_in_the_log_where_that_is_allowed() {
+    let server = Arc::new(Postgres::start(""));
+    let (database, mut client) = database_on(server, "CREATE TABLE t (id int PRIMARY KEY)");
+    let wait = format!("SELECT coherd.wait(timeout => '30ms', slot => '{}')", database.name);
+    let said_after = |client: &mut Client, before: &str| {
+        client.run(before);
+        assert_eq!(client.one(&wait), "f", "{before}");
+        client.run("COMMIT; INSERT INTO t SELECT coalesce(max(id), 0) + 1 FROM t");
+        take(&database)
+            .iter()
+            .filter(|bytes| bytes.starts_with(b"M\0") && bytes.ends_with(b"coherd.wait\0\0\0\0\0"))
+            .count()
+    };
+    assert_eq!(said_after(&mut client, "BEGIN"), 1);
+    assert_eq!(said_after(&mut client, "BEGIN READ ONLY"), 1);
+    assert_eq!(said_after(&mut client, "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY"), 1);
+    client.run(
+        "DO $$ DECLARE f regprocedure; BEGIN
+             FOR f IN SELECT oid FROM pg_proc WHERE proname = 'pg_logical_emit_message' LOOP
+                 EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
+             END LOOP;
+         END $$; CREATE ROLE app; GRANT ALL ON t TO app; SET ROLE app",
+    );
+    assert_eq!(said_after(&mut client, "BEGIN"), 0, "and waits all the same");
 }
 
 #[test]

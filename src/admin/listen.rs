@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,6 +16,9 @@ use crate::status::WAITERS_MAX;
 
 /// The most connections at a time; further ones wait to be accepted. Everybody who may wait, and probes beside them.
 pub const CONNECTIONS_MAX: usize = WAITERS_MAX + 100;
+
+/// File descriptors for everything else.
+const OTHER_DESCRIPTORS: usize = 200;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +50,19 @@ pub async fn listen(address: SocketAddr) -> Result<Listener, ListenError> {
         },
         error,
     })?;
-    Ok(Listener { socket, free: Arc::new(Semaphore::new(CONNECTIONS_MAX)) })
+    Ok(Listener { socket, free: Arc::new(Semaphore::new(connections_max())) })
+}
+
+/// How many connections the file descriptors of this process are enough for. Shells and systemd give 1024 to programs
+/// that do not ask for more (`RLIMIT_NOFILE`), because of `select(2)`, which nothing here calls.
+fn connections_max() -> usize {
+    let wanted = (CONNECTIONS_MAX + OTHER_DESCRIPTORS) as u64;
+    let limit = getrlimit(Resource::Nofile);
+    let may_have = limit.maximum.map_or(wanted, |most| most.min(wanted));
+    let has = limit.current.unwrap_or(wanted);
+    let asked = || setrlimit(Resource::Nofile, Rlimit { current: Some(may_have), ..limit });
+    let gets = if has < may_have && asked().is_ok() { may_have } else { has };
+    usize::try_from(gets).unwrap_or(CONNECTIONS_MAX).saturating_sub(OTHER_DESCRIPTORS).clamp(1, CONNECTIONS_MAX)
 }
 
 impl Listener {

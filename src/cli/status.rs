@@ -1,22 +1,11 @@
 //! `coherd status`: asks the running daemon how it is.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, anyhow, bail};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-
-use super::{Failure, print};
+use super::{Failure, daemon, print};
 use crate::config::Config;
 use crate::status::{EventView, ReplicaView, View};
-
-/// How long the daemon may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The longest answer that is read, in bytes.
-const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 /// `coherd status`
 #[derive(Debug, clap::Args)]
@@ -28,46 +17,13 @@ pub struct Args {
 
 /// Asks and prints.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    let address = reachable(config.admin.listen);
-    let asked = tokio::time::timeout(TIMEOUT, get(address, "/status")).await;
-    let hint = "is the daemon running, with this configuration? `coherd run` starts it, admin.listen says where it \
-                answers";
-    let body = asked
-        .unwrap_or_else(|_| Err(anyhow!("no answer within {} s", TIMEOUT.as_secs())))
-        .with_context(|| format!("asking http://{address}/status: {hint}"))?;
+    let body = daemon::status(config).await?;
     if args.json {
         return print(&format!("{}\n", body.trim_end()));
     }
-    let view: View = serde_json::from_str(&body).with_context(|| {
-        format!("http://{address}/status did not give the status of a coherd {}", env!("CARGO_PKG_VERSION"))
-    })?;
+    let view = daemon::view(config, &body)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     print(&render(&view, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)))
-}
-
-/// An address that means "every interface" is asked at loopback.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-/// One GET, over HTTP/1.0 so that the answer ends with the connection and comes in one piece.
-async fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
-    let mut socket = TcpStream::connect(address).await?;
-    socket.write_all(format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    socket.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await?;
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-        bail!("what answers there speaks no HTTP");
-    };
-    match head.split_ascii_whitespace().nth(1) {
-        Some("200") => Ok(body.to_owned()),
-        code => bail!("the answer has status {}", code.unwrap_or("?")),
-    }
 }
 
 fn render(view: &View, now_ms: u64) -> String {
@@ -171,13 +127,13 @@ fn span(seconds: u64) -> String {
 }
 
 /// Text from elsewhere must not steer the terminal.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::ledger::Watermarks;
@@ -229,12 +185,5 @@ mod tests {
         edge    redis  down for 3 min  0/0      0        0          0
         edge: refused [31m
         "#);
-    }
-
-    #[test]
-    fn every_interface_is_asked_at_loopback() {
-        for (listen, asked) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1")] {
-            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
-        }
     }
 }

@@ -61,6 +61,8 @@ pub enum Message<'a> {
     Logical {
         /// Whether it belongs to the transaction around it.
         transactional: bool,
+        /// Where it stands in the log.
+        at: Lsn,
         /// Whose it is.
         prefix: &'a str,
         /// Any bytes.
@@ -251,9 +253,9 @@ fn decode_truncate<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, DecodeErr
 
 fn decode_logical<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, DecodeError> {
     let flags = cursor.u8("flags")?;
-    cursor.u64("LSN")?;
+    let at = Lsn::new(cursor.u64("LSN")?);
     let prefix = cursor.text("prefix")?;
     let length = cursor.u32("content length")?;
     let content = cursor.skip(length, "content")?;
-    Ok(Message::Logical { transactional: flags & 1 != 0, prefix, content })
+    Ok(Message::Logical { transactional: flags & 1 != 0, at, prefix, content })
 }

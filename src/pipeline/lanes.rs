@@ -72,7 +72,8 @@ pub(super) struct Lane {
     /// Invalidations were confirmed since the record last said what is settled.
     settled_is_due: bool,
     last_sent: Instant,
-    last_moved: Instant,
+    /// The moves of the record so far have used up the time until then; see [`shipping`].
+    paced_until: Instant,
     /// Where it held the slot at the last look at the server, if it owed something then.
     held_at: Option<Lsn>,
 }
@@ -114,6 +115,8 @@ pub(super) struct Lanes {
     last_end: Option<Lsn>,
     /// Lanes that were given up and are brought along again, not told yet.
     returned: Vec<usize>,
+    /// Somebody waits for this position: records that are behind it move at once.
+    awaited: Lsn,
     /// Keys named by hand that a lane that is given up could not hold, not told yet.
     lost_by_hand: u64,
 }
@@ -141,7 +144,7 @@ impl Lanes {
             floor: (Lsn::ZERO, Lsn::ZERO),
             settled_is_due: true,
             last_sent: now,
-            last_moved: now,
+            paced_until: now,
             held_at: None,
         };
         let lanes: Vec<Lane> = workers.into_iter().map(lane).collect();
@@ -163,6 +166,7 @@ impl Lanes {
             first_sequence: u64::MAX,
             last_end: None,
             returned: Vec::new(),
+            awaited: Lsn::ZERO,
             lost_by_hand: 0,
         }
     }
@@ -178,6 +182,7 @@ impl Lanes {
         self.sequence = self.sequence.max(micros_since_epoch());
         self.first_sequence = self.sequence + 1;
         self.identity = (system_id, timeline);
+        self.awaited = Lsn::ZERO;
         for lane in &mut self.lanes {
             lane.unjudge();
             lane.written = Lsn::ZERO;
@@ -208,6 +213,7 @@ impl Lanes {
         self.let_all_pass();
         self.ledger.fork(at);
         self.identity.1 = timeline;
+        self.awaited = self.awaited.min(at);
         for lane in &mut self.lanes {
             if lane.floor.0 > decoded {
                 // A process before this one has sent more than this one has come to.
@@ -216,6 +222,12 @@ impl Lanes {
             lane.written = lane.written.min(at);
             lane.floor = (lane.floor.0.min(at), lane.floor.1.min(at));
         }
+    }
+
+    /// Somebody waits until everything before `at` is settled, and said so outside of every transaction.
+    pub(super) fn awaited(&mut self, at: Lsn) {
+        self.ledger.idle(at);
+        self.awaited = self.awaited.max(at);
     }
 
     pub(super) fn set_up(&mut self, index: usize, up: bool) {

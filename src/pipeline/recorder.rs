@@ -1,6 +1,7 @@
 //! What the pipeline tells people: log, status board, metrics. Nothing here decides anything.
 
 mod sights;
+mod unsettled;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,7 +15,7 @@ use crate::by_hand::UnreadableOrder;
 use crate::continuity::Anew;
 use crate::invalidation::{Action, Batch, RuleId};
 use crate::ledger::Watermarks;
-use crate::lsn::Lsn;
+use crate::lsn::{CommitLsn, Lsn};
 use crate::metrics::{Metrics, TableCounters, TargetMetrics};
 use crate::observation::Observation;
 use crate::pgoutput::PgTime;
@@ -24,6 +25,7 @@ use crate::status::{Board, State};
 use crate::table::TableName;
 use crate::target::{Delivered, Fault};
 use crate::transaction::{Op, Reader, tables_of};
+use unsettled::Unsettled;
 
 /// How often the board hears of targets whose watermark stands still.
 const TELL_PACE: Duration = Duration::from_millis(100);
@@ -40,6 +42,10 @@ pub struct Recorder {
     /// [`Rule::subject`] of every rule, by its id.
     rules: Vec<Arc<str>>,
     commit_to_applied: Histogram,
+    commit_to_settled: Histogram,
+    /// The last commit of this turn.
+    commit: Option<(Lsn, PgTime)>,
+    unsettled: Unsettled,
     told: Watermarks,
     told_at: Instant,
     /// Attempts to reach the source that have failed in a row for the same reason.
@@ -56,6 +62,9 @@ impl Recorder {
             targets: targets.iter().map(|name| (Arc::clone(name), metrics.target(name))).collect(),
             tables: tables.iter().map(|table| metrics.table(table)).collect(),
             commit_to_applied: metrics.commit_to_applied(),
+            commit_to_settled: metrics.commit_to_settled(),
+            commit: None,
+            unsettled: Unsettled::new(),
             rules,
             board,
             metrics,
@@ -92,6 +101,7 @@ impl Recorder {
         if rows || watermarks.decoded != self.told.decoded {
             self.board.read();
         }
+        self.settled(&watermarks);
         if watermarks == self.told && self.told_at.elapsed() < TELL_PACE {
             return self.board.turned();
         }
@@ -105,6 +115,21 @@ impl Recorder {
                 target.in_flight = in_flight;
             });
         }
+    }
+
+    /// A commit was read.
+    pub(super) fn committed(&mut self, end: CommitLsn, time: PgTime) {
+        self.commit = Some((end.end(), time));
+    }
+
+    /// Commits for which no target owes anything settle at once, and are not counted.
+    fn settled(&mut self, watermarks: &Watermarks) {
+        if let Some((at, time)) = self.commit.take()
+            && at > watermarks.settled
+        {
+            self.unsettled.add(at, time);
+        }
+        self.unsettled.settled(watermarks, |time| observe(&self.commit_to_settled, time));
     }
 
     /// The server says that its log reaches `position`.
@@ -156,10 +181,9 @@ impl Recorder {
 
     /// Every delivery counts once, by the oldest commit in it.
     pub(super) fn applied(&mut self, oldest_commit: Option<PgTime>) {
-        let Some(committed) = oldest_commit.and_then(|time| u64::try_from(time.unix_micros()).ok()) else { return };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let took = now.saturating_sub(Duration::from_micros(committed));
-        self.commit_to_applied.observe(took.as_secs_f64());
+        if let Some(time) = oldest_commit {
+            observe(&self.commit_to_applied, time);
+        }
     }
 
     pub(super) fn target_down(&mut self, lane: usize, fault: &Fault, attempts: u32) {
@@ -297,6 +321,7 @@ impl Recorder {
     /// Nothing that this process knows counts any more.
     pub(super) fn anew(&mut self, why: Anew) {
         self.board.turned();
+        self.unsettled = Unsettled::new();
         warn!("{why}; every target is compared with the server anew");
     }
 
@@ -309,6 +334,13 @@ impl Recorder {
              outside of the rules' scopes have to be named again when it is back"
         );
     }
+}
+
+/// The time from a commit until now.
+fn observe(histogram: &Histogram, committed: PgTime) {
+    let Ok(committed) = u64::try_from(committed.unix_micros()) else { return };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    histogram.observe(now.saturating_sub(Duration::from_micros(committed)).as_secs_f64());
 }
 
 #[cfg(test)]

@@ -389,6 +389,40 @@ fn positions_of_an_idle_stream_are_acknowledged_after_the_record_has_moved() {
 }
 
 #[test]
+fn the_record_of_an_unmapped_stream_moves_once_a_second_or_at_once_where_somebody_waits() {
+    on_paused_time(async {
+        let Bench { script, cache, stop: _stop, .. } = start(Cache::default(), SETTINGS);
+        let records = || cache.records.lock().unwrap().len();
+        // A position each millisecond, until what was saved up is spent.
+        for position in 0..10_000 {
+            script.say([Say::Position(1000 + position)]);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let spent = records();
+        for position in 0..10_000 {
+            script.say([Say::Position(20_000 + position)]);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let moves = records() - spent;
+        assert!((9..=11).contains(&moves), "{moves} moves in ten seconds");
+        for at in 0..1000 {
+            let at = 40_000 + at;
+            script.say([awaited(at)]);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            assert_eq!(script.acknowledged(), Some(at));
+        }
+        script.say([Say::Position(50_000)]);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(script.acknowledged(), Some(50_000), "the next one comes in time");
+    });
+}
+
+/// What `coherd.wait()` writes.
+fn awaited(at: u64) -> Say {
+    Say::Data([b"M\0".as_slice(), &at.to_be_bytes(), b"coherd.wait\0\0\0\0\0"].concat())
+}
+
+#[test]
 fn a_position_inside_a_transaction_means_nothing() {
     on_paused_time(async {
         let Bench { script, stop: _stop, .. } = start(Cache::default(), SETTINGS);

@@ -21,6 +21,7 @@ mod tables;
 mod targets;
 mod truncate;
 mod types;
+mod wait;
 
 use crate::support::postgres::Client;
 use crate::support::{Daemon, Database, Postgres, Redis, until};

@@ -40,7 +40,7 @@ fn line(message: &Message<'_>, names: &HashMap<u32, String>) -> String {
             let emptied: Vec<&str> = truncated.relations().map(|oid| names[&oid].as_str()).collect();
             format!("truncate {}", emptied.join(", "))
         }
-        Message::Logical { transactional, prefix, content } => {
+        Message::Logical { transactional, prefix, content, .. } => {
             let whose = if *transactional { "of the transaction" } else { "of none" };
             format!("message {whose}, {prefix:?}: {}", content.escape_ascii())
         }

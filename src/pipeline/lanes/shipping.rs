@@ -9,14 +9,17 @@ use super::pile::{About, Pile};
 use super::{Lane, Lanes, Sent, Stance};
 use crate::invalidation::Batch;
 use crate::ledger::{Place, Strike, Ticket};
+use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
 use crate::record::Record;
 use crate::target::Delivery;
 use crate::target::delivery::Shipment;
 
-/// A record on a stream that brings no invalidations moves at most this often, and, with nothing to say, about this
-/// often too: it is how a target that has gone away is noticed.
+/// A record on a stream that brings no invalidations moves this often in the long run, unless somebody waits for it; and,
+/// with nothing to say, about this often too: it is how a target that has gone away is noticed.
 const RECORD_PACE: Duration = Duration::from_secs(1);
+/// Moves that were not needed are saved up, as time, so that on a quiet database nobody waits for a timer.
+const RECORD_SAVED: Duration = Duration::from_mins(5);
 
 impl Lanes {
     /// Whether nothing is left to do for any target that answers. What waits for the gate or for replicas may do so for
@@ -49,6 +52,7 @@ impl Lanes {
     fn ship_one(&mut self, index: usize, now: Instant) -> bool {
         let record_is_behind = self.ledger.record_is_behind(index);
         let is_given_up = self.ledger.is_given_up(index);
+        let awaited = self.awaited;
         let Some(lane) = self.lanes.get_mut(index) else {
             return false;
         };
@@ -57,12 +61,13 @@ impl Lanes {
             || !lane.worker.has_room()
             // Its scopes wait until it answers, and take nothing up meanwhile.
             || (is_given_up && !lane.up)
-            || (is_bare && !lane.record_is_due(record_is_behind, now))
+            || (is_bare && !lane.record_is_due(record_is_behind, awaited, now))
         {
             return false;
         }
         if is_bare && record_is_behind && !lane.settled_is_due {
-            lane.last_moved = now;
+            // However many had to move for somebody who waits, the next one comes in time.
+            lane.paced_until = lane.paced_until.clamp(now, now + RECORD_SAVED) + RECORD_PACE;
         }
         lane.settled_is_due = false;
         lane.last_sent = now;
@@ -151,8 +156,8 @@ impl Lane {
         (if is_second { Strike::Second } else { Strike::First }, batch, about)
     }
 
-    fn record_is_due(&self, is_behind: bool, now: Instant) -> bool {
-        let moves = is_behind && now.duration_since(self.last_moved) >= RECORD_PACE;
+    fn record_is_due(&self, is_behind: bool, awaited: Lsn, now: Instant) -> bool {
+        let moves = is_behind && (self.written < awaited || self.paced_until <= now + RECORD_SAVED);
         let heartbeat = now.duration_since(self.last_sent) >= RECORD_PACE;
         self.in_flight.is_empty() && (self.settled_is_due || self.marks.1 || moves || heartbeat)
     }

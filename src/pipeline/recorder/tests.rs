@@ -109,6 +109,29 @@ fn a_halted_target_stays_halted_when_the_state_changes() {
     assert!(its.reasons().contains("target cache is halted (on_gap: halt)"), "{}", its.reasons());
 }
 
+#[test]
+fn a_commit_that_a_target_owes_something_for_is_timed_until_it_settles_and_no_other_is() {
+    let mut its = told();
+    let commit = |its: &mut Told, at| {
+        let end = crate::lsn::CommitLsn::from_end(Lsn::new(at));
+        its.recorder.committed(end, PgTime(0));
+        end
+    };
+    let watermarks = |decoded, settled| Watermarks {
+        decoded: Lsn::new(decoded),
+        settled: Lsn::new(settled),
+        ..Watermarks::default()
+    };
+    commit(&mut its, 100);
+    its.recorder.settled(&watermarks(100, 100));
+    assert!(its.has_metric("coherd_commit_to_settled_seconds_count 0"));
+    commit(&mut its, 200);
+    its.recorder.settled(&watermarks(200, 100));
+    assert!(its.has_metric("coherd_commit_to_settled_seconds_count 0"));
+    its.recorder.settled(&watermarks(300, 200));
+    assert!(its.has_metric("coherd_commit_to_settled_seconds_count 1"));
+}
+
 /// Rows, and never a keepalive.
 #[test]
 fn rows_are_a_sign_of_life_also_in_the_middle_of_a_transaction() {

@@ -1,0 +1,90 @@
+//! Asking the daemon that runs with this configuration, over its admin pages.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::config::Config;
+use crate::status::View;
+
+/// How long the daemon may take to answer what it can answer at once.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest answer that is read, in bytes.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+/// What to look at where nobody answers.
+const HINT: &str =
+    "is the daemon running, with this configuration? `coherd run` starts it, admin.listen says where it answers";
+
+/// An answer.
+pub(super) struct Answer {
+    pub(super) code: u16,
+    pub(super) body: String,
+}
+
+/// The daemon's `/status`, as it came.
+pub(super) async fn status(config: &Config) -> anyhow::Result<String> {
+    let answer = ask(config, "/status", TIMEOUT).await?;
+    if answer.code != 200 {
+        bail!("{}: the answer has status {}: {HINT}", url(config, "/status"), answer.code);
+    }
+    Ok(answer.body)
+}
+
+/// Reads what [`status`] gave.
+pub(super) fn view(config: &Config, body: &str) -> anyhow::Result<View> {
+    serde_json::from_str(body).with_context(|| {
+        let url = url(config, "/status");
+        format!("{url} did not give the status of a coherd {}", env!("CARGO_PKG_VERSION"))
+    })
+}
+
+/// One GET. Fails where nobody answers within `patience`.
+pub(super) async fn ask(config: &Config, path: &str, patience: Duration) -> anyhow::Result<Answer> {
+    let asked = tokio::time::timeout(patience, get(reachable(config.admin.listen), path)).await;
+    asked
+        .unwrap_or_else(|_| Err(anyhow!("no answer within {} s", patience.as_secs())))
+        .with_context(|| format!("asking {}: {HINT}", url(config, path)))
+}
+
+fn url(config: &Config, path: &str) -> String {
+    let path = path.split('?').next().unwrap_or_default();
+    format!("http://{}{path}", reachable(config.admin.listen))
+}
+
+/// An address that means "every interface" is asked at loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// Over HTTP/1.0, so that the answer ends with the connection and comes in one piece.
+async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+    let mut socket = TcpStream::connect(address).await?;
+    socket.write_all(format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    socket.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("what answers there speaks no HTTP")?;
+    let code = head.split_ascii_whitespace().nth(1).and_then(|code| code.parse().ok());
+    Ok(Answer { code: code.context("what answers there speaks no HTTP")?, body: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_interface_is_asked_at_loopback() {
+        for (listen, asked) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1")] {
+            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+}

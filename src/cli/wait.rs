@@ -1,0 +1,192 @@
+//! `coherd wait`: waits until the caches have everything that was committed so far.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::daemon::{self, TIMEOUT};
+use super::status::plain;
+use super::{Failure, parts, print};
+use crate::admin::TIMEOUT_MAX;
+use crate::config::{Config, parse_duration};
+use crate::lsn::Lsn;
+use crate::source::sql::{connect, explain};
+use crate::status::{Stage, View, WatermarksView};
+
+/// Whoever waits for longer waits for so long.
+const LONGEST: Duration = Duration::from_hours(24 * 365);
+
+/// `coherd wait`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The position to wait for, in either form: 16/B374D848, or the decimal that coherd.token() gives.
+    /// Default: the present position of the database, so everything committed so far
+    #[arg(long, value_name = "LSN")]
+    token: Option<Lsn>,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    timeout: Duration,
+    /// Until every cache has confirmed (applied), or until readers may rely on it (settled)
+    #[arg(long, value_enum, default_value_t = Until::Settled)]
+    stage: Until,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Until {
+    Applied,
+    Settled,
+}
+
+impl Until {
+    const fn stage(self) -> Stage {
+        match self {
+            Until::Applied => Stage::Applied,
+            Until::Settled => Stage::Settled,
+        }
+    }
+}
+
+/// What waiting came to.
+enum Outcome {
+    Reached(WatermarksView),
+    /// What is in the way, a line each.
+    TooLate(WatermarksView, Vec<String>),
+}
+
+/// Waits and tells. Fails where the time is over.
+pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let at = match args.token {
+        Some(at) => at,
+        None => present(config).await?,
+    };
+    let stage = args.stage.stage();
+    let outcome = wait(config, at, stage, args.timeout).await?;
+    let name = stage.name();
+    if args.json {
+        let (reached, watermarks, behind) = match &outcome {
+            Outcome::Reached(watermarks) => (true, watermarks, &[][..]),
+            Outcome::TooLate(watermarks, behind) => (false, watermarks, behind.as_slice()),
+        };
+        let told = json!({
+            "reached": reached, "stage": name, "token": at.to_string(), "watermarks": watermarks, "behind": behind,
+        });
+        print(&format!("{told}\n"))?;
+        return if reached { Ok(()) } else { Err(Failure::Told) };
+    }
+    match outcome {
+        Outcome::Reached(watermarks) => print(&format!("{at} is {name}; {name} is at {}\n", of(stage, &watermarks))),
+        Outcome::TooLate(watermarks, behind) => {
+            let lines: String = behind.iter().map(|line| format!("\n{line}")).collect();
+            let within = millis(args.timeout);
+            let position = of(stage, &watermarks);
+            Err(anyhow!("{at} is not {name} within {within} ms; {name} is at {position}{lines}").into())
+        }
+    }
+}
+
+/// The position that the last commit is not past.
+async fn present(config: &Config) -> Result<Lsn, Failure> {
+    let dsn = parts::dsn("source.dsn", &config.source.dsn)?.named("coherd wait");
+    let client = connect(&dsn).await.context("asking the database for its present position")?;
+    let slot = &config.source.slot;
+    let failed = |error, what| anyhow::Error::new(explain(&error, what, &dsn));
+    let there = client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1), to_regproc('coherd.token') IS NOT NULL",
+            &[slot],
+        )
+        .await
+        .map_err(|error| failed(error, "look for the slot"))?;
+    if !there.get::<_, bool>(0) {
+        return Err(anyhow!("there is no replication slot {slot} on this server: `coherd setup` creates it").into());
+    }
+    if !there.get::<_, bool>(1) {
+        return Err(anyhow!("this database has no function coherd.token(): `coherd setup` creates it").into());
+    }
+    let token = client.query_one("SELECT coherd.token()", &[]).await.map_err(|error| failed(error, "take a token"))?;
+    let token: i64 = token.get(0);
+    Ok(Lsn::new(u64::try_from(token).context("coherd.token() gave a negative position")?))
+}
+
+/// Has the daemon wait, in pieces no longer than it waits for anybody.
+async fn wait(config: &Config, at: Lsn, stage: Stage, timeout: Duration) -> anyhow::Result<Outcome> {
+    let deadline = Instant::now() + timeout.min(LONGEST);
+    if let Some(reason) = standby(&status(config).await?) {
+        bail!(
+            "the daemon here stands by, and does not know what is {}: ask where the other instance runs, or in SQL with \
+             SELECT coherd.wait() ({reason})",
+            stage.name()
+        );
+    }
+    loop {
+        let piece = deadline.saturating_duration_since(Instant::now()).min(TIMEOUT_MAX);
+        let path = format!("/wait?token={at}&timeout={}ms&stage={}", millis(piece), stage.name());
+        let answer = daemon::ask(config, &path, piece + TIMEOUT).await?;
+        match answer.code {
+            200 => return Ok(Outcome::Reached(watermarks(&answer.body)?)),
+            504 if Instant::now() < deadline => {}
+            504 => {
+                let behind = behind(&status(config).await?, at, stage);
+                return Ok(Outcome::TooLate(watermarks(&answer.body)?, behind));
+            }
+            code => bail!("the daemon does not wait (status {code}): {}", answer.body.trim_end()),
+        }
+    }
+}
+
+async fn status(config: &Config) -> anyhow::Result<View> {
+    daemon::view(config, &daemon::status(config).await?)
+}
+
+fn standby(view: &View) -> Option<&str> {
+    (view.state == "standby").then(|| view.reason.as_deref().unwrap_or("another instance has the slot"))
+}
+
+fn watermarks(body: &str) -> anyhow::Result<WatermarksView> {
+    serde_json::from_str(body).context("the daemon's answer has no watermarks: is it of another version?")
+}
+
+fn of(stage: Stage, watermarks: &WatermarksView) -> &str {
+    match stage {
+        Stage::Applied => &watermarks.applied,
+        Stage::Settled => &watermarks.settled,
+    }
+}
+
+/// Who has not come as far as `at`, and what the daemon says of itself.
+fn behind(view: &View, at: Lsn, stage: Stage) -> Vec<String> {
+    let is_behind = |position: &str| position.parse::<Lsn>().is_ok_and(|position| position < at);
+    let mut lines = Vec::new();
+    if is_behind(&view.wal_end) && is_behind(&view.watermarks.decoded) {
+        lines.push(format!(
+            "the server has told of its log only up to {}: is the token one of this database?",
+            view.wal_end
+        ));
+    } else if is_behind(&view.watermarks.decoded) {
+        lines.push(format!("the log is read up to {}", view.watermarks.decoded));
+    }
+    for target in view.targets.iter().filter(|target| is_behind(&target.applied)) {
+        lines.push(format!(
+            "target {} ({}) has confirmed up to {}; {} keys wait, {} deliveries are on their way",
+            target.name,
+            target.state(),
+            target.applied,
+            target.pending_keys,
+            target.in_flight
+        ));
+    }
+    if lines.is_empty() && stage == Stage::Settled && is_behind(&view.watermarks.settled) {
+        lines.push("every target has confirmed it, but it does not count as settled yet".to_owned());
+    }
+    lines.extend(view.not_ready.iter().flat_map(|reason| reason.lines()).map(str::to_owned));
+    lines.iter().map(|line| plain(line)).collect()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
