@@ -88,8 +88,9 @@ impl Sight {
 pub struct ReplicaSeen {
     /// `IDENTIFY_SYSTEM`'s `systemid`.
     pub system_id: u64,
-    /// The timeline that it replays or, after a promotion, writes (`IDENTIFY_SYSTEM`'s `timeline`), not newer than
-    /// `replayed`.
+    /// The timeline that it replays or, after a promotion, writes (`IDENTIFY_SYSTEM`'s `timeline`), not older than
+    /// `replayed`: what a server has replayed belongs to the history of each timeline that it comes to later, and not the
+    /// other way round.
     pub timeline: u32,
     /// `pg_last_wal_replay_lsn()`; `None` where it is not in recovery.
     pub replayed: Option<Lsn>,

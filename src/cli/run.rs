@@ -23,7 +23,7 @@ use crate::rules::audit::audit;
 use crate::shutdown::Shutdown;
 use crate::source::catalog::look;
 use crate::source::dsn::Dsn;
-use crate::source::sights::{AskConfig, ask_source};
+use crate::source::sights::{AskConfig, FollowConfig, REPLICA_PACE, ask_source, follow_replica};
 use crate::source::sql::connect;
 use crate::source::watch::watch;
 use crate::source::{Question, SourceError};
@@ -38,9 +38,6 @@ const REPORTS_MAX: usize = 1024;
 
 /// Answers of the source and its replicas on their way to the pipeline.
 const SIGHTED_MAX: usize = 64;
-
-/// How often a replica is asked for which nobody waits.
-const REPLICA_PACE: Duration = Duration::from_secs(1);
 
 /// Looks at the server on their way to the pipeline.
 const WATCHED_MAX: usize = 4;
@@ -118,6 +115,10 @@ fn sights(config: &Config, dsn: Dsn, replicas: Vec<Dsn>) -> Sights {
     let ask = AskConfig { dsn, slot: config.source.slot.clone() };
     tokio::spawn(ask_source(ask, asked, answers.clone()));
     let count = replicas.len();
+    for (index, dsn) in replicas.into_iter().enumerate() {
+        let follow = FollowConfig { dsn, pace: REPLICA_PACE.min(config.source.max_replica_lag / 4) };
+        tokio::spawn(follow_replica(index, follow, waited_for.clone(), answers.clone()));
+    }
     let replicas = Replicas::new(count, config.source.max_replica_lag, Instant::now());
     Sights { sighted, questions, wanted, replicas }
 }

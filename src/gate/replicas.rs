@@ -20,6 +20,12 @@ pub enum Why {
     /// It has not answered for so long.
     #[error("it has not answered for {} s", .0.as_secs())]
     Silent(Duration),
+    /// It was restored, or has lost in a crash what it had not written down.
+    #[error("it has gone back to {to}")]
+    Back {
+        /// Everything before this position it has replayed.
+        to: Lsn,
+    },
     /// It was promoted, or never was one.
     #[error("it is no replica: it takes writes, on timeline {timeline}")]
     Primary {
@@ -77,6 +83,8 @@ struct Replica {
     answered: Instant,
     /// What it said instead, last.
     strange: Option<Why>,
+    /// It has replayed less than it had, and nobody has been told: its readers see what is older than what has settled.
+    back_to: Option<Lsn>,
 }
 
 /// The server that replicas are compared with.
@@ -104,7 +112,8 @@ impl Replicas {
     /// `count` replicas, none of which has answered yet. One that is behind or silent for longer than `max_lag` is not
     /// waited for.
     pub fn new(count: usize, max_lag: Duration, now: Instant) -> Replicas {
-        let replica = || Replica { standing: Standing::Held, replayed: Lsn::ZERO, answered: now, strange: None };
+        let (standing, replayed) = (Standing::Held, Lsn::ZERO);
+        let replica = || Replica { standing, replayed, answered: now, strange: None, back_to: None };
         Replicas {
             each: std::iter::repeat_with(replica).take(count).collect(),
             max_lag,
@@ -127,9 +136,19 @@ impl Replicas {
     /// The source was opened. `forks` are where its log left earlier timelines, oldest first.
     pub fn opened(&mut self, system_id: u64, timeline: u32, forks: &[Fork]) {
         let takes_writes = self.origin.as_ref().is_none_or(|origin| origin.takes_writes);
-        self.origin = Some(Origin { system_id, timeline, forks: forks.to_vec(), takes_writes });
-        // What was compared with another history is to be said again.
-        self.each.iter_mut().for_each(|replica| replica.replayed = Lsn::ZERO);
+        let origin = Origin { system_id, timeline, forks: forks.to_vec(), takes_writes };
+        let before = self.origin.replace(origin.clone());
+        let shared = before.map_or(Lsn::MAX, |before| origin.shares_with(&before));
+        // What is not part of this history never will be replayed.
+        self.marks.retain(|(at, _)| *at < shared);
+        self.furthest = self.furthest.filter(|(at, _)| *at < shared);
+        for replica in &mut self.each {
+            // What was compared with another history is to be said again.
+            replica.replayed = Lsn::ZERO;
+            if let Standing::Left(since) = &mut replica.standing {
+                *since = shared.min(*since);
+            }
+        }
     }
 
     /// Whether the source takes writes: then one that is listed and does too, on the same timeline, is the source.
@@ -149,7 +168,8 @@ impl Replicas {
                 *furthest = at.max(*furthest);
             }
             furthest => {
-                let before = furthest.replace((at, now));
+                let before = furthest.take();
+                *furthest = Some((before.map_or(at, |(before, _)| at.max(before)), now));
                 self.marks.extend(before);
                 let too_many = self.marks.len().saturating_sub(2 * MARKS as usize);
                 self.marks.drain(..too_many);
@@ -167,24 +187,39 @@ impl Replicas {
         let (Some(replica), Some(origin)) = (self.each.get_mut(index), &self.origin) else { return };
         match origin.judge(seen) {
             Ok(replayed) => {
-                (replica.replayed, replica.answered, replica.strange) = (replayed, now, None);
+                let before = std::mem::replace(&mut replica.replayed, replayed);
+                (replica.answered, replica.strange) = (now, None);
+                if replayed < before && before < Lsn::MAX {
+                    replica.back_to = Some(replica.back_to.map_or(replayed, |to| to.min(replayed)));
+                }
             }
             Err(why) => replica.strange = Some(why),
         }
+        self.trim();
+    }
+
+    /// Forgets what all have replayed, those too that are not waited for.
+    fn trim(&mut self) {
         let slowest = self.each.iter().map(|replica| replica.replayed).min().unwrap_or(Lsn::MAX);
         while self.marks.front().is_some_and(|(at, _)| *at < slowest) {
             self.marks.pop_front();
         }
-        if self.furthest.is_some_and(|(at, _)| at < slowest) {
-            self.furthest = None;
-        }
+        self.furthest = self.furthest.filter(|(at, _)| *at >= slowest);
     }
 
     /// What has changed by now, one at a time, until there is nothing more.
     pub fn turn(&mut self, now: Instant) -> Option<Turn> {
         let lags: Vec<(Duration, Why)> = self.each.iter().map(|replica| self.lag(replica, now)).collect();
         for (index, (replica, (lag, why))) in self.each.iter_mut().zip(lags).enumerate() {
+            let back_to = replica.back_to.take();
+            if let (Standing::Left(since), Some(to)) = (&mut replica.standing, back_to) {
+                *since = to.min(*since);
+            }
             match replica.standing {
+                Standing::Held if let Some(to) = back_to => {
+                    replica.standing = Standing::Left(to);
+                    return Some(Turn::Left { replica: index, why: Why::Back { to } });
+                }
                 Standing::Held if lag > self.max_lag => {
                     replica.standing = Standing::Left(replica.replayed);
                     return Some(Turn::Left { replica: index, why });
@@ -228,6 +263,22 @@ impl Replicas {
 }
 
 impl Origin {
+    /// Up to where the history of `before` is this one's too.
+    fn shares_with(&self, before: &Origin) -> Lsn {
+        if self.system_id != before.system_id {
+            return Lsn::ZERO;
+        }
+        if self.timeline == before.timeline {
+            return Lsn::MAX;
+        }
+        self.left(before.timeline).unwrap_or(Lsn::ZERO)
+    }
+
+    /// Where the log left an earlier timeline.
+    fn left(&self, timeline: u32) -> Option<Lsn> {
+        self.forks.iter().find(|fork| fork.timeline == timeline).map(|fork| fork.at)
+    }
+
     /// How far the replica has replayed the source's history.
     fn judge(&self, seen: ReplicaSeen) -> Result<Lsn, Why> {
         let ReplicaSeen { system_id, timeline, replayed } = seen;
@@ -241,8 +292,10 @@ impl Origin {
         if timeline == self.timeline {
             return Ok(replayed);
         }
-        let left = self.forks.iter().find(|fork| fork.timeline == timeline);
         // What it has replayed beyond the fork was never, or is no more, part of the history.
-        left.map(|fork| replayed.min(fork.at)).ok_or(Why::OtherTimeline { timeline })
+        self.left(timeline).map(|at| replayed.min(at)).ok_or(Why::OtherTimeline { timeline })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,7 +46,8 @@ const MAJOR_MIN: u32 = 13;
 /// The oldest version that decodes its log on a standby.
 const MAJOR_MIN_ON_STANDBY: u32 = 16;
 
-struct Replication;
+/// Opens replication connections.
+pub(super) struct Replication;
 
 impl Caller for Replication {
     type Call = Session;
@@ -68,12 +69,13 @@ impl Caller for Replication {
 }
 
 /// The value in `column` of the first row; NULL as the empty string.
-fn value(rows: &Rows, column: usize) -> Result<&str, SourceError> {
+pub(super) fn value(rows: &Rows, column: usize) -> Result<&str, SourceError> {
     let cell = rows.first().and_then(|row| row.get(column)).ok_or_else(|| unexpected(b'D'))?;
     Ok(cell.as_deref().unwrap_or_default())
 }
 
-fn number<T: std::str::FromStr>(rows: &Rows, column: usize) -> Result<T, SourceError> {
+/// The value in `column` of the first row, as a number or whatever else can be read.
+pub(super) fn number<T: std::str::FromStr>(rows: &Rows, column: usize) -> Result<T, SourceError> {
     value(rows, column)?.parse().map_err(|_| unexpected(b'D'))
 }
 
@@ -268,7 +270,8 @@ fn always_quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn explain(failure: Failure, doing: Doing<'_>) -> SourceError {
+/// What a failure means.
+pub(super) fn explain(failure: Failure, doing: Doing<'_>) -> SourceError {
     match failure {
         Failure::Server(error) => error.explain(doing),
         Failure::Other(error) => error,

@@ -90,6 +90,11 @@ impl Session {
     /// used on.
     pub(super) async fn query(&mut self, text: &str) -> Result<Rows, Failure> {
         self.send(|out| frontend::query(text, out)).await?;
+        self.rows().await
+    }
+
+    /// The rows of the first query that was sent and has not been answered.
+    pub(super) async fn rows(&mut self) -> Result<Rows, Failure> {
         let mut rows = Rows::new();
         loop {
             let message = match self.receive().await {

@@ -1,6 +1,5 @@
 //! What the source's readers see.
 
-use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
@@ -10,17 +9,18 @@ use tokio_postgres::{Client, Statement};
 use super::super::dsn::Dsn;
 use super::super::sql::{connect, explain};
 use super::super::{Question, Sighted, SourceError};
+use super::{in_time, reached};
 use crate::backoff::Backoff;
 use crate::sight::Sight;
 use crate::table::quote_identifier;
 
-/// How long one exchange may take; a server that hangs answers no statement_timeout either. Connecting has its own
-/// limit, connect_timeout, for each host.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Waits between attempts.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 /// The longest of them: nothing counts as struck while nobody answers.
 const RETRY_MOST: Duration = Duration::from_secs(1);
+
+/// Completes "could not".
+const WHAT: &str = "ask the source what its readers see";
 
 /// A plan that is made once.
 const SETTINGS: &str = "SET statement_timeout = '4s'; SET jit = off; SET plan_cache_mode = force_generic_plan";
@@ -106,8 +106,8 @@ impl Asking<'_> {
         questions: &mut Receiver<Question>,
         sighted: &Sender<Sighted>,
     ) -> Result<(), SourceError> {
-        let client = connect(&self.config.dsn).await?;
-        let mut server = in_time(Server::new(self.config, client, self.walsender)).await?;
+        let client = reached(&self.config.dsn, connect(&self.config.dsn)).await?;
+        let mut server = in_time(WHAT, Server::new(self.config, client, self.walsender)).await?;
         loop {
             let number = questions.borrow_and_update().number;
             if number == *self.answered {
@@ -116,7 +116,7 @@ impl Asking<'_> {
                 }
                 continue;
             }
-            let sight = in_time(server.look()).await?;
+            let sight = in_time(WHAT, server.look()).await?;
             self.backoff.reset();
             // What was put meanwhile is not answered by a statement that was sent before.
             if questions.borrow().number != number {
@@ -128,16 +128,6 @@ impl Asking<'_> {
             }
         }
     }
-}
-
-async fn in_time<T>(asking: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
-    tokio::time::timeout(ANSWER_MAX, asking).await.unwrap_or_else(|_| {
-        let text = format!(
-            "could not ask the source what its readers see: it has not answered within {} s",
-            ANSWER_MAX.as_secs()
-        );
-        Err(SourceError::Lost(text))
-    })
 }
 
 /// The server whose walsender sends the stream.
@@ -194,15 +184,15 @@ fn elsewhere(slot: &str, walsender: u32, active: Option<u32>) -> String {
         None => "is not active".to_owned(),
     };
     format!(
-        "could not ask the source what its readers see: the stream comes from PID {walsender}, and at the server that \
+        "could not {WHAT}: the stream comes from PID {walsender}, and at the server that \
          dsn leads to now the slot {slot} {active}; if it names several servers, target_session_attrs has to choose one"
     )
 }
 
 fn failed(error: &tokio_postgres::Error, config: &AskConfig) -> SourceError {
-    explain(error, "ask the source what its readers see", &config.dsn)
+    explain(error, WHAT, &config.dsn)
 }
 
 fn strange(error: &dyn std::error::Error) -> SourceError {
-    SourceError::Protocol(format!("could not ask the source what its readers see: {error}"))
+    SourceError::Protocol(format!("could not {WHAT}: {error}"))
 }

@@ -1,11 +1,14 @@
 //! What servers say of what their readers see, always asked as the least-privileged role.
 
+mod replica;
 mod source;
 
+use std::time::Duration;
+
 use coherd::lsn::Lsn;
-use coherd::sight::{Commit, Sight};
-use coherd::source::sights::{AskConfig, ask_source};
-use coherd::source::{Question, Sighted, Stream};
+use coherd::sight::{Commit, ReplicaSeen, Sight};
+use coherd::source::sights::{AskConfig, FollowConfig, ask_source, follow_replica};
+use coherd::source::{Question, Sighted, SourceError, Stream};
 use tokio::sync::{mpsc, watch};
 
 use super::{Followed, Got, dsn, runtime};
@@ -72,7 +75,58 @@ impl Asking {
 
     /// Lets it work for a moment.
     pub fn work(&mut self) {
-        self.runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(2)).await });
+        self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(2)).await });
+    }
+}
+
+/// The pipeline's side of [`follow_replica`]: replica 3, asked only while something is waited for.
+pub struct Following {
+    runtime: tokio::runtime::Runtime,
+    wanted: watch::Sender<Lsn>,
+    sighted: mpsc::Receiver<Sighted>,
+}
+
+impl Following {
+    /// Looks at the server of `text` once a `pace`.
+    pub fn start(text: &str, pace: Duration) -> Following {
+        let (wanted, put) = watch::channel(Lsn::ZERO);
+        let (sender, sighted) = mpsc::channel(4);
+        let runtime = runtime();
+        runtime.spawn(follow_replica(3, FollowConfig { dsn: dsn(text), pace }, put, sender));
+        Following { runtime, wanted, sighted }
+    }
+
+    /// Says what should be replayed.
+    pub fn want(&self, at: Lsn) {
+        self.wanted.send_replace(at);
+    }
+
+    fn next_within(&mut self, time: Duration) -> Option<Sighted> {
+        let next = async { tokio::time::timeout(time, self.sighted.recv()).await };
+        self.runtime.block_on(next).ok().map(|next| next.expect("it has ended"))
+    }
+
+    pub fn next(&mut self) -> Result<ReplicaSeen, SourceError> {
+        match self.next_within(PATIENCE).expect("nobody says anything") {
+            Sighted::Replica { index: 3, seen } => Ok(seen),
+            Sighted::ReplicaAway { index: 3, error } => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next answer.
+    pub fn seen(&mut self) -> ReplicaSeen {
+        self.next().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The next answer after any number of failures.
+    pub fn seen_again(&mut self) -> ReplicaSeen {
+        std::iter::repeat_with(|| self.next()).find_map(Result::ok).expect("endless")
+    }
+
+    /// Whether nothing more is said for a while.
+    pub fn is_silent(&mut self) -> bool {
+        self.next_within(Duration::from_millis(200)).is_none()
     }
 }
 

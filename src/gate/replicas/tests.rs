@@ -1,0 +1,301 @@
+use super::*;
+
+const MAX_LAG: Duration = Duration::from_secs(30);
+const FORKS: &[Fork] = &[Fork { timeline: 1, at: Lsn::new(900) }, Fork { timeline: 2, at: Lsn::new(2000) }];
+
+/// Replicas of system 7 on timeline 3, and a clock.
+struct Scene {
+    replicas: Replicas,
+    now: Instant,
+}
+
+impl Scene {
+    fn of(count: usize) -> Scene {
+        let now = Instant::now();
+        let mut replicas = Replicas::new(count, MAX_LAG, now);
+        replicas.opened(7, 3, FORKS);
+        Scene { replicas, now }
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+    }
+
+    fn want(&mut self, at: u64) {
+        self.replicas.want(Lsn::new(at), self.now);
+    }
+
+    /// A replica answers as it should.
+    fn says(&mut self, index: usize, replayed: u64) {
+        self.says_of(index, 7, 3, Some(replayed));
+    }
+
+    fn says_of(&mut self, index: usize, system_id: u64, timeline: u32, replayed: Option<u64>) {
+        let seen = ReplicaSeen { system_id, timeline, replayed: replayed.map(Lsn::new) };
+        self.replicas.answered(index, seen, self.now);
+    }
+
+    fn turns(&mut self) -> Vec<Turn> {
+        std::iter::from_fn(|| self.replicas.turn(self.now)).collect()
+    }
+
+    fn replayed(&self) -> u64 {
+        self.replicas.replayed().as_u64()
+    }
+}
+
+fn left(replica: usize, why: Why) -> Vec<Turn> {
+    vec![Turn::Left { replica, why }]
+}
+
+fn returned(replica: usize, since: u64) -> Vec<Turn> {
+    vec![Turn::Returned { replica, since: Lsn::new(since) }]
+}
+
+const ALL: u64 = u64::MAX;
+
+#[test]
+fn the_slowest_decides_and_none_keeps_nobody_waiting() {
+    let mut scene = Scene::of(2);
+    assert_eq!(scene.replayed(), 0, "nothing is known");
+    scene.says(0, 2500);
+    assert_eq!(scene.replayed(), 0);
+    scene.says(1, 2400);
+    assert_eq!(scene.replayed(), 2400);
+    let mut none = Scene::of(0);
+    none.want(2500);
+    assert!(none.replicas.is_empty() && none.replicas.wanted() == Lsn::ZERO);
+    assert_eq!((none.replayed(), none.turns()), (ALL, vec![]));
+}
+
+#[test]
+fn what_is_wanted_is_the_furthest_until_all_have_it() {
+    let mut scene = Scene::of(2);
+    let wanted = |scene: &Scene| scene.replicas.wanted().as_u64();
+    scene.want(2500);
+    scene.pass(5);
+    scene.want(2600);
+    scene.pass(5);
+    scene.want(2550);
+    assert_eq!(wanted(&scene), 2600, "it never goes back");
+    scene.says(0, 2700);
+    scene.says(1, 2600);
+    assert_eq!(wanted(&scene), 2600, "the record at 2600 is replayed when more than that is");
+    scene.says(1, 2601);
+    assert_eq!((wanted(&scene), scene.replicas.marks.len()), (0, 0));
+}
+
+#[test]
+fn one_that_is_behind_for_too_long_leaves_and_returns_when_it_is_well_below() {
+    let mut scene = Scene::of(2);
+    scene.says(0, 2500);
+    scene.says(1, 2500);
+    scene.want(2500);
+    for _ in 0..3 {
+        scene.pass(10);
+        scene.says(0, 2501);
+        scene.says(1, 2500);
+        assert_eq!((scene.turns(), scene.replayed()), (vec![], 2500));
+    }
+    scene.pass(1);
+    assert_eq!(scene.turns(), left(1, Why::Behind(Duration::from_secs(31))));
+    assert_eq!(scene.replayed(), 2501);
+    let standings: Vec<Standing> = scene.replicas.standings().collect();
+    assert_eq!(standings, [Standing::Held, Standing::Left(Lsn::new(2500))]);
+    // It has that now, but is always twenty seconds behind.
+    for at in (2600..3000).step_by(100) {
+        scene.want(at);
+        scene.pass(20);
+        scene.says(0, at + 1);
+        scene.says(1, at - 1);
+        assert_eq!(scene.turns(), []);
+        scene.says(1, at + 1);
+        scene.want(at + 50);
+        scene.pass(16);
+        scene.says(0, at + 51);
+        scene.says(1, at + 1);
+        assert_eq!(scene.turns(), [], "not well below");
+    }
+    scene.want(3000);
+    scene.pass(15);
+    scene.says(1, 3000);
+    assert_eq!(scene.turns(), returned(1, 2500));
+    assert_eq!(scene.replayed(), 2951);
+}
+
+#[test]
+fn one_that_says_nothing_leaves_also_where_nothing_is_wanted() {
+    let mut scene = Scene::of(1);
+    scene.says(0, 2500);
+    scene.pass(30);
+    assert_eq!(scene.turns(), []);
+    scene.pass(1);
+    assert_eq!(scene.turns(), left(0, Why::Silent(Duration::from_secs(31))));
+    assert_eq!(scene.replayed(), ALL);
+    scene.pass(100);
+    scene.says(0, 2500);
+    assert_eq!((scene.turns(), scene.replayed()), (returned(0, 2500), 2500));
+    // One that never said anything.
+    let mut scene = Scene::of(1);
+    scene.pass(31);
+    assert_eq!(scene.turns(), left(0, Why::Silent(Duration::from_secs(31))));
+    scene.says(0, 2500);
+    assert_eq!(scene.turns(), returned(0, 0));
+}
+
+#[test]
+fn what_is_no_replica_of_the_source_counts_for_nothing_and_leaves_with_its_reason() {
+    for (system_id, timeline, replayed, why) in [
+        (8, 3, Some(9000), Why::OtherDatabase { system_id: 8 }),
+        (7, 4, Some(9000), Why::OtherTimeline { timeline: 4 }),
+        (7, 0, Some(9000), Why::OtherTimeline { timeline: 0 }),
+        (7, 4, None, Why::Primary { timeline: 4 }),
+        (7, 2, None, Why::Primary { timeline: 2 }),
+    ] {
+        let mut scene = Scene::of(1);
+        scene.says(0, 2500);
+        scene.want(2600);
+        for _ in 0..3 {
+            scene.pass(10);
+            scene.says_of(0, system_id, timeline, replayed);
+            assert_eq!((scene.turns(), scene.replayed()), (vec![], 2500), "{why:?}");
+        }
+        scene.pass(1);
+        assert_eq!(scene.turns(), left(0, why));
+        assert_eq!(scene.replayed(), ALL);
+        scene.says_of(0, system_id, timeline, replayed);
+        assert_eq!(scene.turns(), []);
+        scene.says(0, 2601);
+        assert_eq!(scene.turns(), returned(0, 2500));
+    }
+}
+
+#[test]
+fn one_that_follows_an_earlier_timeline_counts_up_to_where_the_source_left_it() {
+    let mut scene = Scene::of(1);
+    for (timeline, replayed, counts) in [(1, 800, 800), (1, 950, 900), (2, 950, 950), (2, 5000, 2000), (3, 5000, 5000)]
+    {
+        scene.says_of(0, 7, timeline, Some(replayed));
+        assert_eq!(scene.replayed(), counts, "{replayed} on {timeline}");
+    }
+}
+
+#[test]
+fn the_source_itself_may_be_listed() {
+    let mut scene = Scene::of(1);
+    scene.want(2500);
+    scene.says_of(0, 7, 3, None);
+    assert_eq!((scene.replayed(), scene.replicas.wanted()), (ALL, Lsn::ZERO));
+    // Where the source is a standby, who takes writes is not the source.
+    scene.replicas.source_takes_writes(false);
+    scene.replicas.opened(7, 3, FORKS);
+    scene.says_of(0, 7, 3, None);
+    assert_eq!(scene.replayed(), 0);
+    scene.pass(31);
+    assert_eq!(scene.turns(), left(0, Why::Primary { timeline: 3 }));
+    // It becomes a replica after it was the source: it has not gone back.
+    scene.replicas.source_takes_writes(true);
+    scene.says_of(0, 7, 3, None);
+    assert_eq!(scene.turns(), returned(0, 0));
+    scene.says(0, 2500);
+    assert_eq!((scene.turns(), scene.replayed()), (vec![], 2500));
+}
+
+#[test]
+fn after_the_source_was_opened_anew_each_has_to_say_it_again() {
+    let mut scene = Scene::of(1);
+    scene.says(0, 2500);
+    scene.want(2600);
+    scene.replicas.opened(7, 3, FORKS);
+    assert_eq!((scene.replayed(), scene.replicas.wanted().as_u64()), (0, 2600));
+    scene.says(0, 2400);
+    assert_eq!((scene.turns(), scene.replayed()), (vec![], 2400));
+}
+
+#[test]
+fn what_another_history_has_instead_is_not_waited_for() {
+    let fork = Fork { timeline: 3, at: Lsn::new(2550) };
+    let mut scene = Scene::of(1);
+    scene.says(0, 2500);
+    scene.want(2500);
+    scene.pass(31);
+    assert_eq!(scene.turns().len(), 1);
+    scene.replicas.standings().for_each(|standing| assert_eq!(standing, Standing::Left(Lsn::new(2500))));
+    scene.want(2600);
+    scene.replicas.opened(7, 4, &[FORKS, &[fork]].concat());
+    let marks: Vec<u64> = scene.replicas.marks.iter().map(|(at, _)| at.as_u64()).collect();
+    assert_eq!((marks, scene.replicas.wanted()), (vec![2500], Lsn::ZERO));
+    // Of another timeline than it was left on, everything after the fork counts as missed.
+    scene.replicas.opened(7, 5, &[Fork { timeline: 4, at: Lsn::new(1000) }]);
+    scene.says_of(0, 7, 5, Some(2700));
+    assert_eq!(scene.turns(), returned(0, 1000));
+    // Of another database, everything.
+    scene.pass(31);
+    assert_eq!(scene.turns().len(), 1);
+    scene.replicas.opened(8, 5, &[]);
+    scene.says_of(0, 8, 5, Some(100));
+    assert_eq!(scene.turns(), returned(0, 0));
+}
+
+#[test]
+fn one_that_has_gone_back_leaves_and_returns_since_where_it_went() {
+    let mut scene = Scene::of(1);
+    scene.says(0, 2500);
+    scene.says(0, 2300);
+    scene.says(0, 2400);
+    let to = Lsn::new(2300);
+    assert_eq!(scene.turns(), [left(0, Why::Back { to }), returned(0, 2300)].concat());
+    assert_eq!(scene.replayed(), 2400);
+    // While it is not waited for.
+    scene.want(2400);
+    scene.pass(31);
+    assert_eq!(scene.turns().len(), 1);
+    scene.says(0, 2200);
+    scene.says(0, 2401);
+    assert_eq!(scene.turns(), returned(0, 2200));
+}
+
+#[test]
+fn one_that_the_records_do_not_vouch_for_returns_since_the_beginning() {
+    let mut scene = Scene::of(1);
+    scene.replicas.distrust(0);
+    scene.replicas.distrust(1);
+    assert_eq!((scene.turns(), scene.replayed()), (vec![], ALL));
+    scene.says(0, 2500);
+    assert_eq!(scene.turns(), returned(0, 0));
+}
+
+#[test]
+fn a_day_of_commits_for_one_that_is_away_takes_little_memory_and_says_for_how_long_it_is_behind() {
+    let mut scene = Scene::of(2);
+    scene.says(1, 2500);
+    for second in 0..86_400 {
+        scene.want(3000 + second);
+        scene.pass(1);
+        scene.says(0, 3001 + second);
+        scene.says(1, 2500);
+        let turns = scene.turns();
+        assert_eq!(turns.is_empty(), second != 30, "{second}: {turns:?}");
+    }
+    assert!(scene.replicas.marks.len() <= 2 * MARKS as usize);
+    assert_eq!(scene.replicas.wanted().as_u64(), 3000 + 86_399);
+    // All but the last ten seconds are replayed.
+    scene.says(1, 3000 + 86_390);
+    assert_eq!(scene.turns(), returned(1, 2500));
+}
+
+#[test]
+fn a_position_is_never_taken_to_be_younger_than_it_is_and_older_by_little() {
+    let mut scene = Scene::of(1);
+    scene.says(0, 2500);
+    for at in 2500..5500 {
+        scene.want(at);
+        scene.now += Duration::from_millis(10);
+    }
+    for (replayed, age) in [(2500_u64, 30_000_u64), (3500, 20_000), (5499, 10)] {
+        scene.says(0, replayed);
+        let (lag, _) = scene.replicas.lag(&scene.replicas.each[0], scene.now);
+        let (age, coarse) = (Duration::from_millis(age), MAX_LAG / MARKS + Duration::from_millis(10));
+        assert!(lag >= age && lag <= age + coarse, "{lag:?} instead of {age:?}");
+    }
+}
