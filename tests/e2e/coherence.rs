@@ -98,7 +98,7 @@ impl Shop {
 #[test]
 fn a_row_that_was_filled_in_while_its_commit_waited_for_an_absent_standby_is_gone_once_it_is_settled() {
     let mut pair = Pair::open("", "");
-    pair.standby.stop(Signal::Int);
+    pair.standby.stop(Signal::Quit);
     pair.shop.sql.run("ALTER SYSTEM SET synchronous_standby_names = '*'");
     pair.shop.database.server.reload();
     let mut reader = pair.shop.database.client();
@@ -118,7 +118,7 @@ fn a_row_that_was_filled_in_while_its_commit_waited_for_an_absent_standby_is_gon
 #[test]
 fn commits_that_wait_for_nobody_are_applied_while_another_one_waits_for_its_standby() {
     let mut pair = Pair::open("", "");
-    pair.standby.stop(Signal::Int);
+    pair.standby.stop(Signal::Quit);
     pair.shop.sql.run("ALTER SYSTEM SET synchronous_standby_names = '*'");
     pair.shop.database.server.reload();
     pair.shop.sql.run("SET synchronous_commit = local");
