@@ -44,11 +44,7 @@ impl Language {
             Language::Python => command(fetched.join("bin/python"), [source.join("reader.py")]),
             Language::Node => command("node", [beside(&source, &fetched, "reader.js")]),
             Language::Go => go(&source, &fetched)?,
-            Language::Java => {
-                let mut java = command("java", [PathBuf::from("-cp"), fetched.join("*")]);
-                java.args(["-XX:TieredStopAtLevel=1", "-Xshare:auto"]).arg(source.join("Reader.java"));
-                java
-            }
+            Language::Java => java(&source, &fetched)?,
             Language::Ruby => {
                 let mut ruby = command("ruby", [source.join("reader.rb")]);
                 // Gems of the system, unless some had to be fetched.
@@ -90,6 +86,23 @@ fn go(source: &Path, fetched: &Path) -> Result<Command, String> {
     let build = build.map_err(|error| format!("go: {error}"))?;
     assert!(build.status.success(), "go build: {}", String::from_utf8_lossy(&build.stderr));
     Ok(Command::new(fetched.join("reader")))
+}
+
+/// Compiled only where the source is another one than the last time.
+fn java(source: &Path, fetched: &Path) -> Result<Command, String> {
+    let (classes, source) = (fetched.join("classes"), source.join("Reader.java"));
+    let (compiled, wanted) = (classes.join("Reader.java"), std::fs::read(&source).expect("the example"));
+    if std::fs::read(&compiled).ok().as_ref() != Some(&wanted) {
+        let javac =
+            Command::new("javac").arg("-cp").arg(fetched.join("*")).arg("-d").arg(&classes).arg(&source).output();
+        let javac = javac.map_err(|error| format!("javac: {error}"))?;
+        assert!(javac.status.success(), "javac: {}", String::from_utf8_lossy(&javac.stderr));
+        std::fs::write(&compiled, wanted).expect("a copy");
+    }
+    let mut java = Command::new("java");
+    java.args(["-XX:TieredStopAtLevel=1", "-cp"]).arg(format!("{}/*:{}", fetched.display(), classes.display()));
+    java.arg("Reader");
+    Ok(java)
 }
 
 /// The file, copied to where the packages are.
