@@ -10,6 +10,7 @@ mod docs;
 mod e2e;
 mod pgoutput;
 mod protocol;
+mod readers;
 mod setup;
 mod source;
 mod sql;
