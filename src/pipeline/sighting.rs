@@ -39,6 +39,8 @@ impl Sights {
         // Asked although nothing waits yet: whether the source takes writes tells replicas from the source itself.
         let number = self.questions.borrow().number.wrapping_add(1);
         self.questions.send_replace(Question { walsender: Some(walsender), number });
+        // What they said of another history counts no more, so they are asked at once.
+        self.wanted.send_modify(|_| {});
     }
 
     /// There is none.

@@ -11,7 +11,7 @@ use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::Signal;
 use crate::support::{Database, Postgres, Proxy, until};
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 /// The tests' servers log every replication command, and such a server is asked rarely.
 const QUIET: &str = "log_replication_commands = off";
 
