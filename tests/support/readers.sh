@@ -12,12 +12,15 @@ fetch() {
 	shift 3
 	command -v "$program" >/dev/null || return 0
 	! cmp -s "$needs" "$into/$language.fetched" || return 0
+	# What was not to be had is asked for again after an hour, so that a machine without a network is not held up.
+	[ -z "$(find "$into" -name "$language.missing" -mmin -60)" ] || return 0
 	echo "fetching what the $language example needs"
 	rm -rf "${into:?}/$language"
 	mkdir -p "$into/$language"
 	if "$@" >"$into/$language.log" 2>&1 </dev/null; then
 		cp "$needs" "$into/$language.fetched"
 	else
+		touch "$into/$language.missing"
 		echo "not to be had: its test will be skipped; see $into/$language.log" >&2
 	fi
 }
