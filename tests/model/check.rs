@@ -22,7 +22,10 @@ pub fn is_safe(setup: Setup, least: usize) {
     for shown in [SETTLES, OUTRUN] {
         assert!(checker.discovery(shown).is_some(), "of {states} states none shows that {shown}");
     }
-    assert!(states >= least, "{states} states, at least {least} were expected: what is it that cannot happen any more?");
+    assert!(
+        states >= least,
+        "{states} states, at least {least} were expected: what is it that cannot happen any more?"
+    );
 }
 
 /// There is a way for a reader to be served from the cache what is too old.
@@ -53,6 +56,7 @@ fn widened(setup: Setup) -> Setup {
         readers: at_least("COHERD_MODEL_READERS", setup.readers),
         commits: at_least("COHERD_MODEL_COMMITS", setup.commits),
         faults: setup.faults || at_least("COHERD_MODEL_FAULTS", 0) > 0,
+        strays: setup.strays || at_least("COHERD_MODEL_FAULTS", 0) > 0,
         ..setup
     }
 }

@@ -89,7 +89,14 @@ impl Daemon {
     pub fn settled(&self) -> Position {
         let on_its_way = self.delivery.iter().flat_map(|delivery| [delivery.first, delivery.last]);
         let waiting = self.waiting.iter().copied().map(Some);
-        self.unstruck().into_iter().chain(waiting).chain(on_its_way).flatten().map(|owed| owed.before).min().unwrap_or(self.decoded)
+        self.unstruck()
+            .into_iter()
+            .chain(waiting)
+            .chain(on_its_way)
+            .flatten()
+            .map(|owed| owed.before)
+            .min()
+            .unwrap_or(self.decoded)
     }
 
     fn unstruck(&self) -> [Option<Owed>; 4] {
@@ -163,8 +170,16 @@ impl Daemon {
 
     fn pass(&mut self, setup: &Setup, owed: Option<Owed>) {
         match setup.strategy {
-            Strategy::Once => self.waiting.extend(owed),
+            Strategy::Once => self.wait(owed),
             Strategy::AtDecode | Strategy::Twice => owe(&mut self.ready, owed),
+        }
+    }
+
+    fn wait(&mut self, owed: Option<Owed>) {
+        let Some(owed) = owed else { return };
+        match self.waiting.iter_mut().find(|waiting| waiting.upto == owed.upto) {
+            Some(waiting) => waiting.before = waiting.before.min(owed.before),
+            None => self.waiting.push(owed),
         }
     }
 
@@ -210,7 +225,7 @@ impl Daemon {
             owe(&mut self.ready, delivery.first);
             owe(&mut self.ready, delivery.last);
         } else {
-            self.waiting.extend(delivery.first);
+            self.wait(delivery.first);
             self.record = delivery.record;
             self.written = self.written.max(Some(delivery.record.applied));
             if delivery.strikes {

@@ -1,6 +1,6 @@
 //! Those who read through the cache: any number of times, arbitrarily slowly, and they may die at any point.
 
-use super::setup::{Protocol, Reads};
+use super::setup::Reads;
 use super::world::{Position, Row, Token};
 
 /// Who gave a reader its row.
@@ -72,11 +72,26 @@ impl Reader {
         }
     }
 
-    /// The same reader, where nothing stands for its token any more.
-    pub fn bereft(self, protocol: Protocol) -> Reader {
+    /// The pointer under which it has still to look.
+    pub fn known(self) -> Option<Token> {
+        if let Reader::Knows { pointer, .. } = self { Some(pointer) } else { None }
+    }
+
+    /// The same reader, where what it stores under its token can never be read.
+    pub fn bereft(self) -> Reader {
         match self {
-            Reader::Missed { settled, .. } if protocol == Protocol::Lease => Reader::Missed { token: None, settled },
-            Reader::Holds { .. } if protocol == Protocol::Lease => Reader::Idle,
+            Reader::Missed { settled, .. } => Reader::Missed { token: None, settled },
+            Reader::Holds { .. } => Reader::Idle,
+            reader => reader,
+        }
+    }
+
+    /// The same reader, with another name for its token.
+    pub fn renamed(self, rename: impl Fn(Token) -> Token) -> Reader {
+        match self {
+            Reader::Knows { pointer, settled } => Reader::Knows { pointer: rename(pointer), settled },
+            Reader::Missed { token, settled } => Reader::Missed { token: token.map(rename), settled },
+            Reader::Holds { token, row } => Reader::Holds { token: rename(token), row },
             reader => reader,
         }
     }

@@ -1,6 +1,6 @@
 //! What is modelled in one cell: who reads how, what the daemon does, what may happen, and what is broken on purpose.
 
-/// How readers use the cache (DESIGN of the protocols: README, "Read protocols").
+/// How readers use the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// GET; where there is nothing, read the database and SET.
@@ -58,6 +58,8 @@ pub enum Broken {
     AcknowledgesEarly,
     /// The key goes first and its lease a moment later.
     LeaseAfterKey,
+    /// The key goes and its lease stands.
+    LeaseStays,
     /// A pointer that was evicted begins from the bottom again.
     PointerReborn,
     /// A cache that went back in time is not asked what it remembers.
@@ -89,6 +91,8 @@ pub struct Setup {
     pub overlap: bool,
     /// The daemon may be killed at any point.
     pub crashes: bool,
+    /// What a process had sent when it died may be carried out at any point after.
+    pub strays: bool,
     /// The connection to the cache may break at any point, and an answer may say that a strike was refused.
     pub faults: bool,
     /// The cache may drop anything at any point.
@@ -114,6 +118,7 @@ impl Setup {
             readers: 2,
             overlap: true,
             crashes: true,
+            strays: true,
             faults: false,
             evicts: true,
             rolls_back: false,

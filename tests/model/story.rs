@@ -11,10 +11,11 @@ use super::world::{Position, Row, Token};
 /// Step by step.
 pub fn tell(setup: &Setup, path: Path<State, Action>) -> String {
     let steps = path.into_vec();
-    let told = steps.iter().zip(steps.iter().skip(1)).enumerate().filter_map(|(number, ((before, action), (after, _)))| {
-        let step = action.as_ref().map(|action| say(setup, before, *action, after))?;
-        Some(format!("{:>3}. {step}", number + 1))
-    });
+    let told =
+        steps.iter().zip(steps.iter().skip(1)).enumerate().filter_map(|(number, ((before, action), (after, _)))| {
+            let step = action.as_ref().map(|action| say(setup, before, *action, after))?;
+            Some(format!("{:>3}. {step}", number + 1))
+        });
     told.collect::<Vec<_>>().join("\n")
 }
 
@@ -40,7 +41,9 @@ fn say(setup: &Setup, before: &State, action: Action, after: &State) -> String {
         Action::Acknowledge => format!("the daemon acknowledges {} to the slot", after.postgres.acknowledged),
         Action::Disconnect => "the connection to the cache is lost".into(),
         Action::Crash => format!("the daemon is killed and begins at {}", after.postgres.acknowledged),
-        Action::Judge => format!("the daemon reads the record, which says that {} is settled", before.cache.record.settled),
+        Action::Judge => {
+            format!("the daemon reads the record, which says that {} is settled", before.cache.record.settled)
+        }
         Action::LandStray => "the cache carries out what the dead daemon had sent".into(),
         Action::EvictEntry(_) => "the cache evicts the row".into(),
         Action::EvictToken => "the cache evicts the lease or pointer".into(),

@@ -16,7 +16,7 @@ pub const DATABASE: &str = "no reader is served by the database what is older th
 /// Without this the others would say nothing.
 pub const SETTLES: &str = "everything settles, is acknowledged and is served from the cache";
 /// The race that is won.
-pub const OUTRUN: &str = "a reader is outrun: what it reads, or has read, must not be served any more";
+pub const OUTRUN: &str = "a reader is outrun: what it has still to read will not be stored";
 
 /// One state of everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -119,12 +119,10 @@ impl Model for Setup {
                 all && entry == Some(Row::at(setup.commits))
             }),
             Property::sometimes(OUTRUN, |_, state: &State| {
-                let is_outrun = |reader: &Reader| match reader {
-                    Reader::Holds { row, .. } => row.is_older_than(state.promised),
-                    Reader::Missed { token: None, settled } => *settled < state.promised,
-                    _ => false,
-                };
-                state.readers.iter().any(is_outrun)
+                let is_outrun = |settled| settled < state.promised;
+                let is_reading =
+                    |reader: &Reader| matches!(reader, Reader::Missed { token: None, settled } if is_outrun(*settled));
+                state.readers.iter().any(is_reading)
             }),
         ]
     }
@@ -271,7 +269,9 @@ impl Setup {
     }
 
     fn crash(&self, state: &mut State) {
-        state.stray = state.daemon.delivery.filter(|delivery| delivery.stage == Stage::Sent).or(state.stray);
+        if self.strays {
+            state.stray = state.daemon.delivery.filter(|delivery| delivery.stage == Stage::Sent).or(state.stray);
+        }
         state.daemon = Daemon::begin(state.postgres.acknowledged);
         // Which replicas a record vouches for stands in it. Another one is taken to have been away from the beginning.
         state.left = (state.is_excused && !self.is(Broken::ForgetsWhoLeft)).then_some(0);
@@ -304,7 +304,7 @@ impl Setup {
                 Protocol::Plain => state.cache.remove(0),
                 Protocol::Lease => {
                     state.cache.remove(0);
-                    state.cache.token = None;
+                    state.cache.token = state.cache.token.filter(|_| self.is(Broken::LeaseStays));
                 }
                 Protocol::Pointer(Pointer::Advances) => state.cache.token = Some(state.unused_token()),
                 Protocol::Pointer(Pointer::ToCommit) => {
@@ -354,8 +354,7 @@ impl Setup {
 
     /// The lease that stands, or the pointer; made where there is none. A follower gets the lease of the first.
     fn lease_or_pointer(&self, state: &mut State) -> Token {
-        let from_the_bottom =
-            self.is(Broken::PointerReborn) || self.protocol == Protocol::Pointer(Pointer::ToCommit);
+        let from_the_bottom = self.is(Broken::PointerReborn) || self.protocol == Protocol::Pointer(Pointer::ToCommit);
         let new = if from_the_bottom { 0 } else { state.unused_token() };
         *state.cache.token.get_or_insert(new)
     }
@@ -380,7 +379,7 @@ impl State {
         [self.cache.token, saved].contains(&Some(token))
     }
 
-    /// Brings states that nobody can tell apart into one form, and notes what readers may know by now.
+    /// Notes what readers may know by now, and brings states that nobody can tell apart into one form.
     fn tidy(&mut self, setup: &Setup) {
         if self.daemon.is_judged {
             self.promised = self.promised.max(self.daemon.settled());
@@ -389,25 +388,57 @@ impl State {
         if self.is_excused && self.left.is_none() && self.daemon.is_judged {
             self.is_excused = self.daemon.settled() < self.promised;
         }
-        if setup.protocol == Protocol::Lease {
-            let standing: Vec<bool> =
-                self.readers.iter().map(|reader| reader.token().is_none_or(|token| self.stands(token))).collect();
-            for (reader, stands) in self.readers.iter_mut().zip(standing) {
-                if !stands {
-                    *reader = reader.bereft(setup.protocol);
-                }
-            }
+        if setup.protocol != Protocol::Plain && !setup.is(Broken::PointerReborn) {
+            self.forget_dead_tokens(setup.protocol);
         }
         if setup.protocol == Protocol::Pointer(Pointer::Advances) && !setup.is(Broken::PointerReborn) {
-            let held: Vec<Token> = self.readers.iter().filter_map(|reader| reader.token()).collect();
-            let saved = self.snapshot.as_ref().and_then(|snapshot| snapshot.cache.token);
-            let cached = self.cache.token;
-            let is_reachable = |name: Token| [cached, saved].contains(&Some(name)) || held.contains(&name);
-            self.cache.entries.retain(|(name, _)| is_reachable(*name));
-            if let Some(snapshot) = &mut self.snapshot {
-                snapshot.cache.entries.retain(|(name, _)| is_reachable(*name));
-            }
+            self.rename_pointers();
         }
         self.readers.sort_unstable();
+    }
+
+    /// What is stored under a token that neither stands nor is known to somebody who has still to look is never read.
+    fn forget_dead_tokens(&mut self, protocol: Protocol) {
+        let saved = self.snapshot.as_ref().and_then(|snapshot| snapshot.cache.token);
+        let known = self.readers.iter().filter_map(|reader| reader.known());
+        let counting: Vec<Token> = known.chain(self.cache.token).chain(saved).collect();
+        for reader in &mut self.readers {
+            if reader.token().is_some_and(|token| !counting.contains(&token)) {
+                *reader = reader.bereft();
+            }
+        }
+        if protocol != Protocol::Lease {
+            self.cache.entries.retain(|(name, _)| counting.contains(name));
+            if let Some(snapshot) = &mut self.snapshot {
+                snapshot.cache.entries.retain(|(name, _)| counting.contains(name));
+            }
+        }
+    }
+
+    /// The values of pointers matter only in so far as they are the same: the one that stands is 0, the one that was
+    /// saved follows, then the others, ordered by what is stored under them and who knows them.
+    fn rename_pointers(&mut self) {
+        let saved = self.snapshot.as_ref().map(|snapshot| &snapshot.cache);
+        let mut names: Vec<Token> = self.readers.iter().filter_map(|reader| reader.token()).collect();
+        names.extend([self.cache.token, saved.and_then(|cache| cache.token)].into_iter().flatten());
+        names.sort_unstable();
+        names.dedup();
+        names.sort_by_cached_key(|name| {
+            let mut known: Vec<Reader> = self.readers.iter().filter(|r| r.token() == Some(*name)).copied().collect();
+            known.iter_mut().for_each(|reader| *reader = reader.renamed(|_| 0));
+            known.sort_unstable();
+            let stands = [self.cache.token, saved.and_then(|cache| cache.token)].map(|token| token != Some(*name));
+            (stands, self.cache.get(*name), saved.and_then(|cache| cache.get(*name)), known)
+        });
+        let rename =
+            |name: Token| (0..).zip(&names).find_map(|(new, old)| (*old == name).then_some(new)).unwrap_or(name);
+        for cache in
+            [Some(&mut self.cache), self.snapshot.as_mut().map(|snapshot| &mut snapshot.cache)].into_iter().flatten()
+        {
+            cache.token = cache.token.map(rename);
+            cache.entries.iter_mut().for_each(|(name, _)| *name = rename(*name));
+            cache.entries.sort_unstable();
+        }
+        self.readers.iter_mut().for_each(|reader| *reader = reader.renamed(rename));
     }
 }
