@@ -8,6 +8,7 @@ mod check;
 mod command_line;
 mod docs;
 mod e2e;
+mod model;
 mod pgoutput;
 mod protocol;
 mod readers;
