@@ -16,3 +16,4 @@ mod sql;
 mod support;
 mod target;
 mod tidy;
+mod torture;
