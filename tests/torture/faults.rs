@@ -11,7 +11,9 @@ use crate::support::process::{Signal, send_signal};
 use crate::support::{Daemon, Postgres};
 
 /// The longest pause between two faults, so that several are at work together.
-const PAUSE_MOST_MS: u64 = 800;
+const PAUSE_MOST_MS: u64 = 700;
+/// The longest of those in which nobody writes.
+const LULL_MOST_MS: u64 = 3000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -21,12 +23,16 @@ enum Fault {
     StandbyComes,
     /// The replica receives and does not replay.
     PauseReplay,
+    /// The replica replays, so much later.
+    DelayReplay,
     /// The replica receives nothing, and confirms nothing.
     FreezeReceiver,
     RestartReplica,
     /// It comes back with less than it had shown.
     CrashReplica,
     KillDaemon,
+    /// When it does not wait for the replica.
+    KillDaemonThatWaitsNot,
     FreezeDaemon,
     CutWalsender,
     /// Of the SQL sessions that ask what readers of the primary see, and of others.
@@ -39,10 +45,12 @@ const WEIGHTS: &[(usize, Fault)] = &[
     (10, Fault::StandbyGoes),
     (3, Fault::StandbyComes),
     (10, Fault::PauseReplay),
+    (5, Fault::DelayReplay),
     (4, Fault::FreezeReceiver),
     (1, Fault::RestartReplica),
     (2, Fault::CrashReplica),
     (4, Fault::KillDaemon),
+    (8, Fault::KillDaemonThatWaitsNot),
     (2, Fault::FreezeDaemon),
     (4, Fault::CutWalsender),
     (4, Fault::CutSessions),
@@ -53,6 +61,7 @@ const WEIGHTS: &[(usize, Fault)] = &[
 enum Mend {
     Standby,
     Replay,
+    Delay,
     Receiver(u32),
     StartDaemon,
     ThawDaemon,
@@ -101,18 +110,30 @@ impl Faults {
                 self.world.history.of_all(&format!("fault: {fault:?}"));
                 self.world.history.count(&format!("faults: {fault:?}"), 1);
             }
-            let pause = Duration::from_millis(self.rng.u64(..PAUSE_MOST_MS));
+            let lulls = self.rng.u32(..4) == 0;
+            if lulls && self.rng.bool() {
+                self.mend_all();
+            }
+            self.world.lull(lulls);
+            let most = if lulls { LULL_MOST_MS } else { PAUSE_MOST_MS };
+            let pause = Duration::from_millis(self.rng.u64(..most));
             self.tend_until(end.min(Instant::now() + pause));
+            self.world.lull(false);
         }
     }
 
     /// Mends everything.
     pub fn relent(&mut self) {
+        self.mend_all();
+        self.follow_standby("");
+        self.delay_replay(0);
+        self.world.history.of_all("no more faults");
+    }
+
+    fn mend_all(&mut self) {
         for (_, mend) in std::mem::take(&mut self.mends) {
             self.mend(mend);
         }
-        self.follow_standby("");
-        self.world.history.of_all("no more faults");
     }
 
     /// Mends what is due.
@@ -154,6 +175,11 @@ impl Faults {
                 let _ = self.there().map(|mut sql| sql.try_run("SELECT pg_wal_replay_pause()"));
                 self.later(if tight && rarely { 4000 } else { 600 }, Mend::Replay)
             }
+            (Fault::DelayReplay, _) => {
+                let delay = self.rng.u64(50..if tight { 900 } else { 300 });
+                self.delay_replay(delay);
+                self.later(2000, Mend::Delay)
+            }
             (Fault::FreezeReceiver, _) => self.freeze_receiver(),
             // Where both crash and freeze are at work, a daemon that wakes may say what it knew before, for a moment.
             (Fault::CrashReplica, State::Up | State::Down) if tight => self.restart_replica(Signal::Quit),
@@ -162,6 +188,10 @@ impl Faults {
                 self.daemon.stop(Signal::Kill);
                 self.daemon_is = State::Down;
                 self.later(if rarely { 1000 } else { 50 }, Mend::StartDaemon)
+            }
+            (Fault::KillDaemonThatWaitsNot, State::Up) if tight => {
+                let waits_not = self.daemon.status()["replicas"][0]["left"].is_string();
+                waits_not && self.inflict(Fault::KillDaemon)
             }
             (Fault::FreezeDaemon, State::Up) => {
                 self.daemon.signal(Signal::Stop);
@@ -193,6 +223,7 @@ impl Faults {
             Mend::Replay => {
                 let _ = self.there().map(|mut sql| sql.try_run("SELECT pg_wal_replay_resume()"));
             }
+            Mend::Delay => self.delay_replay(0),
             Mend::Receiver(pid) => send_signal(pid, Signal::Continue),
             Mend::StartDaemon if self.daemon_is == State::Down => {
                 self.daemon.launch_unready();
@@ -216,6 +247,13 @@ impl Faults {
     fn follow_standby(&mut self, name: &str) {
         self.sql.run(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
         self.sql.run("SELECT pg_reload_conf()");
+    }
+
+    fn delay_replay(&self, millis: u64) {
+        if let Some(mut sql) = self.there() {
+            let _ = sql.try_run(&format!("ALTER SYSTEM SET recovery_min_apply_delay = {millis}"));
+            let _ = sql.try_run("SELECT pg_reload_conf()");
+        }
     }
 
     fn freeze_receiver(&mut self) -> bool {
@@ -242,5 +280,7 @@ impl Faults {
 }
 
 fn cut(what: &str) -> String {
-    format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'coherd' AND backend_type = '{what}'")
+    format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'coherd' AND backend_type = '{what}'"
+    )
 }

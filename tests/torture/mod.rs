@@ -104,10 +104,20 @@ pub struct World {
     began: Instant,
     violations: Mutex<Vec<String>>,
     served: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    lull: AtomicBool,
     stop: AtomicBool,
 }
 
 impl World {
+    /// Whether nobody writes for a while, so that everything settles and whatever is old in a cache is found there.
+    pub fn lulls(&self) -> bool {
+        self.lull.load(Ordering::Relaxed)
+    }
+
+    pub fn lull(&self, begins: bool) {
+        self.lull.store(begins, Ordering::Relaxed);
+    }
+
     pub fn stops(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
@@ -156,7 +166,9 @@ impl World {
 
     fn figures(&self) -> String {
         let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = |text: String, ((level, what), count): (&(&str, &str), &u64)| text + &format!("  {level}: {what} {count}\n");
+        let line = |text: String, ((level, what), count): (&(&str, &str), &u64)| {
+            text + &format!("  {level}: {what} {count}\n")
+        };
         self.history.figures() + &served.iter().fold(String::new(), line)
     }
 }
@@ -196,12 +208,21 @@ fn half(promise: Promise, lasts: Duration, repeat: &str, rng: &mut Rng, seed: u6
     verdict::settle(&mut faults);
     verdict::compare(&faults, &redis);
     let violations = world.violations.lock().unwrap_or_else(PoisonError::into_inner);
-    println!("torture: seed {seed}, promise {promise:?}, {lasts:?}, violations = {}\n{}", violations.len(), world.figures());
+    println!(
+        "torture: seed {seed}, promise {promise:?}, {lasts:?}, violations = {}\n{}",
+        violations.len(),
+        world.figures()
+    );
     if !violations.is_empty() {
         let log = std::env::temp_dir().join(format!("coherd-torture-{seed}-{promise:?}.log"));
         std::fs::write(&log, faults.daemon.log()).expect("temp dir");
         let told: Vec<&str> = violations.iter().take(4 * TOLD_MAX).map(String::as_str).collect();
-        panic!("seed {seed}, promise {promise:?}: {} violations; the daemon's log is in {}\n{}", violations.len(), log.display(), told.join("\n"));
+        panic!(
+            "seed {seed}, promise {promise:?}: {} violations; the daemon's log is in {}\n{}",
+            violations.len(),
+            log.display(),
+            told.join("\n")
+        );
     }
 }
 
@@ -222,7 +243,8 @@ fn stage(promise: Promise, repeat: &str, rng: &mut Rng) -> (Faults, Redis, Datab
     let database = Database::create_on(Arc::clone(&primary));
     database.run(&schema());
     let redis = Redis::start();
-    let mut daemon = Daemon::configure(&database, &format!("{}\n    leases: true", redis.url()), &format!("{RULES}{repeat}"));
+    let mut daemon =
+        Daemon::configure(&database, &format!("{}\n    leases: true", redis.url()), &format!("{RULES}{repeat}"));
     let replica = primary.standby(quiet);
     replica.catch_up(&primary);
     let dsn = replica.dsn_as("coherd", &database.name);
@@ -244,6 +266,7 @@ fn stage(promise: Promise, repeat: &str, rng: &mut Rng) -> (Faults, Redis, Datab
         began: Instant::now(),
         violations: Mutex::default(),
         served: Mutex::default(),
+        lull: AtomicBool::new(false),
         stop: AtomicBool::new(false),
     });
     (Faults::new(world, daemon, primary, replica, rng.fork()), redis, database)

@@ -56,6 +56,10 @@ pub async fn pointers(mut link: Link) {
 /// Level 1: who has just written reads the cache only where that has settled.
 pub async fn sessions(mut link: Link, mut writer: Writer) {
     while !link.world.stops() {
+        if link.world.lulls() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        }
         let Some((token, written)) = writer.transaction().await else { continue };
         let end = tokio::time::Instant::now() + SESSION;
         while tokio::time::Instant::now() < end && !link.world.stops() {
@@ -127,7 +131,9 @@ async fn leased_read(link: &mut Link, row: usize, settled: u64, level: Level) ->
                 link.world.served(level, row, settled, parse(value), "the cache");
                 return Ok(());
             }
-            [Reply::Int(0), Reply::BulkString(_), Reply::Int(0)] if follows < FOLLOWS_MOST && link.rng.u32(..10) > 0 => {
+            [Reply::Int(0), Reply::BulkString(_), Reply::Int(0)]
+                if follows < FOLLOWS_MOST && link.rng.u32(..10) > 0 =>
+            {
                 follows += 1;
                 tokio::time::sleep(Duration::from_millis(link.rng.u64(1..6))).await;
             }
@@ -162,7 +168,8 @@ async fn versioned_read(link: &mut Link, row: usize) -> RedisResult<()> {
     let (level, key) = (Level::Pointers, format!("ptr:{row}"));
     let settled = link.settled().await?;
     let pointer = format!("{key}:version");
-    let version: String = redis::cmd("FCALL").arg("coherd_version").arg(1).arg(&pointer).query_async(&mut link.cache).await?;
+    let version: String =
+        redis::cmd("FCALL").arg("coherd_version").arg(1).arg(&pointer).query_async(&mut link.cache).await?;
     let entry = format!("{key}:v{version}");
     let found: Option<Vec<u8>> = redis::cmd("GET").arg(&entry).query_async(&mut link.cache).await?;
     if let Some(found) = found {

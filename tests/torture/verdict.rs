@@ -47,7 +47,12 @@ pub fn compare(faults: &Faults, redis: &Redis) {
                 continue;
             }
             world.count(level, "stale in the end");
-            let what = format!("{}: {} is cached in the end, and the database has {}", level.name(), text(parse(&found)), text(right));
+            let what = format!(
+                "{}: {} is cached in the end, and the database has {}",
+                level.name(),
+                text(parse(&found)),
+                text(right)
+            );
             if level.is_promised() {
                 world.violated(row, &what);
             }

@@ -43,7 +43,9 @@ impl Writer {
         while !self.world.stops() {
             let most = if self.rng.u32(..50) == 0 { 300_000 } else { 20_000 };
             tokio::time::sleep(Duration::from_micros(self.rng.u64(..most))).await;
-            let _ = self.transaction().await;
+            if !self.world.lulls() {
+                let _ = self.transaction().await;
+            }
         }
     }
 
@@ -113,7 +115,12 @@ impl Writer {
 
 /// Some rows are written and read all the time, and some now and then, so that what is old stays so for a while.
 pub fn row(rng: &mut Rng) -> usize {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "few rows")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "few rows"
+    )]
     let row = (rng.f64().powi(2) * ROWS as f64) as usize;
     row.min(ROWS - 1)
 }
