@@ -76,7 +76,11 @@ fn a_cache_that_was_emptied_with_its_functions_has_them_again() {
         let call = redis::cmd("FCALL").arg(&["coherd_version", "1", "p:version"]).query::<u64>(&mut client);
         call.ok()
     });
-    assert_eq!(shop.daemon.log().matches("loaded the function library coherd, version 1").count(), 2);
+    // The server has it a moment before the daemon has said so.
+    until("it is told each time", || {
+        let log = shop.daemon.log();
+        (log.matches("loaded the function library coherd, version 1").count() == 2).then_some(())
+    });
     assert!(shop.left_after("UPDATE users SET name = 'Anne' WHERE id = 1").iter().all(|key| key == "p:version"));
 }
 
