@@ -2,7 +2,7 @@
 CARGO ?= cargo
 KEEP ?=
 
-.PHONY: demo test chaos outage waits lint bench fuzz test-matrix prerequisites readers
+.PHONY: demo test chaos torture outage waits lint bench fuzz test-matrix prerequisites readers
 
 demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
 	$(CARGO) build --release --bins --example demo
@@ -13,6 +13,9 @@ test: prerequisites readers ## every test, on real Postgres and Redis
 
 chaos: prerequisites ## everything breaks at random for SECONDS (60), chosen by SEED (a new one each time)
 	COHERD_CHAOS_SECONDS=$(or $(SECONDS),60) COHERD_CHAOS_SEED=$(SEED) $(CARGO) test --test coherd chaos:: -- --nocapture
+
+torture: prerequisites ## readers of every protocol against hanging commits and lagging replicas for SECONDS (60), SEED as above
+	COHERD_TORTURE_SECONDS=$(or $(SECONDS),60) COHERD_TORTURE_SEED=$(SEED) $(CARGO) test --test coherd torture:: -- --nocapture
 
 outage: prerequisites ## a cache is away for SECONDS (600) under load: memory and the log held back stay within bounds
 	COHERD_OUTAGE_SECONDS=$(or $(SECONDS),600) $(CARGO) test --test coherd e2e::soak:: -- --nocapture

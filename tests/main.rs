@@ -18,3 +18,4 @@ mod sql;
 mod support;
 mod target;
 mod tidy;
+mod torture;

@@ -6,7 +6,7 @@
 mod caches;
 mod catalogue;
 mod faults;
-mod history;
+pub mod history;
 mod holds;
 mod readers;
 mod tables;

@@ -126,6 +126,11 @@ impl Daemon {
         Command::new(coherd()).args(args).arg("--config").arg(config).output().expect("coherd starts")
     }
 
+    /// The admin page's port.
+    pub fn admin(&self) -> u16 {
+        self.admin
+    }
+
     /// Asks the admin page: status code and body; 0 where nobody answers.
     pub fn http(&self, path: &str) -> (u16, String) {
         http_get(self.admin, path).unwrap_or_default()

@@ -1,0 +1,286 @@
+//! What happens to the servers meanwhile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::{Promise, World};
+use crate::support::postgres::{Client, postgres_client};
+use crate::support::process::{Signal, send_signal};
+use crate::support::{Daemon, Postgres};
+
+/// The longest pause between two faults, so that several are at work together.
+const PAUSE_MOST_MS: u64 = 700;
+/// The longest of those in which nobody writes.
+const LULL_MOST_MS: u64 = 3000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// Commits wait for a standby that is not there.
+    StandbyGoes,
+    /// Commits wait for the replica, or for nobody.
+    StandbyComes,
+    /// The replica receives and does not replay.
+    PauseReplay,
+    /// The replica replays, so much later.
+    DelayReplay,
+    /// The replica receives nothing, and confirms nothing.
+    FreezeReceiver,
+    RestartReplica,
+    /// It comes back with less than it had shown.
+    CrashReplica,
+    KillDaemon,
+    /// When it does not wait for the replica.
+    KillDaemonThatWaitsNot,
+    FreezeDaemon,
+    CutWalsender,
+    /// Of the SQL sessions that ask what readers of the primary see, and of others.
+    CutSessions,
+    CutFollower,
+}
+
+/// How often each fault comes, relative to the others.
+const WEIGHTS: &[(usize, Fault)] = &[
+    (10, Fault::StandbyGoes),
+    (3, Fault::StandbyComes),
+    (10, Fault::PauseReplay),
+    (5, Fault::DelayReplay),
+    (4, Fault::FreezeReceiver),
+    (1, Fault::RestartReplica),
+    (2, Fault::CrashReplica),
+    (4, Fault::KillDaemon),
+    (8, Fault::KillDaemonThatWaitsNot),
+    (2, Fault::FreezeDaemon),
+    (4, Fault::CutWalsender),
+    (4, Fault::CutSessions),
+    (3, Fault::CutFollower),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mend {
+    Standby,
+    Replay,
+    Delay,
+    Receiver(u32),
+    StartDaemon,
+    ThawDaemon,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Up,
+    Frozen,
+    Down,
+}
+
+/// The one who does it.
+pub struct Faults {
+    pub world: Arc<World>,
+    pub daemon: Daemon,
+    pub primary: Arc<Postgres>,
+    pub replica: Postgres,
+    rng: Rng,
+    daemon_is: State,
+    mends: Vec<(Instant, Mend)>,
+    sql: Client,
+}
+
+impl Faults {
+    pub fn new(world: Arc<World>, daemon: Daemon, primary: Arc<Postgres>, replica: Postgres, rng: Rng) -> Faults {
+        let mut sql = postgres_client(&world.primary).expect("connects");
+        sql.run("SET synchronous_commit = local");
+        Faults { world, daemon, primary, replica, rng, daemon_is: State::Up, mends: Vec::new(), sql }
+    }
+
+    /// A superuser's session with the primary, whose commits wait for nobody.
+    pub fn primary_session(&self) -> Client {
+        let mut sql = postgres_client(&self.world.primary).expect("connects");
+        sql.run("SET synchronous_commit = local");
+        sql
+    }
+
+    /// One fault after the other.
+    pub fn rage(&mut self, lasts: Duration) {
+        let end = Instant::now() + lasts;
+        let kinds: Vec<Fault> = WEIGHTS.iter().flat_map(|&(weight, fault)| vec![fault; weight]).collect();
+        while Instant::now() < end {
+            let fault = kinds[self.rng.usize(..kinds.len())];
+            if self.inflict(fault) {
+                self.world.history.of_all(&format!("fault: {fault:?}"));
+                self.world.history.count(&format!("faults: {fault:?}"), 1);
+            }
+            let lulls = self.rng.u32(..4) == 0;
+            if lulls && self.rng.bool() {
+                self.mend_all();
+            }
+            self.world.lull(lulls);
+            let most = if lulls { LULL_MOST_MS } else { PAUSE_MOST_MS };
+            let pause = Duration::from_millis(self.rng.u64(..most));
+            self.tend_until(end.min(Instant::now() + pause));
+            self.world.lull(false);
+        }
+    }
+
+    /// Mends everything.
+    pub fn relent(&mut self) {
+        self.mend_all();
+        self.follow_standby("");
+        self.delay_replay(0);
+        self.world.history.of_all("no more faults");
+    }
+
+    fn mend_all(&mut self) {
+        for (_, mend) in std::mem::take(&mut self.mends) {
+            self.mend(mend);
+        }
+    }
+
+    /// Mends what is due.
+    pub fn tend_until(&mut self, end: Instant) {
+        loop {
+            let now = Instant::now();
+            let (due, later) = std::mem::take(&mut self.mends).into_iter().partition(|(at, _)| *at <= now);
+            self.mends = later;
+            let due: Vec<(Instant, Mend)> = due;
+            due.into_iter().for_each(|(_, mend)| self.mend(mend));
+            if now >= end {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn later(&mut self, most_ms: u64, mend: Mend) -> bool {
+        let after = Duration::from_millis(self.rng.u64(..most_ms));
+        self.mends.push((Instant::now() + after, mend));
+        true
+    }
+
+    /// Whether the fault makes sense at the moment.
+    fn inflict(&mut self, fault: Fault) -> bool {
+        let tight = self.world.promise == Promise::WhileHeld;
+        let rarely = self.rng.u32(..4) == 0;
+        match (fault, self.daemon_is) {
+            (Fault::StandbyGoes, _) => {
+                self.follow_standby("ghost");
+                self.later(1000, Mend::Standby)
+            }
+            (Fault::StandbyComes, _) => {
+                let name = if self.rng.bool() { "*" } else { "" };
+                self.follow_standby(name);
+                true
+            }
+            (Fault::PauseReplay, _) => {
+                let _ = self.there().map(|mut sql| sql.try_run("SELECT pg_wal_replay_pause()"));
+                self.later(if tight && rarely { 4000 } else { 600 }, Mend::Replay)
+            }
+            (Fault::DelayReplay, _) => {
+                let delay = self.rng.u64(50..if tight { 900 } else { 300 });
+                self.delay_replay(delay);
+                self.later(2000, Mend::Delay)
+            }
+            (Fault::FreezeReceiver, _) => self.freeze_receiver(),
+            // Where both crash and freeze are at work, a daemon that wakes may say what it knew before, for a moment.
+            (Fault::CrashReplica, State::Up | State::Down) if tight => self.restart_replica(Signal::Quit),
+            (Fault::RestartReplica, _) => self.restart_replica(Signal::Interrupt),
+            (Fault::KillDaemon, State::Up | State::Frozen) => {
+                self.daemon.stop(Signal::Kill);
+                self.daemon_is = State::Down;
+                self.later(if rarely { 1000 } else { 50 }, Mend::StartDaemon)
+            }
+            (Fault::KillDaemonThatWaitsNot, State::Up) if tight => {
+                let waits_not = self.daemon.status()["replicas"][0]["left"].is_string();
+                waits_not && self.inflict(Fault::KillDaemon)
+            }
+            (Fault::FreezeDaemon, State::Up) => {
+                self.daemon.signal(Signal::Stop);
+                self.daemon_is = State::Frozen;
+                self.later(if rarely { 4000 } else { 500 }, Mend::ThawDaemon)
+            }
+            (Fault::CutWalsender, _) => {
+                let slot = &self.world.slot;
+                self.sql.run(&format!(
+                    "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active"
+                ));
+                true
+            }
+            (Fault::CutSessions, _) => {
+                self.sql.run(&cut("client backend"));
+                true
+            }
+            (Fault::CutFollower, _) => self.there().is_some_and(|mut sql| sql.try_run(&cut("walsender")).is_ok()),
+            _ => false,
+        }
+    }
+
+    fn mend(&mut self, mend: Mend) {
+        match mend {
+            Mend::Standby => {
+                let name = if self.rng.bool() { "*" } else { "" };
+                self.follow_standby(name);
+            }
+            Mend::Replay => {
+                let _ = self.there().map(|mut sql| sql.try_run("SELECT pg_wal_replay_resume()"));
+            }
+            Mend::Delay => self.delay_replay(0),
+            Mend::Receiver(pid) => send_signal(pid, Signal::Continue),
+            Mend::StartDaemon if self.daemon_is == State::Down => {
+                self.daemon.launch_unready();
+                self.daemon_is = State::Up;
+            }
+            Mend::ThawDaemon if self.daemon_is == State::Frozen => {
+                self.daemon.signal(Signal::Continue);
+                self.daemon_is = State::Up;
+            }
+            // Something else has happened to it since.
+            Mend::StartDaemon | Mend::ThawDaemon => return,
+        }
+        self.world.history.of_all(&format!("mended: {mend:?}"));
+    }
+
+    /// A session with the replica, which may be away.
+    fn there(&self) -> Option<Client> {
+        postgres_client(&self.world.replica).ok()
+    }
+
+    fn follow_standby(&mut self, name: &str) {
+        self.sql.run(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
+        self.sql.run("SELECT pg_reload_conf()");
+    }
+
+    fn delay_replay(&self, millis: u64) {
+        if let Some(mut sql) = self.there() {
+            let _ = sql.try_run(&format!("ALTER SYSTEM SET recovery_min_apply_delay = {millis}"));
+            let _ = sql.try_run("SELECT pg_reload_conf()");
+        }
+    }
+
+    fn freeze_receiver(&mut self) -> bool {
+        let pid = self.there().and_then(|mut sql| {
+            let rows = sql.try_rows("SELECT pid FROM pg_stat_wal_receiver").ok()?;
+            rows.first()?.first()?.parse().ok()
+        });
+        pid.is_some_and(|pid| {
+            send_signal(pid, Signal::Stop);
+            self.later(600, Mend::Receiver(pid))
+        })
+    }
+
+    /// A receiver that is stopped would not let its server shut down.
+    fn restart_replica(&mut self, how: Signal) -> bool {
+        let is_receiver = |(_, mend): &mut (Instant, Mend)| matches!(mend, Mend::Receiver(_));
+        let receivers: Vec<(Instant, Mend)> = self.mends.extract_if(.., is_receiver).collect();
+        receivers.into_iter().for_each(|(_, mend)| self.mend(mend));
+        self.replica.stop(how);
+        self.world.history.of_all(&format!("the replica has ended by {how:?}"));
+        self.replica.launch();
+        true
+    }
+}
+
+fn cut(what: &str) -> String {
+    format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'coherd' AND backend_type = '{what}'"
+    )
+}
