@@ -166,7 +166,7 @@ fn a_wait_is_true_once_the_slot_is_confirmed_and_vouched_for_and_false_after_the
 fn who_waits_for_long_says_so_in_the_log_where_that_is_allowed() {
     let server = Arc::new(Postgres::start(""));
     let (database, mut client) = database_on(server, "CREATE TABLE t (id int PRIMARY KEY)");
-    let wait = format!("SELECT coherd.wait(timeout => '30ms', slot => '{}')", database.name);
+    let wait = format!("SELECT coherd.wait(timeout => '100ms', slot => '{}')", database.name);
     let said_after = |client: &mut Client, before: &str| {
         client.run(before);
         assert_eq!(client.one(&wait), "f", "{before}");
@@ -176,9 +176,10 @@ fn who_waits_for_long_says_so_in_the_log_where_that_is_allowed() {
             .filter(|bytes| bytes.starts_with(b"M\0") && bytes.ends_with(b"coherd.wait\0\0\0\0\0"))
             .count()
     };
-    assert_eq!(said_after(&mut client, "BEGIN"), 1);
-    assert_eq!(said_after(&mut client, "BEGIN READ ONLY"), 1);
-    assert_eq!(said_after(&mut client, "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY"), 1);
+    for begin in ["BEGIN", "BEGIN READ ONLY", "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY"] {
+        // A machine that is busy may take all of the time for the first look.
+        until("who waits says so", || (said_after(&mut client, begin) == 1).then_some(()));
+    }
     client.run(
         "DO $$ DECLARE f regprocedure; BEGIN
              FOR f IN SELECT oid FROM pg_proc WHERE proname = 'pg_logical_emit_message' LOOP

@@ -9,13 +9,17 @@ use std::task::{Context, Poll};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::status::WAITERS_MAX;
 
 /// The most connections at a time; further ones wait to be accepted. Everybody who may wait, and probes beside them.
 pub const CONNECTIONS_MAX: usize = WAITERS_MAX + 100;
+
+/// The most connections that wait to be accepted; the system may allow less (`net.core.somaxconn`). Whoever comes beyond
+/// tries again after a second, and a crowd of waiters comes at once: the usual 128 are too few.
+const QUEUED_MAX: u32 = 4096;
 
 /// File descriptors for everything else.
 const OTHER_DESCRIPTORS: usize = 200;
@@ -36,9 +40,9 @@ pub struct Listener {
     free: Arc<Semaphore>,
 }
 
-/// Listens on `address`.
-pub async fn listen(address: SocketAddr) -> Result<Listener, ListenError> {
-    let socket = TcpListener::bind(address).await.map_err(|error| ListenError {
+/// Listens on `address`. Needs a runtime around it.
+pub fn listen(address: SocketAddr) -> Result<Listener, ListenError> {
+    let socket = bind(address).map_err(|error| ListenError {
         address,
         hint: match error.kind() {
             io::ErrorKind::AddrInUse => {
@@ -51,6 +55,14 @@ pub async fn listen(address: SocketAddr) -> Result<Listener, ListenError> {
         error,
     })?;
     Ok(Listener { socket, free: Arc::new(Semaphore::new(connections_max())) })
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A port that was just in use can be taken at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUED_MAX)
 }
 
 /// How many connections the file descriptors of this process are enough for. Shells and systemd give 1024 to programs

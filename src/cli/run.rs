@@ -62,7 +62,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let kinds = config.targets.iter().map(|target| (target.name.as_str(), target.scheme.as_str()));
     let board = Board::new(&config.source.slot, &config.source.publication, kinds);
     let metrics = Metrics::new(&board);
-    let listener = admin::listen(config.admin.listen).await.map_err(anyhow::Error::new)?;
+    let listener = admin::listen(config.admin.listen).map_err(anyhow::Error::new)?;
     let pages = admin::serve(
         listener,
         board.clone(),
