@@ -2,7 +2,7 @@
 CARGO ?= cargo
 KEEP ?=
 
-.PHONY: demo test chaos torture outage waits lint bench fuzz test-matrix prerequisites readers
+.PHONY: demo test model chaos torture outage waits lint bench fuzz test-matrix prerequisites readers
 
 demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
 	$(CARGO) build --release --bins --example demo
@@ -10,6 +10,10 @@ demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1
 
 test: prerequisites readers ## every test, on real Postgres and Redis
 	$(CARGO) test
+
+model: ## why it is built as it is: every order of steps, with READERS (3) readers and COMMITS (1) commits; takes minutes
+	COHERD_MODEL_READERS=$(or $(READERS),3) COHERD_MODEL_COMMITS=$(or $(COMMITS),1) COHERD_MODEL_THREADS=2 \
+		$(CARGO) test --test coherd model:: -- --nocapture --test-threads=1
 
 chaos: prerequisites ## everything breaks at random for SECONDS (60), chosen by SEED (a new one each time)
 	COHERD_CHAOS_SECONDS=$(or $(SECONDS),60) COHERD_CHAOS_SEED=$(SEED) $(CARGO) test --test coherd chaos:: -- --nocapture

@@ -326,23 +326,16 @@ impl Resolver<'_> {
     }
 
     fn repeat_after(&mut self) -> Duration {
-        match self.section::<String>("repeat_after").as_deref().map(parse_duration) {
-            None => Duration::ZERO,
-            Some(Ok(pause)) if pause <= REPEAT_AFTER_MAX => pause,
-            Some(Ok(_)) => {
-                self.fault(
-                    self.root,
-                    "",
-                    "repeat_after",
-                    "it is above 1m; the keys to strike again are kept in memory",
-                );
-                Duration::ZERO
-            }
-            Some(Err(reason)) => {
-                self.fault(self.root, "", "repeat_after", reason);
-                Duration::ZERO
-            }
-        }
+        const FIELD: &str = "repeat_after";
+        let reason = match self.section::<String>(FIELD).as_deref().map(parse_duration) {
+            None => return Duration::ZERO,
+            Some(Ok(pause)) if pause <= REPEAT_AFTER_MAX => return pause,
+            Some(Ok(_)) => "it is above 1m; the keys to strike again are kept in memory".to_owned(),
+            Some(Err(reason)) => reason,
+        };
+        let place = self.root.get(FIELD).map_or(self.root.place, |node| node.place);
+        self.faults.push(Fault::new(place, FIELD, reason));
+        Duration::ZERO
     }
 
     fn limits(&mut self) -> Limits {

@@ -54,7 +54,7 @@ fn a_pointer_that_comes_back_lower_points_at_what_is_old() {
 #[test]
 fn a_pointer_set_to_the_commit_is_stale_where_one_commit_overtakes_another() {
     let setup = Setup::new(Protocol::Pointer(Pointer::ToCommit), Strategy::Once);
-    is_stale(Setup { commits: 2, crashes: false, ..setup });
+    is_stale(Setup { commits: 2, readers: 1, crashes: false, ..setup });
 }
 
 #[test]

@@ -13,7 +13,8 @@ pub fn is_safe(setup: Setup, least: usize) {
     let (setup, began) = (widened(setup), Instant::now());
     let checker = setup.checker().threads(threads()).spawn_bfs().join();
     let states = checker.unique_state_count();
-    report("safe", states, checker.max_depth(), began);
+    let is_wrong = [CACHE, DATABASE].iter().any(|wrong| checker.discovery(wrong).is_some());
+    report(if is_wrong { "NOT SAFE" } else { "safe" }, states, checker.max_depth(), began);
     for wrong in [CACHE, DATABASE] {
         if let Some(path) = checker.discovery(wrong) {
             panic!("a cell that is to be safe is not. Not so: {wrong}.\n{}", story::tell(&setup, path));
@@ -33,8 +34,10 @@ pub fn is_stale(setup: Setup) {
     let began = Instant::now();
     let finish = HasDiscoveries::AllOf([CACHE].into());
     let checker = setup.checker().finish_when(finish).threads(threads()).spawn_bfs().join();
-    report("stale", checker.unique_state_count(), checker.max_depth(), began);
-    let path = checker.discovery(CACHE).expect("a cell that is to be stale is safe");
+    let path = checker.discovery(CACHE);
+    let result = if path.is_some() { "stale" } else { "NOT STALE" };
+    report(result, checker.unique_state_count(), checker.max_depth(), began);
+    let path = path.expect("a cell that is to be stale is not");
     if std::env::var_os("COHERD_MODEL_STORIES").is_some() {
         eprintln!("{}", story::tell(&setup, path));
     }

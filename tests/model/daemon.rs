@@ -242,7 +242,7 @@ impl Daemon {
     }
 
     /// Reads the record and sees to what the cache has missed.
-    pub fn judge(&mut self, setup: &Setup, postgres: &Postgres, cache: &Cache) {
+    pub fn judge(&mut self, setup: &Setup, postgres: Postgres, cache: &Cache) {
         self.is_judged = true;
         let found = cache.record;
         self.record = found;

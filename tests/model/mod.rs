@@ -50,6 +50,7 @@
 //! - **The daemon** is coherd's gate and coherd's verdict on a record, and between them a small one of the model's own
 //!   with the same stages as the ledger. One delivery is in flight, everything ready leaves with it, the record behind the
 //!   strike. A key whose commits are replayed everywhere before the first strike leaves is struck once.
+//! - **A standby as source** may have a commit decoded before it is replayed, which Postgres does not do.
 //! - **A crash** loses its memory; slot and cache stay. What it had sent last may be carried out at any time later.
 //! - **A gap** is healed by a strike of the one key: that a flush finds every key, and a lease no later than its key, is
 //!   for other tests to show.
@@ -69,7 +70,7 @@
 //! - Hidden loss below the model: that Redis carries out a function as one step, and that `pg_current_snapshot()` and
 //!   `pg_last_wal_replay_lsn()` mean what the manual says (`tests/source` asks real servers).
 //!
-//! A longer run: `COHERD_MODEL_READERS=3`, `COHERD_MODEL_COMMITS=2`, `COHERD_MODEL_FAULTS=1`, `COHERD_MODEL_THREADS=2`.
+//! A longer run: `COHERD_MODEL_READERS=3`, `COHERD_MODEL_COMMITS=2`, `COHERD_MODEL_FAULTS=1`, `COHERD_MODEL_THREADS=2`, or `make model`.
 
 mod broken;
 mod check;

@@ -78,6 +78,7 @@ pub enum Broken {
 
 /// One cell.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether one thing may happen")]
 pub struct Setup {
     pub protocol: Protocol,
     pub strategy: Strategy,

@@ -149,11 +149,10 @@ impl Setup {
 
     fn steps_of_daemon(&self, state: &State, actions: &mut Vec<Action>) {
         let daemon = &state.daemon;
-        let end = if self.source == Source::Primary { state.postgres.written } else { state.postgres.replayed };
         if !daemon.is_judged {
             actions.push(Action::Judge);
         }
-        if daemon.can_decode(end) {
+        if daemon.can_decode(state.postgres.written) {
             actions.push(Action::Decode);
         }
         if daemon.gate.is_asking() {
@@ -213,7 +212,7 @@ impl Setup {
             Action::Replay => postgres.replayed += 1,
             Action::Decode => daemon.decode(self),
             Action::Ask => return daemon.ask().then_some(()),
-            Action::Answer => daemon.answered(self, self.sight(postgres)),
+            Action::Answer => daemon.answered(self, self.sight(*postgres)),
             Action::Late => daemon.is_late(self),
             Action::Send => {
                 let is_waited_for = self.is_listed && state.left.is_none();
@@ -233,7 +232,7 @@ impl Setup {
                 daemon.hears(true);
             }
             Action::Crash => self.crash(state),
-            Action::Judge => daemon.judge(self, postgres, &state.cache),
+            Action::Judge => daemon.judge(self, *postgres, &state.cache),
             Action::LandStray => {
                 let stray = state.stray.take()?;
                 self.strike(state, &stray);
@@ -261,7 +260,7 @@ impl Setup {
         Some(())
     }
 
-    fn sight(&self, postgres: &Postgres) -> Sight {
+    fn sight(&self, postgres: Postgres) -> Sight {
         match self.source {
             Source::Primary => postgres.snapshot(),
             Source::Standby => Sight::Standby(Lsn::new(u64::from(postgres.replayed) * 10)),
@@ -370,7 +369,7 @@ impl State {
     fn unused_token(&self) -> Token {
         let is_used = |token: &Token| self.stands(*token) || self.cache.get(*token).is_some();
         let is_held = |token: &Token| self.readers.iter().any(|reader| reader.token() == Some(*token));
-        (0..).find(|token| !is_used(token) && !is_held(token)).unwrap_or_default()
+        (0..=Token::MAX).find(|token| !is_used(token) && !is_held(token)).unwrap_or_default()
     }
 
     /// Whether the token stands in the cache, or may again.
@@ -424,8 +423,8 @@ impl State {
         names.sort_unstable();
         names.dedup();
         names.sort_by_cached_key(|name| {
-            let mut known: Vec<Reader> = self.readers.iter().filter(|r| r.token() == Some(*name)).copied().collect();
-            known.iter_mut().for_each(|reader| *reader = reader.renamed(|_| 0));
+            let known = self.readers.iter().filter(|reader| reader.token() == Some(*name));
+            let mut known: Vec<Reader> = known.map(|reader| reader.renamed(|_| 0)).collect();
             known.sort_unstable();
             let stands = [self.cache.token, saved.and_then(|cache| cache.token)].map(|token| token != Some(*name));
             (stands, self.cache.get(*name), saved.and_then(|cache| cache.get(*name)), known)

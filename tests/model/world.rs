@@ -55,7 +55,7 @@ pub struct Postgres {
 
 impl Postgres {
     /// `pg_current_snapshot()` on the primary.
-    pub fn snapshot(&self) -> Sight {
+    pub fn snapshot(self) -> Sight {
         let xid = |n: Position| u64::from(commit(n).xid);
         let written = 1..=self.written;
         let highest = written.clone().rev().find(|n| !self.visible.lacks(*n)).unwrap_or(0);
