@@ -256,13 +256,29 @@ fn one_that_has_gone_back_leaves_and_returns_since_where_it_went() {
 }
 
 #[test]
-fn one_that_the_records_do_not_vouch_for_returns_since_the_beginning() {
+fn readers_rely_on_one_that_has_replayed_what_had_settled_when_it_was_waited_for() {
     let mut scene = Scene::of(1);
-    scene.replicas.distrust(0);
-    scene.replicas.distrust(1);
-    assert_eq!((scene.turns(), scene.replayed()), (vec![], ALL));
+    let relied_on = |scene: &mut Scene, reached: Option<u64>| {
+        let reached = reached.map(Lsn::new);
+        scene.replicas.are_relied_on(reached).collect::<Vec<bool>>() == [true]
+    };
     scene.says(0, 2500);
-    assert_eq!(scene.turns(), returned(0, 0));
+    assert!(!relied_on(&mut scene, None), "another process may have settled more without it");
+    assert!(!relied_on(&mut scene, Some(2600)));
+    scene.says(0, 2600);
+    assert!(relied_on(&mut scene, Some(2900)), "what settles from then on waits for it");
+    scene.want(3000);
+    scene.pass(31);
+    scene.says(0, 2700);
+    assert_eq!(scene.turns().len(), 1);
+    assert!(!relied_on(&mut scene, Some(3100)));
+    scene.pass(1);
+    scene.want(3200);
+    scene.says(0, 3100);
+    assert_eq!(scene.turns(), returned(0, 2700));
+    assert!(!relied_on(&mut scene, Some(3200)), "it lacks a bit, which has settled");
+    scene.says(0, 3201);
+    assert!(relied_on(&mut scene, Some(3300)));
 }
 
 #[test]
