@@ -2,13 +2,13 @@
 CARGO ?= cargo
 KEEP ?=
 
-.PHONY: demo test chaos torture outage waits lint bench fuzz test-matrix prerequisites
+.PHONY: demo test chaos torture outage waits lint bench fuzz test-matrix prerequisites readers
 
 demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
 	$(CARGO) build --release --bins --example demo
 	KEEP=$(KEEP) target/release/examples/demo
 
-test: prerequisites ## every test, on real Postgres and Redis
+test: prerequisites readers ## every test, on real Postgres and Redis
 	$(CARGO) test
 
 chaos: prerequisites ## everything breaks at random for SECONDS (60), chosen by SEED (a new one each time)
@@ -40,8 +40,11 @@ fuzz: ## the decoder, then all that people write, against arbitrary bytes, SECON
 			-max_total_time=$(or $(SECONDS),60) $(FUZZ) || exit 1; \
 	done
 
-test-matrix: prerequisites ## every test on Postgres 15, 16, 17 and 18
+test-matrix: prerequisites readers ## every test on Postgres 15, 16, 17 and 18
 	tests/support/matrix.sh
 
 prerequisites:
 	@tests/support/prerequisites.sh
+
+readers: ## what the examples of docs/reading.md need, for the languages that are here
+	@tests/support/readers.sh target/readers

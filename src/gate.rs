@@ -13,39 +13,55 @@ pub use replicas::{Replicas, Standing, Turn, Why};
 use crate::lsn::Lsn;
 use crate::sight::{Commit, Sight};
 
-/// Commits that wait to be seen, beyond which no more is read.
-const COMMITS_MAX: usize = 64 << 10;
+/// Commits of a group that are told apart. Of more, only those after them count: a group that large waits until no
+/// transaction runs any more that was there before its last one.
+const COMMITS_MAX: usize = 4096;
 
 /// Commits whose keys wait together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Group {
     commits: Vec<Commit>,
+    /// The latest of those that are not told apart.
+    fence: Option<Commit>,
     /// What had been decoded before the first of them.
     before: Option<Lsn>,
 }
 
 impl Group {
+    fn is_empty(&self) -> bool {
+        self.commits.is_empty() && self.fence.is_none()
+    }
+
     fn push(&mut self, commit: Commit, decoded: Lsn) {
         self.commits.push(commit);
         self.before.get_or_insert(decoded);
+        self.fence_in();
     }
 
-    /// Drops those that are seen. Whether any was dropped last.
+    /// Drops those that are seen. Whether that leaves none of some.
     fn look(&mut self, sight: &Sight) -> bool {
-        if self.commits.is_empty() {
+        if self.is_empty() {
             return false;
         }
         self.commits.retain(|commit| !sight.shows(*commit));
-        if self.commits.is_empty() {
+        self.fence = self.fence.filter(|fence| !sight.shows_all_up_to(*fence));
+        if self.is_empty() {
             self.before = None;
         }
-        self.commits.is_empty()
+        self.is_empty()
     }
 
     fn append(&mut self, other: &mut Group) {
         self.commits.append(&mut other.commits);
-        let before = other.before.take();
-        self.before = [self.before, before].into_iter().flatten().min();
+        self.fence = self.fence.into_iter().chain(other.fence.take()).reduce(Commit::later);
+        self.before = self.before.into_iter().chain(other.before.take()).min();
+        self.fence_in();
+    }
+
+    fn fence_in(&mut self) {
+        if self.commits.len() > COMMITS_MAX {
+            self.fence = self.fence.into_iter().chain(self.commits.drain(..)).reduce(Commit::later);
+        }
     }
 }
 
@@ -89,12 +105,12 @@ impl Gate {
 
     /// Whether all that is gathered and nobody has asked about may be struck.
     pub fn is_clear(&self) -> bool {
-        self.fresh.commits.is_empty()
+        self.fresh.is_empty()
     }
 
     /// Whether anything waits for an answer.
     pub fn is_waiting(&self) -> bool {
-        !(self.is_clear() && self.asked.commits.is_empty() && self.blocked.commits.is_empty())
+        !(self.is_clear() && self.asked.is_empty() && self.blocked.is_empty())
     }
 
     /// Whether a question is to be put now; if so, what was fresh is asked about from here on. `again`: also where there
@@ -115,7 +131,7 @@ impl Gate {
 
     /// Whether something is known to wait for longer than it should.
     pub fn is_blocked(&self) -> bool {
-        !self.blocked.commits.is_empty()
+        !self.blocked.is_empty()
     }
 
     /// An answer came.
@@ -155,11 +171,6 @@ impl Gate {
     /// Everything committed at or before this position is visible, where everything up to `decoded` is decoded.
     pub fn visible(&self, decoded: Lsn) -> Lsn {
         [&self.fresh, &self.asked, &self.blocked].into_iter().filter_map(|group| group.before).min().unwrap_or(decoded)
-    }
-
-    /// Whether more may be read.
-    pub fn has_room(&self) -> bool {
-        self.fresh.commits.len() + self.asked.commits.len() + self.blocked.commits.len() < COMMITS_MAX
     }
 }
 
@@ -254,6 +265,20 @@ mod tests {
         assert!(gate.is_clear(), "the answer shows the transaction, whatever is still to be read of it");
         gate.gathered(Lsn::new(65));
         assert!(gate.is_clear());
+    }
+
+    #[test]
+    fn however_many_wait_few_are_remembered_and_all_are_waited_for() {
+        let mut gate = Gate::default();
+        for xid in 7..10_000 {
+            read(&mut gate, xid);
+            assert!(gate.fresh.commits.len() <= COMMITS_MAX);
+        }
+        gate.ask(false);
+        assert_eq!(gate.answered(sight("9998:10000:9998")), Passed { asked: false, blocked: false });
+        assert_eq!(gate.answered(sight("8:10000:8")), Passed { asked: false, blocked: false }, "8 may be among them");
+        assert_eq!(gate.answered(sight("10000:10000:")), Passed { asked: false, blocked: true });
+        assert_eq!(gate.visible(Lsn::new(1)), Lsn::new(1));
     }
 
     #[test]

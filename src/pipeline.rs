@@ -433,6 +433,7 @@ impl<S: Source + 'static> Pipeline<S> {
                     // A source that is away stays away, and one that has rested would be ready over and over.
                     if let Event::Ready(Err(_)) | Event::Opened(..) | Event::Rested = event {
                         self.link = Link::Nowhere;
+                        self.lanes.ask_anew();
                     }
                 }
                 () = tokio::time::sleep_until(deadline.min(now + TICK)) => {}

@@ -15,6 +15,15 @@ pub struct Commit {
     pub at: Lsn,
 }
 
+impl Commit {
+    /// Beyond both: the later id, the later position.
+    #[must_use]
+    pub fn later(self, other: Commit) -> Commit {
+        let is_later = other.xid.wrapping_sub(self.xid).cast_signed() > 0;
+        Commit { xid: if is_later { other.xid } else { self.xid }, at: self.at.max(other.at) }
+    }
+}
+
 /// `pg_current_snapshot()`, with 64-bit transaction ids.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Snapshot {
@@ -29,6 +38,11 @@ impl Snapshot {
     pub fn sees(&self, xid: u32) -> bool {
         let xid = self.widen(xid);
         xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())
+    }
+
+    /// Whether every transaction up to `xid` has ended.
+    fn is_past(&self, xid: u32) -> bool {
+        self.widen(xid) < self.xmin
     }
 
     /// The log has the lower 32 bits only. No two transactions that matter are 2^31 or more apart: Postgres stops giving
@@ -81,6 +95,14 @@ impl Sight {
             Sight::Standby(replayed) => *replayed > commit.at,
         }
     }
+
+    /// Whether that holds for `commit` and every one before it.
+    pub fn shows_all_up_to(&self, commit: Commit) -> bool {
+        match self {
+            Sight::Primary(snapshot) => snapshot.is_past(commit.xid),
+            Sight::Standby(_) => self.shows(commit),
+        }
+    }
 }
 
 /// What a replica says of itself.
@@ -123,6 +145,15 @@ mod tests {
         let far = snapshot(&format!("{0}:{0}:", 5 * epoch + 1));
         assert!(far.sees(0) && far.sees(u32::MAX) && !far.sees(1) && !far.sees(1 << 30));
         assert!(!snapshot("3:3:").sees(3) && snapshot("3:4:").sees(3));
+    }
+
+    #[test]
+    fn the_later_of_two_is_beyond_both_also_where_ids_wrap_around() {
+        let commit = |xid, at| Commit { xid, at: Lsn::new(at) };
+        assert_eq!(commit(7, 200).later(commit(9, 100)), commit(9, 200));
+        assert_eq!(commit(u32::MAX, 1).later(commit(3, 2)), commit(3, 2));
+        let sight = Sight::Primary(snapshot("8:12:8"));
+        assert!(sight.shows_all_up_to(commit(7, 0)) && !sight.shows_all_up_to(commit(9, 0)));
     }
 
     #[test]

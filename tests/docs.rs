@@ -6,11 +6,16 @@ use crate::support::daemon::{coherd, text};
 use crate::support::{Daemon, Database, Redis};
 
 const README: &str = include_str!("../README.md");
+const READING: &str = include_str!("../docs/reading.md");
 
-/// The fenced blocks of `language`, in order.
-fn blocks(language: &str) -> Vec<&'static str> {
+/// The README's fenced blocks of `language`, in order.
+pub fn blocks(language: &str) -> Vec<&'static str> {
+    blocks_of(README, language)
+}
+
+fn blocks_of(text: &'static str, language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
-    README.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+    text.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).collect()
 }
 
 #[test]
@@ -101,4 +106,63 @@ fn the_promises_stand_in_the_readme_in_the_same_words() {
     for promise in promises {
         assert!(README.contains(promise), "{promise}");
     }
+}
+
+#[test]
+fn every_file_and_heading_that_a_document_links_to_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut links = 0;
+    for (folder, text) in [("", README), ("docs", READING), ("", include_str!("../CHANGELOG.md"))] {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") {
+                continue;
+            }
+            links += 1;
+            let Some(heading) = link.strip_prefix('#') else {
+                assert!(root.join(folder).join(link).exists(), "{link} is not there");
+                continue;
+            };
+            let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| {
+                let words = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+                words.replace(|c: char| !c.is_alphanumeric() && c != '-', "")
+            });
+            assert!(headings.into_iter().any(|it| it == heading), "no heading {heading}");
+        }
+    }
+    assert!(links > 10, "{links}");
+}
+
+#[test]
+fn the_guides_code_is_the_examples() {
+    let example = include_str!("../docs/examples/python/reader.py");
+    let blocks = blocks_of(READING, "python");
+    assert_eq!(blocks.len(), 3);
+    for block in blocks {
+        assert!(example.contains(block), "{block}\nis not in docs/examples/python/reader.py");
+    }
+}
+
+#[test]
+fn the_guides_rules_are_configurations() {
+    let database = Database::create();
+    for rules in blocks_of(READING, "yaml") {
+        let daemon = Daemon::configure(&database, "redis://127.0.0.1:1/0", rules);
+        let check = daemon.command(&["check"]);
+        assert_ne!(check.status.code(), Some(78), "{rules}\n{}", text(&check));
+    }
+}
+
+#[test]
+fn wait_answers_as_the_guide_says() {
+    let (database, redis) = (Database::create(), Redis::start());
+    database.run("CREATE TABLE users (id bigint PRIMARY KEY)");
+    let daemon = Daemon::start(&database, &redis, "rules:\n  - table: users\n    keys: [\"user:{id}\"]\n");
+    let request = READING.lines().find_map(|line| line.strip_prefix("GET /wait?token=97500059720")).unwrap();
+    let token = database.client().one("SELECT coherd.token()");
+    let (reached, never) = (daemon.http(&format!("/wait?token={token}&timeout=30s")), "9000000000000000000");
+    assert_eq!(reached.0, 200, "{}", reached.1);
+    let late = daemon.http(&format!("/wait?token={never}{request}"));
+    assert_eq!(late.0, 504, "{}", late.1);
+    let body: serde_json::Value = serde_json::from_str(&late.1).unwrap();
+    assert!(body["settled"].is_string() && body.as_object().unwrap().len() == 4, "{body}");
 }

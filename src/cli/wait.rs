@@ -81,10 +81,9 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     match outcome {
         Outcome::Reached(watermarks) => print(&format!("{at} is {name}; {name} is at {}\n", of(stage, &watermarks))),
         Outcome::TooLate(watermarks, behind) => {
-            let lines: String = behind.iter().map(|line| format!("\n{line}")).collect();
-            let within = millis(args.timeout);
-            let position = of(stage, &watermarks);
-            Err(anyhow!("{at} is not {name} within {within} ms; {name} is at {position}{lines}").into())
+            let (within, position) = (millis(args.timeout), of(stage, &watermarks));
+            let told = format!("{at} is not {name} within {within} ms; {name} is at {position}");
+            Err(anyhow::Error::msg([vec![told], behind].concat().join("\n")).into())
         }
     }
 }

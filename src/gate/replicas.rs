@@ -137,7 +137,7 @@ impl Replicas {
 
     /// The source was opened. `forks` are where its log left earlier timelines, oldest first.
     pub fn opened(&mut self, system_id: u64, timeline: u32, forks: &[Fork]) {
-        let takes_writes = self.origin.as_ref().is_none_or(|origin| origin.takes_writes);
+        let takes_writes = self.origin.as_ref().is_some_and(|origin| origin.takes_writes);
         let origin = Origin { system_id, timeline, forks: forks.to_vec(), takes_writes };
         let before = self.origin.replace(origin.clone());
         let shared = before.map_or(Lsn::MAX, |before| origin.shares_with(&before));
@@ -145,8 +145,8 @@ impl Replicas {
         self.marks.retain(|(at, _)| *at < shared);
         self.furthest = self.furthest.filter(|(at, _)| *at < shared);
         for replica in &mut self.each {
-            // What was compared with another history is to be said again.
-            replica.replayed = Lsn::ZERO;
+            // What was compared with another history is to be said again; and one that was the source may be no more.
+            replica.replayed = if replica.replayed == Lsn::MAX { Lsn::ZERO } else { shared.min(replica.replayed) };
             if let Standing::Left(since) = &mut replica.standing {
                 *since = shared.min(*since);
             }

@@ -96,7 +96,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 let names: Vec<&str> = broken.iter().map(|rule| self.recorder.subject(*rule)).collect();
                 let text = format!(
                     "{}: what the rule says, or the way in which the publication holds its table, has changed since the \
-                     target was last brought on",
+                     target was last brought on, or a replica had missed changes of it",
                     names.join(", ")
                 );
                 let scopes = self.lanes.scopes(lane, |rule| broken.contains(&rule));

@@ -175,10 +175,9 @@ impl Lanes {
     /// everything up to there is settled as far as the slot knows, but every target may have missed any of it and is
     /// asked what it remembers.
     pub(super) fn begin(&mut self, start: Lsn, system_id: u64, timeline: u32) {
-        self.let_all_pass();
+        self.let_all_pass(Lsn::ZERO);
         self.ledger.begin_anew(start);
         self.touched.fill(Lsn::ZERO);
-        self.furthest = Lsn::ZERO;
         self.sequence = self.sequence.max(micros_since_epoch());
         self.first_sequence = self.sequence + 1;
         self.identity = (system_id, timeline);
@@ -210,7 +209,7 @@ impl Lanes {
     /// commits after that is not part of its history, and neither are the records of it.
     pub(super) fn fork(&mut self, at: Lsn, timeline: u32) {
         let decoded = self.ledger.decoded();
-        self.let_all_pass();
+        self.let_all_pass(at);
         self.ledger.fork(at);
         self.identity.1 = timeline;
         self.awaited = self.awaited.min(at);

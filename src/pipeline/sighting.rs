@@ -36,7 +36,11 @@ impl Sights {
     /// There is a stream, from that process at the server.
     pub(super) fn opened(&mut self, seen: &Seen, walsender: u32) {
         self.replicas.opened(seen.system_id, seen.timeline, &seen.forks);
-        self.questions.send_modify(|question| question.walsender = Some(walsender));
+        // Asked although nothing waits yet: whether the source takes writes tells replicas from the source itself.
+        let number = self.questions.borrow().number.wrapping_add(1);
+        self.questions.send_replace(Question { walsender: Some(walsender), number });
+        // What they said of another history counts no more, so they are asked at once.
+        self.wanted.send_modify(|_| {});
     }
 
     /// There is none.

@@ -27,11 +27,15 @@ fn changes_are_counted_and_latencies_observed() {
     let metrics = until("the counters are written", || {
         let text = shop.daemon.http("/metrics").1;
         // A transaction may leave in more than one delivery.
-        let count = text.lines().find_map(|line| line.strip_prefix("coherd_commit_to_applied_seconds_count "))?;
-        (count.parse::<u64>().ok()? >= 1).then_some(text)
+        let count = |name: &str| {
+            let count = text.lines().find_map(|line| line.strip_prefix(name))?;
+            count.trim().parse::<u64>().ok()
+        };
+        let applied = count("coherd_commit_to_applied_seconds_count ")?;
+        let settled = count("coherd_commit_to_settled_seconds_count ")?;
+        (applied >= 1 && settled >= 1).then_some(text)
     });
     for line in [
-        "coherd_commit_to_settled_seconds_count 1",
         "coherd_changes_total{table=\"public.users\",op=\"insert\"} 2",
         "coherd_invalidations_total{target=\"cache\",action=\"delete\"} 2",
         "coherd_keys_hit_total{target=\"cache\"} 1",

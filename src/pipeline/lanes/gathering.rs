@@ -32,7 +32,7 @@ impl Lanes {
         let has_room = |(index, lane): (usize, &Lane)| lane.has_room() || self.ledger.is_given_up(index);
         let most = self.pending_keys_max / 2;
         let is_stuck = |(index, lane): (usize, &Lane)| lane.is_stuck(most) && !self.ledger.is_given_up(index);
-        self.gate.has_room() && each().any(has_room) && !each().any(is_stuck)
+        each().any(has_room) && !each().any(is_stuck)
     }
 
     /// Puts something into every gathering batch that `rule` goes to, and coarsens those that have grown too large.
@@ -58,6 +58,19 @@ impl Lanes {
             pile.note(*commit);
             pile.limit(*pending_keys_max, routes);
             ledger.gathered(index, Place::Gathering);
+        }
+    }
+
+    /// What waits for a target, wherever, is coarsened where it is more than may.
+    pub(super) fn bound(&mut self) {
+        let Lanes { lanes, routes, pending_keys_max, .. } = self;
+        for lane in lanes {
+            let Load { keys, bytes } = lane.load();
+            if keys > *pending_keys_max || bytes > BATCH_BYTES_MAX {
+                let (first, second) = (lane.waiting.iter_mut().chain(&mut lane.echoes), [&mut lane.again]);
+                first.chain(second).for_each(|pile| pile.limit(0, routes));
+                lane.bound_repeats(routes);
+            }
         }
     }
 

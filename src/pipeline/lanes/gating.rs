@@ -1,14 +1,16 @@
 //! What is gathered passes the gate, in every lane alike.
 
-use super::Lanes;
+use super::{Lanes, just_before};
 use crate::gate::Passed;
 use crate::ledger::Place;
+use crate::lsn::Lsn;
 use crate::sight::Sight;
 
 impl Lanes {
     /// Everything that is known to be visible is ready, and what is not is asked about. Gives whether a question is to
     /// be put; `again`: also where only what is blocked waits for an answer.
     pub(in crate::pipeline) fn pass(&mut self, again: bool) -> bool {
+        self.bound();
         if self.gate.is_clear() {
             self.put(Place::Gathering, Place::Ready);
         }
@@ -48,6 +50,10 @@ impl Lanes {
 
     /// Strikes at once, for readers without a protocol, and once more when it is visible. Only that counts.
     fn strike_early(&mut self, place: Place) {
+        if !self.gate.is_blocked() {
+            // All of it is known to be visible, and nothing would ever let it pass.
+            return self.put(place, Place::Ready);
+        }
         let Lanes { lanes, routes, pending_keys_max, .. } = self;
         for lane in lanes {
             let Ok([early, ready]) = lane.waiting.get_disjoint_mut([place as usize, Place::Ready as usize]) else {
@@ -72,9 +78,15 @@ impl Lanes {
         self.ledger.blocked_too(index);
     }
 
-    /// Another history is followed: nothing waits for the gate or for replicas any more.
-    pub(super) fn let_all_pass(&mut self) {
+    /// Another history is followed, which shares with the one before what is before `shared`: nothing waits for the gate
+    /// or for replicas any more.
+    pub(super) fn let_all_pass(&mut self, shared: Lsn) {
         self.gate.begin_anew();
+        self.furthest = self.furthest.min(just_before(shared));
+        for sent in self.lanes.iter_mut().flat_map(|lane| &mut lane.in_flight) {
+            // Or it would wait for what is never replayed.
+            sent.about.last = sent.about.last.min(just_before(shared));
+        }
         for place in [Place::Gathering, Place::Asked, Place::Blocked] {
             self.put(place, Place::Ready);
         }

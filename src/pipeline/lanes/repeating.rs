@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::gathering::Routes;
 use super::pile::{About, Pile};
 use super::{Lane, Lanes};
 use crate::invalidation::Batch;
@@ -63,6 +64,11 @@ impl Lanes {
 }
 
 impl Lane {
+    pub(super) fn bound_repeats(&mut self, routes: &Routes) {
+        let repeats = self.repeats.iter_mut().map(|repeat| &mut repeat.pile);
+        repeats.chain([&mut self.repeat]).for_each(|pile| pile.limit(0, routes));
+    }
+
     pub(super) fn repeats(&self) -> impl Iterator<Item = &Pile> {
         self.repeats.iter().map(|repeat| &repeat.pile).chain([&self.repeat])
     }

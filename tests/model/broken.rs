@@ -1,0 +1,139 @@
+//! Each mechanism taken away: the model can fail, and shows what the mechanism is for.
+
+use super::check::{is_safe, is_stale};
+use super::setup::{Broken, Pointer, Protocol, Reads, Setup, Source, Strategy};
+
+const LEASE: Setup = Setup::new(Protocol::Lease, Strategy::Twice);
+const POINTER: Setup = Setup::new(Protocol::Pointer(Pointer::Advances), Strategy::Twice);
+
+/// What happens to the cache and to the connection to it, in place of evictions.
+const FAULTS: Setup = Setup { faults: true, evicts: false, ..LEASE };
+
+/// A cache that goes back in time, and the daemon may crash before or after. One reader does: what it stores late, the
+/// next in its place is served.
+const ROLLBACK: Setup = Setup { rolls_back: true, evicts: false, strays: false, readers: 1, ..LEASE };
+
+/// A replica that is not always waited for.
+const LAGGARD: Setup = Setup { lags: true, evicts: false, strays: false, readers: 1, ..LEASE };
+
+#[test]
+fn without_the_gate_the_second_strike_does_not_help_readers_of_the_primary() {
+    is_stale(Setup { reads: Reads::Primary, ..LEASE.broken(Broken::NoGate) });
+}
+
+#[test]
+fn without_the_second_strike_readers_of_a_replica_store_what_is_old() {
+    is_stale(LEASE.broken(Broken::NoSecondStrike));
+}
+
+#[test]
+fn without_a_replica_the_first_strike_is_enough() {
+    is_safe(Setup { is_listed: false, reads: Reads::Primary, ..LEASE.broken(Broken::NoSecondStrike) }, 1_000);
+}
+
+#[test]
+fn a_commit_acknowledged_before_it_is_settled_is_lost_in_a_crash() {
+    is_stale(LEASE.broken(Broken::AcknowledgesEarly));
+}
+
+#[test]
+fn a_lease_struck_after_its_key_lets_a_slow_reader_store_what_is_old() {
+    is_stale(LEASE.broken(Broken::LeaseAfterKey));
+}
+
+#[test]
+fn a_lease_that_outlives_its_key_lets_a_slow_reader_store_what_is_old() {
+    is_stale(LEASE.broken(Broken::LeaseStays));
+}
+
+#[test]
+fn a_pointer_that_comes_back_lower_points_at_what_is_old() {
+    is_stale(POINTER.broken(Broken::PointerReborn));
+}
+
+#[test]
+fn a_pointer_set_to_the_commit_is_stale_where_one_commit_overtakes_another() {
+    let setup = Setup::new(Protocol::Pointer(Pointer::ToCommit), Strategy::Once);
+    is_stale(Setup { commits: 2, crashes: false, ..setup });
+}
+
+#[test]
+fn strikes_refused_connections_lost_and_answers_that_are_late_change_nothing() {
+    is_safe(FAULTS, 1_000);
+}
+
+#[test]
+fn a_record_that_vouches_for_what_it_comes_with_is_wrong_where_the_strike_is_refused() {
+    is_stale(FAULTS.broken(Broken::RecordVouchesForItself));
+}
+
+#[test]
+fn a_cache_that_goes_back_in_time_is_healed_also_by_the_next_process() {
+    is_safe(ROLLBACK, 1_000);
+}
+
+#[test]
+fn a_cache_that_goes_back_in_time_is_healed_for_two_readers_at_once() {
+    is_safe(Setup { readers: 2, crashes: false, ..ROLLBACK }, 1_000);
+}
+
+#[test]
+fn a_cache_of_pointers_that_goes_back_in_time_is_healed() {
+    is_safe(Setup { protocol: POINTER.protocol, ..ROLLBACK }, 1_000);
+}
+
+#[test]
+fn a_cache_that_goes_back_in_time_and_is_not_asked_stays_stale() {
+    is_stale(ROLLBACK.broken(Broken::NoHealing));
+}
+
+#[test]
+fn a_cache_judged_by_what_it_was_sent_may_lack_the_second_strike() {
+    is_stale(ROLLBACK.broken(Broken::JudgedByApplied));
+}
+
+#[test]
+fn a_cache_judged_by_what_it_was_sent_may_have_refused_it() {
+    let setup = Setup { faults: true, is_listed: false, reads: Reads::Primary, ..ROLLBACK };
+    is_stale(setup.broken(Broken::JudgedByApplied));
+}
+
+#[test]
+fn a_replica_that_was_away_is_made_up_for_also_by_the_next_process() {
+    is_safe(LAGGARD, 1_000);
+}
+
+#[test]
+fn a_replica_that_was_away_is_made_up_for_two_readers_at_once() {
+    is_safe(Setup { readers: 2, crashes: false, ..LAGGARD }, 1_000);
+}
+
+#[test]
+fn without_a_flush_a_replica_that_was_away_leaves_what_is_old() {
+    is_stale(LAGGARD.broken(Broken::NoFlushOnReturn));
+}
+
+#[test]
+fn flushed_once_a_replica_that_is_still_behind_leaves_what_is_old() {
+    is_stale(LAGGARD.broken(Broken::OneFlushOnReturn));
+}
+
+#[test]
+fn a_daemon_that_begins_without_knowing_who_was_away_leaves_what_is_old() {
+    is_stale(LAGGARD.broken(Broken::ForgetsWhoLeft));
+}
+
+#[test]
+fn a_daemon_that_follows_a_standby_is_right_for_the_readers_of_that_standby() {
+    is_safe(Setup { source: Source::Standby, is_listed: false, reads: Reads::Replica, ..LEASE }, 1_000);
+}
+
+#[test]
+fn a_daemon_that_follows_a_standby_cannot_know_what_readers_of_the_primary_see() {
+    is_stale(Setup { source: Source::Standby, is_listed: false, reads: Reads::Primary, ..LEASE });
+}
+
+#[test]
+fn two_commits_of_one_key_one_of_which_waits_to_be_visible() {
+    is_safe(Setup { commits: 2, crashes: false, evicts: false, ..LEASE }, 1_000);
+}

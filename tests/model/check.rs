@@ -1,0 +1,67 @@
+//! Runs a cell and says what came of it.
+
+use std::time::Instant;
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use super::setup::Setup;
+use super::story;
+use super::system::{CACHE, DATABASE, OUTRUN, SETTLES};
+
+/// Every state has been looked at, and nobody is served what is too old. There are at least `least` states.
+pub fn is_safe(setup: Setup, least: usize) {
+    let (setup, began) = (widened(setup), Instant::now());
+    let checker = setup.checker().threads(threads()).spawn_bfs().join();
+    let states = checker.unique_state_count();
+    report("safe", states, checker.max_depth(), began);
+    for wrong in [CACHE, DATABASE] {
+        if let Some(path) = checker.discovery(wrong) {
+            panic!("a cell that is to be safe is not. Not so: {wrong}.\n{}", story::tell(&setup, path));
+        }
+    }
+    for shown in [SETTLES, OUTRUN] {
+        assert!(checker.discovery(shown).is_some(), "of {states} states none shows that {shown}");
+    }
+    assert!(
+        states >= least,
+        "{states} states, at least {least} were expected: what is it that cannot happen any more?"
+    );
+}
+
+/// There is a way for a reader to be served from the cache what is too old.
+pub fn is_stale(setup: Setup) {
+    let began = Instant::now();
+    let finish = HasDiscoveries::AllOf([CACHE].into());
+    let checker = setup.checker().finish_when(finish).threads(threads()).spawn_bfs().join();
+    report("stale", checker.unique_state_count(), checker.max_depth(), began);
+    let path = checker.discovery(CACHE).expect("a cell that is to be stale is safe");
+    if std::env::var_os("COHERD_MODEL_STORIES").is_some() {
+        eprintln!("{}", story::tell(&setup, path));
+    }
+}
+
+fn report(result: &str, states: usize, depth: usize, began: Instant) {
+    let thread = std::thread::current();
+    let cell = thread.name().unwrap_or_default().rsplit("::").next().unwrap_or_default().to_owned();
+    eprintln!("model: {cell}: {result}, {states} states, depth {depth}, {:.1} s", began.elapsed().as_secs_f64());
+}
+
+/// More of everything, for a run that takes long.
+fn widened(setup: Setup) -> Setup {
+    let at_least = |name: &str, least: u8| {
+        let wish = std::env::var(name).ok().map(|text| text.parse::<u8>().expect(name));
+        wish.unwrap_or(0).max(least)
+    };
+    Setup {
+        readers: at_least("COHERD_MODEL_READERS", setup.readers),
+        commits: at_least("COHERD_MODEL_COMMITS", setup.commits),
+        faults: setup.faults || at_least("COHERD_MODEL_FAULTS", 0) > 0,
+        strays: setup.strays || at_least("COHERD_MODEL_FAULTS", 0) > 0,
+        ..setup
+    }
+}
+
+/// One, as other tests run beside it.
+fn threads() -> usize {
+    std::env::var("COHERD_MODEL_THREADS").map_or(1, |text| text.parse().expect("COHERD_MODEL_THREADS"))
+}

@@ -1,0 +1,113 @@
+//! The world around the daemon: what Postgres has committed and shows, and what the cache holds.
+
+use coherd::lsn::Lsn;
+use coherd::sight::{Commit, Sight};
+
+/// How many commits are decoded, replayed, settled …: everything up to that one, in the order of the log.
+pub type Position = u8;
+
+/// The name of a lease or the value of a version pointer; only whether two are the same matters.
+pub type Token = u8;
+
+/// The row, or rather all that a key is made from: which commits show in it, one bit each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Row(pub u8);
+
+impl Row {
+    /// The row with every commit up to `position`.
+    pub fn at(position: Position) -> Row {
+        Row((1 << position) - 1)
+    }
+
+    /// Whether `commit`, counted from 1, does not show in it.
+    pub fn lacks(self, commit: Position) -> bool {
+        self.0 & (1 << (commit - 1)) == 0
+    }
+
+    /// Whether a commit up to `position` does not show in it.
+    pub fn is_older_than(self, position: Position) -> bool {
+        self.0 | Row::at(position).0 != self.0
+    }
+}
+
+/// The position in the log just after commit `n`.
+pub fn lsn(n: Position) -> Lsn {
+    Lsn::new(u64::from(n) * 10)
+}
+
+/// Commit `n`, counted from 1, as the stream names it.
+pub fn commit(n: Position) -> Commit {
+    Commit { xid: 100 + u32::from(n), at: Lsn::new(u64::from(n) * 10 - 5) }
+}
+
+/// The primary, its one replica, and the slot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Postgres {
+    /// Commit records in the log.
+    pub written: Position,
+    /// Those that new snapshots on the primary show.
+    pub visible: Row,
+    /// How far the replica has replayed.
+    pub replayed: Position,
+    /// The slot's `confirmed_flush_lsn`: what comes again to a process that begins.
+    pub acknowledged: Position,
+}
+
+impl Postgres {
+    /// `pg_current_snapshot()` on the primary.
+    pub fn snapshot(&self) -> Sight {
+        let xid = |n: Position| u64::from(commit(n).xid);
+        let written = 1..=self.written;
+        let highest = written.clone().rev().find(|n| !self.visible.lacks(*n)).unwrap_or(0);
+        let xmax = xid(highest + 1);
+        let running: Vec<u64> = (1..highest).filter(|n| self.visible.lacks(*n)).map(xid).collect();
+        let xmin = running.first().copied().unwrap_or(xmax);
+        let list = running.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        Sight::Primary(format!("{xmin}:{xmax}:{list}").parse().unwrap())
+    }
+}
+
+/// The record that the cache carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Record {
+    /// What had been sent when it was written.
+    pub applied: Position,
+    /// What had been confirmed.
+    pub settled: Position,
+    /// Its sequence is lower than that of a delivery which was confirmed.
+    pub is_older: bool,
+}
+
+/// What the cache holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Cache {
+    /// Rows: under the key itself, here 0, or, with version pointers, each under the pointer's value. Ascending.
+    pub entries: Vec<(Token, Row)>,
+    /// The lease of the key, or its version pointer.
+    pub token: Option<Token>,
+    pub record: Record,
+}
+
+impl Cache {
+    pub fn get(&self, under: Token) -> Option<Row> {
+        self.entries.iter().find(|(name, _)| *name == under).map(|(_, row)| *row)
+    }
+
+    pub fn put(&mut self, under: Token, row: Row) {
+        self.remove(under);
+        self.entries.push((under, row));
+        self.entries.sort_unstable();
+    }
+
+    pub fn remove(&mut self, under: Token) {
+        self.entries.retain(|(name, _)| *name != under);
+    }
+}
+
+/// An earlier state of the cache that it may go back to: a file on its disk, or a replica of it that lags behind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Snapshot {
+    pub cache: Cache,
+    /// A delivery was carried out since.
+    pub is_behind: bool,
+}
