@@ -55,7 +55,7 @@ pub const RULE_COVERED: &str = "rule_covered";
 /// `coherd_replica_lag_bytes{replica}`: log that is decoded and not replayed there; missing until it answers, and while it
 /// is no standby.
 pub const REPLICA_LAG_BYTES: &str = "replica_lag_bytes";
-/// `coherd_replica_held{replica}`: 1 while settled waits for the replica, otherwise 0.
+/// `coherd_replica_held{replica}`: 1 while readers may fill caches from the replica, otherwise 0.
 pub const REPLICA_HELD: &str = "replica_held";
 /// `coherd_target_up{target}`: 1 or 0.
 pub const TARGET_UP: &str = "target_up";
@@ -276,8 +276,8 @@ impl Collector for Gauges {
             .iter()
             .filter_map(|its| Some((replica(its), status.watermarks.decoded.bytes_since(its.replayed?))));
         labelled(&mut encoder, REPLICA_LAG_BYTES, "Bytes of log that are decoded and not replayed there", behind)?;
-        let held = status.replicas.iter().map(|its| (replica(its), u64::from(its.left.is_none())));
-        labelled(&mut encoder, REPLICA_HELD, "Whether settled waits for the replica", held)?;
+        let held = status.replicas.iter().map(|its| (replica(its), u64::from(its.held)));
+        labelled(&mut encoder, REPLICA_HELD, "Whether readers may fill caches from the replica", held)?;
         if let Some(age) = status.silence(Instant::now()) {
             plain(&mut encoder, LAST_MESSAGE_AGE, "How long the server has been silent", age.as_secs_f64())?;
         }

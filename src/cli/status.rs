@@ -74,7 +74,8 @@ fn render(view: &View, now_ms: u64) -> String {
 fn replica(replica: &ReplicaView, since: String) -> String {
     let replayed = replica.replayed.as_deref().unwrap_or("nothing yet");
     let stands = match &replica.left {
-        None => format!("waited for since {since}"),
+        None if replica.held => format!("waited for since {since}"),
+        None => format!("waited for since {since}, and not to be filled from yet"),
         Some(why) => format!("not waited for since {since}: {why}"),
     };
     let fault = replica.fault.as_ref().map(|fault| format!("; {fault}")).unwrap_or_default();

@@ -83,6 +83,8 @@ struct Replica {
     answered: Instant,
     /// What it said instead, last.
     strange: Option<Why>,
+    /// What it has to have replayed before readers may rely on it; not known before it is waited for.
+    needs: Option<Lsn>,
     /// It has replayed less than it had, and nobody has been told: its readers see what is older than what has settled.
     back_to: Option<Lsn>,
 }
@@ -113,7 +115,7 @@ impl Replicas {
     /// waited for.
     pub fn new(count: usize, max_lag: Duration, now: Instant) -> Replicas {
         let (standing, replayed) = (Standing::Held, Lsn::ZERO);
-        let replica = || Replica { standing, replayed, answered: now, strange: None, back_to: None };
+        let replica = || Replica { standing, replayed, answered: now, strange: None, needs: None, back_to: None };
         Replicas {
             each: std::iter::repeat_with(replica).take(count).collect(),
             max_lag,
@@ -239,6 +241,17 @@ impl Replicas {
     pub fn replayed(&self) -> Lsn {
         let held = self.each.iter().filter(|replica| replica.standing == Standing::Held);
         held.map(|replica| replica.replayed).min().unwrap_or(Lsn::MAX)
+    }
+
+    /// Which of them have replayed all that has settled, and will have. One that is waited for again, or for the first
+    /// time, may still lack what had settled without it. `reached`: nothing later has settled; `None` where that is not
+    /// known.
+    pub fn are_relied_on(&mut self, reached: Option<Lsn>) -> impl Iterator<Item = bool> {
+        self.each.iter_mut().map(move |replica| {
+            let reached = reached.filter(|_| replica.standing == Standing::Held);
+            replica.needs = reached.map(|reached| replica.needs.unwrap_or(reached));
+            replica.strange.is_none() && replica.needs.is_some_and(|needs| needs <= replica.replayed)
+        })
     }
 
     /// For how long a replica has owed something, and why that may be.

@@ -108,9 +108,9 @@ impl<S: Source + 'static> Pipeline<S> {
             Sighted::Source { walsender, sight } => return self.source_seen(walsender, sight),
             Sighted::SourceAway(error) => self.recorder.unsighted(&error),
             Sighted::Replica { index, seen } => {
-                self.recorder.replica_seen(index, seen.replayed);
                 self.sights.replicas.answered(index, seen, Instant::now().into_std());
                 self.replicas_turned();
+                self.recorder.replica_seen(index, seen.replayed);
             }
             Sighted::ReplicaAway { index, error } => self.recorder.replica_away(index, &error),
         }
@@ -163,5 +163,9 @@ impl<S: Source + 'static> Pipeline<S> {
             Standing::Left(since) => Some(since),
         });
         self.lanes.replayed(self.sights.replicas.replayed(), left.min());
+        let (reached, is_healing) = (self.lanes.settled_at_most(), self.lanes.is_healing());
+        for (index, is_relied_on) in self.sights.replicas.are_relied_on(reached).enumerate() {
+            self.recorder.replica_held(index, is_relied_on && !is_healing);
+        }
     }
 }

@@ -196,7 +196,11 @@ impl Board {
 
     /// The settled watermark does not wait for replica number `index`, and why; or it does.
     pub fn replica_stands(&self, index: usize, left: Option<String>) {
-        self.replica(index, |its| (its.left, its.since) = (left, SystemTime::now()));
+        self.replica(index, |its| {
+            // Whether readers may rely on it again is another question.
+            its.held &= left.is_none();
+            (its.left, its.since) = (left, SystemTime::now());
+        });
     }
 
     /// The name of replica number `index`.

@@ -16,12 +16,15 @@ pub struct ReplicaStatus {
     pub fault: Option<String>,
     /// Why the settled watermark does not wait for it, while that is so.
     pub left: Option<String>,
+    /// Whether readers may read from it what they fill caches with: it has replayed all that has settled, nothing settles
+    /// without it, and what readers may have filled in while that was otherwise is flushed.
+    pub held: bool,
     /// Since when it has been waited for, or not.
     pub since: SystemTime,
 }
 
 impl ReplicaStatus {
     pub(super) fn unheard(name: Arc<str>, since: SystemTime) -> ReplicaStatus {
-        ReplicaStatus { name, replayed: None, fault: None, left: None, since }
+        ReplicaStatus { name, replayed: None, fault: None, left: None, held: false, since }
     }
 }

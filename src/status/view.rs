@@ -113,6 +113,8 @@ pub struct ReplicaView {
     pub fault: Option<String>,
     /// Why nothing waits for it, while that is so.
     pub left: Option<String>,
+    /// Whether readers may fill caches from it.
+    pub held: bool,
     /// Since when it has been waited for, or not.
     pub since_ms: u64,
 }
@@ -220,6 +222,7 @@ impl ReplicaView {
             replayed: replica.replayed.map(|at| at.to_string()),
             fault: replica.fault.clone(),
             left: replica.left.clone(),
+            held: replica.held,
             since_ms: millis(replica.since),
         }
     }

@@ -73,6 +73,11 @@ impl Pair {
         self.shop.daemon.http(&format!("/wait?token={token}&timeout=0ms")).0 == 200
     }
 
+    /// Whether readers may fill caches from the replica.
+    fn is_held(&self) -> bool {
+        self.shop.daemon.status()["replicas"][0]["held"] == true
+    }
+
     /// Why nothing waits for the replica.
     fn left(&self) -> Option<String> {
         self.shop.daemon.status()["replicas"][0]["left"].as_str().map(str::to_owned)
@@ -210,6 +215,25 @@ fn what_a_replica_missed_is_flushed_although_the_daemon_was_killed_meanwhile() {
     assert_eq!(pair.fill_from_the_replica(1), "0");
     pair.resume();
     until("it is flushed again", || (pair.shop.cached() == ["order:1"]).then_some(()));
+}
+
+#[test]
+fn nobody_is_let_fill_from_a_replica_that_lacks_what_has_settled_whichever_daemon_is_asked() {
+    let mut pair = Pair::with_replica("  max_replica_lag: 1s");
+    until("the replica is held", || pair.is_held().then_some(()));
+    pair.pause();
+    pair.shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
+    pair.shop.settle();
+    assert!(!pair.is_held());
+    pair.shop.daemon.stop(Signal::Kill);
+    pair.shop.daemon.launch_unready();
+    until("the replica is not waited for by the next daemon either", || {
+        assert!(!pair.is_held(), "{}", pair.shop.daemon.status());
+        pair.left()
+    });
+    pair.resume();
+    until("the replica is held again", || pair.is_held().then_some(()));
+    assert_eq!(pair.there.one("SELECT n FROM users WHERE id = 1"), "1");
 }
 
 #[test]

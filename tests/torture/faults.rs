@@ -50,7 +50,7 @@ const WEIGHTS: &[(usize, Fault)] = &[
     (1, Fault::RestartReplica),
     (2, Fault::CrashReplica),
     (4, Fault::KillDaemon),
-    (8, Fault::KillDaemonThatWaitsNot),
+    (20, Fault::KillDaemonThatWaitsNot),
     (2, Fault::FreezeDaemon),
     (4, Fault::CutWalsender),
     (4, Fault::CutSessions),
@@ -173,7 +173,8 @@ impl Faults {
             }
             (Fault::PauseReplay, _) => {
                 let _ = self.there().map(|mut sql| sql.try_run("SELECT pg_wal_replay_pause()"));
-                self.later(if tight && rarely { 4000 } else { 600 }, Mend::Replay)
+                let long = tight && self.rng.u32(..3) == 0;
+                self.later(if long { 4000 } else { 600 }, Mend::Replay)
             }
             (Fault::DelayReplay, _) => {
                 let delay = self.rng.u64(50..if tight { 900 } else { 300 });

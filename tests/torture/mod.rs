@@ -50,10 +50,9 @@ pub enum Promise {
     Always,
     /// It stands still for longer, and crashes, which may take it back. Then the promise holds for readers who read
     /// from the replica only after the daemon has told them, since they have their lease or their version, that it is
-    /// waited for: `/status` was asked after the lease was granted, and answers in time that the replica has not
-    /// `left`, has no `fault` and has `replayed` something. Whatever had settled by then it has replayed, so what the
-    /// reader reads afterwards is no older; and what settles later strikes the reader's lease, or moves its pointer.
-    /// Without an answer they read from the primary.
+    /// `held`: `/status` was asked after the lease was granted, and says so in time. Whatever had settled by then it has
+    /// replayed, so what the reader reads afterwards is no older; and what settles later strikes the reader's lease, or
+    /// moves its pointer. Without an answer they read from the primary.
     WhileHeld,
 }
 
@@ -175,8 +174,7 @@ impl World {
 
 /// Whether readers may read from the replica, by the daemon's `/status`.
 pub fn is_held(status: &serde_json::Value) -> bool {
-    let replica = &status["replicas"][0];
-    replica["replayed"].is_string() && replica["left"].is_null() && replica["fault"].is_null()
+    status["replicas"][0]["held"] == true
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The end: everything is mended and settled, and what is cached is what the database has.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use super::faults::Faults;
@@ -22,7 +23,18 @@ pub fn settle(faults: &mut Faults) {
     let mut sql = faults.primary_session();
     sql.run("UPDATE hot SET v = v WHERE id = 0");
     let wait = format!("SELECT coherd.wait(timeout => '2s', slot => '{}')", faults.world.slot);
-    until_within(SETTLE_MOST, "all that is committed is settled", || (sql.one(&wait) == "t").then_some(()));
+    let what = "all that is committed is settled";
+    let settled =
+        catch_unwind(AssertUnwindSafe(|| until_within(SETTLE_MOST, what, || (sql.one(&wait) == "t").then_some(()))));
+    if let Err(panic) = settled {
+        let slot = format!(
+            "SELECT confirmed_flush_lsn, active_pid, coherd.vouched(active_pid), pg_current_wal_flush_lsn(), \
+             pg_current_wal_insert_lsn(), pg_current_snapshot() FROM pg_replication_slots WHERE slot_name = '{}'",
+            faults.world.slot
+        );
+        println!("{}\n{:?}\n{}", daemon.status(), sql.rows(&slot), faults.world.history.of_key(""));
+        resume_unwind(panic);
+    }
 }
 
 /// Every cached value of level 2 is the database's.

@@ -257,6 +257,32 @@ fn one_that_has_gone_back_leaves_and_returns_since_where_it_went() {
 }
 
 #[test]
+fn readers_rely_on_one_that_has_replayed_what_had_settled_when_it_was_waited_for() {
+    let mut scene = Scene::of(1);
+    let relied_on = |scene: &mut Scene, reached: Option<u64>| {
+        let reached = reached.map(Lsn::new);
+        scene.replicas.are_relied_on(reached).collect::<Vec<bool>>() == [true]
+    };
+    scene.says(0, 2500);
+    assert!(!relied_on(&mut scene, None), "another process may have settled more without it");
+    assert!(!relied_on(&mut scene, Some(2600)));
+    scene.says(0, 2600);
+    assert!(relied_on(&mut scene, Some(2900)), "what settles from then on waits for it");
+    scene.want(3000);
+    scene.pass(31);
+    scene.says(0, 2700);
+    assert_eq!(scene.turns().len(), 1);
+    assert!(!relied_on(&mut scene, Some(3100)));
+    scene.pass(1);
+    scene.want(3200);
+    scene.says(0, 3100);
+    assert_eq!(scene.turns(), returned(0, 2700));
+    assert!(!relied_on(&mut scene, Some(3200)), "it lacks a bit, which has settled");
+    scene.says(0, 3201);
+    assert!(relied_on(&mut scene, Some(3300)));
+}
+
+#[test]
 fn a_day_of_commits_for_one_that_is_away_takes_little_memory_and_says_for_how_long_it_is_behind() {
     let mut scene = Scene::of(2);
     scene.says(1, 2500);

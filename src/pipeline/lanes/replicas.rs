@@ -2,7 +2,7 @@
 //! flushed when it is back.
 
 use super::pile::{About, Pile};
-use super::{Lane, Lanes, just_before};
+use super::{Lane, Lanes, Stance, just_before};
 use crate::invalidation::{RuleId, Scope};
 use crate::lsn::Lsn;
 
@@ -99,6 +99,17 @@ impl Lanes {
     pub(in crate::pipeline) fn vouches_for(&self, index: usize, rule: RuleId) -> bool {
         let is_healing = self.lanes.get(index).is_some_and(Lane::is_healing);
         !is_healing && !self.replicas.left.is_some_and(|since| self.was_touched(rule, since))
+    }
+
+    /// Whether anything is flushed that readers of a replica may have spoiled, or still may.
+    pub(in crate::pipeline) fn is_healing(&self) -> bool {
+        self.lanes.iter().any(Lane::is_healing)
+    }
+
+    /// Nothing later counts as settled in any record; `None` while one of them is not known.
+    pub(in crate::pipeline) fn settled_at_most(&self) -> Option<Lsn> {
+        let are_known = self.lanes.iter().all(|lane| lane.stance == Stance::Judged);
+        are_known.then(|| self.lanes.iter().map(|lane| lane.floor.1).fold(self.ledger.decoded(), Lsn::max))
     }
 
     /// Whether records may vouch for other rules than when this was asked last.

@@ -42,12 +42,20 @@ impl Recorder {
     /// A replica cannot be asked.
     pub(in crate::pipeline) fn replica_away(&mut self, replica: usize, error: &SourceError) {
         let fault = error.to_string();
-        let is_new = self.board.replica(replica, |its| its.fault.replace(fault.clone()).is_none());
+        let is_new = self.board.replica(replica, |its| {
+            its.held = false;
+            its.fault.replace(fault.clone()).is_none()
+        });
         if is_new {
             warn!(replica = &*self.board.replica_name(replica), "the replica does not answer, asking again: {fault}");
         } else {
             debug!(replica = &*self.board.replica_name(replica), "the replica does not answer: {fault}");
         }
+    }
+
+    /// Whether readers may rely on the replica, as far as its answers go.
+    pub(in crate::pipeline) fn replica_held(&mut self, replica: usize, held: bool) {
+        self.board.replica(replica, |its| its.held = held && its.fault.is_none());
     }
 
     /// What the replica has not replayed settles without it.
