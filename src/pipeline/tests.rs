@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+mod cache;
 mod judging;
 mod overload;
 mod sighting;
 
 use super::*;
+use cache::Cache;
 use crate::gate::Replicas;
 use crate::invalidation::Action;
 use crate::ledger::AckLsn;
@@ -210,55 +212,6 @@ impl Drop for FakeStream {
         if !self.ended {
             self.script.shared.lock().unwrap().let_go += 1;
         }
-    }
-}
-
-/// A cache that remembers what it was told, and confirms nothing while it is closed.
-#[derive(Default)]
-struct Cache {
-    keys: Mutex<Vec<String>>,
-    record: Mutex<Option<Record>>,
-    records: Mutex<Vec<Record>>,
-    closed: Mutex<bool>,
-    /// Does not answer any more.
-    stalled: Mutex<bool>,
-    /// Loses the connection at the next delivery.
-    lost: Mutex<bool>,
-    /// Panics at the next delivery.
-    broken: Mutex<bool>,
-    not_empty: bool,
-}
-
-impl Target for Cache {
-    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Pending<'a, Result<Delivered, Fault>> {
-        Box::pin(async move {
-            if *self.closed.lock().unwrap() {
-                return Err(Fault { kind: FaultKind::OutOfMemory, message: "full".into() });
-            }
-            if std::mem::take(&mut *self.lost.lock().unwrap()) {
-                return Err(Fault { kind: FaultKind::Connection, message: "gone".into() });
-            }
-            if *self.stalled.lock().unwrap() {
-                std::future::pending::<()>().await;
-            }
-            let broken = *self.broken.lock().unwrap();
-            assert!(!broken, "a bug in a target");
-            self.records.lock().unwrap().push(delivery.record.clone());
-            let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
-            let mut keys = self.keys.lock().unwrap();
-            keys.extend(delivery.batch.keys(Action::Delete).map(text));
-            keys.extend(delivery.batch.scopes().iter().map(|scope| format!("SCOPE {}", scope.pattern)));
-            let mut record = self.record.lock().unwrap();
-            let kept = record.as_ref().and_then(|record| record.marks.clone());
-            let marks = delivery.record.marks.clone().or(kept);
-            *record = Some(Record { marks, ..delivery.record.clone() });
-            Ok(Delivered::default())
-        })
-    }
-
-    fn recall(&self) -> Pending<'_, Result<Recollection, Fault>> {
-        let record = self.record.lock().unwrap().clone();
-        Box::pin(async move { Ok(Recollection { record, empty: !self.not_empty }) })
     }
 }
 

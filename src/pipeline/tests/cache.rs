@@ -1,0 +1,52 @@
+//! A scripted target.
+
+use super::*;
+
+/// A cache that remembers what it was told, and confirms nothing while it is closed.
+#[derive(Default)]
+pub(super) struct Cache {
+    pub(super) keys: Mutex<Vec<String>>,
+    pub(super) record: Mutex<Option<Record>>,
+    pub(super) records: Mutex<Vec<Record>>,
+    pub(super) closed: Mutex<bool>,
+    /// Does not answer any more.
+    pub(super) stalled: Mutex<bool>,
+    /// Loses the connection at the next delivery.
+    pub(super) lost: Mutex<bool>,
+    /// Panics at the next delivery.
+    pub(super) broken: Mutex<bool>,
+    pub(super) not_empty: bool,
+}
+
+impl Target for Cache {
+    fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Pending<'a, Result<Delivered, Fault>> {
+        Box::pin(async move {
+            if *self.closed.lock().unwrap() {
+                return Err(Fault { kind: FaultKind::OutOfMemory, message: "full".into() });
+            }
+            if std::mem::take(&mut *self.lost.lock().unwrap()) {
+                return Err(Fault { kind: FaultKind::Connection, message: "gone".into() });
+            }
+            if *self.stalled.lock().unwrap() {
+                std::future::pending::<()>().await;
+            }
+            let broken = *self.broken.lock().unwrap();
+            assert!(!broken, "a bug in a target");
+            self.records.lock().unwrap().push(delivery.record.clone());
+            let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+            let mut keys = self.keys.lock().unwrap();
+            keys.extend(delivery.batch.keys(Action::Delete).map(text));
+            keys.extend(delivery.batch.scopes().iter().map(|scope| format!("SCOPE {}", scope.pattern)));
+            let mut record = self.record.lock().unwrap();
+            let kept = record.as_ref().and_then(|record| record.marks.clone());
+            let marks = delivery.record.marks.clone().or(kept);
+            *record = Some(Record { marks, ..delivery.record.clone() });
+            Ok(Delivered::default())
+        })
+    }
+
+    fn recall(&self) -> Pending<'_, Result<Recollection, Fault>> {
+        let record = self.record.lock().unwrap().clone();
+        Box::pin(async move { Ok(Recollection { record, empty: !self.not_empty }) })
+    }
+}
