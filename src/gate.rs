@@ -211,7 +211,9 @@ mod tests {
     #[test]
     fn a_commit_that_waits_for_its_standby_blocks_those_asked_about_with_it_and_no_others() {
         let mut gate = Gate::default();
-        [7, 8].map(|xid| read(&mut gate, xid));
+        for xid in [7, 8] {
+            read(&mut gate, xid);
+        }
         gate.ask();
         assert_eq!(gate.answered(sight("7:9:7")), Passed { asked: false, blocked: false });
         assert!(gate.is_blocked());

@@ -26,10 +26,7 @@ pub fn is_safe(setup: Setup) {
     for shown in [SETTLES, OUTRUN] {
         assert!(checker.discovery(shown).is_some(), "of {states} states none shows that {shown}");
     }
-    assert!(
-        states >= least,
-        "{states} states, at least {least} were expected: what is it that cannot happen any more?"
-    );
+    assert!(states >= STATES_MIN, "{states} states, of {STATES_MIN} at least: what is it that cannot happen any more?");
 }
 
 /// There is a way for a reader to be served from the cache what is too old.
