@@ -7,7 +7,11 @@
 //! What is gathered is owed from then on, wherever it waits: for the gate, for room, for the target. What is to be struck
 //! a second time is owed once more from its first confirmation on, as far as settling goes.
 
+mod places;
+
 use std::collections::VecDeque;
+
+pub use places::{Place, Places};
 
 use crate::lsn::{CommitLsn, Lsn};
 
@@ -62,25 +66,10 @@ struct Owed {
     is_void: bool,
 }
 
-/// Where invalidations wait to leave for the first time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// Nobody has asked whether they may.
-    Gathering,
-    /// That has been asked.
-    Asked,
-    /// The answer was no, or none came in time.
-    Blocked,
-    /// They may leave.
-    Ready,
-}
-
-const PLACES: usize = Place::Ready as usize + 1;
-
 #[derive(Debug, Default)]
 struct Lane {
     /// For each [`Place`] with something in it, what was decoded before the first of that was gathered.
-    waiting: [Option<Lsn>; PLACES],
+    waiting: Places<Option<Lsn>>,
     /// The same for what waits for replicas after its first strike, oldest first.
     echoes: VecDeque<Lsn>,
     /// The same for what may be struck a second time.
@@ -103,7 +92,7 @@ impl Lane {
     fn applied(&self, decoded: Lsn) -> Lsn {
         // Not only the oldest: what mends something reaches further back than what left before it.
         let owed = self.owed.iter().filter(|owed| !owed.confirmed && owed.strike != Strike::Second);
-        let waiting = self.waiting.iter().flatten().copied();
+        let waiting = self.waiting.all().flatten().copied();
         waiting.chain(self.doubted).chain(owed.map(|owed| owed.before)).min().unwrap_or(decoded)
     }
 
@@ -124,11 +113,11 @@ impl Lane {
     }
 
     fn owe(&mut self, place: Place, at: Lsn) {
-        owe(&mut self.waiting[place as usize], at);
+        owe(self.waiting.at_mut(place), at);
     }
 
     fn place(&mut self, place: Place) -> &mut Option<Lsn> {
-        &mut self.waiting[place as usize]
+        self.waiting.at_mut(place)
     }
 
     /// What is owed for a position after `at` is owed for `at`, and its record counts no more.
@@ -137,7 +126,7 @@ impl Lane {
             owed.before = owed.before.min(at);
             owed.is_void = true;
         }
-        let marks = self.waiting.iter_mut().flatten().chain(&mut self.echoes).chain(&mut self.again);
+        let marks = self.waiting.all_mut().flatten().chain(&mut self.echoes).chain(&mut self.again);
         marks.chain(&mut self.doubted).chain(&mut self.withheld).for_each(|mark| *mark = at.min(*mark));
         self.record = self.record.min(at);
         self.sent = self.sent.min(at);
@@ -207,9 +196,9 @@ impl Ledger {
     /// later than any of it would be.
     pub fn collapse(&mut self, lane: usize) {
         if let Some(lane) = self.lanes.get_mut(lane) {
-            let waiting = lane.waiting.iter_mut().filter_map(Option::take).min();
+            let waiting = lane.waiting.all_mut().filter_map(Option::take).min();
             let oldest = waiting.into_iter().chain(lane.echoes.drain(..)).chain(lane.again.take()).min();
-            lane.waiting[Place::Ready as usize] = oldest;
+            *lane.place(Place::Ready) = oldest;
         }
     }
 
@@ -259,7 +248,7 @@ impl Ledger {
             for owed in &mut lane.owed {
                 owed.before = owed.before.min(at);
             }
-            lane.waiting.iter_mut().flatten().for_each(|mark| *mark = at.min(*mark));
+            lane.waiting.all_mut().flatten().for_each(|mark| *mark = at.min(*mark));
             owe(&mut lane.doubted, at);
         }
     }
@@ -380,14 +369,14 @@ impl Ledger {
     /// back.
     pub fn vouchable(&self, lane: usize) -> Lsn {
         let Some(lane) = self.lanes.get(lane) else { return self.decoded };
-        let held_up = [Place::Gathering, Place::Asked, Place::Blocked].map(|place| lane.waiting[place as usize]);
+        let held_up = [Place::Gathering, Place::Asked, Place::Blocked].map(|place| *lane.waiting.at(place));
         held_up.into_iter().flatten().min().unwrap_or(self.decoded).max(lane.sent)
     }
 
     /// Whether `lane` owes something that waits for nothing but its target.
     pub fn waits_for_target(&self, lane: usize) -> bool {
         self.lanes.get(lane).is_some_and(|lane| {
-            let is_waiting = lane.waiting[Place::Ready as usize].or(lane.again).or(lane.doubted).is_some();
+            let is_waiting = lane.waiting.at(Place::Ready).or(lane.again).or(lane.doubted).is_some();
             is_waiting || lane.owed.iter().any(|owed| !owed.confirmed)
         })
     }

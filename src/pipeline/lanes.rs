@@ -19,7 +19,7 @@ use super::Settings;
 use crate::continuity::{Known, Recent, Verdict, judge};
 use crate::gate::Gate;
 use crate::invalidation::{Batch, RuleId, Scope};
-use crate::ledger::{Ledger, Place, Strike, Ticket};
+use crate::ledger::{Ledger, Place, Places, Strike, Ticket};
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
 use crate::record::Recollection;
@@ -49,7 +49,7 @@ pub(super) struct Lane {
     worker: Worker,
     in_flight: VecDeque<Sent>,
     /// What waits to leave for the first time, by its [`Place`].
-    waiting: [Pile; 4],
+    waiting: Places<Pile>,
     /// What was confirmed once and waits for the replicas, oldest first.
     echoes: VecDeque<Pile>,
     /// What may be struck a second time.
@@ -130,7 +130,7 @@ impl Lanes {
             stance: Stance::Unjudged,
             worker,
             in_flight: VecDeque::new(),
-            waiting: Default::default(),
+            waiting: Places::default(),
             echoes: VecDeque::new(),
             again: Pile::default(),
             repeats: VecDeque::new(),
@@ -296,7 +296,7 @@ impl Lanes {
     pub(super) fn mend_later(&mut self, index: usize, mending: &Mending) {
         let (decoded, are_listed) = (self.ledger.decoded(), self.replicas.are_listed());
         let Some(lane) = self.lanes.get_mut(index) else { return };
-        let ready = &mut lane.waiting[Place::Ready as usize];
+        let ready = lane.waiting.at_mut(Place::Ready);
         mending.put(&mut lane.recent, &mut ready.batch);
         self.ledger.gathered(index, Place::Ready);
         if !mending.scopes.is_empty() {
@@ -359,7 +359,9 @@ impl Mending {
         if let Some(after) = self.sent_after {
             recent.since(after, into);
         }
-        self.scopes.iter().for_each(|scope| into.push_scope(scope));
+        for scope in &self.scopes {
+            into.push_scope(scope);
+        }
     }
 }
 
@@ -371,11 +373,11 @@ impl Lane {
     }
 
     fn piles(&self) -> impl Iterator<Item = &Pile> {
-        self.waiting.iter().chain(&self.echoes).chain([&self.again])
+        self.waiting.all().chain(&self.echoes).chain([&self.again])
     }
 
     fn pile(&mut self, place: Place) -> &mut Pile {
-        &mut self.waiting[place as usize]
+        self.waiting.at_mut(place)
     }
 }
 

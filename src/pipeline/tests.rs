@@ -11,7 +11,6 @@ mod overload;
 mod sighting;
 
 use super::*;
-use cache::Cache;
 use crate::gate::Replicas;
 use crate::invalidation::Action;
 use crate::ledger::AckLsn;
@@ -23,6 +22,7 @@ use crate::sight::Sight;
 use crate::source::{Question, SlotSeen};
 use crate::status::Board;
 use crate::target::{Delivered, Delivery, Fault, FaultKind, Pending, Target, delivery};
+use cache::Cache;
 
 /// What the test tells the source to send.
 enum Say {

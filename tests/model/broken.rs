@@ -28,7 +28,7 @@ fn without_the_second_strike_readers_of_a_replica_store_what_is_old() {
 
 #[test]
 fn without_a_replica_the_first_strike_is_enough() {
-    is_safe(Setup { is_listed: false, reads: Reads::Primary, ..LEASE.broken(Broken::NoSecondStrike) }, 1_000);
+    is_safe(Setup { is_listed: false, reads: Reads::Primary, ..LEASE.broken(Broken::NoSecondStrike) });
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_pointer_set_to_the_commit_is_stale_where_one_commit_overtakes_another() {
 
 #[test]
 fn strikes_refused_connections_lost_and_answers_that_are_late_change_nothing() {
-    is_safe(FAULTS, 1_000);
+    is_safe(FAULTS);
 }
 
 #[test]
@@ -69,17 +69,17 @@ fn a_record_that_vouches_for_what_it_comes_with_is_wrong_where_the_strike_is_ref
 
 #[test]
 fn a_cache_that_goes_back_in_time_is_healed_also_by_the_next_process() {
-    is_safe(ROLLBACK, 1_000);
+    is_safe(ROLLBACK);
 }
 
 #[test]
 fn a_cache_that_goes_back_in_time_is_healed_for_two_readers_at_once() {
-    is_safe(Setup { readers: 2, crashes: false, ..ROLLBACK }, 1_000);
+    is_safe(Setup { readers: 2, crashes: false, ..ROLLBACK });
 }
 
 #[test]
 fn a_cache_of_pointers_that_goes_back_in_time_is_healed() {
-    is_safe(Setup { protocol: POINTER.protocol, ..ROLLBACK }, 1_000);
+    is_safe(Setup { protocol: POINTER.protocol, ..ROLLBACK });
 }
 
 #[test]
@@ -100,12 +100,12 @@ fn a_cache_judged_by_what_it_was_sent_may_have_refused_it() {
 
 #[test]
 fn a_replica_that_was_away_is_made_up_for_also_by_the_next_process() {
-    is_safe(LAGGARD, 1_000);
+    is_safe(LAGGARD);
 }
 
 #[test]
 fn a_replica_that_was_away_is_made_up_for_two_readers_at_once() {
-    is_safe(Setup { readers: 2, crashes: false, ..LAGGARD }, 1_000);
+    is_safe(Setup { readers: 2, crashes: false, ..LAGGARD });
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_daemon_that_begins_without_knowing_who_was_away_leaves_what_is_old() {
 
 #[test]
 fn a_daemon_that_follows_a_standby_is_right_for_the_readers_of_that_standby() {
-    is_safe(Setup { source: Source::Standby, is_listed: false, reads: Reads::Replica, ..LEASE }, 1_000);
+    is_safe(Setup { source: Source::Standby, is_listed: false, reads: Reads::Replica, ..LEASE });
 }
 
 #[test]
@@ -135,5 +135,5 @@ fn a_daemon_that_follows_a_standby_cannot_know_what_readers_of_the_primary_see()
 
 #[test]
 fn two_commits_of_one_key_one_of_which_waits_to_be_visible() {
-    is_safe(Setup { commits: 2, crashes: false, evicts: false, ..LEASE }, 1_000);
+    is_safe(Setup { commits: 2, crashes: false, evicts: false, ..LEASE });
 }

@@ -28,12 +28,12 @@ fn a_lease_struck_at_decode_is_stale() {
 
 #[test]
 fn a_lease_struck_once_is_safe() {
-    is_safe(Setup::new(Protocol::Lease, Strategy::Once), 1_000);
+    is_safe(Setup::new(Protocol::Lease, Strategy::Once));
 }
 
 #[test]
 fn a_lease_struck_twice_is_safe() {
-    is_safe(Setup::new(Protocol::Lease, Strategy::Twice), 1_000);
+    is_safe(Setup::new(Protocol::Lease, Strategy::Twice));
 }
 
 #[test]
@@ -43,12 +43,12 @@ fn a_pointer_moved_at_decode_is_stale() {
 
 #[test]
 fn a_pointer_moved_once_is_safe() {
-    is_safe(Setup::new(POINTER, Strategy::Once), 1_000);
+    is_safe(Setup::new(POINTER, Strategy::Once));
 }
 
 #[test]
 fn a_pointer_moved_twice_is_safe() {
-    is_safe(Setup::new(POINTER, Strategy::Twice), 1_000);
+    is_safe(Setup::new(POINTER, Strategy::Twice));
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_pointer_set_to_the_commit_at_decode_is_stale() {
 
 #[test]
 fn a_pointer_set_to_the_commit_once_is_safe() {
-    is_safe(Setup { overlap: false, ..Setup::new(TO_COMMIT, Strategy::Once) }, 1_000);
+    is_safe(Setup { overlap: false, ..Setup::new(TO_COMMIT, Strategy::Once) });
 }
 
 #[test]

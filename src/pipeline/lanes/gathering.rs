@@ -67,7 +67,7 @@ impl Lanes {
         for lane in lanes {
             let Load { keys, bytes } = lane.load();
             if keys > *pending_keys_max || bytes > BATCH_BYTES_MAX {
-                let (first, second) = (lane.waiting.iter_mut().chain(&mut lane.echoes), [&mut lane.again]);
+                let (first, second) = (lane.waiting.all_mut().chain(&mut lane.echoes), [&mut lane.again]);
                 first.chain(second).for_each(|pile| pile.limit(0, routes));
                 lane.bound_repeats(routes);
             }
@@ -121,7 +121,7 @@ impl Lane {
 
     /// What is blocked, or waits for replicas, is not what the target is behind by.
     fn has_room(&self) -> bool {
-        let places = [Place::Gathering, Place::Asked, Place::Ready].map(|place| &self.waiting[place as usize].batch);
+        let places = [Place::Gathering, Place::Asked, Place::Ready].map(|place| &self.waiting.at(place).batch);
         let Load { keys, bytes } =
             sum(places.into_iter().map(|batch| Load { keys: batch.len(), bytes: batch.bytes() }));
         keys < INTAKE_KEYS && bytes < INTAKE_BYTES

@@ -56,11 +56,11 @@ impl Lanes {
         }
         let Lanes { lanes, routes, pending_keys_max, .. } = self;
         for lane in lanes {
-            let Ok([early, ready]) = lane.waiting.get_disjoint_mut([place as usize, Place::Ready as usize]) else {
-                continue;
-            };
+            let early = std::mem::take(lane.pile(place));
+            let ready = lane.pile(Place::Ready);
             ready.batch.append(&early.batch);
             ready.limit(*pending_keys_max, routes);
+            *lane.pile(place) = early;
         }
         self.put(place, Place::Blocked);
     }
@@ -73,8 +73,9 @@ impl Lanes {
         }
         self.answer_is_late();
         let Some(lane) = self.lanes.get_mut(index) else { return };
-        let [_, _, blocked, ready] = &mut lane.waiting;
-        blocked.batch.append(&ready.batch);
+        let ready = std::mem::take(lane.pile(Place::Ready));
+        lane.pile(Place::Blocked).batch.append(&ready.batch);
+        *lane.pile(Place::Ready) = ready;
         self.ledger.blocked_too(index);
     }
 
@@ -98,13 +99,13 @@ impl Lanes {
     fn put(&mut self, from: Place, to: Place) {
         let Lanes { lanes, routes, pending_keys_max, ledger, .. } = self;
         for (index, lane) in lanes.iter_mut().enumerate() {
-            let Ok([from_pile, to_pile]) = lane.waiting.get_disjoint_mut([from as usize, to as usize]) else {
-                continue;
-            };
-            if !from_pile.is_empty() {
-                to_pile.absorb(from_pile);
-                to_pile.limit(*pending_keys_max, routes);
+            let mut pile = std::mem::take(lane.pile(from));
+            if !pile.is_empty() {
+                lane.pile(to).absorb(&mut pile);
+                lane.pile(to).limit(*pending_keys_max, routes);
             }
+            // With its memory.
+            *lane.pile(from) = pile;
             ledger.moved(index, from, to);
         }
     }

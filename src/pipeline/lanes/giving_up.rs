@@ -45,14 +45,16 @@ impl Lanes {
             About { last: just_before(self.ledger.decoded()), heals: self.replicas.are_listed(), ..About::default() };
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let mut all = Batch::default();
-        for pile in lane.waiting.iter_mut().chain(&mut lane.echoes).chain([&mut lane.again]) {
+        for pile in lane.waiting.all_mut().chain(&mut lane.echoes).chain([&mut lane.again]) {
             // The scopes stand in for all but what was named by hand.
             pile.batch.coarsen(|_| &[]);
             all.append(&std::mem::take(&mut pile.batch));
             pile.about = About::default();
         }
         lane.echoes.clear();
-        scopes.iter().for_each(|scope| all.push_scope(scope));
+        for scope in &scopes {
+            all.push_scope(scope);
+        }
         *lane.pile(Place::Ready) = Pile { batch: all, about };
         self.ledger.collapse(index);
         self.ledger.gathered(index, Place::Ready);

@@ -86,7 +86,9 @@ impl Lanes {
         }
         let about = About { last: just_before(self.ledger.decoded()), heals: true, ..About::default() };
         let mut pile = Pile { about, ..Pile::default() };
-        scopes.iter().for_each(|scope| pile.batch.push_scope(scope));
+        for scope in &scopes {
+            pile.batch.push_scope(scope);
+        }
         self.marks_are_due = true;
         self.furthest = self.furthest.max(about.last);
         self.ledger.echo_later(index);

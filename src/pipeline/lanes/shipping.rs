@@ -26,7 +26,7 @@ impl Lanes {
     /// long, and comes again.
     pub(in crate::pipeline) fn is_drained(&self) -> bool {
         let drained = |(index, lane): (usize, &Lane)| {
-            let leaves_soon = [Place::Gathering, Place::Asked, Place::Ready].map(|place| &lane.waiting[place as usize]);
+            let leaves_soon = [Place::Gathering, Place::Asked, Place::Ready].map(|place| lane.waiting.at(place));
             let is_quiet = leaves_soon.into_iter().chain([&lane.again]).all(Pile::is_empty);
             is_quiet && lane.in_flight.is_empty() && !lane.marks.1 && !self.ledger.record_is_behind(index)
         };
