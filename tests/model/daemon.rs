@@ -128,7 +128,7 @@ impl Daemon {
 
     /// Asks the source what it shows. Whether there was a reason to.
     pub fn ask(&mut self) -> bool {
-        let asks = self.gate.ask();
+        let asks = self.gate.ask(true);
         if asks {
             owe(&mut self.asked, self.gathering.take());
         }
@@ -158,9 +158,10 @@ impl Daemon {
 
     /// There is no answer in time.
     pub fn is_late(&mut self, setup: &Setup) {
-        self.gate.is_late();
-        let asked = self.asked.take();
+        self.gate.block();
+        let (asked, gathering) = (self.asked.take(), self.gathering.take());
         self.block(setup, asked);
+        self.block(setup, gathering);
     }
 
     fn block(&mut self, setup: &Setup, asked: Option<Owed>) {
