@@ -143,7 +143,9 @@ impl Faults {
             let (due, later) = std::mem::take(&mut self.mends).into_iter().partition(|(at, _)| *at <= now);
             self.mends = later;
             let due: Vec<(Instant, Mend)> = due;
-            due.into_iter().for_each(|(_, mend)| self.mend(mend));
+            for (_, mend) in due {
+                self.mend(mend);
+            }
             if now >= end {
                 return;
             }
@@ -272,7 +274,9 @@ impl Faults {
     fn restart_replica(&mut self, how: Signal) -> bool {
         let is_receiver = |(_, mend): &mut (Instant, Mend)| matches!(mend, Mend::Receiver(_));
         let receivers: Vec<(Instant, Mend)> = self.mends.extract_if(.., is_receiver).collect();
-        receivers.into_iter().for_each(|(_, mend)| self.mend(mend));
+        for (_, mend) in receivers {
+            self.mend(mend);
+        }
         self.replica.stop(how);
         self.world.history.of_all(&format!("the replica has ended by {how:?}"));
         self.replica.launch();

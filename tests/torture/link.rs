@@ -102,13 +102,10 @@ impl Link {
             _ => Ok(self.primary.read(row).await.expect("the primary is there")),
         };
         self.world.history.count(&format!("reads: of the {server:?}").to_lowercase(), 1);
-        match read {
-            Ok(value) => Some(value),
-            Err(_) => {
-                self.replica = None;
-                None
-            }
+        if read.is_err() {
+            self.replica = None;
         }
+        read.ok()
     }
 
     /// What the daemon's admin page answers: code and body.

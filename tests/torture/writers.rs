@@ -68,7 +68,9 @@ impl Writer {
             }
         }
         if fails || written.is_empty() || self.rng.u32(..20) == 0 {
-            written.iter().for_each(|(write, _)| self.world.rows.rolled_back(*write));
+            for (write, _) in &written {
+                self.world.rows.rolled_back(*write);
+            }
             self.sql.batch_execute("ROLLBACK").await.expect("the primary is there");
             self.world.history.count("writes: rolled back", 1);
             return None;
