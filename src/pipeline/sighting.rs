@@ -98,9 +98,14 @@ impl<S: Source + 'static> Pipeline<S> {
 
     /// When the loop has to turn although nothing happens.
     pub(super) fn next_turn(&self, now: Instant) -> Instant {
-        let late = self.lanes.gate.is_asking().then(|| self.asked.at + ANSWER_IS_LATE);
-        let again = (self.lanes.gate.is_blocked() && !self.lanes.gate.is_asking()).then_some(self.asked.again);
-        [late, again, self.lanes.next_repeat()].into_iter().flatten().fold(now + super::TICK, Instant::min)
+        let gate = &self.lanes.gate;
+        // Without a stream nobody is asked, however late it is.
+        let question = matches!(self.link, Link::Streaming { .. }).then(|| {
+            let late = gate.is_asking().then(|| self.asked.at + ANSWER_IS_LATE);
+            late.or_else(|| gate.is_blocked().then_some(self.asked.again))
+        });
+        let due = question.flatten().into_iter().chain(self.lanes.next_repeat());
+        due.fold(now + super::TICK, Instant::min)
     }
 
     pub(super) fn sighted(&mut self, sighted: Sighted) -> Result<(), Stopped> {
