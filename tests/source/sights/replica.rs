@@ -113,7 +113,8 @@ fn a_replica_whose_upstream_is_promoted_says_so_over_the_same_connection() {
     standby.catch_up(&database.server);
     let mut following = Following::start(&standby.dsn_as("coherd", &database.name), Duration::from_millis(1));
     following.want(Lsn::new(u64::MAX - 1));
-    assert_eq!(following.seen().timeline, 1);
+    let before = following.seen();
+    assert_eq!(before.timeline, 1);
     database.server.stop(Signal::Interrupt);
     upstream.promote();
     let fork = look(&upstream.dsn("postgres")).unwrap().forks[0].at;
@@ -124,7 +125,7 @@ fn a_replica_whose_upstream_is_promoted_says_so_over_the_same_connection() {
             sql.run("INSERT INTO t VALUES (1)");
         }
     });
-    let mut old = Lsn::ZERO;
+    let mut old = before.replayed.unwrap();
     let new = until("it follows", || {
         let seen = following.seen();
         match (seen.timeline, seen.replayed) {
