@@ -46,8 +46,8 @@ pub struct Delivery {
     first: Option<Owed>,
     /// Struck for the last time.
     last: Option<Owed>,
-    pub strikes: bool,
-    pub upto: Position,
+    /// Where it strikes: the last commit it strikes for.
+    pub upto: Option<Position>,
     pub record: Record,
     pub stage: Stage,
 }
@@ -204,17 +204,18 @@ impl Daemon {
             owe(&mut last, is_due.then_some(*owed));
             !is_due
         });
-        let strikes = first.is_some() || last.is_some() || std::mem::take(&mut self.is_early);
-        let upto = [first, last, self.blocked].into_iter().flatten().map(|owed| owed.upto).max().unwrap_or(0);
+        let early = self.blocked.filter(|_| std::mem::take(&mut self.is_early));
+        let struck = [first, last, early];
+        let upto = struck.into_iter().flatten().map(|owed| owed.upto).max();
         // A record is never moved back.
         let confirmed = settled.max(self.record.settled);
         let applied = if setup.by_applied() { self.applied().max(self.record.applied) } else { confirmed };
         let vouched = if setup.is(Broken::RecordVouchesForItself) { self.settled().max(confirmed) } else { confirmed };
         let record = Record { applied, settled: vouched, is_older: false };
-        if !strikes && record == (Record { is_older: false, ..self.record }) {
+        if upto.is_none() && record == (Record { is_older: false, ..self.record }) {
             return false;
         }
-        self.delivery = Some(Delivery { first, last, strikes, upto, record, stage: Stage::Sent });
+        self.delivery = Some(Delivery { first, last, upto, record, stage: Stage::Sent });
         true
     }
 
@@ -229,7 +230,7 @@ impl Daemon {
             self.wait(delivery.first);
             self.record = delivery.record;
             self.written = self.written.max(Some(delivery.record.applied));
-            if delivery.strikes {
+            if delivery.upto.is_some() {
                 self.delivered = Some(self.decoded);
             }
         }

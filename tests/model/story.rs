@@ -29,7 +29,7 @@ fn say(setup: &Setup, before: &State, action: Action, after: &State) -> String {
         Action::Answer => "the source answers".into(),
         Action::Late => "the source does not answer in time".into(),
         Action::Send => match &after.daemon.delivery {
-            Some(delivery) if delivery.strikes => "the daemon sends a strike and a record".into(),
+            Some(delivery) if delivery.upto.is_some() => "the daemon sends a strike and a record".into(),
             _ => "the daemon sends a record".into(),
         },
         Action::CarryOut => match after.daemon.delivery.map(|delivery| delivery.stage) {

@@ -163,9 +163,9 @@ impl Setup {
         }
         actions.extend([Action::Ask, Action::Send]);
         match &daemon.delivery {
-            Some(Delivery { stage: Stage::Sent | Stage::Halfway, strikes, .. }) => {
+            Some(Delivery { stage: Stage::Sent | Stage::Halfway, upto, .. }) => {
                 actions.push(Action::CarryOut);
-                if self.faults && *strikes {
+                if self.faults && upto.is_some() {
                     actions.push(Action::Refuse);
                 }
             }
@@ -279,7 +279,7 @@ impl Setup {
     /// The cache does what the delivery says.
     fn carry_out(&self, state: &mut State, obeys: bool) {
         let Some(mut delivery) = state.daemon.delivery else { return };
-        let in_halves = self.is(Broken::LeaseAfterKey) && delivery.strikes;
+        let in_halves = self.is(Broken::LeaseAfterKey) && delivery.upto.is_some();
         delivery.stage = match (obeys, delivery.stage) {
             (false, _) => Stage::Refused,
             (true, Stage::Sent) if in_halves => Stage::Halfway,
@@ -298,7 +298,7 @@ impl Setup {
     }
 
     fn strike(&self, state: &mut State, delivery: &Delivery) {
-        if delivery.strikes {
+        if let Some(upto) = delivery.upto {
             match self.protocol {
                 Protocol::Plain => state.cache.remove(0),
                 Protocol::Lease => {
@@ -307,7 +307,7 @@ impl Setup {
                 }
                 Protocol::Pointer(Pointer::Advances) => state.cache.token = Some(state.unused_token()),
                 Protocol::Pointer(Pointer::ToCommit) => {
-                    state.cache.token = state.cache.token.max(Some(delivery.upto));
+                    state.cache.token = state.cache.token.max(Some(upto));
                 }
             }
         }
