@@ -53,6 +53,15 @@ pub enum Strike {
     First,
     /// For the second time.
     Second,
+    /// Once more after it was struck for good (`repeat_after`); that holds nothing up.
+    Repeat,
+}
+
+impl Strike {
+    /// Whether what is struck counts as applied only when this is confirmed.
+    fn applies(self) -> bool {
+        matches!(self, Strike::Only | Strike::First)
+    }
 }
 
 #[derive(Debug)]
@@ -91,14 +100,15 @@ struct Lane {
 impl Lane {
     fn applied(&self, decoded: Lsn) -> Lsn {
         // Not only the oldest: what mends something reaches further back than what left before it.
-        let owed = self.owed.iter().filter(|owed| !owed.confirmed && owed.strike != Strike::Second);
+        let owed = self.owed.iter().filter(|owed| !owed.confirmed && owed.strike.applies());
         let waiting = self.waiting.all().flatten().copied();
         waiting.chain(self.doubted).chain(owed.map(|owed| owed.before)).min().unwrap_or(decoded)
     }
 
     /// What is confirmed for good.
     fn struck(&self, decoded: Lsn) -> Lsn {
-        let owed = self.owed.iter().filter(|owed| !owed.confirmed).map(|owed| owed.before);
+        let counts = |owed: &&Owed| !owed.confirmed && owed.strike != Strike::Repeat;
+        let owed = self.owed.iter().filter(counts).map(|owed| owed.before);
         let echoes = self.echoes.iter().copied().chain(self.again).chain(owed).min();
         self.applied(decoded).min(echoes.unwrap_or(decoded))
     }
@@ -320,8 +330,8 @@ impl Ledger {
         }
     }
 
-    /// What is ready in `lane`, or is to be struck a second time, leaves as one delivery, with a record that says
-    /// `record`.
+    /// What is ready in `lane`, or is to be struck a second time or repeated, leaves as one delivery, with a record that
+    /// says `record`.
     pub fn sent(&mut self, lane: usize, record: Lsn, strike: Strike) -> Ticket {
         let decoded = self.decoded;
         let Some(lane) = self.lanes.get_mut(lane) else {
@@ -330,8 +340,12 @@ impl Ledger {
         let ticket = Ticket(lane.next_ticket);
         lane.next_ticket += 1;
         lane.sent = lane.sent.max(record);
-        let waiting = if strike == Strike::Second { &mut lane.again } else { lane.place(Place::Ready) };
-        let before = waiting.take().unwrap_or(decoded);
+        let waiting = match strike {
+            Strike::Only | Strike::First => lane.place(Place::Ready).take(),
+            Strike::Second => lane.again.take(),
+            Strike::Repeat => None,
+        };
+        let before = waiting.unwrap_or(decoded);
         lane.owed.push_back(Owed { ticket, strike, before, confirmed: false, is_void: false });
         ticket
     }

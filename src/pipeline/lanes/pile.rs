@@ -20,8 +20,6 @@ pub(super) struct About {
     pub(super) oldest: Option<PgTime>,
     /// It mends what is not in the log, so that no record vouches for its rules before it was struck for good.
     pub(super) heals: bool,
-    /// It was struck for good and is repeated (`repeat_after`).
-    pub(super) is_repeat: bool,
 }
 
 impl Pile {
@@ -42,7 +40,6 @@ impl Pile {
             last: self.about.last.max(its.last),
             oldest: [self.about.oldest, its.oldest].into_iter().flatten().min(),
             heals: self.about.heals || its.heals,
-            is_repeat: its.is_repeat,
         };
     }
 }

@@ -39,7 +39,7 @@ impl Lanes {
             return lane.spare.push(batch);
         }
         let due = now + *repeat_after;
-        let mut pile = Pile { batch, about: About { is_repeat: true, ..About::default() } };
+        let mut pile = Pile { batch, about: About::default() };
         match lane.repeats.back_mut().filter(|last| due < last.first + *repeat_after / PARTS) {
             Some(last) => {
                 last.pile.absorb(&mut pile);

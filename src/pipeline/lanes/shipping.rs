@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use super::pile::{About, Pile};
 use super::{Lane, Lanes, Sent, Stance};
-use crate::invalidation::Batch;
 use crate::ledger::{Place, Strike, Ticket};
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
@@ -77,9 +76,10 @@ impl Lanes {
             self.strike_again_when_visible(index);
         }
         let Some(lane) = self.lanes.get_mut(index) else { return false };
-        let (strike, batch, about) = lane.take_next();
+        let (strike, Pile { batch, about }) = lane.take_next();
         let strike = match strike {
-            Strike::First if !self.replicas.lack(about.last) => Strike::Only,
+            // A record alone is struck for no reader.
+            Strike::First if batch.is_empty() || !self.replicas.lack(about.last) => Strike::Only,
             strike => strike,
         };
         let record = self.next_record(index);
@@ -128,7 +128,7 @@ impl Lanes {
         let mut batch = delivery.batch;
         match strike {
             Strike::First => self.wait_for_replicas(index, Pile { batch, about: About { oldest: None, ..about } }),
-            Strike::Only | Strike::Second if about.is_repeat => {
+            Strike::Repeat => {
                 batch.clear();
                 lane.spare.push(batch);
             }
@@ -139,21 +139,17 @@ impl Lanes {
 }
 
 impl Lane {
-    /// What leaves next: neither the first strikes nor the second ones hold the others up.
-    fn take_next(&mut self) -> (Strike, Batch, About) {
+    /// What leaves next: neither the first strikes nor the second ones hold the others up, and repetitions hold up none.
+    fn take_next(&mut self) -> (Strike, Pile) {
         let was_first = self.in_flight.back().is_some_and(|sent| sent.strike != Strike::Second);
         let ready_is_empty = self.pile(Place::Ready).is_empty();
-        let is_repeat = ready_is_empty && self.again.is_empty() && !self.repeat.is_empty();
-        let is_second = is_repeat || (!self.again.is_empty() && (ready_is_empty || was_first));
-        let spare = self.spare.pop().unwrap_or_default();
-        let pile = match (is_repeat, is_second) {
-            (true, _) => &mut self.repeat,
-            (_, true) => &mut self.again,
-            _ => self.pile(Place::Ready),
+        let (strike, pile) = match (self.again.is_empty(), self.repeat.is_empty()) {
+            (false, _) if ready_is_empty || was_first => (Strike::Second, &mut self.again),
+            (true, false) if ready_is_empty => (Strike::Repeat, &mut self.repeat),
+            _ => (Strike::First, self.waiting.at_mut(Place::Ready)),
         };
-        let batch = std::mem::replace(&mut pile.batch, spare);
-        let about = std::mem::take(&mut pile.about);
-        (if is_second { Strike::Second } else { Strike::First }, batch, about)
+        let spare = Pile { batch: self.spare.pop().unwrap_or_default(), about: About::default() };
+        (strike, std::mem::replace(pile, spare))
     }
 
     fn record_is_due(&self, is_behind: bool, awaited: Lsn, now: Instant) -> bool {

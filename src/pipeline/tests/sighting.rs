@@ -144,6 +144,21 @@ fn a_replica_that_stays_behind_is_left_and_the_rules_are_flushed_when_it_is_back
 }
 
 #[test]
+fn a_replica_that_has_never_answered_holds_nothing_once_it_is_left() {
+    on_paused_time(async {
+        let Bench { script, cache, stop: _stop, .. } = start_following(with_replicas(1), Cache::default(), SETTINGS);
+        script.say([Say::Position(500)]);
+        tokio::time::sleep(MAX_LAG * 2).await;
+        eventually("the position settles without it", || script.acknowledged() == Some(500)).await;
+        script.say(transaction(b"1", 600));
+        eventually("so does a commit", || script.acknowledged() == Some(600) && cache.settled() == 600).await;
+        let _there = script.replicas_say(&[1000]);
+        script.say(transaction(b"2", 700));
+        eventually("and one after its return", || script.acknowledged() == Some(700)).await;
+    });
+}
+
+#[test]
 fn a_rule_that_nothing_touched_is_not_flushed_when_a_replica_is_back() {
     on_paused_time(async {
         let Bench { script, cache, stop: _stop, .. } = start_following(with_replicas(1), Cache::default(), SETTINGS);
