@@ -48,7 +48,8 @@ pub struct Known<'a> {
     pub slot: SlotOrigin,
     /// The furthest position that the server is known to have.
     pub reached: Lsn,
-    /// The furthest record that this target has confirmed since the slot is followed; zero before the first.
+    /// The furthest `applied` of a record that this target has confirmed since the slot is followed; zero before the
+    /// first.
     pub written: Lsn,
     /// The sequence of the last delivery that this target has confirmed since the slot is followed; zero before.
     pub sequence: u64,
@@ -170,10 +171,6 @@ pub fn judge(known: &Known, recollection: &Recollection) -> Verdict {
 
 fn judge_record(known: &Known, record: &Record) -> Verdict {
     let applied = record.applied;
-    let needed = match known.slot {
-        SlotOrigin::CreatedHere => known.written,
-        SlotOrigin::Found { confirmed } => known.written.max(confirmed),
-    };
     if record.system_id != known.system_id {
         return Verdict::Gap(Gap::OtherDatabase);
     }
@@ -191,10 +188,17 @@ fn judge_record(known: &Known, record: &Record) -> Verdict {
             None => return Verdict::Gap(gap),
         }
     }
+    // What the slot has left behind was struck for good, by this process or another. What this one wrote since it knows.
+    let confirmed = match known.slot {
+        SlotOrigin::CreatedHere => Lsn::ZERO,
+        SlotOrigin::Found { confirmed } => confirmed,
+    };
+    let of_another = (record.struck < confirmed).then_some((record.struck, confirmed));
     // Within a large transaction many deliveries have the same position.
-    if applied < needed || record.sequence < known.sequence {
-        // What is applied may have been sent and refused; what is settled was confirmed.
-        known.resend(record.settled.min(applied), Gap::TargetWentBack { record: applied, needed })
+    let its_own = (applied < known.written || record.sequence < known.sequence).then_some((applied, known.written));
+    if let Some((said, needed)) = its_own.or(of_another) {
+        // What is applied may have been sent and refused.
+        known.resend(record.struck.min(applied), Gap::TargetWentBack { record: said, needed })
     } else if applied > known.reached {
         Verdict::Gap(Gap::DatabaseWentBack { record: applied, reached: known.reached })
     } else {
@@ -239,8 +243,15 @@ mod tests {
 
     fn at(applied: u64) -> Recollection {
         let applied = Lsn::new(applied);
-        let record = Record { applied, settled: applied, system_id: 7, timeline: 1, sequence: 0, marks: None };
+        let struck = applied;
+        let record = Record { applied, struck, settled: struck, system_id: 7, timeline: 1, sequence: 0, marks: None };
         Recollection { record: Some(record), empty: false }
+    }
+
+    fn struck_only(struck: u64, applied: u64) -> Recollection {
+        let mut recollection = at(applied);
+        recollection.record.as_mut().unwrap().struck = Lsn::new(struck);
+        recollection
     }
 
     const NOTHING: Recollection = Recollection { record: None, empty: false };
@@ -306,11 +317,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_settled_counts_for_sending_again() {
-        let mut recollection = at(200);
-        recollection.record.as_mut().unwrap().settled = Lsn::new(150);
+    fn only_what_was_struck_for_good_counts_for_sending_again() {
         let known = Known { remembered: Lsn::new(160), ..wrote() };
-        assert!(matches!(judge(&known, &recollection), Verdict::Gap(Gap::TargetWentBack { .. })));
+        assert!(matches!(judge(&known, &struck_only(150, 200)), Verdict::Gap(Gap::TargetWentBack { .. })));
+    }
+
+    #[test]
+    fn a_record_from_before_the_last_strike_of_what_the_slot_has_left_behind_is_a_gap() {
+        let went_back = Gap::TargetWentBack { record: Lsn::new(99), needed: Lsn::new(100) };
+        assert_eq!(judge(&known(), &struck_only(99, 300)), Verdict::Gap(went_back));
+        assert_eq!(judge(&known(), &struck_only(100, 300)), Verdict::Continue);
     }
 
     #[test]

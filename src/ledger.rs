@@ -87,9 +87,9 @@ struct Lane {
     doubted: Option<Lsn>,
     owed: VecDeque<Owed>,
     next_ticket: u64,
-    /// The position in the record that the target is known to hold.
+    /// What the record that the target is known to hold says was struck for good.
     record: Lsn,
-    /// The furthest position in a record that was sent.
+    /// The furthest `applied` of a record that was sent.
     sent: Lsn,
     /// Set while the slot goes on without this target: the furthest record that the target may hold.
     given_up: Option<Lsn>,
@@ -157,8 +157,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Everything at or before `start` is known to be settled. `records` holds, for each target, the position in its
-    /// record.
+    /// Everything at or before `start` is known to be settled. `records` holds, for each target, what its record says was
+    /// struck for good.
     pub fn new(start: Lsn, records: impl IntoIterator<Item = Lsn>) -> Self {
         let lane = |record| Lane { record, ..Lane::default() };
         Ledger { decoded: start, acknowledged: start, lanes: records.into_iter().map(lane).collect() }
@@ -331,15 +331,15 @@ impl Ledger {
     }
 
     /// What is ready in `lane`, or is to be struck a second time or repeated, leaves as one delivery, with a record that
-    /// says `record`.
-    pub fn sent(&mut self, lane: usize, record: Lsn, strike: Strike) -> Ticket {
+    /// says `applied`.
+    pub fn sent(&mut self, lane: usize, applied: Lsn, strike: Strike) -> Ticket {
         let decoded = self.decoded;
         let Some(lane) = self.lanes.get_mut(lane) else {
             return Ticket(0);
         };
         let ticket = Ticket(lane.next_ticket);
         lane.next_ticket += 1;
-        lane.sent = lane.sent.max(record);
+        lane.sent = lane.sent.max(applied);
         let waiting = match strike {
             Strike::Only | Strike::First => lane.place(Place::Ready).take(),
             Strike::Second => lane.again.take(),
@@ -350,10 +350,10 @@ impl Ledger {
         ticket
     }
 
-    /// The target confirmed the delivery, and with it that its record says `record`. Gives whether that record belongs
-    /// to the history that is followed. What has to be struck a second time waits for that from now on, behind what was
+    /// The target confirmed the delivery, and with it that its record says `struck`. Gives whether that record belongs to
+    /// the history that is followed. What has to be struck a second time waits for that from now on, behind what was
     /// confirmed before it.
-    pub fn confirmed(&mut self, lane: usize, ticket: Ticket, record: Lsn) -> bool {
+    pub fn confirmed(&mut self, lane: usize, ticket: Ticket, struck: Lsn) -> bool {
         let Some(lane) = self.lanes.get_mut(lane) else {
             return false;
         };
@@ -366,7 +366,7 @@ impl Ledger {
             !owed.is_void
         });
         if counts {
-            lane.record = lane.record.max(record);
+            lane.record = lane.record.max(struck);
         }
         while lane.owed.front().is_some_and(|oldest| oldest.confirmed) {
             lane.owed.pop_front();
@@ -400,14 +400,24 @@ impl Ledger {
         self.lanes.get(lane).map_or(self.decoded, |lane| lane.applied(self.decoded))
     }
 
-    /// What is confirmed in `lane` without a gap, every rule of it being covered.
+    /// What is confirmed in `lane` for good.
+    pub fn struck(&self, lane: usize) -> Lsn {
+        self.lanes.get(lane).map_or(self.decoded, |lane| lane.struck(self.decoded))
+    }
+
+    /// The same, every rule of it being covered.
     pub fn settled(&self, lane: usize) -> Lsn {
         self.lanes.get(lane).map_or(self.decoded, |lane| lane.settled(self.decoded))
     }
 
-    /// The furthest position in a record that was sent to `lane` in the history that is followed.
+    /// The furthest `applied` of a record that was sent to `lane` in the history that is followed.
     pub fn furthest_record(&self, lane: usize) -> Lsn {
         self.lanes.get(lane).map_or(Lsn::ZERO, |lane| lane.sent)
+    }
+
+    /// What the target of `lane` is known to have in its record as struck for good.
+    pub fn recorded(&self, lane: usize) -> Lsn {
+        self.lanes.get(lane).map_or(self.decoded, |lane| lane.record)
     }
 
     /// What the slot waits for `lane` to confirm, as a position that may not be passed; `None` where it does not wait.
@@ -434,9 +444,9 @@ impl Ledger {
         self.lanes.iter().filter_map(|lane| lane.allows(self.decoded)).min().unwrap_or(self.decoded)
     }
 
-    /// The position that may be acknowledged, where it is further than the last one. It is never past a target's record,
-    /// or the next start would take the record for one that went back in time; past that of a target that was given up
-    /// it always is, so that the next start does.
+    /// The position that may be acknowledged, where it is further than the last one. It is never past what a target's
+    /// record says was struck, or the next start would take the record for one that went back in time; past that of a
+    /// target that was given up it always is, so that the next start does.
     fn acknowledgeable(&self) -> Option<Lsn> {
         let records = self.lanes.iter().filter(|lane| lane.given_up.is_none()).map(|lane| lane.record).min();
         let position = records.unwrap_or(Lsn::MAX).min(self.allowed());

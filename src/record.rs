@@ -11,9 +11,13 @@ pub const NEW: &str = "new";
 /// How far a target has been brought, as it is stored there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Everything committed at or before this position has been sent here.
+    /// Everything committed at or before this position has been sent here, once at least, up to and with what came with
+    /// this record.
     pub applied: Lsn,
-    /// Everything committed at or before this position is confirmed here; readers rely on it.
+    /// Everything committed at or before this position was struck here for good, and confirmed, before this record was
+    /// written. Whoever holds the record has all of it, so the slot is acknowledged up to here and no further.
+    pub struck: Lsn,
+    /// The same, where every rule was covered all the time; readers rely on it.
     pub settled: Lsn,
     /// The database it came from.
     pub system_id: u64,

@@ -58,7 +58,7 @@ pub(super) struct Lane {
     repeats: VecDeque<repeating::Repeat>,
     repeat: Pile,
     spare: Vec<Batch>,
-    /// The furthest record confirmed since the slot is followed.
+    /// The furthest `applied` of a record confirmed since the slot is followed.
     written: Lsn,
     /// A record was confirmed to this process, whatever became of the slot since.
     acquainted: bool,
@@ -68,7 +68,7 @@ pub(super) struct Lane {
     /// The marks of the rules that are whole, and whether a record has still to be written with them.
     marks: (Arc<str>, bool),
     /// What the record said when it was last read: it is never moved back.
-    floor: (Lsn, Lsn),
+    floor: Floor,
     /// Invalidations were confirmed since the record last said what is settled.
     settled_is_due: bool,
     last_sent: Instant,
@@ -76,6 +76,14 @@ pub(super) struct Lane {
     paced_until: Instant,
     /// Where it held the slot at the last look at the server, if it owed something then.
     held_at: Option<Lsn>,
+}
+
+/// What a record said when it was read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Floor {
+    applied: Lsn,
+    struck: Lsn,
+    settled: Lsn,
 }
 
 /// What is sent and not confirmed.
@@ -141,7 +149,7 @@ impl Lanes {
             confirmed_sequence: 0,
             recent: Recent::new(recent_bytes),
             marks: ("".into(), false),
-            floor: (Lsn::ZERO, Lsn::ZERO),
+            floor: Floor::default(),
             settled_is_due: true,
             last_sent: now,
             paced_until: now,
@@ -186,7 +194,7 @@ impl Lanes {
             lane.unjudge();
             lane.written = Lsn::ZERO;
             lane.confirmed_sequence = 0;
-            lane.floor = (Lsn::ZERO, Lsn::ZERO);
+            lane.floor = Floor::default();
             lane.recent.begin(start);
         }
     }
@@ -214,12 +222,13 @@ impl Lanes {
         self.identity.1 = timeline;
         self.awaited = self.awaited.min(at);
         for lane in &mut self.lanes {
-            if lane.floor.0 > decoded {
+            if lane.floor.applied > decoded {
                 // A process before this one has sent more than this one has come to.
-                lane.recent.begin(lane.floor.0);
+                lane.recent.begin(lane.floor.applied);
             }
             lane.written = lane.written.min(at);
-            lane.floor = (lane.floor.0.min(at), lane.floor.1.min(at));
+            let Floor { applied, struck, settled } = lane.floor;
+            lane.floor = Floor { applied: applied.min(at), struck: struck.min(at), settled: settled.min(at) };
         }
     }
 
@@ -263,8 +272,10 @@ impl Lanes {
             lane.stance = Stance::Judged;
         }
         lane.floor = match (&verdict, &its.record) {
-            (Verdict::Continue, Some(record)) => (record.applied, record.settled),
-            _ => (Lsn::ZERO, Lsn::ZERO),
+            (Verdict::Continue, Some(record)) => {
+                Floor { applied: record.applied, struck: record.struck, settled: record.settled }
+            }
+            _ => Floor::default(),
         };
         // It may have lost those too.
         lane.marks.1 = true;

@@ -262,7 +262,8 @@ impl Daemon {
             remembered: lsn(self.began),
         };
         let record = record::Record {
-            applied: lsn(said),
+            applied: lsn(found.applied),
+            struck: lsn(said),
             settled: lsn(found.settled),
             system_id: 7,
             timeline: 1,

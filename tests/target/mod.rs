@@ -33,6 +33,7 @@ pub fn open_url(url: &str) -> Arc<dyn Target> {
 pub fn record(applied: u64) -> Record {
     Record {
         applied: Lsn::new(applied),
+        struck: Lsn::new(applied / 2),
         settled: Lsn::new(applied / 2),
         system_id: u64::MAX,
         timeline: 7,

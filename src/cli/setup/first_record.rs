@@ -16,6 +16,7 @@ use crate::target::{Delivery, Fault, Target};
 pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn, seen: &Seen) -> Vec<Finding> {
     let record = Record {
         applied: at,
+        struck: at,
         settled: at,
         system_id: seen.system_id,
         timeline: seen.timeline,

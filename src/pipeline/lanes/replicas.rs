@@ -111,7 +111,7 @@ impl Lanes {
     /// Nothing later counts as settled in any record; `None` while one of them is not known.
     pub(in crate::pipeline) fn settled_at_most(&self) -> Option<Lsn> {
         let are_known = self.lanes.iter().all(|lane| lane.stance == Stance::Judged);
-        are_known.then(|| self.lanes.iter().map(|lane| lane.floor.1).fold(self.ledger.decoded(), Lsn::max))
+        are_known.then(|| self.lanes.iter().map(|lane| lane.floor.settled).fold(self.ledger.decoded(), Lsn::max))
     }
 
     /// Whether records may vouch for other rules than when this was asked last.

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::pile::{About, Pile};
 use super::{Lane, Lanes, Sent, Stance};
 use crate::ledger::{Place, Strike, Ticket};
-use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
 use crate::record::Record;
 use crate::target::Delivery;
@@ -51,7 +50,7 @@ impl Lanes {
     fn ship_one(&mut self, index: usize, now: Instant) -> bool {
         let record_is_behind = self.ledger.record_is_behind(index);
         let is_given_up = self.ledger.is_given_up(index);
-        let awaited = self.awaited;
+        let record_is_awaited = self.ledger.recorded(index) < self.awaited;
         let Some(lane) = self.lanes.get_mut(index) else {
             return false;
         };
@@ -60,7 +59,7 @@ impl Lanes {
             || !lane.worker.has_room()
             // Its scopes wait until it answers, and take nothing up meanwhile.
             || (is_given_up && !lane.up)
-            || (is_bare && !lane.record_is_due(record_is_behind, awaited, now))
+            || (is_bare && !lane.record_is_due(record_is_behind, record_is_awaited, now))
         {
             return false;
         }
@@ -92,16 +91,19 @@ impl Lanes {
     }
 
     fn next_record(&mut self, index: usize) -> Record {
-        let (applied, settled) = (self.ledger.vouchable(index), self.ledger.settled(index));
         let (system_id, timeline) = self.identity;
         self.sequence += 1;
-        let mut record = Record { applied, settled, system_id, timeline, sequence: self.sequence, marks: None };
-        if let Some(lane) = self.lanes.get_mut(index) {
-            record.applied = applied.max(lane.floor.0);
-            record.settled = settled.max(lane.floor.1);
-            record.marks = std::mem::take(&mut lane.marks.1).then(|| Arc::clone(&lane.marks.0));
+        let lane = self.lanes.get_mut(index);
+        let floor = lane.as_ref().map(|lane| lane.floor).unwrap_or_default();
+        Record {
+            applied: self.ledger.vouchable(index).max(floor.applied),
+            struck: self.ledger.struck(index).max(floor.struck),
+            settled: self.ledger.settled(index).max(floor.settled),
+            system_id,
+            timeline,
+            sequence: self.sequence,
+            marks: lane.and_then(|lane| std::mem::take(&mut lane.marks.1).then(|| Arc::clone(&lane.marks.0))),
         }
-        record
     }
 
     /// A target has confirmed a delivery. Gives the commit time of the oldest commit in it, where it was struck for the
@@ -112,7 +114,7 @@ impl Lanes {
         ticket: Ticket,
         delivery: Delivery,
     ) -> Option<PgTime> {
-        let counts = self.ledger.confirmed(index, ticket, delivery.record.applied);
+        let counts = self.ledger.confirmed(index, ticket, delivery.record.struck);
         let lane = self.lanes.get_mut(index)?;
         let at = lane.in_flight.iter().position(|sent| sent.ticket == ticket);
         let Sent { strike, about, decoded, .. } = at.and_then(|at| lane.in_flight.remove(at))?;
@@ -152,8 +154,8 @@ impl Lane {
         (strike, std::mem::replace(pile, spare))
     }
 
-    fn record_is_due(&self, is_behind: bool, awaited: Lsn, now: Instant) -> bool {
-        let moves = is_behind && (self.written < awaited || self.paced_until <= now + RECORD_SAVED);
+    fn record_is_due(&self, is_behind: bool, is_awaited: bool, now: Instant) -> bool {
+        let moves = is_behind && (is_awaited || self.paced_until <= now + RECORD_SAVED);
         let heartbeat = now.duration_since(self.last_sent) >= RECORD_PACE;
         self.in_flight.is_empty() && (self.settled_is_due || self.marks.1 || moves || heartbeat)
     }

@@ -139,7 +139,7 @@ fn a_record_that_does_not_vouch_for_a_rule_has_it_flushed() {
             [(marks("new"), &[][..]), (marks("1 2 3"), flushed), (marks(""), flushed), (None, flushed)]
         {
             let at = Lsn::new(100);
-            let record = Record { applied: at, settled: at, system_id: 7, timeline: 1, sequence: 0, marks };
+            let record = Record { applied: at, struck: at, settled: at, system_id: 7, timeline: 1, sequence: 0, marks };
             let cache = Cache { record: Mutex::new(Some(record)), not_empty: true, ..Cache::default() };
             let bench = start(cache, SETTINGS);
             bench.script.say([Say::Position(500)]);
@@ -214,8 +214,8 @@ fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew
             bench.script.say(transaction(b"1", 200));
             bench.acknowledges(200).await;
             bench.forget_what_was_struck();
-            let position = if seen == self::seen(250) { 250 } else { 200 };
-            let record = Record { applied: Lsn::new(position), settled: Lsn::new(position), ..bench.record() };
+            let position = Lsn::new(if seen == self::seen(250) { 250 } else { 200 });
+            let record = Record { applied: position, struck: position, settled: position, ..bench.record() };
             *bench.cache.record.lock().unwrap() = Some(record);
             bench.script.shared.lock().unwrap().acknowledged.clear();
             bench.comes_back_as(seen.clone());

@@ -43,6 +43,7 @@ fn a_standby_that_takes_over_asks_its_targets_anew() {
         script.shared.lock().unwrap().busy = true;
         let at = |applied| Record {
             applied,
+            struck: applied,
             settled: applied,
             system_id: 7,
             timeline: 1,

@@ -207,3 +207,29 @@ fn what_was_struck_for_good_is_repeated_once_after_the_pause() {
         assert_eq!((cache.struck("user:1"), cache.struck("user:2")), (2, 2));
     });
 }
+
+#[test]
+fn a_snapshot_from_between_the_two_strikes_is_a_gap_for_the_next_process() {
+    on_paused_time(async {
+        let cache = Cache { not_empty: true, ..Cache::default() };
+        let Bench { script, cache, stop, running } = start_following(with_replicas(1), cache, SETTINGS);
+        let caught_up = script.replicas_say(&[1000]);
+        eventually("the first start's flush is over", || cache.settled() == 100).await;
+        caught_up.abort();
+        let behind = script.replicas_say(&[150]);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        script.say(transaction(b"1", 200));
+        eventually("it is struck once", || cache.applied() == 200).await;
+        let snapshot = cache.record.lock().unwrap().clone();
+        behind.abort();
+        let _there = script.replicas_say(&[1000]);
+        eventually("it is struck for good", || script.acknowledged() == Some(200)).await;
+        assert_eq!(cache.struck("user:1"), 2);
+        drop(stop);
+        running.await.unwrap().unwrap();
+        *cache.record.lock().unwrap() = snapshot;
+        let flushes = cache.struck("SCOPE user:*");
+        let (_, _stop, _running) = launch(&script, std::slice::from_ref(&cache), SETTINGS);
+        eventually("what it missed is flushed", || cache.struck("SCOPE user:*") > flushes).await;
+    });
+}

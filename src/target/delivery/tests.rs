@@ -122,6 +122,7 @@ impl Bench {
         }
         let record = Record {
             applied: Lsn::new(applied),
+            struck: Lsn::ZERO,
             settled: Lsn::ZERO,
             system_id: 1,
             timeline: 1,
@@ -226,8 +227,15 @@ async fn a_full_lane_and_a_dead_worker_give_the_shipment_back() {
         bench.send(applied, &[]);
     }
     let ticket = bench.ledger.sent(0, Lsn::ZERO, Strike::Only);
-    let record =
-        Record { applied: Lsn::new(5), settled: Lsn::ZERO, system_id: 1, timeline: 1, sequence: 0, marks: None };
+    let record = Record {
+        applied: Lsn::new(5),
+        struck: Lsn::ZERO,
+        settled: Lsn::ZERO,
+        system_id: 1,
+        timeline: 1,
+        sequence: 0,
+        marks: None,
+    };
     let shipment = Shipment { ticket, delivery: Delivery { batch: Batch::default(), record } };
     let back = bench.lane.send(shipment).unwrap_err();
     assert_eq!(back.ticket, ticket);

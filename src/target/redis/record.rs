@@ -12,9 +12,10 @@ use crate::target::Record;
 /// `HSET` of the whole record.
 pub(super) fn write(key: &str, record: &Record) -> Cmd {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut command = Cmd::with_capacity(16, key.len() + 160);
+    let mut command = Cmd::with_capacity(18, key.len() + 192);
     command.arg("HSET").arg(key);
     command.arg("applied").arg(record.applied.as_u64());
+    command.arg("struck").arg(record.struck.as_u64());
     command.arg("settled").arg(record.settled.as_u64());
     command.arg("system_id").arg(record.system_id);
     command.arg("timeline").arg(record.timeline);
@@ -44,6 +45,7 @@ pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
     }
     Ok(Some(Record {
         applied: Lsn::new(number(&fields, "applied")?),
+        struck: Lsn::new(number(&fields, "struck")?),
         settled: Lsn::new(number(&fields, "settled")?),
         system_id: number(&fields, "system_id")?,
         timeline: number(&fields, "timeline")?,
@@ -75,8 +77,9 @@ mod tests {
         Value::Array(fields.iter().flat_map(|(name, value)| [bulk(name), bulk(value)]).collect())
     }
 
-    const WHOLE: [(&str, &str); 5] = [
+    const WHOLE: [(&str, &str); 6] = [
         ("applied", "97500059720"),
+        ("struck", "97500059001"),
         ("settled", "97500059000"),
         ("system_id", "18446744073709551615"),
         ("timeline", "3"),
@@ -87,7 +90,8 @@ mod tests {
     fn a_whole_record_is_read_and_an_empty_hash_is_none() {
         let record = read(&hash(&WHOLE)).unwrap().unwrap();
         assert_eq!(record.applied, "16/B374D848".parse().unwrap());
-        assert_eq!((record.settled.as_u64(), record.system_id, record.timeline), (97_500_059_000, u64::MAX, 3));
+        assert_eq!((record.struck.as_u64(), record.settled.as_u64()), (97_500_059_001, 97_500_059_000));
+        assert_eq!((record.system_id, record.timeline), (u64::MAX, 3));
         assert_eq!((record.marks, record.sequence), (None, 0));
         assert_eq!(read(&hash(&[])), Ok(None));
         let more: Vec<_> = WHOLE.into_iter().chain([("marks", "1f 2e"), ("sequence", "17")]).collect();
@@ -97,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_field_that_is_missing_or_no_number_is_named() {
-        for (index, name) in ["applied", "settled", "system_id", "timeline"].into_iter().enumerate() {
+        for (index, name) in ["applied", "struck", "settled", "system_id", "timeline"].into_iter().enumerate() {
             let mut fields = WHOLE.to_vec();
             for wrong in ["", "x", "-1", "+1", "1.5", "99999999999999999999"] {
                 fields[index].1 = wrong;
