@@ -197,6 +197,7 @@ impl<S: Source + 'static> Pipeline<S> {
         if let Some(lane) = self.lanes.ended() {
             return Err(Stopped::Broken(self.recorder.worker_ended(lane)));
         }
+        self.lanes.bound();
         let now = Instant::now();
         self.pass(now);
         if self.lanes.marks_are_due() {
@@ -226,9 +227,7 @@ impl<S: Source + 'static> Pipeline<S> {
         match (&self.link, self.full_since) {
             (Link::Parked { .. }, None) => self.link.reopen(),
             (Link::Streaming { .. }, Some(since)) if since.elapsed() >= FULL_MAX => {
-                self.reader.start_over();
-                self.lanes.ask_anew();
-                self.sights.closed();
+                self.let_go();
                 self.link.park();
                 self.recorder.parked();
             }
@@ -304,6 +303,7 @@ impl<S: Source + 'static> Pipeline<S> {
         }
         self.lanes.recall_unjudged();
         self.sights.opened(&seen, stream.walsender());
+        self.asked = Asked::new();
         self.replicas_turned();
         // Whatever is held is for another walsender.
         self.vouched = Vouched::ForNone;
@@ -342,10 +342,15 @@ impl<S: Source + 'static> Pipeline<S> {
         }
     }
 
-    fn rest(&mut self, source: S, slot: Slot, error: SourceError) -> Result<(), Stopped> {
+    /// There is no stream any more.
+    fn let_go(&mut self) {
         self.reader.start_over();
         self.lanes.ask_anew();
         self.sights.closed();
+    }
+
+    fn rest(&mut self, source: S, slot: Slot, error: SourceError) -> Result<(), Stopped> {
+        self.let_go();
         if let (SourceError::Refused(text), None) = (&error, &self.known) {
             return Err(Stopped::Refused(text.clone()));
         }

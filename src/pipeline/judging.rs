@@ -76,7 +76,7 @@ impl<S: Source + 'static> Pipeline<S> {
 
     /// What follows from a verdict; `None` where a person has to decide.
     fn mending(&mut self, lane: usize, verdict: Verdict, recollection: &Recollection) -> Option<Mending> {
-        let scopes = self.lanes.scopes(lane, |_| true);
+        let all = Mending { rules: self.lanes.rules(lane, |_| true), sent_after: None };
         let settled = recollection.record.as_ref().map_or(Lsn::ZERO, |record| record.settled);
         match verdict {
             Verdict::FirstStart if self.settings.on_first_start == OnFirstStart::Keep => {
@@ -85,7 +85,7 @@ impl<S: Source + 'static> Pipeline<S> {
             }
             Verdict::FirstStart => {
                 self.recorder.flushing(lane, "first_start", "first start (on_first_start: flush)");
-                Some(Mending { scopes, ..Mending::default() })
+                Some(all)
             }
             Verdict::Continue => {
                 let broken = self.doubted(lane, recollection);
@@ -99,20 +99,17 @@ impl<S: Source + 'static> Pipeline<S> {
                      target was last brought on, or a replica had missed changes of it",
                     names.join(", ")
                 );
-                let scopes = self.lanes.scopes(lane, |rule| broken.contains(&rule));
-                self.gap(lane, PUBLICATION_CHANGED, &text).then_some(Mending { scopes, ..Mending::default() })
+                self.gap(lane, PUBLICATION_CHANGED, &text).then_some(Mending { rules: broken, sent_after: None })
             }
             Verdict::Resend { after, because } => {
                 self.recorder.resent(lane, because.reason(), &because.to_string());
                 self.lanes.ledger.missed_since(lane, after);
-                let broken = self.doubted(lane, recollection);
-                let scopes = self.lanes.scopes(lane, |rule| broken.contains(&rule));
-                Some(Mending { sent_after: Some(after), scopes })
+                Some(Mending { sent_after: Some(after), rules: self.doubted(lane, recollection) })
             }
             Verdict::Gap(gap) => {
                 self.lanes.ledger.missed_since(lane, settled);
                 self.doubted(lane, recollection);
-                self.gap(lane, gap.reason(), &gap.to_string()).then_some(Mending { scopes, ..Mending::default() })
+                self.gap(lane, gap.reason(), &gap.to_string()).then_some(all)
             }
         }
     }
@@ -210,8 +207,7 @@ impl<S: Source + 'static> Pipeline<S> {
     }
 
     fn flush(&mut self, lane: usize, rule: RuleId) {
-        let mending = Mending { scopes: self.lanes.scopes(lane, |its| its == rule), ..Mending::default() };
-        self.lanes.mend_later(lane, &mending);
+        self.lanes.mend_later(lane, &Mending { rules: vec![rule], sent_after: None });
     }
 
     /// Has the records say which rules are whole.

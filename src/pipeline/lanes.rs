@@ -26,6 +26,7 @@ use crate::record::Recollection;
 use crate::rules::config::Rule;
 use crate::sight::Commit;
 use crate::target::delivery::Lane as Worker;
+use gathering::Routes;
 use pile::{About, Pile};
 
 /// What all targets together were delivered lately and is kept in memory, in bytes, to be sent again to one that has
@@ -104,6 +105,8 @@ pub(super) struct Lanes {
     /// For each rule, in the order of its id, its lanes and scopes.
     routes: Vec<(Vec<usize>, Vec<Scope>)>,
     pending_keys_max: usize,
+    /// A target that the slot waits for holds more keys named by hand than it may.
+    is_stuck: bool,
     repeat_after: Duration,
     identity: (u64, u32),
     /// The transaction being read, and when it was committed.
@@ -162,6 +165,7 @@ impl Lanes {
             lanes,
             routes: rules.iter().map(|rule| (rule.lanes.clone(), rule.scopes.clone())).collect(),
             pending_keys_max: settings.pending_keys_max,
+            is_stuck: false,
             repeat_after: settings.repeat_after,
             identity: (0, 0),
             commit: None,
@@ -289,12 +293,12 @@ impl Lanes {
         }
     }
 
-    /// Gives what a worker that waits for an answer has to send, so that no record is written before: everything that
-    /// `put` puts in. Where the worker has nothing to send again, it leaves with the next delivery instead.
+    /// Gives what a worker that waits for an answer has to send, so that no record is written before. Where the worker
+    /// has nothing to send again, it leaves with the next delivery instead.
     pub(super) fn mend(&mut self, index: usize, mending: &Mending) -> Batch {
         let mut answer = Batch::default();
         if let Some(lane) = self.lanes.get_mut(index).filter(|lane| !lane.in_flight.is_empty()) {
-            mending.put(&mut lane.recent, &mut answer);
+            mending.put(&mut lane.recent, &self.routes, &mut answer);
         }
         // The worker gives nothing back that could be struck a second time.
         if answer.is_empty() || self.replicas.are_listed() {
@@ -308,22 +312,22 @@ impl Lanes {
         let (decoded, are_listed) = (self.ledger.decoded(), self.replicas.are_listed());
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let ready = lane.waiting.at_mut(Place::Ready);
-        mending.put(&mut lane.recent, &mut ready.batch);
+        mending.put(&mut lane.recent, &self.routes, &mut ready.batch);
         self.ledger.gathered(index, Place::Ready);
-        if !mending.scopes.is_empty() {
+        if !mending.rules.is_empty() {
             ready.about.heals |= are_listed;
             self.marks_are_due |= are_listed;
             ready.about.last = ready.about.last.max(just_before(decoded));
             self.furthest = self.furthest.max(just_before(decoded));
-            self.touch_all(index);
+            self.touch(&mending.rules);
         }
     }
 
-    /// The scopes of those rules of the lane that `of` picks.
-    pub(super) fn scopes(&self, index: usize, of: impl Fn(RuleId) -> bool) -> Vec<Scope> {
-        let ids = (0..=u16::MAX).map(RuleId);
-        let picked = ids.zip(&self.routes).filter(|(rule, (lanes, _))| lanes.contains(&index) && of(*rule));
-        picked.flat_map(|(_, (_, scopes))| scopes.iter().cloned()).collect()
+    /// Those rules of the lane that `of` picks.
+    pub(super) fn rules(&self, index: usize, of: impl Fn(RuleId) -> bool) -> Vec<RuleId> {
+        let ids = (0..=u16::MAX).map(RuleId).zip(&self.routes);
+        let picked = ids.filter(|(rule, (lanes, _))| lanes.contains(&index) && of(*rule));
+        picked.map(|(rule, _)| rule).collect()
     }
 
     /// The lanes that a rule goes to.
@@ -358,22 +362,27 @@ impl Lanes {
 pub(super) struct Mending {
     /// What it was sent for commits after this position.
     pub(super) sent_after: Option<Lsn>,
-    pub(super) scopes: Vec<Scope>,
+    /// The rules whose scopes are flushed.
+    pub(super) rules: Vec<RuleId>,
 }
 
 impl Mending {
     pub(super) fn is_nothing(&self) -> bool {
-        self.sent_after.is_none() && self.scopes.is_empty()
+        self.sent_after.is_none() && self.rules.is_empty()
     }
 
-    fn put(&self, recent: &mut Recent, into: &mut Batch) {
+    fn put(&self, recent: &mut Recent, routes: &Routes, into: &mut Batch) {
         if let Some(after) = self.sent_after {
             recent.since(after, into);
         }
-        for scope in &self.scopes {
-            into.push_scope(scope);
-        }
+        push_scopes(&self.rules, routes, into);
     }
+}
+
+/// Puts the scopes of these rules into a batch.
+fn push_scopes(rules: &[RuleId], routes: &Routes, into: &mut Batch) {
+    let of = |rule: &RuleId| routes.get(usize::from(rule.0)).map_or(&[][..], |(_, scopes)| scopes);
+    rules.iter().flat_map(of).for_each(|scope| into.push_scope(scope));
 }
 
 impl Lane {
@@ -383,8 +392,15 @@ impl Lane {
         }
     }
 
+    /// All that waits.
     fn piles(&self) -> impl Iterator<Item = &Pile> {
-        self.waiting.all().chain(&self.echoes).chain([&self.again])
+        let repeats = self.repeats.iter().map(|repeat| &repeat.pile);
+        self.waiting.all().chain(&self.echoes).chain([&self.again, &self.repeat]).chain(repeats)
+    }
+
+    fn piles_mut(&mut self) -> impl Iterator<Item = &mut Pile> {
+        let repeats = self.repeats.iter_mut().map(|repeat| &mut repeat.pile);
+        self.waiting.all_mut().chain(&mut self.echoes).chain([&mut self.again, &mut self.repeat]).chain(repeats)
     }
 
     fn pile(&mut self, place: Place) -> &mut Pile {

@@ -37,10 +37,16 @@ impl Sights {
     pub(super) fn opened(&mut self, seen: &Seen, walsender: u32) {
         self.replicas.opened(seen.system_id, seen.timeline, &seen.forks);
         // Asked although nothing waits yet: whether the source takes writes tells replicas from the source itself.
-        let number = self.questions.borrow().number.wrapping_add(1);
-        self.questions.send_replace(Question { walsender: Some(walsender), number });
+        self.ask(walsender);
         // What they said of another history counts no more, so they are asked at once.
         self.wanted.send_modify(|_| {});
+    }
+
+    /// What do readers of the server see that has this walsender?
+    fn ask(&self, walsender: u32) {
+        self.questions.send_modify(|question| {
+            *question = Question { walsender: Some(walsender), number: question.number.wrapping_add(1) };
+        });
     }
 
     /// There is none.
@@ -72,12 +78,10 @@ impl<S: Source + 'static> Pipeline<S> {
     /// Lets pass what may, and asks about the rest.
     pub(super) fn pass(&mut self, now: Instant) {
         let Link::Streaming { stream, .. } = &self.link else { return };
-        let walsender = Some(stream.walsender());
+        let walsender = stream.walsender();
         if self.lanes.pass(now >= self.asked.again) {
             self.asked.at = now;
-            self.sights.questions.send_modify(|question| {
-                *question = Question { walsender, number: question.number.wrapping_add(1) };
-            });
+            self.sights.ask(walsender);
         } else if self.lanes.gate.is_asking() && now >= self.asked.at + ANSWER_IS_LATE {
             self.lanes.answer_is_late();
             // Once for each such time, not at every turn.

@@ -27,12 +27,9 @@ impl Lanes {
     /// Whether there is room for more: as long as one target keeps up, the others do not hold it back. Keys named by
     /// hand do, because no scope can stand in for them: they may take half of what a target may be behind by.
     pub(in crate::pipeline) fn has_room(&self) -> bool {
-        let each = || self.lanes.iter().enumerate();
         // What is given up takes nothing, and so has always room.
         let has_room = |(index, lane): (usize, &Lane)| lane.has_room() || self.ledger.is_given_up(index);
-        let most = self.pending_keys_max / 2;
-        let is_stuck = |(index, lane): (usize, &Lane)| lane.is_stuck(most) && !self.ledger.is_given_up(index);
-        each().any(has_room) && !each().any(is_stuck)
+        !self.is_stuck && self.lanes.iter().enumerate().any(has_room)
     }
 
     /// Puts something into every gathering batch that `rule` goes to, and coarsens those that have grown too large.
@@ -61,24 +58,26 @@ impl Lanes {
         }
     }
 
-    /// What waits for a target, wherever, is coarsened where it is more than may.
-    pub(super) fn bound(&mut self) {
+    /// What waits for a target, wherever, is coarsened where it is more than may. Once a turn, as reading in between is
+    /// bounded by [`INTAKE_KEYS`].
+    pub(in crate::pipeline) fn bound(&mut self) {
         let Lanes { lanes, routes, pending_keys_max, .. } = self;
-        for lane in lanes {
+        for lane in &mut *lanes {
             let Load { keys, bytes } = lane.load();
             if keys > *pending_keys_max || bytes > BATCH_BYTES_MAX {
-                let (first, second) = (lane.waiting.all_mut().chain(&mut lane.echoes), [&mut lane.again]);
-                first.chain(second).for_each(|pile| pile.limit(0, routes));
-                lane.bound_repeats(routes);
+                lane.piles_mut().for_each(|pile| pile.limit(0, routes));
             }
         }
+        let most = *pending_keys_max / 2;
+        let mut held_back = lanes.iter().enumerate().filter(|(index, _)| !self.ledger.is_given_up(*index));
+        self.is_stuck = held_back.any(|(_, lane)| lane.is_stuck(most));
     }
 
-    /// Whatever is flushed, all rules of the lane have to be flushed again where a replica has left.
-    pub(super) fn touch_all(&mut self, index: usize) {
+    /// What is flushed has to be flushed again where a replica has left.
+    pub(super) fn touch(&mut self, rules: &[RuleId]) {
         let decoded = self.ledger.decoded();
-        for (touched, (lanes, _)) in self.touched.iter_mut().zip(&self.routes) {
-            if lanes.contains(&index) {
+        for rule in rules {
+            if let Some(touched) = self.touched.get_mut(usize::from(rule.0)) {
                 *touched = decoded.max(*touched);
             }
         }
@@ -100,9 +99,13 @@ impl Gather for Lanes {
         self.furthest = self.commit.map_or(self.furthest, |(commit, _)| commit.at.max(self.furthest));
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             // No scope stands in for it, and reading cannot wait for a target that the slot does not wait for.
-            if self.ledger.is_given_up(index) && lane.is_stuck(most) {
-                self.lost_by_hand += 1;
-                continue;
+            match (lane.is_stuck(most), self.ledger.is_given_up(index)) {
+                (true, true) => {
+                    self.lost_by_hand += 1;
+                    continue;
+                }
+                (true, false) => self.is_stuck = true,
+                (false, _) => {}
             }
             let pile = lane.pile(Place::Gathering);
             pile.batch.push_by_hand(Action::Delete, key);
@@ -115,26 +118,28 @@ impl Gather for Lanes {
 impl Lane {
     /// All that waits, wherever.
     pub(super) fn load(&self) -> Load {
-        let load = |pile: &Pile| Load { keys: pile.batch.len(), bytes: pile.batch.bytes() };
-        sum(self.piles().chain(self.repeats()).map(load))
+        sum(self.piles().map(Pile::load))
     }
 
     /// What is blocked, or waits for replicas, is not what the target is behind by.
     fn has_room(&self) -> bool {
-        let places = [Place::Gathering, Place::Asked, Place::Ready].map(|place| &self.waiting.at(place).batch);
-        let Load { keys, bytes } =
-            sum(places.into_iter().map(|batch| Load { keys: batch.len(), bytes: batch.bytes() }));
+        let places = [Place::Gathering, Place::Asked, Place::Ready].map(|place| self.waiting.at(place).load());
+        let Load { keys, bytes } = sum(places.into_iter());
         keys < INTAKE_KEYS && bytes < INTAKE_BYTES
     }
 
     /// Whether it holds more keys named by hand than `most`.
     fn is_stuck(&self, most: usize) -> bool {
-        let Load { keys, bytes } = sum(self.piles().chain(self.repeats()).map(|pile| pile.batch.by_hand()));
+        let Load { keys, bytes } = sum(self.piles().map(|pile| pile.batch.by_hand()));
         keys > most || bytes > BATCH_BYTES_MAX / 2
     }
 }
 
 impl Pile {
+    fn load(&self) -> Load {
+        Load { keys: self.batch.len(), bytes: self.batch.bytes() }
+    }
+
     fn note(&mut self, commit: Option<(Commit, PgTime)>) {
         if let Some((commit, time)) = commit {
             self.about.last = self.about.last.max(commit.at);

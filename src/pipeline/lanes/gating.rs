@@ -10,7 +10,6 @@ impl Lanes {
     /// Everything that is known to be visible is ready, and what is not is asked about. Gives whether a question is to
     /// be put; `again`: also where only what is blocked waits for an answer.
     pub(in crate::pipeline) fn pass(&mut self, again: bool) -> bool {
-        self.bound();
         if self.gate.is_clear() {
             self.put(Place::Gathering, Place::Ready);
         }

@@ -1,7 +1,7 @@
 //! The slot goes on without a lane that holds it back for too long.
 
 use super::pile::{About, Pile};
-use super::{Lanes, just_before};
+use super::{Lanes, just_before, push_scopes};
 use crate::invalidation::Batch;
 use crate::ledger::Place;
 use crate::lsn::Lsn;
@@ -40,25 +40,24 @@ impl Lanes {
     /// The slot goes on without the lane: its scopes stand in for all that it was still to be sent, and for all to come.
     /// `found` is the furthest record that the target may have had before this process came.
     pub(in crate::pipeline) fn give_up(&mut self, index: usize, found: Lsn) {
-        let scopes = self.scopes(index, |_| true);
+        let rules = self.rules(index, |_| true);
         let about =
             About { last: just_before(self.ledger.decoded()), heals: self.replicas.are_listed(), ..About::default() };
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let mut all = Batch::default();
-        for pile in lane.waiting.all_mut().chain(&mut lane.echoes).chain([&mut lane.again]) {
+        for pile in lane.piles_mut() {
             // The scopes stand in for all but what was named by hand.
             pile.batch.coarsen(|_| &[]);
             all.append(&std::mem::take(&mut pile.batch));
             pile.about = About::default();
         }
         lane.echoes.clear();
-        for scope in &scopes {
-            all.push_scope(scope);
-        }
+        lane.repeats.clear();
+        push_scopes(&rules, &self.routes, &mut all);
         *lane.pile(Place::Ready) = Pile { batch: all, about };
         self.ledger.collapse(index);
         self.ledger.gathered(index, Place::Ready);
         self.ledger.give_up(index, found);
-        self.touch_all(index);
+        self.touch(&rules);
     }
 }

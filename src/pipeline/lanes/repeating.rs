@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::gathering::Routes;
+use super::Lanes;
 use super::pile::{About, Pile};
-use super::{Lane, Lanes};
 use crate::invalidation::Batch;
 
 /// Into how many parts the pause is divided: what is confirmed within one is repeated together.
@@ -21,7 +20,7 @@ pub(super) struct Repeat {
     first: Instant,
     /// When the last of it is.
     due: Instant,
-    pile: Pile,
+    pub(super) pile: Pile,
 }
 
 impl Lanes {
@@ -60,16 +59,5 @@ impl Lanes {
             lane.repeat.limit(*pending_keys_max, routes);
             lane.spare.push(pile.batch);
         }
-    }
-}
-
-impl Lane {
-    pub(super) fn bound_repeats(&mut self, routes: &Routes) {
-        let repeats = self.repeats.iter_mut().map(|repeat| &mut repeat.pile);
-        repeats.chain([&mut self.repeat]).for_each(|pile| pile.limit(0, routes));
-    }
-
-    pub(super) fn repeats(&self) -> impl Iterator<Item = &Pile> {
-        self.repeats.iter().map(|repeat| &repeat.pile).chain([&self.repeat])
     }
 }

@@ -1,9 +1,10 @@
 //! What replicas had not replayed when it was struck is struck a second time, and rules that one of them missed are
 //! flushed when it is back.
 
+use super::gathering::Routes;
 use super::pile::{About, Pile};
-use super::{Lane, Lanes, Stance, just_before};
-use crate::invalidation::{RuleId, Scope};
+use super::{Lane, Lanes, Stance, just_before, push_scopes};
+use crate::invalidation::RuleId;
 use crate::lsn::Lsn;
 
 /// What waits for replicas in one lane, in parts. More are joined to the last one, so that the first ones are never put
@@ -50,10 +51,8 @@ impl Lanes {
     pub(super) fn echo(&mut self, index: usize) {
         let Lanes { lanes, routes, pending_keys_max, ledger, replicas, .. } = self;
         let Some(lane) = lanes.get_mut(index) else { return };
-        while let Some(mut pile) = lane.echoes.pop_front_if(|pile| !replicas.lack(pile.about.last)) {
-            lane.again.absorb(&mut pile);
-            lane.again.limit(*pending_keys_max, routes);
-            lane.spare.push(pile.batch);
+        while let Some(pile) = lane.echoes.pop_front_if(|pile| !replicas.lack(pile.about.last)) {
+            lane.strike_again(pile, *pending_keys_max, routes);
             ledger.echo_is_due(index);
         }
     }
@@ -80,15 +79,13 @@ impl Lanes {
     /// touched meanwhile are flushed. Gives whether there are any in this lane.
     pub(in crate::pipeline) fn heal(&mut self, index: usize, since: Lsn) -> bool {
         let was_touched = |rule: RuleId| self.was_touched(rule, since);
-        let scopes: Vec<Scope> = self.scopes(index, was_touched);
-        if scopes.is_empty() {
+        let rules = self.rules(index, was_touched);
+        if rules.is_empty() {
             return false;
         }
         let about = About { last: just_before(self.ledger.decoded()), heals: true, ..About::default() };
         let mut pile = Pile { about, ..Pile::default() };
-        for scope in &scopes {
-            pile.batch.push_scope(scope);
-        }
+        push_scopes(&rules, &self.routes, &mut pile.batch);
         self.marks_are_due = true;
         self.furthest = self.furthest.max(about.last);
         self.ledger.echo_later(index);
@@ -133,15 +130,20 @@ impl Lanes {
     pub(super) fn collapse_echoes(&mut self, index: usize) {
         let Lanes { lanes, routes, pending_keys_max, ledger, .. } = self;
         let Some(lane) = lanes.get_mut(index) else { return };
-        for mut pile in std::mem::take(&mut lane.echoes) {
-            lane.again.absorb(&mut pile);
+        while let Some(pile) = lane.echoes.pop_front() {
+            lane.strike_again(pile, *pending_keys_max, routes);
             ledger.echo_is_due(index);
         }
-        lane.again.limit(*pending_keys_max, routes);
     }
 }
 
 impl Lane {
+    fn strike_again(&mut self, mut pile: Pile, keys_max: usize, routes: &Routes) {
+        self.again.absorb(&mut pile);
+        self.again.limit(keys_max, routes);
+        self.spare.push(pile.batch);
+    }
+
     fn is_healing(&self) -> bool {
         self.piles().any(|pile| pile.about.heals) || self.in_flight.iter().any(|sent| sent.about.heals)
     }
