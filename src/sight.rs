@@ -116,6 +116,9 @@ pub struct ReplicaSeen {
     pub timeline: u32,
     /// `pg_last_wal_replay_lsn()`; `None` where it is not in recovery.
     pub replayed: Option<Lsn>,
+    /// Another number after each start and each crash: one that has begun recovery anew lets readers in as soon as its
+    /// data is consistent, which may be before what they saw last.
+    pub run: i64,
 }
 
 #[cfg(test)]

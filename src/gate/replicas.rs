@@ -26,6 +26,9 @@ pub enum Why {
         /// Everything before this position it has replayed.
         to: Lsn,
     },
+    /// It was started anew, and may have gone back for a moment.
+    #[error("it was restarted, and may have shown its readers what is older than before")]
+    Restarted,
     /// It was promoted, or never was one.
     #[error("it is no replica: it takes writes, on timeline {timeline}")]
     Primary {
@@ -86,7 +89,10 @@ struct Replica {
     /// What it has to have replayed before readers may rely on it; not known before it is waited for.
     needs: Option<Lsn>,
     /// It has replayed less than it had, and nobody has been told: its readers see what is older than what has settled.
+    /// Zero where it is not known how much less.
     back_to: Option<Lsn>,
+    /// [`ReplicaSeen::run`] when it last answered as a replica of the source.
+    run: Option<i64>,
 }
 
 /// The server that replicas are compared with.
@@ -115,7 +121,8 @@ impl Replicas {
     /// waited for.
     pub fn new(count: usize, max_lag: Duration, now: Instant) -> Replicas {
         let (standing, replayed) = (Standing::Held, Lsn::ZERO);
-        let replica = || Replica { standing, replayed, answered: now, strange: None, needs: None, back_to: None };
+        let replica =
+            || Replica { standing, replayed, answered: now, strange: None, needs: None, back_to: None, run: None };
         Replicas {
             each: std::iter::repeat_with(replica).take(count).collect(),
             max_lag,
@@ -191,9 +198,14 @@ impl Replicas {
             Ok(replayed) => {
                 let before = std::mem::replace(&mut replica.replayed, replayed);
                 (replica.answered, replica.strange) = (now, None);
-                if replayed < before && before < Lsn::MAX {
-                    replica.back_to = Some(replica.back_to.map_or(replayed, |to| to.min(replayed)));
-                }
+                // One that was promoted or demoted is compared by its history.
+                let is_standby = before < Lsn::MAX && replayed < Lsn::MAX;
+                let is_new = replica.run.replace(seen.run).is_some_and(|run| run != seen.run);
+                let back_to = match (is_standby && is_new, is_standby && replayed < before) {
+                    (true, _) => Some(Lsn::ZERO),
+                    (false, is_back) => is_back.then_some(replayed),
+                };
+                replica.back_to = replica.back_to.into_iter().chain(back_to).min();
             }
             Err(why) => replica.strange = Some(why),
         }
@@ -220,7 +232,8 @@ impl Replicas {
             match replica.standing {
                 Standing::Held if let Some(to) = back_to => {
                     replica.standing = Standing::Left(to);
-                    return Some(Turn::Left { replica: index, why: Why::Back { to } });
+                    let why = if to == Lsn::ZERO { Why::Restarted } else { Why::Back { to } };
+                    return Some(Turn::Left { replica: index, why });
                 }
                 Standing::Held if lag > self.max_lag => {
                     replica.standing = Standing::Left(replica.replayed);
@@ -287,7 +300,7 @@ impl Origin {
 
     /// How far the replica has replayed the source's history.
     fn judge(&self, seen: ReplicaSeen) -> Result<Lsn, Why> {
-        let ReplicaSeen { system_id, timeline, replayed } = seen;
+        let ReplicaSeen { system_id, timeline, replayed, .. } = seen;
         if system_id != self.system_id {
             return Err(Why::OtherDatabase { system_id });
         }

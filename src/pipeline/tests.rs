@@ -53,6 +53,8 @@ struct Shared {
     snapshot: Option<&'static str>,
     /// How many replicas are listed, and where their answers go.
     replicas: usize,
+    /// Which run of their servers it is.
+    run: i64,
     answers: Option<mpsc::Sender<Sighted>>,
 }
 

@@ -7,6 +7,8 @@ const FORKS: &[Fork] = &[Fork { timeline: 1, at: Lsn::new(900) }, Fork { timelin
 struct Scene {
     replicas: Replicas,
     now: Instant,
+    /// Which run of every replica's server it is.
+    run: i64,
 }
 
 impl Scene {
@@ -15,7 +17,7 @@ impl Scene {
         let mut replicas = Replicas::new(count, MAX_LAG, now);
         replicas.opened(7, 3, FORKS);
         replicas.source_takes_writes(true);
-        Scene { replicas, now }
+        Scene { replicas, now, run: 1 }
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -32,7 +34,7 @@ impl Scene {
     }
 
     fn says_of(&mut self, index: usize, system_id: u64, timeline: u32, replayed: Option<u64>) {
-        let seen = ReplicaSeen { system_id, timeline, replayed: replayed.map(Lsn::new) };
+        let seen = ReplicaSeen { system_id, timeline, replayed: replayed.map(Lsn::new), run: self.run };
         self.replicas.answered(index, seen, self.now);
     }
 
@@ -315,4 +317,15 @@ fn a_position_is_never_taken_to_be_younger_than_it_is_and_older_by_little() {
         let (age, coarse) = (Duration::from_millis(age), MAX_LAG / MARKS + Duration::from_millis(10));
         assert!(lag >= age && lag <= age + coarse, "{lag:?} instead of {age:?}");
     }
+}
+
+#[test]
+fn one_that_was_restarted_leaves_and_returns_however_far_it_is_when_it_answers() {
+    let mut scene = Scene::of(1);
+    scene.says(0, 2500);
+    scene.run += 1;
+    scene.says(0, 2600);
+    assert_eq!(scene.turns(), [left(0, Why::Restarted), returned(0, 0)].concat());
+    scene.says(0, 2700);
+    assert_eq!(scene.turns(), [], "once");
 }

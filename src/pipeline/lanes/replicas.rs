@@ -123,7 +123,9 @@ impl Lanes {
 
     fn was_touched(&self, rule: RuleId, since: Lsn) -> bool {
         let touched = self.touched.get(usize::from(rule.0)).copied().unwrap_or(Lsn::ZERO);
-        touched > Lsn::ZERO && touched >= since
+        // How far one had come that was restarted, or has never answered, is not known: it may lack what is older than
+        // this history.
+        touched >= since && (touched > Lsn::ZERO || since == Lsn::ZERO)
     }
 
     /// What waits for replicas waits no more.

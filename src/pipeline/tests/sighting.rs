@@ -11,7 +11,8 @@ fn with_replicas(count: usize) -> Script {
 
 impl Script {
     async fn replica(&self, index: usize, replayed: u64) {
-        let seen = ReplicaSeen { system_id: 7, timeline: 1, replayed: Some(Lsn::new(replayed)) };
+        let run = self.shared.lock().unwrap().run;
+        let seen = ReplicaSeen { system_id: 7, timeline: 1, replayed: Some(Lsn::new(replayed)), run };
         let answers = self.shared.lock().unwrap().answers.clone().unwrap();
         answers.send(Sighted::Replica { index, seen }).await.unwrap();
     }
@@ -171,6 +172,20 @@ fn a_rule_that_nothing_touched_is_not_flushed_when_a_replica_is_back() {
         script.say(transaction(b"2", 300));
         eventually("all counts", || script.acknowledged() == Some(300)).await;
         assert_eq!(cache.struck("SCOPE user:*"), 0);
+    });
+}
+
+#[test]
+fn a_replica_that_was_restarted_has_every_rule_flushed_whether_touched_or_not() {
+    on_paused_time(async {
+        let Bench { script, cache, stop: _stop, .. } = start_following(with_replicas(1), Cache::default(), SETTINGS);
+        let _there = script.replicas_say(&[1000]);
+        script.say([Say::Position(300)]);
+        eventually("it settles", || script.acknowledged() == Some(300)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(cache.struck("SCOPE user:*"), 0);
+        script.shared.lock().unwrap().run += 1;
+        eventually("the rule is flushed", || cache.struck("SCOPE user:*") == 1).await;
     });
 }
 

@@ -34,8 +34,12 @@ const WHAT: &str = "ask the replica what its readers see";
 
 const SETTINGS: &str = "SET statement_timeout = '4s'";
 
-/// Whether `IDENTIFY_SYSTEM` is written into the server's log each time.
-const LOGS_COMMANDS: &str = "SELECT pg_catalog.current_setting('log_replication_commands')";
+/// Whether `IDENTIFY_SYSTEM` is written into the server's log each time, and what tells one run from the next. When the
+/// server is crashed by one of its processes, the postmaster stays and the statistics are reset (`StartupXLOG` in
+/// xlog.c discards them after a crash).
+const SERVER: &str = "SELECT pg_catalog.current_setting('log_replication_commands'), \
+    pg_catalog.hashtextextended(pg_catalog.concat(pg_catalog.pg_postmaster_start_time(), ' ', \
+        pg_catalog.pg_stat_get_bgwriter_stat_reset_time()), 0)";
 
 /// NULL where the server takes writes.
 const REPLAYED: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() \
@@ -105,7 +109,7 @@ impl Following {
     async fn follow_once(&mut self, backoff: &mut Backoff) -> Result<(), SourceError> {
         let dsn = &self.config.dsn;
         let session = reached(dsn, dial(dsn, &Replication)).await?;
-        let mut replica = Replica { session, user: dsn.user().to_owned() };
+        let mut replica = Replica { session, user: dsn.user().to_owned(), run: 0 };
         let logs_commands = in_time(WHAT, replica.set_up()).await?;
         let mut pacing = Pacing::new(logs_commands);
         loop {
@@ -144,6 +148,8 @@ impl Following {
 struct Replica {
     session: Session,
     user: String,
+    /// [`ReplicaSeen::run`]. No connection outlives one.
+    run: i64,
 }
 
 impl Replica {
@@ -151,9 +157,10 @@ impl Replica {
     async fn set_up(&mut self) -> Result<bool, SourceError> {
         let asked = async {
             self.session.query(SETTINGS).await?;
-            self.session.query(LOGS_COMMANDS).await
+            self.session.query(SERVER).await
         };
         let rows = asked.await.map_err(|failure| failed(failure, &self.user))?;
+        self.run = number(&rows, 1)?;
         Ok(value(&rows, 0)? == "on")
     }
 
@@ -161,7 +168,8 @@ impl Replica {
         let (replayed, system) = self.ask().await.map_err(|failure| failed(failure, &self.user))?;
         let takes_writes = value(&replayed, 0)?.is_empty();
         let replayed = if takes_writes { None } else { Some(number(&replayed, 0)?) };
-        Ok(ReplicaSeen { system_id: number(&system, 0)?, timeline: number(&system, 1)?, replayed })
+        let (system_id, timeline) = (number(&system, 0)?, number(&system, 1)?);
+        Ok(ReplicaSeen { system_id, timeline, replayed, run: self.run })
     }
 
     /// The position, and the timeline after it.

@@ -177,6 +177,7 @@ fn a_replica_that_was_restarted_is_seen_again() {
     following.want(at);
     let after = until("it is replayed", || Some(following.seen_again()).filter(|seen| seen.replayed > Some(at)));
     assert_eq!((after.system_id, after.timeline), (before.system_id, 1));
+    assert_ne!(after.run, before.run);
 }
 
 #[test]
