@@ -32,9 +32,9 @@ lint: ## formatting, clippy and the house rules
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) test --quiet --test coherd tidy::
 
-bench: prerequisites ## a backlog drained by coherd and by pg_recvlogical, alternately
+bench: prerequisites ## speed and cost beside pg_recvlogical and a bare consumer; benches/bench/main.rs says how to choose a part
 	$(CARGO) build --release --bins
-	$(CARGO) bench --bench drain
+	$(CARGO) bench --bench bench
 
 fuzz: ## the decoder, then all that people write, against arbitrary bytes, SECONDS (60) each, on stable Rust
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
