@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 mod cache;
+mod hot_path;
 mod judging;
 mod overload;
 mod sighting;

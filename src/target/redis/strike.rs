@@ -235,6 +235,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_allocated_is_a_matter_of_commands_and_not_of_keys() {
+        let mut batch = Batch::default();
+        for n in 0..PIPELINE_KEYS_MAX {
+            batch.push(Action::Delete, RuleId(0), format!("user:{n}").as_bytes());
+        }
+        let mut packed = 0;
+        let allocated = allocation_counter::measure(|| {
+            packed = salvos(&batch).iter().map(|salvo| salvo.pipeline.get_packed_pipeline().len()).sum();
+        });
+        assert!(packed > 100_000);
+        let commands = (PIPELINE_KEYS_MAX / COMMAND_KEYS_MAX) as u64;
+        assert!(allocated.count_total <= 4 * commands, "{allocated:?} for {commands} commands");
+    }
+
+    #[test]
     fn each_action_is_sent_its_own_way() {
         let mut batch = Batch::default();
         for action in [Action::Publish, Action::Bump, Action::Delete] {
