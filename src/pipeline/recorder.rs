@@ -154,7 +154,9 @@ impl Recorder {
         } else {
             let again = matches!(&before, State::Reconnecting { reason: its } if *its == reason);
             self.away = if again { self.away.saturating_add(1) } else { 1 };
-            if is_worth_a_line(self.away) {
+            if let (SourceError::Synchronous(_), 1) = (error, self.away) {
+                error!("the log is not followed, so that no writer waits for it; looking again and again: {reason}");
+            } else if is_worth_a_line(self.away) && !matches!(error, SourceError::Synchronous(_)) {
                 warn!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());
             } else {
                 debug!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());

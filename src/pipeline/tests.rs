@@ -275,7 +275,7 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
 fn look(rules: &[Rule], stamp: &str) -> Observation {
     let table = |rule: &Rule| TableSeen { name: rule.table.clone(), stamp: Some(stamp.to_owned()), leaves: Vec::new() };
     let snapshot = Horizon { xmin: 9, xmax: 9 };
-    Observation { wal: None, snapshot, tables: rules.iter().map(table).collect(), database: None }
+    Observation { wal: None, snapshot, tables: rules.iter().map(table).collect(), database: None, synchronous: None }
 }
 
 /// A transaction that inserts users with these ids, committed at `end`.
