@@ -110,10 +110,14 @@ fn a_server_whose_writers_would_wait_for_coherd_is_refused_with_the_setting_that
     database.run("CREATE TABLE users (id int PRIMARY KEY)");
     let daemon = Daemon::configure(&database, &redis.url(), RULE);
     daemon.setup(&database);
-    let said = ["*", "ANY 2 (a, \"Coherd\", b)"].map(|names| {
+    let refused = |names: &str| {
         let _waiting = database.server.wait_for(names);
         refusal(&daemon, &database)
-    });
+    };
+    let with_slot = refused("*");
+    database.run(&format!("SELECT pg_drop_replication_slot('{}')", database.name));
+    let said = [with_slot, refused("ANY 2 (a, \"Coherd\", b)")];
+    assert_eq!(database.client().one("SELECT count(*) FROM pg_replication_slots"), "0", "one that nobody could follow");
     assert_snapshot!(said.join("\n"), @r#"
     exit 1
     coherd: synchronous_standby_names is '*', which counts coherd (application_name 'coherd') as a synchronous standby: writers would wait for coherd to confirm their commits, and coherd for these to become visible. Name only standbys there (on a managed service in its parameter group): ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_reload_conf(); with their names from SELECT application_name FROM pg_stat_replication;
