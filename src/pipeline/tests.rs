@@ -9,6 +9,7 @@ mod cache;
 mod judging;
 mod overload;
 mod sighting;
+mod synchronous;
 
 use super::*;
 use crate::gate::Replicas;
@@ -42,6 +43,8 @@ struct Shared {
     look_takes: Duration,
     /// Another instance streams from the slot.
     busy: bool,
+    /// Writers would wait for the stream.
+    synchronous: bool,
     finished: bool,
     /// Streams dropped without being finished.
     let_go: usize,
@@ -149,6 +152,9 @@ impl Source for Script {
         };
         if self.shared.lock().unwrap().busy {
             return Err(SourceError::Busy("another instance has the slot".into()));
+        }
+        if self.shared.lock().unwrap().synchronous {
+            return Err(SourceError::Synchronous("writers would wait".into()));
         }
         let mut shared = self.shared.lock().unwrap();
         shared.opened += 1;
