@@ -116,7 +116,11 @@ fn a_server_whose_writers_would_wait_for_coherd_is_refused_with_the_setting_that
     };
     let with_slot = refused("*");
     database.run(&format!("SELECT pg_drop_replication_slot('{}')", database.name));
-    let said = [with_slot, refused("ANY 2 (a, \"Coherd\", b)")];
+    let names = "ANY 2 (a, \"Coherd\", b)";
+    let said = [with_slot, refused(names)];
+    let _waiting = database.server.wait_for(names);
+    let setup = daemon.command(&["setup"]);
+    assert!(text(&setup).contains("ALTER SYSTEM SET synchronous_standby_names = 'ANY 2 (a, b)';"), "{}", text(&setup));
     assert_eq!(database.client().one("SELECT count(*) FROM pg_replication_slots"), "0", "one that nobody could follow");
     assert_snapshot!(said.join("\n"), @r#"
     exit 1
