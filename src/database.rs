@@ -66,6 +66,10 @@ pub struct Server {
     pub slot_keep_mib: i64,
     /// `synchronous_commit` as new sessions of this role have it.
     pub synchronous_commit: String,
+    /// `synchronous_standby_names`.
+    pub synchronous_standby_names: String,
+    /// What the standbys that stream from it are called, as far as this role may see them (`pg_monitor`).
+    pub standbys: Vec<String>,
     /// A standby.
     pub in_recovery: bool,
     /// `server_encoding`.

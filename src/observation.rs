@@ -17,6 +17,8 @@ pub struct Observation {
     /// The whole catalogue, where anything in it that concerns the rules differs from the last look; always the first
     /// time.
     pub database: Option<Box<Database>>,
+    /// Why writers wait for our stream, or will as soon as other standbys go, and what mends it.
+    pub synchronous: Option<String>,
 }
 
 /// The log that a slot holds back; sizes in bytes.

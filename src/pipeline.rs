@@ -88,6 +88,8 @@ pub struct Pipeline<S: Source> {
     link: Link<S>,
     pace: Pace,
     known: Option<Followed>,
+    /// This process has followed the log, or waited to take over from another one.
+    admitted: bool,
     /// When the loop last turned.
     turned: Instant,
     /// Since when no target has had room.
@@ -128,6 +130,7 @@ impl<S: Source + 'static> Pipeline<S> {
             link: Link::open(source, Slot::Keep),
             pace: Pace::new(),
             known: None,
+            admitted: false,
             turned: Instant::now(),
             full_since: None,
             lanes: Lanes::new(targets, &rules, &settings),
@@ -166,7 +169,7 @@ impl<S: Source + 'static> Pipeline<S> {
             match event {
                 Event::Shutdown => return self.drain().await,
                 Event::Report(report) => self.reported(report),
-                Event::Watched(watched) => self.watched(watched),
+                Event::Watched(watched) => self.watched(watched)?,
                 Event::Sighted(sighted) => self.sighted(sighted)?,
                 Event::Opened(source, _, Ok(opened)) => self.opened(source, opened),
                 Event::Opened(source, slot, Err(error)) => self.rest(source, slot, error)?,
@@ -309,6 +312,7 @@ impl<S: Source + 'static> Pipeline<S> {
         self.vouched = Vouched::ForNone;
         stream.acknowledge(self.lanes.ledger.acknowledged());
         self.pace.it_worked();
+        self.admitted = true;
         self.recorder.streaming(&seen, start);
         self.known = Some(Followed { seen, origin, reached, looks });
         self.link = Link::Streaming { source, stream };
@@ -354,6 +358,9 @@ impl<S: Source + 'static> Pipeline<S> {
         if let (SourceError::Refused(text), None) = (&error, &self.known) {
             return Err(Stopped::Refused(text.clone()));
         }
+        if let (SourceError::Synchronous(text), false) = (&error, self.admitted) {
+            return Err(Stopped::Refused(text.clone()));
+        }
         if let (SourceError::Gap(text), OnGap::Halt) = (&error, self.settings.on_gap) {
             self.halt(text);
             return Ok(());
@@ -362,13 +369,16 @@ impl<S: Source + 'static> Pipeline<S> {
             // Another instance writes the records now, and what this one knows is soon out of date.
             self.lanes.unjudge();
             self.known = None;
+            self.admitted = true;
         }
         // A gap in the stream is in the slot: only a new one gets past it.
         let slot = match error {
             SourceError::Gap(_) => Slot::Renew,
             // Whoever is at work has made it anew, where that was due.
             SourceError::Busy(_) => Slot::Keep,
-            SourceError::Lost(_) | SourceError::Refused(_) | SourceError::Protocol(_) => slot,
+            SourceError::Lost(_) | SourceError::Refused(_) | SourceError::Synchronous(_) | SourceError::Protocol(_) => {
+                slot
+            }
         };
         let pause = self.pace.rest_after(&error);
         self.recorder.source_away(&error, pause);
@@ -376,9 +386,14 @@ impl<S: Source + 'static> Pipeline<S> {
         Ok(())
     }
 
-    fn watched(&mut self, watched: Watched) {
+    fn watched(&mut self, watched: Watched) -> Result<(), Stopped> {
         match watched {
-            Watched::Seen(look) => self.observed(&look),
+            Watched::Seen(look) => {
+                self.observed(&look);
+                if let (Some(why), Link::Streaming { .. }) = (look.synchronous, &self.link) {
+                    return self.lost(SourceError::Synchronous(why));
+                }
+            }
             Watched::Away(error) => {
                 if self.vouched == Vouched::Perhaps {
                     self.vouched = Vouched::OutOfReach;
@@ -390,6 +405,7 @@ impl<S: Source + 'static> Pipeline<S> {
             }
             Watched::Vouched(_) => {}
         }
+        Ok(())
     }
 
     fn reported(&mut self, report: Report) {
@@ -432,7 +448,7 @@ impl<S: Source + 'static> Pipeline<S> {
             tokio::select! {
                 biased;
                 Some(report) = self.reports.recv() => self.reported(report),
-                Some(watched) = self.watched.recv() => self.watched(watched),
+                Some(watched) = self.watched.recv() => self.watched(watched)?,
                 Some(sighted) = self.sights.sighted.recv() => self.sighted(sighted)?,
                 event = self.link.turned(Intake::Closed) => {
                     // A source that is away stays away, and one that has rested would be ready over and over.

@@ -8,7 +8,8 @@ use coherd::target::{Delivered, Delivery, Fault, FaultKind, Pending, Recollectio
 
 use crate::catalog::Session;
 use crate::setup::Config;
-use crate::support::Database;
+use crate::support::standby::STANDBY_NAME;
+use crate::support::{Database, Postgres, until};
 
 fn slot(seen: &Seen) -> Slot {
     Slot {
@@ -65,7 +66,7 @@ fn what_the_server_lacks_is_named_with_its_mending() {
     seen.server.encoding = "SQL_ASCII".into();
     seen.role.name = "App".into();
     seen.role.replication = false;
-    insta::assert_snapshot!(text(&prerequisites(&seen)), @r#"
+    insta::assert_snapshot!(text(&prerequisites(&seen, "coherd")), @r#"
     error: source: wal_level is replica, so the log cannot be decoded; this needs a restart of the server
         ALTER SYSTEM SET wal_level = logical;
 
@@ -96,6 +97,43 @@ fn what_the_server_lacks_is_named_with_its_mending() {
 }
 
 #[test]
+fn a_server_that_counts_coherd_as_a_standby_is_an_error_until_its_mending_is_run() {
+    let database = Database::create_on(std::sync::Arc::new(Postgres::start("")));
+    database.run("CREATE TABLE t (id int PRIMARY KEY)");
+    let config = Config::new(&database.dsn(), &database.name, &["{table: t, keys: ['t:{id}']}"]);
+    config.coherd(&["setup"]);
+    let standby = database.server.standby("");
+    standby.catch_up(&database.server);
+    let findings = || {
+        let checked = config.coherd(&["check", "--json"]);
+        let json: serde_json::Value = serde_json::from_str(&checked.stdout).unwrap();
+        let all = json["findings"].as_array().unwrap().clone();
+        all.into_iter().filter(|finding| finding["subject"] == "source").collect::<Vec<_>>()
+    };
+    let _waiting = database.server.wait_for("*");
+    let found = findings();
+    insta::assert_snapshot!(serde_json::to_string_pretty(&found).unwrap(), @r#"
+    [
+      {
+        "message": "synchronous_standby_names is '*', which counts coherd (application_name 'coherd') as a synchronous standby: writers would wait for coherd to confirm their commits, and coherd for these to become visible. Name only standbys there (on a managed service in its parameter group)",
+        "remedy": [
+          "ALTER SYSTEM SET synchronous_standby_names = 'stand_by';",
+          "SELECT pg_reload_conf();"
+        ],
+        "severity": "error",
+        "subject": "source"
+      }
+    ]
+    "#);
+    let mut dba = database.client();
+    for statement in found[0]["remedy"].as_array().unwrap() {
+        dba.run(statement.as_str().unwrap());
+    }
+    until("check finds nothing any more", || findings().is_empty().then_some(()));
+    assert_eq!(dba.one("SHOW synchronous_standby_names"), STANDBY_NAME);
+}
+
+#[test]
 fn an_old_server_and_a_standby_that_cannot_decode_are_refused() {
     let database = Database::create();
     let mut seen = Session::of(&database).look(&[]);
@@ -103,7 +141,7 @@ fn an_old_server_and_a_standby_that_cannot_decode_are_refused() {
     seen.server.in_recovery = true;
     seen.slot = Some(slot(&seen));
     seen.functions = Some("older".into());
-    insta::assert_snapshot!(text(&prerequisites(&seen)), @r#"
+    insta::assert_snapshot!(text(&prerequisites(&seen, "coherd")), @r#"
     error: source: it is Postgres 13; coherd needs 14 or later
 
     error: source: it is a standby, and Postgres 13 decodes on the primary only; name the primary
@@ -133,7 +171,7 @@ fn a_slot_of_another_kind_is_refused_and_a_lost_one_told() {
         Slot { wal_status: Some("lost".into()), ..good },
     ] {
         seen.slot = Some(slot);
-        texts.extend(prerequisites(&seen).iter().map(ToString::to_string));
+        texts.extend(prerequisites(&seen, "coherd").iter().map(ToString::to_string));
     }
     insta::assert_snapshot!(texts.join("\n"), @r#"
     error: slot coherd: it is a physical one, made for a standby or a backup; choose another name (source.slot)

@@ -58,17 +58,17 @@ pub async fn source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -> Ve
 
 async fn look_at_source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -> Vec<Finding> {
     let dsn = match Dsn::parse(config.source.dsn.expose_secret(), env) {
-        Ok(dsn) => dsn.named("coherd check"),
+        Ok(dsn) => dsn,
         Err(error) => return vec![Finding::error("source.dsn", error.to_string())],
     };
-    let client = match connect(&dsn).await {
+    let client = match connect(&dsn.clone().named("coherd check")).await {
         Ok(client) => client,
         Err(error) => return vec![unreachable(&error)],
     };
     let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
     match look(&client, &config.source.slot, &config.source.publication, &names).await {
         Ok(database) => {
-            let mut findings = prerequisites::prerequisites(&database);
+            let mut findings = prerequisites::prerequisites(&database, dsn.application_name());
             findings.extend(audit(&config.rules, &database));
             findings
         }
@@ -78,7 +78,7 @@ async fn look_at_source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -
 
 fn unreachable(error: &SourceError) -> Finding {
     match error {
-        SourceError::Refused(_) => Finding::error("source", error.to_string()),
+        SourceError::Refused(_) | SourceError::Synchronous(_) => Finding::error("source", error.to_string()),
         SourceError::Lost(_) | SourceError::Busy(_) | SourceError::Gap(_) | SourceError::Protocol(_) => {
             Finding::unknown("source", format!("no rule was looked at, because the database cannot be asked: {error}"))
         }

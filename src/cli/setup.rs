@@ -267,7 +267,8 @@ pub struct Args {
 
 /// Makes what is missing, or prints it.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    let own = parts::dsn("source.dsn", &config.source.dsn)?.named("coherd setup");
+    let stream = parts::dsn("source.dsn", &config.source.dsn)?;
+    let own = stream.clone().named("coherd setup");
     let owner = match args.dsn {
         Some(text) => parts::dsn("--dsn", &text.into())?.named("coherd setup"),
         None => own.clone(),
@@ -281,7 +282,8 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     if args.print {
         return print_plan(config, &database, &plan);
     }
-    let mut source = parts::postgres(config, own.clone());
+    // Under the name that the stream will have: a slot that nobody may follow is not made.
+    let mut source = parts::postgres(config, stream);
     let mut seen = None;
     let create_slot = async || {
         replayed::publication(&own, publication).await?;

@@ -236,7 +236,13 @@ mod tests {
     fn look(stamp: &str, xmin: u64, xmax: u64) -> Observation {
         let name = rules(&["user:{id}"])[0].table.clone();
         let table = TableSeen { name, stamp: Some(stamp.to_owned()), leaves: Vec::new() };
-        Observation { wal: None, snapshot: Horizon { xmin, xmax }, tables: vec![table], database: None }
+        Observation {
+            wal: None,
+            snapshot: Horizon { xmin, xmax },
+            tables: vec![table],
+            database: None,
+            synchronous: None,
+        }
     }
 
     fn leaves(leaves: &[(u32, u32, bool)]) -> Observation {

@@ -156,7 +156,9 @@ impl Pace {
     /// How long to rest after `error`.
     pub(super) fn rest_after(&mut self, error: &SourceError) -> Duration {
         match error {
-            SourceError::Lost(_) | SourceError::Protocol(_) | SourceError::Gap(_) => self.0.next(fastrand::u32(..)),
+            SourceError::Lost(_) | SourceError::Protocol(_) | SourceError::Gap(_) | SourceError::Synchronous(_) => {
+                self.0.next(fastrand::u32(..))
+            }
             SourceError::Busy(_) => STANDBY_WAIT,
             SourceError::Refused(_) => REFUSED_WAIT,
         }

@@ -154,7 +154,14 @@ impl Recorder {
         } else {
             let again = matches!(&before, State::Reconnecting { reason: its } if *its == reason);
             self.away = if again { self.away.saturating_add(1) } else { 1 };
-            if is_worth_a_line(self.away) {
+            if let SourceError::Synchronous(_) = error {
+                // Once is enough: readiness says the same for as long as it lasts.
+                if self.away == 1 {
+                    error!(
+                        "the log is not followed, so that no writer waits for it; looking again by itself: {reason}"
+                    );
+                }
+            } else if is_worth_a_line(self.away) {
                 warn!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());
             } else {
                 debug!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());

@@ -10,6 +10,7 @@ mod hot_path;
 mod judging;
 mod overload;
 mod sighting;
+mod synchronous;
 
 use super::*;
 use crate::gate::Replicas;
@@ -43,6 +44,8 @@ struct Shared {
     look_takes: Duration,
     /// Another instance streams from the slot.
     busy: bool,
+    /// Writers would wait for the stream.
+    synchronous: bool,
     finished: bool,
     /// Streams dropped without being finished.
     let_go: usize,
@@ -152,6 +155,9 @@ impl Source for Script {
         };
         if self.shared.lock().unwrap().busy {
             return Err(SourceError::Busy("another instance has the slot".into()));
+        }
+        if self.shared.lock().unwrap().synchronous {
+            return Err(SourceError::Synchronous("writers would wait".into()));
         }
         let mut shared = self.shared.lock().unwrap();
         shared.opened += 1;
@@ -278,7 +284,7 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
 fn look(rules: &[Rule], stamp: &str) -> Observation {
     let table = |rule: &Rule| TableSeen { name: rule.table.clone(), stamp: Some(stamp.to_owned()), leaves: Vec::new() };
     let snapshot = Horizon { xmin: 9, xmax: 9 };
-    Observation { wal: None, snapshot, tables: rules.iter().map(table).collect(), database: None }
+    Observation { wal: None, snapshot, tables: rules.iter().map(table).collect(), database: None, synchronous: None }
 }
 
 /// A transaction that inserts users with these ids, committed at `end`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Row};
 
+use super::synchronous::STANDBYS;
 use crate::database::{Database, Operations, Publication, Role, Server, Slot};
 use crate::table::TableName;
 
@@ -65,7 +66,8 @@ SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
        current_setting('max_wal_senders')::int, (SELECT count(*)::int FROM pg_catalog.pg_stat_replication),
        (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'),
        (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'),
-       current_setting('synchronous_commit'), pg_catalog.pg_is_in_recovery(), current_setting('server_encoding')";
+       current_setting('synchronous_commit'), pg_catalog.pg_is_in_recovery(), current_setting('server_encoding'),
+       current_setting('synchronous_standby_names')";
 
 async fn server(client: &Client) -> Result<Server, CatalogError> {
     const WHAT: &str = "the server's settings";
@@ -82,9 +84,17 @@ async fn server(client: &Client) -> Result<Server, CatalogError> {
         sender_timeout: Duration::from_millis(timeout),
         slot_keep_mib: get(&row, 7, WHAT)?,
         synchronous_commit: get(&row, 8, WHAT)?,
+        synchronous_standby_names: get(&row, 11, WHAT)?,
+        standbys: standbys(client).await?,
         in_recovery: get(&row, 9, WHAT)?,
         encoding: get(&row, 10, WHAT)?,
     })
+}
+
+async fn standbys(client: &Client) -> Result<Vec<String>, CatalogError> {
+    const WHAT: &str = "the standbys";
+    let rows = client.query(STANDBYS, &[]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
+    rows.iter().map(|row| get(row, 0, WHAT)).collect()
 }
 
 const ROLE: &str = "

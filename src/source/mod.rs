@@ -15,6 +15,7 @@ mod slot;
 mod socket;
 pub mod sql;
 pub mod stream;
+pub mod synchronous;
 mod timeline;
 mod tls;
 mod verifier;
@@ -179,6 +180,9 @@ pub enum SourceError {
     /// Somebody has to change something first: password, privilege, configuration.
     #[error("{0}")]
     Refused(String),
+    /// Writers would wait for the stream ([`synchronous`]); somebody has to change the setting first.
+    #[error("{0}")]
+    Synchronous(String),
     /// The server sent what the protocol does not allow.
     #[error("{0}")]
     Protocol(String),

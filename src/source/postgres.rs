@@ -11,6 +11,7 @@ use super::session::{Failure, Rows, Session, unexpected};
 use super::slot;
 use super::socket::Socket;
 use super::stream::{PostgresStream, StreamSettings};
+use super::synchronous::{STANDBYS, counted};
 use super::{Seen, SlotSeen, Source, SourceError, handshake, timeline};
 use crate::continuity::Fork;
 use crate::lsn::Lsn;
@@ -154,6 +155,19 @@ impl Postgres {
         standing.map(|standing| standing.in_recovery).map_err(|failure| explain(failure, doing))
     }
 
+    /// Asked before anything is started that writers could wait for.
+    async fn require_that_nobody_waits_for_us(&self, session: &mut Session) -> Result<(), SourceError> {
+        let what = "read synchronous_standby_names";
+        let sql = "SELECT current_setting('synchronous_standby_names'), current_setting('application_name')";
+        let rows = self.ask(session, what, sql).await?;
+        let (setting, name) = (value(&rows, 0)?, value(&rows, 1)?);
+        if counted(setting, name, &[]).is_none() {
+            return Ok(());
+        }
+        let standbys: Vec<String> = self.ask(session, what, STANDBYS).await?.into_iter().flatten().flatten().collect();
+        counted(setting, name, &standbys).map_or(Ok(()), |counted| Err(SourceError::Synchronous(counted.to_string())))
+    }
+
     /// Drops what has our name. Not the slot that somebody else has made since we found none.
     async fn drop_old(&self, session: &mut Session) -> Result<(), SourceError> {
         if self.slot(session).await? == SlotSeen::Missing {
@@ -183,6 +197,9 @@ impl Postgres {
             )));
         }
         self.require_publication(session).await?;
+        if !standby {
+            self.require_that_nobody_waits_for_us(session).await?;
+        }
         self.drop_old(session).await?;
         let options = match session.major {
             ..15 => "NOEXPORT_SNAPSHOT",
@@ -234,6 +251,9 @@ impl Postgres {
         };
         self.require_publication(session).await?;
         let standby = self.is_standby(session).await?;
+        if !standby {
+            self.require_that_nobody_waits_for_us(session).await?;
+        }
         let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
         let rows = self.ask(session, "read wal_sender_timeout", sql).await?;
         let wal_sender_timeout = Duration::from_millis(number(&rows, 0)?);

@@ -314,6 +314,7 @@ mod tests {
             SourceError::Busy(_) => "busy",
             SourceError::Gap(_) => "gap",
             SourceError::Refused(_) => "refused",
+            SourceError::Synchronous(_) => "synchronous",
             SourceError::Protocol(_) => "protocol",
         }
     }

@@ -15,6 +15,7 @@ use tokio_postgres::{Client, Statement};
 use super::catalog;
 use super::dsn::Dsn;
 use super::sql::{connect, explain};
+use super::synchronous::{STANDBYS, counted};
 use super::{SourceError, Watched};
 use crate::backoff::Backoff;
 use crate::database::Database;
@@ -148,8 +149,9 @@ impl<'a> Watcher<'a> {
 
     async fn look(&mut self) -> Result<Observation, SourceError> {
         let glance = self.glance().await?;
+        let synchronous = self.synchronous(&glance).await?;
         if self.shapes.as_ref() == Some(&glance.shapes) {
-            return Ok(observation(glance, None));
+            return Ok(observation(glance, None, synchronous));
         }
         // The marks and the catalogue have to be of one moment.
         self.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
@@ -159,7 +161,22 @@ impl<'a> Watcher<'a> {
         let database = database.map_err(|error| SourceError::Lost(error.to_string()))?;
         self.run("COMMIT").await?;
         self.shapes = Some(glance.shapes.clone());
-        Ok(observation(glance, Some(Box::new(database))))
+        Ok(observation(glance, Some(Box::new(database)), synchronous))
+    }
+
+    /// [`Observation::synchronous`]. The setting is asked for and not `pg_stat_replication`, whose `sync_priority` only
+    /// `pg_monitor` sees.
+    async fn synchronous(&self, glance: &Glance) -> Result<Option<String>, SourceError> {
+        let Glance { in_recovery, standby_names, application_name, .. } = glance;
+        if *in_recovery || counted(standby_names, application_name, &[]).is_none() {
+            return Ok(None);
+        }
+        let asked = async {
+            let rows = self.client.query(STANDBYS, &[]).await?;
+            rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()
+        };
+        let standbys = asked.await.map_err(|error| failed(&error, self.config))?;
+        Ok(counted(standby_names, application_name, &standbys).map(|counted| counted.to_string()))
     }
 
     async fn glance(&mut self) -> Result<Glance, SourceError> {
@@ -188,8 +205,8 @@ impl<'a> Watcher<'a> {
     }
 }
 
-fn observation(glance: Glance, database: Option<Box<Database>>) -> Observation {
-    Observation { wal: glance.wal, snapshot: glance.snapshot, tables: glance.tables, database }
+fn observation(glance: Glance, database: Option<Box<Database>>, synchronous: Option<String>) -> Observation {
+    Observation { wal: glance.wal, snapshot: glance.snapshot, tables: glance.tables, database, synchronous }
 }
 
 fn failed(error: &tokio_postgres::Error, config: &WatchConfig) -> SourceError {

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use super::Shop;
 use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::Signal;
+use crate::support::standby::{STANDBY_NAME, Waiting};
 use crate::support::{Daemon, Database, Postgres, Redis, until};
 
 const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0);
@@ -42,6 +43,15 @@ impl Pair {
 
     fn with_replica(source: &str) -> Pair {
         Pair::open("", &format!("  replicas: [\"{{standby}}\"]\n{source}"))
+    }
+
+    /// Makes the standby a synchronous one, and stops it: from now on commits wait for it.
+    fn lose_the_standby(&self) -> Waiting {
+        self.standby.stop(Signal::Quit);
+        let server = &self.shop.database.server;
+        let waiting = server.wait_for(STANDBY_NAME);
+        server.until_commits_wait();
+        waiting
     }
 
     fn pause(&mut self) {
@@ -103,11 +113,8 @@ impl Shop {
 #[test]
 fn a_row_that_was_filled_in_while_its_commit_waited_for_an_absent_standby_is_gone_once_it_is_settled() {
     let mut pair = Pair::open("", "");
-    pair.standby.stop(Signal::Quit);
-    pair.shop.sql.run("ALTER SYSTEM SET synchronous_standby_names = '*'");
-    pair.shop.database.server.reload();
+    let _waiting = pair.lose_the_standby();
     let mut reader = pair.shop.database.client();
-    until("commits wait for the standby", || (reader.one("SHOW synchronous_standby_names") == "*").then_some(()));
     pair.shop.cache(&["user:1", "user:2"]);
     let writer = pair.shop.change("UPDATE users SET n = 1 WHERE id = 1");
     pair.shop.until_struck("user:1");
@@ -123,13 +130,8 @@ fn a_row_that_was_filled_in_while_its_commit_waited_for_an_absent_standby_is_gon
 #[test]
 fn commits_that_wait_for_nobody_are_applied_while_another_one_waits_for_its_standby() {
     let mut pair = Pair::open("", "");
-    pair.standby.stop(Signal::Quit);
-    pair.shop.sql.run("ALTER SYSTEM SET synchronous_standby_names = '*'");
-    pair.shop.database.server.reload();
+    let _waiting = pair.lose_the_standby();
     pair.shop.sql.run("SET synchronous_commit = local");
-    until("commits wait for the standby", || {
-        (pair.shop.sql.one("SHOW synchronous_standby_names") == "*").then_some(())
-    });
     pair.shop.cache(&["user:1"]);
     let writer = pair.shop.change("UPDATE users SET n = 1 WHERE id = 1");
     pair.shop.until_struck("user:1");

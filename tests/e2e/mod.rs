@@ -16,6 +16,7 @@ mod readers;
 mod refusals;
 mod soak;
 mod standby;
+mod synchronous;
 mod systemd;
 mod tables;
 mod targets;

@@ -1,9 +1,11 @@
 //! What a person sees when coherd cannot work: the text, and the exit code.
 
+use std::sync::Arc;
+
 use insta::assert_snapshot;
 
 use crate::support::daemon::text;
-use crate::support::{Daemon, Database, Redis, until};
+use crate::support::{Daemon, Database, Postgres, Redis, until};
 
 const RULE: &str = "rules:\n  - table: users\n    keys: [\"user:{id}\"]\n";
 
@@ -100,6 +102,32 @@ fn a_role_that_may_not_replicate_is_told_how_to_get_there() {
         coherd: Postgres at 127.0.0.1:5432: could not log in as app_weak to database app: must be superuser or replication role to start walsender [SQLSTATE 42501]. Run as a superuser: ALTER ROLE app_weak REPLICATION;
         "#);
     }
+}
+
+#[test]
+fn a_server_whose_writers_would_wait_for_coherd_is_refused_with_the_setting_that_mends_it() {
+    let (database, redis) = (Database::create_on(Arc::new(Postgres::start(""))), Redis::start());
+    database.run("CREATE TABLE users (id int PRIMARY KEY)");
+    let daemon = Daemon::configure(&database, &redis.url(), RULE);
+    daemon.setup(&database);
+    let refused = |names: &str| {
+        let _waiting = database.server.wait_for(names);
+        refusal(&daemon, &database)
+    };
+    let with_slot = refused("*");
+    database.run(&format!("SELECT pg_drop_replication_slot('{}')", database.name));
+    let names = "ANY 2 (a, \"Coherd\", b)";
+    let said = [with_slot, refused(names)];
+    let _waiting = database.server.wait_for(names);
+    let setup = daemon.command(&["setup"]);
+    assert!(text(&setup).contains("ALTER SYSTEM SET synchronous_standby_names = 'ANY 2 (a, b)';"), "{}", text(&setup));
+    assert_eq!(database.client().one("SELECT count(*) FROM pg_replication_slots"), "0", "one that nobody could follow");
+    assert_snapshot!(said.join("\n"), @r#"
+    exit 1
+    coherd: synchronous_standby_names is '*', which counts coherd (application_name 'coherd') as a synchronous standby: writers would wait for coherd to confirm their commits, and coherd for these to become visible. Name only standbys there (on a managed service in its parameter group): ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_reload_conf(); with their names from SELECT application_name FROM pg_stat_replication;
+    exit 1
+    coherd: synchronous_standby_names is 'ANY 2 (a, "Coherd", b)', which counts coherd (application_name 'coherd') as a synchronous standby: writers would wait for coherd to confirm their commits, and coherd for these to become visible. Name only standbys there (on a managed service in its parameter group), or give coherd another application_name in the connection string: ALTER SYSTEM SET synchronous_standby_names = 'ANY 2 (a, b)'; SELECT pg_reload_conf();
+    "#);
 }
 
 #[test]

@@ -58,6 +58,7 @@ pub fn settled_text(error: &SourceError, replace: &[(&str, &str)]) -> String {
         SourceError::Busy(_) => "Busy",
         SourceError::Gap(_) => "Gap",
         SourceError::Refused(_) => "Refused",
+        SourceError::Synchronous(_) => "Synchronous",
         SourceError::Protocol(_) => "Protocol",
     };
     replace.iter().chain(OTHER_WORDS).fold(format!("{kind}: {error}"), |text, (from, to)| text.replace(from, to))

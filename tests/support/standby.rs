@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use super::Postgres;
 use super::postgres::postgres_client;
@@ -9,6 +10,9 @@ use super::wait::{until, until_within};
 
 /// The physical slot on the primary that its standby follows. One standby a server.
 pub const STANDBY_SLOT: &str = "standby";
+
+/// What a standby calls itself, for `synchronous_standby_names`.
+pub const STANDBY_NAME: &str = "stand_by";
 
 /// The first sync of a slot waits for the slot to move, and for a worker that sleeps up to half a minute.
 const SYNC_PATIENCE: std::time::Duration = std::time::Duration::from_secs(90);
@@ -36,7 +40,41 @@ impl Postgres {
     /// The setting with which a standby finds this server. Slots are synchronized over an ordinary connection, which
     /// needs a database.
     fn conninfo(&self) -> String {
-        format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres dbname=postgres'", self.port())
+        let port = self.port();
+        format!(
+            "primary_conninfo = 'host=127.0.0.1 port={port} user=postgres dbname=postgres application_name={STANDBY_NAME}'"
+        )
+    }
+
+    /// Has commits wait for the standbys that `names` says (`synchronous_standby_names`), until the answer is dropped.
+    pub fn wait_for(self: &Arc<Postgres>, names: &str) -> Waiting {
+        let waiting = Waiting(Arc::clone(self));
+        let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
+        client.run(&format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'"));
+        self.reload();
+        waiting
+    }
+
+    /// Waits until a commit that no standby confirms does wait: the checkpointer hears of the setting a moment later
+    /// than who asks for it, and no commit waits before.
+    pub fn until_commits_wait(&self) {
+        let mut sql = postgres_client(&self.dsn("postgres")).expect("connects");
+        until("commits wait for a standby", || {
+            let mut probe = postgres_client(&self.dsn("postgres")).expect("connects");
+            let pid = probe.one("SELECT pg_backend_pid()");
+            let probing = std::thread::spawn(move || probe.run("SELECT pg_logical_emit_message(true, 'probe', '')"));
+            let waits = format!("SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'SyncRep'");
+            let has_waited = until("the probe waits or is done", || {
+                let is_done = probing.is_finished();
+                let waits = !sql.rows(&waits).is_empty();
+                (waits || is_done).then_some(waits)
+            });
+            until("the probe is done", || {
+                sql.run(&format!("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = {pid}"));
+                probing.is_finished().then_some(())
+            });
+            has_waited.then_some(())
+        });
     }
 
     /// Waits until this standby has replayed everything that `primary` has flushed.
@@ -101,6 +139,18 @@ impl Postgres {
             }
         });
         Telling { _telling: telling }
+    }
+}
+
+/// See [`Postgres::wait_for`]. Put back also where a test fails: a session whose commit waits keeps its server from
+/// stopping.
+pub struct Waiting(Arc<Postgres>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Ok(mut client) = postgres_client(&self.0.dsn("postgres")) else { return };
+        let _ = client.try_run("ALTER SYSTEM RESET synchronous_standby_names");
+        let _ = client.try_run("SELECT pg_reload_conf()");
     }
 }
 

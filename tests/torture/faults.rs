@@ -8,6 +8,7 @@ use fastrand::Rng;
 use super::{Promise, World};
 use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::{Signal, send_signal};
+use crate::support::standby::STANDBY_NAME;
 use crate::support::{Daemon, Postgres};
 
 /// The longest pause between two faults, so that several are at work together.
@@ -169,7 +170,7 @@ impl Faults {
                 self.later(1000, Mend::Standby)
             }
             (Fault::StandbyComes, _) => {
-                let name = if self.rng.bool() { "*" } else { "" };
+                let name = if self.rng.bool() { STANDBY_NAME } else { "" };
                 self.follow_standby(name);
                 true
             }
@@ -220,7 +221,7 @@ impl Faults {
     fn mend(&mut self, mend: Mend) {
         match mend {
             Mend::Standby => {
-                let name = if self.rng.bool() { "*" } else { "" };
+                let name = if self.rng.bool() { STANDBY_NAME } else { "" };
                 self.follow_standby(name);
             }
             Mend::Replay => {

@@ -3,6 +3,7 @@
 use crate::cli::setup::FUNCTIONS_COMMENT;
 use crate::database::{Database, Role, Server, Slot};
 use crate::finding::Finding;
+use crate::source::synchronous::counted;
 use crate::table::{quote_identifier, quote_literal};
 
 /// The oldest Postgres that can send messages in its stream and has what the functions call.
@@ -11,9 +12,10 @@ const VERSION_MIN: u32 = 140_000;
 /// The oldest Postgres that decodes on a standby.
 const STANDBY_VERSION_MIN: u32 = 160_000;
 
-/// Everything about the server, the role, the slot and the functions.
-pub fn prerequisites(database: &Database) -> Vec<Finding> {
+/// Everything about the server, the role, the slot and the functions. `application_name` is that of the stream.
+pub fn prerequisites(database: &Database, application_name: &str) -> Vec<Finding> {
     let mut findings = server(&database.server);
+    findings.extend(synchronous(&database.server, application_name));
     findings.extend(room(&database.server, database.slot.as_ref()));
     findings.extend(role(&database.role));
     findings.extend(slot(database));
@@ -58,6 +60,16 @@ fn server(server: &Server) -> Vec<Finding> {
         findings.push(Finding::warning("source", message));
     }
     findings
+}
+
+/// A server in recovery has no writers, and counts no walsender.
+fn synchronous(server: &Server, application_name: &str) -> Option<Finding> {
+    if server.in_recovery {
+        return None;
+    }
+    let counted = counted(&server.synchronous_standby_names, application_name, &server.standbys)?;
+    let finding = Finding::error("source", counted.message());
+    Some(counted.remedy().into_iter().fold(finding, Finding::mend))
 }
 
 /// Slots and WAL senders that are free.

@@ -154,6 +154,11 @@ impl Dsn {
         self.hosts.first().map_or("", |host| &host.name)
     }
 
+    /// What the server calls the connection.
+    pub fn application_name(&self) -> &str {
+        &self.application_name
+    }
+
     /// The same connection under another `application_name`.
     #[must_use]
     pub fn named(mut self, application_name: &str) -> Self {

@@ -17,6 +17,10 @@ pub(super) const VERSION: &str = "SELECT current_setting('server_version_num')::
 /// What one run of [`look`] showed.
 pub(super) struct Glance {
     pub(super) in_recovery: bool,
+    /// `synchronous_standby_names`.
+    pub(super) standby_names: String,
+    /// Ours, which the stream has too.
+    pub(super) application_name: String,
     pub(super) wal: Option<HeldWal>,
     pub(super) snapshot: Horizon,
     pub(super) tables: Vec<TableSeen>,
@@ -100,7 +104,8 @@ SELECT server.in_recovery, pg_catalog.pg_snapshot_xmin(server.snapshot)::text::i
            (SELECT string_agg(format('%s %s %s %s %s %s', a.attname, a.atttypid, a.atttypmod, a.attnotnull,
                                      a.attgenerated, a.attisdropped), ',' ORDER BY a.attnum)
             FROM pg_catalog.pg_attribute a WHERE a.attrelid = wanted.oid AND a.attnum > 0)), 0),
-       leaves.oids, leaves.files, leaves.born_here, server.wal_end::text
+       leaves.oids, leaves.files, leaves.born_here, server.wal_end::text,
+       current_setting('synchronous_standby_names'), current_setting('application_name')
 FROM server LEFT JOIN slot ON true LEFT JOIN wanted ON true LEFT JOIN leaves ON leaves.root = wanted.oid
 ORDER BY wanted.place";
 
@@ -135,7 +140,15 @@ pub(super) fn read(rows: &[Row], tables: &[TableName]) -> Result<Option<Glance>,
         None => None,
     };
     let snapshot = Horizon { xmin: unsigned(server.try_get(1)?), xmax: unsigned(server.try_get(2)?) };
-    let mut glance = Glance { in_recovery: server.try_get(0)?, wal, snapshot, tables: Vec::new(), shapes: Vec::new() };
+    let mut glance = Glance {
+        in_recovery: server.try_get(0)?,
+        standby_names: server.try_get(12)?,
+        application_name: server.try_get(13)?,
+        wal,
+        snapshot,
+        tables: Vec::new(),
+        shapes: Vec::new(),
+    };
     for (row, name) in rows.iter().zip(tables) {
         let seen = TableSeen { name: name.clone(), stamp: row.try_get(6)?, leaves: leaves(row)? };
         glance.tables.push(seen);

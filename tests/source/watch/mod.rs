@@ -4,6 +4,7 @@ mod fresh;
 mod leaves;
 mod stamps;
 mod standby;
+mod synchronous;
 mod vouch;
 mod wal;
 
