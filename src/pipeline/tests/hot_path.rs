@@ -20,7 +20,7 @@ impl Belt {
         let rules = resolve(&[RawRule::of("users", &["user:{id}", "name:{id|lower|md5}"])], &names).unwrap();
         let (sender, reports) = mpsc::channel(64);
         let workers = vec![delivery::spawn(0, Arc::clone(cache) as _, sender)];
-        let board = Board::new("s", "p", [("cache", "redis")].into_iter());
+        let board = Board::new("s", "p", [("cache", "redis")]);
         let recorder = Recorder::new(board.clone(), Metrics::new(&board), &["cache".into()], &rules);
         let settings = Settings { pending_keys_max: 1_000_000, transaction_keys_max: 1_000_000, ..SETTINGS };
         let mut lanes = Lanes::new(workers, &rules, &settings);
