@@ -43,10 +43,13 @@ pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
     if fields.is_empty() {
         return Ok(None);
     }
+    let settled = number(&fields, "settled")?;
+    // Whatever has settled was struck for good.
+    let struck = if fields.contains_key(b"struck".as_slice()) { number(&fields, "struck")? } else { settled };
     Ok(Some(Record {
         applied: Lsn::new(number(&fields, "applied")?),
-        struck: Lsn::new(number(&fields, "struck")?),
-        settled: Lsn::new(number(&fields, "settled")?),
+        struck: Lsn::new(struck),
+        settled: Lsn::new(settled),
         system_id: number(&fields, "system_id")?,
         timeline: number(&fields, "timeline")?,
         sequence: if fields.contains_key(b"sequence".as_slice()) { number(&fields, "sequence")? } else { 0 },
@@ -108,7 +111,10 @@ mod tests {
                 assert_eq!(read(&hash(&fields)), Err(Unreadable::Field(name)), "{wrong:?}");
             }
             fields.remove(index);
-            assert_eq!(read(&hash(&fields)), Err(Unreadable::Field(name)));
+            match read(&hash(&fields)) {
+                Ok(Some(record)) => assert_eq!((name, record.struck), ("struck", record.settled)),
+                other => assert_eq!(other, Err(Unreadable::Field(name))),
+            }
         }
         assert_eq!(read(&Value::Int(1)), Err(Unreadable::Shape));
     }
