@@ -4,6 +4,7 @@
 //! pg_recvlogical when it has ended at the end of the backlog, for the others when the last key is gone from Redis. CPU
 //! time and context switches are those between these two moments.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,8 +63,7 @@ pub(crate) fn drain(
     let drained = if consumer == Consumer::PgRecvlogical {
         by_pg_recvlogical(backlog, &slot, transport, columns)
     } else {
-        cache.fill(backlog.keys());
-        by_follower(backlog, cache, &slot, consumer, (transport, columns))
+        by_follower(backlog, cache, &slot, &How { consumer, transport, columns, program: None }, |_, _| ())
     };
     backlog.drop_slot(&slot);
     drained
@@ -93,18 +93,30 @@ fn by_pg_recvlogical(backlog: &mut Backlog, slot: &str, transport: Transport, co
     Drain { seconds, usage: Usage { peak_rss_kib, ..its.since(before) }, walsender: theirs.cpu_seconds }
 }
 
-fn by_follower(
+/// A drain by coherd or the floor.
+pub(crate) struct How<'a> {
+    pub(crate) consumer: Consumer,
+    pub(crate) transport: Transport,
+    pub(crate) columns: Columns,
+    /// Another build of coherd.
+    pub(crate) program: Option<&'a Path>,
+}
+
+/// Drains `slot` by coherd or the floor. `watch` is called every few milliseconds with the number of keys that are left.
+pub(crate) fn by_follower(
     backlog: &mut Backlog,
     cache: &mut Cache,
     slot: &str,
-    consumer: Consumer,
-    (transport, columns): (Transport, Columns),
+    how: &How,
+    mut watch: impl FnMut(&Follower, u64),
 ) -> Drain {
-    let place = Place { database: &backlog.database, transport, slot, publication: columns.word() };
+    cache.fill(backlog.keys());
+    let consumer = how.consumer;
+    let place = Place { database: &backlog.database, transport: how.transport, slot, publication: how.columns.word() };
     // The record stays, and is the only key of coherd's own.
     let (follower, rest) = if consumer == Consumer::Coherd {
         cache.record(&mut backlog.sql, slot);
-        (Follower::coherd(&place, &[&*cache], &backlog.rules(), None), 1)
+        (Follower::coherd(&place, &[&*cache], &backlog.rules(), how.program), 1)
     } else {
         (Follower::floor(&place, cache), 0)
     };
@@ -116,12 +128,20 @@ fn by_follower(
     let (before, theirs) = (follower.usage(), Usage::of(walsender).unwrap_or_default());
     until_within(PATIENCE, "every key of the backlog is gone", || {
         follower.must_live();
-        (cache.size() <= rest).then_some(())
+        let left = cache.size().saturating_sub(rest);
+        watch(&follower, left);
+        (left == 0).then_some(())
     });
     let seconds = began.elapsed().as_secs_f64();
     let usage = follower.usage().since(before);
     let walsender = Usage::of(walsender).map_or(f64::NAN, |now| now.since(theirs).cpu_seconds);
     assert_eq!(cache.size(), rest, "keys in the cache");
+    must_be_true(backlog, &follower, slot, consumer);
+    Drain { seconds, usage, walsender }
+}
+
+/// Every key was deleted by its name, and the end is acknowledged.
+fn must_be_true(backlog: &mut Backlog, follower: &Follower, slot: &str, consumer: Consumer) {
     if consumer == Consumer::Coherd {
         follower.settled(&backlog.end);
         let hit = follower.metric("coherd_keys_hit_total");
@@ -136,7 +156,6 @@ fn by_follower(
             (backlog.sql.one(&confirmed) == "t").then_some(())
         });
     }
-    Drain { seconds, usage, walsender }
 }
 
 fn tell(

@@ -4,13 +4,15 @@
 //!
 //! | variable | default | |
 //! |---|---|---|
-//! | `ONLY` | all | parts, between commas: `drain` |
+//! | `ONLY` | all | parts, between commas: `drain`, `inside` (system calls, allocations), `live` (latency), `writers` (their cost) |
 //! | `SHAPES` | `a,b,c` | backlogs: a single-row transactions, b one transaction, c 10 to 100 rows a transaction, three tables |
 //! | `TRANSPORT` | `tcp,unix` | to Postgres and to Redis |
 //! | `COLUMNS` | `keys,full` | what the publication publishes |
 //! | `CONSUMERS` | `pg_recvlogical,floor,coherd` | who drains |
 //! | `CHANGES` | 1000000 | of a backlog |
-//! | `ROUNDS` | 3 | medians are of so many, alternating |
+//! | `ROUNDS` | 3 | medians are of so many, alternating; `writers` takes at least 5 |
+//! | `LIVE_SECONDS` | 4 | of each live measurement |
+//! | `WRITERS_SECONDS` | 4 | of each measurement of writers |
 //!
 //! Every drain is checked: no key is left, each was deleted by its name, and the end is acknowledged.
 #![allow(
@@ -32,18 +34,23 @@ mod cache;
 mod consumer;
 mod drain;
 mod floor;
+mod inside;
+mod live;
 mod meter;
 mod options;
 mod report;
+mod session;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+mod writers;
 
 use options::Options;
 use report::Report;
 
 type Part = (&'static str, fn(&Options, &mut Report));
 
-const PARTS: &[Part] = &[("drain", drain::run)];
+const PARTS: &[Part] =
+    &[("drain", drain::run), ("inside", inside::run), ("live", live::run), ("writers", writers::run)];
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
