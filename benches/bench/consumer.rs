@@ -95,6 +95,11 @@ impl Follower {
         Usage::of(self.pid()).unwrap_or_else(|| panic!("it ended: {}", self.server.output()))
     }
 
+    /// Everything it has printed.
+    pub(crate) fn output(&self) -> String {
+        self.server.output()
+    }
+
     /// Panics with its last words if it has ended.
     pub(crate) fn must_live(&self) {
         assert!(!self.server.has_ended(), "it ended: {}", self.server.output());

@@ -21,6 +21,9 @@ use crate::support::wait::until_within;
 
 const PATIENCE: Duration = Duration::from_mins(15);
 
+/// Longer than the walsender takes to read a large transaction before it sends the first row of it.
+const STALL: Duration = Duration::from_mins(1);
+
 /// One drain.
 #[derive(Clone, Copy)]
 pub(crate) struct Drain {
@@ -126,9 +129,14 @@ pub(crate) fn by_follower(
     };
     let (walsender, began) = begun(&mut backlog.sql, slot, lives).expect("it lives");
     let (before, theirs) = (follower.usage(), Usage::of(walsender).unwrap_or_default());
+    let mut last = (u64::MAX, Instant::now());
     until_within(PATIENCE, "every key of the backlog is gone", || {
         follower.must_live();
         let left = cache.size().saturating_sub(rest);
+        if left < last.0 {
+            last = (left, Instant::now());
+        }
+        assert!(last.1.elapsed() < STALL, "{left} keys are left and none goes: {}", follower.output());
         watch(&follower, left);
         (left == 0).then_some(())
     });
