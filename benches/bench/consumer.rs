@@ -56,10 +56,10 @@ impl Place<'_> {
 
 impl Follower {
     /// `coherd run` into `caches`; `rest` is the configuration after source and targets. `program` is another build.
-    pub(crate) fn coherd(place: &Place, caches: &[&Cache], rest: &str, program: Option<&Path>) -> Follower {
+    pub(crate) fn coherd(place: &Place, caches: &[Cache], rest: &str, program: Option<&Path>) -> Follower {
         let (dir, admin) = (tempfile::tempdir().expect("temp dir"), free_port());
         let target =
-            |(i, cache): (usize, &&Cache)| format!("  cache{i}: {{ url: \"{}\" }}\n", cache.url(place.transport));
+            |(i, cache): (usize, &Cache)| format!("  cache{i}: {{ url: \"{}\" }}\n", cache.url(place.transport));
         let text = format!(
             "source: {{ dsn: \"{}\", slot: {}, publication: {} }}\ntargets:\n{}admin: {{ listen: \"127.0.0.1:{admin}\" }}\n{rest}",
             place.dsn(),

@@ -36,7 +36,7 @@ pub(crate) struct Drain {
 /// Every drain that was asked for.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let server = Arc::new(Postgres::start(SETTINGS));
-    let mut cache = Cache::start();
+    let mut caches = [Cache::start()];
     for &shape in &options.shapes {
         let mut backlog = Backlog::write(&server, shape, options.changes);
         for &transport in &options.transports {
@@ -44,7 +44,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
                 let mut drains: Vec<Vec<Drain>> = vec![Vec::new(); options.consumers.len()];
                 for _round in 0..options.rounds {
                     for (consumer, drains) in options.consumers.iter().zip(&mut drains) {
-                        drains.push(drain(&mut backlog, &mut cache, *consumer, (transport, columns)));
+                        drains.push(drain(&mut backlog, &mut caches, *consumer, (transport, columns)));
                     }
                 }
                 let name = (shape, transport, columns);
@@ -58,7 +58,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
 /// One drain by one consumer. Panics where a key is left.
 pub(crate) fn drain(
     backlog: &mut Backlog,
-    cache: &mut Cache,
+    caches: &mut [Cache],
     consumer: Consumer,
     (transport, columns): (Transport, Columns),
 ) -> Drain {
@@ -66,7 +66,8 @@ pub(crate) fn drain(
     let drained = if consumer == Consumer::PgRecvlogical {
         by_pg_recvlogical(backlog, &slot, transport, columns)
     } else {
-        by_follower(backlog, cache, &slot, &How { consumer, transport, columns, program: None }, |_, _| ())
+        let how = How { consumer, transport, publication: columns.word(), program: None };
+        by_follower(backlog, caches, &slot, &how, |_, _| ())
     };
     backlog.drop_slot(&slot);
     drained
@@ -100,7 +101,7 @@ fn by_pg_recvlogical(backlog: &mut Backlog, slot: &str, transport: Transport, co
 pub(crate) struct How<'a> {
     pub(crate) consumer: Consumer,
     pub(crate) transport: Transport,
-    pub(crate) columns: Columns,
+    pub(crate) publication: &'a str,
     /// Another build of coherd.
     pub(crate) program: Option<&'a Path>,
 }
@@ -108,21 +109,26 @@ pub(crate) struct How<'a> {
 /// Drains `slot` by coherd or the floor. `watch` is called every few milliseconds with the number of keys that are left.
 pub(crate) fn by_follower(
     backlog: &mut Backlog,
-    cache: &mut Cache,
+    caches: &mut [Cache],
     slot: &str,
     how: &How,
     mut watch: impl FnMut(&Follower, u64),
 ) -> Drain {
-    cache.fill(backlog.keys());
+    for cache in &mut *caches {
+        cache.fill(backlog.keys());
+    }
     let consumer = how.consumer;
-    let place = Place { database: &backlog.database, transport: how.transport, slot, publication: how.columns.word() };
+    let place = Place { database: &backlog.database, transport: how.transport, slot, publication: how.publication };
     // The record stays, and is the only key of coherd's own.
     let (follower, rest) = if consumer == Consumer::Coherd {
-        cache.record(&mut backlog.sql, slot);
-        (Follower::coherd(&place, &[&*cache], &backlog.rules(), how.program), 1)
+        for cache in &mut *caches {
+            cache.record(&mut backlog.sql, slot);
+        }
+        (Follower::coherd(&place, caches, &backlog.rules(), how.program), caches.len() as u64)
     } else {
-        (Follower::floor(&place, cache), 0)
+        (Follower::floor(&place, &caches[0]), 0)
     };
+    let mut size = || caches.iter_mut().map(Cache::size).sum::<u64>();
     let lives = || {
         follower.must_live();
         false
@@ -132,7 +138,7 @@ pub(crate) fn by_follower(
     let mut last = (u64::MAX, Instant::now());
     until_within(PATIENCE, "every key of the backlog is gone", || {
         follower.must_live();
-        let left = cache.size().saturating_sub(rest);
+        let left = size().saturating_sub(rest);
         if left < last.0 {
             last = (left, Instant::now());
         }
@@ -143,17 +149,18 @@ pub(crate) fn by_follower(
     let seconds = began.elapsed().as_secs_f64();
     let usage = follower.usage().since(before);
     let walsender = Usage::of(walsender).map_or(f64::NAN, |now| now.since(theirs).cpu_seconds);
-    assert_eq!(cache.size(), rest, "keys in the cache");
-    must_be_true(backlog, &follower, slot, consumer);
+    assert_eq!(size(), rest, "keys in the cache");
+    let keys = backlog.keys_count() * caches.len() as u64;
+    must_be_true(backlog, &follower, slot, consumer, keys);
     Drain { seconds, usage, walsender }
 }
 
 /// Every key was deleted by its name, and the end is acknowledged.
-fn must_be_true(backlog: &mut Backlog, follower: &Follower, slot: &str, consumer: Consumer) {
+fn must_be_true(backlog: &mut Backlog, follower: &Follower, slot: &str, consumer: Consumer, keys: u64) {
     if consumer == Consumer::Coherd {
         follower.settled(&backlog.end);
         let hit = follower.metric("coherd_keys_hit_total");
-        assert_eq!(hit, Some(backlog.changes as f64), "every key was deleted by its name");
+        assert_eq!(hit, Some(keys as f64), "every key was deleted by its name");
         assert_eq!(follower.metric("coherd_flushes_total"), None, "nothing was flushed");
     } else {
         let confirmed = format!(

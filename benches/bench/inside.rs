@@ -17,17 +17,20 @@ use crate::report::Report;
 use crate::support::Postgres;
 use crate::support::process::{Signal, send_signal};
 
+/// Enough that a process's start is nothing beside them.
+const CHANGES_MAX: u64 = 300_000;
+
 /// Every shape and transport, key columns only.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let counting = counting_build();
     let server = Arc::new(Postgres::start(SETTINGS));
-    let mut cache = Cache::start();
+    let mut caches = [Cache::start()];
     for &shape in &options.shapes {
-        let mut backlog = Backlog::write(&server, shape, options.changes);
+        let mut backlog = Backlog::write(&server, shape, options.changes.min(CHANGES_MAX));
         for &transport in &options.transports {
             for consumer in [Consumer::Floor, Consumer::Coherd] {
-                let how = How { consumer, transport, columns: Columns::Keys, program: None };
-                let calls = system_calls(&mut backlog, &mut cache, &how);
+                let how = How { consumer, transport, publication: Columns::Keys.word(), program: None };
+                let calls = system_calls(&mut backlog, &mut caches, &how);
                 let mut cells = vec![
                     ("shape", json!(shape.word())),
                     ("transport", json!(transport.word())),
@@ -36,7 +39,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
                 ];
                 if consumer == Consumer::Coherd {
                     let how = How { program: counting.as_deref(), ..how };
-                    cells.push(("allocations/change", allocations(&mut backlog, &mut cache, &how)));
+                    cells.push(("allocations/change", allocations(&mut backlog, &mut caches, &how)));
                 }
                 report.row("inside, key columns", &cells);
             }
@@ -60,12 +63,12 @@ fn counting_build() -> Option<PathBuf> {
     built.is_ok_and(|status| status.success()).then(|| dir.join("release/coherd"))
 }
 
-fn system_calls(backlog: &mut Backlog, cache: &mut Cache, how: &How) -> Option<f64> {
+fn system_calls(backlog: &mut Backlog, caches: &mut [Cache], how: &How) -> Option<f64> {
     let slot = backlog.slot();
     let dir = tempfile::tempdir().expect("temp dir");
     let counts = dir.path().join("perf");
     let mut perf: Option<Child> = None;
-    by_follower(backlog, cache, &slot, how, |follower, _| {
+    by_follower(backlog, caches, &slot, how, |follower, _| {
         if perf.is_none() {
             let mut command = Command::new("perf");
             command.args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-o"]).arg(&counts);
@@ -83,14 +86,14 @@ fn system_calls(backlog: &mut Backlog, cache: &mut Cache, how: &How) -> Option<f
     Some(count / backlog.changes as f64)
 }
 
-fn allocations(backlog: &mut Backlog, cache: &mut Cache, how: &How) -> Value {
+fn allocations(backlog: &mut Backlog, caches: &mut [Cache], how: &How) -> Value {
     if how.program.is_none() {
         return json!("not measured");
     }
     let slot = backlog.slot();
     let total = backlog.changes;
     let (mut from, mut to): (Option<String>, Option<String>) = (None, None);
-    by_follower(backlog, cache, &slot, how, |follower, left| {
+    by_follower(backlog, caches, &slot, how, |follower, left| {
         if from.is_none() && left < total / 5 * 4 {
             from = follower.metrics();
         } else if from.is_some() && to.is_none() && left < total / 10 {

@@ -136,7 +136,7 @@ impl Stage {
         self.cache.record(sql, slot);
         let place = Place { database: &self.database, transport, slot, publication: "keys" };
         let follower = match consumer {
-            Consumer::Coherd => Follower::coherd(&place, &[&self.cache], RULES, None),
+            Consumer::Coherd => Follower::coherd(&place, std::slice::from_ref(&self.cache), RULES, None),
             _ => Follower::floor(&place, &self.cache),
         };
         begun(sql, slot, || {

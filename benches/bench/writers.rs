@@ -1,5 +1,5 @@
 //! What writers pay: transactions a second of several sessions that write as fast as they can, with nobody following,
-//! with coherd, and with the two usual ways that need no log: a trigger that notifies a listener, and a trigger that
+//! with the floor, with coherd, and with the two usual ways that need no log: a trigger that notifies a listener, and a trigger that
 //! fills an outbox table for a poller. Rounds alternate, and each is held against its own "nobody".
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,13 +22,15 @@ const POLL: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Nobody,
+    Floor,
     Coherd,
     Notify,
     Outbox,
 }
 
-const WAYS: [(Way, &str); 4] = [
+const WAYS: [(Way, &str); 5] = [
     (Way::Nobody, "a slot that nobody drains"),
+    (Way::Floor, "floor"),
     (Way::Coherd, "coherd"),
     (Way::Notify, "trigger + NOTIFY"),
     (Way::Outbox, "outbox table, polled every 10 ms"),
@@ -84,22 +86,27 @@ fn one(stage: &mut Stage, way: Way, time: Duration) -> f64 {
     // Dead rows of the round before cost the next one.
     sql.run("VACUUM");
     sql.run("CHECKPOINT");
-    let follower = (way == Way::Coherd).then(|| stage.follow(&mut sql, "followed", Consumer::Coherd, Transport::Tcp));
+    let follower = match way {
+        Way::Coherd => Some(Consumer::Coherd),
+        Way::Floor => Some(Consumer::Floor),
+        _ => None,
+    };
+    let follower = follower.map(|consumer| stage.follow(&mut sql, "followed", consumer, Transport::Tcp));
     let stage = &*stage;
     let (over, ready) = (AtomicBool::new(false), AtomicBool::new(!matches!(way, Way::Notify | Way::Outbox)));
     let tps = std::thread::scope(|scope| {
         let helper = scope.spawn(|| match way {
             Way::Notify => listen(stage, &ready, &over),
             Way::Outbox => poll(stage, &ready, &over),
-            Way::Nobody | Way::Coherd => (),
+            _ => (),
         });
         while !ready.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
         let table = match way {
-            Way::Nobody | Way::Coherd => "items",
             Way::Notify => "notified",
             Way::Outbox => "polled",
+            _ => "items",
         };
         let began = Instant::now();
         let writers: Vec<_> =
