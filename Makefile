@@ -2,7 +2,7 @@
 CARGO ?= cargo
 KEEP ?=
 
-.PHONY: demo test model chaos torture outage waits lint bench fuzz test-matrix prerequisites readers
+.PHONY: demo test model chaos torture outage waits lint bench bench-large fuzz test-matrix prerequisites readers
 
 demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
 	$(CARGO) build --release --bins --example demo
@@ -35,6 +35,10 @@ lint: ## formatting, clippy and the house rules
 bench: prerequisites ## speed and cost beside pg_recvlogical and a bare consumer; benches/bench/main.rs says how to choose a part
 	$(CARGO) build --release --bins
 	$(CARGO) bench --bench bench
+
+bench-large: prerequisites ## one transaction of ROWS (10000000) rows: memory, and what it does to others
+	$(CARGO) build --release --bins
+	ONLY=large $(CARGO) bench --bench bench
 
 fuzz: ## the decoder, then all that people write, against arbitrary bytes, SECONDS (60) each, on stable Rust
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz

@@ -11,6 +11,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+#[cfg(feature = "count-allocations")]
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -63,6 +65,10 @@ pub const TARGET_UP: &str = "target_up";
 pub const PENDING_KEYS: &str = "pending_keys";
 /// `coherd_last_message_age_seconds`: how long the server has been silent; missing until it speaks.
 pub const LAST_MESSAGE_AGE: &str = "last_message_age_seconds";
+/// `coherd_allocations_total`: calls of the allocator that gave memory, since the start. Only in a build with the feature
+/// `count-allocations`.
+#[cfg(feature = "count-allocations")]
+pub const ALLOCATIONS: &str = "allocations";
 
 /// Label: table, quoted where SQL needs it.
 pub const TABLE: &str = "table";
@@ -281,6 +287,8 @@ impl Collector for Gauges {
         if let Some(age) = status.silence(Instant::now()) {
             plain(&mut encoder, LAST_MESSAGE_AGE, "How long the server has been silent", age.as_secs_f64())?;
         }
+        #[cfg(feature = "count-allocations")]
+        allocations(&mut encoder)?;
         Ok(())
     }
 }
@@ -302,6 +310,13 @@ fn plain<N: EncodeGaugeValue>(encoder: &mut DescriptorEncoder, name: &str, help:
     let gauge = ConstGauge::new(value);
     let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
     gauge.encode(metric)
+}
+
+#[cfg(feature = "count-allocations")]
+fn allocations(encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let stats = stats_alloc::INSTRUMENTED_SYSTEM.stats();
+    let count = ConstCounter::new((stats.allocations + stats.reallocations) as u64);
+    count.encode(encoder.encode_descriptor(ALLOCATIONS, "Calls that gave memory", None, count.metric_type())?)
 }
 
 #[cfg(test)]

@@ -20,11 +20,12 @@ shared_buffers = 1GB";
 /// Rows are of about 300 bytes.
 const PAD: &str = "repeat('x', 280)";
 
-/// A table of rows `1..=rows`, whose keys are `PREFIX:ID`.
-struct Table {
+/// A table whose keys are cached.
+pub(crate) struct Table {
     name: &'static str,
-    prefix: &'static str,
-    /// Changes of it, each of another row.
+    /// Templates of its rule, with the one placeholder `{id}`.
+    pub(crate) templates: Vec<String>,
+    /// Changes of it: each of another row, from 1 on.
     changes: u64,
 }
 
@@ -33,7 +34,9 @@ pub(crate) struct Backlog {
     pub(crate) database: Database,
     pub(crate) sql: Client,
     pub(crate) changes: u64,
-    tables: Vec<Table>,
+    pub(crate) tables: Vec<Table>,
+    /// Lines of further rules, for tables that are not written.
+    pub(crate) other_rules: String,
     /// Where it ends, as Postgres writes it.
     pub(crate) end: String,
     slots: u32,
@@ -42,27 +45,22 @@ pub(crate) struct Backlog {
 impl Backlog {
     /// Writes `changes` changes, each of another row.
     pub(crate) fn write(server: &Arc<Postgres>, shape: Shape, changes: u64) -> Backlog {
-        let database = Database::create_on(Arc::clone(server));
-        let sql = database.client();
-        let tables = [("items", "item"), ("orders", "order"), ("users", "user")];
-        let tables = tables.map(|(name, prefix)| Table { name, prefix, changes: 0 }).into();
-        let mut backlog = Backlog { database, sql, changes, tables, end: String::new(), slots: 0 };
-        backlog.create();
-        backlog.sql.run("SELECT pg_create_logical_replication_slot('base', 'pgoutput')");
-        match shape {
+        let mut backlog = Backlog::create(server, changes);
+        backlog.log(|backlog| match shape {
             Shape::A => backlog.single_rows(),
             Shape::B => backlog.one_transaction(),
             Shape::C => backlog.mixed(),
-        }
-        backlog.sql.run("SELECT pg_sleep(0.5)"); // the WAL writer's turn: nothing else flushes an asynchronous commit
-        backlog.end = backlog.sql.one("SELECT pg_current_wal_flush_lsn()");
-        assert_eq!(backlog.keys().count() as u64, changes);
+        });
         backlog
     }
 
-    fn create(&mut self) {
-        let changes = self.changes;
-        self.sql.run(&format!(
+    /// The tables, and nothing to read yet.
+    pub(crate) fn create(server: &Arc<Postgres>, changes: u64) -> Backlog {
+        let database = Database::create_on(Arc::clone(server));
+        let mut sql = database.client();
+        let table = |(name, template): (_, &str)| Table { name, templates: vec![template.to_owned()], changes: 0 };
+        let tables = [("items", "item:{id}"), ("orders", "order:{id}"), ("users", "user:{id}")].map(table).into();
+        sql.run(&format!(
             "CREATE TABLE items (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, pad text NOT NULL);
              CREATE TABLE orders (LIKE items INCLUDING ALL);
              CREATE TABLE users (LIKE items INCLUDING ALL);
@@ -71,8 +69,18 @@ impl Backlog {
              CREATE PUBLICATION keys FOR TABLE items (id), orders (id), users (id);
              CREATE PUBLICATION \"full\" FOR TABLE items, orders, users;"
         ));
-        self.sql.run("VACUUM ANALYZE");
-        self.sql.run("CHECKPOINT");
+        sql.run("VACUUM ANALYZE");
+        sql.run("CHECKPOINT");
+        Backlog { database, sql, changes, tables, other_rules: String::new(), end: String::new(), slots: 0 }
+    }
+
+    /// Has the changes written, in place of those that stood here before. No row may be written twice.
+    pub(crate) fn log(&mut self, write: impl FnOnce(&mut Backlog)) {
+        let _none = self.sql.try_run("SELECT pg_drop_replication_slot('base')");
+        self.sql.run("SELECT pg_create_logical_replication_slot('base', 'pgoutput')");
+        write(self);
+        self.sql.run("SELECT pg_sleep(0.5)"); // the WAL writer's turn: nothing else flushes an asynchronous commit
+        self.end = self.sql.one("SELECT pg_current_wal_flush_lsn()");
     }
 
     fn single_rows(&mut self) {
@@ -121,15 +129,48 @@ impl Backlog {
         }
     }
 
+    /// Updates all `items`, 20 rows a transaction; `others` of these changes are INSERTs into one of so many tables
+    /// `t0`, `t1`, … in turn.
+    pub(crate) fn twenties(&mut self, tables: u64, others: u64) {
+        let (mut script, mut next, mut last) = (String::new(), 0, 0);
+        for number in 0..self.changes / 20 {
+            let first = last + 1;
+            last += 20 - others;
+            let _ = write!(script, "BEGIN; UPDATE items SET n = n + 1 WHERE id BETWEEN {first} AND {last};");
+            for _row in 0..others {
+                let _ = write!(script, "INSERT INTO t{} (n) VALUES (1);", next % tables);
+                next += 1;
+            }
+            script.push_str("COMMIT;");
+            if number % 100 == 99 || number + 1 == self.changes / 20 {
+                self.sql.run(&std::mem::take(&mut script));
+            }
+        }
+        self.tables[0].changes = last;
+    }
+
     /// The keys of all changes; no two are the same.
     pub(crate) fn keys(&self) -> impl Iterator<Item = String> + '_ {
-        self.tables.iter().flat_map(|table| (1..=table.changes).map(|id| format!("{}:{id}", table.prefix)))
+        let templates = self.tables.iter().flat_map(|table| table.templates.iter().map(move |it| (table.changes, it)));
+        templates.flat_map(|(changes, template)| {
+            let (before, after) = template.split_once("{id}").expect("a placeholder");
+            (1..=changes).map(move |id| format!("{before}{id}{after}"))
+        })
+    }
+
+    /// How many they are.
+    pub(crate) fn keys_count(&self) -> u64 {
+        self.tables.iter().map(|table| table.changes * table.templates.len() as u64).sum()
     }
 
     /// coherd's rules for them.
     pub(crate) fn rules(&self) -> String {
-        let rule = |table: &Table| format!("  - {{ table: {}, keys: [\"{}:{{id}}\"] }}\n", table.name, table.prefix);
-        format!("rules:\n{}", self.tables.iter().map(rule).collect::<String>())
+        let rule = |table: &Table| {
+            let keys: Vec<String> = table.templates.iter().map(|template| format!("\"{template}\"")).collect();
+            format!("  - {{ table: {}, keys: [{}] }}\n", table.name, keys.join(", "))
+        };
+        let rules: String = self.tables.iter().filter(|table| !table.templates.is_empty()).map(rule).collect();
+        format!("rules:\n{rules}{}", self.other_rules)
     }
 
     /// A slot that has the whole backlog before it.

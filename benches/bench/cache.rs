@@ -70,7 +70,10 @@ impl Cache {
         for (field, value) in ["applied", "system_id", "timeline"].iter().zip(&row[0]) {
             record.arg(field).arg(value);
         }
-        record.arg("settled").arg(&row[0][0]).arg("marks").arg("new").arg("updated_ms").arg(0);
+        for field in ["struck", "settled"] {
+            record.arg(field).arg(&row[0][0]);
+        }
+        record.arg("marks").arg("new").arg("updated_ms").arg(0);
         let () = record.query(&mut self.client).expect("HSET");
     }
 

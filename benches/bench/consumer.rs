@@ -56,10 +56,10 @@ impl Place<'_> {
 
 impl Follower {
     /// `coherd run` into `caches`; `rest` is the configuration after source and targets. `program` is another build.
-    pub(crate) fn coherd(place: &Place, caches: &[&Cache], rest: &str, program: Option<&Path>) -> Follower {
+    pub(crate) fn coherd(place: &Place, caches: &[Cache], rest: &str, program: Option<&Path>) -> Follower {
         let (dir, admin) = (tempfile::tempdir().expect("temp dir"), free_port());
         let target =
-            |(i, cache): (usize, &&Cache)| format!("  cache{i}: {{ url: \"{}\" }}\n", cache.url(place.transport));
+            |(i, cache): (usize, &Cache)| format!("  cache{i}: {{ url: \"{}\" }}\n", cache.url(place.transport));
         let text = format!(
             "source: {{ dsn: \"{}\", slot: {}, publication: {} }}\ntargets:\n{}admin: {{ listen: \"127.0.0.1:{admin}\" }}\n{rest}",
             place.dsn(),
@@ -95,6 +95,11 @@ impl Follower {
         Usage::of(self.pid()).unwrap_or_else(|| panic!("it ended: {}", self.server.output()))
     }
 
+    /// Everything it has printed.
+    pub(crate) fn output(&self) -> String {
+        self.server.output()
+    }
+
     /// Panics with its last words if it has ended.
     pub(crate) fn must_live(&self) {
         assert!(!self.server.has_ended(), "it ended: {}", self.server.output());
@@ -111,14 +116,12 @@ impl Follower {
 
     /// The sum of a metric of coherd over its labels.
     pub(crate) fn metric(&self, name: &str) -> Option<f64> {
-        let (_, text) = http_get(self.admin, "/metrics")?;
-        let mut found = None;
-        for line in text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
-        {
-            let value: f64 = line.rsplit_once(' ')?.1.parse().ok()?;
-            found = Some(found.unwrap_or(0.0) + value);
-        }
-        found
+        metric(&self.metrics()?, name)
+    }
+
+    /// All metrics of coherd.
+    pub(crate) fn metrics(&self) -> Option<String> {
+        http_get(self.admin, "/metrics").map(|(_, text)| text)
     }
 
     /// Its directory, for more files.
@@ -143,4 +146,12 @@ pub(crate) fn begun(sql: &mut Client, slot: &str, mut ended: impl FnMut() -> boo
         let pid = sql.one(&ask).parse().ok().map(|pid| Some((pid, Instant::now())));
         pid.or_else(|| ended().then_some(None))
     })
+}
+
+/// The sum of a metric over its labels.
+pub(crate) fn metric(metrics: &str, name: &str) -> Option<f64> {
+    let is_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+    let values: Vec<f64> =
+        metrics.lines().filter(is_it).filter_map(|line| line.rsplit_once(' ')?.1.parse().ok()).collect();
+    (!values.is_empty()).then(|| values.iter().sum())
 }

@@ -4,6 +4,7 @@
 //! pg_recvlogical when it has ended at the end of the backlog, for the others when the last key is gone from Redis. CPU
 //! time and context switches are those between these two moments.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ use crate::support::wait::until_within;
 
 const PATIENCE: Duration = Duration::from_mins(15);
 
+/// Longer than the walsender takes to read a large transaction before it sends the first row of it.
+const STALL: Duration = Duration::from_mins(1);
+
 /// One drain.
 #[derive(Clone, Copy)]
 pub(crate) struct Drain {
@@ -32,7 +36,7 @@ pub(crate) struct Drain {
 /// Every drain that was asked for.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let server = Arc::new(Postgres::start(SETTINGS));
-    let mut cache = Cache::start();
+    let mut caches = [Cache::start()];
     for &shape in &options.shapes {
         let mut backlog = Backlog::write(&server, shape, options.changes);
         for &transport in &options.transports {
@@ -40,7 +44,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
                 let mut drains: Vec<Vec<Drain>> = vec![Vec::new(); options.consumers.len()];
                 for _round in 0..options.rounds {
                     for (consumer, drains) in options.consumers.iter().zip(&mut drains) {
-                        drains.push(drain(&mut backlog, &mut cache, *consumer, (transport, columns)));
+                        drains.push(drain(&mut backlog, &mut caches, *consumer, (transport, columns)));
                     }
                 }
                 let name = (shape, transport, columns);
@@ -54,7 +58,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
 /// One drain by one consumer. Panics where a key is left.
 pub(crate) fn drain(
     backlog: &mut Backlog,
-    cache: &mut Cache,
+    caches: &mut [Cache],
     consumer: Consumer,
     (transport, columns): (Transport, Columns),
 ) -> Drain {
@@ -62,8 +66,8 @@ pub(crate) fn drain(
     let drained = if consumer == Consumer::PgRecvlogical {
         by_pg_recvlogical(backlog, &slot, transport, columns)
     } else {
-        cache.fill(backlog.keys());
-        by_follower(backlog, cache, &slot, consumer, (transport, columns))
+        let how = How { consumer, transport, publication: columns.word(), program: None };
+        by_follower(backlog, caches, &slot, &how, |_, _| ())
     };
     backlog.drop_slot(&slot);
     drained
@@ -93,39 +97,70 @@ fn by_pg_recvlogical(backlog: &mut Backlog, slot: &str, transport: Transport, co
     Drain { seconds, usage: Usage { peak_rss_kib, ..its.since(before) }, walsender: theirs.cpu_seconds }
 }
 
-fn by_follower(
+/// A drain by coherd or the floor.
+pub(crate) struct How<'a> {
+    pub(crate) consumer: Consumer,
+    pub(crate) transport: Transport,
+    pub(crate) publication: &'a str,
+    /// Another build of coherd.
+    pub(crate) program: Option<&'a Path>,
+}
+
+/// Drains `slot` by coherd or the floor. `watch` is called every few milliseconds with the number of keys that are left.
+pub(crate) fn by_follower(
     backlog: &mut Backlog,
-    cache: &mut Cache,
+    caches: &mut [Cache],
     slot: &str,
-    consumer: Consumer,
-    (transport, columns): (Transport, Columns),
+    how: &How,
+    mut watch: impl FnMut(&Follower, u64),
 ) -> Drain {
-    let place = Place { database: &backlog.database, transport, slot, publication: columns.word() };
+    for cache in &mut *caches {
+        cache.fill(backlog.keys());
+    }
+    let consumer = how.consumer;
+    let place = Place { database: &backlog.database, transport: how.transport, slot, publication: how.publication };
     // The record stays, and is the only key of coherd's own.
     let (follower, rest) = if consumer == Consumer::Coherd {
-        cache.record(&mut backlog.sql, slot);
-        (Follower::coherd(&place, &[&*cache], &backlog.rules(), None), 1)
+        for cache in &mut *caches {
+            cache.record(&mut backlog.sql, slot);
+        }
+        (Follower::coherd(&place, caches, &backlog.rules(), how.program), caches.len() as u64)
     } else {
-        (Follower::floor(&place, cache), 0)
+        (Follower::floor(&place, &caches[0]), 0)
     };
+    let mut size = || caches.iter_mut().map(Cache::size).sum::<u64>();
     let lives = || {
         follower.must_live();
         false
     };
     let (walsender, began) = begun(&mut backlog.sql, slot, lives).expect("it lives");
     let (before, theirs) = (follower.usage(), Usage::of(walsender).unwrap_or_default());
+    let mut last = (u64::MAX, Instant::now());
     until_within(PATIENCE, "every key of the backlog is gone", || {
         follower.must_live();
-        (cache.size() <= rest).then_some(())
+        let left = size().saturating_sub(rest);
+        if left < last.0 {
+            last = (left, Instant::now());
+        }
+        assert!(last.1.elapsed() < STALL, "{left} keys are left and none goes: {}", follower.output());
+        watch(&follower, left);
+        (left == 0).then_some(())
     });
     let seconds = began.elapsed().as_secs_f64();
     let usage = follower.usage().since(before);
     let walsender = Usage::of(walsender).map_or(f64::NAN, |now| now.since(theirs).cpu_seconds);
-    assert_eq!(cache.size(), rest, "keys in the cache");
+    assert_eq!(size(), rest, "keys in the cache");
+    let keys = backlog.keys_count() * caches.len() as u64;
+    must_be_true(backlog, &follower, slot, consumer, keys);
+    Drain { seconds, usage, walsender }
+}
+
+/// Every key was deleted by its name, and the end is acknowledged.
+fn must_be_true(backlog: &mut Backlog, follower: &Follower, slot: &str, consumer: Consumer, keys: u64) {
     if consumer == Consumer::Coherd {
         follower.settled(&backlog.end);
         let hit = follower.metric("coherd_keys_hit_total");
-        assert_eq!(hit, Some(backlog.changes as f64), "every key was deleted by its name");
+        assert_eq!(hit, Some(keys as f64), "every key was deleted by its name");
         assert_eq!(follower.metric("coherd_flushes_total"), None, "nothing was flushed");
     } else {
         let confirmed = format!(
@@ -136,7 +171,6 @@ fn by_follower(
             (backlog.sql.one(&confirmed) == "t").then_some(())
         });
     }
-    Drain { seconds, usage, walsender }
 }
 
 fn tell(

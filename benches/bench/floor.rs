@@ -6,10 +6,10 @@
 //! the path of a unix socket. It follows the slot until it is killed.
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
+
+use crate::session::{Session, Socket};
 
 /// Keys of one UNLINK.
 const KEYS_MAX: usize = 256;
@@ -21,61 +21,29 @@ const BEHIND_BYTES: usize = 4 * 1024;
 
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(100);
 
-const INBOX_BYTES: usize = 256 * 1024;
-
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Socket {
-    fn connect(address: &str) -> Socket {
-        if address.starts_with('/') {
-            return Socket::Unix(UnixStream::connect(address).expect("connects"));
-        }
-        let tcp = TcpStream::connect(address).expect("connects");
-        tcp.set_nodelay(true).expect("nodelay");
-        Socket::Tcp(tcp)
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self {
-            Socket::Tcp(tcp) => tcp.read(buffer),
-            Socket::Unix(unix) => unix.read(buffer),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        match self {
-            Socket::Tcp(tcp) => tcp.write_all(bytes),
-            Socket::Unix(unix) => unix.write_all(bytes),
-        }
-        .expect("sends");
-    }
-
-    fn wake_every(&self, pause: Duration) {
-        match self {
-            Socket::Tcp(tcp) => tcp.set_read_timeout(Some(pause)),
-            Socket::Unix(unix) => unix.set_read_timeout(Some(pause)),
-        }
-        .expect("a time-out");
-    }
-}
-
 /// Follows the slot for ever.
 pub(crate) fn run(args: &[String]) -> ! {
     let [postgres, database, slot, publication, redis] = args else { panic!("floor: five arguments") };
-    let mut floor = Floor::connect(postgres, database, redis);
-    let start = format!(
+    let mut postgres = Session::connect_with(postgres, database, &[("replication", "database")]);
+    postgres.send(&format!(
         "START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 (proto_version '1', publication_names '\"{publication}\"')"
-    );
-    floor.start(&start);
+    ));
+    postgres.until(b'W', |_, _| ());
+    postgres.socket.wake_every(ACKNOWLEDGE_EVERY);
+    let mut floor = Floor {
+        postgres,
+        cache: Cache::connect(redis),
+        relations: HashMap::new(),
+        read: 0,
+        acknowledged: 0,
+        acknowledged_at: Instant::now(),
+        reply_wanted: false,
+    };
     floor.follow()
 }
 
 struct Floor {
-    postgres: Socket,
-    inbox: Inbox,
+    postgres: Session,
     cache: Cache,
     /// Prefix of a relation's keys and place of its column `id`.
     relations: HashMap<u32, (Vec<u8>, usize)>,
@@ -87,57 +55,10 @@ struct Floor {
 }
 
 impl Floor {
-    fn connect(postgres: &str, database: &str, redis: &str) -> Floor {
-        let mut socket = Socket::connect(postgres);
-        let mut startup = vec![0, 0, 0, 0, 0, 3, 0, 0];
-        for (name, value) in [("user", "postgres"), ("database", database), ("replication", "database")] {
-            startup.extend_from_slice(format!("{name}\0{value}\0").as_bytes());
-        }
-        startup.push(0);
-        let length = u32::try_from(startup.len()).expect("short");
-        startup[..4].copy_from_slice(&length.to_be_bytes());
-        socket.write(&startup);
-        Floor {
-            postgres: socket,
-            inbox: Inbox { bytes: vec![0; INBOX_BYTES], begin: 0, end: 0, last_read: 0 },
-            cache: Cache::connect(redis),
-            relations: HashMap::new(),
-            read: 0,
-            acknowledged: 0,
-            acknowledged_at: Instant::now(),
-            reply_wanted: false,
-        }
-    }
-
-    fn start(&mut self, command: &str) {
-        self.greeted(b'Z');
-        let mut query = vec![b'Q'];
-        query.extend_from_slice(&u32::try_from(command.len() + 5).expect("short").to_be_bytes());
-        query.extend_from_slice(command.as_bytes());
-        query.push(0);
-        self.postgres.write(&query);
-        self.greeted(b'W');
-        self.postgres.wake_every(ACKNOWLEDGE_EVERY);
-    }
-
-    /// Reads up to a message `last`.
-    fn greeted(&mut self, last: u8) {
-        loop {
-            match self.inbox.take() {
-                Some((b'E', body)) => panic!("{}", String::from_utf8_lossy(body)),
-                Some((tag, _)) if tag == last => return,
-                Some(_) => {}
-                None => {
-                    self.inbox.fill(&mut self.postgres).expect("reads");
-                }
-            }
-        }
-    }
-
     fn follow(&mut self) -> ! {
-        let coalesce = matches!(self.postgres, Socket::Tcp(_));
+        let coalesce = self.postgres.socket.is_tcp();
         loop {
-            while let Some((tag, body)) = self.inbox.take() {
+            while let Some((tag, body)) = self.postgres.inbox.take() {
                 match (tag, body.first()) {
                     (b'd', Some(b'w')) => change(&body[25..], &mut self.relations, &mut self.cache, &mut self.read),
                     (b'd', Some(b'k')) => self.reply_wanted |= body[17] != 0,
@@ -145,7 +66,7 @@ impl Floor {
                     _ => {}
                 }
             }
-            let behind = self.inbox.last_read >= BEHIND_BYTES;
+            let behind = self.postgres.inbox.last_read >= BEHIND_BYTES;
             self.cache.send();
             if !behind {
                 self.cache.confirmed();
@@ -154,11 +75,11 @@ impl Floor {
             if behind && coalesce {
                 std::thread::sleep(PAUSE);
             }
-            match self.inbox.fill(&mut self.postgres) {
+            match self.postgres.inbox.fill(&mut self.postgres.socket) {
                 Ok(0) => panic!("the server ended the stream"),
                 Ok(_) => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    self.inbox.last_read = 0;
+                    self.postgres.inbox.last_read = 0;
                 }
                 Err(error) => panic!("{error}"),
             }
@@ -178,40 +99,7 @@ impl Floor {
             status.extend_from_slice(&self.acknowledged.to_be_bytes());
         }
         status.extend_from_slice(&[0; 9]);
-        self.postgres.write(&status);
-    }
-}
-
-/// What has arrived and is not yet read.
-struct Inbox {
-    bytes: Vec<u8>,
-    begin: usize,
-    end: usize,
-    last_read: usize,
-}
-
-impl Inbox {
-    fn take(&mut self) -> Option<(u8, &[u8])> {
-        let here = &self.bytes[self.begin..self.end];
-        let (header, rest) = here.split_first_chunk::<5>()?;
-        let body = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize - 4;
-        if rest.len() < body {
-            return None;
-        }
-        let begin = self.begin + 5;
-        self.begin = begin + body;
-        Some((header[0], &self.bytes[begin..begin + body]))
-    }
-
-    fn fill(&mut self, socket: &mut Socket) -> std::io::Result<usize> {
-        self.bytes.copy_within(self.begin..self.end, 0);
-        (self.begin, self.end) = (0, self.end - self.begin);
-        if self.end == self.bytes.len() {
-            self.bytes.resize(self.bytes.len() * 2, 0);
-        }
-        self.last_read = socket.read(&mut self.bytes[self.end..])?;
-        self.end += self.last_read;
-        Ok(self.last_read)
+        self.postgres.socket.write(&status);
     }
 }
 
@@ -273,7 +161,8 @@ fn number(bytes: &[u8]) -> u32 {
     u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
-struct Cache {
+/// UNLINKs on their way to Redis.
+pub(crate) struct Cache {
     redis: Socket,
     /// The arguments of the UNLINK that gathers.
     keys: Vec<u8>,
@@ -286,13 +175,14 @@ struct Cache {
 }
 
 impl Cache {
-    fn connect(address: &str) -> Cache {
+    pub(crate) fn connect(address: &str) -> Cache {
         let redis = Socket::connect(address);
         let (keys, commands, replies) = (Vec::new(), Vec::new(), vec![0; 16 * 1024]);
         Cache { redis, keys, count: 0, commands, complete: 0, unanswered: 0, replies }
     }
 
-    fn unlink(&mut self, prefix: &[u8], value: &[u8]) {
+    /// Gathers a key.
+    pub(crate) fn unlink(&mut self, prefix: &[u8], value: &[u8]) {
         self.keys.push(b'$');
         decimal(prefix.len() + value.len(), &mut self.keys);
         self.keys.extend_from_slice(b"\r\n");
@@ -316,7 +206,7 @@ impl Cache {
     }
 
     /// Sends what has gathered, once what was sent before is confirmed.
-    fn send(&mut self) {
+    pub(crate) fn send(&mut self) {
         self.complete();
         if self.complete > 0 {
             self.confirmed();
@@ -327,7 +217,7 @@ impl Cache {
     }
 
     /// Waits for the replies: one number a line.
-    fn confirmed(&mut self) {
+    pub(crate) fn confirmed(&mut self) {
         while self.unanswered > 0 {
             let count = self.redis.read(&mut self.replies).expect("Redis answers");
             assert!(count > 0, "Redis hung up");

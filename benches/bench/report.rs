@@ -1,56 +1,189 @@
-//! What was measured: said at once, kept for the end.
+//! What was measured: said at once, and kept in `target/bench`, where a later run of other parts adds to it.
+//!
+//! `result.json` has the machine and the tables; `performance.md` is the same for people, and `docs/performance.md` is one
+//! such page (`KEEP=1` puts it there).
 
-use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+use std::process::Command;
 
-/// Cells under their names, in order.
-type Row = Vec<(String, Value)>;
+use serde_json::{Value, json};
 
-/// Tables of rows, in the order in which they came.
-#[derive(Default)]
+/// What the tables say, for the page.
+const ABOUT: &[(&str, &str)] = &[
+    (
+        "drain",
+        "A backlog of changes (a: single-row transactions, b: one transaction, c: transactions of 10 to 100 rows over three \
+         tables), drained alternately; medians of all rounds. *floor* is a bare consumer of the bench: one thread, no TLS, no \
+         record, no gate, no retries. floor and coherd delete every key from Redis, pg_recvlogical writes to /dev/null. The \
+         clock starts when the walsender holds the slot and stops when the last key is gone.",
+    ),
+    ("drain, coherd beside the others", "The ratios of the table above."),
+    (
+        "inside, key columns",
+        "System calls of the whole process (perf), allocations between a fifth and nine tenths of the backlog.",
+    ),
+    (
+        "live",
+        "Single-row commits at a fixed rate by 8 sessions, `fsync = on`, `synchronous_commit = on`: from the moment at which \
+         COMMIT has returned to the one at which Redis tells that the key is gone; medians of all rounds.",
+    ),
+    (
+        "writers",
+        "Transactions a second of 4 sessions that write as fast as they can, on the same cores as everything else, so that \
+         whatever a consumer and its walsender use is missing for the writers. The ratio is the median of the rounds' own.",
+    ),
+    (
+        "growth",
+        "One thing more of at a time; transactions of 20 rows, TCP. ![CPU time as rules, tables, keys and targets grow](growth.svg)",
+    ),
+    (
+        "large transaction",
+        "One INSERT of so many rows, each with a key, beside small commits on another table, one after the other.",
+    ),
+    (
+        "large transaction, drained by pg_recvlogical",
+        "Protocol 1 decodes at commit; protocol 2 sends in pieces before it.",
+    ),
+];
+
+/// Rows under the names of their columns.
+struct Table {
+    name: String,
+    date: String,
+    rows: Vec<Vec<(String, Value)>>,
+}
+
+/// Tables, in the order in which they came.
 pub(crate) struct Report {
-    tables: Vec<(String, Vec<Row>)>,
+    tables: Vec<Table>,
+    /// Names of those that were measured before and are still good.
+    earlier: Vec<String>,
+    date: String,
 }
 
 impl Report {
+    /// With what earlier runs have left.
+    pub(crate) fn open() -> Report {
+        let text = std::fs::read_to_string(directory().join("result.json")).unwrap_or_default();
+        let kept: Value = serde_json::from_str(&text).unwrap_or_default();
+        let tables: Vec<Table> =
+            kept["tables"].as_array().map(|all| all.iter().filter_map(read).collect()).unwrap_or_default();
+        let earlier = tables.iter().map(|table| table.name.clone()).collect();
+        Report { tables, earlier, date: output("date", &["-u", "+%F"]) }
+    }
+
     /// Adds a row to a table and prints it.
-    pub(crate) fn row(&mut self, table: &str, cells: &[(&str, Value)]) {
+    pub(crate) fn row(&mut self, name: &str, cells: &[(&str, Value)]) {
         let said: Vec<String> = cells.iter().map(|(name, value)| format!("{name} {}", text(value))).collect();
-        println!("{table}: {}", said.join(" · "));
-        let row: Row = cells.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        match self.tables.iter_mut().find(|(name, _)| name == table) {
-            Some((_, rows)) => rows.push(row),
-            None => self.tables.push((table.to_owned(), vec![row])),
+        println!("{name}: {}", said.join(" · "));
+        let row = cells.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        if let Some(place) = self.earlier.iter().position(|its| its == name) {
+            self.earlier.remove(place);
+            self.tables.retain(|table| table.name != name);
+        }
+        match self.tables.iter_mut().find(|table| table.name == name) {
+            Some(table) => table.rows.push(row),
+            None => self.tables.push(Table { name: name.to_owned(), date: self.date.clone(), rows: vec![row] }),
         }
     }
 
-    /// Every table as Markdown.
-    pub(crate) fn markdown(&self) -> String {
-        let mut page = String::new();
-        for (table, rows) in &self.tables {
-            let mut columns: Vec<&String> = Vec::new();
-            for (name, _) in rows.iter().flatten() {
-                if !columns.contains(&name) {
-                    columns.push(name);
-                }
+    /// Prints the page and keeps everything.
+    pub(crate) fn close(&self) {
+        let machine = machine();
+        let table = |table: &Table| json!({ "name": table.name, "date": table.date, "rows": table.rows });
+        let tables: Vec<Value> = self.tables.iter().map(table).collect();
+        let result = json!({ "machine": machine, "tables": tables });
+        keep("result.json", &serde_json::to_string_pretty(&result).expect("JSON"));
+        let page = self.page(&machine);
+        keep("performance.md", &page);
+        println!("\n{page}");
+        if std::env::var("KEEP").is_ok_and(|keep| keep == "1") {
+            let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs");
+            for name in ["performance.md", "growth.svg"] {
+                let copied = std::fs::copy(directory().join(name), docs.join(name));
+                copied.unwrap_or_else(|error| panic!("{name}: {error}"));
             }
-            let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-            page.extend(["\n## ", table, "\n\n"]);
-            page += &line(columns.iter().map(ToString::to_string).collect());
-            page += &line(columns.iter().map(|_| "---".to_owned()).collect());
-            for row in rows {
-                let cell = |name: &String| row.iter().find(|(its, _)| its == name).map(|(_, value)| text(value));
-                page += &line(columns.iter().map(|name| cell(name).unwrap_or_default()).collect());
-            }
+        }
+    }
+
+    fn page(&self, machine: &[(String, String)]) -> String {
+        let mut page =
+            String::from("# Performance\n\nMeasured by `make bench` (`benches/bench`), all on one machine:\n\n");
+        for (name, value) in machine {
+            page.extend(["- ", name, ": ", value, "\n"]);
+        }
+        if let Ok(caveat) = std::env::var("CAVEAT") {
+            page.extend(["\n", &caveat, "\n"]);
+        }
+        for (name, about) in ABOUT {
+            let Some(table) = self.tables.iter().find(|table| table.name == *name) else { continue };
+            page.extend(["\n## ", name, "\n\n", about, " (", &table.date, ")\n\n"]);
+            table.markdown(&mut page);
         }
         page
     }
+}
 
-    /// Every table as JSON.
-    pub(crate) fn json(&self) -> Value {
-        let object = |row: &Row| row.iter().cloned().collect::<Map<_, _>>();
-        let rows = |rows: &Vec<Row>| json!(rows.iter().map(object).collect::<Vec<_>>());
-        json!(self.tables.iter().map(|(name, all)| (name.clone(), rows(all))).collect::<Map<_, _>>())
+impl Table {
+    fn markdown(&self, page: &mut String) {
+        let mut columns: Vec<&String> = Vec::new();
+        for (name, _) in self.rows.iter().flatten() {
+            if !columns.contains(&name) {
+                columns.push(name);
+            }
+        }
+        let mut line = |cells: Vec<String>| page.extend(["| ", &cells.join(" | "), " |\n"]);
+        line(columns.iter().map(ToString::to_string).collect());
+        line(columns.iter().map(|_| "---".to_owned()).collect());
+        for row in &self.rows {
+            let cell = |name: &String| row.iter().find(|(its, _)| its == name).map(|(_, value)| text(value));
+            line(columns.iter().map(|name| cell(name).unwrap_or_default()).collect());
+        }
     }
+}
+
+fn read(table: &Value) -> Option<Table> {
+    let rows = serde_json::from_value(table["rows"].clone()).ok()?;
+    Some(Table { name: table["name"].as_str()?.to_owned(), date: table["date"].as_str()?.to_owned(), rows })
+}
+
+/// What it ran on.
+fn machine() -> Vec<(String, String)> {
+    let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpus = file("/proc/cpuinfo");
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
+    let kib: u64 =
+        field(&file("/proc/meminfo"), "MemTotal").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let postgres = crate::support::postgres::bin_dir().join("postgres").display().to_string();
+    let pairs = [
+        ("CPU", format!("{}, {cores} cores", field(&cpus, "model name"))),
+        ("memory", format!("{} GiB", (kib + (1 << 19)) >> 20)),
+        ("kernel", format!("Linux {}", file("/proc/sys/kernel/osrelease").trim())),
+        ("Postgres", output(&postgres, &["--version"])),
+        ("Redis", output("redis-server", &["--version"]).split(" sha=").next().unwrap_or_default().to_owned()),
+        ("Rust", output("rustc", &["--version"])),
+        ("coherd", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    pairs.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+}
+
+/// Keeps a file beside the tables.
+pub(crate) fn keep(name: &str, text: &str) {
+    std::fs::create_dir_all(directory()).expect("target/bench");
+    std::fs::write(directory().join(name), text).expect("target/bench");
+}
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench")
 }
 
 /// Three digits that count; large numbers in full.
@@ -62,7 +195,7 @@ fn text(value: &Value) -> String {
         Value::Number(number) => match number.as_f64() {
             Some(n) if n.fract() == 0.0 || n.abs() >= 100.0 => format!("{n:.0}"),
             Some(n) if n.abs() >= 10.0 => format!("{n:.1}"),
-            Some(n) if n.abs() >= 0.01 => format!("{n:.2}"),
+            Some(n) if n.abs() >= 0.1 => format!("{n:.2}"),
             Some(n) => format!("{n:.4}"),
             None => number.to_string(),
         },

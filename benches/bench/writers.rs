@@ -1,0 +1,171 @@
+//! What writers pay: transactions a second of several sessions that write as fast as they can, with nobody following,
+//! with the floor, with coherd, and with the two usual ways that need no log: a trigger that notifies a listener, and a trigger that
+//! fills an outbox table for a poller. Rounds alternate, and each is held against its own "nobody".
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::floor::Cache as Unlinks;
+use crate::live::{ROWS, Stage};
+use crate::meter::median;
+use crate::options::{Consumer, Options, Transport, number};
+use crate::report::Report;
+
+const SESSIONS: u64 = 4;
+
+/// How often the outbox is looked at.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Who invalidates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Nobody,
+    Floor,
+    Coherd,
+    Notify,
+    Outbox,
+}
+
+const WAYS: [(Way, &str); 5] = [
+    (Way::Nobody, "a slot that nobody drains"),
+    (Way::Floor, "floor"),
+    (Way::Coherd, "coherd"),
+    (Way::Notify, "trigger + NOTIFY"),
+    (Way::Outbox, "outbox table, polled every 10 ms"),
+];
+
+/// Every way, in alternating rounds.
+pub(crate) fn run(options: &Options, report: &mut Report) {
+    let time = Duration::from_secs_f64(number("WRITERS_SECONDS", 4.0));
+    let mut stage = Stage::set();
+    stage.database.run(
+        "CREATE TABLE notified (LIKE items INCLUDING ALL); INSERT INTO notified SELECT * FROM items;
+         CREATE TABLE polled (LIKE items INCLUDING ALL); INSERT INTO polled SELECT * FROM items;
+         CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text NOT NULL);
+         CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_notify('gone', 'item:' || NEW.id); RETURN NULL; END $$;
+         CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO outbox (key) VALUES ('item:' || NEW.id); RETURN NULL; END $$;
+         CREATE TRIGGER tell AFTER UPDATE ON notified FOR EACH ROW EXECUTE FUNCTION tell();
+         CREATE TRIGGER keep AFTER UPDATE ON polled FOR EACH ROW EXECUTE FUNCTION keep();",
+    );
+    stage.database.run("SELECT pg_create_logical_replication_slot('undrained', 'pgoutput')");
+    stage.database.run("VACUUM ANALYZE");
+    let mut rounds: Vec<Vec<f64>> = Vec::new();
+    one(&mut stage, Way::Nobody, time / 2); // the first one finds everything cold
+    for round in 0..options.rounds.max(5) {
+        let mut tps = vec![0.0; WAYS.len()];
+        // Each round begins with another one, so that none has always the same place.
+        for place in 0..WAYS.len() {
+            let way = (place + round) % WAYS.len();
+            tps[way] = one(&mut stage, WAYS[way].0, time);
+        }
+        rounds.push(tps);
+    }
+    for (place, (_, name)) in WAYS.iter().enumerate() {
+        let tps = median(rounds.iter().map(|round| round[place]));
+        let ratio = median(rounds.iter().map(|round| round[place] / round[0]));
+        let each: Vec<u64> = rounds.iter().map(|round| round[place] as u64).collect();
+        report.row(
+            "writers",
+            &[
+                ("followed by", json!(name)),
+                ("tps", json!(tps.round())),
+                ("÷ nobody", json!(ratio)),
+                ("rounds, tps", json!(each)),
+            ],
+        );
+    }
+}
+
+/// Transactions a second.
+fn one(stage: &mut Stage, way: Way, time: Duration) -> f64 {
+    let mut sql = stage.database.client();
+    // Dead rows of the round before cost the next one.
+    sql.run("VACUUM");
+    sql.run("CHECKPOINT");
+    let follower = match way {
+        Way::Coherd => Some(Consumer::Coherd),
+        Way::Floor => Some(Consumer::Floor),
+        _ => None,
+    };
+    let follower = follower.map(|consumer| stage.follow(&mut sql, "followed", consumer, Transport::Tcp));
+    let stage = &*stage;
+    let (over, ready) = (AtomicBool::new(false), AtomicBool::new(!matches!(way, Way::Notify | Way::Outbox)));
+    let tps = std::thread::scope(|scope| {
+        let helper = scope.spawn(|| match way {
+            Way::Notify => listen(stage, &ready, &over),
+            Way::Outbox => poll(stage, &ready, &over),
+            _ => (),
+        });
+        while !ready.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let table = match way {
+            Way::Notify => "notified",
+            Way::Outbox => "polled",
+            _ => "items",
+        };
+        let began = Instant::now();
+        let writers: Vec<_> =
+            (0..SESSIONS).map(|writer| scope.spawn(move || write(stage, table, writer, time))).collect();
+        let done: u64 = writers.into_iter().map(|writer| writer.join().expect("it writes")).sum();
+        let tps = done as f64 / began.elapsed().as_secs_f64();
+        over.store(true, Ordering::SeqCst);
+        helper.join().expect("it helps");
+        tps
+    });
+    if let Some(follower) = follower {
+        follower.must_live();
+        drop(follower);
+        let drop_it = "SELECT pg_drop_replication_slot('followed')";
+        crate::support::wait::until("the slot is free", || sql.try_run(drop_it).ok());
+    }
+    tps
+}
+
+fn write(stage: &Stage, table: &str, writer: u64, time: Duration) -> u64 {
+    let (mut session, mut done, began) = (stage.session(), 0, Instant::now());
+    while began.elapsed() < time {
+        // Far apart, so that no two writers meet.
+        let id = (done * 7919 * SESSIONS + writer) % ROWS + 1;
+        session.run(&format!("UPDATE {table} SET n = n + 1 WHERE id = {id}"));
+        done += 1;
+    }
+    done
+}
+
+/// The listener: a notification holds a process id, a channel and the key, which goes at once.
+fn listen(stage: &Stage, ready: &AtomicBool, over: &AtomicBool) {
+    let (mut session, mut cache) = (stage.session(), Unlinks::connect(&stage.cache.address(Transport::Tcp)));
+    session.run("LISTEN gone");
+    session.socket.wake_every(Duration::from_millis(50));
+    ready.store(true, Ordering::SeqCst);
+    while !over.load(Ordering::SeqCst) {
+        while let Some((tag, body)) = session.inbox.take() {
+            if tag == b'A' {
+                let mut texts = body[4..].split(|byte| *byte == 0);
+                cache.unlink(b"", texts.nth(1).expect("a payload"));
+            }
+        }
+        cache.send();
+        cache.confirmed();
+        let _woken = session.inbox.fill(&mut session.socket);
+    }
+}
+
+/// The poller: takes what stands in the outbox.
+fn poll(stage: &Stage, ready: &AtomicBool, over: &AtomicBool) {
+    let (mut session, mut cache) = (stage.session(), Unlinks::connect(&stage.cache.address(Transport::Tcp)));
+    ready.store(true, Ordering::SeqCst);
+    while !over.load(Ordering::SeqCst) {
+        for key in session.texts("DELETE FROM outbox RETURNING key") {
+            cache.unlink(b"", key.as_bytes());
+        }
+        cache.send();
+        cache.confirmed();
+        std::thread::sleep(POLL);
+    }
+}
