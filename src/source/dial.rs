@@ -240,13 +240,13 @@ async fn open_socket(
     };
     let tcp = TcpStream::connect(address).await.map_err(|error| unreachable(&error))?;
     tune(&tcp, dsn).map_err(|error| SourceError::Lost(format!("the socket cannot be set up: {error}")))?;
-    let Some(tls) = tls.filter(|_| way != Encryption::Plain) else { return Ok(Socket::Tcp(tcp)) };
+    let Some(tls) = tls.filter(|_| way != Encryption::Plain) else { return Ok(Socket::Tcp(Tcp::new(tcp))) };
     if dsn.tls.direct {
         return tls.connect(tcp, host).await;
     }
     match ask_for_tls(tcp).await? {
         (tcp, true) => tls.connect(tcp, host).await,
-        (tcp, false) if way == Encryption::IfOffered => Ok(Socket::Tcp(tcp)),
+        (tcp, false) if way == Encryption::IfOffered => Ok(Socket::Tcp(Tcp::new(tcp))),
         (_, false) => Err(SourceError::Refused(format!(
             "the server does not offer TLS and sslmode={} demands it: set ssl = on there, with ssl_cert_file and \
              ssl_key_file",

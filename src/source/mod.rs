@@ -16,6 +16,7 @@ mod socket;
 pub mod sql;
 pub mod stream;
 pub mod synchronous;
+mod tcp;
 mod timeline;
 mod tls;
 mod verifier;

@@ -25,11 +25,15 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 const STATUS_EVERY_ON_STANDBY: Duration = Duration::from_millis(50);
 
 /// A walsender makes one send for each message. Reading each as it comes wakes us as often and takes the time from the
-/// walsender; so while this much arrives within [`WINDOW`], there is a backlog, and reading waits for [`PAUSE`] while
-/// the socket fills. Over a unix socket, whose buffer is small, it does not pay.
+/// walsender; so while this much arrives within [`WINDOW`], there is a backlog, and the socket is left alone for
+/// [`PAUSE`] while it fills. Over a unix socket, whose buffer is small, it does not pay.
 const BEHIND_BYTES: usize = 4 * 1024;
 const WINDOW: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// While there is a backlog the server is told no more often what is acknowledged: it takes a lock each time, and now and
+/// then writes the slot to its disk.
+const ACKNOWLEDGE_BEHIND_EVERY: Duration = Duration::from_millis(50);
 
 /// A server that shuts down waits until everything is acknowledged, and asks again with each answer. A server that does
 /// not shut down never asks twice in a row, because status updates come long before it grows impatient. So after this
@@ -78,6 +82,8 @@ pub struct PostgresStream {
     /// the next status update would be due.
     send_error: Option<io::Error>,
     status_due: bool,
+    /// What is acknowledged waits for the next status update, which comes soon.
+    acknowledgement_held: bool,
     /// Never behind the slot: before Postgres 17.6 a status with an older position moves the slot back.
     acknowledged: Lsn,
     heartbeat: Interval,
@@ -97,9 +103,9 @@ struct Requests {
     since: Instant,
 }
 
-/// Whether reading waits for the socket to fill.
+/// Whether there is a backlog, and whether reading waits for the socket to fill.
 struct Pace {
-    enabled: bool,
+    pauses: bool,
     began: Instant,
     bytes: usize,
     pause: Option<Pin<Box<Sleep>>>,
@@ -107,19 +113,26 @@ struct Pace {
 }
 
 impl Pace {
-    fn read(&mut self, count: usize) {
-        if !self.enabled {
-            return;
-        }
+    fn new(pauses: bool) -> Pace {
+        Pace { pauses, began: Instant::now(), bytes: 0, pause: None, pausing: false }
+    }
+
+    /// So much was read. Gives whether a pause begins.
+    fn read(&mut self, count: usize) -> bool {
         let now = Instant::now();
         if now.duration_since(self.began) > WINDOW {
             (self.began, self.bytes) = (now, 0);
         }
         self.bytes = self.bytes.saturating_add(count);
-        if self.bytes >= BEHIND_BYTES {
+        self.pausing = self.pauses && self.bytes >= BEHIND_BYTES;
+        if self.pausing {
             self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(now))).as_mut().reset(now + PAUSE);
-            self.pausing = true;
         }
+        self.pausing
+    }
+
+    fn is_behind(&self) -> bool {
+        self.bytes >= BEHIND_BYTES && self.began.elapsed() <= 2 * WINDOW
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -176,7 +189,7 @@ impl PostgresStream {
         }
         let mut heartbeat = tokio::time::interval(every);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let enabled = socket.is_tcp();
+        let pace = Pace::new(socket.is_tcp());
         PostgresStream {
             socket,
             inbox,
@@ -186,7 +199,8 @@ impl PostgresStream {
             status_due: true,
             acknowledged: settings.confirmed,
             heartbeat,
-            pace: Pace { enabled, began: Instant::now(), bytes: 0, pause: None, pausing: false },
+            pace,
+            acknowledgement_held: false,
             silence: Silence::new(),
             requests: Requests { count: 0, since: Instant::now() },
             walsender,
@@ -214,7 +228,9 @@ impl PostgresStream {
         while !self.inbox.has_message() {
             ready!(self.pace.poll(cx));
             let count = ready!(self.inbox.poll_fill(cx, &mut self.socket)).map_err(|error| lost(&error))?;
-            self.pace.read(count);
+            if self.pace.read(count) {
+                self.socket.leave_alone().map_err(|error| lost(&error))?;
+            }
             self.silence = Silence::new();
         }
         Poll::Ready(Ok(()))
@@ -244,7 +260,7 @@ impl PostgresStream {
 
     /// A standby status update. What coherd has acknowledged is written, flushed and applied at once.
     fn write_status(&mut self) {
-        self.status_due = false;
+        (self.status_due, self.acknowledgement_held) = (false, false);
         let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
         let position = self.acknowledged.as_u64();
         self.outbox.put_u8(b'd');
@@ -401,7 +417,11 @@ impl Stream for PostgresStream {
     fn acknowledge(&mut self, at: AckLsn) {
         if at.lsn() > self.acknowledged {
             self.acknowledged = at.lsn();
-            self.status_due = true;
+            if !self.pace.is_behind() {
+                self.status_due = true;
+            } else if !std::mem::replace(&mut self.acknowledgement_held, true) {
+                self.heartbeat.reset_after(ACKNOWLEDGE_BEHIND_EVERY.min(self.heartbeat.period()));
+            }
         }
     }
 
