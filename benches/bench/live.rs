@@ -48,7 +48,12 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
     let seconds: f64 = number("LIVE_SECONDS", 4.0);
     let mut stage = Stage::set();
     let most = stage.most(Duration::from_secs(2));
-    let nobody = [("asked tps", json!("the most")), ("consumer", json!("nobody")), ("tps", json!(most.round()))];
+    let nobody = [
+        ("asked tps", json!("the most")),
+        ("transport", json!(null)),
+        ("consumer", json!("nobody")),
+        ("tps", json!(most.round())),
+    ];
     report.row("live", &nobody);
     for tps in [500.0, 2000.0, (most / 2.0).round()] {
         for &transport in &options.transports {

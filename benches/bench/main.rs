@@ -79,6 +79,7 @@ fn main() {
     for (name, run) in PARTS {
         if options.wants(name) {
             run(&options, &mut report);
+            report.save();
         }
     }
     report.close();

@@ -87,8 +87,21 @@ impl Report {
         }
     }
 
-    /// Prints the page and keeps everything.
+    /// Prints the page; with `KEEP=1` it goes into docs.
     pub(crate) fn close(&self) {
+        println!("\n{}", self.save());
+        if std::env::var("KEEP").is_ok_and(|keep| keep == "1") {
+            let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs");
+            let names = ["performance.md", "growth.svg"];
+            for name in names.into_iter().filter(|name| directory().join(name).exists()) {
+                let copied = std::fs::copy(directory().join(name), docs.join(name));
+                copied.unwrap_or_else(|error| panic!("{name}: {error}"));
+            }
+        }
+    }
+
+    /// Keeps everything measured so far, so that a run which is cut short is not lost, and gives the page.
+    pub(crate) fn save(&self) -> String {
         let machine = machine();
         let table = |table: &Table| json!({ "name": table.name, "date": table.date, "rows": table.rows });
         let tables: Vec<Value> = self.tables.iter().map(table).collect();
@@ -96,14 +109,7 @@ impl Report {
         keep("result.json", &serde_json::to_string_pretty(&result).expect("JSON"));
         let page = self.page(&machine);
         keep("performance.md", &page);
-        println!("\n{page}");
-        if std::env::var("KEEP").is_ok_and(|keep| keep == "1") {
-            let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs");
-            for name in ["performance.md", "growth.svg"] {
-                let copied = std::fs::copy(directory().join(name), docs.join(name));
-                copied.unwrap_or_else(|error| panic!("{name}: {error}"));
-            }
-        }
+        page
     }
 
     fn page(&self, machine: &[(String, String)]) -> String {
