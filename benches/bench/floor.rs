@@ -15,9 +15,10 @@ use crate::session::{Session, Socket};
 const KEYS_MAX: usize = 256;
 
 /// Behind, over TCP, it sleeps before each read, so that the socket fills; over a unix socket, whose buffer is small,
-/// reading at once is faster. Behind is who has just read this much.
+/// reading at once is faster. Behind is who has read this much within the window.
 const PAUSE: Duration = Duration::from_micros(200);
 const BEHIND_BYTES: usize = 4 * 1024;
+const WINDOW: Duration = Duration::from_millis(2);
 
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(100);
 
@@ -57,6 +58,7 @@ struct Floor {
 impl Floor {
     fn follow(&mut self) -> ! {
         let coalesce = self.postgres.socket.is_tcp();
+        let (mut began, mut bytes) = (Instant::now(), 0);
         loop {
             while let Some((tag, body)) = self.postgres.inbox.take() {
                 match (tag, body.first()) {
@@ -66,7 +68,11 @@ impl Floor {
                     _ => {}
                 }
             }
-            let behind = self.postgres.inbox.last_read >= BEHIND_BYTES;
+            if began.elapsed() > WINDOW {
+                (began, bytes) = (Instant::now(), 0);
+            }
+            bytes += self.postgres.inbox.last_read;
+            let behind = bytes >= BEHIND_BYTES;
             self.cache.send();
             if !behind {
                 self.cache.confirmed();

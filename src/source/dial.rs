@@ -15,6 +15,7 @@ use super::dsn::{Dsn, Host, Place, SessionAttrs, SslMode};
 use super::server_error::Doing;
 use super::session::{Failure, lost};
 use super::socket::Socket;
+use super::tcp::Tcp;
 use super::tls::Tls;
 use super::{SourceError, passfile};
 
