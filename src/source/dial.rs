@@ -15,7 +15,6 @@ use super::dsn::{Dsn, Host, Place, SessionAttrs, SslMode};
 use super::server_error::Doing;
 use super::session::{Failure, lost};
 use super::socket::Socket;
-use super::tcp::Tcp;
 use super::tls::Tls;
 use super::{SourceError, passfile};
 
@@ -241,13 +240,13 @@ async fn open_socket(
     };
     let tcp = TcpStream::connect(address).await.map_err(|error| unreachable(&error))?;
     tune(&tcp, dsn).map_err(|error| SourceError::Lost(format!("the socket cannot be set up: {error}")))?;
-    let Some(tls) = tls.filter(|_| way != Encryption::Plain) else { return Ok(Socket::Tcp(Tcp::new(tcp))) };
+    let Some(tls) = tls.filter(|_| way != Encryption::Plain) else { return Ok(Socket::Tcp(tcp)) };
     if dsn.tls.direct {
         return tls.connect(tcp, host).await;
     }
     match ask_for_tls(tcp).await? {
         (tcp, true) => tls.connect(tcp, host).await,
-        (tcp, false) if way == Encryption::IfOffered => Ok(Socket::Tcp(Tcp::new(tcp))),
+        (tcp, false) if way == Encryption::IfOffered => Ok(Socket::Tcp(tcp)),
         (_, false) => Err(SourceError::Refused(format!(
             "the server does not offer TLS and sslmode={} demands it: set ssl = on there, with ssl_cert_file and \
              ssl_key_file",

@@ -16,7 +16,6 @@ mod socket;
 pub mod sql;
 pub mod stream;
 pub mod synchronous;
-mod tcp;
 mod timeline;
 mod tls;
 mod verifier;

@@ -6,24 +6,23 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 use super::binding::server_end_point;
-use super::tcp::Tcp;
 
 /// rustls reads 4 KiB at a time, which would be a system call for every few changes.
 pub(super) const TLS_READ_BYTES: usize = 64 * 1024;
 
 /// A connection on which Postgres's protocol can begin.
 pub(super) enum Socket {
-    Tcp(Tcp),
+    Tcp(TcpStream),
     Unix(UnixStream),
-    Tls(Box<tokio_rustls::client::TlsStream<BufReader<Tcp>>>),
+    Tls(Box<tokio_rustls::client::TlsStream<BufReader<TcpStream>>>),
 }
 
 impl Socket {
-    fn tcp(&self) -> Option<&Tcp> {
+    fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Socket::Tcp(tcp) => Some(tcp),
             Socket::Unix(_) => None,
@@ -34,15 +33,6 @@ impl Socket {
     /// Whether the network is between.
     pub(super) fn is_tcp(&self) -> bool {
         self.tcp().is_some()
-    }
-
-    /// Nothing that arrives wakes anybody, until the next read or write. Only where the network is between.
-    pub(super) fn leave_alone(&mut self) -> io::Result<()> {
-        match self {
-            Socket::Tcp(tcp) => tcp.leave_alone(),
-            Socket::Unix(_) => Ok(()),
-            Socket::Tls(tls) => tls.get_mut().0.get_mut().leave_alone(),
-        }
     }
 
     /// Whether TLS is spoken.

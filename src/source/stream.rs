@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::inbox::{FRAME_BYTES_MAX, Inbox, Message};
 use super::server_error::{Doing, ServerError};
@@ -25,11 +25,15 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 const STATUS_EVERY_ON_STANDBY: Duration = Duration::from_millis(50);
 
 /// A walsender makes one send for each message. Reading each as it comes wakes us as often and takes the time from the
-/// walsender; so while this much arrives within [`WINDOW`], there is a backlog, and the socket is left alone for
-/// [`PAUSE`] while it fills. Over a unix socket, whose buffer is small, it does not pay.
+/// walsender; so while this much arrives within [`WINDOW`], there is a backlog, and each read waits for [`PAUSE`] while
+/// the socket fills. Over a unix socket, whose buffer is small, it does not pay.
+///
+/// The thread sleeps for real: a poller, which reports edges, would wake it with each arrival all the same. Much longer
+/// pauses are slower again: what is acknowledged late makes the sender's congestion window grow, until each message is a
+/// segment of its own (seen with BBR on loopback, where the walsender then takes twice the time).
 const BEHIND_BYTES: usize = 4 * 1024;
 const WINDOW: Duration = Duration::from_millis(2);
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// While there is a backlog the server is told no more often what is acknowledged: it takes a lock each time, and now and
 /// then writes the slot to its disk.
@@ -108,39 +112,32 @@ struct Pace {
     pauses: bool,
     began: Instant,
     bytes: usize,
-    pause: Option<Pin<Box<Sleep>>>,
-    pausing: bool,
+    is_due: bool,
 }
 
 impl Pace {
     fn new(pauses: bool) -> Pace {
-        Pace { pauses, began: Instant::now(), bytes: 0, pause: None, pausing: false }
+        Pace { pauses, began: Instant::now(), bytes: 0, is_due: false }
     }
 
-    /// So much was read. Gives whether a pause begins.
-    fn read(&mut self, count: usize) -> bool {
+    fn read(&mut self, count: usize) {
         let now = Instant::now();
         if now.duration_since(self.began) > WINDOW {
             (self.began, self.bytes) = (now, 0);
         }
         self.bytes = self.bytes.saturating_add(count);
-        self.pausing = self.pauses && self.bytes >= BEHIND_BYTES;
-        if self.pausing {
-            self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(now))).as_mut().reset(now + PAUSE);
+        self.is_due = self.pauses && self.bytes >= BEHIND_BYTES;
+    }
+
+    /// Before the next read, once.
+    fn pause(&mut self) {
+        if std::mem::take(&mut self.is_due) {
+            std::thread::sleep(PAUSE);
         }
-        self.pausing
     }
 
     fn is_behind(&self) -> bool {
         self.bytes >= BEHIND_BYTES && self.began.elapsed() <= 2 * WINDOW
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let (true, Some(pause)) = (self.pausing, self.pause.as_mut()) {
-            ready!(pause.as_mut().poll(cx));
-            self.pausing = false;
-        }
-        Poll::Ready(())
     }
 }
 
@@ -226,11 +223,9 @@ impl PostgresStream {
             return self.send_error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(lost(&error))));
         }
         while !self.inbox.has_message() {
-            ready!(self.pace.poll(cx));
+            self.pace.pause();
             let count = ready!(self.inbox.poll_fill(cx, &mut self.socket)).map_err(|error| lost(&error))?;
-            if self.pace.read(count) {
-                self.socket.leave_alone().map_err(|error| lost(&error))?;
-            }
+            self.pace.read(count);
             self.silence = Silence::new();
         }
         Poll::Ready(Ok(()))

@@ -14,7 +14,6 @@ use x509_cert::der::Decode;
 use super::SourceError;
 use super::dsn::{FileChoice, Host, RootChoice, SslMode, TlsChoice};
 use super::socket::{Socket, TLS_READ_BYTES};
-use super::tcp::Tcp;
 use super::verifier::{Roots, Trust, Verifier};
 
 /// A TLS client, ready for any host of one connection string.
@@ -62,7 +61,7 @@ impl Tls {
             (Err(_), _) => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
         };
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
-        let stream = connector.connect(name, BufReader::with_capacity(TLS_READ_BYTES, Tcp::new(tcp))).await;
+        let stream = connector.connect(name, BufReader::with_capacity(TLS_READ_BYTES, tcp)).await;
         stream.map(|stream| Socket::Tls(Box::new(stream))).map_err(|error| self.explain(host, &error))
     }
 
