@@ -25,12 +25,12 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 const STATUS_EVERY_ON_STANDBY: Duration = Duration::from_millis(50);
 
 /// A walsender makes one send for each message. Reading each as it comes wakes us as often and takes the time from the
-/// walsender; so while this much arrives within [`WINDOW`], there is a backlog, and each read waits for [`PAUSE`] while
-/// the socket fills. Over a unix socket, whose buffer is small, it does not pay.
+/// walsender; so while this much arrives within [`WINDOW`], there is a backlog, and a read comes no earlier than [`PAUSE`]
+/// after the one before, so that the socket fills. Over a unix socket, whose buffer is small, it does not pay.
 ///
-/// The thread sleeps for real: a poller, which reports edges, would wake it with each arrival all the same. Much longer
-/// pauses are slower again: what is acknowledged late makes the sender's congestion window grow, until each message is a
-/// segment of its own (seen with BBR on loopback, where the walsender then takes twice the time).
+/// The thread sleeps for real: a poller, which reports edges, would wake it with each arrival all the same. Reading much
+/// less often is slower again: segments that are acknowledged late make the sender's congestion window grow, until each
+/// message is a segment of its own (seen with BBR on loopback, where the walsender then takes twice the time).
 const BEHIND_BYTES: usize = 4 * 1024;
 const WINDOW: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_micros(200);
@@ -112,12 +112,14 @@ struct Pace {
     pauses: bool,
     began: Instant,
     bytes: usize,
+    read: Instant,
     is_due: bool,
 }
 
 impl Pace {
     fn new(pauses: bool) -> Pace {
-        Pace { pauses, began: Instant::now(), bytes: 0, is_due: false }
+        let now = Instant::now();
+        Pace { pauses, began: now, bytes: 0, read: now, is_due: false }
     }
 
     fn read(&mut self, count: usize) {
@@ -126,13 +128,14 @@ impl Pace {
             (self.began, self.bytes) = (now, 0);
         }
         self.bytes = self.bytes.saturating_add(count);
+        self.read = now;
         self.is_due = self.pauses && self.bytes >= BEHIND_BYTES;
     }
 
     /// Before the next read, once.
     fn pause(&mut self) {
         if std::mem::take(&mut self.is_due) {
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(PAUSE.saturating_sub(self.read.elapsed()));
         }
     }
 
