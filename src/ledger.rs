@@ -461,6 +461,11 @@ impl Ledger {
         self.acknowledgeable().unwrap_or(self.acknowledged) > self.watermarks(self.decoded).settled
     }
 
+    /// Whether [`Ledger::acknowledge`] would give one.
+    pub fn can_acknowledge(&self) -> bool {
+        self.acknowledgeable().is_some()
+    }
+
     /// Gives out the position to acknowledge, where it is further than the last one.
     pub fn acknowledge(&mut self) -> Option<AckLsn> {
         let position = self.acknowledgeable()?;

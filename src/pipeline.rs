@@ -34,6 +34,10 @@ pub use sighting::Sights;
 
 /// How often the loop turns when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
+/// How often the source is told what is acknowledged, unless somebody waits for it. It takes a lock for each, and now and
+/// then writes the slot to its disk; and a backlog comes at half the speed where it is told a hundred times a second
+/// (seen with BBR on loopback).
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(50);
 /// How long a stream is held that cannot be read, because no target has room.
 const FULL_MAX: Duration = Duration::from_secs(20);
 /// A loop that has not turned for so long was stopped (SIGSTOP, a paused machine), and another instance may be at work.
@@ -101,6 +105,8 @@ pub struct Pipeline<S: Source> {
     /// For which walsender's stream this process should vouch, and whether it may.
     vouch: watch::Sender<Option<u32>>,
     vouched: Vouched,
+    /// When the source may be told again what is acknowledged.
+    acknowledge_at: Instant,
     sights: Sights,
     asked: Asked,
     coverage: Coverage,
@@ -137,6 +143,7 @@ impl<S: Source + 'static> Pipeline<S> {
             watched,
             vouch,
             vouched: Vouched::ForNone,
+            acknowledge_at: Instant::now(),
             sights,
             asked: Asked::new(),
             coverage: Coverage::new(rules.clone()),
@@ -275,10 +282,14 @@ impl<S: Source + 'static> Pipeline<S> {
             self.vouched = Vouched::Perhaps;
         }
         self.vouch.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
-        if (!is_ahead || self.vouched == Vouched::ForNone)
+        let now = Instant::now();
+        let may = !is_ahead || self.vouched == Vouched::ForNone;
+        if may
+            && (self.acknowledge_at <= now || self.lanes.is_awaited())
             && let Some(position) = self.lanes.ledger.acknowledge()
         {
             stream.acknowledge(position);
+            self.acknowledge_at = now + ACKNOWLEDGE_EVERY;
         }
     }
 
@@ -459,6 +470,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 }
                 () = tokio::time::sleep_until(deadline.min(now + TICK)) => {}
             }
+            self.acknowledge_at = now;
             self.acknowledge();
         }
         self.recorder.drained(self.lanes.is_drained());

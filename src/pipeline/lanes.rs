@@ -70,8 +70,8 @@ pub(super) struct Lane {
     marks: (Arc<str>, bool),
     /// What the record said when it was last read: it is never moved back.
     floor: Floor,
-    /// Invalidations were confirmed since the record last said what is settled.
-    settled_is_due: bool,
+    /// Invalidations were confirmed since the record last said what is settled, and it will say so by then.
+    settled_due: Option<Instant>,
     last_sent: Instant,
     /// The moves of the record so far have used up the time until then; see [`shipping`].
     paced_until: Instant,
@@ -153,7 +153,7 @@ impl Lanes {
             recent: Recent::new(recent_bytes),
             marks: ("".into(), false),
             floor: Floor::default(),
-            settled_is_due: true,
+            settled_due: Some(now),
             last_sent: now,
             paced_until: now,
             held_at: None,
@@ -240,6 +240,11 @@ impl Lanes {
     pub(super) fn awaited(&mut self, at: Lsn) {
         self.ledger.idle(at);
         self.awaited = self.awaited.max(at);
+    }
+
+    /// Whether somebody waits for what is not acknowledged yet.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.ledger.acknowledged().lsn() < self.awaited
     }
 
     pub(super) fn set_up(&mut self, index: usize, up: bool) {

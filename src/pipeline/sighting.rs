@@ -108,7 +108,11 @@ impl<S: Source + 'static> Pipeline<S> {
             let late = gate.is_asking().then(|| self.asked.at + ANSWER_IS_LATE);
             late.or_else(|| gate.is_blocked().then_some(self.asked.again))
         });
+        let acknowledgement = self.lanes.ledger.can_acknowledge().then_some(self.acknowledge_at);
+        // What is due by now and was not done waits for something else.
+        let acknowledgement = acknowledgement.filter(|at| *at > now);
         let due = question.flatten().into_iter().chain(self.lanes.next_repeat());
+        let due = due.chain(self.lanes.record_due(now)).chain(acknowledgement);
         due.fold(now + super::TICK, Instant::min)
     }
 

@@ -35,10 +35,6 @@ const BEHIND_BYTES: usize = 4 * 1024;
 const WINDOW: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// While there is a backlog the server is told no more often what is acknowledged: it takes a lock each time, and now and
-/// then writes the slot to its disk.
-const ACKNOWLEDGE_BEHIND_EVERY: Duration = Duration::from_millis(50);
-
 /// A server that shuts down waits until everything is acknowledged, and asks again with each answer. A server that does
 /// not shut down never asks twice in a row, because status updates come long before it grows impatient. So after this
 /// many requests the answer waits for the next status update, and after this time the server is let go: a target that
@@ -86,8 +82,6 @@ pub struct PostgresStream {
     /// the next status update would be due.
     send_error: Option<io::Error>,
     status_due: bool,
-    /// What is acknowledged waits for the next status update, which comes soon.
-    acknowledgement_held: bool,
     /// Never behind the slot: before Postgres 17.6 a status with an older position moves the slot back.
     acknowledged: Lsn,
     heartbeat: Interval,
@@ -137,10 +131,6 @@ impl Pace {
         if std::mem::take(&mut self.is_due) {
             std::thread::sleep(PAUSE.saturating_sub(self.read.elapsed()));
         }
-    }
-
-    fn is_behind(&self) -> bool {
-        self.bytes >= BEHIND_BYTES && self.began.elapsed() <= 2 * WINDOW
     }
 }
 
@@ -200,7 +190,6 @@ impl PostgresStream {
             acknowledged: settings.confirmed,
             heartbeat,
             pace,
-            acknowledgement_held: false,
             silence: Silence::new(),
             requests: Requests { count: 0, since: Instant::now() },
             walsender,
@@ -258,7 +247,7 @@ impl PostgresStream {
 
     /// A standby status update. What coherd has acknowledged is written, flushed and applied at once.
     fn write_status(&mut self) {
-        (self.status_due, self.acknowledgement_held) = (false, false);
+        self.status_due = false;
         let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
         let position = self.acknowledged.as_u64();
         self.outbox.put_u8(b'd');
@@ -415,11 +404,7 @@ impl Stream for PostgresStream {
     fn acknowledge(&mut self, at: AckLsn) {
         if at.lsn() > self.acknowledged {
             self.acknowledged = at.lsn();
-            if !self.pace.is_behind() {
-                self.status_due = true;
-            } else if !std::mem::replace(&mut self.acknowledgement_held, true) {
-                self.heartbeat.reset_after(ACKNOWLEDGE_BEHIND_EVERY.min(self.heartbeat.period()));
-            }
+            self.status_due = true;
         }
     }
 

@@ -16,6 +16,9 @@ use crate::target::delivery::Shipment;
 /// A record on a stream that brings no invalidations moves this often in the long run, unless somebody waits for it; and,
 /// with nothing to say, about this often too: it is how a target that has gone away is noticed.
 const RECORD_PACE: Duration = Duration::from_secs(1);
+/// When deliveries have come to rest, the record says so after this time: under load the next delivery does, which brings
+/// a record anyway.
+const RECORD_AFTER: Duration = Duration::from_millis(5);
 /// Moves that were not needed are saved up, as time, so that on a quiet database nobody waits for a timer.
 const RECORD_SAVED: Duration = Duration::from_mins(5);
 
@@ -34,7 +37,9 @@ impl Lanes {
     /// Sends whatever can be sent, and the last records.
     pub(in crate::pipeline) fn ship_last(&mut self, now: Instant) {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
-            lane.settled_is_due |= self.ledger.record_is_behind(index);
+            if self.ledger.record_is_behind(index) {
+                lane.settled_due = Some(now);
+            }
         }
         self.ship(now);
     }
@@ -45,6 +50,12 @@ impl Lanes {
             self.repeat(index, now);
             while self.ship_one(index, now) {}
         }
+    }
+
+    /// When a record is due that waits for nothing but its time.
+    pub(in crate::pipeline) fn record_due(&self, now: Instant) -> Option<Instant> {
+        let waits = self.lanes.iter().filter(|lane| lane.stance == Stance::Judged && lane.in_flight.is_empty());
+        waits.filter_map(|lane| lane.settled_due).filter(|due| *due > now).min()
     }
 
     fn ship_one(&mut self, index: usize, now: Instant) -> bool {
@@ -63,11 +74,11 @@ impl Lanes {
         {
             return false;
         }
-        if is_bare && record_is_behind && !lane.settled_is_due {
+        if is_bare && record_is_behind && lane.settled_due.is_none() {
             // However many had to move for somebody who waits, the next one comes in time.
             lane.paced_until = lane.paced_until.clamp(now, now + RECORD_SAVED) + RECORD_PACE;
         }
-        lane.settled_is_due = false;
+        lane.settled_due = None;
         lane.last_sent = now;
         if is_given_up {
             self.ledger.take_back(index);
@@ -125,7 +136,9 @@ impl Lanes {
         lane.acquainted = true;
         // What it holds may have overtaken what its record has to wait for.
         lane.recent.remember(delivery.record.applied.max(decoded), &delivery.batch);
-        lane.settled_is_due |= !delivery.batch.is_empty();
+        if !delivery.batch.is_empty() {
+            lane.settled_due.get_or_insert_with(|| Instant::now() + RECORD_AFTER);
+        }
         self.marks_are_due |= about.heals;
         let mut batch = delivery.batch;
         match strike {
@@ -155,8 +168,9 @@ impl Lane {
     }
 
     fn record_is_due(&self, is_behind: bool, is_awaited: bool, now: Instant) -> bool {
-        let moves = is_behind && (is_awaited || self.paced_until <= now + RECORD_SAVED);
+        let moves = is_behind && (is_awaited || (self.settled_due.is_none() && self.paced_until <= now + RECORD_SAVED));
         let heartbeat = now.duration_since(self.last_sent) >= RECORD_PACE;
-        self.in_flight.is_empty() && (self.settled_is_due || self.marks.1 || moves || heartbeat)
+        let settled_is_due = self.settled_due.is_some_and(|due| due <= now);
+        self.in_flight.is_empty() && (settled_is_due || self.marks.1 || moves || heartbeat)
     }
 }
