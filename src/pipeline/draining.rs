@@ -1,0 +1,48 @@
+//! What is left to do at a shutdown.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::link::Link;
+use super::{Event, Pipeline, Stopped, TICK};
+use crate::source::{Intake, Source, Stream};
+
+/// How long a shutdown waits for targets to confirm what is on its way. What they do not is sent again at the next start.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+impl<S: Source + 'static> Pipeline<S> {
+    /// The second, smaller loop: nothing more is read; what is gathered is sent and confirmed, the records move, and
+    /// the source hears of it.
+    pub(super) async fn drain(mut self) -> Result<(), Stopped> {
+        self.recorder.draining();
+        let deadline = Instant::now() + DRAIN_TIME;
+        while !self.lanes.is_drained() && Instant::now() < deadline {
+            let now = Instant::now();
+            self.pass(now);
+            self.lanes.ship_last(now);
+            tokio::select! {
+                biased;
+                Some(report) = self.reports.recv() => self.reported(report),
+                Some(watched) = self.watched.recv() => self.watched(watched)?,
+                Some(sighted) = self.sights.sighted.recv() => self.sighted(sighted)?,
+                event = self.link.turned(Intake::Closed) => {
+                    // A source that is away stays away, and one that has rested would be ready over and over.
+                    if let Event::Ready(Err(_)) | Event::Opened(..) | Event::Rested = event {
+                        self.link = Link::Nowhere;
+                        self.lanes.ask_anew();
+                    }
+                }
+                () = tokio::time::sleep_until(deadline.min(now + TICK)) => {}
+            }
+            self.acknowledge_at = now;
+            self.acknowledge();
+        }
+        self.recorder.drained(self.lanes.is_drained());
+        match std::mem::replace(&mut self.link, Link::Nowhere) {
+            // The process ends either way, and what was not acknowledged comes again.
+            Link::Streaming { stream, .. } => stream.finish().await.or(Ok(())),
+            _ => Ok(()),
+        }
+    }
+}
