@@ -9,7 +9,7 @@ use super::{Event, Pipeline, Stopped, TICK};
 use crate::source::{Intake, Source, Stream};
 
 /// How long a shutdown waits for targets to confirm what is on its way. What they do not is sent again at the next start.
-const DRAIN_TIME: Duration = Duration::from_secs(10);
+pub(super) const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 impl<S: Source + 'static> Pipeline<S> {
     /// The second, smaller loop: nothing more is read; what is gathered is sent and confirmed, the records move, and
@@ -35,9 +35,11 @@ impl<S: Source + 'static> Pipeline<S> {
                 }
                 () = tokio::time::sleep_until(deadline.min(now + TICK)) => {}
             }
-            self.acknowledge_at = now;
             self.acknowledge();
         }
+        // Whatever its pace.
+        self.acknowledge_at = Instant::now();
+        self.acknowledge();
         self.recorder.drained(self.lanes.is_drained());
         match std::mem::replace(&mut self.link, Link::Nowhere) {
             // The process ends either way, and what was not acknowledged comes again.

@@ -12,6 +12,7 @@ mod overload;
 mod sighting;
 mod synchronous;
 
+use super::draining::DRAIN_TIME;
 use super::*;
 use crate::gate::Replicas;
 use crate::invalidation::Action;
