@@ -36,9 +36,11 @@ pub use sighting::Sights;
 /// How often the loop turns when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
 /// How often the source is told what is acknowledged, unless somebody waits for it. It takes a lock for each, and now and
-/// then writes the slot to its disk; and a backlog comes at half the speed where it is told a hundred times a second
-/// (seen with BBR on loopback).
-const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(50);
+/// then writes the slot to its disk.
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(2);
+/// The same while there is a backlog, which comes at half the speed where this is done a hundred times a second (seen with
+/// BBR on loopback).
+const ACKNOWLEDGE_BEHIND_EVERY: Duration = Duration::from_millis(50);
 /// How long a stream is held that cannot be read, because no target has room.
 const FULL_MAX: Duration = Duration::from_secs(20);
 /// A loop that has not turned for so long was stopped (SIGSTOP, a paused machine), and another instance may be at work.
@@ -104,8 +106,8 @@ pub struct Pipeline<S: Source> {
     /// For which walsender's stream this process should vouch, and whether it may.
     vouch: watch::Sender<Option<u32>>,
     vouched: Vouched,
-    /// When the source may be told again what is acknowledged.
-    acknowledge_at: Instant,
+    /// When the source was told last what is acknowledged.
+    acknowledged_at: Instant,
     sights: Sights,
     asked: Asked,
     coverage: Coverage,
@@ -142,7 +144,7 @@ impl<S: Source + 'static> Pipeline<S> {
             watched,
             vouch,
             vouched: Vouched::ForNone,
-            acknowledge_at: Instant::now(),
+            acknowledged_at: Instant::now(),
             sights,
             asked: Asked::new(),
             coverage: Coverage::new(rules.clone()),
@@ -213,7 +215,7 @@ impl<S: Source + 'static> Pipeline<S> {
             self.vouch();
         }
         self.lanes.ship(now);
-        self.acknowledge();
+        self.acknowledge(false);
         while let Some(lane) = self.lanes.take_returned() {
             self.recorder.taken_back(lane);
         }
@@ -269,7 +271,7 @@ impl<S: Source + 'static> Pipeline<S> {
 
     /// Who waits in SQL takes what is acknowledged for settled, as long as this process vouches for it. So where it is
     /// not, that is taken back first.
-    fn acknowledge(&mut self) {
+    fn acknowledge(&mut self, at_once: bool) {
         let is_ahead = self.lanes.ledger.is_ahead_of_settled();
         let Link::Streaming { stream, .. } = &mut self.link else {
             self.vouch.send_if_modified(|before| before.take().is_some());
@@ -281,14 +283,13 @@ impl<S: Source + 'static> Pipeline<S> {
             self.vouched = Vouched::Perhaps;
         }
         self.vouch.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
-        let now = Instant::now();
-        let may = !is_ahead || self.vouched == Vouched::ForNone;
-        if may
-            && (self.acknowledge_at <= now || self.lanes.is_awaited())
+        let pace = if stream.is_behind() { ACKNOWLEDGE_BEHIND_EVERY } else { ACKNOWLEDGE_EVERY };
+        if (!is_ahead || self.vouched == Vouched::ForNone)
+            && (at_once || self.lanes.is_awaited() || self.acknowledged_at.elapsed() >= pace)
             && let Some(position) = self.lanes.ledger.acknowledge()
         {
             stream.acknowledge(position);
-            self.acknowledge_at = now + ACKNOWLEDGE_EVERY;
+            self.acknowledged_at = Instant::now();
         }
     }
 

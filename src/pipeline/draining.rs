@@ -35,11 +35,9 @@ impl<S: Source + 'static> Pipeline<S> {
                 }
                 () = tokio::time::sleep_until(deadline.min(now + TICK)) => {}
             }
-            self.acknowledge();
+            self.acknowledge(false);
         }
-        // Whatever its pace.
-        self.acknowledge_at = Instant::now();
-        self.acknowledge();
+        self.acknowledge(true);
         self.recorder.drained(self.lanes.is_drained());
         match std::mem::replace(&mut self.link, Link::Nowhere) {
             // The process ends either way, and what was not acknowledged comes again.

@@ -103,14 +103,15 @@ impl<S: Source + 'static> Pipeline<S> {
     /// When the loop has to turn although nothing happens.
     pub(super) fn next_turn(&self, now: Instant) -> Instant {
         let gate = &self.lanes.gate;
-        // Without a stream nobody is asked, however late it is.
-        let question = matches!(self.link, Link::Streaming { .. }).then(|| {
+        // Without a stream nobody is asked or told anything, however late it is.
+        let is_streaming = matches!(self.link, Link::Streaming { .. });
+        let question = is_streaming.then(|| {
             let late = gate.is_asking().then(|| self.asked.at + ANSWER_IS_LATE);
             late.or_else(|| gate.is_blocked().then_some(self.asked.again))
         });
-        let acknowledgement = self.lanes.ledger.can_acknowledge().then_some(self.acknowledge_at);
-        // What is due by now and was not done waits for something else.
-        let acknowledgement = acknowledgement.filter(|at| *at > now);
+        // Where it would have been time, a backlog is being read, which may have come to its end.
+        let next = (self.acknowledged_at + super::ACKNOWLEDGE_EVERY).max(now + super::ACKNOWLEDGE_EVERY / 2);
+        let acknowledgement = (is_streaming && self.lanes.ledger.can_acknowledge()).then_some(next);
         let due = question.flatten().into_iter().chain(self.lanes.next_repeat());
         let due = due.chain(self.lanes.record_due(now)).chain(acknowledgement);
         due.fold(now + super::TICK, Instant::min)

@@ -206,6 +206,10 @@ impl Stream for FakeStream {
         }
     }
 
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     fn walsender(&self) -> u32 {
         4711
     }

@@ -58,6 +58,9 @@ pub trait Stream {
     /// Tells the server that it may forget what is at or before `at`. Leaves with the next poll of [`Stream::ready`].
     fn acknowledge(&mut self, at: AckLsn);
 
+    /// Whether a backlog is being read.
+    fn is_behind(&self) -> bool;
+
     /// The process at the server that sends the stream.
     fn walsender(&self) -> u32;
 

@@ -126,6 +126,10 @@ impl Pace {
         self.is_due = self.pauses && self.bytes >= BEHIND_BYTES;
     }
 
+    fn is_behind(&self) -> bool {
+        self.bytes >= BEHIND_BYTES && self.began.elapsed() <= 2 * WINDOW
+    }
+
     /// Before the next read, once.
     fn pause(&mut self) {
         if std::mem::take(&mut self.is_due) {
@@ -395,6 +399,10 @@ impl Stream for PostgresStream {
             }
         }
         Ok(None)
+    }
+
+    fn is_behind(&self) -> bool {
+        self.pace.is_behind()
     }
 
     fn walsender(&self) -> u32 {

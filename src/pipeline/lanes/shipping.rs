@@ -18,7 +18,7 @@ use crate::target::delivery::Shipment;
 const RECORD_PACE: Duration = Duration::from_secs(1);
 /// When deliveries have come to rest, the record says so after this time: under load the next delivery does, which brings
 /// a record anyway.
-const RECORD_AFTER: Duration = Duration::from_millis(5);
+const RECORD_AFTER: Duration = Duration::from_millis(2);
 /// Moves that were not needed are saved up, as time, so that on a quiet database nobody waits for a timer.
 const RECORD_SAVED: Duration = Duration::from_mins(5);
 
