@@ -9,6 +9,7 @@ mod cache;
 mod hot_path;
 mod judging;
 mod overload;
+mod pacing;
 mod sighting;
 mod synchronous;
 
@@ -35,6 +36,7 @@ enum Say {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is something that the test has happen")]
 struct Shared {
     said: VecDeque<Say>,
     /// What was sent since the last acknowledged commit, which a new stream sends again.
@@ -60,6 +62,8 @@ struct Shared {
     replicas: usize,
     /// Which run of their servers it is.
     run: i64,
+    /// A backlog is being read.
+    behind: bool,
     answers: Option<mpsc::Sender<Sighted>>,
 }
 
@@ -207,7 +211,7 @@ impl Stream for FakeStream {
     }
 
     fn is_behind(&self) -> bool {
-        false
+        self.script.shared.lock().unwrap().behind
     }
 
     fn walsender(&self) -> u32 {

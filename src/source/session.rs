@@ -1,5 +1,7 @@
 //! A conversation with the server before streaming: messages one by one, and simple queries.
 
+use std::time::Duration;
+
 use std::future::poll_fn;
 
 use bytes::{Buf, BytesMut};
@@ -168,6 +170,17 @@ pub(super) fn lost(error: &std::io::Error) -> SourceError {
     SourceError::Lost(match error.kind() {
         std::io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
         _ => format!("the connection to the server broke: {error}"),
+    })
+}
+
+/// Gives an exchange up that takes longer than `most`. `what` completes "could not".
+pub(super) async fn answered_within<T>(
+    most: Duration,
+    what: &str,
+    asking: impl Future<Output = Result<T, SourceError>>,
+) -> Result<T, SourceError> {
+    tokio::time::timeout(most, asking).await.unwrap_or_else(|_| {
+        Err(SourceError::Lost(format!("could not {what}: it has not answered within {} s", most.as_secs())))
     })
 }
 

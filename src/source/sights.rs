@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use super::SourceError;
 use super::dsn::Dsn;
+use super::session::answered_within;
 
 pub use replica::{FollowConfig, REPLICA_PACE, follow_replica};
 pub use source::{AskConfig, ask_source};
@@ -38,10 +39,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Gives an exchange up that takes too long. `what` completes "could not".
 async fn in_time<T>(what: &str, asking: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
-    tokio::time::timeout(ANSWER_MAX, asking).await.unwrap_or_else(|_| {
-        let text = format!("could not {what}: it has not answered within {} s", ANSWER_MAX.as_secs());
-        Err(SourceError::Lost(text))
-    })
+    answered_within(ANSWER_MAX, what, asking).await
 }
 
 /// Gives an attempt to connect up that takes too long.

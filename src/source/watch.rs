@@ -14,6 +14,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::catalog;
 use super::dsn::Dsn;
+use super::session::answered_within;
 use super::sql::{connect, explain};
 use super::synchronous::{STANDBYS, counted};
 use super::{SourceError, Watched};
@@ -119,10 +120,7 @@ fn pause(pace: Duration, grown: u64, time: Duration) -> Duration {
 }
 
 async fn in_time<T>(asking: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
-    tokio::time::timeout(ANSWER_MAX, asking).await.unwrap_or_else(|_| {
-        let text = format!("could not watch the server: it has not answered within {} s", ANSWER_MAX.as_secs());
-        Err(SourceError::Lost(text))
-    })
+    answered_within(ANSWER_MAX, "watch the server", asking).await
 }
 
 /// A connection, and what its last look showed.

@@ -10,6 +10,7 @@ use fastrand::Rng;
 use super::World;
 use super::tables::{TABLES, Table};
 use crate::support::Database;
+use crate::support::chance::one_of;
 use crate::support::postgres::Client;
 
 /// Whether the catalogue is changed, in rounds of their own and in those that are hard on memories. It is off for as long as the daemon does
@@ -47,7 +48,7 @@ enum Fault {
     DetachPartition,
 }
 
-const WEIGHTS: &[(usize, Fault)] = &[
+const WEIGHTS: &[(u32, Fault)] = &[
     (4, Fault::Republish),
     (2, Fault::RepublishAtOnce),
     (2, Fault::Columns),
@@ -108,8 +109,7 @@ impl Dba {
     }
 
     fn act(&mut self) {
-        let kinds: Vec<Fault> = WEIGHTS.iter().flat_map(|&(weight, fault)| vec![fault; weight]).collect();
-        let fault = kinds[self.rng.usize(..kinds.len())];
+        let fault = one_of(&mut self.rng, WEIGHTS.iter());
         let plan = self.plan(fault);
         let name = TABLES[plan.table].name;
         let hold = || self.world.holds.table(plan.table);

@@ -8,6 +8,7 @@ use fastrand::Rng;
 
 use super::World;
 use super::caches::{Cache, Hurt};
+use crate::support::chance::one_of;
 use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::Signal;
 use crate::support::proxy::Way;
@@ -272,16 +273,7 @@ impl Faults {
     }
 
     fn choose(&mut self, harm: Harm) -> Fault {
-        let faults = WEIGHTS.iter().filter(|(_, fault)| fault.is_of(harm));
-        let all: u32 = faults.clone().map(|(weight, _)| weight).sum();
-        let mut left = self.rng.u32(..all);
-        for &(weight, fault) in faults {
-            match left.checked_sub(weight) {
-                Some(rest) => left = rest,
-                None => return fault,
-            }
-        }
-        unreachable!("it is less than the sum of the weights")
+        one_of(&mut self.rng, WEIGHTS.iter().filter(|(_, fault)| fault.is_of(harm)))
     }
 
     /// Gives false where the fault makes no sense at the moment. `one` is the cache, where it concerns one.

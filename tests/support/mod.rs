@@ -1,5 +1,6 @@
 //! Real servers as child processes, on free ports, in temp dirs, stopped on Drop.
 
+pub mod chance;
 pub mod daemon;
 pub mod manager;
 pub mod postgres;

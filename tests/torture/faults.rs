@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::{Promise, World};
+use crate::support::chance::one_of;
 use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::{Signal, send_signal};
 use crate::support::standby::STANDBY_NAME;
@@ -42,7 +43,7 @@ enum Fault {
 }
 
 /// How often each fault comes, relative to the others.
-const WEIGHTS: &[(usize, Fault)] = &[
+const WEIGHTS: &[(u32, Fault)] = &[
     (10, Fault::StandbyGoes),
     (3, Fault::StandbyComes),
     (10, Fault::PauseReplay),
@@ -104,9 +105,8 @@ impl Faults {
     /// One fault after the other.
     pub fn rage(&mut self, lasts: Duration) {
         let end = Instant::now() + lasts;
-        let kinds: Vec<Fault> = WEIGHTS.iter().flat_map(|&(weight, fault)| vec![fault; weight]).collect();
         while Instant::now() < end {
-            let fault = kinds[self.rng.usize(..kinds.len())];
+            let fault = one_of(&mut self.rng, WEIGHTS.iter());
             if self.inflict(fault) {
                 self.world.history.of_all(&format!("fault: {fault:?}"));
                 self.world.history.count(&format!("faults: {fault:?}"), 1);

@@ -6,7 +6,7 @@ use redis::{RedisResult, Value as Reply};
 
 use super::Level;
 use super::link::{Link, Server};
-use super::rows::{parse, text};
+use super::rows::{Value, parse, text};
 use super::writers::{Writer, row};
 use crate::protocol::lease_of;
 
@@ -97,6 +97,25 @@ async fn has_settled(link: &mut Link, writer: &Writer, token: u64) -> bool {
     }
 }
 
+/// Reads the database and takes its time; nothing where the server is away.
+async fn read_slowly(link: &mut Link, row: usize, settled: u64, server: Server) -> Option<Value> {
+    let value = link.read(row, server).await?;
+    link.world.served(Level::Database, row, settled, value, &format!("the {server:?}"));
+    link.dawdle().await;
+    Some(value)
+}
+
+impl Link {
+    /// Whether a reader dies with what it has read.
+    fn dies(&mut self, level: Level) -> bool {
+        let dies = self.rng.u32(..DEATHS) == 0;
+        if dies {
+            self.world.count(level, "died before the fill");
+        }
+        dies
+    }
+}
+
 async fn plain_read(link: &mut Link, row: usize, token: Option<u64>) -> RedisResult<()> {
     let (level, key) = (if token.is_some() { Level::One } else { Level::Zero }, format!("plain:{row}"));
     let settled = match token {
@@ -109,9 +128,7 @@ async fn plain_read(link: &mut Link, row: usize, token: Option<u64>) -> RedisRes
         return Ok(());
     }
     let server = if token.is_some() { Server::Primary } else { link.choose().await };
-    let Some(value) = link.read(row, server).await else { return Ok(()) };
-    link.world.served(Level::Database, row, settled, value, &format!("the {server:?}"));
-    link.dawdle().await;
+    let Some(value) = read_slowly(link, row, settled, server).await else { return Ok(()) };
     link.world.count(level, "fills");
     redis::cmd("SET").arg(&key).arg(text(value)).arg("PX").arg(VALUE_MS).query_async(&mut link.cache).await
 }
@@ -147,11 +164,8 @@ async fn leased_read(link: &mut Link, row: usize, settled: u64, level: Level) ->
         }
     };
     let server = link.choose().await;
-    let Some(value) = link.read(row, server).await else { return Ok(()) };
-    link.world.served(Level::Database, row, settled, value, &format!("the {server:?}"));
-    link.dawdle().await;
-    if link.rng.u32(..DEATHS) == 0 {
-        link.world.count(level, "died before the fill");
+    let Some(value) = read_slowly(link, row, settled, server).await else { return Ok(()) };
+    if link.dies(level) {
         return Ok(());
     }
     let mut fill = redis::cmd("FCALL");
@@ -177,11 +191,8 @@ async fn versioned_read(link: &mut Link, row: usize) -> RedisResult<()> {
         return Ok(());
     }
     let server = link.choose().await;
-    let Some(value) = link.read(row, server).await else { return Ok(()) };
-    link.world.served(Level::Database, row, settled, value, &format!("the {server:?}"));
-    link.dawdle().await;
-    if link.rng.u32(..DEATHS) == 0 {
-        link.world.count(level, "died before the fill");
+    let Some(value) = read_slowly(link, row, settled, server).await else { return Ok(()) };
+    if link.dies(level) {
         return Ok(());
     }
     link.world.count(level, "fills");

@@ -64,7 +64,7 @@ impl Recorder {
         warn!(
             replica = &*self.board.replica_name(replica),
             "the replica is not waited for any more, so caches must not be filled from it: {why}; when it has caught up, \
-             the rules touched meanwhile are flushed"
+             the rules that it concerns are flushed"
         );
         self.board.replica_stands(replica, Some(why));
     }

@@ -120,15 +120,7 @@ impl Bench {
         for pattern in scopes {
             batch.push_scope(&scope(pattern));
         }
-        let record = Record {
-            applied: Lsn::new(applied),
-            struck: Lsn::ZERO,
-            settled: Lsn::ZERO,
-            system_id: 1,
-            timeline: 1,
-            sequence: 0,
-            marks: None,
-        };
+        let record = record(applied);
         let ticket = self.ledger.sent(0, Lsn::ZERO, Strike::Only);
         self.lane.send(Shipment { ticket, delivery: Delivery { batch, record } }).expect("room");
         ticket
@@ -168,6 +160,11 @@ impl Bench {
             }
         }
     }
+}
+
+fn record(applied: u64) -> Record {
+    let applied = Lsn::new(applied);
+    Record { applied, struck: Lsn::ZERO, settled: Lsn::ZERO, system_id: 1, timeline: 1, sequence: 0, marks: None }
 }
 
 fn scope(pattern: &str) -> Scope {
@@ -227,15 +224,7 @@ async fn a_full_lane_and_a_dead_worker_give_the_shipment_back() {
         bench.send(applied, &[]);
     }
     let ticket = bench.ledger.sent(0, Lsn::ZERO, Strike::Only);
-    let record = Record {
-        applied: Lsn::new(5),
-        struck: Lsn::ZERO,
-        settled: Lsn::ZERO,
-        system_id: 1,
-        timeline: 1,
-        sequence: 0,
-        marks: None,
-    };
+    let record = record(5);
     let shipment = Shipment { ticket, delivery: Delivery { batch: Batch::default(), record } };
     let back = bench.lane.send(shipment).unwrap_err();
     assert_eq!(back.ticket, ticket);

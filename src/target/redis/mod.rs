@@ -15,8 +15,8 @@
 //!     +function|list +function|load
 //! ```
 //!
-//! where the second line is for `bump` and `publish` rules, the third for the function library (Redis 7 and Valkey), `~*` can be narrowed to the patterns of the rules and
-//! `~coherd:*`, and `&coherd:*` (Redis 6.2 and later) is the channel.
+//! where the second line is for `bump` and `publish` rules, the third for the function library (Redis 7 and Valkey), `~*`
+//! can be narrowed to the patterns of the rules and `~coherd:*`, and `&coherd:*` (Redis 6.2 and later) is the channel.
 
 mod bump;
 mod connection;

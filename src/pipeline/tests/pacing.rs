@@ -1,0 +1,63 @@
+//! When the source hears what is acknowledged.
+
+use super::*;
+
+/// A daemon that has told the source something just now.
+async fn just_told(settings: Settings) -> Bench {
+    let bench = start(Cache::default(), settings);
+    bench.script.say([Say::Position(150)]);
+    eventually("the first position is told", || bench.script.acknowledged() == Some(150)).await;
+    bench
+}
+
+#[test]
+fn while_there_is_a_backlog_the_source_hears_of_acknowledgements_now_and_then() {
+    on_paused_time(async {
+        let bench = just_told(SETTINGS).await;
+        bench.script.shared.lock().unwrap().behind = true;
+        bench.script.say([Say::Position(200)]);
+        tokio::time::sleep(ACKNOWLEDGE_BEHIND_EVERY / 2).await;
+        assert_eq!(bench.script.acknowledged(), Some(150));
+        tokio::time::sleep(ACKNOWLEDGE_BEHIND_EVERY).await;
+        assert_eq!(bench.script.acknowledged(), Some(200));
+    });
+}
+
+#[test]
+fn who_waits_in_sql_need_not_wait_for_that() {
+    on_paused_time(async {
+        let bench = just_told(SETTINGS).await;
+        bench.script.shared.lock().unwrap().behind = true;
+        bench.script.say([awaited(200)]);
+        tokio::time::sleep(ACKNOWLEDGE_BEHIND_EVERY / 2).await;
+        assert_eq!(bench.script.acknowledged(), Some(200));
+    });
+}
+
+#[test]
+fn nor_does_a_backlog_that_has_come_to_its_end_hold_anything_up() {
+    on_paused_time(async {
+        let bench = just_told(SETTINGS).await;
+        bench.script.shared.lock().unwrap().behind = true;
+        bench.script.say(transaction(b"1", 200));
+        tokio::time::sleep(ACKNOWLEDGE_BEHIND_EVERY / 4).await;
+        assert_eq!(bench.script.acknowledged(), Some(150));
+        bench.script.shared.lock().unwrap().behind = false;
+        tokio::time::sleep(ACKNOWLEDGE_BEHIND_EVERY / 4).await;
+        assert_eq!(bench.script.acknowledged(), Some(200));
+    });
+}
+
+#[test]
+fn a_shutdown_tells_all_that_is_confirmed_at_once() {
+    on_paused_time(async {
+        let Bench { script, stop, running, .. } = just_told(SETTINGS).await;
+        script.shared.lock().unwrap().behind = true;
+        script.say(transaction(b"1", 200));
+        tokio::time::sleep(ACKNOWLEDGE_BEHIND_EVERY / 4).await;
+        assert_eq!(script.acknowledged(), Some(150), "it is not told yet");
+        drop(stop);
+        running.await.unwrap().unwrap();
+        assert_eq!(script.acknowledged(), Some(200));
+    });
+}

@@ -1,0 +1,16 @@
+//! Choices at random.
+
+use fastrand::Rng;
+
+/// One of `weighted`, each as often as its weight says.
+pub fn one_of<'w, T: Copy + 'w>(rng: &mut Rng, weighted: impl Iterator<Item = &'w (u32, T)> + Clone) -> T {
+    let all: u32 = weighted.clone().map(|(weight, _)| weight).sum();
+    let mut left = rng.u32(..all);
+    for &(weight, choice) in weighted {
+        match left.checked_sub(weight) {
+            Some(rest) => left = rest,
+            None => return choice,
+        }
+    }
+    unreachable!("it is less than the sum of the weights")
+}
