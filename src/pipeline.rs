@@ -460,7 +460,9 @@ fn read_message(
     match reader.read(message, lanes) {
         Ok(Step::Within) => {}
         Ok(Step::Committed { end, commit_time }) => {
-            recorder.committed(end, commit_time);
+            if lanes.commit_strikes() {
+                recorder.committed(end, commit_time);
+            }
             lanes.ledger.committed(end);
         }
         Ok(Step::Awaited(at)) => lanes.awaited(at),

@@ -117,16 +117,14 @@ impl Recorder {
         }
     }
 
-    /// A commit was read.
+    /// A commit was read that has invalidated something.
     pub(super) fn committed(&mut self, end: CommitLsn, time: PgTime) {
         self.commit = Some((end.end(), time));
     }
 
-    /// Commits for which no target owes anything settle at once, and are not counted.
+    /// A commit whose keys left while it was still being read may have settled already.
     fn settled(&mut self, watermarks: &Watermarks) {
-        if let Some((at, time)) = self.commit.take()
-            && at > watermarks.settled
-        {
+        if let Some((at, time)) = self.commit.take() {
             self.unsettled.add(at, time);
         }
         self.unsettled.settled(watermarks, |time| observe(&self.commit_to_settled, time));

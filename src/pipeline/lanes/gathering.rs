@@ -12,7 +12,7 @@ use crate::transaction::Gather;
 /// Keys gathered for the least loaded target beyond which nothing more is read. What is not read stays in the log.
 const INTAKE_KEYS: usize = 32 << 10;
 /// The same in bytes of key text.
-const INTAKE_BYTES: usize = 2 << 20;
+const INTAKE_BYTES: usize = 1 << 20;
 
 /// For each rule, in the order of its id, its lanes and scopes.
 pub(super) type Routes = [(Vec<usize>, Vec<Scope>)];
@@ -22,6 +22,11 @@ impl Lanes {
     pub(in crate::pipeline) fn begun(&mut self, commit: Commit, time: PgTime) {
         self.gate.begun(commit);
         self.commit = Some((commit, time));
+    }
+
+    /// Whether the transaction being read, or read last, has invalidated anything so far.
+    pub(in crate::pipeline) fn commit_strikes(&self) -> bool {
+        self.commit.is_some_and(|(commit, _)| commit.at <= self.furthest)
     }
 
     /// Whether there is room for more: as long as one target keeps up, the others do not hold it back. Keys named by

@@ -4,7 +4,9 @@ use super::*;
 use crate::observation::{HeldWal, Horizon};
 use crate::pgoutput;
 use crate::rules::config::{RawRule, resolve};
+use crate::sight::Commit;
 use crate::status::readiness;
+use crate::transaction::Gather;
 
 const MAX_LAG: Duration = Duration::from_secs(10);
 
@@ -110,13 +112,9 @@ fn a_halted_target_stays_halted_when_the_state_changes() {
 }
 
 #[test]
-fn a_commit_that_a_target_owes_something_for_is_timed_until_it_settles_and_no_other_is() {
+fn a_commit_is_timed_until_it_settles_also_where_its_keys_left_before_it_was_read() {
     let mut its = told();
-    let commit = |its: &mut Told, at| {
-        let end = crate::lsn::CommitLsn::from_end(Lsn::new(at));
-        its.recorder.committed(end, PgTime(0));
-        end
-    };
+    let commit = |its: &mut Told, at| its.recorder.committed(CommitLsn::from_end(Lsn::new(at)), PgTime(0));
     let watermarks = |decoded, settled| Watermarks {
         decoded: Lsn::new(decoded),
         settled: Lsn::new(settled),
@@ -124,12 +122,24 @@ fn a_commit_that_a_target_owes_something_for_is_timed_until_it_settles_and_no_ot
     };
     commit(&mut its, 100);
     its.recorder.settled(&watermarks(100, 100));
-    assert!(its.has_metric("coherd_commit_to_settled_seconds_count 0"));
+    assert!(its.has_metric("coherd_commit_to_settled_seconds_count 1"));
     commit(&mut its, 200);
     its.recorder.settled(&watermarks(200, 100));
-    assert!(its.has_metric("coherd_commit_to_settled_seconds_count 0"));
-    its.recorder.settled(&watermarks(300, 200));
     assert!(its.has_metric("coherd_commit_to_settled_seconds_count 1"));
+    its.recorder.settled(&watermarks(300, 200));
+    assert!(its.has_metric("coherd_commit_to_settled_seconds_count 2"));
+}
+
+#[test]
+fn a_commit_strikes_when_it_has_made_a_key_and_the_next_one_does_not_for_that() {
+    let its = told();
+    let mut lanes = Lanes::new(vec![], &its.rules, &crate::pipeline::tests::SETTINGS);
+    lanes.begun(Commit { xid: 7, at: Lsn::new(90) }, PgTime(0));
+    assert!(!lanes.commit_strikes());
+    lanes.key(RuleId(0), Action::Delete, b"user:1");
+    assert!(lanes.commit_strikes());
+    lanes.begun(Commit { xid: 8, at: Lsn::new(190) }, PgTime(0));
+    assert!(!lanes.commit_strikes());
 }
 
 /// Rows, and never a keepalive.
@@ -150,7 +160,7 @@ fn rows_are_a_sign_of_life_also_in_the_middle_of_a_transaction() {
     let first = its.board.status().last_message.expect("a row was read");
     its.recorder.turned(&mut reader, &lanes);
     assert_eq!(its.board.status().last_message, Some(first), "nothing more was read");
-    lanes.ledger.committed(crate::lsn::CommitLsn::from_end(Lsn::new(200)));
+    lanes.ledger.committed(CommitLsn::from_end(Lsn::new(200)));
     its.recorder.turned(&mut reader, &lanes);
     assert!(its.board.status().last_message > Some(first), "a commit was read");
 }
