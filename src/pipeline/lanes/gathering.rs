@@ -9,10 +9,13 @@ use crate::pgoutput::PgTime;
 use crate::sight::Commit;
 use crate::transaction::Gather;
 
-/// Keys gathered for the least loaded target beyond which nothing more is read. What is not read stays in the log.
+/// Keys gathered for the least loaded target beyond which nothing more is read. What is not read stays in the log. Targets
+/// share it, because each holds several times as much: what is gathered, and what is on its way.
 const INTAKE_KEYS: usize = 32 << 10;
 /// The same in bytes of key text.
-const INTAKE_BYTES: usize = 1 << 20;
+const INTAKE_BYTES: usize = 512 << 10;
+/// However many targets there are, each may have so much of it: a few commands.
+const SHARES_MAX: usize = 8;
 
 /// For each rule, in the order of its id, its lanes and scopes.
 pub(super) type Routes = [(Vec<usize>, Vec<Scope>)];
@@ -32,8 +35,10 @@ impl Lanes {
     /// Whether there is room for more: as long as one target keeps up, the others do not hold it back. Keys named by
     /// hand do, because no scope can stand in for them: they may take half of what a target may be behind by.
     pub(in crate::pipeline) fn has_room(&self) -> bool {
+        let shares = self.lanes.len().clamp(1, SHARES_MAX);
+        let most = Load { keys: INTAKE_KEYS / shares, bytes: INTAKE_BYTES / shares };
         // What is given up takes nothing, and so has always room.
-        let has_room = |(index, lane): (usize, &Lane)| lane.has_room() || self.ledger.is_given_up(index);
+        let has_room = |(index, lane): (usize, &Lane)| lane.has_room(most) || self.ledger.is_given_up(index);
         !self.is_stuck && self.lanes.iter().enumerate().any(has_room)
     }
 
@@ -127,10 +132,10 @@ impl Lane {
     }
 
     /// What is blocked, or waits for replicas, is not what the target is behind by.
-    fn has_room(&self) -> bool {
+    fn has_room(&self, most: Load) -> bool {
         let places = [Place::Gathering, Place::Asked, Place::Ready].map(|place| self.waiting.at(place).load());
         let Load { keys, bytes } = sum(places.into_iter());
-        keys < INTAKE_KEYS && bytes < INTAKE_BYTES
+        keys < most.keys && bytes < most.bytes
     }
 
     /// Whether it holds more keys named by hand than `most`.
