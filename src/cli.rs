@@ -97,6 +97,17 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl From<Failure> for anyhow::Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Config(error) => error.into(),
+            Failure::Setting(text) => anyhow::Error::msg(text),
+            Failure::Failed(error) => error,
+            Failure::Told => anyhow::Error::msg("failed"),
+        }
+    }
+}
+
 impl Failure {
     /// The exit code; that of wrong usage, 2, is clap's.
     pub const fn code(&self) -> u8 {
@@ -140,7 +151,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     // One thread: the walsender and the cache are the limits, and threads would only take their time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     match cli.command {
-        Command::Run => runtime.block_on(run::run(config()?)),
+        Command::Run => runtime.block_on(run::run(config()?, &cli.config)),
         Command::Check(args) => runtime.block_on(check::run(&config()?, args)),
         Command::Setup(args) => runtime.block_on(setup::run(&config()?, args)),
         Command::Teardown(args) => runtime.block_on(teardown::run(&config()?, args)),

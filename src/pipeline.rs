@@ -137,7 +137,7 @@ impl<S: Source + 'static> Pipeline<S> {
             link: Link::open(source, Slot::Keep),
             pace: Pace::new(),
             known: None,
-            admitted: false,
+            admitted: settings.is_resumed,
             turned: Instant::now(),
             full_since: None,
             lanes: Lanes::new(targets, &rules, &settings),
@@ -366,7 +366,7 @@ impl<S: Source + 'static> Pipeline<S> {
 
     fn rest(&mut self, source: S, slot: Slot, error: SourceError) -> Result<(), Stopped> {
         self.let_go();
-        if let (SourceError::Refused(text), None) = (&error, &self.known) {
+        if let (SourceError::Refused(text), None, false) = (&error, &self.known, self.settings.is_resumed) {
             return Err(Stopped::Refused(text.clone()));
         }
         if let (SourceError::Synchronous(text), false) = (&error, self.admitted) {

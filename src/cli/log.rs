@@ -3,11 +3,13 @@
 use std::fmt;
 use std::io::IsTerminal;
 
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::{Log, LogFormat};
 
@@ -37,19 +39,33 @@ pub fn style(format: LogFormat, journal: bool, terminal: bool, no_colour: bool) 
     }
 }
 
+/// The level of the log that was started, to be changed.
+pub struct Level(Box<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl Level {
+    /// Lets pass what `log.level` says from here on.
+    pub fn set(&self, log: &Log) -> anyhow::Result<()> {
+        (self.0)(EnvFilter::try_new(&log.level)?);
+        Ok(())
+    }
+}
+
 /// Starts the log of this process. Does nothing where there is one already.
-pub fn start(log: &Log) -> anyhow::Result<()> {
+pub fn start(log: &Log) -> anyhow::Result<Level> {
     let filter = EnvFilter::try_new(&log.level)?;
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let style = style(log.format, stderr_is_the_journal(), std::io::stderr().is_terminal(), no_colour);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = tracing_subscriber::registry().with(filter);
     // The only failure is that a log has been started before.
     let _ = match style {
-        Style::Journald => lines.event_format(Journal).try_init(),
-        Style::Text { colour } => lines.with_ansi(colour).try_init(),
-        Style::Json => lines.json().flatten_event(true).try_init(),
+        Style::Journald => log.with(lines.event_format(Journal)).try_init(),
+        Style::Text { colour } => log.with(lines.with_ansi(colour)).try_init(),
+        Style::Json => log.with(lines.json().flatten_event(true)).try_init(),
     };
-    Ok(())
+    // The only failure is that the log is gone.
+    Ok(Level(Box::new(move |filter| drop(handle.reload(filter)))))
 }
 
 /// `JOURNAL_STREAM` is `device:inode` of the journal's socket (systemd.exec(5)). It is inherited, also by a shell whose
@@ -82,11 +98,11 @@ where
     }
 }
 
-const fn priority(level: Level) -> u8 {
+const fn priority(level: tracing::Level) -> u8 {
     match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
+        tracing::Level::ERROR => 3,
+        tracing::Level::WARN => 4,
+        tracing::Level::INFO => 6,
         _ => 7,
     }
 }

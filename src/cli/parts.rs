@@ -13,14 +13,32 @@ use crate::target::config::{Library, TargetConfig, TlsFiles};
 use crate::target::{self, Target};
 use crate::transaction::tables_of;
 
+/// What `coherd run` is made of. Nothing of it connects before its first use.
+pub(super) struct Parts {
+    pub(super) dsn: Dsn,
+    /// In the order of the configuration; the slot's application name is not theirs.
+    pub(super) replicas: Vec<Dsn>,
+    /// In the order of their lanes.
+    pub(super) targets: Vec<Arc<dyn Target>>,
+}
+
+impl Parts {
+    pub(super) fn of(config: &Config) -> Result<Parts, Failure> {
+        Ok(Parts {
+            dsn: dsn("source.dsn", &config.source.dsn)?,
+            replicas: replicas(config)?,
+            targets: targets(config, Library::Load)?,
+        })
+    }
+}
+
 /// Reads the DSN `text`, which `field` holds. What it leaves out comes from the environment, as in libpq.
 pub(super) fn dsn(field: &str, text: &SecretString) -> Result<Dsn, Failure> {
     Dsn::parse(text.expose_secret(), &|name| std::env::var(name).ok())
         .map_err(|error| Failure::Setting(format!("{field}: {error}")))
 }
 
-/// The replicas, in the order of the configuration. The slot's application name is not theirs.
-pub(super) fn replicas(config: &Config) -> Result<Vec<Dsn>, Failure> {
+fn replicas(config: &Config) -> Result<Vec<Dsn>, Failure> {
     let read = |(index, text)| dsn(&format!("source.replicas[{index}]"), text);
     config.source.replicas.iter().enumerate().map(read).collect()
 }

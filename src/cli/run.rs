@@ -1,5 +1,9 @@
 //! `coherd run`: the daemon.
 
+mod reload;
+
+use std::future::Future;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use super::{Failure, parts};
+use super::Failure;
+use super::parts::{self, Parts};
 use crate::admin;
 use crate::backoff::{Backoff, is_worth_a_line};
 use crate::config::Config;
@@ -30,8 +35,8 @@ use crate::source::{Question, SourceError};
 use crate::status::{Board, State};
 use crate::systemd;
 use crate::table::TableName;
-use crate::target::config::Library;
 use crate::target::delivery;
+use reload::Reloads;
 
 /// Reports on their way to the pipeline, which reads them before anything else.
 const REPORTS_MAX: usize = 1024;
@@ -52,15 +57,20 @@ const RETRY_MOST: Duration = Duration::from_secs(5);
 /// How long the service manager may take to be told of the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Runs until a signal.
-pub async fn run(config: Config) -> Result<(), Failure> {
-    super::log::start(&config.log)?;
-    let dsn = parts::dsn("source.dsn", &config.source.dsn)?;
-    let replicas = parts::replicas(&config)?;
-    let targets = parts::targets(&config, Library::Load)?;
+/// What stays from one configuration to the next.
+struct Daemon {
+    board: Board,
+    metrics: Metrics,
+    shutdown: Shutdown,
+}
+
+/// Runs until a signal to end; SIGHUP reads the file at `path` again.
+pub async fn run(mut config: Config, path: &Path) -> Result<(), Failure> {
+    let level = super::log::start(&config.log)?;
+    let mut parts = Parts::of(&config)?;
     let shutdown = Shutdown::on_signal().context("listening for signals")?;
-    let kinds = config.targets.iter().map(|target| (target.name.as_str(), target.scheme.as_str()));
-    let board = Board::new(&config.source.slot, &config.source.publication, kinds);
+    let mut reloads = Reloads::on_signal(path).context("listening for SIGHUP")?;
+    let board = Board::new(&config.source.slot, &config.source.publication, kinds(&config));
     let metrics = Metrics::new(&board);
     let listener = admin::listen(config.admin.listen).map_err(anyhow::Error::new)?;
     let pages = admin::serve(
@@ -74,31 +84,66 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let manager = tokio::spawn(systemd::tell(board.clone(), shutdown.clone().requested()));
     info!(version = env!("CARGO_PKG_VERSION"), rules = config.rules.len(), admin = %config.admin.listen, "coherd starts");
 
-    if preflight(&config, &dsn, &board, shutdown.clone()).await? == Preflight::Stopped {
+    if preflight(&config, &parts.dsn, &board, shutdown.clone()).await? == Preflight::Stopped {
         told(manager).await;
         return Ok(());
     }
-    let names: Vec<Arc<str>> = config.targets.iter().map(|target| target.name.as_str().into()).collect();
-    let (sender, reports) = mpsc::channel(REPORTS_MAX);
-    let spawn = |(lane, target)| delivery::spawn(lane, target, sender.clone());
-    let workers = targets.into_iter().enumerate().map(spawn).collect();
-    board.replicas(replicas.iter().map(|dsn| dsn.to_string().into()));
-    let recorder = Recorder::new(board, metrics, &names, &config.rules);
-    let watch_config = parts::watch_config(&config, dsn.clone());
-    let gate_dsn = dsn.clone();
-    let source = parts::postgres(&config, dsn);
-    let settings = settings(&config);
-    let sights = sights(&config, gate_dsn, replicas);
-    let (watching, watched) = mpsc::channel(WATCHED_MAX);
-    let (vouch, vouched_for) = tokio::sync::watch::channel(None);
-    tokio::spawn(watch(watch_config, vouched_for, watching));
-    let pipeline =
-        Pipeline::new(source, config.rules, (workers, reports), (watched, vouch), sights, settings, recorder);
-    let ended = pipeline.run(shutdown.requested()).await;
+    let daemon = Daemon { board, metrics, shutdown };
+    let mut settings = settings(&config);
+    loop {
+        let mut next = None;
+        let mut reload = tokio::spawn(reloads.next(config.clone()));
+        let stop = async {
+            tokio::select! {
+                () = daemon.shutdown.clone().requested() => {}
+                reloaded = &mut reload => next = reloaded.ok(),
+            }
+        };
+        daemon.follow(&config, parts, settings, stop).await?;
+        reload.abort();
+        let Some(reloaded) = next else { break };
+        (reloads, config, parts) = reloaded;
+        daemon.board.configured(&config.source.slot, &config.source.publication, kinds(&config));
+        level.set(&config.log)?;
+        settings = Settings { is_resumed: true, ..self::settings(&config) };
+        info!(rules = config.rules.len(), targets = config.targets.len(), "the configuration is reloaded");
+    }
     pages.abort();
-    ended.map_err(anyhow::Error::new)?;
     told(manager).await;
     Ok(())
+}
+
+fn kinds(config: &Config) -> impl Iterator<Item = (&str, &str)> {
+    config.targets.iter().map(|target| (target.name.as_str(), target.scheme.as_str()))
+}
+
+impl Daemon {
+    /// Follows the log with one configuration until `stop` is done, then delivers what was read.
+    async fn follow(
+        &self,
+        config: &Config,
+        parts: Parts,
+        settings: Settings,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), Failure> {
+        let Parts { dsn, replicas, targets } = parts;
+        let names: Vec<Arc<str>> = config.targets.iter().map(|target| target.name.as_str().into()).collect();
+        let (sender, reports) = mpsc::channel(REPORTS_MAX);
+        let spawn = |(lane, target)| delivery::spawn(lane, target, sender.clone());
+        let workers = targets.into_iter().enumerate().map(spawn).collect();
+        self.board.replicas(replicas.iter().map(|dsn| dsn.to_string().into()));
+        let recorder = Recorder::new(self.board.clone(), self.metrics.clone(), &names, &config.rules);
+        let watch_config = parts::watch_config(config, dsn.clone());
+        let sights = sights(config, dsn.clone(), replicas);
+        let source = parts::postgres(config, dsn);
+        let (watching, watched) = mpsc::channel(WATCHED_MAX);
+        let (vouch, vouched_for) = tokio::sync::watch::channel(None);
+        tokio::spawn(watch(watch_config, vouched_for, watching));
+        let rules = config.rules.clone();
+        let pipeline = Pipeline::new(source, rules, (workers, reports), (watched, vouch), sights, settings, recorder);
+        pipeline.run(stop).await.map_err(anyhow::Error::new)?;
+        Ok(())
+    }
 }
 
 /// Waits until the service manager has been told of the end, which was asked for. One that does not listen is not waited
@@ -131,6 +176,7 @@ fn settings(config: &Config) -> Settings {
         transaction_keys_max: config.limits.max_keys_per_transaction as u64,
         wal_budget: config.source.wal_budget,
         repeat_after: config.repeat_after,
+        is_resumed: false,
     }
 }
 
@@ -180,13 +226,18 @@ async fn look_at(config: &Config, dsn: &Dsn) -> Result<Database, SourceError> {
 }
 
 fn judged(findings: &[Finding]) -> Result<Preflight, Failure> {
-    let (errors, others): (Vec<&Finding>, Vec<_>) = findings.iter().partition(|its| its.severity == Severity::Error);
-    for finding in others {
+    for finding in findings.iter().filter(|its| its.severity != Severity::Error) {
         warn!("{finding}");
     }
-    if errors.is_empty() {
-        return Ok(Preflight::Passed);
+    match refused(findings) {
+        None => Ok(Preflight::Passed),
+        Some(why) => Err(anyhow::anyhow!("not started, because invalidations would be lost:\n{why}").into()),
     }
-    let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    Err(anyhow::anyhow!("not started, because invalidations would be lost:\n{}", list.join("\n")).into())
+}
+
+/// The errors among `findings`, a paragraph each; `None` where there is none.
+fn refused(findings: &[Finding]) -> Option<String> {
+    let errors = findings.iter().filter(|its| its.severity == Severity::Error);
+    let list: Vec<String> = errors.map(ToString::to_string).collect();
+    (!list.is_empty()).then(|| list.join("\n"))
 }

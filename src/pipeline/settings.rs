@@ -41,4 +41,7 @@ pub struct Settings {
     pub wal_budget: Option<u64>,
     /// The pause after which everything is struck once more, for readers without a protocol; zero: not at all.
     pub repeat_after: Duration,
+    /// This process has followed the log before, with another configuration: a source that refuses it is tried again,
+    /// as later in its life.
+    pub is_resumed: bool,
 }

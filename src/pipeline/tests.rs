@@ -247,6 +247,7 @@ pub(in crate::pipeline) const SETTINGS: Settings = Settings {
     transaction_keys_max: 1000,
     wal_budget: None,
     repeat_after: Duration::ZERO,
+    is_resumed: false,
 };
 
 fn start(cache: Cache, settings: Settings) -> Bench {

@@ -38,7 +38,6 @@ impl Board {
         targets: impl IntoIterator<Item = (N, K)>,
     ) -> Board {
         let (since, now) = (SystemTime::now(), Instant::now());
-        let target = |(name, kind): (N, K)| TargetStatus::unheard(name.into(), kind.into(), since);
         let status = Status {
             state: State::Starting,
             since,
@@ -49,7 +48,7 @@ impl Board {
             watermarks: Watermarks::default(),
             wal_end: Lsn::ZERO,
             held: None,
-            targets: targets.into_iter().map(target).collect(),
+            targets: unheard(targets, since),
             rules: Vec::new(),
             gaps: VecDeque::new(),
             flushes: VecDeque::new(),
@@ -63,6 +62,18 @@ impl Board {
             lag: Lag::default(),
         };
         Board(Arc::new(Mutex::new(Held { status, waiting: Waiting::default() })))
+    }
+
+    /// Another configuration from here on. What is known of the database stays.
+    pub fn configured<N: Into<String>, K: Into<String>>(
+        &self,
+        slot: &str,
+        publication: &str,
+        targets: impl IntoIterator<Item = (N, K)>,
+    ) {
+        let status = &mut self.held().status;
+        (status.slot, status.publication) = (slot.to_owned(), publication.to_owned());
+        status.targets = unheard(targets, SystemTime::now());
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -265,6 +276,13 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.board.held().waiting.leave(self.stage, self.ticket);
     }
+}
+
+fn unheard<N: Into<String>, K: Into<String>>(
+    targets: impl IntoIterator<Item = (N, K)>,
+    since: SystemTime,
+) -> Vec<TargetStatus> {
+    targets.into_iter().map(|(name, kind)| TargetStatus::unheard(name.into(), kind.into(), since)).collect()
 }
 
 fn push(events: &mut VecDeque<Event>, reason: &'static str, text: String) {

@@ -14,6 +14,7 @@ mod keys;
 mod outage;
 mod readers;
 mod refusals;
+mod reload;
 mod soak;
 mod standby;
 mod synchronous;

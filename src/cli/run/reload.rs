@@ -1,0 +1,69 @@
+//! SIGHUP: the configuration is read again and takes effect as a whole, or not at all.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info};
+
+use super::super::parts::Parts;
+use super::{look_at, refused};
+use crate::cli::check::prerequisites::prerequisites;
+use crate::config::Config;
+use crate::rules::audit::audit;
+
+/// Reads the configuration again at each SIGHUP.
+pub(super) struct Reloads {
+    hangups: Signal,
+    path: PathBuf,
+}
+
+impl Reloads {
+    /// Listens from here on. Needs a tokio runtime.
+    pub(super) fn on_signal(path: &Path) -> io::Result<Reloads> {
+        Ok(Reloads { hangups: signal(SignalKind::hangup())?, path: path.to_owned() })
+    }
+
+    /// Waits for a configuration that can take the place of `running`. One that cannot is told in the log.
+    pub(super) async fn next(mut self, running: Config) -> (Reloads, Config, Parts) {
+        loop {
+            if self.hangups.recv().await.is_none() {
+                // The runtime ends.
+                std::future::pending::<()>().await;
+            }
+            info!("SIGHUP: reading {} again", self.path.display());
+            match self.read(&running).await {
+                Ok((config, parts)) => return (self, config, parts),
+                Err(why) => error!("the configuration is not reloaded, and nothing has changed: {why:#}"),
+            }
+        }
+    }
+
+    /// Reads the file and holds it against the database, as a start would.
+    async fn read(&self, running: &Config) -> anyhow::Result<(Config, Parts)> {
+        let config = Config::load(&self.path, &|name| std::env::var(name).ok())?;
+        fixed(running, &config)?;
+        let parts = Parts::of(&config).map_err(anyhow::Error::from)?;
+        let database = look_at(&config, &parts.dsn).await?;
+        let mut findings = prerequisites(&database, parts.dsn.application_name());
+        findings.extend(audit(&config.rules, &database));
+        match refused(&findings) {
+            None => Ok((config, parts)),
+            Some(why) => bail!("invalidations would be lost:\n{why}"),
+        }
+    }
+}
+
+/// What a process keeps from its start to its end.
+fn fixed(running: &Config, new: &Config) -> anyhow::Result<()> {
+    let changed = [
+        ("admin.listen", running.admin.listen != new.admin.listen),
+        ("admin.ready_max_lag", running.admin.ready_max_lag != new.admin.ready_max_lag),
+        ("log.format", running.log.format != new.log.format),
+    ];
+    match changed.into_iter().find(|(_, changed)| *changed) {
+        None => Ok(()),
+        Some((field, _)) => bail!("{field} has changed, which needs a restart: systemctl restart coherd"),
+    }
+}
