@@ -459,9 +459,9 @@ fn read_message(
     }
     match reader.read(message, lanes) {
         Ok(Step::Within) => {}
-        Ok(Step::Committed { end, commit_time }) => {
+        Ok(Step::Committed { end, commit_time, made }) => {
             if lanes.commit_strikes() {
-                recorder.committed(end, commit_time);
+                recorder.committed(end, commit_time, made);
             }
             lanes.ledger.committed(end);
         }

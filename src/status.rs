@@ -12,24 +12,29 @@ mod waiting;
 mod watch;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::ledger::Watermarks;
 use crate::lsn::Lsn;
 use crate::observation::HeldWal;
+use crate::transaction::Made;
 pub use board::{Board, TooManyWaiters};
 use lag::Lag;
 pub use ready::readiness;
 pub use replica::ReplicaStatus;
 pub use summary::summary;
 pub use target::{RuleStatus, TargetStatus};
-pub use view::{EventView, ReplicaView, RuleView, TargetView, View, WatermarksView};
+pub use view::{CommitView, EventView, ReplicaView, RuleView, TargetView, View, WatermarksView};
 pub use waiting::Stage;
 pub use watch::LOOK_AGE_MAX;
 use watch::Watch;
 
 /// The most gaps, the most flushes and the most resends that are remembered, each.
 pub const EVENTS_MAX: usize = 20;
+
+/// The most commits that are remembered.
+pub const COMMITS_MAX: usize = 10;
 
 /// The most callers of [`Board::reached`] at a time.
 pub const WAITERS_MAX: usize = 10_000;
@@ -97,6 +102,17 @@ pub struct Event {
     pub text: String,
 }
 
+/// A commit that readers may rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SettledCommit {
+    /// Its end.
+    pub end: Lsn,
+    /// What rules made of it.
+    pub made: Made,
+    /// From the commit, by the server's clock, until it had settled, by ours.
+    pub took: Duration,
+}
+
 /// A snapshot of everything.
 #[derive(Debug, Clone)]
 pub struct Status {
@@ -132,6 +148,10 @@ pub struct Status {
     pub flushes: VecDeque<Event>,
     /// The last times that a target was sent again, from memory, what it had lost; oldest first.
     pub resends: VecDeque<Event>,
+    /// The tables that rules name, as [`Made::tables`] counts them.
+    pub tables: Vec<Arc<str>>,
+    /// The last commits with keys that have settled, oldest first; some of them, where there are many.
+    pub commits: Vec<SettledCommit>,
     /// When the server last sent anything.
     pub last_message: Option<Instant>,
     /// The looks at what is not in the log, once there was one.

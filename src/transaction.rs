@@ -33,11 +33,33 @@ pub enum Step {
         end: CommitLsn,
         /// When it was committed.
         commit_time: PgTime,
+        /// What it was.
+        made: Made,
     },
     /// Outside of every transaction, somebody waits until everything before this position is settled.
     Awaited(Lsn),
     /// A message of ours could not be read, so every scope of every rule was gathered in its place.
     Unreadable(UnreadableOrder),
+}
+
+/// What rules made of a transaction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Keys, each as often as a row made it; none where it was invalidated by hand only.
+    pub keys: u64,
+    /// The tables with rows in it, a bit each in the order of [`tables_of`]; the last bit stands for all further ones.
+    pub tables: u64,
+}
+
+impl Made {
+    /// How many tables have a bit of their own.
+    pub const TABLES_MAX: usize = 63;
+
+    fn wrote(&mut self, table: Option<usize>) {
+        if let Some(table) = table {
+            self.tables |= 1 << table.min(Self::TABLES_MAX);
+        }
+    }
 }
 
 /// A message that fits no transaction: rows outside one, a relation that was never described.
@@ -93,7 +115,7 @@ struct Bound {
 /// The transaction that is half read.
 #[derive(Debug, Default)]
 struct Open {
-    keys: u64,
+    made: Made,
     /// Rules whose scopes stand in for all their further keys in this transaction.
     coarsened: HashSet<u16>,
 }
@@ -156,6 +178,7 @@ impl Reader {
                 let open = self.open.as_mut().ok_or(OutOfOrder::NotBegun("row change"))?;
                 let bound = self.relations.get(&relation).ok_or(OutOfOrder::NotDescribed(relation))?;
                 count(&mut self.counts, bound.table, op_of(&change));
+                open.made.wrote(bound.table);
                 let keys_max = self.keys_max;
                 bound.binding.strike(&change, &mut self.scratch, &mut |strike| {
                     open.gather(strike, keys_max, &self.rules, gather);
@@ -167,8 +190,8 @@ impl Reader {
                 }
             }
             Message::Commit { end, commit_time } => {
-                self.open.take().ok_or(OutOfOrder::NotBegun("commit"))?;
-                return Ok(Step::Committed { end, commit_time });
+                let Open { made, .. } = self.open.take().ok_or(OutOfOrder::NotBegun("commit"))?;
+                return Ok(Step::Committed { end, commit_time, made });
             }
             Message::Relation(relation) => self.describe(relation),
             Message::Truncate(truncated) => self.truncate(truncated, gather)?,
@@ -219,12 +242,11 @@ impl Reader {
     }
 
     fn truncate(&mut self, truncated: Truncated<'_>, gather: &mut impl Gather) -> Result<(), OutOfOrder> {
-        if self.open.is_none() {
-            return Err(OutOfOrder::NotBegun("truncation"));
-        }
+        let open = self.open.as_mut().ok_or(OutOfOrder::NotBegun("truncation"))?;
         for relation in truncated.relations() {
             let bound = self.relations.get(&relation).ok_or(OutOfOrder::NotDescribed(relation))?;
             count(&mut self.counts, bound.table, Op::Truncate);
+            open.made.wrote(bound.table);
             bound.binding.strike_scopes(&mut |strike| pass_on(strike, gather));
         }
         Ok(())
@@ -270,8 +292,8 @@ impl Open {
         let Strike::Key { rule, .. } = strike else {
             return pass_on(strike, gather);
         };
-        self.keys += 1;
-        if self.keys <= keys_max {
+        self.made.keys += 1;
+        if self.made.keys <= keys_max {
             return pass_on(strike, gather);
         }
         if self.coarsened.insert(rule.0)

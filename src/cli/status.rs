@@ -1,11 +1,19 @@
 //! `coherd status`: asks the running daemon how it is.
 
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io::IsTerminal as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Failure, daemon, print};
-use crate::config::Config;
-use crate::status::{EventView, ReplicaView, View};
+use crate::config::{Config, parse_duration};
+use crate::lsn::Lsn;
+use crate::status::{CommitView, EventView, ReplicaView, View};
+
+/// Nobody reads faster, and the daemon has other work.
+const WATCH_MIN: Duration = Duration::from_millis(100);
+
+/// Clears a terminal and begins at its top.
+const ANEW: &str = "\u{1b}[H\u{1b}[2J";
 
 /// `coherd status`
 #[derive(Debug, clap::Args)]
@@ -13,17 +21,34 @@ pub struct Args {
     /// Print JSON, as `/status` gives it, for programs
     #[arg(long)]
     json: bool,
+    /// Show it anew every so often, until interrupted; a daemon that does not answer is asked again
+    #[arg(long, value_name = "EVERY", num_args = 0..=1, default_missing_value = "1s", value_parser = parse_duration)]
+    watch: Option<Duration>,
 }
 
 /// Asks and prints.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let Some(every) = args.watch else { return print(&look(config, args.json).await?) };
+    let anew = if std::io::stdout().is_terminal() && !args.json { ANEW } else { "" };
+    loop {
+        match look(config, args.json).await {
+            Ok(text) => print(&format!("{anew}{text}"))?,
+            // For programs, stdout holds nothing but JSON.
+            Err(error) if args.json => eprintln!("coherd: {error:#}"),
+            Err(error) => print(&format!("{anew}{error:#}\n"))?,
+        }
+        tokio::time::sleep(every.max(WATCH_MIN)).await;
+    }
+}
+
+async fn look(config: &Config, json: bool) -> anyhow::Result<String> {
     let body = daemon::status(config).await?;
-    if args.json {
-        return print(&format!("{}\n", body.trim_end()));
+    if json {
+        return Ok(format!("{}\n", body.trim_end()));
     }
     let view = daemon::view(config, &body)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    print(&render(&view, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)))
+    Ok(render(&view, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)))
 }
 
 fn render(view: &View, now_ms: u64) -> String {
@@ -45,14 +70,17 @@ fn render(view: &View, now_ms: u64) -> String {
     }
     let marks = &view.watermarks;
     row("log end", &view.wal_end);
-    row("decoded", &marks.decoded);
-    row("visible", &marks.visible);
-    row("applied", &marks.applied);
-    row("settled", &marks.settled);
-    row("lag", &format!("{} bytes, {:.1} s", view.lag_bytes, view.lag_seconds));
+    row("decoded", &behind(&marks.decoded, &view.wal_end));
+    row("visible", &behind(&marks.visible, &view.wal_end));
+    row("applied", &behind(&marks.applied, &view.wal_end));
+    row("settled", &behind(&marks.settled, &view.wal_end));
+    row("lag", &format!("{}, {:.1} s", size(view.lag_bytes), view.lag_seconds));
     if let Some(bytes) = view.slot_retained_bytes {
-        let safe = view.safe_wal_size.map(|safe| format!("; {safe} more may be written before the slot is lost"));
-        row("retained", &format!("{bytes} bytes{}", safe.unwrap_or_default()));
+        let safe = match view.safe_wal_size {
+            Some(safe) => format!("; {} more may be written before the slot is lost", size(safe)),
+            None => "; the server sets no limit (max_slot_wal_keep_size)".to_owned(),
+        };
+        row("retained", &format!("{}{safe}", size(bytes)));
     }
     for replica in &view.replicas {
         row("replica", &self::replica(replica, since(replica.since_ms)));
@@ -68,6 +96,55 @@ fn render(view: &View, now_ms: u64) -> String {
         }
     }
     let _ = write!(out, "version    {}\n\n{}", plain(&view.version), targets(view, since));
+    if !view.commits.is_empty() {
+        let _ = write!(out, "\n{}", commits(&view.commits));
+    }
+    out
+}
+
+/// A watermark, and how far it is behind the end of the log.
+fn behind(mark: &str, end: &str) -> String {
+    let bytes = |at: &str| at.parse::<Lsn>().ok();
+    match (bytes(mark), bytes(end)) {
+        (Some(at), Some(end)) if at < end => format!("{mark:<17} {} behind", size(end.bytes_since(at))),
+        _ => mark.to_owned(),
+    }
+}
+
+/// Bytes, as people say them.
+pub(super) fn size(bytes: u64) -> String {
+    let units = [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.into_iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => {
+            let tenths = u128::from(bytes) * 10 / u128::from(unit);
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} bytes"),
+    }
+}
+
+/// The newest first.
+fn commits(commits: &[CommitView]) -> String {
+    let mut rows = vec![["SETTLED COMMIT", "KEYS", "TOOK", "TABLES"].map(str::to_owned)];
+    for commit in commits.iter().rev() {
+        let tables = if commit.tables.is_empty() { "(by hand)".to_owned() } else { commit.tables.join(", ") };
+        let took = format!("{:.1} ms", commit.seconds * 1000.0);
+        rows.push([plain(&commit.lsn), commit.keys.to_string(), took, plain(&tables)]);
+    }
+    table(&rows)
+}
+
+/// Columns side by side.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+            let _ = write!(line, "{cell:<width$}  ", width = width.unwrap_or(0));
+        }
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
     out
 }
 
@@ -100,15 +177,7 @@ fn targets(view: &View, since: impl Fn(u64) -> String) -> String {
             target.retries.to_string(),
         ]);
     }
-    let mut out = String::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-            let _ = write!(line, "{cell:<width$}  ", width = width.unwrap_or(0));
-        }
-        let _ = writeln!(out, "{}", line.trim_end());
-    }
+    let mut out = table(&rows);
     for target in &view.targets {
         if let Some(fault) = &target.fault {
             let _ = writeln!(out, "{}: {}", plain(&target.name), plain(fault));
@@ -156,6 +225,13 @@ mod tests {
         board.resent("target_went_back", "cache: 12 keys".to_owned());
         board.rules(["rules[0] public.users".into(), "rules[1] public.orders".into()]);
         board.uncover(1, "it is not in the publication\n    ALTER PUBLICATION coherd ADD TABLE public.orders;");
+        board.tables(["public.orders".into(), "public.users".into()]);
+        let commit = |end, tables, keys| crate::status::SettledCommit {
+            end: Lsn::new(end),
+            made: crate::transaction::Made { keys, tables },
+            took: Duration::from_micros(1234),
+        };
+        board.settled(&[commit(16, 0b10, 2), commit(32, 0b11, 70), commit(48, 0, 0)].into());
         board.observed(Some(HeldWal { end: Lsn::new(9000), retained: 4096, safe: Some(8192), segment: 1 << 24 }));
         let status = board.status();
         let view = View { lag_seconds: 0.0, version: "1.2.3".into(), ..View::of(&status, Instant::now(), MAX_LAG) };
@@ -171,11 +247,11 @@ mod tests {
         database   7000000000000000001, timeline 3
         log end    16/0
         decoded    16/0
-        visible    0/0
-        applied    0/0
-        settled    0/0
-        lag        94489280512 bytes, 0.0 s
-        retained   4096 bytes; 8192 more may be written before the slot is lost
+        visible    0/0               88.0 GiB behind
+        applied    0/0               88.0 GiB behind
+        settled    0/0               88.0 GiB behind
+        lag        88.0 GiB, 0.0 s
+        retained   4.0 KiB; 8.0 KiB more may be written before the slot is lost
         rules      1 of 2 covered
         gap        3 min ago, slot_missing: slot shop is gone
         resend     3 min ago, target_went_back: cache: 12 keys
@@ -185,6 +261,11 @@ mod tests {
         cache   redis  up for 3 min    0/0      0        0          0
         edge    redis  down for 3 min  0/0      0        0          0
         edge: refused [31m
+
+        SETTLED COMMIT  KEYS  TOOK    TABLES
+        0/30            0     1.2 ms  (by hand)
+        0/20            70    1.2 ms  public.orders, public.users
+        0/10            2     1.2 ms  public.users
         "#);
     }
 }

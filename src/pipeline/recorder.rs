@@ -3,6 +3,7 @@
 mod sights;
 mod unsettled;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,17 +22,18 @@ use crate::observation::Observation;
 use crate::pgoutput::PgTime;
 use crate::rules::config::Rule;
 use crate::source::{Seen, SourceError};
-use crate::status::{Board, State};
+use crate::status::{Board, COMMITS_MAX, SettledCommit, State};
 use crate::table::TableName;
 use crate::target::{Delivered, Fault};
-use crate::transaction::{Op, Reader, tables_of};
-use unsettled::Unsettled;
+use crate::transaction::{Made, Op, Reader, tables_of};
+use unsettled::{Sample, Unsettled};
 
 /// How often the board hears of targets whose watermark stands still.
 const TELL_PACE: Duration = Duration::from_millis(100);
 
 /// What to do where `on_gap: halt` has halted something.
-const HALT_ADVICE: &str = "on_gap is halt: set it to flush and start coherd again, and the caches are flushed";
+const HALT_ADVICE: &str =
+    "on_gap is halt: set it to flush and reload coherd (SIGHUP) or start it again, and the caches are flushed";
 
 /// Tells what happens.
 pub struct Recorder {
@@ -44,8 +46,10 @@ pub struct Recorder {
     commit_to_applied: Histogram,
     commit_to_settled: Histogram,
     /// The last commit of this turn.
-    commit: Option<(Lsn, PgTime)>,
+    commit: Option<Sample>,
     unsettled: Unsettled,
+    /// The last ones of those that have settled, oldest first, and whether the board knows them.
+    settled: (VecDeque<SettledCommit>, bool),
     told: Watermarks,
     told_at: Instant,
     /// Attempts to reach the source that have failed in a row for the same reason.
@@ -58,6 +62,7 @@ impl Recorder {
         let tables: Vec<TableName> = tables_of(rules);
         let rules: Vec<Arc<str>> = rules.iter().map(|rule| rule.subject().into()).collect();
         board.rules(rules.iter().cloned());
+        board.tables(tables.iter().map(|table| table.to_string().into()));
         Recorder {
             targets: targets.iter().map(|name| (Arc::clone(name), metrics.target(name))).collect(),
             tables: tables.iter().map(|table| metrics.table(table)).collect(),
@@ -65,6 +70,7 @@ impl Recorder {
             commit_to_settled: metrics.commit_to_settled(),
             commit: None,
             unsettled: Unsettled::new(),
+            settled: (VecDeque::with_capacity(COMMITS_MAX), true),
             rules,
             board,
             metrics,
@@ -106,6 +112,9 @@ impl Recorder {
             return self.board.turned();
         }
         (self.told, self.told_at) = (watermarks, Instant::now());
+        if !std::mem::replace(&mut self.settled.1, true) {
+            self.board.settled(&self.settled.0);
+        }
         self.board.moved(watermarks);
         for lane in 0..lanes.len() {
             let (pending, in_flight) = lanes.waiting(lane);
@@ -118,16 +127,24 @@ impl Recorder {
     }
 
     /// A commit was read that has invalidated something.
-    pub(super) fn committed(&mut self, end: CommitLsn, time: PgTime) {
-        self.commit = Some((end.end(), time));
+    pub(super) fn committed(&mut self, end: CommitLsn, committed: PgTime, made: Made) {
+        self.commit = Some(Sample { end: end.end(), committed, made });
     }
 
     /// A commit whose keys left while it was still being read may have settled already.
     fn settled(&mut self, watermarks: &Watermarks) {
-        if let Some((at, time)) = self.commit.take() {
-            self.unsettled.add(at, time);
+        if let Some(sample) = self.commit.take() {
+            self.unsettled.add(sample);
         }
-        self.unsettled.settled(watermarks, |time| observe(&self.commit_to_settled, time));
+        let (last, is_known) = &mut self.settled;
+        self.unsettled.settled(watermarks, |sample| {
+            observe(&self.commit_to_settled, sample.committed);
+            if last.len() == COMMITS_MAX {
+                last.pop_front();
+            }
+            last.push_back(SettledCommit { end: sample.end, made: sample.made, took: since(sample.committed) });
+            *is_known = false;
+        });
     }
 
     /// The server says that its log reaches `position`.
@@ -343,9 +360,14 @@ impl Recorder {
 
 /// The time from a commit until now.
 fn observe(histogram: &Histogram, committed: PgTime) {
-    let Ok(committed) = u64::try_from(committed.unix_micros()) else { return };
+    histogram.observe(since(committed).as_secs_f64());
+}
+
+/// By two clocks: the server's and ours. Never below zero.
+fn since(committed: PgTime) -> Duration {
+    let committed = u64::try_from(committed.unix_micros()).unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    histogram.observe(now.saturating_sub(Duration::from_micros(committed)).as_secs_f64());
+    now.saturating_sub(Duration::from_micros(committed))
 }
 
 #[cfg(test)]

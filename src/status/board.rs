@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 use super::lag::Lag;
 use super::waiting::{Stage, Waiting};
 use super::watch::Watch;
-use super::{EVENTS_MAX, Event, ReplicaStatus, RuleStatus, State, Status, TargetStatus, WAITERS_MAX};
+use super::{
+    COMMITS_MAX, EVENTS_MAX, Event, ReplicaStatus, RuleStatus, SettledCommit, State, Status, TargetStatus, WAITERS_MAX,
+};
 use crate::ledger::Watermarks;
 use crate::lsn::Lsn;
 use crate::observation::HeldWal;
@@ -53,6 +55,8 @@ impl Board {
             gaps: VecDeque::new(),
             flushes: VecDeque::new(),
             resends: VecDeque::new(),
+            tables: Vec::new(),
+            commits: Vec::with_capacity(COMMITS_MAX),
             last_message: None,
             replicas: Vec::new(),
             unsighted: None,
@@ -86,6 +90,20 @@ impl Board {
     pub fn rules(&self, subjects: impl IntoIterator<Item = Arc<str>>) {
         let rule = |subject| RuleStatus { subject, uncovered: None };
         self.held().status.rules = subjects.into_iter().map(rule).collect();
+    }
+
+    /// The tables that rules name, as a commit's bits count them. Commits under other rules are forgotten.
+    pub fn tables(&self, tables: impl IntoIterator<Item = Arc<str>>) {
+        let status = &mut self.held().status;
+        status.tables = tables.into_iter().collect();
+        status.commits.clear();
+    }
+
+    /// The last commits that have settled, oldest first.
+    pub fn settled(&self, commits: &VecDeque<SettledCommit>) {
+        let its = &mut self.held().status.commits;
+        its.clear();
+        its.extend(commits);
     }
 
     /// The loop has turned. Called at least every few seconds in every state; see [`TURN_MAX`].

@@ -1,11 +1,13 @@
 //! The status as JSON: what `/status` gives and `coherd status` reads.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, ReplicaStatus, RuleStatus, Status, TargetStatus, readiness};
+use super::{Event, ReplicaStatus, RuleStatus, SettledCommit, Status, TargetStatus, readiness};
 use crate::ledger::Watermarks;
+use crate::transaction::Made;
 
 /// Positions are text as Postgres prints them; times are milliseconds since 1970 or seconds of duration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +62,22 @@ pub struct View {
     pub flushes: Vec<EventView>,
     /// The last times that a target was sent again, from memory, what it had lost; oldest first.
     pub resends: Vec<EventView>,
+    /// The last commits with keys that have settled, oldest first; some of them, where there are many.
+    #[serde(default)]
+    pub commits: Vec<CommitView>,
+}
+
+/// A commit that readers may rely on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CommitView {
+    /// Its end.
+    pub lsn: String,
+    /// The tables that it wrote, of those that rules name; none where it was invalidated by hand.
+    pub tables: Vec<String>,
+    /// Keys, each as often as a row made it.
+    pub keys: u64,
+    /// From the commit, by the server's clock, until it had settled, by the daemon's.
+    pub seconds: f64,
 }
 
 /// The four watermarks.
@@ -171,6 +189,7 @@ impl View {
             gaps: status.gaps.iter().map(EventView::of).collect(),
             flushes: status.flushes.iter().map(EventView::of).collect(),
             resends: status.resends.iter().map(EventView::of).collect(),
+            commits: status.commits.iter().map(|commit| CommitView::of(commit, &status.tables)).collect(),
         }
     }
 }
@@ -234,6 +253,23 @@ impl RuleView {
             rule: rule.subject.to_string(),
             covered: rule.uncovered.is_none(),
             reason: rule.uncovered.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+impl CommitView {
+    fn of(commit: &SettledCommit, names: &[Arc<str>]) -> CommitView {
+        let wrote = |place: &usize| commit.made.tables & (1 << place) != 0;
+        let places = (0..=Made::TABLES_MAX).filter(wrote);
+        let name = |place: usize| match names.get(place) {
+            Some(name) if place < Made::TABLES_MAX => name.to_string(),
+            _ => "others".to_owned(),
+        };
+        CommitView {
+            lsn: commit.end.to_string(),
+            tables: places.map(name).collect(),
+            keys: commit.made.keys,
+            seconds: commit.took.as_secs_f64(),
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Streams that bring nothing for the rules.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
 use super::Shop;
+use crate::support::daemon::{coherd, text};
 use crate::support::until;
 
 const SCHEMA: &str =
@@ -45,4 +49,28 @@ fn changes_are_counted_and_latencies_observed() {
     // A commit that was not visible when it was asked about is struck at once and again.
     let deleted = [2, 4].map(|n| format!("coherd_invalidations_total{{target=\"cache\",action=\"delete\"}} {n}\n"));
     assert!(deleted.iter().any(|line| metrics.contains(line)), "neither 2 nor 4 keys were sent:\n{metrics}");
+}
+
+#[test]
+fn status_shows_the_last_commits_and_watches() {
+    let mut shop = Shop::open(SCHEMA, RULE);
+    shop.left_after("INSERT INTO users VALUES (1), (2)");
+    let table = until("the commit is told", || {
+        let table = text(&shop.daemon.command(&["status"]));
+        table.contains("SETTLED COMMIT").then_some(table)
+    });
+    let commit = table.lines().find(|line| line.ends_with("  public.users")).unwrap_or_else(|| panic!("{table}"));
+    assert_eq!(commit.split_whitespace().nth(1), Some("2"), "{table}");
+
+    let config = shop.daemon.config().display().to_string();
+    let watch = ["--config", config.as_str(), "status", "--json", "--watch", "100ms"];
+    let mut watching = Command::new(coherd()).args(watch).stdout(Stdio::piped()).spawn().unwrap();
+    let lines: Vec<String> =
+        BufReader::new(watching.stdout.take().unwrap()).lines().take(2).collect::<Result<_, _>>().unwrap();
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    for line in lines {
+        let status: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(status["commits"][0]["keys"], 2, "{status}");
+    }
 }

@@ -114,7 +114,8 @@ fn a_halted_target_stays_halted_when_the_state_changes() {
 #[test]
 fn a_commit_is_timed_until_it_settles_also_where_its_keys_left_before_it_was_read() {
     let mut its = told();
-    let commit = |its: &mut Told, at| its.recorder.committed(CommitLsn::from_end(Lsn::new(at)), PgTime(0));
+    let commit =
+        |its: &mut Told, at| its.recorder.committed(CommitLsn::from_end(Lsn::new(at)), PgTime(0), Made::default());
     let watermarks = |decoded, settled| Watermarks {
         decoded: Lsn::new(decoded),
         settled: Lsn::new(settled),

@@ -6,13 +6,22 @@ use std::collections::VecDeque;
 use crate::ledger::Watermarks;
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
+use crate::transaction::Made;
 
 const SAMPLES_MAX: usize = 256;
+
+/// One commit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    pub(super) end: Lsn,
+    pub(super) committed: PgTime,
+    pub(super) made: Made,
+}
 
 /// Commits that are not settled, oldest first.
 #[derive(Debug)]
 pub(super) struct Unsettled {
-    samples: VecDeque<(Lsn, PgTime)>,
+    samples: VecDeque<Sample>,
     /// One of so many is taken.
     one_of: u64,
     left_out: u64,
@@ -24,7 +33,7 @@ impl Unsettled {
     }
 
     /// A commit that has still to settle, and is later than those before it.
-    pub(super) fn add(&mut self, at: Lsn, committed: PgTime) {
+    pub(super) fn add(&mut self, sample: Sample) {
         self.left_out += 1;
         if self.left_out < self.one_of {
             return;
@@ -38,17 +47,17 @@ impl Unsettled {
             self.one_of = self.one_of.saturating_mul(2);
         }
         self.left_out = 0;
-        self.samples.push_back((at, committed));
+        self.samples.push_back(sample);
     }
 
-    /// Gives when those were committed that have settled. One that is past what is decoded was not part of the
+    /// Gives those that have settled. One that is past what is decoded was not part of the
     /// database's history after all.
-    pub(super) fn settled(&mut self, watermarks: &Watermarks, mut give: impl FnMut(PgTime)) {
-        while self.samples.back().is_some_and(|(at, _)| *at > watermarks.decoded) {
+    pub(super) fn settled(&mut self, watermarks: &Watermarks, mut give: impl FnMut(Sample)) {
+        while self.samples.back().is_some_and(|sample| sample.end > watermarks.decoded) {
             self.samples.pop_back();
         }
-        while let Some((_, committed)) = self.samples.pop_front_if(|(at, _)| *at <= watermarks.settled) {
-            give(committed);
+        while let Some(sample) = self.samples.pop_front_if(|sample| sample.end <= watermarks.settled) {
+            give(sample);
         }
         if self.samples.is_empty() {
             (self.one_of, self.left_out) = (1, 0);
@@ -60,18 +69,22 @@ impl Unsettled {
 mod tests {
     use super::*;
 
+    fn at(end: u64, committed: i64) -> Sample {
+        Sample { end: Lsn::new(end), committed: PgTime(committed), made: Made::default() }
+    }
+
     fn settled(its: &mut Unsettled, decoded: u64, settled: u64) -> Vec<i64> {
         let mut times = Vec::new();
         let watermarks = Watermarks { decoded: Lsn::new(decoded), settled: Lsn::new(settled), ..Watermarks::default() };
-        its.settled(&watermarks, |time| times.push(time.0));
+        its.settled(&watermarks, |sample| times.push(sample.committed.0));
         times
     }
 
     #[test]
     fn a_commit_is_given_once_and_when_it_has_settled() {
         let mut its = Unsettled::new();
-        its.add(Lsn::new(10), PgTime(1));
-        its.add(Lsn::new(20), PgTime(2));
+        its.add(at(10, 1));
+        its.add(at(20, 2));
         assert_eq!(settled(&mut its, 20, 9), [0_i64; 0]);
         assert_eq!(settled(&mut its, 20, 10), [1]);
         assert_eq!(settled(&mut its, 20, 30), [2]);
@@ -82,22 +95,22 @@ mod tests {
     fn many_are_thinned_out_evenly() {
         let mut its = Unsettled::new();
         for n in 0..1_000_000 {
-            its.add(Lsn::new(n), PgTime(i64::try_from(n).unwrap()));
+            its.add(at(n, i64::try_from(n).unwrap()));
             assert!(its.samples.len() <= SAMPLES_MAX);
         }
         let times = settled(&mut its, 1_000_000, 1_000_000);
         assert!(times.len() >= SAMPLES_MAX / 2, "{}", times.len());
         let most = times.windows(2).map(|two| two[1] - two[0]).max();
         assert!(most <= Some(1_000_000 * 2 / i64::try_from(SAMPLES_MAX).unwrap() + 1), "{most:?}");
-        its.add(Lsn::new(2_000_000), PgTime(7));
+        its.add(at(2_000_000, 7));
         assert_eq!(settled(&mut its, 2_000_000, 2_000_000), [7], "and every one again");
     }
 
     #[test]
     fn what_is_not_part_of_the_history_is_forgotten() {
         let mut its = Unsettled::new();
-        its.add(Lsn::new(10), PgTime(1));
-        its.add(Lsn::new(20), PgTime(2));
+        its.add(at(10, 1));
+        its.add(at(20, 2));
         assert_eq!(settled(&mut its, 15, 5), [0_i64; 0]);
         assert_eq!(settled(&mut its, 30, 30), [1]);
     }
