@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Shop;
+use crate::support::planted;
 use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::Signal;
 use crate::support::standby::STANDBY_SLOT;
@@ -30,7 +31,8 @@ impl Pair {
         let standby = database.server.standby(standby_settings);
         let (one, other) = (standby.port(), database.server.port());
         let both = format!("host=127.0.0.1,127.0.0.1 port={one},{other} user=coherd dbname={}", database.name);
-        daemon.edit(&database.dsn_as("coherd"), &format!("{both} sslmode=disable target_session_attrs={wanted}"));
+        daemon
+            .edit(&database.dsn_as(&planted::role()), &format!("{both} sslmode=disable target_session_attrs={wanted}"));
         daemon.setup(&database);
         let sql = database.client();
         let mut pair = Pair { shop: Shop { daemon, redis, sql, database }, standby };

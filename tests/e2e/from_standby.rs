@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Shop;
 use crate::support::daemon::text;
+use crate::support::planted;
 use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::Signal;
 use crate::support::{Daemon, Database, Postgres, Redis, until};
@@ -19,7 +20,7 @@ fn configured() -> (Shop, Postgres) {
     let redis = Redis::start();
     let daemon = Daemon::configure(&database, &redis.url(), RULES);
     let standby = database.server.standby("");
-    daemon.edit(&database.dsn_as("coherd"), &standby.dsn_as("coherd", &database.name));
+    daemon.edit(&database.dsn_as(&planted::role()), &standby.dsn_as("coherd", &database.name));
     let sql = database.client();
     (Shop { daemon, redis, sql, database }, standby)
 }

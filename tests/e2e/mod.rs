@@ -12,6 +12,7 @@ mod from_standby;
 mod idle;
 mod keys;
 mod outage;
+mod planted;
 mod readers;
 mod refusals;
 mod reload;

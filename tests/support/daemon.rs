@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::process::{Server, Signal, free_port};
 use super::wait::until;
-use super::{Database, Redis};
+use super::{Database, Redis, planted};
 
 /// A configuration in a temp dir, and the daemon that runs with it.
 pub struct Daemon {
@@ -31,7 +31,7 @@ impl Daemon {
         let config = format!(
             "source:\n  dsn: {}\n  slot: {name}\n  publication: {name}\ntargets:\n  cache:\n    url: {redis_url}\n\
              admin:\n  listen: 127.0.0.1:{admin}\n{rest}",
-            database.dsn_as("coherd"),
+            database.dsn_as(&planted::role()),
         );
         let dir = tempfile::tempdir().expect("temp dir");
         std::fs::write(dir.path().join("coherd.yaml"), config).expect("configuration");
@@ -123,7 +123,9 @@ impl Daemon {
     /// Runs another command with the same configuration.
     pub fn command(&self, args: &[&str]) -> Output {
         let config = self.config();
-        Command::new(coherd()).args(args).arg("--config").arg(config).output().expect("coherd starts")
+        let output = Command::new(coherd()).args(args).arg("--config").arg(config).output().expect("coherd starts");
+        planted::assert_no_secret(&format!("what coherd {args:?} prints"), &text(&output));
+        output
     }
 
     /// The admin page's port.
@@ -133,7 +135,9 @@ impl Daemon {
 
     /// Asks the admin page: status code and body; 0 where nobody answers.
     pub fn http(&self, path: &str) -> (u16, String) {
-        http_get(self.admin, path).unwrap_or_default()
+        let (code, body) = http_get(self.admin, path).unwrap_or_default();
+        planted::assert_nothing(path, &body);
+        (code, body)
     }
 
     /// `/status` as JSON.
@@ -172,6 +176,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("the daemon's log:\n{}", self.log());
+        } else {
+            planted::assert_nothing("the daemon's log", &self.log());
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod chance;
 pub mod daemon;
 pub mod manager;
+pub mod planted;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
