@@ -88,7 +88,7 @@ fn a_role_that_may_not_replicate_is_told_how_to_get_there() {
     daemon.setup(&database);
     let role = format!("{}_weak", database.name);
     database.run(&format!("CREATE ROLE {role} LOGIN"));
-    daemon.edit("//coherd@", &format!("//{role}@"));
+    daemon.edit("//coherd:", &format!("//{role}:"));
     let said = refusal(&daemon, &database);
     database.run(&format!("DROP ROLE {role}"));
     if database.server.version() >= 160_000 {
