@@ -272,7 +272,7 @@ impl Recorder {
     }
 
     pub(super) fn draining(&mut self) {
-        info!("shutting down: delivering what has been read");
+        info!("draining: what has been read is delivered first");
         self.board.enter(State::Draining);
     }
 
@@ -281,7 +281,7 @@ impl Recorder {
         if all {
             info!("everything that was read is confirmed");
         } else {
-            warn!("not everything is confirmed; it is sent again at the next start");
+            warn!("not everything is confirmed; it comes from the slot again");
         }
     }
 
