@@ -182,10 +182,9 @@ fn judge_record(known: &Known, record: &Record) -> Verdict {
         match known.forks.iter().find(|fork| fork.timeline == record.timeline) {
             // Where its timeline was left, everything that it was sent is part of the server's history.
             Some(fork) if applied <= fork.at => {}
-            // What another process sent is not in this one's memory.
             Some(fork) if known.is_ours => return known.resend(fork.at, gap),
-            Some(_) => return Verdict::Gap(gap),
-            None => return Verdict::Gap(gap),
+            // What another process sent is not in this one's memory, and nobody knows of a timeline without a fork.
+            _ => return Verdict::Gap(gap),
         }
     }
     // What the slot has left behind was struck for good, by this process or another. What this one wrote since it knows.

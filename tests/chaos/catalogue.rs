@@ -13,10 +13,6 @@ use crate::support::Database;
 use crate::support::chance::one_of;
 use crate::support::postgres::Client;
 
-/// Whether the catalogue is changed, in rounds of their own and in those that are hard on memories. It is off for as long as the daemon does
-/// not watch the catalogue: what it cannot see it cannot flush, and the runs find stale keys.
-pub const CATALOGUE_FAULTS: bool = true;
-
 /// The longest pause between two of them.
 const PAUSE_MOST: Duration = Duration::from_millis(600);
 /// The longest that one of them lasts.

@@ -23,7 +23,7 @@ use fastrand::Rng;
 
 use crate::support::{Daemon, Database, Postgres, Proxy};
 use caches::{Cache, NAMES};
-use catalogue::{CATALOGUE_FAULTS, Dba};
+use catalogue::Dba;
 use faults::{Faults, Harm};
 use history::History;
 use holds::Holds;
@@ -37,11 +37,7 @@ const ROUND: Duration = Duration::from_secs(8);
 const CALM: Duration = Duration::from_millis(700);
 const WRITERS: usize = 3;
 /// What the rounds are after, one after the other.
-const HARMS: &[Harm] = if CATALOGUE_FAULTS {
-    &[Harm::Connections, Harm::Memories, Harm::Catalogue]
-} else {
-    &[Harm::Connections, Harm::Memories]
-};
+const HARMS: &[Harm] = &[Harm::Connections, Harm::Memories, Harm::Catalogue];
 
 /// What all threads share.
 pub struct World {
@@ -155,7 +151,7 @@ fn round(faults: &mut Faults, rng: &mut Rng, harm: Harm) -> Vec<String> {
     world.calm.store(false, Ordering::Relaxed);
     world.unhidden.store(harm == Harm::Catalogue, Ordering::Relaxed);
     let threads = start(&world, rng);
-    let dba = (CATALOGUE_FAULTS && harm != Harm::Connections).then(|| {
+    let dba = (harm != Harm::Connections).then(|| {
         let (world, rng) = (Arc::clone(&world), rng.fork());
         std::thread::spawn(move || Dba::run(world, rng))
     });

@@ -10,9 +10,6 @@ use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::{Signal, peak_rss_kib, rss_kib};
 use crate::support::{Daemon, Database, Postgres, Redis};
 
-/// Whether `source.wal_budget` exists. Without it nothing bounds the log that the slot holds back.
-const WAL_BUDGET_EXISTS: bool = true;
-
 /// How long the target is away where nobody says.
 const SECONDS: u64 = 20;
 /// In less than this the load cannot break the long budget: about 3 MiB of log are written in a second.
@@ -64,9 +61,7 @@ fn a_target_away_under_load_costs_neither_memory_nor_log() {
     assert!(peak_mib <= RSS_MOST_MIB, "{peak_mib} MiB");
     let allowed_mib = budget_mib + SEGMENT_MIB;
     assert!(written_mib > allowed_mib, "{written_mib} MiB of log are too few to hold back too much");
-    if WAL_BUDGET_EXISTS {
-        assert!(most.retained <= allowed_mib * MIB, "{} MiB of log held back", most.retained / MIB);
-    }
+    assert!(most.retained <= allowed_mib * MIB, "{} MiB of log held back", most.retained / MIB);
 }
 
 struct Soak {
@@ -103,9 +98,7 @@ impl Soak {
         let redis = Redis::start();
         let daemon =
             Daemon::configure(&database, &redis.url(), "rules:\n  - table: items\n    keys: [\"item:{id}\"]\n");
-        if WAL_BUDGET_EXISTS {
-            daemon.edit("source:\n", &format!("source:\n  wal_budget: {budget_mib}MiB\n"));
-        }
+        daemon.edit("source:\n", &format!("source:\n  wal_budget: {budget_mib}MiB\n"));
         daemon.setup(&database);
         let mut soak = Soak { daemon, redis, sql: database.client(), database };
         soak.daemon.launch();
