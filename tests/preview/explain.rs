@@ -1,0 +1,54 @@
+//! `coherd explain`: where a key comes from.
+
+use insta::assert_snapshot;
+
+use crate::e2e::Shop;
+use crate::support::daemon::text;
+
+const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, name text, email text);
+    CREATE TABLE items (id int PRIMARY KEY, order_id int NOT NULL, qty int); ALTER TABLE items REPLICA IDENTITY FULL;
+    CREATE TABLE products (id int PRIMARY KEY);";
+const RULES: &str =
+    "  - table: users\n    keys: [\"user:{id}\", \"user:by-email:{email|lower}\"]\n    on_missing_old: skip\n
+  - table: items\n    keys: [\"order:{order_id}\"]\n    when_changed: [qty]\n
+  - table: products\n    keys: [\"product:{id}\"]\n    action: bump\n
+  - table: products\n    keys: [\"{schema}.{table}:{id|md5}\"]\n    scope: \"public.*\"\n";
+
+fn explained(shop: &Shop, key: &str) -> String {
+    let output = shop.daemon.command(&["explain", key]);
+    format!("exit {}\n{}", output.status.code().unwrap(), text(&output).replace(&shop.database.name, "app"))
+}
+
+#[test]
+fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
+    let shop = Shop::open(SCHEMA, RULES);
+    shop.cache(&["user:by-email:ann@x"]);
+    assert_snapshot!(explained(&shop, "user:by-email:ann@x"), @"");
+    assert_snapshot!(explained(&shop, "order:7"), @"");
+    assert_snapshot!(explained(&shop, "product:4"), @"");
+}
+
+#[test]
+fn a_key_that_no_rule_makes_is_told_with_what_flushes_it() {
+    let shop = Shop::open(SCHEMA, RULES);
+    // An upper-case letter cannot come from |lower, and x is no MD5.
+    assert_snapshot!(explained(&shop, "user:by-email:Ann@x"), @"");
+    assert_snapshot!(explained(&shop, "public.products:x"), @"");
+    assert_snapshot!(explained(&shop, "it's"), @"");
+}
+
+#[test]
+fn a_table_that_is_not_covered_now_is_told_with_what_mends_it() {
+    let mut shop = Shop::open(SCHEMA, RULES);
+    let name = shop.database.name.clone();
+    shop.sql.run(&format!("ALTER PUBLICATION {name} DROP TABLE items"));
+    let said = explained(&shop, "order:7");
+    assert!(said.contains("covered   NO") && said.contains("it is not in publication app"), "{said}");
+    let told = super::told(&shop, &["explain", "order:7"]);
+    assert_eq!(told["rules"][0]["covered"], false, "{told}");
+    assert_eq!(told["rules"][0]["rows"], "order_id = '7'");
+    shop.daemon.edit(&format!("127.0.0.1:{}/", shop.database.server.port()), "127.0.0.1:1/");
+    let output = shop.daemon.command(&["explain", "order:7"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("covered   not known"), "{}", text(&output));
+}
