@@ -1,6 +1,6 @@
 //! A key read backwards: which rows have it, as far as the key says.
 
-use super::template::{Piece, Template};
+use super::template::{Piece, Template, could_make};
 
 /// What a key says of one column, if its template made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,8 @@ pub fn read(template: &Template, key: &[u8]) -> Option<Vec<Implied>> {
                 let (text, after) = rest.split_at_checked(at)?;
                 rest = after.get(literal.len()..)?;
                 if let Some(open) = open.take() {
-                    let again = !is_last && find(rest, literal).is_some();
+                    let later = template.pieces().get(number + 1..).unwrap_or_default();
+                    let again = !is_last && ends_elsewhere(after.get(1..)?, literal, later);
                     implied.push(close(open, text, again)?);
                 }
             }
@@ -60,6 +61,12 @@ pub fn read(template: &Template, key: &[u8]) -> Option<Vec<Implied>> {
 
 fn find(text: &[u8], part: &[u8]) -> Option<usize> {
     text.windows(part.len().max(1)).position(|window| window == part)
+}
+
+/// Whether the literal stands in `text` once more, with what `later` can make behind it.
+fn ends_elsewhere(text: &[u8], literal: &[u8], later: &[Piece]) -> bool {
+    let behind = (0..text.len()).filter_map(|at| text.get(at..)?.strip_prefix(literal));
+    behind.into_iter().any(|behind| could_make(later, behind))
 }
 
 fn close(open: (&str, Vec<&'static str>, bool), text: &[u8], ambiguous: bool) -> Option<Implied> {

@@ -50,7 +50,22 @@ fn a_key_that_is_none_is_refused_and_so_is_an_order_that_nobody_would_hear() {
     shop.daemon.edit("slot: nobodys", &format!("slot: {name}"));
     shop.sql.run("DROP SCHEMA coherd CASCADE");
     said.push(refusal(&shop.daemon.command(&["flush", "--yes"]), &[]));
-    assert_snapshot!(said.join("\n"), @"");
+    assert_snapshot!(said.join("\n"), @r#"
+    exit 1
+    coherd: nothing was done: key 2 of 2 is empty: is a variable of the shell not set?
+
+    exit 1
+    coherd: nothing was done: key 1 of 1 has 65537 bytes, and no key that coherd makes has more than 65536
+
+    exit 1
+    coherd: nothing was done: source.messages is false, so the daemon acts on nothing that is written by hand; set it to true and restart coherd
+
+    exit 1
+    coherd: nothing was done: there is no replication slot nobodys on this server, so nobody would hear of it: `coherd setup` creates it
+
+    exit 1
+    coherd: nothing was done: this database has no coherd.invalidate() and coherd.flush(): `coherd setup` creates them
+    "#);
 }
 
 #[test]
@@ -59,7 +74,12 @@ fn a_flush_counts_first_and_wants_a_yes() {
     shop.cache(&["user:1", "user:2", "user:3", "product:1", "other"]);
     let output = shop.daemon.command(&["flush"]);
     assert_eq!(output.status.code(), Some(1));
-    assert_snapshot!(text(&output), @"");
+    assert_snapshot!(text(&output), @r#"
+    SCOPE      ACTION          FROM                     CACHE
+    product:*  flush (delete)  hidden.products by hand  1 key
+    user:*     flush (delete)  public.users by hand     3 keys
+    coherd: nothing was flushed: with --yes, the above will be
+    "#);
     assert_eq!(shop.cached().len(), 5);
     let output = shop.daemon.command(&["flush", "--table", "hidden.products", "--yes", "--wait=30s"]);
     assert!(output.status.success() && text(&output).contains("flushed 1 table at"), "{}", text(&output));
@@ -72,7 +92,10 @@ fn a_flush_counts_first_and_wants_a_yes() {
     assert_eq!((&told[1]["done"], &told[2]["reached"]), (&"flushed 2 tables".into(), &true.into()));
     assert_eq!(shop.cached(), ["other"]);
     let said = refusal(&shop.daemon.command(&["flush", "--table", "pets", "--yes"]), &[]);
-    assert_snapshot!(said, @"");
+    assert_snapshot!(said, @r#"
+    exit 1
+    coherd: nothing was done: no rule names public.pets; rules name hidden.products, public.users
+    "#);
 }
 
 #[test]

@@ -39,7 +39,49 @@ fn a_fix_that_cannot_be_tried_says_where_and_why_and_changes_nothing() {
         tried(&shop, "UPDATE users SET name = $1"),
         tried(&shop, " -- nothing\n"),
     ];
-    assert_snapshot!(said.join("\n"), @"");
+    assert_snapshot!(said.join("\n"), @r#"
+    exit 1
+    coherd: fix.sql:4:10: 42703 column "nme" of relation "users" does not exist; everything was rolled back
+
+    exit 1
+    coherd: fix.sql:1:37: 42601 syntax error at or near "users"; everything was rolled back
+
+    exit 1
+    coherd: nothing was tried: fix.sql:2:1: COMMIT cannot be tried: the fix is tried in one transaction, which is rolled back, so it may neither begin nor end one; leave it out, and run the file with psql -1 -f, which puts BEGIN and COMMIT around it
+
+    exit 1
+    coherd: nothing was tried: fix.sql:1:1: VACUUM cannot be tried: it runs in no transaction, and changes no row; leave it out
+
+    exit 1
+    coherd: nothing was tried: fix.sql:1:1: a command of psql begins here, and this is not psql: leave it out
+
+    exit 1
+    coherd: nothing was tried: fix.sql:1:1: COPY cannot be tried: rows that come from the client are not read here; use INSERT … VALUES, or COPY from a file of the server
+
+    exit 1
+    coherd: fix.sql:1:30: 2D000 invalid transaction termination; the fix is tried in one transaction, so nothing in it may end one; everything was rolled back
+
+    exit 1
+    coherd: fix.sql:1:1: 2D000 invalid transaction termination; the fix is tried in one transaction, so nothing in it may end one; everything was rolled back
+
+    exit 1
+    coherd: fix.sql:1:1: 25001 ALTER SYSTEM cannot run inside a transaction block; everything was rolled back
+
+    exit 1
+    coherd: fix.sql: a constraint that is checked at COMMIT does not hold, so the fix would fail there: 23503 insert or update on table "pets" violates foreign key constraint "pets_owner_fkey"
+
+    exit 1
+    coherd: fix.sql:1:1: 23505 duplicate key value violates unique constraint "users_pkey"; everything was rolled back
+
+    exit 1
+    coherd: fix.sql:1:30: 25001 coherd.wait(): this transaction has written, and its changes reach no cache before it commits (Call it after COMMIT, in a transaction of its own.); everything was rolled back
+
+    exit 1
+    coherd: fix.sql:1:25: 42P02 there is no parameter $1; everything was rolled back
+
+    exit 1
+    coherd: nothing was tried: fix.sql holds no statement
+    "#);
     assert_eq!(shop.sql.rows("SELECT name FROM users ORDER BY id"), [["Ann"], ["Bob"]]);
     no_slot_is_left(&mut shop);
 }
@@ -69,12 +111,21 @@ fn a_role_that_may_not_is_told_of_another_and_another_database_is_noticed() {
     let shop = Shop::open(SCHEMA, RULE);
     let path = file(&shop, "fix.sql", "UPDATE users SET name = 'y'");
     let said = refusal(&shop.daemon.command(&["keys", "--sql", &path]), &[(&path, "fix.sql")]);
-    assert_snapshot!(said, @"");
+    assert_snapshot!(said, @r#"
+    exit 1
+    coherd: fix.sql:1:1: 42501 permission denied for table users; the role of source.dsn reads no table: name one that may with --dsn; everything was rolled back
+    "#);
     let other = crate::support::Database::create_on(shop.database.server.clone());
     let said = refusal(&shop.daemon.command(&["keys", "--sql", &path, "--dsn", &other.dsn()]), &[(&path, "fix.sql")]);
-    assert_snapshot!(said, @"");
+    assert_snapshot!(said, @r#"
+    exit 1
+    coherd: nothing was tried: --dsn leads to another server or database than source.dsn, where the fix could not be followed
+    "#);
     let said = refusal(&shop.daemon.command(&["keys", "--sql", "/no/such/fix.sql"]), &[]);
-    assert_snapshot!(said, @"");
+    assert_snapshot!(said, @r#"
+    exit 1
+    coherd: reading /no/such/fix.sql: No such file or directory (os error 2)
+    "#);
     for wrong in [
         &["keys"][..],
         &["keys", "--table", "users"],

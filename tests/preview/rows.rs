@@ -71,7 +71,35 @@ fn people_see_what_is_cached_and_for_how_long() {
     let few = ["keys", "--table", "users", "--where", "true", "--limit", "1", "--dsn", &shop.database.dsn()];
     let said: Vec<String> = [users, products, none].iter().map(|asked| text(&shop.daemon.command(asked))).collect();
     let few = text(&shop.daemon.command(&few));
-    assert_snapshot!(format!("{}\n{few}", said.join("\n")), @"");
+    assert_snapshot!(format!("{}\n{few}", said.join("\n")), @r#"
+    KEY                             ACTION  FROM          CACHE
+    at:2026-01-02 01:04:05+00:ab    delete  public.users  no
+    mail:ann@x                      delete  public.users  no
+    mail:bob@x                      delete  public.users  yes, no TTL
+    user:1                          delete  public.users  yes, 83 min
+    user:2                          delete  public.users  no
+
+    5 keys, 2 cached now in cache
+    - 2 rows of public.users
+
+    KEY        ACTION  FROM             CACHE
+    product:4  bump    public.products  yes, no TTL, version 17
+
+    1 key, 1 cached now in cache
+    - 1 row of public.products
+
+    no keys
+    - 0 rows of public.users
+
+    KEY                             ACTION  FROM          CACHE
+    at:2026-01-02 01:04:05+00:ab    delete  public.users  no
+    mail:ann@x                      delete  public.users  no
+    user:1                          delete  public.users  yes, 83 min
+
+    3 keys, 1 cached now in cache
+    - 1 row of public.users
+    - there are more rows: only the first 1 were looked at; --limit says how many
+    "#);
 }
 
 #[test]
@@ -94,7 +122,31 @@ fn a_condition_can_neither_write_nor_hold_a_second_statement() {
         refusal(&shop.daemon.command(&asked), &[])
     })
     .collect();
-    assert_snapshot!(said.join("\n"), @"");
+    assert_snapshot!(said.join("\n"), @r#"
+    exit 1
+    coherd: the condition could not be used: 25006 cannot execute DELETE in a read-only transaction
+
+    exit 1
+    coherd: the condition could not be used, at character 30 of it: 42601 syntax error at or near ")"
+
+    exit 1
+    coherd: the condition could not be used: 42601 cannot insert multiple commands into a prepared statement
+
+    exit 1
+    coherd: the condition could not be used: 25001 transaction read-write mode must be set before any query
+
+    exit 1
+    coherd: the condition could not be used, at character 14 of it: 42P01 relation "pg_catalog.no_such" does not exist
+
+    exit 1
+    coherd: the condition could not be used, at character 1 of it: 42703 column "nme" does not exist (Perhaps you meant to reference the column "users.name".)
+
+    exit 1
+    coherd: the condition holds a parameter ($1), for which there is no value: write the value
+
+    exit 1
+    coherd: the condition could not be used: 57014 canceling statement due to statement timeout; --timeout gives it longer
+    "#);
     assert_eq!(shop.sql.one("SELECT count(*) FROM users"), "3");
 }
 
@@ -109,7 +161,16 @@ fn a_table_without_a_rule_or_a_role_without_the_right_is_told() {
     .iter()
     .map(|asked| refusal(&shop.daemon.command(asked), &[(&shop.database.name, "app")]))
     .collect();
-    assert_snapshot!(said.join("\n"), @"");
+    assert_snapshot!(said.join("\n"), @r#"
+    exit 1
+    coherd: there is no table public.usr in database app; did you mean users?
+
+    exit 1
+    coherd: no rule names public.notes, so no key is made of its rows; rules name public.events, public.products, public.users
+
+    exit 1
+    coherd: the condition could not be used: 42501 permission denied for table users; the role of source.dsn reads no table: name one that may with --dsn
+    "#);
 }
 
 #[test]

@@ -163,11 +163,17 @@ fn a_tail_holds_back_no_log_and_ends_when_nobody_reads_or_the_server_goes() {
 fn what_cannot_be_followed_is_refused_before_anything_is_made() {
     let mut shop = Shop::open(SCHEMA, RULES);
     let said = refusal(&shop.daemon.command(&["tail", "--table", "pets"]), &[]);
-    insta::assert_snapshot!(said, @"");
+    insta::assert_snapshot!(said, @r#"
+    exit 1
+    coherd: no rule names public.pets, so none of its changes has a key
+    "#);
     let elsewhere = Database::create_on(shop.database.server.clone());
     let name = shop.database.name.clone();
     shop.daemon.edit(&format!("/{name}?"), &format!("/{}?", elsewhere.name));
     let said = refusal(&shop.daemon.command(&["tail"]), &[(&name, "app"), (&elsewhere.name, "other")]);
-    insta::assert_snapshot!(said, @"");
+    insta::assert_snapshot!(said, @r#"
+    exit 1
+    coherd: the publication app does not exist in the database other: run coherd setup, or CREATE PUBLICATION app FOR TABLE …;
+    "#);
     no_slot_is_left(&mut shop);
 }

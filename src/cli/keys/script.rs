@@ -346,11 +346,11 @@ mod tests {
             let refused = refused(&format!("SELECT 1;\n  {sql};"));
             assert!(refused.starts_with("2:"), "{sql}: {refused}");
         }
-        insta::assert_snapshot!(refused("UPDATE t SET a = 1;\n-- then\n COMMIT;"), @"");
-        insta::assert_snapshot!(refused("vacuum full t"), @"");
-        insta::assert_snapshot!(refused("SELECT 'a'';"), @"");
-        insta::assert_snapshot!(refused("SELECT 1; /* a /* b */"), @"");
-        insta::assert_snapshot!(refused("DO $x$ BEGIN END $y$"), @"");
+        insta::assert_snapshot!(refused("UPDATE t SET a = 1;\n-- then\n COMMIT;"), @"3:2: COMMIT cannot be tried: the fix is tried in one transaction, which is rolled back, so it may neither begin nor end one; leave it out, and run the file with psql -1 -f, which puts BEGIN and COMMIT around it");
+        insta::assert_snapshot!(refused("vacuum full t"), @"1:1: VACUUM cannot be tried: it runs in no transaction, and changes no row; leave it out");
+        insta::assert_snapshot!(refused("SELECT 'a'';"), @"1:8: a quote begins here that never ends");
+        insta::assert_snapshot!(refused("SELECT 1; /* a /* b */"), @"1:11: a comment begins here that never ends");
+        insta::assert_snapshot!(refused("DO $x$ BEGIN END $y$"), @"1:4: a text in dollar quotes begins here that never ends");
     }
 
     #[test]
