@@ -109,7 +109,7 @@ fn sum(found: &Found, cached: &[Cached]) -> String {
     format!("{}{more}\n", parts.join(", "))
 }
 
-/// `public.users update ×2, insert`, and what else there is.
+/// `public.users update, insert`.
 fn from(config: &Config, origin: &Origin) -> String {
     let mut tables: Vec<String> = Vec::new();
     for rule in origin.rules.iter().filter_map(|id| config.rules.get(usize::from(*id))) {
@@ -118,12 +118,8 @@ fn from(config: &Config, origin: &Origin) -> String {
             tables.push(table);
         }
     }
-    let causes = origin.causes.iter().map(|(cause, count)| match (cause, count) {
-        (Cause::Row, _) => String::new(),
-        (cause, 1) => cause.name().to_owned(),
-        (cause, count) => format!("{} ×{count}", cause.name()),
-    });
-    let causes: Vec<String> = causes.filter(|cause| !cause.is_empty()).collect();
+    let causes = origin.causes.iter().filter(|cause| **cause != Cause::Row);
+    let causes: Vec<&str> = causes.map(|cause| cause.name()).collect();
     format!("{} {}", tables.join(", "), causes.join(", ")).trim().to_owned()
 }
 
@@ -197,10 +193,10 @@ pub(super) fn json(config: &Config, found: &Found, cached: &[Cached]) -> Map<Str
 
 fn origin_json(config: &Config, origin: &Origin) -> Map<String, Value> {
     let rules = origin.rules.iter().filter_map(|id| config.rules.get(usize::from(*id)));
-    let causes = origin.causes.iter().map(|(cause, count)| (cause.name().to_owned(), Value::from(*count)));
+    let causes = origin.causes.iter().map(|cause| Value::from(cause.name()));
     let mut told = Map::new();
     told.insert("rules".to_owned(), rules.map(|rule| Value::from(rule.subject())).collect());
-    told.insert("from".to_owned(), Value::Object(causes.collect()));
+    told.insert("from".to_owned(), causes.collect());
     told
 }
 

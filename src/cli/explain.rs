@@ -16,7 +16,7 @@ use crate::invalidation::Action;
 use crate::rules::audit::audit;
 use crate::rules::config::{MissingOld, Rule};
 use crate::rules::glob;
-use crate::rules::reading::{Implied, read};
+use crate::rules::reading::{Implied, can_print, read};
 use crate::rules::template::Template;
 use crate::source::catalog::look;
 use crate::source::sql::connect;
@@ -54,8 +54,9 @@ enum Standing {
 /// Looks and tells.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let key = args.key.as_bytes();
-    let makers = makers(&config.rules, key);
     let database = catalogue(config).await;
+    let mut makers = makers(&config.rules, key);
+    makers.retain(|maker| maker.has_rows(&database));
     let mut found = Found::at_most(usize::MAX);
     found.key(None, Action::Delete, key, Cause::Row);
     for maker in makers.iter().filter(|maker| maker.rule.action == Action::Bump) {
@@ -127,6 +128,15 @@ fn unmade(key: &str, flushed: &[String]) -> String {
 }
 
 impl Maker<'_> {
+    /// Whether the columns' types allow what the key says of them.
+    fn has_rows(&self, database: &anyhow::Result<Database>) -> bool {
+        let Some(table) = self.table(database) else { return true };
+        let whole = |implied: &&Implied| implied.filters.is_empty() && !implied.ambiguous;
+        self.implied.iter().filter(whole).all(|implied| {
+            table.column(&implied.column).is_none_or(|column| can_print(&column.type_name, &implied.text))
+        })
+    }
+
     fn standing(&self, database: &anyhow::Result<Database>) -> Standing {
         let database = match database {
             Ok(database) => database,

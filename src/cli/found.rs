@@ -43,8 +43,8 @@ impl Cause {
 pub(super) struct Origin {
     /// The rules that made it; none for a key that was named by hand.
     pub(super) rules: BTreeSet<u16>,
-    /// How often, and why.
-    pub(super) causes: BTreeMap<Cause, u64>,
+    /// Why.
+    pub(super) causes: BTreeSet<Cause>,
     /// It was named by hand, and so goes to every target.
     everywhere: bool,
 }
@@ -53,7 +53,7 @@ impl Origin {
     fn add(&mut self, rule: Option<RuleId>, cause: Cause) {
         self.rules.extend(rule.map(|rule| rule.0));
         self.everywhere |= rule.is_none();
-        *self.causes.entry(cause).or_default() += 1;
+        self.causes.insert(cause);
     }
 
     /// Whether the target number `lane` is told.
@@ -113,7 +113,7 @@ impl Found {
         let merge = |into: &mut Origin, from: Origin| {
             into.rules.extend(from.rules);
             into.everywhere |= from.everywhere;
-            from.causes.into_iter().for_each(|(cause, count)| *into.causes.entry(cause).or_default() += count);
+            into.causes.extend(from.causes);
         };
         other.keys.into_iter().for_each(|(key, origin)| merge(self.keys.entry(key).or_default(), origin));
         other.scopes.into_iter().for_each(|(scope, origin)| merge(self.scopes.entry(scope).or_default(), origin));

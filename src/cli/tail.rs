@@ -159,7 +159,7 @@ impl<'a> Tail<'a> {
         let scopes = found.scopes.iter().map(|((pattern, action), origin)| (Struck::Scope(*action, pattern), origin));
         for (struck, origin) in keys.chain(scopes) {
             for table in self.tables(origin) {
-                for cause in origin.causes.keys() {
+                for cause in &origin.causes {
                     entries.entry((table.clone(), *cause)).or_default().push(struck);
                 }
             }

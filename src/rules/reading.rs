@@ -63,6 +63,17 @@ fn find(text: &[u8], part: &[u8]) -> Option<usize> {
     text.windows(part.len().max(1)).position(|window| window == part)
 }
 
+/// Whether a value of the type, as the catalogue names it, can be printed as this text. In doubt it can.
+pub fn can_print(type_name: &str, text: &[u8]) -> bool {
+    let digits = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    match type_name {
+        "smallint" | "integer" | "bigint" => digits(text.strip_prefix(b"-").unwrap_or(text)),
+        "boolean" => matches!(text, b"t" | b"f"),
+        "uuid" => text.len() == 36 && text.iter().all(|byte| *byte == b'-' || is_hex(&[*byte])),
+        _ => true,
+    }
+}
+
 /// Whether the literal stands in `text` once more, with what `later` can make behind it.
 fn ends_elsewhere(text: &[u8], literal: &[u8], later: &[Piece]) -> bool {
     let behind = (0..text.len()).filter_map(|at| text.get(at..)?.strip_prefix(literal));
@@ -137,6 +148,8 @@ mod tests {
         ] {
             assert_eq!(told(template, key), None, "{template} {key}");
         }
+        assert!(can_print("bigint", b"-7") && can_print("text", b"x") && can_print("boolean", b"t"));
+        assert!(!can_print("integer", b"by-email:x") && !can_print("uuid", b"7") && !can_print("bigint", b"-"));
         assert!(told("m:{email|md5}", "m:900150983cd24fb0d6963f7d28e17f72").is_some());
     }
 }
