@@ -62,7 +62,8 @@ pub(super) fn all_answered(cached: &[Cached]) -> Result<(), Failure> {
 pub(super) fn text(config: &Config, found: &Found, cached: &[Cached]) -> String {
     let mut out = String::new();
     if !found.scopes.is_empty() {
-        out += &format!("{}\n", scopes_text(config, found, cached));
+        out += &scopes_text(config, found, cached);
+        out.push('\n');
     }
     if !found.keys.is_empty() {
         let row = |(name, origin): (&(Vec<u8>, Action), &Origin)| {
@@ -70,7 +71,8 @@ pub(super) fn text(config: &Config, found: &Found, cached: &[Cached]) -> String 
             about.into_iter().chain(cached.iter().map(|its| its.key_text(name))).collect()
         };
         let rows: Vec<Vec<String>> = found.keys.iter().map(row).collect();
-        out += &format!("{}\n", table("KEY", cached, &rows));
+        out += &table("KEY", cached, &rows);
+        out.push('\n');
     }
     out + &sum(found, cached)
 }

@@ -178,7 +178,7 @@ impl Maker<'_> {
     }
 
     /// What leaves the key as it is, though somebody may think that it would go.
-    fn stale(&self, config: &Config, database: &anyhow::Result<Database>) -> Vec<String> {
+    fn caveats(&self, config: &Config, database: &anyhow::Result<Database>) -> Vec<String> {
         let (rule, mut reasons) = (self.rule, Vec::new());
         let table = self.table(database);
         let listed = |names: &[&str]| names.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ");
@@ -195,7 +195,7 @@ impl Maker<'_> {
             ));
         } else if !unlogged.is_empty() && rule.on_missing_old == MissingOld::Flush {
             reasons.push(format!(
-                "nothing by that, but at a cost: each DELETE, and each UPDATE of {}, flushes {} (on_missing_old: flush)",
+                "each DELETE, and each UPDATE of {}, flushes all of {} (on_missing_old: flush)",
                 listed(&unlogged),
                 rule.scopes.iter().map(|scope| &*scope.pattern).collect::<Vec<_>>().join(", ")
             ));
@@ -214,23 +214,22 @@ impl Maker<'_> {
             .map(|(_, target)| target.name.as_str())
             .collect();
         if !silent.is_empty() {
-            reasons.push(format!("what {} holds: the rule does not go there (targets)", silent.join(", ")));
+            reasons.push(format!("what {} holds stays: the rule does not go there (targets)", silent.join(", ")));
         }
         match rule.action {
             Action::Delete => {}
             Action::Bump => reasons.push(
-                "whoever reads an entry without the number in its version pointer: the rule moves the pointer and removes \
-                 nothing (action: bump)"
+                "the rule moves the version pointer and removes nothing: who reads an entry without the number in it reads \
+                 an old one (action: bump)"
                     .to_owned(),
             ),
             Action::Publish => reasons.push(
-                "what nobody takes out who hears of it: the rule sends the key on a channel and removes nothing (action: \
-                 publish)"
+                "the rule sends the key on a channel and removes nothing: that is for whoever listens (action: publish)"
                     .to_owned(),
             ),
         }
         reasons.push(format!(
-            "a value that is made from other tables than {} too, where no rule for them makes the key",
+            "a value that is made from more tables than {} goes stale with those, unless rules for them make the key",
             rule.table
         ));
         reasons
@@ -255,12 +254,10 @@ impl Maker<'_> {
             &format!("{}, {} in {}", self.template.text(), rule.action.name(), self.targets(config).join(", ")),
         );
         for implied in &self.implied {
-            let filters: String = implied.filters.iter().map(|filter| format!("|{filter}")).collect();
+            let column = quote_identifier(&implied.column);
+            let column = [&[column.as_str()], implied.filters.as_slice()].concat().join("|");
             let sure = if implied.ambiguous { ", or more or less of the key" } else { "" };
-            line(
-                "column",
-                &format!("{}{filters} is {}{sure}", quote_identifier(&implied.column), key_text(&implied.text)),
-            );
+            line("column", &format!("{column} is {}{sure}", key_text(&implied.text)));
         }
         match self.condition() {
             Some(condition) => line("rows", &condition),
@@ -272,8 +269,8 @@ impl Maker<'_> {
             Standing::Uncovered(findings) => line("covered", &format!("NO\n{}", findings.join("\n"))),
             Standing::Unknown(why) => line("covered", &format!("not known: {why}")),
         }
-        for (number, reason) in self.stale(config, database).iter().enumerate() {
-            line(if number == 0 { "stale by" } else { "" }, reason);
+        for (number, reason) in self.caveats(config, database).iter().enumerate() {
+            line(if number == 0 { "caveats" } else { "" }, reason);
         }
         format!("{}\n{out}\n", rule.subject())
     }
@@ -291,7 +288,7 @@ impl Maker<'_> {
             "rule": self.rule.subject(), "table": self.rule.table.sql(), "template": self.template.text(),
             "action": self.rule.action.name(), "targets": self.targets(config),
             "columns": implied.collect::<Vec<_>>(), "rows": self.condition(), "covered": covered, "findings": findings,
-            "stale_by": self.stale(config, database),
+            "caveats": self.caveats(config, database),
         })
     }
 }

@@ -81,7 +81,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     } else {
         let mut text = if found.is_empty() { "no keys\n".to_owned() } else { cached::text(config, &found, &cached) };
         for note in notes {
-            text += &format!("- {note}\n");
+            text.extend(["- ", &note, "\n"]);
         }
         print(&text)?;
     }

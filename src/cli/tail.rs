@@ -4,6 +4,7 @@
 //! held back for it.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -201,16 +202,17 @@ impl<'a> Tail<'a> {
             return format!("{told}\n");
         }
         let mut out = String::new();
+        // Writing to a String cannot fail.
         if left_out > 0 {
-            out += &format!("… {left_out} commits not shown (--rate)\n");
+            let _ = writeln!(out, "… {left_out} commits not shown (--rate)");
         }
         for ((table, cause), struck) in entries {
             let struck: Vec<String> = struck.iter().map(Struck::text).collect();
             let line = format!("{at}  {time}  {table}  {}  {}", cause.name(), struck.join(" "));
-            out += &format!("{}\n", plain(&line));
+            out.extend([&plain(&line), "\n"]);
         }
         if found.left_out > 0 {
-            out += &format!("{at}  … more than {KEYS_MAX} keys\n");
+            let _ = writeln!(out, "{at}  … more than {KEYS_MAX} keys");
         }
         out
     }

@@ -132,7 +132,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
 }
 
 /// Reads what follows a message's first byte, all of it.
-fn decode_body<'a>(kind: u8, mut cursor: Cursor<'a>) -> Result<Message<'a>, DecodeError> {
+fn decode_body(kind: u8, mut cursor: Cursor<'_>) -> Result<Message<'_>, DecodeError> {
     let message = match kind {
         b'I' | b'U' | b'D' => decode_change(kind, &mut cursor)?,
         b'B' => Message::Begin {

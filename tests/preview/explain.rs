@@ -30,9 +30,9 @@ fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
       column    email|lower is ann@x
       rows      lower(email::text) = 'ann@x'
       covered   yes
-      stale by  a DELETE, or an UPDATE of email, leaves the key of the old row: its value is not in the log (on_missing_old: skip)
+      caveats   a DELETE, or an UPDATE of email, leaves the key of the old row: its value is not in the log (on_missing_old: skip)
                 a row in which email is NULL has no such key
-                a value that is made from other tables than public.users too, where no rule for them makes the key
+                a value that is made from more tables than public.users goes stale with those, unless rules for them make the key
 
     KEY                  ACTION  FROM  CACHE
     user:by-email:ann@x  delete        yes, no TTL
@@ -46,8 +46,8 @@ fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
       column    order_id is 7
       rows      order_id = '7'
       covered   yes
-      stale by  an UPDATE that changes none of order_id, qty is ignored (when_changed)
-                a value that is made from other tables than public.items too, where no rule for them makes the key
+      caveats   an UPDATE that changes none of order_id, qty is ignored (when_changed)
+                a value that is made from more tables than public.items goes stale with those, unless rules for them make the key
 
     KEY      ACTION  FROM  CACHE
     order:7  delete        no
@@ -61,8 +61,8 @@ fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
       column    id is 4
       rows      id = '4'
       covered   yes
-      stale by  whoever reads an entry without the number in its version pointer: the rule moves the pointer and removes nothing (action: bump)
-                a value that is made from other tables than public.products too, where no rule for them makes the key
+      caveats   the rule moves the version pointer and removes nothing: who reads an entry without the number in it reads an old one (action: bump)
+                a value that is made from more tables than public.products goes stale with those, unless rules for them make the key
 
     KEY        ACTION  FROM             CACHE
     product:4  delete                   no

@@ -234,7 +234,7 @@ fn the_preview_says_what_is_cached_and_what_else_the_fix_does() {
     let output = shop.daemon.command(&["keys", "--sql", &file(&shop, "fix.sql", fix), "--dsn", &shop.database.dsn()]);
     assert!(output.status.success(), "{}", crate::support::daemon::text(&output));
     let text = String::from_utf8(output.stdout).unwrap().replace(&shop.database.name, "app");
-    let text: Vec<&str> = text.lines().map(|line| line.split_once(" ms it").map_or(line, |(_, rest)| rest)).collect();
+    let text: Vec<&str> = text.lines().map(|line| line.split_once(" ms it ").map_or(line, |(_, rest)| rest)).collect();
     insta::assert_snapshot!(text.join("\n"), @r#"
     KEY           ACTION  FROM                 CACHE
     mail:mail1@x  delete  public.users update  yes, no TTL
@@ -244,7 +244,7 @@ fn the_preview_says_what_is_cached_and_what_else_the_fix_does() {
     - public.users: update of 1 row
     - public.audit: 2 rows changed, and no rule names the table
     - AFTER THE FIX: error: rules[0] public.users: there is no column email; did you mean mail?
-     held its locks: ExclusiveLock on public.products, AccessExclusiveLock on public.users, which other sessions had to wait for
+    held locks that others have to wait for: ExclusiveLock on public.products, AccessExclusiveLock on public.users
     - not in the preview: what others write until the fix is really run. Not undone: numbers taken from sequences, and whatever a function does outside of this database
     "#);
 }

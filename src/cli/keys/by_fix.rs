@@ -38,7 +38,7 @@ use around::Around;
 const PREFIX: &str = "coherd.preview";
 
 /// How long the server may take to send what the transaction has written.
-const SENDING: Duration = Duration::from_secs(60);
+const SENDING: Duration = Duration::from_mins(1);
 
 /// Tries the fix.
 pub(super) async fn find(config: &Config, args: &Args, script: &Script) -> Result<Preview, Failure> {
@@ -123,9 +123,7 @@ impl Attempt<'_> {
         after.add_to(&mut preview, self.config);
         self.sql("ROLLBACK").await?;
         let took = began.elapsed().as_millis();
-        preview
-            .notes
-            .push(format!("the fix was run and rolled back; for {took} ms it held its locks{}", after.locks_text()));
+        preview.notes.push(format!("the fix was run and rolled back; for {took} ms it held {}", after.locks_text()));
         preview.notes.push(
             "not in the preview: what others write until the fix is really run. Not undone: numbers taken from sequences, \
              and whatever a function does outside of this database"
@@ -237,7 +235,10 @@ impl Attempt<'_> {
                 match blocks.read(bytes)? {
                     Streamed::Within { transaction, message, .. } if transaction == id && self.is_mark(&message) => {
                         let mut found = Found::at_most(limit);
-                        parts.into_values().for_each(|part| found.append(part));
+                        for part in parts.into_values() {
+                            found.append(part);
+                        }
+
                         return Ok(found);
                     }
                     Streamed::Within { transaction, writer, message } if transaction == id => {

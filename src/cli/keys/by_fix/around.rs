@@ -125,10 +125,11 @@ impl After {
         notes.extend(self.new_errors.iter().map(|error| format!("AFTER THE FIX: {error}")));
     }
 
+    /// What was held until the end.
     pub(super) fn locks_text(&self) -> String {
         match self.locks.as_slice() {
-            [] => ", those of the rows that it changed".to_owned(),
-            locks => format!(": {}, which other sessions had to wait for", locks.join(", ")),
+            [] => "the locks of the rows that it changed".to_owned(),
+            locks => format!("locks that others have to wait for: {}", locks.join(", ")),
         }
     }
 }
