@@ -1,13 +1,22 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr.
 
+mod cached;
 pub mod check;
+mod columns;
 mod daemon;
+pub mod explain;
+pub mod flush;
+mod found;
+pub mod invalidate;
+pub mod keys;
 pub mod log;
 pub mod lua;
+mod orders;
 pub mod parts;
 pub mod run;
 pub mod setup;
 pub mod status;
+pub mod tail;
 pub mod teardown;
 pub mod wait;
 
@@ -64,6 +73,16 @@ enum Command {
     Setup(setup::Args),
     /// Drops slot, publication and functions
     Teardown(teardown::Args),
+    /// Previews a manual fix: the keys that rows have, or that a file of SQL would touch, and which are cached now
+    Keys(keys::Args),
+    /// Says which rules make a key, from which rows, and what would leave it stale
+    Explain(explain::Args),
+    /// Follows live changes and prints their keys; sends nothing
+    Tail(tail::Args),
+    /// Invalidates keys by name, through the log
+    Invalidate(invalidate::Args),
+    /// Flushes every key that a table's rules can make, through the log; first says how many there are
+    Flush(flush::Args),
     /// Shows state, watermarks, lag and targets of the running daemon
     Status(status::Args),
     /// Waits until every cache has confirmed what was committed so far
@@ -155,6 +174,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => runtime.block_on(check::run(&config()?, args)),
         Command::Setup(args) => runtime.block_on(setup::run(&config()?, args)),
         Command::Teardown(args) => runtime.block_on(teardown::run(&config()?, args)),
+        Command::Keys(args) => runtime.block_on(keys::run(&config()?, args)),
+        Command::Explain(args) => runtime.block_on(explain::run(&config()?, args)),
+        Command::Tail(args) => runtime.block_on(tail::run(&config()?, args)),
+        Command::Invalidate(args) => runtime.block_on(invalidate::run(&config()?, args)),
+        Command::Flush(args) => runtime.block_on(flush::run(&config()?, args)),
         Command::Status(args) => runtime.block_on(status::run(&config()?, args)),
         Command::Wait(args) => runtime.block_on(wait::run(&config()?, args)),
         Command::Lua(args) => lua::run(&args),

@@ -10,7 +10,7 @@ use std::fmt;
 use crate::lsn::Lsn;
 use crate::record::{Recollection, Record};
 pub use budget::{Budget, Overspent};
-pub use coverage::{Coverage, Drift};
+pub use coverage::{Coverage, Drift, is_broken};
 pub use recent::Recent;
 pub use resume::{Anew, History, Resume, resume};
 

@@ -77,7 +77,7 @@ pub enum OutOfOrder {
 }
 
 /// Kinds of change, as counted for each table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
     /// INSERT.
     Insert,
@@ -87,6 +87,27 @@ pub enum Op {
     Delete,
     /// TRUNCATE.
     Truncate,
+}
+
+impl Op {
+    /// What a changed row counts as.
+    pub const fn of(change: &Change<'_>) -> Op {
+        match change {
+            Change::Insert { .. } => Op::Insert,
+            Change::Update { .. } => Op::Update,
+            Change::Delete { .. } => Op::Delete,
+        }
+    }
+
+    /// As SQL says it, in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Op::Insert => "insert",
+            Op::Update => "update",
+            Op::Delete => "delete",
+            Op::Truncate => "truncate",
+        }
+    }
 }
 
 /// Reads one stream of messages.
@@ -177,7 +198,7 @@ impl Reader {
                 }
                 let open = self.open.as_mut().ok_or(OutOfOrder::NotBegun("row change"))?;
                 let bound = self.relations.get(&relation).ok_or(OutOfOrder::NotDescribed(relation))?;
-                count(&mut self.counts, bound.table, op_of(&change));
+                count(&mut self.counts, bound.table, Op::of(&change));
                 open.made.wrote(bound.table);
                 let keys_max = self.keys_max;
                 bound.binding.strike(&change, &mut self.scratch, &mut |strike| {
@@ -272,7 +293,8 @@ impl Reader {
         Step::Within
     }
 
-    fn touch(&mut self, touched: &Touched, gather: &mut impl Gather) {
+    /// Gathers the keys of rows that nobody has written, as if they had been.
+    pub fn touch(&mut self, touched: &Touched, gather: &mut impl Gather) {
         let binding = Binding::new(&self.rules, &touched.relation);
         let mut cells = Vec::new();
         for row in &touched.rows {
@@ -322,14 +344,6 @@ fn invalidate_by_hand(rules: &[Rule], key: &[u8], gather: &mut impl Gather) {
         if rule.action != Action::Delete && rule.keys.iter().any(|template| template.could_make(key)) {
             gather.key(rule.id, rule.action, key);
         }
-    }
-}
-
-fn op_of(change: &Change<'_>) -> Op {
-    match change {
-        Change::Insert { .. } => Op::Insert,
-        Change::Update { .. } => Op::Update,
-        Change::Delete { .. } => Op::Delete,
     }
 }
 

@@ -10,6 +10,7 @@ mod docs;
 mod e2e;
 mod model;
 mod pgoutput;
+mod preview;
 mod protocol;
 mod readers;
 mod setup;

@@ -10,6 +10,7 @@ use crate::source::dsn::Dsn;
 use crate::source::postgres::{Postgres, PostgresConfig};
 use crate::source::watch::{WATCH_PACE, WatchConfig};
 use crate::target::config::{Library, TargetConfig, TlsFiles};
+use crate::target::peek::Peek;
 use crate::target::{self, Target};
 use crate::transaction::tables_of;
 
@@ -62,6 +63,19 @@ pub fn watch_config(config: &Config, dsn: Dsn) -> WatchConfig {
         tables: tables_of(&config.rules),
         pace: WATCH_PACE,
     }
+}
+
+/// A stream beside the daemon's: committed transactions, or also those in progress, from a temporary slot.
+pub(super) fn postgres_aside(config: &Config, dsn: Dsn) -> (Postgres, String) {
+    let slot = format!("coherd_aside_{}_{:08x}", std::process::id(), fastrand::u32(..));
+    let publication = config.source.publication.clone();
+    (Postgres::new(PostgresConfig { dsn, slot: slot.clone(), publication, messages: true }), slot)
+}
+
+/// The targets, to be looked at only.
+pub(super) fn peeks(config: &Config) -> Result<Vec<Arc<dyn Peek>>, Failure> {
+    let open = |settings| target::open_to_peek(&target_config(config, settings, Library::Leave));
+    config.targets.iter().map(|its| open(its).map_err(|error| Failure::Setting(error.to_string()))).collect()
 }
 
 /// The targets, in the order of their lanes; each connects at its first use.

@@ -51,6 +51,13 @@ impl Until {
     }
 }
 
+impl Args {
+    /// Until `at` is settled, for at most `timeout`.
+    pub(super) fn settled(at: Lsn, timeout: Duration, json: bool) -> Args {
+        Args { token: Some(at), timeout, stage: Until::Settled, json }
+    }
+}
+
 /// What waiting came to.
 enum Outcome {
     Reached(WatermarksView),

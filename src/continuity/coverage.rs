@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::database::Database;
 use crate::finding::{Finding, Severity};
 use crate::invalidation::RuleId;
-use crate::observation::{Horizon, LeafSeen, Observation};
+use crate::observation::{Horizon, LeafSeen, Observation, TableSeen};
 use crate::rules::audit::audit;
 use crate::rules::config::Rule;
 
@@ -171,6 +171,11 @@ impl Kept {
     }
 }
 
+/// Whether a change of the catalogue between two looks at a table breaks its rules, which are flushed then.
+pub fn is_broken(before: &TableSeen, now: &TableSeen) -> bool {
+    before.stamp != now.stamp || lost_rows(&before.leaves, &now.leaves)
+}
+
 /// Whether rows may have gone or come that were never in the stream.
 fn lost_rows(before: &[LeafSeen], now: &[LeafSeen]) -> bool {
     let gone = |old: &LeafSeen| !now.iter().any(|new| (new.oid, new.file) == (old.oid, old.file));
@@ -224,7 +229,6 @@ fn mark(rule: &Rule, kept: &Kept) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observation::TableSeen;
     use crate::rules::config::{RawRule, resolve};
 
     fn rules(keys: &[&str]) -> Vec<Rule> {

@@ -4,6 +4,7 @@
 mod cursor;
 #[cfg(test)]
 mod encode;
+pub mod streamed;
 #[cfg(test)]
 mod tests;
 
@@ -127,7 +128,11 @@ pub enum DecodeError {
 /// Reads one message. Rows are checked here, so that walking their cells later cannot fail.
 pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     let (&kind, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
-    let mut cursor = Cursor::new(kind, rest);
+    decode_body(kind, Cursor::new(kind, rest))
+}
+
+/// Reads what follows a message's first byte, all of it.
+fn decode_body(kind: u8, mut cursor: Cursor<'_>) -> Result<Message<'_>, DecodeError> {
     let message = match kind {
         b'I' | b'U' | b'D' => decode_change(kind, &mut cursor)?,
         b'B' => Message::Begin {

@@ -6,8 +6,10 @@ pub mod binding;
 mod binding_tests;
 pub mod config;
 pub mod filter;
+pub mod glob;
 pub mod name;
 pub mod publish;
+pub mod reading;
 pub mod template;
 
 /// The known name nearest to a mistyped one, if any is near.

@@ -65,27 +65,7 @@ impl Template {
 
     /// Whether `key` looks like one of its keys: its literals stand in it, in order, with anything between them.
     pub fn could_make(&self, key: &[u8]) -> bool {
-        let mut rest = key;
-        let mut anything = false;
-        for (number, piece) in self.pieces.iter().enumerate() {
-            let Piece::Literal(text) = piece else {
-                anything = true;
-                continue;
-            };
-            let text = text.as_bytes();
-            let last = number + 1 == self.pieces.len();
-            let found = match (anything, last) {
-                (false, _) => rest.starts_with(text).then_some(0),
-                (true, true) => rest.ends_with(text).then(|| rest.len() - text.len()),
-                (true, false) => rest.windows(text.len()).position(|window| window == text),
-            };
-            let Some(after) = found.and_then(|at| rest.get(at + text.len()..)) else {
-                return false;
-            };
-            rest = after;
-            anything = false;
-        }
-        anything || rest.is_empty()
+        could_make(&self.pieces, key)
     }
 
     /// The glob of every key it can make: literals escaped as Redis's glob reads them, `*` for placeholders.
@@ -105,6 +85,31 @@ impl Template {
         }
         pattern
     }
+}
+
+/// Whether `text` is literals and anything, as `pieces` say.
+pub(super) fn could_make(pieces: &[Piece], text: &[u8]) -> bool {
+    let mut rest = text;
+    let mut anything = false;
+    for (number, piece) in pieces.iter().enumerate() {
+        let Piece::Literal(literal) = piece else {
+            anything = true;
+            continue;
+        };
+        let literal = literal.as_bytes();
+        let last = number + 1 == pieces.len();
+        let found = match (anything, last) {
+            (false, _) => rest.starts_with(literal).then_some(0),
+            (true, true) => rest.ends_with(literal).then(|| rest.len() - literal.len()),
+            (true, false) => rest.windows(literal.len()).position(|window| window == literal),
+        };
+        let Some(after) = found.and_then(|at| rest.get(at + literal.len()..)) else {
+            return false;
+        };
+        rest = after;
+        anything = false;
+    }
+    anything || rest.is_empty()
 }
 
 fn parse(text: &str, table: &TableName) -> Result<Vec<Piece>, String> {

@@ -1,5 +1,7 @@
 //! Postgres as a [`Source`]: the slot, looked at, made and streamed from over a replication connection.
 
+pub mod aside;
+
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -43,6 +45,9 @@ pub struct Postgres {
 
 /// The oldest version that says in `pg_replication_slots` whether a slot is lost.
 const MAJOR_MIN: u32 = 13;
+
+/// The protocol that sends committed transactions only, whole and in commit order.
+const COMMITTED: &str = "proto_version '1'";
 
 /// The oldest version that decodes its log on a standby.
 const MAJOR_MIN_ON_STANDBY: u32 = 16;
@@ -254,12 +259,10 @@ impl Postgres {
         if !standby {
             self.require_that_nobody_waits_for_us(session).await?;
         }
-        let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
-        let rows = self.ask(session, "read wal_sender_timeout", sql).await?;
-        let wal_sender_timeout = Duration::from_millis(number(&rows, 0)?);
+        let wal_sender_timeout = self.sender_timeout(session).await?;
         let confirmed = self.free_slot_confirmed(session).await?.unwrap_or(confirmed);
         let doing = Doing::Starting { slot, user: self.config.dsn.user() };
-        let message = session.start(&self.start_command(session.major)).await;
+        let message = session.start(&self.start_command(session.major, COMMITTED)).await;
         message.map_err(|failure| explain(failure, doing))?;
         Ok(StreamSettings {
             slot: slot.clone(),
@@ -270,16 +273,23 @@ impl Postgres {
         })
     }
 
+    async fn sender_timeout(&self, session: &mut Session) -> Result<Duration, SourceError> {
+        let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+        let rows = self.ask(session, "read wal_sender_timeout", sql).await?;
+        Ok(Duration::from_millis(number(&rows, 0)?))
+    }
+
     /// Position 0/0 is "from where the slot is confirmed". Option values are literals of the replication grammar, in
-    /// which a backslash means itself; the list of names inside is read as SQL identifiers.
-    fn start_command(&self, major: u32) -> String {
+    /// which a backslash means itself; the list of names inside is read as SQL identifiers. `protocol` is the first of
+    /// the options.
+    fn start_command(&self, major: u32, protocol: &str) -> String {
         let names = always_quoted(&self.config.publication).replace('\'', "''");
         let messages = match (major, self.config.messages) {
             (14.., wanted) => format!(", messages '{wanted}'"),
             _ => String::new(),
         };
         format!(
-            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names '{names}'{messages})",
+            "START_REPLICATION SLOT {} LOGICAL 0/0 ({protocol}, publication_names '{names}'{messages})",
             always_quoted(&self.config.slot)
         )
     }

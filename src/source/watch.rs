@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, Statement, ToStatement};
 
 use super::catalog;
 use super::dsn::Dsn;
@@ -20,7 +20,7 @@ use super::synchronous::{STANDBYS, counted};
 use super::{SourceError, Watched};
 use crate::backoff::Backoff;
 use crate::database::Database;
-use crate::observation::Observation;
+use crate::observation::{Observation, TableSeen};
 use crate::table::TableName;
 use sql::Glance;
 use vouch::Vouch;
@@ -65,6 +65,37 @@ pub async fn watch(config: WatchConfig, vouch: Receiver<Option<u32>>, observatio
         () = observations.closed() => {}
         () = keep_watching(&config, &vouch, &observations) => {}
     }
+}
+
+/// One look over a session of one's own, within its transaction: at the tables, and the first transaction that had not
+/// begun. `since` is that of an earlier look, from which on the server is known to have stayed up.
+pub async fn look_once(
+    client: &Client,
+    config: &WatchConfig,
+    since: Option<u64>,
+) -> Result<(Vec<TableSeen>, u64), SourceError> {
+    let version = async { client.query_one(sql::VERSION, &[]).await?.try_get(0) };
+    let version = version.await.map_err(|error| failed(&error, config))?;
+    let glance = glance(client, sql::look(version).as_str(), config, since).await?;
+    Ok((glance.tables, glance.snapshot.xmax))
+}
+
+async fn glance<T: ?Sized + ToStatement>(
+    client: &Client,
+    look: &T,
+    config: &WatchConfig,
+    since: Option<u64>,
+) -> Result<Glance, SourceError> {
+    let WatchConfig { slot, publication, tables, .. } = config;
+    let asked = async {
+        let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
+        let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+        let since = since.map(sql::short_xid);
+        let rows = client.query(look, &[slot, &schemas, &names, publication, &since]).await?;
+        sql::read(&rows, tables)
+    };
+    let few = || SourceError::Protocol("the server gave fewer rows than tables were asked for".to_owned());
+    asked.await.map_err(|error| failed(&error, config))?.ok_or_else(few)
 }
 
 async fn keep_watching(config: &WatchConfig, vouch: &Receiver<Option<u32>>, observations: &Sender<Watched>) {
@@ -178,16 +209,7 @@ impl<'a> Watcher<'a> {
     }
 
     async fn glance(&mut self) -> Result<Glance, SourceError> {
-        let WatchConfig { slot, publication, tables, .. } = self.config;
-        let asked = async {
-            let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
-            let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-            let since = self.since.map(sql::short_xid);
-            let rows = self.client.query(&self.look, &[slot, &schemas, &names, publication, &since]).await?;
-            sql::read(&rows, tables)
-        };
-        let few = || SourceError::Protocol("the server gave fewer rows than tables were asked for".to_owned());
-        let glance = asked.await.map_err(|error| failed(&error, self.config))?.ok_or_else(few)?;
+        let glance = glance(&self.client, &self.look, self.config, self.since).await?;
         if !glance.in_recovery {
             self.since.get_or_insert(glance.snapshot.xmax);
         }

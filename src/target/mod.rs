@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod delivery;
+pub mod peek;
 pub mod redis;
 
 use std::future::Future;
@@ -14,6 +15,7 @@ use secrecy::ExposeSecret;
 use crate::invalidation::Batch;
 pub use crate::record::{Recollection, Record};
 use config::TargetConfig;
+use peek::Peek;
 
 /// A future that a target gives out; boxed once a delivery, never once a key.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -111,6 +113,8 @@ pub struct Kind {
     pub leases: bool,
     /// Makes one; connects to nothing yet.
     pub open: fn(&TargetConfig) -> Result<Arc<dyn Target>, OpenError>,
+    /// Makes one that is only looked at; connects to nothing yet.
+    pub peek: fn(&TargetConfig) -> Result<Arc<dyn Peek>, OpenError>,
 }
 
 /// Every kind of target.
@@ -149,15 +153,23 @@ pub enum OpenError {
 
 /// Makes the target that the URL's scheme names. Connects to nothing yet: that is the first delivery's.
 pub fn open(config: &TargetConfig) -> Result<Arc<dyn Target>, OpenError> {
+    (kind_for(config)?.open)(config)
+}
+
+/// Makes the target that the URL's scheme names, to be looked at only. Connects to nothing yet.
+pub fn open_to_peek(config: &TargetConfig) -> Result<Arc<dyn Peek>, OpenError> {
+    (kind_for(config)?.peek)(config)
+}
+
+fn kind_for(config: &TargetConfig) -> Result<&'static Kind, OpenError> {
     let Some((scheme, _)) = config.url.expose_secret().split_once("://") else {
         let reason = "there is no \"://\" in it; give it as redis://host:6379/0".to_owned();
         return Err(OpenError::BadUrl { target: config.name.clone(), reason });
     };
-    let kind = kind_of(scheme).ok_or_else(|| OpenError::UnknownScheme {
+    kind_of(scheme).ok_or_else(|| OpenError::UnknownScheme {
         target: config.name.clone(),
         scheme: scheme.chars().take(40).collect(),
-    })?;
-    (kind.open)(config)
+    })
 }
 
 /// The kind of target that a URL scheme names.

@@ -107,7 +107,7 @@ impl Redis {
         Ok(())
     }
 
-    async fn scan(&self, connected: &Connected, scan: &Cmd) -> Result<(Vec<u8>, Vec<Vec<u8>>), Fault> {
+    pub(super) async fn scan(&self, connected: &Connected, scan: &Cmd) -> Result<(Vec<u8>, Vec<Vec<u8>>), Fault> {
         let reply = connected.connection.clone().send_packed_command(scan).await;
         let reply = reply.map_err(|error| broken(&self.line.place, Step::Scan.command(), &error))?;
         if let Value::ServerError(error) = &reply {

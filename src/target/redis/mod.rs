@@ -13,9 +13,11 @@
 //! ACL SETUSER coherd on >PASSWORD ~* &coherd:* +client|setname +select +hset +hgetall +dbsize +unlink +scan
 //!     +eval +evalsha +time +get +set +publish
 //!     +function|list +function|load
+//!     +pttl
 //! ```
 //!
-//! where the second line is for `bump` and `publish` rules, the third for the function library (Redis 7 and Valkey), `~*`
+//! where the second line is for `bump` and `publish` rules, the third for the function library (Redis 7 and Valkey), the
+//! fourth for people who ask what is cached (`coherd keys`, `explain`), `~*`
 //! can be narrowed to the patterns of the rules and `~coherd:*`, and `&coherd:*` (Redis 6.2 and later) is the channel.
 
 mod bump;
@@ -23,6 +25,7 @@ mod connection;
 mod flush;
 mod library;
 pub mod lua;
+mod peek;
 mod record;
 mod reply;
 mod strike;
@@ -51,6 +54,7 @@ pub(super) const KIND: Kind = Kind {
     about: "Redis 6 or later, or Valkey: redis://user:password@host:6379/0, rediss://… for TLS, redis+unix:///path?db=0",
     leases: true,
     open: |config| Ok(Arc::new(Redis::open(config)?)),
+    peek: |config| Ok(Arc::new(Redis::open(config)?)),
 };
 
 /// One Redis primary.

@@ -23,6 +23,10 @@ pub(super) enum Step {
     Count,
     /// `SCAN`.
     Scan,
+    /// `PTTL` of a key, a lease or a pointer.
+    TimeToLive,
+    /// `GET` of a version pointer.
+    ReadPointer,
     /// `FUNCTION LIST`.
     ListFunctions,
     /// `FUNCTION LOAD`.
@@ -44,6 +48,8 @@ impl Step {
             Step::ReadRecord => "HGETALL of the record",
             Step::Count => "DBSIZE",
             Step::Scan => "SCAN",
+            Step::TimeToLive => "PTTL",
+            Step::ReadPointer => "GET of a version pointer",
             Step::ListFunctions => "FUNCTION LIST",
             Step::LoadFunctions => "FUNCTION LOAD",
             Step::Authenticate => "AUTH",

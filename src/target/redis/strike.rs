@@ -173,7 +173,7 @@ pub(super) const LEASE_SUFFIX: &str = ":lease";
 
 /// The name of a key's lease, as `lua/leases.lua` makes it: `key:lease` where the key has a hash tag (Redis Cluster
 /// specification, "Hash tags"), and `{key}:lease` elsewhere.
-struct Lease<'a>(&'a [u8]);
+pub(super) struct Lease<'a>(pub(super) &'a [u8]);
 
 impl Lease<'_> {
     fn key_has_tag(&self) -> bool {

@@ -1,0 +1,294 @@
+//! `coherd explain`: which rules make a key, from which rows, and what would leave it stale.
+
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::cached::{self, COUNTING, key_text};
+use super::found::{Cause, Found};
+use super::status::plain;
+use super::{Failure, parts, print};
+use crate::config::Config;
+use crate::database::Database;
+use crate::finding::Severity;
+use crate::invalidation::Action;
+use crate::rules::audit::audit;
+use crate::rules::config::{MissingOld, Rule};
+use crate::rules::glob;
+use crate::rules::reading::{Implied, can_print, read};
+use crate::rules::template::Template;
+use crate::source::catalog::look;
+use crate::source::sql::connect;
+use crate::table::{Table, quote_identifier, quote_literal};
+use crate::transaction::tables_of;
+
+/// `coherd explain`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Fails (1) where no rule makes the key: then no change in Postgres removes it.")]
+pub struct Args {
+    /// The key, as it is in the cache
+    #[arg(value_name = "KEY")]
+    key: String,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// One template that makes the key.
+struct Maker<'a> {
+    rule: &'a Rule,
+    template: &'a Template,
+    implied: Vec<Implied>,
+}
+
+/// What the catalogue says of a rule.
+enum Standing {
+    Covered,
+    /// Why not, and what mends it.
+    Uncovered(Vec<String>),
+    /// Why that is not known.
+    Unknown(String),
+}
+
+/// Looks and tells.
+pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let key = args.key.as_bytes();
+    let database = catalogue(config).await;
+    let mut makers = makers(&config.rules, key);
+    makers.retain(|maker| maker.has_rows(&database));
+    let mut found = Found::at_most(usize::MAX);
+    found.key(None, Action::Delete, key, Cause::Row);
+    for maker in makers.iter().filter(|maker| maker.rule.action == Action::Bump) {
+        found.key(Some(maker.rule.id), Action::Bump, key, Cause::Row);
+    }
+    let cached = cached::look(config, &found, COUNTING).await?;
+    let flushed: Vec<String> = config.rules.iter().filter(|rule| flushes(rule, key)).map(Rule::subject).collect();
+    if args.json {
+        let rules: Vec<Value> = makers.iter().map(|maker| maker.json(config, &database)).collect();
+        let mut told = cached::json(config, &found, &cached);
+        told.retain(|name, _| matches!(name.as_str(), "keys" | "faults"));
+        told.insert("key".to_owned(), args.key.clone().into());
+        told.insert("rules".to_owned(), rules.into());
+        told.insert("flushed_by".to_owned(), flushed.into());
+        print(&format!("{}\n", Value::Object(told)))?;
+    } else {
+        let mut text = String::new();
+        for maker in &makers {
+            text += &maker.text(config, &database);
+        }
+        if makers.is_empty() {
+            text += &unmade(&args.key, &flushed);
+        }
+        print(&format!("{text}{}", cached::text(config, &found, &cached)))?;
+    }
+    cached::all_answered(&cached)?;
+    match database {
+        Err(error) if !makers.is_empty() => Err(error.context("whether the rules are covered is not known").into()),
+        _ if makers.is_empty() => Err(Failure::Told),
+        _ => Ok(()),
+    }
+}
+
+async fn catalogue(config: &Config) -> anyhow::Result<Database> {
+    let dsn = parts::dsn("source.dsn", &config.source.dsn);
+    let dsn = dsn.map_err(|failure| match failure {
+        Failure::Setting(text) => anyhow::Error::msg(text),
+        Failure::Failed(error) => error,
+        Failure::Config(_) | Failure::Told => anyhow::anyhow!("source.dsn cannot be read"),
+    })?;
+    let client = connect(&dsn.named("coherd explain")).await.context("connecting to the database")?;
+    let (slot, publication) = (&config.source.slot, &config.source.publication);
+    Ok(look(&client, slot, publication, &tables_of(&config.rules)).await?)
+}
+
+fn makers<'a>(rules: &'a [Rule], key: &[u8]) -> Vec<Maker<'a>> {
+    let of_rule = |rule: &'a Rule| {
+        let one = move |template| Some(Maker { rule, template, implied: read(template, key)? });
+        rule.keys.iter().filter_map(one).collect::<Vec<_>>()
+    };
+    rules.iter().flat_map(of_rule).collect()
+}
+
+fn flushes(rule: &Rule, key: &[u8]) -> bool {
+    rule.scopes.iter().any(|scope| glob::covers(scope.pattern.as_bytes(), key))
+}
+
+fn unmade(key: &str, flushed: &[String]) -> String {
+    let also = match flushed {
+        [] => String::new(),
+        rules => format!(" Only a flush of {} covers it, as after TRUNCATE or a gap.", rules.join(", ")),
+    };
+    let quoted = key.replace('\'', "'\\''");
+    format!(
+        "no rule makes {}: no change in Postgres removes it.{also}\nBy hand: coherd invalidate '{}'\n\n",
+        plain(key),
+        plain(&quoted)
+    )
+}
+
+impl Maker<'_> {
+    /// Whether the columns' types allow what the key says of them.
+    fn has_rows(&self, database: &anyhow::Result<Database>) -> bool {
+        let Some(table) = self.table(database) else { return true };
+        let whole = |implied: &&Implied| implied.filters.is_empty() && !implied.ambiguous;
+        self.implied.iter().filter(whole).all(|implied| {
+            table.column(&implied.column).is_none_or(|column| can_print(&column.type_name, &implied.text))
+        })
+    }
+
+    fn standing(&self, database: &anyhow::Result<Database>) -> Standing {
+        let database = match database {
+            Ok(database) => database,
+            Err(error) => return Standing::Unknown(format!("{error:#}")),
+        };
+        let mut findings = audit(std::slice::from_ref(self.rule), database);
+        findings.retain(|finding| finding.severity == Severity::Error);
+        if findings.is_empty() {
+            Standing::Covered
+        } else {
+            Standing::Uncovered(findings.iter().map(ToString::to_string).collect())
+        }
+    }
+
+    /// The rows that have the key, as SQL; `None` where SQL cannot say it, or the key does not.
+    fn condition(&self) -> Option<String> {
+        let one = |implied: &Implied| {
+            let mut value = quote_identifier(&implied.column);
+            if !implied.filters.is_empty() {
+                value += "::text";
+            }
+            for filter in &implied.filters {
+                let function = match *filter {
+                    "trim" => "btrim",
+                    same @ ("lower" | "upper" | "md5") => same,
+                    _ => return None,
+                };
+                value = format!("{function}({value})");
+            }
+            let text = std::str::from_utf8(&implied.text).ok().filter(|_| !implied.ambiguous)?;
+            Some(format!("{value} = {}", quote_literal(text).trim_start()))
+        };
+        let conditions = self.implied.iter().map(one).collect::<Option<Vec<_>>>()?;
+        (!conditions.is_empty()).then(|| conditions.join(" AND "))
+    }
+
+    fn table<'d>(&self, database: &'d anyhow::Result<Database>) -> Option<&'d Table> {
+        database.as_ref().ok()?.table(&self.rule.table)
+    }
+
+    /// What leaves the key as it is, though somebody may think that it would go.
+    fn caveats(&self, config: &Config, database: &anyhow::Result<Database>) -> Vec<String> {
+        let (rule, mut reasons) = (self.rule, Vec::new());
+        let table = self.table(database);
+        let listed = |names: &[&str]| names.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ");
+        let named: Vec<&str> = self.template.columns().collect();
+        let is = |name: &&str, what: fn(&crate::table::TableColumn) -> bool| {
+            table.and_then(|table| table.column(name)).is_some_and(what)
+        };
+        let unlogged: Vec<&str> = named.iter().copied().filter(|name| is(name, |column| !column.in_identity)).collect();
+        if !unlogged.is_empty() && rule.on_missing_old == MissingOld::Skip {
+            reasons.push(format!(
+                "a DELETE, or an UPDATE of {}, leaves the key of the old row: its value is not in the log (on_missing_old: \
+                 skip)",
+                listed(&unlogged)
+            ));
+        } else if !unlogged.is_empty() && rule.on_missing_old == MissingOld::Flush {
+            reasons.push(format!(
+                "each DELETE, and each UPDATE of {}, flushes all of {} (on_missing_old: flush)",
+                listed(&unlogged),
+                rule.scopes.iter().map(|scope| &*scope.pattern).collect::<Vec<_>>().join(", ")
+            ));
+        }
+        if !rule.when_changed.is_empty() {
+            let columns = rule.columns();
+            reasons.push(format!("an UPDATE that changes none of {} is ignored (when_changed)", listed(&columns)));
+        }
+        let nullable: Vec<&str> = named.iter().copied().filter(|name| is(name, |column| !column.not_null)).collect();
+        if !nullable.is_empty() {
+            reasons.push(format!("a row in which {} is NULL has no such key", listed(&nullable)));
+        }
+        let silent: Vec<&str> = (0..)
+            .zip(&config.targets)
+            .filter(|(lane, _)| !rule.lanes.contains(lane))
+            .map(|(_, target)| target.name.as_str())
+            .collect();
+        if !silent.is_empty() {
+            reasons.push(format!("what {} holds stays: the rule does not go there (targets)", silent.join(", ")));
+        }
+        match rule.action {
+            Action::Delete => {}
+            Action::Bump => reasons.push(
+                "the rule moves the version pointer and removes nothing: who reads an entry without the number in it reads \
+                 an old one (action: bump)"
+                    .to_owned(),
+            ),
+            Action::Publish => reasons.push(
+                "the rule sends the key on a channel and removes nothing: that is for whoever listens (action: publish)"
+                    .to_owned(),
+            ),
+        }
+        reasons.push(format!(
+            "a value that is made from more tables than {} goes stale with those, unless rules for them make the key",
+            rule.table
+        ));
+        reasons
+    }
+
+    fn targets<'c>(&self, config: &'c Config) -> Vec<&'c str> {
+        let name = |lane: &usize| config.targets.get(*lane).map(|target| target.name.as_str());
+        self.rule.lanes.iter().filter_map(name).collect()
+    }
+
+    fn text(&self, config: &Config, database: &anyhow::Result<Database>) -> String {
+        let rule = self.rule;
+        let mut out = String::new();
+        let mut line = |name: &str, text: &str| {
+            for (number, text) in text.lines().enumerate() {
+                // Writing to a String cannot fail.
+                let _ = writeln!(out, "  {:<9} {}", if number == 0 { name } else { "" }, plain(text));
+            }
+        };
+        line(
+            "template",
+            &format!("{}, {} in {}", self.template.text(), rule.action.name(), self.targets(config).join(", ")),
+        );
+        for implied in &self.implied {
+            let column = quote_identifier(&implied.column);
+            let column = [&[column.as_str()], implied.filters.as_slice()].concat().join("|");
+            let sure = if implied.ambiguous { ", or more or less of the key" } else { "" };
+            line("column", &format!("{column} is {}{sure}", key_text(&implied.text)));
+        }
+        match self.condition() {
+            Some(condition) => line("rows", &condition),
+            None if self.implied.is_empty() => line("rows", "every row of the table"),
+            None => line("rows", "which ones cannot be said in SQL"),
+        }
+        match self.standing(database) {
+            Standing::Covered => line("covered", "yes"),
+            Standing::Uncovered(findings) => line("covered", &format!("NO\n{}", findings.join("\n"))),
+            Standing::Unknown(why) => line("covered", &format!("not known: {why}")),
+        }
+        for (number, reason) in self.caveats(config, database).iter().enumerate() {
+            line(if number == 0 { "caveats" } else { "" }, reason);
+        }
+        format!("{}\n{out}\n", rule.subject())
+    }
+
+    fn json(&self, config: &Config, database: &anyhow::Result<Database>) -> Value {
+        let (covered, findings) = match self.standing(database) {
+            Standing::Covered => (Value::from(true), Vec::new()),
+            Standing::Uncovered(findings) => (Value::from(false), findings),
+            Standing::Unknown(why) => (Value::Null, vec![why]),
+        };
+        let implied = self.implied.iter().map(|its| {
+            json!({ "column": its.column, "filters": its.filters, "text": key_text(&its.text), "ambiguous": its.ambiguous })
+        });
+        json!({
+            "rule": self.rule.subject(), "table": self.rule.table.sql(), "template": self.template.text(),
+            "action": self.rule.action.name(), "targets": self.targets(config),
+            "columns": implied.collect::<Vec<_>>(), "rows": self.condition(), "covered": covered, "findings": findings,
+            "caveats": self.caveats(config, database),
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! `coherd flush`: everything that a table's rules can make.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use anyhow::{Context as _, anyhow};
+use serde_json::Value;
+
+use super::cached::{self, COUNTING};
+use super::columns::plural;
+use super::found::{Cause, Found};
+use super::orders::{Options, Orders};
+use super::{Failure, print};
+use crate::config::Config;
+use crate::rules::name::parse_table;
+use crate::table::TableName;
+use crate::transaction::tables_of;
+
+/// `coherd flush`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "First the keys that are there now are counted, then it asks, or wants --yes. The flush goes through the log, as\n\
+    SELECT coherd.flush('…') does, and removes limits.flush_keys_per_second keys a second."
+)]
+pub struct Args {
+    /// The table, or the root of a partition tree; may be given several times. Default: the tables of all rules
+    #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
+    tables: Vec<TableName>,
+    /// Do it without asking
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// A table by its name, whether or not its schema may be used: `regclass` of a name would need that.
+const FLUSH: &str = "SELECT coherd.flush(c.oid::regclass) FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN ROWS FROM (unnest($1::text[]), unnest($2::text[])) AS wanted (schema, name)
+        ON n.nspname = wanted.schema AND c.relname = wanted.name";
+
+const THERE: &str = "SELECT count(*) FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2";
+
+/// Counts, asks and gives the order.
+pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let ruled = tables_of(&config.rules);
+    if let Some(unknown) = args.tables.iter().find(|table| !ruled.contains(table)) {
+        let known: Vec<String> = ruled.iter().map(TableName::sql).collect();
+        return Err(anyhow!("nothing was done: no rule names {unknown}; rules name {}", known.join(", ")).into());
+    }
+    let tables = if args.tables.is_empty() { ruled } else { args.tables.clone() };
+    let orders = Orders::open(config, &args.options, "coherd flush").await?;
+    for table in &tables {
+        if orders.number(THERE, &[&table.schema, &table.name]).await? == 0 {
+            return Err(anyhow!("nothing was done: there is no table {table} any more; coherd check says more").into());
+        }
+    }
+    let mut found = Found::at_most(0);
+    for rule in config.rules.iter().filter(|rule| tables.contains(&rule.table)) {
+        rule.scopes.iter().for_each(|scope| found.scope(rule.id, scope, Cause::ByHand));
+    }
+    let cached = cached::look(config, &found, COUNTING).await?;
+    if args.options.json {
+        let mut told = cached::json(config, &found, &cached);
+        told.retain(|name, _| matches!(name.as_str(), "scopes" | "faults"));
+        print(&format!("{}\n", Value::Object(told)))?;
+    } else {
+        print(&cached::scopes_text(config, &found, &cached))?;
+    }
+    if !args.yes && !agreed(&tables)? {
+        return Err(anyhow!("nothing was flushed").into());
+    }
+    let (schemas, names): (Vec<&str>, Vec<&str>) =
+        tables.iter().map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
+    let flushed = orders.give(FLUSH, &[&schemas, &names]).await?;
+    orders.done(config, &args.options, &format!("flushed {}", plural(flushed, "table"))).await
+}
+
+/// Asks whoever sits there.
+fn agreed(tables: &[TableName]) -> Result<bool, Failure> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(anyhow!("nothing was flushed: with --yes, the above will be").into());
+    }
+    let named: Vec<String> = tables.iter().map(TableName::sql).collect();
+    let mut stderr = std::io::stderr();
+    let _ = write!(stderr, "Flush all of that, for {}? [y/N] ", named.join(", ")).and_then(|()| stderr.flush());
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer).context("reading the answer")?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}

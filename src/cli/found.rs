@@ -1,0 +1,210 @@
+//! The keys that changes have, found with the daemon's own reader and rules, so that a preview cannot differ from what
+//! the daemon does.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use anyhow::Context as _;
+
+use crate::by_hand::Touched;
+use crate::config::Config;
+use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, RuleId, Scope};
+use crate::pgoutput::Message;
+use crate::rules::config::Rule;
+use crate::table::TableName;
+use crate::transaction::{Gather, Op, Reader, Step};
+
+/// Why a key or a scope is struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cause {
+    /// Its row is there: nobody has changed it.
+    Row,
+    /// Its row was changed.
+    Change(Op),
+    /// Somebody has named it, with `coherd.invalidate()` or one of its kin.
+    ByHand,
+    /// Its table is not what it was: rewritten, made anew, out of the publication.
+    Catalogue,
+}
+
+impl Cause {
+    /// For people and programs.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Cause::Row => "row",
+            Cause::Change(op) => op.name(),
+            Cause::ByHand => "by hand",
+            Cause::Catalogue => "catalogue",
+        }
+    }
+}
+
+/// Where a key or a scope comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// The rules that made it; none for a key that was named by hand.
+    pub(super) rules: BTreeSet<u16>,
+    /// Why.
+    pub(super) causes: BTreeSet<Cause>,
+    /// It was named by hand, and so goes to every target.
+    everywhere: bool,
+}
+
+impl Origin {
+    fn add(&mut self, rule: Option<RuleId>, cause: Cause) {
+        self.rules.extend(rule.map(|rule| rule.0));
+        self.everywhere |= rule.is_none();
+        self.causes.insert(cause);
+    }
+
+    /// Whether the target number `lane` is told.
+    pub(super) fn goes_to(&self, lane: usize, rules: &[Rule]) -> bool {
+        let mut lanes = self.rules.iter().filter_map(|id| rules.get(usize::from(*id)));
+        self.everywhere || lanes.any(|rule| rule.lanes.contains(&lane))
+    }
+}
+
+/// Keys and scopes, each once, and the changes they come from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Found {
+    /// What happens to each key.
+    pub(super) keys: BTreeMap<(Vec<u8>, Action), Origin>,
+    /// What is flushed, by its pattern.
+    pub(super) scopes: BTreeMap<(String, Action), Origin>,
+    /// Changes of each table of the publication.
+    pub(super) changes: BTreeMap<(TableName, Op), u64>,
+    /// Strikes of keys beyond the limit; a key may be among them more than once.
+    pub(super) left_out: u64,
+    keys_max: usize,
+    bytes: usize,
+}
+
+impl Found {
+    /// Holds at most `keys_max` keys.
+    pub(super) fn at_most(keys_max: usize) -> Found {
+        Found { keys_max, ..Found::default() }
+    }
+
+    /// Whether nothing is struck.
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.scopes.is_empty()
+    }
+
+    /// Adds a scope.
+    pub(super) fn scope(&mut self, rule: RuleId, scope: &Scope, cause: Cause) {
+        self.scopes.entry((scope.pattern.to_string(), scope.action)).or_default().add(Some(rule), cause);
+    }
+
+    /// Adds a key; without a rule it is for every target.
+    pub(super) fn key(&mut self, rule: Option<RuleId>, action: Action, key: &[u8], cause: Cause) {
+        let full = self.keys.len() >= self.keys_max || self.bytes + key.len() > BATCH_BYTES_MAX;
+        let name = (key.to_vec(), action);
+        if let Some(origin) = self.keys.get_mut(&name) {
+            origin.add(rule, cause);
+        } else if full {
+            self.left_out += 1;
+        } else {
+            self.bytes += key.len();
+            self.keys.entry(name).or_default().add(rule, cause);
+        }
+    }
+
+    /// Adds all of `other`, beyond the limit too.
+    pub(super) fn append(&mut self, other: Found) {
+        let merge = |into: &mut Origin, from: Origin| {
+            into.rules.extend(from.rules);
+            into.everywhere |= from.everywhere;
+            into.causes.extend(from.causes);
+        };
+        other.keys.into_iter().for_each(|(key, origin)| merge(self.keys.entry(key).or_default(), origin));
+        other.scopes.into_iter().for_each(|(scope, origin)| merge(self.scopes.entry(scope).or_default(), origin));
+        other.changes.into_iter().for_each(|(change, count)| *self.changes.entry(change).or_default() += count);
+        self.left_out += other.left_out;
+    }
+
+    /// What the target number `lane` is told, as a batch to look with.
+    pub(super) fn batch(&self, lane: usize, rules: &[Rule]) -> Batch {
+        let mut batch = Batch::default();
+        for ((key, action), _) in self.keys.iter().filter(|(_, origin)| origin.goes_to(lane, rules)) {
+            batch.push(*action, RuleId(0), key);
+        }
+        for ((pattern, action), _) in self.scopes.iter().filter(|(_, origin)| origin.goes_to(lane, rules)) {
+            batch.push_scope(&Scope { action: *action, pattern: pattern.as_str().into() });
+        }
+        batch
+    }
+}
+
+/// Reads messages as the daemon does.
+pub(super) struct Finder {
+    reader: Reader,
+    names: HashMap<u32, TableName>,
+    /// Whether what was written by hand counts.
+    by_hand: bool,
+}
+
+impl Finder {
+    /// With the rules and limits of `config`.
+    pub(super) fn new(config: &Config) -> Finder {
+        Finder {
+            reader: Reader::new(config.rules.clone(), config.limits.max_keys_per_transaction as u64),
+            names: HashMap::new(),
+            by_hand: config.source.messages,
+        }
+    }
+
+    /// Reads one message and adds what it strikes.
+    pub(super) fn read(&mut self, message: Message<'_>, found: &mut Found) -> anyhow::Result<Step> {
+        let mut changed = |relation: &u32, op| {
+            if let Some(name) = self.names.get(relation) {
+                *found.changes.entry((name.clone(), op)).or_default() += 1;
+            }
+        };
+        let cause = match &message {
+            Message::Change { relation, change } => {
+                changed(relation, Op::of(change));
+                Cause::Change(Op::of(change))
+            }
+            Message::Truncate(truncated) => {
+                truncated.relations().for_each(|relation| changed(&relation, Op::Truncate));
+                Cause::Change(Op::Truncate)
+            }
+            Message::Relation(relation) => {
+                let name = TableName { schema: relation.schema.clone(), name: relation.name.clone() };
+                self.names.insert(relation.oid, name);
+                Cause::Catalogue
+            }
+            Message::Logical { .. } if !self.by_hand => return Ok(Step::Within),
+            _ => Cause::ByHand,
+        };
+        self.reader.read(message, &mut Gathering { found, cause }).context("reading what the server sends")
+    }
+
+    /// Whether a transaction is half read.
+    pub(super) fn is_open(&self) -> bool {
+        self.reader.is_open()
+    }
+
+    /// Adds the keys of rows as they are.
+    pub(super) fn rows(&mut self, rows: &Touched, found: &mut Found) {
+        self.reader.touch(rows, &mut Gathering { found, cause: Cause::Row });
+    }
+}
+
+struct Gathering<'a> {
+    found: &'a mut Found,
+    cause: Cause,
+}
+
+impl Gather for Gathering<'_> {
+    fn key(&mut self, rule: RuleId, action: Action, key: &[u8]) {
+        self.found.key(Some(rule), action, key, self.cause);
+    }
+
+    fn scope(&mut self, rule: RuleId, scope: &Scope) {
+        self.found.scope(rule, scope, self.cause);
+    }
+
+    fn by_hand(&mut self, key: &[u8]) {
+        self.found.key(None, Action::Delete, key, Cause::ByHand);
+    }
+}

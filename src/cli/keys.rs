@@ -1,0 +1,146 @@
+//! `coherd keys`: the preview before a manual fix. Which keys do rows have, or which would a fix touch, and which of them
+//! are cached now.
+
+mod by_fix;
+mod by_predicate;
+pub mod script;
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use super::cached::{self, COUNTING};
+use super::found::Found;
+use super::{Failure, parts, print};
+use crate::config::{Config, parse_duration};
+use crate::rules::name::parse_table;
+use crate::source::dsn::Dsn;
+use crate::table::TableName;
+
+/// The largest script, in bytes.
+const SCRIPT_BYTES_MAX: u64 = 16 << 20;
+
+/// `coherd keys`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    coherd keys --table users --where \"email LIKE '%@old.example'\"\n  \
+    coherd keys --sql fix.sql --dsn postgresql://owner@db/app\n\n\
+    --sql runs the fix in a transaction that is always rolled back: its locks are held until then, and what a rollback\n\
+    does not undo (sequences, files, other servers) is done. docs/manual-fixes.md has the whole way.")]
+pub struct Args {
+    /// The keys that rows of this table have now
+    #[arg(long, value_name = "TABLE", value_parser = parse_table, requires = "predicate", required_unless_present = "sql")]
+    table: Option<TableName>,
+    /// Which rows: a condition as after WHERE in SQL, in a transaction that may only read
+    #[arg(long = "where", value_name = "SQL", requires = "table")]
+    predicate: Option<String>,
+    /// The keys that this file of SQL would touch, - for stdin; it is run and rolled back
+    #[arg(long, value_name = "FILE", conflicts_with = "table")]
+    sql: Option<PathBuf>,
+    /// Look at no more rows (--where), or list no more keys (--sql), than this
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    limit: u32,
+    /// How long each statement may take
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    timeout: Duration,
+    /// How long a statement may wait for a lock that somebody else has
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    lock_timeout: Duration,
+    /// Read, or try the fix, as another role, which may do that: a libpq URI or key=value text. Default: source.dsn
+    #[arg(long, value_name = "DSN")]
+    dsn: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is told.
+struct Preview {
+    found: Found,
+    /// What else there is to know, a sentence or more each.
+    notes: Vec<String>,
+}
+
+/// Looks and tells.
+pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    let preview = match (&args.table, &args.predicate, &args.sql) {
+        (Some(table), Some(predicate), None) => by_predicate::find(config, &args, table, predicate).await?,
+        (_, _, Some(file)) => by_fix::find(config, &args, &script(file)?).await?,
+        // Clap lets nothing else through.
+        _ => return Err(anyhow::anyhow!("name --table and --where, or --sql").into()),
+    };
+    let Preview { found, notes } = preview;
+    let cached = cached::look(config, &found, COUNTING).await?;
+    if args.json {
+        let mut told = cached::json(config, &found, &cached);
+        told.insert("notes".to_owned(), notes.into_iter().map(Value::from).collect());
+        print(&format!("{}\n", Value::Object(told)))?;
+    } else {
+        let mut text = if found.is_empty() { "no keys\n".to_owned() } else { cached::text(config, &found, &cached) };
+        for note in notes {
+            text.extend(["- ", &note, "\n"]);
+        }
+        print(&text)?;
+    }
+    cached::all_answered(&cached)
+}
+
+/// A fix and what to call it.
+struct Script {
+    name: String,
+    text: String,
+}
+
+fn script(file: &std::path::Path) -> Result<Script, Failure> {
+    let is_stdin = file.as_os_str() == "-";
+    let name = if is_stdin { "stdin".to_owned() } else { file.display().to_string() };
+    let mut text = String::new();
+    let read = |text: &mut String| {
+        if is_stdin {
+            return std::io::stdin().lock().take(SCRIPT_BYTES_MAX + 1).read_to_string(text);
+        }
+        std::fs::File::open(file)?.take(SCRIPT_BYTES_MAX + 1).read_to_string(text)
+    };
+    read(&mut text).with_context(|| format!("reading {name}"))?;
+    if text.len() as u64 > SCRIPT_BYTES_MAX {
+        return Err(anyhow::anyhow!("{name} has more than {SCRIPT_BYTES_MAX} bytes: try it in parts").into());
+    }
+    // An editor's byte order mark is no SQL.
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(Script { name, text })
+}
+
+/// Where to read, or to try the fix.
+fn dsn(config: &Config, args: &Args) -> Result<Dsn, Failure> {
+    let dsn = match &args.dsn {
+        Some(text) => parts::dsn("--dsn", &text.as_str().into()),
+        None => parts::dsn("source.dsn", &config.source.dsn),
+    };
+    Ok(dsn?.named("coherd keys"))
+}
+
+/// The start of a transaction that ends by itself if this process hangs.
+fn limits(args: &Args) -> String {
+    let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+    format!(
+        "SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = 60000",
+        millis(args.timeout),
+        millis(args.lock_timeout)
+    )
+}
+
+/// What a privilege that is missing comes to, appended to the server's words.
+fn advice(error: &tokio_postgres::Error) -> &'static str {
+    match error.code().map(tokio_postgres::error::SqlState::code) {
+        Some("42501") => "; the role of source.dsn reads no table: name one that may with --dsn",
+        Some("57014") => "; --timeout gives it longer",
+        Some("55P03") => "; somebody else holds the lock, and --lock-timeout says how long to wait for it",
+        Some("2D000") => "; the fix is tried in one transaction, so nothing in it may end one",
+        _ => "",
+    }
+}

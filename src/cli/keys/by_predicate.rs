@@ -1,0 +1,139 @@
+//! The keys that rows have now: bound by the daemon's own rules, from values as the replication stream prints them.
+
+use anyhow::{Context as _, anyhow};
+use tokio_postgres::Client;
+
+use super::{Args, Preview, advice, dsn, limits};
+use crate::by_hand::Touched;
+use crate::change::{Column, Relation, ReplicaIdentity};
+use crate::cli::Failure;
+use crate::cli::columns::plural;
+use crate::cli::found::{Finder, Found};
+use crate::config::Config;
+use crate::database::Database;
+use crate::rules::config::Rule;
+use crate::rules::nearest;
+use crate::rules::publish::Demand;
+use crate::source::catalog::{look, told};
+use crate::source::sql::connect;
+use crate::table::{Table, TableKind, TableName, quote_identifier};
+use crate::transaction::tables_of;
+
+/// Looks for the rows and binds them.
+pub(super) async fn find(config: &Config, args: &Args, table: &TableName, predicate: &str) -> Result<Preview, Failure> {
+    let client = connect(&dsn(config, args)?).await.context("connecting to the database")?;
+    let mut names = tables_of(&config.rules);
+    names.push(table.clone());
+    let (slot, publication) = (&config.source.slot, &config.source.publication);
+    let database = look(&client, slot, publication, &names).await.map_err(anyhow::Error::new)?;
+    let asked = Asked::new(config, &database, table)?;
+    let mut notes = Vec::new();
+    if asked.root.published.is_none() {
+        let name = quote_identifier(publication);
+        notes.push(format!(
+            "{table} is not in the publication {name}: coherd sees no change of it; coherd check says why"
+        ));
+    }
+    let columns = asked.columns();
+    let mut rows = read(&client, args, asked.table, &columns, predicate).await?;
+    if rows.len() > args.limit as usize {
+        rows.truncate(args.limit as usize);
+        notes.push(format!("there are more rows: only the first {} were looked at; --limit says how many", args.limit));
+    }
+    let count = rows.len() as u64;
+    let mut found = Found::at_most(usize::MAX);
+    Finder::new(config).rows(&Touched { relation: asked.relation(columns), rows }, &mut found);
+    notes.insert(0, format!("{} of {table}", plural(count, "row")));
+    Ok(Preview { found, notes })
+}
+
+/// What was asked for, as the catalogue has it.
+struct Asked<'a> {
+    database: &'a Database,
+    /// Where the rows are.
+    table: &'a Table,
+    /// What the rules name: the table, or the root of its tree.
+    root: &'a Table,
+    rules: Vec<&'a Rule>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(config: &'a Config, database: &'a Database, name: &TableName) -> anyhow::Result<Asked<'a>> {
+        let Some(table) = database.table(name) else {
+            let near = nearest(&name.name, database.others.iter().map(|other| other.name.as_str()));
+            let hint = near.map(|near| format!("; did you mean {}?", quote_identifier(near))).unwrap_or_default();
+            return Err(anyhow!("there is no table {name} in database {}{hint}", quote_identifier(&database.name)));
+        };
+        let root_name = table.partition_root.as_ref().unwrap_or(name);
+        let rules: Vec<&Rule> = config.rules.iter().filter(|rule| rule.table == *root_name).collect();
+        if rules.is_empty() {
+            let known: Vec<String> = tables_of(&config.rules).iter().map(TableName::sql).collect();
+            return Err(anyhow!(
+                "no rule names {root_name}, so no key is made of its rows; rules name {}",
+                known.join(", ")
+            ));
+        }
+        let root = database.table(root_name).with_context(|| format!("there is no table {root_name}"))?;
+        Ok(Asked { database, table, root, rules })
+    }
+
+    /// The rules' columns that are there and that the stream brings.
+    fn columns(&self) -> Vec<String> {
+        let listed = self.root.published.as_ref().and_then(|published| published.columns.as_ref());
+        let demand = Demand { database: self.database, table: self.root, rules: &self.rules };
+        let sent = demand.columns().map(|column| column.name.clone());
+        sent.filter(|name| listed.is_none_or(|listed| listed.contains(name))).collect()
+    }
+
+    fn relation(&self, columns: Vec<String>) -> Relation {
+        let column = |name| Column { name, type_oid: 0, in_identity: true };
+        let TableName { schema, name } = self.root.name.clone();
+        let columns = columns.into_iter().map(column).collect();
+        Relation { oid: self.root.oid, schema, name, identity: ReplicaIdentity::Full, columns }
+    }
+}
+
+type Rows = Vec<Vec<Option<String>>>;
+
+/// One row more than asked for, where there are more.
+async fn read(
+    client: &Client,
+    args: &Args,
+    table: &Table,
+    columns: &[String],
+    predicate: &str,
+) -> Result<Rows, Failure> {
+    // A value as its type's output function prints it; a cast would print some differently. A composite value is NULL
+    // only as a whole.
+    let printed = |name: &String| {
+        let name = quote_identifier(name);
+        format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {name}) END")
+    };
+    let printed = columns.iter().map(printed).collect::<Vec<_>>().join(", ");
+    let only = if table.kind == TableKind::Partitioned { "" } else { "ONLY " };
+    let head = format!("SELECT ARRAY[{printed}]::pg_catalog.text[] FROM {only}{} WHERE (", table.name);
+    // A comment at the end of the predicate must not hide what follows.
+    let sql = format!("{head}{predicate}\n) LIMIT {}", u64::from(args.limit) + 1);
+    let failed = |error: &tokio_postgres::Error| {
+        let at = place(error, &head).map(|at| format!(", at character {at} of it")).unwrap_or_default();
+        anyhow!("the condition could not be used{at}: {}{}", told(error), advice(error))
+    };
+    client.batch_execute(&format!("BEGIN READ ONLY; {}", limits(args))).await.map_err(|error| failed(&error))?;
+    // One statement only: that is what the server takes for preparing.
+    let statement = client.prepare(&sql).await.map_err(|error| failed(&error))?;
+    if !statement.params().is_empty() {
+        return Err(
+            anyhow!("the condition holds a parameter ($1), for which there is no value: write the value").into()
+        );
+    }
+    let rows = client.query(&statement, &[]).await.map_err(|error| failed(&error))?;
+    client.batch_execute("ROLLBACK").await.map_err(|error| failed(&error))?;
+    let rows: Result<Rows, _> = rows.iter().map(|row| row.try_get(0)).collect();
+    Ok(rows.map_err(|error| failed(&error))?)
+}
+
+/// The place in the predicate, from 1, of which the server complains.
+fn place(error: &tokio_postgres::Error, head: &str) -> Option<usize> {
+    let Some(tokio_postgres::error::ErrorPosition::Original(at)) = error.as_db_error()?.position() else { return None };
+    usize::try_from(*at).ok()?.checked_sub(head.chars().count()).filter(|at| *at > 0)
+}

@@ -1,0 +1,99 @@
+//! What is done by hand: through the log, with the functions of sql/coherd.sql, so that it is ordered with the data and
+//! survives a crash of the daemon.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use serde_json::json;
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+use super::{Failure, parts, print, wait};
+use crate::config::{Config, parse_duration};
+use crate::lsn::Lsn;
+use crate::source::catalog::told;
+use crate::source::sql::connect;
+
+/// What both `coherd invalidate` and `coherd flush` can be told.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Wait until readers may rely on it, for at most DURATION (5s); without, the token for `coherd wait --token` is told
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "5s", value_parser = parse_duration)]
+    wait: Option<Duration>,
+    /// The primary, where source.dsn is a standby: a libpq URI or key=value text. Default: source.dsn
+    #[arg(long, value_name = "DSN")]
+    dsn: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// A session in which orders can be given.
+pub(super) struct Orders {
+    client: Client,
+}
+
+impl Orders {
+    /// Connects, and finds out whether an order would be heard.
+    pub(super) async fn open(config: &Config, options: &Options, name: &str) -> Result<Orders, Failure> {
+        if !config.source.messages {
+            let text = "nothing was done: source.messages is false, so the daemon acts on nothing that is written by hand; \
+                        set it to true and restart coherd";
+            return Err(anyhow!(text).into());
+        }
+        let dsn = match &options.dsn {
+            Some(text) => parts::dsn("--dsn", &text.as_str().into())?,
+            None => parts::dsn("source.dsn", &config.source.dsn)?,
+        };
+        let client = connect(&dsn.named(name)).await.context("connecting to the database")?;
+        let sql = "SELECT pg_catalog.to_regprocedure('coherd.invalidate(text[])') IS NOT NULL
+                       AND pg_catalog.to_regprocedure('coherd.flush(regclass)') IS NOT NULL,
+                   pg_catalog.pg_is_in_recovery(),
+                   EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1)";
+        let slot = &config.source.slot;
+        let row =
+            client.query_one(sql, &[slot]).await.map_err(|error| anyhow!("nothing was done: {}", told(&error)))?;
+        let [functions, standby, heard] = [0, 1, 2].map(|column| row.get::<_, bool>(column));
+        if !functions {
+            return Err(anyhow!("nothing was done: this database has no coherd.invalidate() and coherd.flush(): `coherd setup` creates them").into());
+        }
+        if standby {
+            return Err(anyhow!("nothing was done: this is a standby, where nothing can be written into the log; name the primary with --dsn").into());
+        }
+        // Where the source is a standby, its slot is there and not here.
+        if !heard && options.dsn.is_none() {
+            return Err(anyhow!("nothing was done: there is no replication slot {slot} on this server, so nobody would hear of it: `coherd setup` creates it").into());
+        }
+        Ok(Orders { client })
+    }
+
+    /// Gives an order: a statement that calls one of the functions.
+    pub(super) async fn give(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Failure> {
+        let done = self.client.execute(sql, parameters).await;
+        Ok(done.map_err(|error| anyhow!("nothing was done: {}", told(&error)))?)
+    }
+
+    /// One number.
+    pub(super) async fn number(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<i64, Failure> {
+        let row = self.client.query_one(sql, parameters).await;
+        Ok(row.map_err(|error| anyhow!("nothing was done: {}", told(&error)))?.get(0))
+    }
+
+    /// Tells what was done, and waits or gives the token.
+    pub(super) async fn done(self, config: &Config, options: &Options, what: &str) -> Result<(), Failure> {
+        let row = self.client.query_one("SELECT coherd.token()", &[]).await;
+        let token: i64 =
+            row.map_err(|error| anyhow!("{what}, but its position is not known: {}", told(&error)))?.get(0);
+        let at = Lsn::new(u64::try_from(token).context("coherd.token() gave a negative position")?);
+        if options.json {
+            print(&format!("{}\n", json!({ "done": what, "token": at.to_string() })))?;
+        } else {
+            print(&format!("{what} at {at}\n"))?;
+        }
+        match options.wait {
+            Some(timeout) => wait::run(config, wait::Args::settled(at, timeout, options.json)).await,
+            None if options.json => Ok(()),
+            None => print(&format!("coherd wait --token {at}\n")),
+        }
+    }
+}

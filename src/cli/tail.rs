@@ -1,0 +1,336 @@
+//! `coherd tail`: follows live changes beside the daemon, and sends nothing.
+//!
+//! The slot is temporary: it ends with the connection. Until then all that was told is acknowledged, so that no log is
+//! held back for it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use serde_json::{Value, json};
+
+use super::cached::key_text;
+use super::found::{Cause, Finder, Found, Origin};
+use super::status::plain;
+use super::{Failure, parts};
+use crate::config::{Config, parse_duration};
+use crate::invalidation::Action;
+use crate::ledger::Ledger;
+use crate::lsn::{CommitLsn, Lsn};
+use crate::pgoutput::{PgTime, decode};
+use crate::rules::glob;
+use crate::rules::name::parse_table;
+use crate::shutdown::Shutdown;
+use crate::source::postgres::aside::Reading;
+use crate::source::stream::PostgresStream;
+use crate::source::{Frame, Intake, Stream as _};
+use crate::table::TableName;
+use crate::transaction::Step;
+
+/// The most keys of one commit that are shown.
+const KEYS_MAX: usize = 1000;
+
+/// `coherd tail`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only changes of this table; may be given several times
+    #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
+    tables: Vec<TableName>,
+    /// Only keys that this glob covers, as Redis reads it: user:*
+    #[arg(long, value_name = "GLOB")]
+    key: Option<String>,
+    /// Show at most so many commits a second; the others are counted
+    #[arg(long, value_name = "N")]
+    rate: Option<NonZeroU32>,
+    /// End after so many commits
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// End after this time
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    lasts: Option<Duration>,
+    /// Print JSON, one object a commit
+    #[arg(long)]
+    json: bool,
+}
+
+/// Follows until a signal, the limit or the end of the time.
+pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    if let Some(unknown) = args.tables.iter().find(|table| !config.rules.iter().any(|rule| rule.table == **table)) {
+        return Err(anyhow!("no rule names {unknown}, so none of its changes has a key").into());
+    }
+    let shutdown = Shutdown::on_signal().context("listening for signals")?;
+    let dsn = parts::dsn("source.dsn", &config.source.dsn)?.named("coherd tail");
+    let (source, _) = parts::postgres_aside(config, dsn);
+    let opening = source.stream_aside(Reading::Committed);
+    let opened = tokio::select! {
+        () = shutdown.clone().requested() => return Ok(()),
+        opened = opening => opened,
+    };
+    let (mut stream, start) = opened.map_err(anyhow::Error::new)?;
+    let _ = writeln!(io::stderr(), "following the log from {start}");
+    let time_is_over = async {
+        match args.lasts {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut tail = Tail::new(config, &args, start);
+    let told = tokio::select! {
+        told = tail.follow(&mut stream) => told,
+        () = time_is_over => Ok(()),
+        () = shutdown.requested() => Ok(()),
+    };
+    tail.end();
+    // In order, so that the slot is gone when this process is. Where that fails, the server drops it all the same.
+    let _ = stream.finish().await;
+    told.map_err(|error| error.context("the stream ended; what came after is not shown").into())
+}
+
+struct Tail<'a> {
+    config: &'a Config,
+    args: &'a Args,
+    finder: Finder,
+    found: Found,
+    ledger: Ledger,
+    shown: u64,
+    pace: Pace,
+}
+
+impl<'a> Tail<'a> {
+    fn new(config: &'a Config, args: &'a Args, start: Lsn) -> Self {
+        Tail {
+            config,
+            args,
+            finder: Finder::new(config),
+            found: Found::at_most(KEYS_MAX),
+            ledger: Ledger::new(start, []),
+            shown: 0,
+            pace: Pace { rate: args.rate, began: Instant::now(), shown: 0, left_out: 0 },
+        }
+    }
+
+    /// Ends with the limit, or where nobody reads any more.
+    async fn follow(&mut self, stream: &mut PostgresStream) -> anyhow::Result<()> {
+        loop {
+            stream.ready(Intake::Open).await?;
+            while let Some(frame) = stream.next()? {
+                match frame {
+                    Frame::Data(bytes) => match self.finder.read(decode(bytes)?, &mut self.found)? {
+                        Step::Committed { end, commit_time, .. } => {
+                            self.ledger.committed(end);
+                            if self.committed(end, commit_time)? {
+                                return Ok(());
+                            }
+                        }
+                        Step::Awaited(_) | Step::Within | Step::Unreadable(_) => {}
+                    },
+                    // Within a transaction no position but its commit's means anything.
+                    Frame::Position(at) if !self.finder.is_open() => self.ledger.idle(at),
+                    Frame::Position(_) => {}
+                }
+            }
+            if let Some(at) = self.ledger.acknowledge() {
+                stream.acknowledge(at);
+            }
+        }
+    }
+
+    /// Tells of one commit, and gives whether it was the last one.
+    fn committed(&mut self, end: CommitLsn, time: PgTime) -> anyhow::Result<bool> {
+        let found = std::mem::replace(&mut self.found, Found::at_most(KEYS_MAX));
+        let entries = self.entries(&found);
+        if entries.is_empty() {
+            return Ok(false);
+        }
+        let Some(left_out) = self.pace.admit() else { return Ok(false) };
+        let told = self.told(end.end(), time, &found, &entries, left_out);
+        self.shown += 1;
+        Ok(!write(&told)? || self.args.limit.is_some_and(|limit| self.shown >= limit))
+    }
+
+    /// What was struck and is asked for: by table and cause.
+    fn entries<'f>(&self, found: &'f Found) -> BTreeMap<(String, Cause), Vec<Struck<'f>>> {
+        let mut entries: BTreeMap<(String, Cause), Vec<Struck<'f>>> = BTreeMap::new();
+        let covered = |key: &[u8]| self.args.key.as_ref().is_none_or(|glob| glob::covers(glob.as_bytes(), key));
+        let keys = found.keys.iter().filter(|((key, _), _)| covered(key));
+        let keys = keys.map(|((key, action), origin)| (Struck::Key(*action, key), origin));
+        let scopes = found.scopes.iter().map(|((pattern, action), origin)| (Struck::Scope(*action, pattern), origin));
+        for (struck, origin) in keys.chain(scopes) {
+            for table in self.tables(origin) {
+                for cause in &origin.causes {
+                    entries.entry((table.clone(), *cause)).or_default().push(struck);
+                }
+            }
+        }
+        entries
+    }
+
+    /// The tables that it comes from, without those that nobody asked for; `-` for what was named by hand.
+    fn tables(&self, origin: &Origin) -> Vec<String> {
+        if origin.rules.is_empty() {
+            return if self.args.tables.is_empty() { vec!["-".to_owned()] } else { Vec::new() };
+        }
+        let rules = origin.rules.iter().filter_map(|id| self.config.rules.get(usize::from(*id)));
+        let wanted = |table: &&TableName| self.args.tables.is_empty() || self.args.tables.contains(table);
+        let mut tables: Vec<String> = rules.map(|rule| &rule.table).filter(wanted).map(TableName::sql).collect();
+        tables.dedup();
+        tables
+    }
+
+    fn told(
+        &self,
+        at: Lsn,
+        time: PgTime,
+        found: &Found,
+        entries: &BTreeMap<(String, Cause), Vec<Struck<'_>>>,
+        left_out: u64,
+    ) -> String {
+        let time = utc(time);
+        if self.args.json {
+            let changes: Vec<Value> = entries.iter().map(|((table, cause), struck)| {
+                let of = |wanted: fn(&Struck) -> bool| {
+                    struck.iter().filter(|its| wanted(its)).map(|its| json!({ "action": its.action().name(), "name": its.name() })).collect::<Vec<_>>()
+                };
+                json!({ "table": table, "operation": cause.name(),
+                    "keys": of(|its| matches!(its, Struck::Key(..))), "scopes": of(|its| matches!(its, Struck::Scope(..))) })
+            }).collect();
+            let told = json!({ "commit": at.to_string(), "time": time, "changes": changes,
+                "more": found.left_out > 0, "not_shown": left_out });
+            return format!("{told}\n");
+        }
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        if left_out > 0 {
+            let _ = writeln!(out, "… {left_out} commits not shown (--rate)");
+        }
+        for ((table, cause), struck) in entries {
+            let struck: Vec<String> = struck.iter().map(Struck::text).collect();
+            let line = format!("{at}  {time}  {table}  {}  {}", cause.name(), struck.join(" "));
+            out.extend([&plain(&line), "\n"]);
+        }
+        if found.left_out > 0 {
+            let _ = writeln!(out, "{at}  … more than {KEYS_MAX} keys");
+        }
+        out
+    }
+
+    fn end(&self) {
+        if self.pace.left_out > 0 {
+            let _ = writeln!(io::stderr(), "{} commits were not shown (--rate)", self.pace.left_out);
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Struck<'a> {
+    Key(Action, &'a [u8]),
+    Scope(Action, &'a str),
+}
+
+impl Struck<'_> {
+    const fn action(&self) -> Action {
+        match self {
+            Struck::Key(action, _) | Struck::Scope(action, _) => *action,
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Struck::Key(_, key) => key_text(key),
+            Struck::Scope(_, pattern) => (*pattern).to_owned(),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Struck::Key(Action::Delete, key) => key_text(key),
+            Struck::Key(action, key) => format!("{}({})", action.name(), key_text(key)),
+            Struck::Scope(_, pattern) => format!("flush({pattern})"),
+        }
+    }
+}
+
+/// How many commits are shown.
+struct Pace {
+    rate: Option<NonZeroU32>,
+    began: Instant,
+    shown: u32,
+    left_out: u64,
+}
+
+impl Pace {
+    /// Whether one more may be shown, and how many were not since the last one.
+    fn admit(&mut self) -> Option<u64> {
+        if self.began.elapsed() >= Duration::from_secs(1) {
+            (self.began, self.shown) = (Instant::now(), 0);
+        }
+        if self.rate.is_some_and(|rate| self.shown >= rate.get()) {
+            self.left_out += 1;
+            return None;
+        }
+        self.shown += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+/// Gives whether anybody reads on.
+fn write(text: &str) -> anyhow::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(anyhow::Error::new(error).context("writing to stdout")),
+    }
+}
+
+/// `2026-11-21T22:50:01.123456Z` (RFC 3339).
+fn utc(time: PgTime) -> String {
+    let micros = time.unix_micros();
+    let (days, of_day) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
+    let (year, month, day) = civil(days);
+    let (seconds, fraction) = (of_day / 1_000_000, of_day % 1_000_000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:06}Z")
+}
+
+/// The date of a day counted from 1970-01-01, in the Gregorian calendar. Years are counted from 1 March, so that a leap
+/// day is the last one of its year, in spans of 400 years (146,097 days).
+fn civil(days: i64) -> (i64, i64, i64) {
+    let from_march = days + 719_468;
+    let (span, day) = (from_march.div_euclid(146_097), from_march.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (year + span * 400 + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates_in_utc() {
+        for (unix, expected) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_782_399_999_999, "2000-02-28T23:59:59.999999Z"),
+            (951_782_400_000_000, "2000-02-29T00:00:00.000000Z"),
+            (4_107_542_400_000_000, "2100-03-01T00:00:00.000000Z"),
+            (1_795_301_401_123_456, "2026-11-21T22:50:01.123456Z"),
+        ] {
+            assert_eq!(utc(PgTime(unix - 946_684_800_000_000)), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_beyond_the_rate_is_counted() {
+        let mut pace = Pace { rate: NonZeroU32::new(2), began: Instant::now(), shown: 0, left_out: 0 };
+        assert_eq!([pace.admit(), pace.admit(), pace.admit(), pace.admit()], [Some(0), Some(0), None, None]);
+        pace.began -= Duration::from_secs(1);
+        assert_eq!([pace.admit(), pace.admit()], [Some(2), Some(0)]);
+    }
+}

@@ -1,0 +1,125 @@
+//! `coherd explain`: where a key comes from.
+
+use insta::assert_snapshot;
+
+use crate::e2e::Shop;
+use crate::support::daemon::text;
+
+const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, name text, email text);
+    CREATE TABLE items (id int PRIMARY KEY, order_id int NOT NULL, qty int); ALTER TABLE items REPLICA IDENTITY FULL;
+    CREATE TABLE products (id int PRIMARY KEY);";
+const RULES: &str =
+    "  - table: users\n    keys: [\"user:{id}\", \"user:by-email:{email|lower}\"]\n    on_missing_old: skip\n
+  - table: items\n    keys: [\"order:{order_id}\"]\n    when_changed: [qty]\n
+  - table: products\n    keys: [\"product:{id}\"]\n    action: bump\n
+  - table: products\n    keys: [\"{schema}.{table}:{id|md5}\"]\n    scope: \"public.*\"\n";
+
+fn explained(shop: &Shop, key: &str) -> String {
+    let output = shop.daemon.command(&["explain", key]);
+    format!("exit {}\n{}", output.status.code().unwrap(), text(&output).replace(&shop.database.name, "app"))
+}
+
+#[test]
+fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
+    let shop = Shop::open(SCHEMA, RULES);
+    shop.cache(&["user:by-email:ann@x"]);
+    assert_snapshot!(explained(&shop, "user:by-email:ann@x"), @r#"
+    exit 0
+    rules[0] public.users
+      template  user:by-email:{email|lower}, delete in cache
+      column    email|lower is ann@x
+      rows      lower(email::text) = 'ann@x'
+      covered   yes
+      caveats   a DELETE, or an UPDATE of email, leaves the key of the old row: its value is not in the log (on_missing_old: skip)
+                a row in which email is NULL has no such key
+                a value that is made from more tables than public.users goes stale with those, unless rules for them make the key
+
+    KEY                  ACTION  FROM  CACHE
+    user:by-email:ann@x  delete        yes, no TTL
+
+    1 key, 1 cached now in cache
+    "#);
+    assert_snapshot!(explained(&shop, "order:7"), @r#"
+    exit 0
+    rules[1] public.items
+      template  order:{order_id}, delete in cache
+      column    order_id is 7
+      rows      order_id = '7'
+      covered   yes
+      caveats   an UPDATE that changes none of order_id, qty is ignored (when_changed)
+                a value that is made from more tables than public.items goes stale with those, unless rules for them make the key
+
+    KEY      ACTION  FROM  CACHE
+    order:7  delete        no
+
+    1 key, 0 cached now in cache
+    "#);
+    assert_snapshot!(explained(&shop, "product:4"), @r#"
+    exit 0
+    rules[2] public.products
+      template  product:{id}, bump in cache
+      column    id is 4
+      rows      id = '4'
+      covered   yes
+      caveats   the rule moves the version pointer and removes nothing: who reads an entry without the number in it reads an old one (action: bump)
+                a value that is made from more tables than public.products goes stale with those, unless rules for them make the key
+
+    KEY        ACTION  FROM             CACHE
+    product:4  delete                   no
+    product:4  bump    public.products  no
+
+    2 keys, 0 cached now in cache
+    "#);
+}
+
+#[test]
+fn a_key_that_no_rule_makes_is_told_with_what_flushes_it() {
+    let shop = Shop::open(SCHEMA, RULES);
+    // An upper-case letter cannot come from |lower, and x is no MD5.
+    assert_snapshot!(explained(&shop, "user:by-email:Ann@x"), @r#"
+    exit 1
+    no rule makes user:by-email:Ann@x: no change in Postgres removes it. Only a flush of rules[0] public.users covers it, as after TRUNCATE or a gap.
+    By hand: coherd invalidate 'user:by-email:Ann@x'
+
+    KEY                  ACTION  FROM  CACHE
+    user:by-email:Ann@x  delete        no
+
+    1 key, 0 cached now in cache
+    "#);
+    assert_snapshot!(explained(&shop, "public.products:x"), @r#"
+    exit 1
+    no rule makes public.products:x: no change in Postgres removes it. Only a flush of rules[3] public.products covers it, as after TRUNCATE or a gap.
+    By hand: coherd invalidate 'public.products:x'
+
+    KEY                ACTION  FROM  CACHE
+    public.products:x  delete        no
+
+    1 key, 0 cached now in cache
+    "#);
+    assert_snapshot!(explained(&shop, "it's"), @r#"
+    exit 1
+    no rule makes it's: no change in Postgres removes it.
+    By hand: coherd invalidate 'it'\''s'
+
+    KEY   ACTION  FROM  CACHE
+    it's  delete        no
+
+    1 key, 0 cached now in cache
+    "#);
+}
+
+#[test]
+fn a_table_that_is_not_covered_now_is_told_with_what_mends_it() {
+    let mut shop = Shop::open(SCHEMA, RULES);
+    let name = shop.database.name.clone();
+    shop.sql.run(&format!("ALTER PUBLICATION {name} DROP TABLE items"));
+    let said = explained(&shop, "order:7");
+    assert!(said.contains("covered   NO") && said.contains("it is not in publication app"), "{said}");
+    let told = super::told(&shop, &["explain", "order:7"]);
+    assert_eq!(told["rules"][0]["covered"], false, "{told}");
+    assert_eq!(told["rules"][0]["rows"], "order_id = '7'");
+    shop.daemon.edit(&format!("127.0.0.1:{}/", shop.database.server.port()), "127.0.0.1:1/");
+    let output = shop.daemon.command(&["explain", "order:7"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("covered   not known"), "{}", text(&output));
+}

@@ -1,0 +1,187 @@
+//! `coherd keys --table --where`: the keys that rows have now, and which of them are cached.
+
+use insta::assert_snapshot;
+
+use super::{names, refusal, told};
+use crate::e2e::Shop;
+use crate::support::daemon::text;
+use crate::support::process::Signal;
+
+const SCHEMA: &str =
+    "CREATE TABLE users (id int PRIMARY KEY, name text, email text NOT NULL, seen timestamptz, code char(4));
+    ALTER TABLE users REPLICA IDENTITY FULL;
+    INSERT INTO users VALUES (1, 'Ann', 'Ann@x', '2026-01-02 03:04:05+02', 'ab'), (2, 'Bob', 'bob@x', NULL, NULL),
+        (3, 'Cid', 'cid@x', NULL, NULL);
+    CREATE TABLE products (id int PRIMARY KEY); INSERT INTO products VALUES (4);
+    CREATE TABLE events (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+    CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+    CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
+    INSERT INTO events VALUES (1, '2026-01-05'), (2, '2026-02-06');
+    CREATE TABLE notes (id int);
+    CREATE FUNCTION writes() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN DELETE FROM users; RETURN true; END $$;";
+const RULES: &str = "  - table: users\n    keys: [\"user:{id}\", \"mail:{email|lower}\", \"at:{seen}:{code}\"]\n
+  - table: products\n    keys: [\"product:{id}\"]\n    action: bump\n  - table: events\n    keys: [\"event:{id}\"]\n";
+
+fn rows(shop: &Shop, table: &str, predicate: &str) -> serde_json::Value {
+    told(shop, &["keys", "--table", table, "--where", predicate, "--dsn", &shop.database.dsn()])
+}
+
+#[test]
+fn the_keys_of_rows_are_those_that_the_daemon_would_strike() {
+    let mut shop = Shop::open(SCHEMA, RULES);
+    for (table, predicate) in [
+        ("users", "id < 3"),
+        ("public.users", "email ILIKE 'ann%' -- nobody else"),
+        ("users", "id IN (SELECT 3)"),
+        ("events", "day > '2026-01-31'"),
+        ("events_1", "true"),
+    ] {
+        let keys = names(&rows(&shop, table, predicate), "keys", "key");
+        let all = [
+            "user:1",
+            "user:2",
+            "user:3",
+            "mail:ann@x",
+            "mail:bob@x",
+            "mail:cid@x",
+            "event:1",
+            "event:2",
+            "at:2026-01-02 01:04:05+00:ab  ",
+            "at::",
+        ];
+        shop.cache(&all);
+        let touch = format!("SELECT coherd.touch('{table}', $p${predicate}\n$p$, '{}')", shop.database.name);
+        let left = shop.left_after(&touch);
+        let gone = all.iter().filter(|key| !left.iter().any(|left| left == *key)).map(|&key| key.to_owned());
+        assert_eq!(keys, gone.collect(), "{predicate}");
+        assert!(!keys.is_empty());
+    }
+}
+
+#[test]
+fn people_see_what_is_cached_and_for_how_long() {
+    let shop = Shop::open(SCHEMA, RULES);
+    shop.cache(&["user:1", "mail:bob@x"]);
+    let mut client = shop.redis.client();
+    let () = redis::cmd("EXPIRE").arg("user:1").arg(5000).query(&mut client).unwrap();
+    let () = redis::cmd("SET").arg("product:4:version").arg("17").query(&mut client).unwrap();
+    let users = ["keys", "--table", "users", "--where", "id < 3", "--dsn", &shop.database.dsn()];
+    let products = ["keys", "--table", "products", "--where", "true", "--dsn", &shop.database.dsn()];
+    let none = ["keys", "--table", "users", "--where", "false", "--dsn", &shop.database.dsn()];
+    let few = ["keys", "--table", "users", "--where", "true", "--limit", "1", "--dsn", &shop.database.dsn()];
+    let said: Vec<String> = [users, products, none].iter().map(|asked| text(&shop.daemon.command(asked))).collect();
+    let few = text(&shop.daemon.command(&few));
+    assert_snapshot!(format!("{}\n{few}", said.join("\n")), @r#"
+    KEY                             ACTION  FROM          CACHE
+    at:2026-01-02 01:04:05+00:ab    delete  public.users  no
+    mail:ann@x                      delete  public.users  no
+    mail:bob@x                      delete  public.users  yes, no TTL
+    user:1                          delete  public.users  yes, 83 min
+    user:2                          delete  public.users  no
+
+    5 keys, 2 cached now in cache
+    - 2 rows of public.users
+
+    KEY        ACTION  FROM             CACHE
+    product:4  bump    public.products  yes, no TTL, version 17
+
+    1 key, 1 cached now in cache
+    - 1 row of public.products
+
+    no keys
+    - 0 rows of public.users
+
+    KEY                             ACTION  FROM          CACHE
+    at:2026-01-02 01:04:05+00:ab    delete  public.users  no
+    mail:ann@x                      delete  public.users  no
+    user:1                          delete  public.users  yes, 83 min
+
+    3 keys, 1 cached now in cache
+    - 1 row of public.users
+    - there are more rows: only the first 1 were looked at; --limit says how many
+    "#);
+}
+
+#[test]
+fn a_condition_can_neither_write_nor_hold_a_second_statement() {
+    let mut shop = Shop::open(SCHEMA, RULES);
+    let said: Vec<String> = [
+        "writes()",
+        "true); DELETE FROM users; --",
+        "true); COMMIT; DELETE FROM users; SELECT (true",
+        "set_config('transaction_read_only', 'off', false) IS NOT NULL AND writes()",
+        "id = nextval('pg_catalog.no_such')",
+        "nme = 'Ann'",
+        "id = $1",
+        "pg_sleep(60) IS NOT NULL",
+    ]
+    .iter()
+    .map(|predicate| {
+        let asked =
+            ["keys", "--table", "users", "--where", predicate, "--timeout", "300ms", "--dsn", &shop.database.dsn()];
+        refusal(&shop.daemon.command(&asked), &[])
+    })
+    .collect();
+    assert_snapshot!(said.join("\n"), @r#"
+    exit 1
+    coherd: the condition could not be used: 25006 cannot execute DELETE in a read-only transaction
+
+    exit 1
+    coherd: the condition could not be used, at character 30 of it: 42601 syntax error at or near ")"
+
+    exit 1
+    coherd: the condition could not be used: 42601 cannot insert multiple commands into a prepared statement
+
+    exit 1
+    coherd: the condition could not be used: 25001 transaction read-write mode must be set before any query
+
+    exit 1
+    coherd: the condition could not be used, at character 14 of it: 42P01 relation "pg_catalog.no_such" does not exist
+
+    exit 1
+    coherd: the condition could not be used, at character 1 of it: 42703 column "nme" does not exist (Perhaps you meant to reference the column "users.name".)
+
+    exit 1
+    coherd: the condition holds a parameter ($1), for which there is no value: write the value
+
+    exit 1
+    coherd: the condition could not be used: 57014 canceling statement due to statement timeout; --timeout gives it longer
+    "#);
+    assert_eq!(shop.sql.one("SELECT count(*) FROM users"), "3");
+}
+
+#[test]
+fn a_table_without_a_rule_or_a_role_without_the_right_is_told() {
+    let shop = Shop::open(SCHEMA, RULES);
+    let said: Vec<String> = [
+        &["keys", "--table", "usr", "--where", "true"][..],
+        &["keys", "--table", "notes", "--where", "true"],
+        &["keys", "--table", "users", "--where", "true"],
+    ]
+    .iter()
+    .map(|asked| refusal(&shop.daemon.command(asked), &[(&shop.database.name, "app")]))
+    .collect();
+    assert_snapshot!(said.join("\n"), @r#"
+    exit 1
+    coherd: there is no table public.usr in database app; did you mean users?
+
+    exit 1
+    coherd: no rule names public.notes, so no key is made of its rows; rules name public.events, public.products, public.users
+
+    exit 1
+    coherd: the condition could not be used: 42501 permission denied for table users; the role of source.dsn reads no table: name one that may with --dsn
+    "#);
+}
+
+#[test]
+fn where_the_cache_is_away_the_keys_are_told_all_the_same_and_it_fails() {
+    let shop = Shop::open(SCHEMA, RULES);
+    shop.redis.signal(Signal::Stop);
+    shop.daemon.edit("    url: ", "    reply_timeout: 200ms\n    connect_timeout: 200ms\n    url: ");
+    let output = shop.daemon.command(&["keys", "--table", "users", "--where", "id = 1", "--dsn", &shop.database.dsn()]);
+    shop.redis.signal(Signal::Continue);
+    assert_eq!(output.status.code(), Some(1));
+    let (said, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("user:1") && said.contains("cache did not answer"), "{said}");
+    assert!(failed.contains("what is cached there is not known: target cache: Redis at"), "{failed}");
+}
