@@ -7,6 +7,7 @@ mod binding_tests;
 pub mod config;
 pub mod filter;
 pub mod name;
+pub mod overlap;
 pub mod publish;
 pub mod template;
 

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use secrecy::ExposeSecret;
 
-use crate::invalidation::Batch;
+use crate::finding::Finding;
+use crate::invalidation::{Action, Batch};
 pub use crate::record::{Recollection, Record};
 use config::TargetConfig;
 
@@ -111,6 +112,36 @@ pub struct Kind {
     pub leases: bool,
     /// Makes one; connects to nothing yet.
     pub open: fn(&TargetConfig) -> Result<Arc<dyn Target>, OpenError>,
+    /// Looks at one for `coherd check`, and changes nothing in it.
+    pub survey: fn(&TargetConfig, Needs) -> Result<Surveying, OpenError>,
+}
+
+/// Everything that stands between a target and what it will be asked, about the subject `target NAME`.
+pub type Surveying = Pending<'static, Vec<Finding>>;
+
+/// What the rules will ask of a target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// One for each key template.
+    pub samples: Vec<Sample>,
+}
+
+/// A key template, as far as a target is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// What happens to its keys.
+    pub action: Action,
+    /// A key that it could make and that nobody has.
+    pub key: String,
+    /// The glob of all its keys.
+    pub pattern: String,
+}
+
+impl Needs {
+    /// Whether some rule has this action.
+    pub fn has(&self, action: Action) -> bool {
+        self.samples.iter().any(|sample| sample.action == action)
+    }
 }
 
 /// Every kind of target.
@@ -149,15 +180,24 @@ pub enum OpenError {
 
 /// Makes the target that the URL's scheme names. Connects to nothing yet: that is the first delivery's.
 pub fn open(config: &TargetConfig) -> Result<Arc<dyn Target>, OpenError> {
+    (named(config)?.open)(config)
+}
+
+/// Looks at a target and at what stands between it and its work. The answer takes no longer than the configuration's
+/// time-outs allow.
+pub fn survey(config: &TargetConfig, needs: Needs) -> Result<Surveying, OpenError> {
+    (named(config)?.survey)(config, needs)
+}
+
+fn named(config: &TargetConfig) -> Result<&'static Kind, OpenError> {
     let Some((scheme, _)) = config.url.expose_secret().split_once("://") else {
         let reason = "there is no \"://\" in it; give it as redis://host:6379/0".to_owned();
         return Err(OpenError::BadUrl { target: config.name.clone(), reason });
     };
-    let kind = kind_of(scheme).ok_or_else(|| OpenError::UnknownScheme {
+    kind_of(scheme).ok_or_else(|| OpenError::UnknownScheme {
         target: config.name.clone(),
         scheme: scheme.chars().take(40).collect(),
-    })?;
-    (kind.open)(config)
+    })
 }
 
 /// The kind of target that a URL scheme names.
