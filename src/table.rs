@@ -48,6 +48,7 @@ pub enum Persistence {
 
 /// One column of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "what the catalogue says of a column")]
 pub struct TableColumn {
     /// `pg_attribute.attname`.
     pub name: String,

@@ -203,6 +203,12 @@ fn columns_that_are_not_sent_are_named() {
         COMMIT;
     error [row-filter] rules[0] public.t: publication NAME filters its rows: changes outside the filter are never seen
         -- the statements for rules[0] public.t
+    warning [toast] rules[0] public.t: a large value of email is stored outside of its row (TOAST), and an UPDATE that leaves it alone does not bring it: the rule's scope is flushed then, whatever on_missing_old says. The statements set REPLICA IDENTITY FULL, which brings it
+        BEGIN;
+        ALTER PUBLICATION NAME DROP TABLE ONLY public.t;
+        ALTER PUBLICATION NAME ADD TABLE ONLY public.t;
+        COMMIT;
+        ALTER TABLE public.t REPLICA IDENTITY FULL;
     "#);
 }
 
@@ -234,6 +240,7 @@ fn a_publication_that_leaves_things_out_is_named() {
     insta::assert_snapshot!(text(&Session::of(&database).audit(&both), &database), @r#"
     error [publication-missing] publication NAME: it is not in database NAME, so nothing is sent
         coherd setup
+    warning [table-empty-tree] rules[0] public.p: it has no partition, so no row can be written and no key can ever be made
     "#);
     database.run(&format!("CREATE PUBLICATION {name} FOR TABLE p WITH (publish = 'insert, update')"));
     insta::assert_snapshot!(text(&Session::of(&database).audit(&both), &database), @r#"
@@ -241,6 +248,7 @@ fn a_publication_that_leaves_things_out_is_named() {
         ALTER PUBLICATION NAME SET (publish = 'insert, update, delete, truncate');
     error [publication-root] publication NAME: it sends the changes of public.p under the names of its partitions, which no rule matches
         ALTER PUBLICATION NAME SET (publish_via_partition_root = true);
+    warning [table-empty-tree] rules[0] public.p: it has no partition, so no row can be written and no key can ever be made
     error [table-unpublished] rules[1] public.t: it is not in publication NAME, so its changes are not sent; coherd setup adds it
         ALTER PUBLICATION NAME ADD TABLE ONLY public.t (id);
     "#);

@@ -87,14 +87,11 @@ pub fn fine(findings: &[Finding]) -> bool {
 /// The database, and the rules against it; and who answers a replication connection there. `env` gives environment
 /// variables.
 pub async fn source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -> (Vec<Finding>, Option<Reached>) {
-    match tokio::time::timeout(PATIENCE, look_at_source(config, env)).await {
-        Ok(seen) => seen,
-        Err(_) => {
-            let message =
-                format!("the database has not answered within {} s; is its address right?", PATIENCE.as_secs());
-            (vec![Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message)], None)
-        }
-    }
+    let looked = tokio::time::timeout(PATIENCE, look_at_source(config, env)).await;
+    looked.unwrap_or_else(|_| {
+        let message = format!("the database has not answered within {} s; is its address right?", PATIENCE.as_secs());
+        (vec![Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message)], None)
+    })
 }
 
 async fn look_at_source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -> (Vec<Finding>, Option<Reached>) {

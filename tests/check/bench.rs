@@ -1,12 +1,13 @@
 //! A database, a cache and a configuration, in which something is broken, found, mended to the letter, and found no more.
 
+use std::cell::RefCell;
 use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::support::daemon::coherd;
-use crate::support::process::Signal;
+use crate::support::process::{Server, Signal, free_port};
 use crate::support::{Database, Postgres, Redis, until};
 
 /// What `check` found, as its JSON has it.
@@ -35,6 +36,9 @@ pub struct Bench {
     pub rules: Vec<String>,
     /// More targets, whole lines.
     pub targets: String,
+    admin: u16,
+    /// Where a remedy says `coherd run`.
+    running: RefCell<Option<Server>>,
 }
 
 impl Bench {
@@ -53,7 +57,8 @@ impl Bench {
         let rules = rules.iter().map(|&rule| rule.to_owned()).collect();
         let folder = tempfile::tempdir().unwrap();
         let [source, target, targets] = [(); 3].map(|()| String::new());
-        Bench { database, redis, folder, dsn, source, url, target, rules, targets }
+        let (admin, running) = (free_port(), RefCell::default());
+        Bench { database, redis, folder, dsn, source, url, target, rules, targets, admin, running }
     }
 
     /// Runs SQL as superuser, NAME being the database's name.
@@ -62,12 +67,12 @@ impl Bench {
     }
 
     fn write(&self) -> std::path::PathBuf {
-        let Bench { dsn, source, url, target, targets, .. } = self;
+        let Bench { dsn, source, url, target, targets, admin, .. } = self;
         let name = &self.database.name;
         let rules: String = self.rules.iter().flat_map(|rule| ["  - ", rule, "\n"]).collect();
         let text = format!(
             "source: {{dsn: '{dsn}', slot: {name}, publication: {name}{source}}}\n\
-             targets:\n  cache: {{url: '{url}'{target}}}\n{targets}rules:\n{rules}"
+             targets:\n  cache: {{url: '{url}'{target}}}\n{targets}admin: {{listen: '127.0.0.1:{admin}'}}\nrules:\n{rules}"
         );
         let path = self.folder.path().join("c.yaml");
         std::fs::write(&path, text).unwrap();
@@ -122,6 +127,7 @@ impl Bench {
         assert!(!found.remedy.is_empty(), "{found:?}");
         self.carry_out(&found);
         self.misses(code);
+        self.running.take();
     }
 
     /// Where a finding points to the statements of another one of the same subject, those are meant.
@@ -149,7 +155,10 @@ impl Bench {
             if line.starts_with('#') {
                 continue;
             }
-            if is_shell {
+            if line == "coherd run" {
+                let command = [coherd(), "run".into(), "--config".into(), self.write().display().to_string()];
+                self.running.replace(Some(Server::start(&command, &self.folder.path().join("run.log"))));
+            } else if is_shell {
                 let (fine, text) = self.shell(line);
                 let refused = ["ERR", "NOPERM", "(error)"].iter().any(|word| text.starts_with(word));
                 assert!(!refused && (fine || line.starts_with("coherd setup")), "{line}: {text}");

@@ -129,7 +129,7 @@ pub const SET: &[Case] = &[
 
 fn set_to(args: &[&str], target: &str, code: &str) {
     let mut bench = bench(Redis::start_with(args), DELETE);
-    bench.target = target.to_owned();
+    target.clone_into(&mut bench.target);
     bench.mends(code);
 }
 
@@ -150,7 +150,7 @@ pub const HOLDING: &[Case] = &[
         codes: &["library-missing", "library-old", "library-foreign"],
         run: || {
             let mut bench = bench(Redis::start(), DELETE);
-            bench.target = ", leases: true".to_owned();
+            ", leases: true".clone_into(&mut bench.target);
             bench.mends("library-missing");
             let old = "-- coherd function library, version 0: x\nredis.register_function('coherd_get', function() end)";
             for (code, text) in [("library-old", old), ("library-foreign", &old[40..])] {

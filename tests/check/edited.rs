@@ -43,8 +43,8 @@ pub const EDITED: &[Edited] = &[
         &["{table: t, keys: ['t:{id}']}"],
     ),
     edited("column-missing", TWO, &["{table: t, keys: ['t:{ix}']}"], &["{table: t, keys: ['t:{id}']}"]),
-    edited("scope-wide", TWO, &["{table: t, keys: ['{id}'], scope: '*'}"], &["{table: t, keys: ['{id}'], scope: '[0-9]*[0-9]*x'}"]),
-    edited("scope-record", TWO, &["{table: t, keys: ['coherd:{id}:x']}"], &["{table: t, keys: ['t:{id}:x']}"]),
+    edited("scope-wide", TWO, &["{table: t, keys: ['{id}'], scope: '*'}"], &["{table: t, keys: ['t:{id}']}"]),
+    edited("scope-record", TWO, &["{table: t, keys: ['coherd:{id}']}"], &["{table: t, keys: ['t:{id}']}"]),
     edited(
         "scope-foreign",
         TWO,

@@ -130,6 +130,7 @@ fn a_database_that_was_set_up_has_no_findings_but_the_targets() {
     error [publication-missing] publication NAME: it is not in database NAME, so nothing is sent
         coherd setup
     warning [slot-missing] slot NAME: it is not there yet; coherd setup or the first coherd run creates it
+        coherd setup
     warning [functions-missing] schema coherd: it is not there: applications have no coherd.token(), and nobody can invalidate by hand
         coherd setup
     1 error, 2 warnings, 1 question without an answer
@@ -146,7 +147,7 @@ fn a_database_that_cannot_be_asked_is_not_fine() {
     let config = Config::new("postgresql://nobody@127.0.0.1:1/none", "none", &["{table: t, keys: ['t:{id}']}"]);
     let ended = config.coherd(&["check"]);
     assert_eq!(ended.code, 1);
-    assert!(ended.stdout.contains("could not check: source: no rule was looked at"), "{ended:?}");
+    assert!(ended.stdout.contains("could not check [source-unreachable] source: no rule was looked at"), "{ended:?}");
 }
 
 #[test]
@@ -165,28 +166,32 @@ fn what_the_server_lacks_is_named_with_its_mending() {
     insta::assert_snapshot!(text(&found(&seen, &surroundings())), @r#"
     error [wal-level] source: wal_level is replica, so the log cannot be decoded; this needs a restart of the server
         ALTER SYSTEM SET wal_level = logical;
+        -- then restart the server
 
     error [slots-full] source: all 50 replication slots are taken (max_replication_slots); more need a restart of the server
         ALTER SYSTEM SET max_replication_slots = 55;
+        -- then restart the server
 
     error [senders-full] source: all 50 WAL senders are at work (max_wal_senders); more need a restart of the server
         ALTER SYSTEM SET max_wal_senders = 55;
+        -- then restart the server
 
     error [role-replication] source: role "App" may not replicate, so it cannot follow the log
-        ALTER ROLE "App" REPLICATION; -- on Amazon RDS: GRANT rds_replication TO "App";
+        ALTER ROLE "App" REPLICATION;
 
     warning [sender-timeout] source: wal_sender_timeout is 0: a daemon that vanished without a word holds its slot until TCP gives up
         ALTER SYSTEM SET wal_sender_timeout = '60s';
         SELECT pg_reload_conf();
 
-    warning [encoding] source: the database's encoding is SQL_ASCII, so bytes beyond ASCII come into keys as they are
+    warning [encoding] source: the database's encoding is SQL_ASCII, so bytes beyond ASCII come into keys as they are, and a reader that spells a key in UTF-8 may miss it. Only a new database has another encoding
 
     warning [slot-missing] slot coherd: it is not there yet; coherd setup or the first coherd run creates it
+        coherd setup
 
     warning [functions-missing] schema coherd: it is not there: applications have no coherd.token(), and nobody can invalidate by hand
         coherd setup
 
-    4 errors, 5 warnings
+    4 errors, 4 warnings
     "#);
 }
 
@@ -197,6 +202,7 @@ fn an_old_server_and_a_standby_that_cannot_decode_are_refused() {
     seen.server.version = 130_004;
     seen.server.in_recovery = true;
     seen.slot = Some(slot(&seen));
+    seen.publication = Some(publication());
     seen.functions = Some("older".into());
     insta::assert_snapshot!(text(&found(&seen, &surroundings())), @r#"
     error [server-version] source: it is Postgres 13; coherd needs 14 or later
@@ -238,7 +244,8 @@ fn a_slot_of_another_kind_is_refused_and_a_lost_one_told() {
         SELECT pg_drop_replication_slot('coherd');
     error [slot-two-phase] slot coherd: it sends prepared transactions early (two_phase), without their rows; choose another name (source.slot), or drop it if nobody needs it
         SELECT pg_drop_replication_slot('coherd');
-    warning [slot-lost] slot coherd: the log it needs is gone: changes were missed. coherd run makes it anew and flushes the rules' scopes, unless on_gap says halt
+    warning [slot-lost] slot coherd: the log it needs is gone: changes were missed. coherd run makes the slot anew and flushes the rules' scopes, unless on_gap says halt. Do not drop it by hand: a cache without a record would then look like a new one
+        coherd run
     "#);
 }
 
@@ -266,10 +273,20 @@ fn managed_services_are_told_what_they_can_do() {
     seen.role.name = "coherd".into();
     let mut texts = Vec::new();
     for hosting in [Hosting::AmazonRds, Hosting::CloudSql, Hosting::Azure] {
-        let around = Surroundings { hosting, idle_slot_timeout: std::time::Duration::from_mins(60), ..surroundings() };
+        let around = Surroundings { hosting, idle_slot_timeout: std::time::Duration::from_hours(1), ..surroundings() };
         texts.extend(found(&seen, &around).into_iter().flat_map(|finding| finding.remedy));
     }
-    insta::assert_snapshot!(texts.join("\n"), @"");
+    insta::assert_snapshot!(texts.join("\n"), @r#"
+    -- Amazon RDS: set rds.logical_replication = 1 in the instance's parameter group, then reboot the instance
+    GRANT rds_replication TO coherd;
+    -- Amazon RDS: set idle_replication_slot_timeout = 0 in the instance's parameter group
+    -- Cloud SQL: set the instance's flag cloudsql.logical_decoding = on; the instance restarts
+    ALTER USER coherd WITH REPLICATION;
+    -- Cloud SQL: set the instance's flag idle_replication_slot_timeout = 0
+    -- Azure: set the server parameter wal_level = logical, then restart the server
+    ALTER USER coherd WITH REPLICATION;
+    -- Azure: set the server parameter idle_replication_slot_timeout = 0
+    "#);
 }
 
 #[test]

@@ -71,7 +71,7 @@ pub const RELOADED: &[Case] = &[
         codes: &["wal-unbounded"],
         run: || {
             let mut bench = set_up("");
-            bench.source = ", wal_budget: none".to_owned();
+            ", wal_budget: none".clone_into(&mut bench.source);
             bench.mends("wal-unbounded");
         },
     },
@@ -99,7 +99,7 @@ pub const RELOADED: &[Case] = &[
         run: || {
             // Checkpoints come when they are asked for.
             let mut bench = set_up("checkpoint_timeout = 1h\nmax_wal_size = 10GB");
-            bench.source = ", wal_budget: none".to_owned();
+            ", wal_budget: none".clone_into(&mut bench.source);
             alter(&bench, "max_slot_wal_keep_size = '1MB'");
             fill_segments(&bench);
             bench.mends("slot-at-risk");

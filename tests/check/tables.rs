@@ -53,7 +53,12 @@ pub const BROKEN: &[Broken] = &[
     broken("functions-missing", T, BY_ID, "DROP SCHEMA coherd CASCADE"),
     broken("functions-old", T, BY_ID, "COMMENT ON SCHEMA coherd IS 'older'"),
     broken("publication-operations", T, BY_ID, "ALTER PUBLICATION NAME SET (publish = 'insert')"),
-    broken("publication-root", TREE, BY_ID, "ALTER PUBLICATION NAME SET (publish_via_partition_root = false)"),
+    broken(
+        "publication-root",
+        TREE,
+        BY_ID,
+        "ALTER PUBLICATION NAME SET TABLE t; ALTER PUBLICATION NAME SET (publish_via_partition_root = false)",
+    ),
     since(
         180_000,
         broken(

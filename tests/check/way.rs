@@ -2,11 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bench::Bench;
-use crate::support::{Database, Postgres};
+use crate::support::Postgres;
 
 const RULE: &[&str] = &["{table: t, keys: ['t:{id}']}"];
 
@@ -17,6 +16,8 @@ enum Between {
     Pooler,
     /// The same of an older day: lets no replication connection in.
     OldPooler,
+    /// Lets no replication connection in, as a line of pg_hba.conf may.
+    Guard,
     /// Leads connections to each server in turn.
     Balancer,
 }
@@ -39,10 +40,14 @@ fn serve(between: Between, mut client: TcpStream, mut server: TcpStream) {
     let mut startup = vec![0; 8192];
     let length = client.read(&mut startup).unwrap_or(0);
     startup.truncate(length);
-    if between == Between::OldPooler && startup.windows(11).any(|word| word == b"replication") {
-        let fields = b"SFATAL\0C08P01\0Munsupported startup parameter: replication\0\0";
+    let fields: Option<&[u8]> = match between {
+        Between::OldPooler => Some(b"SFATAL\0C08P01\0Munsupported startup parameter: replication\0\0"),
+        Between::Guard => Some(b"SFATAL\0C28000\0Mno pg_hba.conf entry for replication connection\0\0"),
+        Between::Pooler | Between::Balancer => None,
+    };
+    if let (Some(fields), true) = (fields, startup.windows(11).any(|word| word == b"replication")) {
         let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
-        let _ = client.write_all(&[b"E".as_slice(), &length, fields].concat());
+        let _ = client.write_all(&[b"E", &length[..], fields].concat());
         return;
     }
     let _ = server.write_all(&startup);
@@ -117,18 +122,12 @@ fn a_database_that_is_away_or_refuses_is_told_and_so_is_a_bad_address() {
 
 #[test]
 fn sql_without_replication_is_told() {
-    let server = Arc::new(Postgres::start(""));
-    let mut bench = Bench::on(Database::create_on(server), crate::support::Redis::start(), RULE);
-    bench.sql("CREATE ROLE follower LOGIN REPLICATION");
-    bench.dsn = bench.database.dsn_as("follower");
-    bench.misses("replication-refused");
-    // Connections of the one kind and the other look alike to pg_hba.conf, but not to a limit of one.
-    bench.sql("ALTER ROLE follower CONNECTION LIMIT 1");
+    let mut bench = set_up();
+    bench.dsn = through(&bench, stand(Between::Guard, vec![bench.database.server.port()]));
     let found = bench.finds("replication-refused");
-    assert!(found.message.contains("SQL is let in"), "{found:?}");
-    bench.sql("ALTER ROLE follower CONNECTION LIMIT -1");
-    bench.misses("replication-refused");
+    assert!(found.severity == "error" && found.message.contains("SQL is let in"), "{found:?}");
     bench.dsn = bench.database.dsn();
+    bench.misses("replication-refused");
 }
 
 #[test]

@@ -71,11 +71,10 @@ fn lost(look: &Look, slot: &Slot) -> Option<Finding> {
     if slot.wal_status.as_deref() == Some("lost") || reason.is_some() {
         let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
         let message = format!(
-            "the log it needs is gone{reason}: changes were missed. coherd run makes it anew and flushes the rules' \
-             scopes, unless on_gap says halt; by hand, the statements do the same, and the next run flushes"
+            "the log it needs is gone{reason}: changes were missed. coherd run makes the slot anew and flushes the rules' \
+             scopes, unless on_gap says halt. Do not drop it by hand: a cache without a record would then look like a new one"
         );
-        let finding = Finding::warning(Code::SLOT_LOST, subject(look), message);
-        return Some(finding.mend(drop_it(look)).mend("coherd setup"));
+        return Some(Finding::warning(Code::SLOT_LOST, subject(look), message).mend("coherd run"));
     }
     if slot.wal_status.as_deref() != Some("unreserved") {
         return None;

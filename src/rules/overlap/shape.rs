@@ -127,10 +127,9 @@ impl Shape {
         let mut seen = vec![false; rows * columns];
         let mut open = vec![(0, 0)];
         while let Some((i, j)) = open.pop() {
-            if let Some(seen) = seen.get_mut(i * columns + j) {
-                if std::mem::replace(seen, true) {
-                    continue;
-                }
+            let here = seen.get_mut(i * columns + j);
+            if here.is_some_and(|here| std::mem::replace(here, true)) {
+                continue;
             }
             let (ours, theirs) = (self.units.get(i), other.units.get(j));
             if ours.is_none() && theirs.is_none() {
@@ -157,7 +156,9 @@ fn common(one: &Unit, other: &Unit) -> bool {
 
 fn set(bytes: &[u8]) -> Bytes {
     let mut set = [0; 4];
-    bytes.iter().for_each(|byte| add(&mut set, *byte));
+    for byte in bytes {
+        add(&mut set, *byte);
+    }
     set
 }
 

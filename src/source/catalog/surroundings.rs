@@ -73,7 +73,7 @@ async fn clock(client: &Client) -> Result<(i64, i64), CatalogError> {
     let row = client.query_one(&statement, &[]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
     let after = now_ms();
     let theirs: i64 = get(&row, 0, WHAT)?;
-    Ok((theirs - (before + after) / 2, after - before))
+    Ok((theirs - i64::midpoint(before, after), after - before))
 }
 
 fn now_ms() -> i64 {

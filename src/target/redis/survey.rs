@@ -181,26 +181,25 @@ impl Survey {
                 let why = "it may not send on the channel of the publish rules, which holds everything up";
                 self.denied(Code::ACL_CHANNEL, why, &[word(&format!("&{}*", self.config.channel))]);
             }
+            None if probe.provokes(error) => {}
             None => self.state(probe.step, error),
         }
     }
 
-    /// Errors that tell of the server, not of the user. Those that a probe provokes are none.
+    /// Errors that tell of the server, or that nobody has thought of: what is refused here is refused to coherd run too.
     fn state(&mut self, step: Step, error: &Told) {
-        let message = error.fault(&self.line.place, step);
-        let text = message.to_string();
+        let fault = error.fault(&self.line.place, step);
         let (code, remedy) = match error.code.as_str() {
             "READONLY" => (Code::TARGET_READ_ONLY, None),
             "OOM" => (Code::TARGET_FULL, Some("CONFIG SET maxmemory-policy volatile-lru")),
             "MISCONF" => (Code::TARGET_NOT_READY, Some("CONFIG SET stop-writes-on-bgsave-error no")),
             "NOREPLICAS" => (Code::TARGET_NOT_READY, Some("CONFIG SET min-replicas-to-write 0")),
-            "ERR" if is_unknown(Some(&error.details)) && !matches!(step, Step::ListFunctions | Step::LoadFunctions) => {
-                (Code::TARGET_COMMAND, None)
-            }
-            _ if message.kind == FaultKind::NotReady && error.code != "NOSCRIPT" => (Code::TARGET_NOT_READY, None),
-            _ => return,
+            "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" => (Code::TARGET_CLUSTER, None),
+            "ERR" if is_unknown(Some(&error.details)) => (Code::TARGET_COMMAND, None),
+            _ if fault.kind == FaultKind::NotReady => (Code::TARGET_NOT_READY, None),
+            _ => (Code::TARGET_REFUSED, None),
         };
-        let finding = Finding::error(code, &self.subject, text);
+        let finding = Finding::error(code, &self.subject, fault.message);
         let finding = match remedy {
             Some(remedy) => finding.mend(self.command(remedy)).mend(KEEP_CONFIG),
             None => finding,
@@ -238,6 +237,8 @@ impl Survey {
                 let why =
                     "it may not MULTI and DISCARD, so whether it may PUBLISH was not tried: nobody was to hear of it";
                 self.denied(Code::ACL_MULTI, why, &["+multi".to_owned(), "+discard".to_owned()]);
+            } else {
+                self.state(Step::Publish, &error);
             }
             return Ok(());
         }
@@ -350,10 +351,11 @@ impl Told {
     }
 
     fn fault(&self, place: &str, step: Step) -> Fault {
-        match &self.error {
-            Some(error) => refused(place, step, error),
-            None => Fault { kind: FaultKind::Rejected, message: format!("{place}: {}", step.command()) },
+        if let Some(error) = &self.error {
+            return refused(place, step, error);
         }
+        let message = format!("{place}: {} meets {} inside", step.command(), self.code);
+        Fault { kind: FaultKind::Rejected, message }
     }
 }
 

@@ -143,6 +143,17 @@ impl Probe {
         }
     }
 
+    /// Whether an error is the one that it is there to bring about, or one that is looked at elsewhere.
+    pub(super) fn provokes(&self, error: &Told) -> bool {
+        match &self.tried {
+            Tried::WriteRecord { .. } => error.details.starts_with("wrong number of arguments"),
+            Tried::ReadRecord { .. } => error.code == "WRONGTYPE",
+            Tried::EvalSha { .. } => error.code == "NOSCRIPT",
+            Tried::List | Tried::Load => error.code == "ERR",
+            _ => false,
+        }
+    }
+
     /// The right that is missing where the command is refused with `details`.
     pub(super) fn right(&self, details: &str) -> &'static Right {
         match &self.tried {

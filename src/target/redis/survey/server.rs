@@ -19,6 +19,9 @@ impl Survey {
             if error.denial().is_some() {
                 let why = "it may not INFO, so that version, memory, persistence and replicas were not checked";
                 self.denied(Code::ACL_INFO, why, &["+info".to_owned()]);
+            } else {
+                let message = format!("{}: INFO was answered with {}", self.line.place, error.code);
+                self.find(Finding::error(Code::TARGET_REFUSED, &self.subject, message));
             }
             return Ok(());
         }
@@ -37,6 +40,7 @@ impl Survey {
             self.find(Finding::error(Code::TARGET_VERSION, &self.subject, message));
         }
         if info.number("cluster_enabled") == 1 {
+            self.findings.retain(|finding| finding.code != Code::TARGET_CLUSTER);
             let message = "it is a node of a Redis Cluster: keys on other nodes would be refused (MOVED), which holds \
                            everything up. Clusters cannot be followed yet; name a primary that is in none";
             self.find(Finding::error(Code::TARGET_CLUSTER, &self.subject, message));
