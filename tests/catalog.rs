@@ -203,12 +203,8 @@ fn columns_that_are_not_sent_are_named() {
         COMMIT;
     error [row-filter] rules[0] public.t: publication NAME filters its rows: changes outside the filter are never seen
         -- the statements for rules[0] public.t
-    warning [toast] rules[0] public.t: a large value of email is stored outside of its row (TOAST), and an UPDATE that leaves it alone does not bring it: the rule's scope is flushed then, whatever on_missing_old says. The statements set REPLICA IDENTITY FULL, which brings it
-        BEGIN;
-        ALTER PUBLICATION NAME DROP TABLE ONLY public.t;
-        ALTER PUBLICATION NAME ADD TABLE ONLY public.t;
-        COMMIT;
-        ALTER TABLE public.t REPLICA IDENTITY FULL;
+    warning [toast] rules[0] public.t: a large value of email is stored outside of its row (TOAST), and an UPDATE that leaves it alone does not bring it: the rule's scope is flushed then, whatever on_missing_old says. REPLICA IDENTITY FULL brings it
+        -- coherd check has the statements once the table's other findings are mended
     "#);
 }
 

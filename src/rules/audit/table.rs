@@ -28,8 +28,9 @@ pub(super) fn audit(demand: Demand) -> Vec<Finding> {
             other.remedy.push(format!("-- the statements for {}", first.subject));
         }
     }
+    let is_good = mendable.is_empty();
     findings.extend(mendable);
-    findings.extend(toast(&demand));
+    findings.extend(toast(&demand, is_good));
     findings.extend(leaves(&demand));
     findings
 }
@@ -212,7 +213,7 @@ fn unlisted(demand: &Demand, held: &Published) -> Vec<String> {
 
 /// Columns whose large values stay away when an UPDATE leaves them alone. In the replica identity, and with FULL, the old
 /// row brings them; where the rule wants the old row it is refused above, or flushes at every UPDATE by its own choice.
-fn toast(demand: &Demand) -> Vec<Finding> {
+fn toast(demand: &Demand, is_good: bool) -> Vec<Finding> {
     let large = |rule: &Rule, column: &TableColumn| {
         column.can_be_large
             && !column.in_identity
@@ -223,11 +224,15 @@ fn toast(demand: &Demand) -> Vec<Finding> {
         let columns: Vec<&TableColumn> = demand.columns().filter(|column| large(rule, column)).collect();
         let message = format!(
             "a large value of {} is stored outside of its row (TOAST), and an UPDATE that leaves it alone does not bring \
-             it: the rule's scope is flushed then, whatever on_missing_old says. The statements set REPLICA IDENTITY FULL, which brings it",
+             it: the rule's scope is flushed then, whatever on_missing_old says. REPLICA IDENTITY FULL brings it",
             list(&columns)
         );
-        (!columns.is_empty())
-            .then(|| Finding::warning(Code::TOAST, rule.subject(), message).mend_all(demand.mend(&Identity::Full)))
+        // Together with other statements for the table, these would be others.
+        let remedy = match is_good {
+            true => demand.mend(&Identity::Full),
+            false => vec!["-- coherd check has the statements once the table's other findings are mended".to_owned()],
+        };
+        (!columns.is_empty()).then(|| Finding::warning(Code::TOAST, rule.subject(), message).mend_all(remedy))
     };
     skipping.filter_map(finding).collect()
 }
