@@ -90,6 +90,11 @@ impl Finding {
     }
 }
 
+/// `text` as one word of a shell's command, for remedies.
+pub fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} [{}] {}: {}", self.severity, self.code, self.subject, self.message)?;

@@ -4,7 +4,7 @@ use super::Look;
 use super::setting::{Takes, set};
 use crate::cli::setup::slot_without_publication;
 use crate::database::Slot;
-use crate::finding::{Code, Finding};
+use crate::finding::{Code, Finding, shell_word};
 use crate::table::{quote_identifier, quote_literal};
 
 /// The oldest Postgres with failover slots.
@@ -99,7 +99,8 @@ fn failover(look: &Look) -> Option<Finding> {
         let message = "standbys follow this server, and the slot is no failover slot: after a failover it is gone, and \
                        every cache is flushed. The slot must be free for the change, so stop coherd for a moment";
         let alter = format!("ALTER_REPLICATION_SLOT \"{}\" (FAILOVER true);", look.database.slot_name);
-        let remedy = format!("psql {} -c {}", shell(&format!("{} replication=database", look.libpq)), shell(&alter));
+        let remedy =
+            format!("psql {} -c {}", shell_word(&format!("{} replication=database", look.libpq)), shell_word(&alter));
         return Some(Finding::warning(Code::SLOT_FAILOVER, subject(look), message).mend(remedy));
     }
     if around.synchronized_standby_slots.as_deref() != Some("") || around.standby_slots.is_empty() {
@@ -111,11 +112,6 @@ fn failover(look: &Look) -> Option<Finding> {
     let slots = around.standby_slots.join(", ");
     let remedy = set(around.hosting, "synchronized_standby_slots", &slots, Takes::Reload);
     Some(Finding::warning(Code::STANDBY_SLOTS, "source", message).mend_all(remedy))
-}
-
-/// `text` as one word for a shell.
-pub(super) fn shell(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// How much log the slot may hold back, and how long it may be left alone.

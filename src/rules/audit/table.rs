@@ -228,9 +228,10 @@ fn toast(demand: &Demand, is_good: bool) -> Vec<Finding> {
             list(&columns)
         );
         // Together with other statements for the table, these would be others.
-        let remedy = match is_good {
-            true => demand.mend(&Identity::Full),
-            false => vec!["-- coherd check has the statements once the table's other findings are mended".to_owned()],
+        let remedy = if is_good {
+            demand.mend(&Identity::Full)
+        } else {
+            vec!["-- coherd check has the statements once the table's other findings are mended".to_owned()]
         };
         (!columns.is_empty()).then(|| Finding::warning(Code::TOAST, rule.subject(), message).mend_all(remedy))
     };

@@ -11,7 +11,7 @@ use super::library::{found, is_unknown, list};
 use super::lua::{NAME, library, version_of};
 use super::reply::{Step, broken, refused};
 use super::{library as courier, record};
-use crate::finding::{Code, Finding};
+use crate::finding::{Code, Finding, shell_word};
 use crate::invalidation::Action;
 use crate::target::config::TargetConfig;
 use crate::target::{Fault, FaultKind, Needs, OpenError, Surveying};
@@ -51,7 +51,7 @@ fn unreachable(subject: String, fault: &Fault) -> Finding {
 fn cli(line: &Line) -> String {
     let quoted = |text: &str| {
         let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/' | ':'));
-        if plain { text.to_owned() } else { word(text) }
+        if plain { text.to_owned() } else { shell_word(text) }
     };
     match line.info.addr() {
         ConnectionAddr::Tcp(host, port) => format!("redis-cli -h {} -p {port}", quoted(host)),
@@ -59,11 +59,6 @@ fn cli(line: &Line) -> String {
         ConnectionAddr::Unix(path) => format!("redis-cli -s {}", quoted(&path.display().to_string())),
         _ => "redis-cli".to_owned(),
     }
-}
-
-/// `text` as one word for a shell.
-fn word(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// One look at one server.
@@ -142,7 +137,7 @@ impl Survey {
         let user = if self.line.user.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
             self.line.user.clone()
         } else {
-            word(&self.line.user)
+            shell_word(&self.line.user)
         };
         self.command(&format!("ACL SETUSER {user} {what}"))
     }
@@ -179,7 +174,7 @@ impl Survey {
             }
             Some(Denial::Channel) => {
                 let why = "it may not send on the channel of the publish rules, which holds everything up";
-                self.denied(Code::ACL_CHANNEL, why, &[word(&format!("&{}*", self.config.channel))]);
+                self.denied(Code::ACL_CHANNEL, why, &[shell_word(&format!("&{}*", self.config.channel))]);
             }
             None if probe.provokes(error) => {}
             None => self.state(probe.step, error),
@@ -222,7 +217,7 @@ impl Survey {
                  record, or delete it, which counts as a target that lost its memory: it is flushed",
                 self.line.place
             );
-            let remedy = format!("{} -n {} DEL {}", self.cli, self.line.database, word(&key));
+            let remedy = format!("{} -n {} DEL {}", self.cli, self.line.database, shell_word(&key));
             self.find(Finding::error(Code::RECORD_UNREADABLE, &self.subject, message).mend(remedy));
         }
         Ok(())
@@ -259,7 +254,11 @@ impl Survey {
         let reply = self.ask_one("FUNCTION LIST", list()).await?;
         let ours = version_of(&library()).unwrap_or_default();
         if let Some(error) = Told::of(&reply) {
-            if error.denial().is_none() && is_unknown(Some(&error.details)) {
+            if error.denial().is_some() {
+                // What stands there is not known, so the other right may be needed too.
+                return self.loading().await;
+            }
+            if is_unknown(Some(&error.details)) {
                 let message = "it has no functions (Redis 7 and Valkey have): readers with leases or versions take the scripts \
                                that coherd lua --eval prints";
                 self.find(Finding::warning(Code::LIBRARY_UNSUPPORTED, &self.subject, message));
@@ -289,10 +288,14 @@ impl Survey {
             }
         };
         self.find(finding);
-        let mut attempt = redis::cmd("FUNCTION");
-        // Refused as no library, where it is not refused before.
-        let reply = self.ask_one("FUNCTION LOAD", attempt.arg("LOAD").arg("x").to_owned()).await?;
-        self.judge(&Probe::load(), &reply);
+        self.loading().await
+    }
+
+    /// Whether the functions may be brought. What is no library is refused, where it is not refused before.
+    async fn loading(&mut self) -> Result<(), Fault> {
+        let probe = Probe::load();
+        let reply = self.ask_one("FUNCTION LOAD", probe.command()).await?;
+        self.judge(&probe, &reply);
         Ok(())
     }
 }

@@ -8,8 +8,8 @@ use redis::{Cmd, Value};
 use super::super::lua::sha1_of;
 use super::super::reply::Step;
 use super::super::strike::{LEASE_SUFFIX, Naming, POINTER_SUFFIX, Pointer, unlink, unlink_leases};
-use super::{Told, word};
-use crate::finding::Code;
+use super::Told;
+use crate::finding::{Code, shell_word};
 use crate::invalidation::Action;
 use crate::target::Needs;
 use crate::target::config::TargetConfig;
@@ -178,14 +178,17 @@ impl Probe {
 
     /// The key patterns that the user needs for it, as `ACL SETUSER` has them.
     pub(super) fn patterns(&self, config: &TargetConfig) -> Vec<String> {
-        let record = || vec![word(&format!("~{}", config.record_key))];
+        let record = || vec![shell_word(&format!("~{}", config.record_key))];
         match &self.tried {
-            Tried::Unlink { pattern, .. } => vec![word(&format!("~{pattern}"))],
+            Tried::Unlink { pattern, .. } => vec![shell_word(&format!("~{pattern}"))],
             Tried::UnlinkLeases { pattern, .. } => {
-                vec![word(&format!("~{pattern}{LEASE_SUFFIX}")), word(&format!("~{{{pattern}}}{LEASE_SUFFIX}"))]
+                vec![
+                    shell_word(&format!("~{pattern}{LEASE_SUFFIX}")),
+                    shell_word(&format!("~{{{pattern}}}{LEASE_SUFFIX}")),
+                ]
             }
             Tried::Eval { pattern, .. } | Tried::EvalSha { pattern, .. } => {
-                vec![word(&format!("~{pattern}{POINTER_SUFFIX}"))]
+                vec![shell_word(&format!("~{pattern}{POINTER_SUFFIX}"))]
             }
             Tried::WriteRecord { .. } | Tried::ReadRecord { .. } => record(),
             Tried::Count | Tried::Scan | Tried::Publish { .. } | Tried::List | Tried::Load => Vec::new(),
