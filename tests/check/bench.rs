@@ -174,6 +174,14 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let (true, Some(running)) = (std::thread::panicking(), self.running.get_mut()) {
+            println!("what runs here says:\n{}", running.output());
+        }
+    }
+}
+
 pub fn codes(found: &[Found]) -> Vec<&str> {
     found.iter().map(|found| found.code.as_str()).collect()
 }
