@@ -75,7 +75,10 @@ impl Bench {
              targets:\n  cache: {{url: '{url}'{target}}}\n{targets}admin: {{listen: '127.0.0.1:{admin}'}}\nrules:\n{rules}"
         );
         let path = self.folder.path().join("c.yaml");
-        std::fs::write(&path, text).unwrap();
+        // A daemon may just be reading it.
+        let whole = self.folder.path().join("new.yaml");
+        std::fs::write(&whole, text).unwrap();
+        std::fs::rename(&whole, &path).unwrap();
         path
     }
 
