@@ -3,7 +3,7 @@
 use redis::Value;
 
 use super::bench::{Bench, Case, run_all};
-use crate::support::{Database, Redis};
+use crate::support::{Database, Redis, until};
 
 const DELETE: &[&str] = &["{table: t, keys: ['t:{id}']}"];
 const BUMP: &[&str] = &["{table: t, keys: ['t:{id}'], action: bump}"];
@@ -216,13 +216,25 @@ pub const ELSEWHERE: &[Case] = &[
             bench.misses("target-read-only");
         },
     },
-    Case { codes: &["target-cluster"], run: || elsewhere(&["--cluster-enabled", "yes"], "target-cluster") },
-    Case { codes: &["target-command"], run: || elsewhere(&["--rename-command", "UNLINK", ""], "target-command") },
+    Case { codes: &["target-cluster"], run: || elsewhere(node_of_a_cluster(), "target-cluster") },
+    Case {
+        codes: &["target-command"],
+        run: || elsewhere(Redis::start_with(&["--rename-command", "UNLINK", ""]), "target-command"),
+    },
 ];
 
-/// Found at a server with `args`, and not at another.
-fn elsewhere(args: &[&str], code: &str) {
-    let mut bench = bench(Redis::start_with(args), DELETE);
+/// It ends where the port for its bus, 10,000 above its own, is somebody else's.
+fn node_of_a_cluster() -> Redis {
+    until("a node of a cluster has all its ports", || {
+        let redis = Redis::start_with(&["--cluster-enabled", "yes"]);
+        let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().ok()?;
+        redis::cmd("PING").query::<Value>(&mut connection).ok().map(|_| redis)
+    })
+}
+
+/// Found at this server, and not at another.
+fn elsewhere(redis: Redis, code: &str) {
+    let mut bench = bench(redis, DELETE);
     bench.finds(code);
     let another = Redis::start();
     bench.url = another.url();
