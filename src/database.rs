@@ -130,6 +130,63 @@ impl Operations {
     }
 }
 
+/// What only a thorough check asks about the server and the slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Who runs the server, which decides how its settings are changed.
+    pub hosting: Hosting,
+    /// `IDENTIFY_SYSTEM`'s `systemid`, where this role may ask for it (`pg_control_system`).
+    pub system_id: Option<u64>,
+    /// `pg_postmaster_start_time()`: together with the system, one life of one server.
+    pub started: String,
+    /// The server's own address and port, as it sees the connection; `None` over a unix socket.
+    pub address: Option<String>,
+    /// The database's clock minus this machine's, in ms, give or take half the round trip.
+    pub clock_ahead_ms: i64,
+    /// The round trip of that question, in ms.
+    pub clock_doubt_ms: i64,
+    /// Where `synchronous_commit` is off.
+    pub loose_commits: Vec<LooseCommits>,
+    /// `idle_replication_slot_timeout` (18+); zero means none.
+    pub idle_slot_timeout: Duration,
+    /// `synchronized_standby_slots` (17+); `None` before.
+    pub synchronized_standby_slots: Option<String>,
+    /// The physical slots that standbys follow at the moment.
+    pub standby_slots: Vec<String>,
+    /// `failover` of our slot (17+).
+    pub slot_failover: Option<bool>,
+    /// Why our slot is invalid: `invalidation_reason` (17+), or a conflict with recovery (16).
+    pub slot_invalidation: Option<String>,
+    /// Whether the role may call the functions in the schema `coherd`; `true` where there are none.
+    pub functions_usable: bool,
+}
+
+/// A place from which sessions take `synchronous_commit = off`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LooseCommits {
+    /// The server's own settings.
+    Server,
+    /// `ALTER DATABASE`, of ours.
+    Database,
+    /// `ALTER ROLE`.
+    Role(String),
+    /// `ALTER ROLE … IN DATABASE`, of ours.
+    RoleInDatabase(String),
+}
+
+/// Who runs the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hosting {
+    /// Somebody who may use ALTER SYSTEM.
+    Own,
+    /// Amazon RDS or Aurora.
+    AmazonRds,
+    /// Google Cloud SQL.
+    CloudSql,
+    /// Azure Database for Postgres.
+    Azure,
+}
+
 /// The slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {

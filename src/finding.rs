@@ -1,6 +1,10 @@
 //! What a check found, and what to do about it.
 
+mod code;
+
 use std::fmt;
+
+pub use code::{CODES, Code};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -10,7 +14,7 @@ pub enum Severity {
     Warning,
     /// The question could not be answered; which is not "fine".
     Unknown,
-    /// coherd refuses to run like this.
+    /// coherd refuses to run like this, or would not do what is asked of it.
     Error,
 }
 
@@ -27,13 +31,16 @@ impl fmt::Display for Severity {
 /// One thing that stands in the way, with its mending.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
+    /// Which kind of finding it is, for programs and for docs/check.md. One of [`CODES`].
+    pub code: Code,
     /// How bad it is.
     pub severity: Severity,
     /// What it is about: `rules[2] public.users`, `source`, `target cache`.
     pub subject: String,
     /// What was seen and why it matters. Never holds a cell value or a credential.
     pub message: String,
-    /// Exact SQL statements or shell commands that mend it, in order.
+    /// Exact SQL statements or shell commands that mend it, in order. A line that begins with `--` (between statements)
+    /// or `#` (between commands) says what no statement or command can do.
     pub remedy: Vec<String>,
     /// Changes are kept from the stream, so that nobody who follows it can know of them.
     #[serde(skip)]
@@ -42,8 +49,9 @@ pub struct Finding {
 
 impl Finding {
     /// An error.
-    pub fn error(subject: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn error(code: Code, subject: impl Into<String>, message: impl Into<String>) -> Self {
         Finding {
+            code,
             severity: Severity::Error,
             subject: subject.into(),
             message: message.into(),
@@ -53,18 +61,18 @@ impl Finding {
     }
 
     /// A warning.
-    pub fn warning(subject: impl Into<String>, message: impl Into<String>) -> Self {
-        Finding { severity: Severity::Warning, ..Finding::error(subject, message) }
+    pub fn warning(code: Code, subject: impl Into<String>, message: impl Into<String>) -> Self {
+        Finding { severity: Severity::Warning, ..Finding::error(code, subject, message) }
     }
 
     /// A question without an answer.
-    pub fn unknown(subject: impl Into<String>, message: impl Into<String>) -> Self {
-        Finding { severity: Severity::Unknown, ..Finding::error(subject, message) }
+    pub fn unknown(code: Code, subject: impl Into<String>, message: impl Into<String>) -> Self {
+        Finding { severity: Severity::Unknown, ..Finding::error(code, subject, message) }
     }
 
     /// An error that keeps changes from the stream.
-    pub fn hiding(subject: impl Into<String>, message: impl Into<String>) -> Self {
-        Finding { hides_changes: true, ..Finding::error(subject, message) }
+    pub fn hiding(code: Code, subject: impl Into<String>, message: impl Into<String>) -> Self {
+        Finding { hides_changes: true, ..Finding::error(code, subject, message) }
     }
 
     /// Adds a statement or command that mends it.
@@ -73,11 +81,23 @@ impl Finding {
         self.remedy.push(remedy.into());
         self
     }
+
+    /// Adds several.
+    #[must_use]
+    pub fn mend_all(mut self, remedy: impl IntoIterator<Item = String>) -> Self {
+        self.remedy.extend(remedy);
+        self
+    }
+}
+
+/// `text` as one word of a shell's command, for remedies.
+pub fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.severity, self.subject, self.message)?;
+        write!(f, "{} [{}] {}: {}", self.severity, self.code, self.subject, self.message)?;
         for line in &self.remedy {
             write!(f, "\n    {line}")?;
         }

@@ -48,6 +48,7 @@ pub enum Persistence {
 
 /// One column of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "what the catalogue says of a column")]
 pub struct TableColumn {
     /// `pg_attribute.attname`.
     pub name: String,
@@ -59,6 +60,8 @@ pub struct TableColumn {
     pub generated: Generated,
     /// A B-tree index can hold it.
     pub sortable: bool,
+    /// Values of any length, which are stored outside of the row where they are large (TOAST).
+    pub can_be_large: bool,
     /// Old rows carry it: part of the replica identity, of a partition tree's root and of every leaf.
     pub in_identity: bool,
 }
@@ -105,8 +108,10 @@ pub struct Leaf {
     pub identity: ReplicaIdentity,
     /// The columns of its replica identity.
     pub identity_columns: Vec<String>,
-    /// An ordinary, logged table. What is written to a foreign or unlogged one is never seen.
+    /// What is written to it is in the log.
     pub logged: bool,
+    /// A foreign table, whose rows are elsewhere.
+    pub foreign: bool,
 }
 
 /// A table as the catalogue describes it.

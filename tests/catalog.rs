@@ -152,9 +152,9 @@ fn a_missing_table_brings_the_names_it_may_have_meant() {
         RawRule::of("zebra", &["z:{id}"]),
     ]);
     insta::assert_snapshot!(text(&Session::of(&database).audit(&wrong), &database), @r#"
-    error: rules[0] public.orders: there is no such table in database NAME; did you mean app.orders?
-    error: rules[1] public.usrs: there is no such table in database NAME; did you mean public.users?
-    error: rules[2] public.zebra: there is no such table in database NAME
+    error [table-missing] rules[0] public.orders: there is no such table in database NAME; did you mean app.orders?
+    error [table-missing] rules[1] public.usrs: there is no such table in database NAME; did you mean public.users?
+    error [table-missing] rules[2] public.zebra: there is no such table in database NAME
     "#);
 }
 
@@ -169,11 +169,12 @@ fn what_is_never_in_the_log_is_refused() {
     database.run(&format!("CREATE PUBLICATION {} FOR ALL TABLES", database.name));
     let all = ["v", "u", "p1", "p"].map(|table| RawRule::of(table, &["x:{id}"]));
     insta::assert_snapshot!(text(&Session::of(&database).audit(&rules(&all)), &database), @r#"
-    error: publication NAME: it sends the changes of public.p under the names of its partitions, which no rule matches
+    error [publication-root] publication NAME: it sends the changes of public.p under the names of its partitions, which no rule matches
         ALTER PUBLICATION NAME SET (publish_via_partition_root = true);
-    error: rules[0] public.v: it is no table (a view, a foreign table or the like) and has no changes of its own; write the rule for the tables it reads
-    error: rules[1] public.u: it is unlogged, so its changes are not in the log; ALTER TABLE public.u SET LOGGED puts them there
-    error: rules[2] public.p1: it is a partition, and changes come under the name of its root; write the rule for public.p
+    error [table-kind] rules[0] public.v: it is no table (a view, a foreign table or the like) and has no changes of its own; write the rule for the tables it reads
+    error [table-unlogged] rules[1] public.u: it is unlogged, so its changes are not in the log. The statement writes the whole table into the log, and locks it meanwhile
+        ALTER TABLE public.u SET LOGGED;
+    error [table-partition] rules[2] public.p1: it is a partition, and changes come under the name of its root; write the rule for public.p
     "#);
 }
 
@@ -192,16 +193,18 @@ fn columns_that_are_not_sent_are_named() {
     let mut seen = Session::of(&database).look(&rules);
     seen.server.version = 170_000;
     insta::assert_snapshot!(text(&audit(&rules, &seen), &database), @r#"
-    error: rules[0] public.t: there is no column emial; did you mean email?
-    error: rules[0] public.t: there is no column username; there is "userName", which is written in double quotes: {"userName"}
-    error: rules[0] public.t: column g is generated, and Postgres sends such columns from version 18 on; build the key from the columns that it is computed from
-    error: rules[0] public.t: publication NAME leaves out email
+    error [column-missing] rules[0] public.t: there is no column emial; did you mean email?
+    error [column-missing] rules[0] public.t: there is no column username; there is "userName", which is written in double quotes: {"userName"}
+    error [column-generated] rules[0] public.t: column g is generated, and Postgres sends such columns from version 18 on; build the key from the columns that it is computed from
+    error [column-unpublished] rules[0] public.t: publication NAME leaves out email
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public.t;
         ALTER PUBLICATION NAME ADD TABLE ONLY public.t (id, email, "userName");
         COMMIT;
-    error: rules[0] public.t: publication NAME filters its rows: changes outside the filter are never seen
+    error [row-filter] rules[0] public.t: publication NAME filters its rows: changes outside the filter are never seen
         -- the statements for rules[0] public.t
+    warning [toast] rules[0] public.t: a large value of email is stored outside of its row (TOAST), and an UPDATE that leaves it alone does not bring it: the rule's scope is flushed then, whatever on_missing_old says. REPLICA IDENTITY FULL brings it
+        -- coherd check has the statements once the table's other findings are mended
     "#);
 }
 
@@ -214,7 +217,7 @@ fn a_generated_column_is_sent_from_eighteen_on() {
     let mut seen = Session::of(&database).look(&rules);
     seen.server.version = 180_000;
     insta::assert_snapshot!(text(&audit(&rules, &seen), &database), @r#"
-    error: publication NAME: it leaves out generated columns, and a rule reads g of public.t
+    error [publication-generated] publication NAME: it leaves out generated columns, and a rule reads g of public.t
         ALTER PUBLICATION NAME SET (publish_generated_columns = stored);
     "#);
     let remedy = &audit(&rules, &seen)[0].remedy[0];
@@ -231,16 +234,18 @@ fn a_publication_that_leaves_things_out_is_named() {
     database.run("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE t (id int PRIMARY KEY)");
     let both = rules(&[RawRule::of("p", &["x:{id}"]), RawRule::of("t", &["x:{id}"])]);
     insta::assert_snapshot!(text(&Session::of(&database).audit(&both), &database), @r#"
-    error: publication NAME: it is not in database NAME, so nothing is sent
+    error [publication-missing] publication NAME: it is not in database NAME, so nothing is sent
         coherd setup
+    warning [table-empty-tree] rules[0] public.p: it has no partition, so no row can be written and no key can ever be made
     "#);
     database.run(&format!("CREATE PUBLICATION {name} FOR TABLE p WITH (publish = 'insert, update')"));
     insta::assert_snapshot!(text(&Session::of(&database).audit(&both), &database), @r#"
-    error: publication NAME: it leaves out delete, truncate: such changes are never seen
+    error [publication-operations] publication NAME: it leaves out delete, truncate: such changes are never seen
         ALTER PUBLICATION NAME SET (publish = 'insert, update, delete, truncate');
-    error: publication NAME: it sends the changes of public.p under the names of its partitions, which no rule matches
+    error [publication-root] publication NAME: it sends the changes of public.p under the names of its partitions, which no rule matches
         ALTER PUBLICATION NAME SET (publish_via_partition_root = true);
-    error: rules[1] public.t: it is not in publication NAME, so its changes are not sent; coherd setup adds it
+    warning [table-empty-tree] rules[0] public.p: it has no partition, so no row can be written and no key can ever be made
+    error [table-unpublished] rules[1] public.t: it is not in publication NAME, so its changes are not sent; coherd setup adds it
         ALTER PUBLICATION NAME ADD TABLE ONLY public.t (id);
     "#);
 }
@@ -287,14 +292,14 @@ fn a_placeholder_outside_the_identity_is_mended_with_an_index() {
         &["UPDATE t SET n = 1", "UPDATE t SET email = email || 'x'", "DELETE FROM t WHERE id = 9"],
     );
     insta::assert_snapshot!(text, @r#"
-    error: rules[0] public.t: old rows do not carry email: where such a value changes or its row is deleted, the old key would stay. The statements put it into the replica identity with an index. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
+    error [identity-old-rows] rules[0] public.t: old rows do not carry email: where such a value changes or its row is deleted, the old key would stay. The statements put it into the replica identity with an index. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public.t;
         ALTER PUBLICATION NAME ADD TABLE ONLY public.t (id, email);
         COMMIT;
         CREATE UNIQUE INDEX CONCURRENTLY t_coherd_identity ON public.t (id, email);
         ALTER TABLE public.t REPLICA IDENTITY USING INDEX t_coherd_identity;
-    error: rules[0] public.t: publication NAME leaves out email; coherd setup adds it
+    error [column-unpublished] rules[0] public.t: publication NAME leaves out email; coherd setup adds it
         -- the statements for rules[0] public.t
     "#);
 }
@@ -311,15 +316,15 @@ fn a_nullable_placeholder_is_mended_with_full() {
         &["UPDATE \"T\" SET \"eMail\" = 'b'", "DELETE FROM \"T\" WHERE id = 9"],
     );
     insta::assert_snapshot!(text, @r#"
-    error: rules[0] public."T": old rows do not carry "eMail": where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL, which writes the whole old row to the log. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
+    error [identity-old-rows] rules[0] public."T": old rows do not carry "eMail": where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL, which writes the whole old row to the log. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public."T";
         ALTER PUBLICATION NAME ADD TABLE ONLY public."T";
         COMMIT;
         ALTER TABLE public."T" REPLICA IDENTITY FULL;
-    error: rules[0] public."T": publication NAME leaves out "eMail"; coherd setup adds it
+    error [column-unpublished] rules[0] public."T": publication NAME leaves out "eMail"; coherd setup adds it
         -- the statements for rules[0] public."T"
-    warning: rules[1] public."T": old rows do not carry "eMail", which when_changed compares, so every UPDATE counts as a change. The statements set REPLICA IDENTITY FULL, which writes the whole old row to the log
+    warning [identity-comparison] rules[1] public."T": old rows do not carry "eMail", which when_changed compares, so every UPDATE counts as a change. The statements set REPLICA IDENTITY FULL, which writes the whole old row to the log
         -- the statements for rules[0] public."T"
     "#);
 }
@@ -333,10 +338,10 @@ fn a_table_without_identity_is_mended_before_it_is_added() {
         &["UPDATE t SET v = 1", "DELETE FROM t WHERE id = 9"],
     );
     insta::assert_snapshot!(text, @r#"
-    error: rules[0] public.t: it has no replica identity; if it were published, the application's UPDATEs and DELETEs would fail with 55000
+    error [identity-missing] rules[0] public.t: it has no replica identity; if it were published, the application's UPDATEs and DELETEs would fail with 55000
         ALTER TABLE public.t REPLICA IDENTITY FULL;
         ALTER PUBLICATION NAME ADD TABLE ONLY public.t;
-    error: rules[0] public.t: it is not in publication NAME, so its changes are not sent
+    error [table-unpublished] rules[0] public.t: it is not in publication NAME, so its changes are not sent
         -- the statements for rules[0] public.t
     "#);
 }
@@ -346,7 +351,7 @@ fn a_publication_that_makes_writes_fail_is_mended() {
     let bare =
         mended("CREATE TABLE t (id int)", "FOR TABLE t", &[RawRule::of("t", &["u:{id}"])], &["UPDATE t SET id = 1"]);
     insta::assert_snapshot!(bare, @r#"
-    error: rules[0] public.t: it is published but has no replica identity, so the application's UPDATEs and DELETEs fail with 55000
+    error [identity-missing] rules[0] public.t: it is published but has no replica identity, so the application's UPDATEs and DELETEs fail with 55000
         ALTER TABLE public.t REPLICA IDENTITY FULL;
     "#);
     let narrow = mended(
@@ -356,12 +361,12 @@ fn a_publication_that_makes_writes_fail_is_mended() {
         &["UPDATE t SET id = 1", "UPDATE f SET id = 1"],
     );
     insta::assert_snapshot!(narrow, @r#"
-    error: rules[0] public.t: its column list leaves out a, part of the replica identity, so the application's UPDATEs and DELETEs fail with 42P10
+    error [list-identity] rules[0] public.t: its column list leaves out a, part of the replica identity, so the application's UPDATEs and DELETEs fail with 42P10
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public.t;
         ALTER PUBLICATION NAME ADD TABLE ONLY public.t (a, id);
         COMMIT;
-    error: rules[1] public.f: its replica identity is FULL, which allows no column list, so the application's UPDATEs and DELETEs fail with 42P10
+    error [list-full] rules[1] public.f: its replica identity is FULL, which allows no column list, so the application's UPDATEs and DELETEs fail with 42P10
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public.f;
         ALTER PUBLICATION NAME ADD TABLE ONLY public.f;
@@ -380,7 +385,7 @@ fn a_partition_tree_is_mended_leaf_by_leaf() {
         &["UPDATE p SET v = v + 1", "UPDATE p1 SET v = 0", "DELETE FROM p WHERE id = 8"],
     );
     insta::assert_snapshot!(text, @r#"
-    error: rules[0] public.p: old rows do not carry v: where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL, which writes the whole old row to the log. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
+    error [identity-old-rows] rules[0] public.p: old rows do not carry v: where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL, which writes the whole old row to the log. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE public.p;
         ALTER PUBLICATION NAME ADD TABLE public.p;
@@ -388,7 +393,7 @@ fn a_partition_tree_is_mended_leaf_by_leaf() {
         ALTER TABLE public.p1 REPLICA IDENTITY FULL;
         ALTER TABLE public.p2 REPLICA IDENTITY FULL;
         ALTER TABLE public.p REPLICA IDENTITY FULL;
-    error: rules[0] public.p: publication NAME leaves out v; coherd setup adds it
+    error [column-unpublished] rules[0] public.p: publication NAME leaves out v; coherd setup adds it
         -- the statements for rules[0] public.p
     "#);
 }

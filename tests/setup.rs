@@ -113,19 +113,19 @@ fn writes_of_every_kind_of_table_work_before_and_after() {
     made: table public.parent
     made: schema coherd
     made: slot NAME
-    error: rules[0] public.bare: it has no replica identity; if it were published, the application's UPDATEs and DELETEs would fail with 55000
+    error [identity-missing] rules[0] public.bare: it has no replica identity; if it were published, the application's UPDATEs and DELETEs would fail with 55000
         ALTER TABLE public.bare REPLICA IDENTITY FULL;
         ALTER PUBLICATION NAME ADD TABLE ONLY public.bare;
-    error: rules[0] public.bare: it is not in publication NAME, so its changes are not sent
+    error [table-unpublished] rules[0] public.bare: it is not in publication NAME, so its changes are not sent
         -- the statements for rules[0] public.bare
-    warning: target cache: the slot is new and the target has no record of it, so the first run flushes its scopes: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?
+    warning [setup-record] target cache: the slot is new and the target has no record of it, so the first run flushes its scopes: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?
     "#);
     let again = config.coherd(&["setup"]);
     insta::assert_snapshot!(again.stdout, @r#"
-    error: rules[0] public.bare: it has no replica identity; if it were published, the application's UPDATEs and DELETEs would fail with 55000
+    error [identity-missing] rules[0] public.bare: it has no replica identity; if it were published, the application's UPDATEs and DELETEs would fail with 55000
         ALTER TABLE public.bare REPLICA IDENTITY FULL;
         ALTER PUBLICATION NAME ADD TABLE ONLY public.bare;
-    error: rules[0] public.bare: it is not in publication NAME, so its changes are not sent
+    error [table-unpublished] rules[0] public.bare: it is not in publication NAME, so its changes are not sent
         -- the statements for rules[0] public.bare
     "#);
     // The remedy to the letter; then there is nothing left to do.
@@ -214,7 +214,7 @@ fn the_least_privileged_role_follows_what_the_owner_set_up() {
     let alone = config.coherd(&["setup"]);
     assert_eq!(alone.code, 1);
     insta::assert_snapshot!(alone.stdout, @r#"
-    error: publication NAME: refused to role coherd: 42501 permission denied for database NAME; run these as the owner, or run coherd setup --dsn with the owner's address
+    error [setup-refused] publication NAME: refused to role coherd: 42501 permission denied for database NAME; run these as the owner, or run coherd setup --dsn with the owner's address
         CREATE PUBLICATION NAME WITH (publish_via_partition_root = true);
     "#);
     let together = config.coherd(&["setup", "--dsn", &database.dsn_as("owner")]);
@@ -224,7 +224,7 @@ fn the_least_privileged_role_follows_what_the_owner_set_up() {
     made: table public.t
     made: schema coherd
     made: slot NAME
-    warning: target cache: the slot is new and the target has no record of it, so the first run flushes its scopes: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?
+    warning [setup-record] target cache: the slot is new and the target has no record of it, so the first run flushes its scopes: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?
     "#);
     let role = Session::open(&database.dsn_as("coherd"), name);
     let seen = role.look(&rules(&[RawRule::of("t", &["t:{id}"])]));
@@ -247,7 +247,7 @@ fn a_slot_older_than_its_publication_is_refused() {
     let ended = config.coherd(&["setup"]);
     assert_eq!(ended.code, 1);
     insta::assert_snapshot!(ended.stdout, @r#"
-    error: slot NAME: the slot is there but publication NAME is not, and a publication made after its slot breaks the stream; drop the slot, then run coherd setup again
+    error [slot-before-publication] slot NAME: the slot is there but publication NAME is not, and a publication made after its slot breaks the stream; drop the slot, then run coherd setup again
         SELECT pg_drop_replication_slot('NAME');
     "#);
 }

@@ -1,6 +1,9 @@
 //! `coherd check`: everything that stands in the way, all at once.
 
+mod path;
 pub mod prerequisites;
+mod setting;
+mod slot;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,18 +12,27 @@ use secrecy::ExposeSecret as _;
 
 use super::{Failure, parts, print};
 use crate::config::Config;
-use crate::finding::{Finding, Severity};
+use crate::database::{Database, Surroundings};
+use crate::finding::{Code, Finding, Severity};
 use crate::rules::audit::audit;
+use crate::rules::overlap::{Lane, overlaps};
 use crate::source::SourceError;
-use crate::source::catalog::look;
+use crate::source::catalog::{CatalogError, look, surroundings};
 use crate::source::dsn::Dsn;
+use crate::source::reach::Reached;
 use crate::source::sql::connect;
 use crate::table::TableName;
-use crate::target::Target;
 use crate::target::config::Library;
+use crate::target::{OpenError, Surveying};
 
-/// How long the database, or a target, may take to answer.
+/// How long the database, a replica, or a target may take to answer everything.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the server calls our connections.
+const APPLICATION_NAME: &str = "coherd check";
+
+/// Gives environment variables.
+pub type Environment = dyn Fn(&str) -> Option<String> + Sync;
 
 /// `coherd check`
 #[derive(Debug, clap::Args)]
@@ -28,16 +40,46 @@ pub struct Args {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    /// Read the configuration, its connection strings and files, and reach for nothing over the network
+    #[arg(long)]
+    config_only: bool,
+}
+
+/// Everything that was seen of the database.
+#[derive(Debug)]
+pub struct Look<'a> {
+    /// What every command looks at.
+    pub database: &'a Database,
+    /// What only this one asks.
+    pub surroundings: &'a Surroundings,
+    /// What the stream will be called.
+    pub application_name: &'a str,
+    /// `source.wal_budget`, in bytes.
+    pub wal_budget: Option<u64>,
+    /// The way there, for psql.
+    pub libpq: String,
 }
 
 /// Checks, prints, and fails where an error is left or a question has no answer.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    let caches = parts::targets(config, Library::Leave)?;
-    let mut findings = source(config, &|name| std::env::var(name).ok()).await;
-    let names = config.targets.iter().map(|target| target.name.as_str());
-    findings.extend(targets(names.zip(caches.iter().map(AsRef::as_ref))).await);
+    if args.config_only {
+        config_only(config)?;
+        return print(if args.json { "{\"findings\":[],\"fine\":true}\n" } else { "the configuration is fine\n" });
+    }
+    let env = |name: &str| std::env::var(name).ok();
+    let (mut findings, reached) = source(config, &env).await;
+    findings.extend(path::replicas(config, &env, reached.as_ref()).await);
+    findings.extend(targets(parts::surveys(config)).await);
     print(&if args.json { json(&findings) } else { text(&findings) })?;
     if fine(&findings) { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// What can be wrong without anybody being asked.
+fn config_only(config: &Config) -> Result<(), Failure> {
+    parts::dsn("source.dsn", &config.source.dsn)?;
+    parts::replicas(config)?;
+    parts::targets(config, Library::Leave)?;
+    Ok(())
 }
 
 /// Whether warnings are all there is.
@@ -45,62 +87,89 @@ pub fn fine(findings: &[Finding]) -> bool {
     findings.iter().all(|finding| finding.severity == Severity::Warning)
 }
 
-/// The database, and the rules against it. `env` gives environment variables.
-pub async fn source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -> Vec<Finding> {
-    match tokio::time::timeout(PATIENCE, look_at_source(config, env)).await {
-        Ok(findings) => findings,
-        Err(_) => vec![Finding::unknown(
-            "source",
-            format!("the database has not answered within {} s; is its address right?", PATIENCE.as_secs()),
-        )],
-    }
+/// The database, and the rules against it; and who answers a replication connection there. `env` gives environment
+/// variables.
+pub async fn source(config: &Config, env: &Environment) -> (Vec<Finding>, Option<Reached>) {
+    let looked = tokio::time::timeout(PATIENCE, look_at_source(config, env)).await;
+    looked.unwrap_or_else(|_| {
+        let message = format!("the database has not answered within {} s; is its address right?", PATIENCE.as_secs());
+        (vec![Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message)], None)
+    })
 }
 
-async fn look_at_source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -> Vec<Finding> {
+async fn look_at_source(config: &Config, env: &Environment) -> (Vec<Finding>, Option<Reached>) {
+    let only = |finding| (vec![finding], None);
     let dsn = match Dsn::parse(config.source.dsn.expose_secret(), env) {
         Ok(dsn) => dsn,
-        Err(error) => return vec![Finding::error("source.dsn", error.to_string())],
+        Err(error) => return only(Finding::error(Code::SOURCE_DSN, "source.dsn", error.to_string())),
     };
-    let client = match connect(&dsn.clone().named("coherd check")).await {
+    let own = dsn.clone().named(APPLICATION_NAME);
+    let client = match connect(&own).await {
         Ok(client) => client,
-        Err(error) => return vec![unreachable(&error)],
+        Err(error) => return only(unreachable(&error)),
     };
+    let (database, surroundings) = match read(&client, config).await {
+        Ok(seen) => seen,
+        Err(error) => return only(Finding::unknown(Code::SOURCE_UNREADABLE, "source", error.to_string())),
+    };
+    let look = Look {
+        database: &database,
+        surroundings: &surroundings,
+        application_name: dsn.application_name(),
+        wal_budget: config.source.wal_budget,
+        libpq: dsn.libpq(),
+    };
+    let mut findings = prerequisites::prerequisites(&look);
+    findings.extend(audit(&config.rules, &database));
+    let lanes: Vec<Lane> =
+        config.targets.iter().map(|target| Lane { name: &target.name, record: &target.record }).collect();
+    findings.extend(overlaps(&config.rules, &lanes, &database));
+    let (way, reached) = path::replication(&look, &own).await;
+    findings.extend(way);
+    (findings, reached)
+}
+
+async fn read(client: &tokio_postgres::Client, config: &Config) -> Result<(Database, Surroundings), CatalogError> {
     let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
-    match look(&client, &config.source.slot, &config.source.publication, &names).await {
-        Ok(database) => {
-            let mut findings = prerequisites::prerequisites(&database, dsn.application_name());
-            findings.extend(audit(&config.rules, &database));
-            findings
-        }
-        Err(error) => vec![Finding::unknown("source", error.to_string())],
-    }
+    let database = look(client, &config.source.slot, &config.source.publication, &names).await?;
+    let surroundings = surroundings(client, database.server.version, &config.source.slot).await?;
+    Ok((database, surroundings))
 }
 
 fn unreachable(error: &SourceError) -> Finding {
+    let text = error.to_string();
     match error {
-        SourceError::Refused(_) | SourceError::Synchronous(_) => Finding::error("source", error.to_string()),
+        SourceError::Refused(_) | SourceError::Synchronous(_) => Finding::error(Code::SOURCE_REFUSED, "source", text),
         SourceError::Lost(_) | SourceError::Busy(_) | SourceError::Gap(_) | SourceError::Protocol(_) => {
-            Finding::unknown("source", format!("no rule was looked at, because the database cannot be asked: {error}"))
+            let message = format!("no rule was looked at, because the database cannot be asked: {text}");
+            Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message)
         }
     }
 }
 
-/// Asks each target for its record: `name` is what configuration calls it.
-pub async fn targets<'a>(targets: impl IntoIterator<Item = (&'a str, &'a dyn Target)>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (name, target) in targets {
+/// Looks at every target at once: `name` is what configuration calls it.
+async fn targets(surveys: Vec<(&str, Result<Surveying, OpenError>)>) -> Vec<Finding> {
+    let mut looking = Vec::new();
+    for (name, survey) in surveys {
         let subject = format!("target {name}");
-        match tokio::time::timeout(PATIENCE, target.recall()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(fault)) if fault.kind.passes_by_itself() => {
-                findings.push(Finding::unknown(subject, fault.to_string()));
-            }
-            Ok(Err(fault)) => findings.push(Finding::error(subject, fault.to_string())),
-            Err(_) => findings.push(Finding::unknown(
-                subject,
-                format!("it has not answered within {} s; is its url right?", PATIENCE.as_secs()),
-            )),
-        }
+        looking.push(tokio::spawn(async move {
+            let survey = match survey {
+                Ok(survey) => survey,
+                Err(error) => return vec![Finding::error(Code::TARGET_REFUSED, subject, error.to_string())],
+            };
+            tokio::time::timeout(PATIENCE, survey).await.unwrap_or_else(|_| {
+                let message = format!("it has not answered within {} s; is its url right?", PATIENCE.as_secs());
+                vec![Finding::unknown(Code::TARGET_UNREACHABLE, subject, message)]
+            })
+        }));
+    }
+    let mut findings = Vec::new();
+    for looking in looking {
+        // A look that panicked has told so on stderr.
+        let seen = looking.await;
+        findings.extend(seen.unwrap_or_else(|error| {
+            vec![Finding::unknown(Code::TARGET_UNREACHABLE, "targets", format!("the look at one broke off: {error}"))]
+        }));
     }
     findings
 }

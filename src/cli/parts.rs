@@ -6,12 +6,13 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::Failure;
 use crate::config::{Config, TargetSettings};
+use crate::rules::template::Template;
 use crate::source::dsn::Dsn;
 use crate::source::postgres::{Postgres, PostgresConfig};
 use crate::source::watch::{WATCH_PACE, WatchConfig};
 use crate::target::config::{Library, TargetConfig, TlsFiles};
 use crate::target::peek::Peek;
-use crate::target::{self, Target};
+use crate::target::{self, Needs, OpenError, Sample, Surveying, Target};
 use crate::transaction::tables_of;
 
 /// What `coherd run` is made of. Nothing of it connects before its first use.
@@ -39,7 +40,8 @@ pub(super) fn dsn(field: &str, text: &SecretString) -> Result<Dsn, Failure> {
         .map_err(|error| Failure::Setting(format!("{field}: {error}")))
 }
 
-fn replicas(config: &Config) -> Result<Vec<Dsn>, Failure> {
+/// The replicas, in the order of the configuration. The slot's application name is not theirs.
+pub(super) fn replicas(config: &Config) -> Result<Vec<Dsn>, Failure> {
     let read = |(index, text)| dsn(&format!("source.replicas[{index}]"), text);
     config.source.replicas.iter().enumerate().map(read).collect()
 }
@@ -82,6 +84,26 @@ pub(super) fn peeks(config: &Config) -> Result<Vec<Arc<dyn Peek>>, Failure> {
 pub(super) fn targets(config: &Config, library: Library) -> Result<Vec<Arc<dyn Target>>, Failure> {
     let open = |settings| target::open(&target_config(config, settings, library));
     config.targets.iter().map(|its| open(its).map_err(|error| Failure::Setting(error.to_string()))).collect()
+}
+
+/// A look at each target, with its name, in the order of the configuration.
+pub(super) fn surveys(config: &Config) -> Vec<(&str, Result<Surveying, OpenError>)> {
+    // Nobody has keys with it.
+    let nonce = format!("coherd-check-{:016x}", fastrand::u64(..));
+    let survey = |(lane, its): (usize, &'_ TargetSettings)| {
+        let rules = config.rules.iter().filter(|rule| rule.lanes.contains(&lane));
+        let samples = rules.flat_map(|rule| {
+            let sample = |(number, key): (usize, &Template)| Sample {
+                action: rule.action,
+                key: key.sample(&nonce),
+                pattern: rule.scope(number).map_or_else(|| key.scope_pattern(), |scope| scope.pattern.to_string()),
+            };
+            rule.keys.iter().enumerate().map(sample).collect::<Vec<_>>()
+        });
+        target::survey(&target_config(config, its, Library::Leave), Needs { samples: samples.collect() })
+    };
+    let names = config.targets.iter().map(|its| its.name.as_str());
+    names.zip(config.targets.iter().enumerate().map(survey)).collect()
 }
 
 fn target_config(config: &Config, its: &TargetSettings, library: Library) -> TargetConfig {

@@ -229,15 +229,10 @@ fn judged(findings: &[Finding]) -> Result<Preflight, Failure> {
     for finding in findings.iter().filter(|its| its.severity != Severity::Error) {
         warn!("{finding}");
     }
-    match refused(findings) {
-        None => Ok(Preflight::Passed),
-        Some(why) => Err(anyhow::anyhow!("not started, because invalidations would be lost:\n{why}").into()),
-    }
-}
-
-/// The errors among `findings`, a paragraph each; `None` where there is none.
-fn refused(findings: &[Finding]) -> Option<String> {
     let errors = findings.iter().filter(|its| its.severity == Severity::Error);
     let list: Vec<String> = errors.map(ToString::to_string).collect();
-    (!list.is_empty()).then(|| list.join("\n"))
+    if list.is_empty() {
+        return Ok(Preflight::Passed);
+    }
+    Err(anyhow::anyhow!("not started, because invalidations would be lost:\n{}", list.join("\n")).into())
 }

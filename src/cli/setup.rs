@@ -13,7 +13,7 @@ mod replayed;
 use super::{Failure, parts, print};
 use crate::config::Config;
 use crate::database::{Database, Operations, Publication, Slot};
-use crate::finding::{Finding, Severity};
+use crate::finding::{Code, Finding, Severity};
 use crate::lsn::Lsn;
 use crate::rules::audit::{audit, by_table};
 use crate::rules::config::Rule;
@@ -90,7 +90,7 @@ pub fn plan(rules: &[Rule], database: &Database) -> Plan {
     let publication = quote_identifier(&database.publication_name);
     if database.server.in_recovery {
         let message = "it is a standby, where nothing can be created; give the primary's address with --dsn";
-        plan.findings.push(Finding::error("source", message));
+        plan.findings.push(Finding::error(Code::SETUP_STANDBY, "source", message));
         return plan;
     }
     match (&database.publication, &database.slot) {
@@ -136,13 +136,14 @@ fn with_publication(database: &Database) -> Database {
 }
 
 /// Its stream would stop at the first change that was written while there was no publication.
-fn slot_without_publication(database: &Database, slot: &Slot) -> Finding {
+pub(super) fn slot_without_publication(database: &Database, slot: &Slot) -> Finding {
     let message = format!(
         "the slot is there but publication {} is not, and a publication made after its slot breaks the stream; drop the \
          slot, then run coherd setup again",
         quote_identifier(&database.publication_name)
     );
-    let finding = Finding::error(format!("slot {}", quote_identifier(&database.slot_name)), message);
+    let subject = format!("slot {}", quote_identifier(&database.slot_name));
+    let finding = Finding::error(Code::SLOT_BEFORE_PUBLICATION, subject, message);
     let finding = match slot.active_pid {
         Some(pid) => finding.mend(format!("-- stop the daemon that process {pid} serves")),
         None => finding,
@@ -208,7 +209,7 @@ pub async fn carry_out(
                 report.slot = at;
                 report.done.push(format!("slot {}", quote_identifier(&database.slot_name)));
             }
-            Err(error) => report.findings.push(Finding::error("source", error.to_string())),
+            Err(error) => report.findings.push(Finding::error(Code::SETUP_REFUSED, "source", error.to_string())),
         }
     }
     // Who has just run it is told what stood in its way, not to run it.
@@ -223,7 +224,7 @@ fn refused(step: &Step, got: &str, database: &Database) -> Finding {
     let message = format!(
         "refused to role {role}: {got}; run these as the owner, or run coherd setup --dsn with the owner's address"
     );
-    let finding = Finding::error(step.subject.clone(), message);
+    let finding = Finding::error(Code::SETUP_REFUSED, step.subject.clone(), message);
     // The functions are a file of their own, too long for a screen.
     let long = |statement: &&String| statement.len() > 2000;
     match step.statements.iter().find(long) {

@@ -7,7 +7,7 @@ use super::config::Rule;
 use super::nearest;
 use super::publish::Demand;
 use crate::database::{Database, Publication};
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::table::{Generated, TableKind, TableName, quote_identifier};
 
 /// Everything that stands between the rules and the database. An empty answer means that every change of every key
@@ -42,14 +42,14 @@ fn publication(rules: &[Rule], database: &Database) -> Vec<Finding> {
     let subject = format!("publication {name}");
     let Some(held) = &database.publication else {
         let message = format!("it is not in database {}, so nothing is sent", quote_identifier(&database.name));
-        return vec![Finding::hiding(subject, message).mend("coherd setup")];
+        return vec![Finding::hiding(Code::PUBLICATION_MISSING, subject, message).mend("coherd setup")];
     };
     let mut findings = Vec::new();
     let missing = held.operations.missing();
     if !missing.is_empty() {
         let message = format!("it leaves out {}: such changes are never seen", missing.join(", "));
         let remedy = format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');");
-        findings.push(Finding::hiding(&subject, message).mend(remedy));
+        findings.push(Finding::hiding(Code::PUBLICATION_OPERATIONS, &subject, message).mend(remedy));
     }
     let partitioned: Vec<_> = rules
         .iter()
@@ -60,7 +60,7 @@ fn publication(rules: &[Rule], database: &Database) -> Vec<Finding> {
         let message =
             format!("it sends the changes of {} under the names of its partitions, which no rule matches", table.name);
         let remedy = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
-        findings.push(Finding::hiding(&subject, message).mend(remedy));
+        findings.push(Finding::hiding(Code::PUBLICATION_ROOT, &subject, message).mend(remedy));
     }
     findings.extend(generated(rules, database, held, &subject));
     findings
@@ -81,7 +81,7 @@ fn generated(rules: &[Rule], database: &Database, held: &Publication, subject: &
     let message = format!("it leaves out generated columns, and a rule reads {column} of {table}");
     let name = quote_identifier(&database.publication_name);
     let remedy = format!("ALTER PUBLICATION {name} SET (publish_generated_columns = stored);");
-    Some(Finding::error(subject, message).mend(remedy))
+    Some(Finding::error(Code::PUBLICATION_GENERATED, subject, message).mend(remedy))
 }
 
 fn missing_table(rule: &Rule, database: &Database) -> Finding {
@@ -94,5 +94,5 @@ fn missing_table(rule: &Rule, database: &Database) -> Finding {
     let near = database.others.iter().filter(near).min_by_key(distance);
     let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
     let message = format!("there is no such table in database {}{hint}", quote_identifier(&database.name));
-    Finding::hiding(rule.subject(), message)
+    Finding::hiding(Code::TABLE_MISSING, rule.subject(), message)
 }

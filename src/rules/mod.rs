@@ -8,6 +8,7 @@ pub mod config;
 pub mod filter;
 pub mod glob;
 pub mod name;
+pub mod overlap;
 pub mod publish;
 pub mod reading;
 pub mod template;

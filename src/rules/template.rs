@@ -68,6 +68,15 @@ impl Template {
         could_make(&self.pieces, key)
     }
 
+    /// The key it makes where every placeholder's text is `filling`.
+    pub fn sample(&self, filling: &str) -> String {
+        let text = |piece: &Piece| match piece {
+            Piece::Literal(text) => text.clone(),
+            Piece::Column { .. } => filling.to_owned(),
+        };
+        self.pieces.iter().map(text).collect()
+    }
+
     /// The glob of every key it can make: literals escaped as Redis's glob reads them, `*` for placeholders.
     pub fn scope_pattern(&self) -> String {
         let mut pattern = String::new();

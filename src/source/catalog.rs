@@ -1,5 +1,6 @@
 //! One look at the catalogue, with ordinary SQL. Everything here may be read by every role.
 
+mod surroundings;
 mod tables;
 
 use std::time::Duration;
@@ -9,6 +10,8 @@ use tokio_postgres::{Client, Row};
 use super::synchronous::STANDBYS;
 use crate::database::{Database, Operations, Publication, Role, Server, Slot};
 use crate::table::TableName;
+
+pub use surroundings::surroundings;
 
 /// A question to the catalogue that got no answer.
 #[derive(Debug, thiserror::Error)]

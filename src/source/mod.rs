@@ -8,6 +8,7 @@ mod handshake;
 mod inbox;
 mod passfile;
 pub mod postgres;
+pub mod reach;
 mod server_error;
 mod session;
 pub mod sights;

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use secrecy::ExposeSecret;
 
-use crate::invalidation::Batch;
+use crate::finding::Finding;
+use crate::invalidation::{Action, Batch};
 pub use crate::record::{Recollection, Record};
 use config::TargetConfig;
 use peek::Peek;
@@ -115,6 +116,36 @@ pub struct Kind {
     pub open: fn(&TargetConfig) -> Result<Arc<dyn Target>, OpenError>,
     /// Makes one that is only looked at; connects to nothing yet.
     pub peek: fn(&TargetConfig) -> Result<Arc<dyn Peek>, OpenError>,
+    /// Looks at one for `coherd check`, and changes nothing in it.
+    pub survey: fn(&TargetConfig, Needs) -> Result<Surveying, OpenError>,
+}
+
+/// Everything that stands between a target and what it will be asked, about the subject `target NAME`.
+pub type Surveying = Pending<'static, Vec<Finding>>;
+
+/// What the rules will ask of a target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// One for each key template.
+    pub samples: Vec<Sample>,
+}
+
+/// A key template, as far as a target is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// What happens to its keys.
+    pub action: Action,
+    /// A key that it could make and that nobody has.
+    pub key: String,
+    /// The glob of all its keys.
+    pub pattern: String,
+}
+
+impl Needs {
+    /// Whether some rule has this action.
+    pub fn has(&self, action: Action) -> bool {
+        self.samples.iter().any(|sample| sample.action == action)
+    }
 }
 
 /// Every kind of target.
@@ -159,6 +190,12 @@ pub fn open(config: &TargetConfig) -> Result<Arc<dyn Target>, OpenError> {
 /// Makes the target that the URL's scheme names, to be looked at only. Connects to nothing yet.
 pub fn open_to_peek(config: &TargetConfig) -> Result<Arc<dyn Peek>, OpenError> {
     (kind_for(config)?.peek)(config)
+}
+
+/// Looks at a target and at what stands between it and its work. The answer takes no longer than the configuration's
+/// time-outs allow.
+pub fn survey(config: &TargetConfig, needs: Needs) -> Result<Surveying, OpenError> {
+    (kind_for(config)?.survey)(config, needs)
 }
 
 fn kind_for(config: &TargetConfig) -> Result<&'static Kind, OpenError> {

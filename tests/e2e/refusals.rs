@@ -52,9 +52,9 @@ fn a_rule_for_a_table_that_is_not_there_names_the_nearest() {
     assert_snapshot!(refusal(&daemon, &database), @r#"
     exit 1
     coherd: not started, because invalidations would be lost:
-    error: publication app: it is not in database app, so nothing is sent
+    error [publication-missing] publication app: it is not in database app, so nothing is sent
         coherd setup
-    error: rules[0] public.users: there is no such table in database app; did you mean public.user_s?
+    error [table-missing] rules[0] public.users: there is no such table in database app; did you mean public.user_s?
     "#);
 }
 
@@ -65,9 +65,9 @@ fn a_rule_with_a_column_that_is_not_there_names_the_nearest() {
     assert_snapshot!(refusal(&daemon, &database), @r#"
     exit 1
     coherd: not started, because invalidations would be lost:
-    error: publication app: it is not in database app, so nothing is sent
+    error [publication-missing] publication app: it is not in database app, so nothing is sent
         coherd setup
-    error: rules[0] public.users: there is no column id; there is "Id", which is written in double quotes: {"Id"}
+    error [column-missing] rules[0] public.users: there is no column id; there is "Id", which is written in double quotes: {"Id"}
     "#);
 }
 
@@ -77,7 +77,7 @@ fn before_setup_it_says_to_run_setup() {
     assert_snapshot!(refusal(&daemon, &database), @r#"
     exit 1
     coherd: not started, because invalidations would be lost:
-    error: publication app: it is not in database app, so nothing is sent
+    error [publication-missing] publication app: it is not in database app, so nothing is sent
         coherd setup
     "#);
 }

@@ -1,10 +1,12 @@
-//! What the server, the role and the slot must be, whatever the rules are.
+//! What the server, the role and the functions must be, whatever the rules are.
 
+use super::Look;
+use super::setting::{Takes, set};
 use crate::cli::setup::FUNCTIONS_COMMENT;
-use crate::database::{Database, Role, Server, Slot};
-use crate::finding::Finding;
+use crate::database::{Hosting, LooseCommits, Role};
+use crate::finding::{Code, Finding};
 use crate::source::synchronous::counted;
-use crate::table::{quote_identifier, quote_literal};
+use crate::table::quote_identifier;
 
 /// The oldest Postgres that can send messages in its stream and has what the functions call.
 const VERSION_MIN: u32 = 140_000;
@@ -12,142 +14,171 @@ const VERSION_MIN: u32 = 140_000;
 /// The oldest Postgres that decodes on a standby.
 const STANDBY_VERSION_MIN: u32 = 160_000;
 
-/// Everything about the server, the role, the slot and the functions. `application_name` is that of the stream.
-pub fn prerequisites(database: &Database, application_name: &str) -> Vec<Finding> {
-    let mut findings = server(&database.server);
-    findings.extend(synchronous(&database.server, application_name));
-    findings.extend(room(&database.server, database.slot.as_ref()));
-    findings.extend(role(&database.role));
-    findings.extend(slot(database));
-    findings.extend(functions(database));
+/// Beyond this the times from commit to strike mean nothing, in ms.
+const CLOCK_MS_MAX: i64 = 1000;
+
+const SOURCE: &str = "source";
+
+/// Everything about the server, the role, the slot and the functions.
+pub fn prerequisites(look: &Look) -> Vec<Finding> {
+    let mut findings = server(look);
+    findings.extend(synchronous(look));
+    findings.extend(loose_commits(look));
+    findings.extend(room(look));
+    findings.extend(clock(look));
+    findings.extend(role(&look.database.role, look.surroundings.hosting));
+    findings.extend(super::slot::slot(look));
+    findings.extend(super::slot::kept_log(look));
+    findings.extend(functions(look));
     findings
 }
 
-fn server(server: &Server) -> Vec<Finding> {
+fn server(look: &Look) -> Vec<Finding> {
+    let (server, hosting) = (&look.database.server, look.surroundings.hosting);
     let mut findings = Vec::new();
     let major = server.version / 10_000;
     if server.version < VERSION_MIN {
         let message = format!("it is Postgres {major}; coherd needs {} or later", VERSION_MIN / 10_000);
-        findings.push(Finding::error("source", message));
+        findings.push(Finding::error(Code::SERVER_VERSION, SOURCE, message));
     }
     if server.in_recovery && server.version < STANDBY_VERSION_MIN {
         let message = format!("it is a standby, and Postgres {major} decodes on the primary only; name the primary");
-        findings.push(Finding::error("source", message));
+        findings.push(Finding::error(Code::STANDBY_VERSION, SOURCE, message));
     }
     if server.wal_level != "logical" {
         let message = format!(
             "wal_level is {}, so the log cannot be decoded; this needs a restart of the server",
             server.wal_level
         );
-        findings.push(Finding::error("source", message).mend("ALTER SYSTEM SET wal_level = logical;"));
+        let remedy = set(hosting, "wal_level", "logical", Takes::Restart);
+        findings.push(Finding::error(Code::WAL_LEVEL, SOURCE, message).mend_all(remedy));
     }
     if server.sender_timeout.is_zero() {
         let message =
             "wal_sender_timeout is 0: a daemon that vanished without a word holds its slot until TCP gives up";
-        findings.push(
-            Finding::warning("source", message)
-                .mend("ALTER SYSTEM SET wal_sender_timeout = '60s';")
-                .mend("SELECT pg_reload_conf();"),
-        );
-    }
-    if server.synchronous_commit == "off" {
-        let message = "synchronous_commit is off: a commit reaches the log, and so the caches, up to 3 × \
-                       wal_writer_delay later";
-        findings.push(Finding::warning("source", message));
+        let remedy = set(hosting, "wal_sender_timeout", "60s", Takes::Reload);
+        findings.push(Finding::warning(Code::SENDER_TIMEOUT, SOURCE, message).mend_all(remedy));
     }
     if server.encoding == "SQL_ASCII" {
-        let message = "the database's encoding is SQL_ASCII, so bytes beyond ASCII come into keys as they are";
-        findings.push(Finding::warning("source", message));
+        let message = "the database's encoding is SQL_ASCII, so bytes beyond ASCII come into keys as they are, and a \
+                       reader that spells a key in UTF-8 may miss it. Only a new database has another encoding";
+        findings.push(Finding::warning(Code::ENCODING, SOURCE, message));
     }
     findings
 }
 
 /// A server in recovery has no writers, and counts no walsender.
-fn synchronous(server: &Server, application_name: &str) -> Option<Finding> {
+fn synchronous(look: &Look) -> Option<Finding> {
+    let server = &look.database.server;
     if server.in_recovery {
         return None;
     }
-    let counted = counted(&server.synchronous_standby_names, application_name, &server.standbys)?;
-    let finding = Finding::error("source", counted.message());
-    Some(counted.remedy().into_iter().fold(finding, Finding::mend))
+    let counted = counted(&server.synchronous_standby_names, look.application_name, &server.standbys)?;
+    Some(Finding::error(Code::SYNCHRONOUS_STANDBY, SOURCE, counted.message()).mend_all(counted.remedy()))
+}
+
+/// Not only our own session's: what counts are those of the writers.
+fn loose_commits(look: &Look) -> Option<Finding> {
+    let database = quote_identifier(&look.database.name);
+    let mut places = Vec::new();
+    let mut remedy = Vec::new();
+    for place in &look.surroundings.loose_commits {
+        let (name, mending) = match place {
+            LooseCommits::Server => {
+                let mending = set(look.surroundings.hosting, "synchronous_commit", "on", Takes::Reload);
+                ("the whole server".to_owned(), mending)
+            }
+            LooseCommits::Database => {
+                let mending = format!("ALTER DATABASE {database} RESET synchronous_commit;");
+                (format!("database {database}"), vec![mending])
+            }
+            LooseCommits::Role(role) => {
+                let role = quote_identifier(role);
+                (format!("role {role}"), vec![format!("ALTER ROLE {role} RESET synchronous_commit;")])
+            }
+            LooseCommits::RoleInDatabase(role) => {
+                let role = quote_identifier(role);
+                let mending = format!("ALTER ROLE {role} IN DATABASE {database} RESET synchronous_commit;");
+                (format!("role {role} in database {database}"), vec![mending])
+            }
+        };
+        places.push(name);
+        remedy.extend(mending);
+    }
+    let message = format!(
+        "synchronous_commit is off for {}: such a commit reaches the log, and so the caches, up to 3 × wal_writer_delay \
+         later, and a crash of the server may lose it",
+        places.join(", ")
+    );
+    (!places.is_empty()).then(|| Finding::warning(Code::SYNCHRONOUS_COMMIT, SOURCE, message).mend_all(remedy))
 }
 
 /// Slots and WAL senders that are free.
-fn room(server: &Server, slot: Option<&Slot>) -> Vec<Finding> {
+fn room(look: &Look) -> Vec<Finding> {
+    let (server, slot) = (&look.database.server, look.database.slot.as_ref());
     let mut findings = Vec::new();
+    let mut full = |code, what: &str, setting: &str, most: u32| {
+        let message = format!("all {most} {what} ({setting}); more need a restart of the server");
+        let more = most.saturating_add(5).to_string();
+        let remedy = set(look.surroundings.hosting, setting, &more, Takes::Restart);
+        findings.push(Finding::error(code, SOURCE, message).mend_all(remedy));
+    };
     if slot.is_none() && server.slots_used >= server.slots_max {
-        let message = format!(
-            "all {} replication slots are taken (max_replication_slots); more need a restart of the server",
-            server.slots_max
-        );
-        let more = server.slots_max.saturating_add(5);
-        findings
-            .push(Finding::error("source", message).mend(format!("ALTER SYSTEM SET max_replication_slots = {more};")));
+        full(Code::SLOTS_FULL, "replication slots are taken", "max_replication_slots", server.slots_max);
     }
     let streaming = slot.is_some_and(|slot| slot.active_pid.is_some());
     if !streaming && server.senders_used >= server.senders_max {
-        let message = format!(
-            "all {} WAL senders are at work (max_wal_senders); more need a restart of the server",
-            server.senders_max
-        );
-        let more = server.senders_max.saturating_add(5);
-        findings.push(Finding::error("source", message).mend(format!("ALTER SYSTEM SET max_wal_senders = {more};")));
+        full(Code::SENDERS_FULL, "WAL senders are at work", "max_wal_senders", server.senders_max);
     }
     findings
 }
 
-fn role(role: &Role) -> Option<Finding> {
+fn clock(look: &Look) -> Option<Finding> {
+    let (ahead, doubt) = (look.surroundings.clock_ahead_ms, look.surroundings.clock_doubt_ms);
+    let direction = if ahead > 0 { "ahead of" } else { "behind" };
+    let message = format!(
+        "the database's clock is {}.{} s {direction} this machine's, so that the times from commit to strike (metrics, \
+         status) are wrong by as much; invalidation itself needs no clock. Let both follow a time server (timedatectl \
+         set-ntp true)",
+        ahead.abs() / 1000,
+        ahead.abs() % 1000 / 100
+    );
+    let differs = ahead.abs().saturating_sub(doubt) > CLOCK_MS_MAX;
+    differs.then(|| Finding::warning(Code::CLOCK, SOURCE, message))
+}
+
+fn role(role: &Role, hosting: Hosting) -> Option<Finding> {
     let name = quote_identifier(&role.name);
-    (!role.replication).then(|| {
-        Finding::error("source", format!("role {name} may not replicate, so it cannot follow the log"))
-            .mend(format!("ALTER ROLE {name} REPLICATION; -- on Amazon RDS: GRANT rds_replication TO {name};"))
-    })
+    let remedy = match hosting {
+        Hosting::Own => format!("ALTER ROLE {name} REPLICATION;"),
+        Hosting::AmazonRds => format!("GRANT rds_replication TO {name};"),
+        // Their administrators are no superusers, and may do this one thing.
+        Hosting::CloudSql | Hosting::Azure => format!("ALTER USER {name} WITH REPLICATION;"),
+    };
+    let message = format!("role {name} may not replicate, so it cannot follow the log");
+    (!role.replication).then(|| Finding::error(Code::ROLE_REPLICATION, SOURCE, message).mend(remedy))
 }
 
-fn slot(database: &Database) -> Vec<Finding> {
-    let name = quote_identifier(&database.slot_name);
-    let subject = format!("slot {name}");
-    let Some(slot) = &database.slot else {
-        let message = "it is not there yet; coherd setup or the first coherd run creates it";
-        return vec![Finding::warning(subject, message)];
+fn functions(look: &Look) -> Option<Finding> {
+    const SUBJECT: &str = "schema coherd";
+    let role = quote_identifier(&look.database.role.name);
+    let (code, message) = match look.database.functions.as_deref() {
+        Some(FUNCTIONS_COMMENT) if look.surroundings.functions_usable => return None,
+        Some(FUNCTIONS_COMMENT) => {
+            let message = format!(
+                "role {role} may not call its functions, which coherd needs to invalidate by hand; the statements are for \
+                 the schema's owner"
+            );
+            let finding = Finding::warning(Code::FUNCTIONS_PRIVILEGE, SUBJECT, message)
+                .mend(format!("GRANT USAGE ON SCHEMA coherd TO {role};"))
+                .mend(format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA coherd TO {role};"));
+            return Some(finding);
+        }
+        Some(_) => (Code::FUNCTIONS_OLD, "its functions are those of another version; coherd setup renews them"),
+        None => (
+            Code::FUNCTIONS_MISSING,
+            "it is not there: applications have no coherd.token(), and nobody can invalidate by hand",
+        ),
     };
-    // Somebody else's slot holds somebody else's changes: no remedy drops it.
-    if slot.plugin.is_none() {
-        let message = "it is a physical one, made for a standby or a backup; choose another name (source.slot)";
-        return vec![Finding::error(subject, message)];
-    }
-    if slot.database.as_deref() != Some(database.name.as_str()) {
-        let of = quote_identifier(slot.database.as_deref().unwrap_or_default());
-        let ours = quote_identifier(&database.name);
-        let message = format!("it belongs to database {of}, not to {ours}; choose another name (source.slot)");
-        return vec![Finding::error(subject, message)];
-    }
-    let wrong = if slot.plugin.as_deref() != Some("pgoutput") {
-        let plugin = slot.plugin.as_deref().unwrap_or_default();
-        Some(format!("it was made with the output plugin {plugin}, and coherd reads pgoutput"))
-    } else if slot.two_phase {
-        Some("it sends prepared transactions early (two_phase), without their rows".to_owned())
-    } else {
-        None
-    };
-    if let Some(wrong) = wrong {
-        let drop = format!("SELECT pg_drop_replication_slot({});", quote_literal(&database.slot_name).trim_start());
-        let message = format!("{wrong}; choose another name (source.slot), or drop it if nobody needs it");
-        return vec![Finding::error(subject, message).mend(drop)];
-    }
-    if slot.wal_status.as_deref() == Some("lost") {
-        let message = "the log it needs is gone: changes were missed. coherd run makes it anew and flushes the rules' \
-                       scopes, unless on_gap says halt";
-        return vec![Finding::warning(subject, message)];
-    }
-    Vec::new()
-}
-
-fn functions(database: &Database) -> Option<Finding> {
-    let message = match database.functions.as_deref() {
-        Some(FUNCTIONS_COMMENT) => return None,
-        Some(_) => "its functions are those of another version; coherd setup renews them",
-        None => "it is not there: applications have no coherd.token(), and nobody can invalidate by hand",
-    };
-    Some(Finding::warning("schema coherd", message).mend("coherd setup"))
+    Some(Finding::warning(code, SUBJECT, message).mend("coherd setup"))
 }

@@ -8,10 +8,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 
 use super::super::parts::Parts;
-use super::{look_at, refused};
-use crate::cli::check::prerequisites::prerequisites;
+use crate::cli::check;
 use crate::config::Config;
-use crate::rules::audit::audit;
+use crate::finding::Severity;
 
 /// Reads the configuration again at each SIGHUP.
 pub(super) struct Reloads {
@@ -40,18 +39,18 @@ impl Reloads {
         }
     }
 
-    /// Reads the file and holds it against the database, as a start would.
+    /// Reads the file and holds it against the database, as `coherd check` does. What cannot be checked is not fine.
     async fn read(&self, running: &Config) -> anyhow::Result<(Config, Parts)> {
         let config = Config::load(&self.path, &|name| std::env::var(name).ok())?;
         fixed(running, &config)?;
         let parts = Parts::of(&config).map_err(anyhow::Error::from)?;
-        let database = look_at(&config, &parts.dsn).await?;
-        let mut findings = prerequisites(&database, parts.dsn.application_name());
-        findings.extend(audit(&config.rules, &database));
-        match refused(&findings) {
-            None => Ok((config, parts)),
-            Some(why) => bail!("invalidations would be lost:\n{why}"),
+        let (findings, _) = check::source(&config, &|name| std::env::var(name).ok()).await;
+        let wrong: Vec<String> =
+            findings.iter().filter(|its| its.severity != Severity::Warning).map(ToString::to_string).collect();
+        if wrong.is_empty() {
+            return Ok((config, parts));
         }
+        bail!("coherd check says:\n{}", wrong.join("\n"))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::config::{Config, OnFirstStart};
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::invalidation::Batch;
 use crate::lsn::Lsn;
 use crate::record::{NEW, Record};
@@ -35,7 +35,7 @@ pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn,
             let message = format!(
                 "the slot is new and the target has no record of it, so the first run flushes its scopes: {fault}"
             );
-            findings.push(Finding::warning(format!("target {}", settings.name), message));
+            findings.push(Finding::warning(Code::SETUP_RECORD, format!("target {}", settings.name), message));
         }
     }
     findings

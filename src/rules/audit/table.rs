@@ -1,7 +1,7 @@
 //! One table, its rules, and everything between them.
 
 use crate::change::ReplicaIdentity;
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::rules::config::{MissingOld, Rule};
 use crate::rules::nearest;
 use crate::rules::publish::{Demand, Identity, columns_sql, publishable};
@@ -11,8 +11,8 @@ use crate::table::{Generated, Persistence, Published, Table, TableColumn, TableK
 /// and the others point to it.
 pub(super) fn audit(demand: Demand) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Some(message) = unseen(demand.table) {
-        findings.extend(demand.rules.iter().map(|rule| Finding::hiding(rule.subject(), message.clone())));
+    if let Some(unseen) = unseen(demand.table) {
+        findings.extend(demand.rules.iter().map(|rule| Finding { subject: rule.subject(), ..unseen.clone() }));
         return findings;
     }
     findings.extend(demand.rules.iter().flat_map(|rule| columns(&demand, rule)));
@@ -28,41 +28,50 @@ pub(super) fn audit(demand: Demand) -> Vec<Finding> {
             other.remedy.push(format!("-- the statements for {}", first.subject));
         }
     }
+    let is_good = mendable.is_empty();
     findings.extend(mendable);
+    findings.extend(toast(&demand, is_good));
     findings.extend(leaves(&demand));
     findings
 }
 
-/// Why no change of the table is ever in the stream.
-fn unseen(table: &Table) -> Option<String> {
+/// Why no change of the table is ever in the stream. The subject is to be filled in.
+fn unseen(table: &Table) -> Option<Finding> {
+    let hiding = |code, message: String| Some(Finding::hiding(code, "", message));
     if let Some(root) = &table.partition_root {
-        return Some(format!(
-            "it is a partition, and changes come under the name of its root; write the rule for {root}"
-        ));
+        let message =
+            format!("it is a partition, and changes come under the name of its root; write the rule for {root}");
+        return hiding(Code::TABLE_PARTITION, message);
     }
     match (table.kind, table.persistence) {
-        (TableKind::Unpublishable, _) => Some(
-            "it is no table (a view, a foreign table or the like) and has no changes of its own; write the rule for the \
-             tables it reads"
-                .to_owned(),
+        (TableKind::Unpublishable, _) => {
+            let message = "it is no table (a view, a foreign table or the like) and has no changes of its own; write the \
+                           rule for the tables it reads";
+            hiding(Code::TABLE_KIND, message.to_owned())
+        }
+        (_, Persistence::Unlogged) => {
+            let message = "it is unlogged, so its changes are not in the log. The statement writes the whole table into \
+                           the log, and locks it meanwhile";
+            let remedy = format!("ALTER TABLE {} SET LOGGED;", table.name);
+            hiding(Code::TABLE_UNLOGGED, message.to_owned()).map(|finding| finding.mend(remedy))
+        }
+        (_, Persistence::Temporary) => hiding(
+            Code::TABLE_TEMPORARY,
+            "it is temporary: its changes are not in the log, and it ends with its session".to_owned(),
         ),
-        (_, Persistence::Unlogged) => Some(format!(
-            "it is unlogged, so its changes are not in the log; ALTER TABLE {} SET LOGGED puts them there",
-            table.name
-        )),
-        (_, Persistence::Temporary) => Some("it is temporary: its changes are not in the log".to_owned()),
         (_, Persistence::Permanent) => None,
     }
 }
 
 /// Columns that the rule names and that are not there, or never sent.
 fn columns(demand: &Demand, rule: &Rule) -> Vec<Finding> {
+    let error = |code, message: String| Some(Finding::error(code, rule.subject(), message));
     let check = |name: &str| match demand.table.column(name) {
-        None => Some(missing_column(demand.table, name)),
-        Some(column) if !publishable(demand.database, column) => Some(unpublishable(column)),
+        None => error(Code::COLUMN_MISSING, missing_column(demand.table, name)),
+        Some(column) if !publishable(demand.database, column) => error(Code::COLUMN_GENERATED, unpublishable(column)),
         Some(_) => None,
     };
-    rule.columns().into_iter().filter_map(check).map(|message| Finding::error(rule.subject(), message)).collect()
+    rule.columns().into_iter().filter_map(check).collect()
 }
 
 fn missing_column(table: &Table, name: &str) -> String {
@@ -103,7 +112,7 @@ fn old_rows(demand: &Demand) -> Vec<Finding> {
                 list(&missing),
                 how(&demand.identity(), &missing)
             );
-            findings.push(Finding::error(rule.subject(), message));
+            findings.push(Finding::error(Code::IDENTITY_OLD_ROWS, rule.subject(), message));
         }
         let compared = one.missing_comparison();
         if !compared.is_empty() {
@@ -112,7 +121,7 @@ fn old_rows(demand: &Demand) -> Vec<Finding> {
                  set REPLICA IDENTITY FULL, which writes the whole old row to the log",
                 list(&compared)
             );
-            findings.push(Finding::warning(rule.subject(), message));
+            findings.push(Finding::warning(Code::IDENTITY_COMPARISON, rule.subject(), message));
         }
     }
     findings
@@ -149,20 +158,20 @@ fn writers(demand: &Demand) -> Option<Finding> {
                  with 55000"
             ),
         };
-        return Some(Finding::error(subject, message));
+        return Some(Finding::error(Code::IDENTITY_MISSING, subject, message));
     }
     let held = table.published.as_ref()?.columns.as_ref()?;
     let left_out = |column: &&TableColumn| table.list_needs(&column.name) && !held.contains(&column.name);
     let left_out: Vec<_> = table.columns.iter().filter(left_out).collect();
-    let reason = if table.forbids_column_list() {
-        "its replica identity is FULL, which allows no column list".to_owned()
+    let (code, reason) = if table.forbids_column_list() {
+        (Code::LIST_FULL, "its replica identity is FULL, which allows no column list".to_owned())
     } else if left_out.is_empty() {
         return None;
     } else {
-        format!("its column list leaves out {}, part of the replica identity", list(&left_out))
+        (Code::LIST_IDENTITY, format!("its column list leaves out {}, part of the replica identity", list(&left_out)))
     };
     let message = format!("{reason}, so the application's UPDATEs and DELETEs fail with 42P10");
-    Some(Finding::error(subject, message))
+    Some(Finding::error(code, subject, message))
 }
 
 fn leaf_without_identity(table: &Table) -> Option<String> {
@@ -181,18 +190,18 @@ fn published(demand: &Demand) -> Vec<Finding> {
     let Some(held) = &demand.table.published else {
         let setup = if demand.table.has_identity() { "; coherd setup adds it" } else { "" };
         let message = format!("it is not in publication {name}, so its changes are not sent{setup}");
-        return vec![Finding::hiding(subject(demand), message)];
+        return vec![Finding::hiding(Code::TABLE_UNPUBLISHED, subject(demand), message)];
     };
     let mut findings = Vec::new();
     let unlisted = unlisted(demand, held);
     if !unlisted.is_empty() {
         let setup = if held.row_filter.is_none() { "; coherd setup adds it" } else { "" };
         let message = format!("publication {name} leaves out {}{setup}", columns_sql(&unlisted));
-        findings.push(Finding::error(subject(demand), message));
+        findings.push(Finding::error(Code::COLUMN_UNPUBLISHED, subject(demand), message));
     }
     if held.row_filter.is_some() {
         let message = format!("publication {name} filters its rows: changes outside the filter are never seen");
-        findings.push(Finding::hiding(subject(demand), message));
+        findings.push(Finding::hiding(Code::ROW_FILTER, subject(demand), message));
     }
     findings
 }
@@ -202,17 +211,52 @@ fn unlisted(demand: &Demand, held: &Published) -> Vec<String> {
     demand.columns().map(|column| column.name.clone()).filter(|name| !listed.contains(name)).collect()
 }
 
+/// Columns whose large values stay away when an UPDATE leaves them alone. In the replica identity, and with FULL, the old
+/// row brings them; where the rule wants the old row it is refused above, or flushes at every UPDATE by its own choice.
+fn toast(demand: &Demand, is_good: bool) -> Vec<Finding> {
+    let large = |rule: &Rule, column: &TableColumn| {
+        column.can_be_large
+            && !column.in_identity
+            && rule.keys.iter().any(|key| key.columns().any(|c| c == column.name))
+    };
+    let skipping = demand.rules.iter().filter(|rule| rule.on_missing_old == MissingOld::Skip);
+    let finding = |rule: &&Rule| {
+        let columns: Vec<&TableColumn> = demand.columns().filter(|column| large(rule, column)).collect();
+        let message = format!(
+            "a large value of {} is stored outside of its row (TOAST), and an UPDATE that leaves it alone does not bring \
+             it: the rule's scope is flushed then, whatever on_missing_old says. REPLICA IDENTITY FULL brings it",
+            list(&columns)
+        );
+        // Together with other statements for the table, these would be others.
+        let remedy = if is_good {
+            demand.mend(&Identity::Full)
+        } else {
+            vec!["-- coherd check has the statements once the table's other findings are mended".to_owned()]
+        };
+        (!columns.is_empty()).then(|| Finding::warning(Code::TOAST, rule.subject(), message).mend_all(remedy))
+    };
+    skipping.filter_map(finding).collect()
+}
+
 /// What is particular to partition trees.
 fn leaves(demand: &Demand) -> Vec<Finding> {
     let table = demand.table;
     let mut findings = Vec::new();
+    if table.kind == TableKind::Partitioned && table.leaves.is_empty() {
+        let message = "it has no partition, so no row can be written and no key can ever be made";
+        findings.push(Finding::warning(Code::TABLE_EMPTY_TREE, subject(demand), message));
+    }
     if let Some(leaf) = table.leaves.iter().find(|leaf| !leaf.logged) {
         let message = format!("partition {} is foreign or unlogged: what is written to it is never seen", leaf.name);
-        findings.push(Finding::hiding(subject(demand), message));
+        let finding = Finding::hiding(Code::LEAF_UNLOGGED, subject(demand), message);
+        let unlogged = table.leaves.iter().filter(|leaf| !leaf.logged && !leaf.foreign);
+        let remedy = unlogged.map(|leaf| format!("ALTER TABLE {} SET LOGGED;", leaf.name));
+        findings.push(finding.mend_all(remedy));
     }
     if table.identity == ReplicaIdentity::Full && !table.is_full() {
         let weak = table.leaves.iter().filter(|leaf| leaf.identity != ReplicaIdentity::Full);
         let mut finding = Finding::error(
+            Code::LEAF_IDENTITY,
             subject(demand),
             "its replica identity is FULL but that of a partition is not: old rows come with holes that look like NULLs",
         );
@@ -220,7 +264,7 @@ fn leaves(demand: &Demand) -> Vec<Finding> {
         findings.push(finding);
     } else if table.is_full() && table.kind == TableKind::Partitioned {
         let message = "a new partition does not inherit REPLICA IDENTITY FULL: set it before rows are written there";
-        findings.push(Finding::warning(subject(demand), message));
+        findings.push(Finding::warning(Code::LEAF_FUTURE, subject(demand), message));
     }
     findings
 }

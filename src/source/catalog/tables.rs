@@ -127,7 +127,8 @@ async fn read_columns(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<
     let sql = format!(
         "SELECT c.oid, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull,
                 a.attgenerated::text, t.typcategory IN ('B', 'D', 'E', 'I', 'N', 'S', 'T')
-                    OR a.atttypid = 'pg_catalog.uuid'::regtype, {IN_IDENTITY}
+                    OR a.atttypid = 'pg_catalog.uuid'::regtype, {IN_IDENTITY},
+                a.attlen = -1 AND a.attstorage IN ('x', 'e') AND (a.atttypmod = -1 OR a.atttypmod > 500)
          FROM pg_catalog.pg_class c
          JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
          JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
@@ -147,6 +148,7 @@ async fn read_columns(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<
             },
             sortable: get(row, 5, WHAT)?,
             in_identity: get(row, 6, WHAT)?,
+            can_be_large: get(row, 7, WHAT)?,
         });
     }
     Ok(columns)
@@ -155,7 +157,7 @@ async fn read_columns(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<
 async fn read_leaves(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<Leaf>>, CatalogError> {
     let sql = format!(
         "SELECT root.oid, n.nspname::text, c.relname::text, c.relreplident::text,
-                c.relkind = 'r' AND c.relpersistence = 'p',
+                c.relkind = 'r' AND c.relpersistence = 'p', c.relkind = 'f',
                 ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND {IN_IDENTITY}
                       ORDER BY a.attnum)
@@ -172,7 +174,8 @@ async fn read_leaves(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<L
             name: TableName { schema: get(row, 1, WHAT)?, name: get(row, 2, WHAT)? },
             identity: identity(get(row, 3, WHAT)?),
             logged: get(row, 4, WHAT)?,
-            identity_columns: get(row, 5, WHAT)?,
+            foreign: get(row, 5, WHAT)?,
+            identity_columns: get(row, 6, WHAT)?,
         });
     }
     Ok(leaves)

@@ -159,6 +159,30 @@ impl Dsn {
         &self.application_name
     }
 
+    /// Where it leads, in the words that libpq's programs take, without what proves who one is.
+    pub fn libpq(&self) -> String {
+        let each = |part: &dyn Fn(&Host) -> String| self.hosts.iter().map(part).collect::<Vec<_>>().join(",");
+        let place = |host: &Host| match &host.place {
+            Place::Directory(directory) => directory.display().to_string(),
+            Place::Name(_) | Place::Address(_) => host.name.clone(),
+        };
+        let words = [
+            ("host", each(&place)),
+            ("port", each(&|host| host.port.to_string())),
+            ("dbname", self.database.clone()),
+            ("user", self.user.clone()),
+            ("sslmode", self.tls.mode.name().to_owned()),
+            ("target_session_attrs", self.wanted.name().to_owned()),
+        ];
+        let default = |(name, value): &(&str, String)| *name == "target_session_attrs" && value == "any";
+        let word = |(name, value): (&str, String)| {
+            let plain = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '\'' || c == '\\');
+            let quoted = || format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
+            format!("{name}={}", if plain { value.clone() } else { quoted() })
+        };
+        words.into_iter().filter(|given| !default(given)).map(word).collect::<Vec<_>>().join(" ")
+    }
+
     /// The same connection under another `application_name`.
     #[must_use]
     pub fn named(mut self, application_name: &str) -> Self {

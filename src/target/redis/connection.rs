@@ -23,7 +23,10 @@ use crate::target::{Fault, FaultKind, OpenError};
 pub(super) struct Line {
     /// `Redis at host:6379`: how every fault begins.
     pub(super) place: String,
-    info: ConnectionInfo,
+    pub(super) info: ConnectionInfo,
+    /// The user of the URL, and the database; [`Line::info`] has neither.
+    pub(super) user: String,
+    pub(super) database: i64,
     /// Ours, because the crate folds every refusal of its own greeting into "authentication failed".
     greeting: Salvo,
     tls: TlsFiles,
@@ -68,6 +71,8 @@ impl Line {
         let bare = RedisConnectionInfo::default().set_skip_set_lib_name();
         Ok(Line {
             place: format!("Redis at {}", info.addr()),
+            user: settings.username().unwrap_or("default").to_owned(),
+            database: settings.db(),
             greeting: greeting(&settings, &config.slot),
             info: info.set_tcp_settings(tcp).set_redis_settings(bare),
             tls: config.tls.clone(),

@@ -27,7 +27,7 @@ pub(super) struct Courier {
 
 /// What `FUNCTION LIST` says of the library, against our own version.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     Nothing,
     Older(u32),
     Same,
@@ -88,9 +88,7 @@ enum Outcome {
 async fn bring(place: &str, connected: &Connected) -> Result<Outcome, Fault> {
     let source = library();
     let ours = version_of(&source).unwrap_or_default();
-    let mut list = redis::cmd("FUNCTION");
-    list.arg("LIST").arg("LIBRARYNAME").arg(NAME).arg("WITHCODE");
-    let reply = ask(place, connected, Step::ListFunctions, &list).await?;
+    let reply = ask(place, connected, Step::ListFunctions, &list()).await?;
     let found = match &reply {
         Value::ServerError(error) if error.code() == "ERR" && is_unknown(error.details()) => {
             return Ok(Outcome::Notice(format!(
@@ -132,6 +130,13 @@ async fn bring(place: &str, connected: &Connected) -> Result<Outcome, Fault> {
     }
 }
 
+/// Asks for the library.
+pub(super) fn list() -> Cmd {
+    let mut list = redis::cmd("FUNCTION");
+    list.arg("LIST").arg("LIBRARYNAME").arg(NAME).arg("WITHCODE");
+    list
+}
+
 fn trouble(fault: &Fault) -> Outcome {
     Outcome::Trouble(format!(
         "the function library {NAME} may be missing, which readers with leases or versions need: {fault}. Or load it by \
@@ -139,12 +144,13 @@ fn trouble(fault: &Fault) -> Outcome {
     ))
 }
 
-fn is_unknown(details: Option<&str>) -> bool {
+/// Whether an error's text means that the server has no such command.
+pub(super) fn is_unknown(details: Option<&str>) -> bool {
     details.is_some_and(|details| details.starts_with("unknown command"))
 }
 
 /// Reads the reply to `FUNCTION LIST`: one map a library. `None` for another shape.
-fn found(reply: &Value, ours: u32) -> Option<Found> {
+pub(super) fn found(reply: &Value, ours: u32) -> Option<Found> {
     let Value::Array(libraries) = reply else { return None };
     let Some(library) = libraries.first() else { return Some(Found::Nothing) };
     let is_code = |name: &Value| matches!(name, Value::BulkString(name) if name == b"library_code");

@@ -10,15 +10,16 @@
 //! The user in the URL needs no more than
 //!
 //! ```text
-//! ACL SETUSER coherd on >PASSWORD ~* &coherd:* +client|setname +select +hset +hgetall +dbsize +unlink +scan
-//!     +eval +evalsha +time +get +set +publish
+//! ACL SETUSER coherd on >PASSWORD ~* &coherd:* +client|setname +select +hset +hgetall +dbsize +unlink +scan +info
+//!     +eval +evalsha +time +get +set +publish +multi +discard
 //!     +function|list +function|load
 //!     +pttl
 //! ```
 //!
-//! where the second line is for `bump` and `publish` rules, the third for the function library (Redis 7 and Valkey), the
-//! fourth for people who ask what is cached (`coherd keys`, `explain`), `~*`
-//! can be narrowed to the patterns of the rules and `~coherd:*`, and `&coherd:*` (Redis 6.2 and later) is the channel.
+//! where `+info` is for `coherd check`, the second line for `bump` and `publish` rules (`+multi +discard` for `coherd check`
+//! alone), the third for the function library (Redis 7 and Valkey), the fourth for people who ask what is cached (`coherd
+//! keys`, `explain`), `~*` can be narrowed to the patterns of the rules and `~coherd:*`, and `&coherd:*` (Redis 6.2 and
+//! later) is the channel.
 
 mod bump;
 mod connection;
@@ -29,6 +30,7 @@ mod peek;
 mod record;
 mod reply;
 mod strike;
+mod survey;
 
 use std::future::poll_fn;
 use std::num::NonZeroU32;
@@ -55,6 +57,7 @@ pub(super) const KIND: Kind = Kind {
     leases: true,
     open: |config| Ok(Arc::new(Redis::open(config)?)),
     peek: |config| Ok(Arc::new(Redis::open(config)?)),
+    survey: survey::survey,
 };
 
 /// One Redis primary.

@@ -1,0 +1,167 @@
+//! The way to the servers: whether both kinds of connection reach the one that is meant, and the replicas.
+
+use std::time::Duration;
+
+use secrecy::ExposeSecret as _;
+use tokio::time::Instant;
+
+use super::{APPLICATION_NAME, Look, PATIENCE};
+use crate::config::Config;
+use crate::finding::{Code, Finding};
+use crate::source::SourceError;
+use crate::source::dsn::Dsn;
+use crate::source::reach::{Reach, Reached};
+
+const SOURCE: &str = "source";
+
+/// How long a replica may take to replay what the source had flushed.
+const REPLAY_MAX: Duration = Duration::from_secs(2);
+
+/// How often it is asked meanwhile.
+const REPLAY_PACE: Duration = Duration::from_millis(50);
+
+/// Opens a replication connection and compares who answers it with who answers SQL. Where another finding says already
+/// that there can be none, there is nothing to add.
+pub(super) async fn replication(look: &Look<'_>, dsn: &Dsn) -> (Vec<Finding>, Option<Reached>) {
+    let server = &look.database.server;
+    if !look.database.role.replication || server.senders_used >= server.senders_max {
+        return (Vec::new(), None);
+    }
+    match ask(dsn).await {
+        Ok(reached) => (compare(look, &reached).into_iter().collect(), Some(reached)),
+        Err(error) => (vec![refused(look, &error)], None),
+    }
+}
+
+async fn ask(dsn: &Dsn) -> Result<Reached, SourceError> {
+    Reach::open(dsn).await?.look().await
+}
+
+fn refused(look: &Look, error: &SourceError) -> Finding {
+    let text = error.to_string();
+    // pgbouncer before 1.23 says this.
+    if text.contains("unsupported startup parameter") {
+        return pooler(look, &format!("it does not let the connection in that follows the log ({text})"));
+    }
+    let message = format!("SQL is let in, but not the connection that follows the log: {text}");
+    match error {
+        SourceError::Lost(_) | SourceError::Busy(_) => Finding::unknown(Code::REPLICATION_REFUSED, SOURCE, message),
+        _ => Finding::error(Code::REPLICATION_REFUSED, SOURCE, message),
+    }
+}
+
+fn pooler(look: &Look, how: &str) -> Finding {
+    let address = look.surroundings.address.as_ref().map_or_else(
+        || "the server's own address".to_owned(),
+        |address| format!("the server's own address, which it says is {address}"),
+    );
+    let message = format!(
+        "what answers is not Postgres but something before it, such as pgbouncer: {how}. Sessions there are shared, and the \
+         log is not followed through it reliably. Give {address}, in source.dsn"
+    );
+    Finding::error(Code::POOLER, SOURCE, message)
+}
+
+fn compare(look: &Look, reached: &Reached) -> Option<Finding> {
+    if reached.announced_pid != reached.backend_pid {
+        return Some(pooler(look, "the greeting names another process than the one that answers"));
+    }
+    let around = look.surroundings;
+    let same_system = around.system_id.is_none_or(|system_id| system_id == reached.system_id);
+    if same_system && around.started == reached.started {
+        return None;
+    }
+    let message = format!(
+        "two connections reached two servers, one that runs since {} and one since {}: behind the address stands a load \
+         balancer, or a list of hosts. Name one server in source.dsn, or all of them with target_session_attrs=primary",
+        around.started, reached.started
+    );
+    Some(Finding::error(Code::OTHER_SERVER, SOURCE, message))
+}
+
+/// Every listed replica, against what was seen of the source.
+pub(super) async fn replicas(
+    config: &Config,
+    env: &dyn Fn(&str) -> Option<String>,
+    source: Option<&Reached>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (index, text) in config.source.replicas.iter().enumerate() {
+        let field = format!("source.replicas[{index}]");
+        let dsn = match Dsn::parse(text.expose_secret(), env) {
+            Ok(dsn) => dsn.named(APPLICATION_NAME),
+            Err(error) => {
+                findings.push(Finding::error(Code::SOURCE_DSN, field, error.to_string()));
+                continue;
+            }
+        };
+        let subject = format!("{field} {dsn}");
+        match tokio::time::timeout(PATIENCE, replica(&dsn, &subject, source)).await {
+            Ok(Ok(found)) => findings.extend(found),
+            Ok(Err(error)) => findings.push(unreachable(subject, &error)),
+            Err(_) => {
+                let message = format!("it has not answered within {} s; is its address right?", PATIENCE.as_secs());
+                findings.push(Finding::unknown(Code::REPLICA_UNREACHABLE, subject, message));
+            }
+        }
+    }
+    findings
+}
+
+const MEANWHILE: &str =
+    "Nothing waits for it after max_replica_lag, and readers must not fill caches from it until it is back";
+
+fn unreachable(subject: String, error: &SourceError) -> Finding {
+    match error {
+        SourceError::Lost(_) | SourceError::Busy(_) => {
+            Finding::unknown(Code::REPLICA_UNREACHABLE, subject, format!("{error}. {MEANWHILE}"))
+        }
+        _ => Finding::error(Code::REPLICA_REFUSED, subject, format!("{error}. {MEANWHILE}")),
+    }
+}
+
+async fn replica(dsn: &Dsn, subject: &str, source: Option<&Reached>) -> Result<Option<Finding>, SourceError> {
+    let mut reach = Reach::open(dsn).await?;
+    let seen = reach.look().await?;
+    if source.is_some_and(|source| source.system_id != seen.system_id) {
+        let message = "it belongs to another database system than the source, so that it never replays what the source \
+                       commits; correct its address";
+        return Ok(Some(Finding::error(Code::REPLICA_FOREIGN, subject, message)));
+    }
+    let Some(standby) = &seen.standby else {
+        let message = format!(
+            "it takes writes, so it is no replica (any more), and what it shows is not waited for; take it out, or name \
+             the standby. {MEANWHILE}"
+        );
+        return Ok(Some(Finding::error(Code::REPLICA_PRIMARY, subject, message)));
+    };
+    if standby.paused {
+        let message =
+            format!("its replay is paused, so that it shows old rows. {MEANWHILE}. The statement is for the replica");
+        let finding = Finding::warning(Code::REPLICA_PAUSED, subject, message);
+        return Ok(Some(finding.mend("SELECT pg_wal_replay_resume();")));
+    }
+    let Some(source) = source else { return Ok(None) };
+    let began = Instant::now();
+    let mut replayed = seen.position;
+    while replayed < source.position && began.elapsed() < REPLAY_MAX {
+        tokio::time::sleep(REPLAY_PACE).await;
+        replayed = reach.position().await?;
+    }
+    let missing = source.position.as_u64().saturating_sub(replayed.as_u64());
+    if missing == 0 {
+        return Ok(None);
+    }
+    let message = format!("it has yet to replay {missing} bytes of what the source had {} s ago", REPLAY_MAX.as_secs());
+    let finding = |message: String| Finding::warning(Code::REPLICA_BEHIND, subject, message);
+    if standby.delay.is_zero() {
+        return Ok(Some(finding(format!("{message}. {MEANWHILE}"))));
+    }
+    let message = format!(
+        "{message}, on purpose (recovery_min_apply_delay is {} ms): take it out, or end the delay. {MEANWHILE}. The \
+         statements are for the replica",
+        standby.delay.as_millis()
+    );
+    let finding = finding(message).mend("ALTER SYSTEM SET recovery_min_apply_delay = 0;");
+    Ok(Some(finding.mend("SELECT pg_reload_conf();")))
+}

@@ -1,0 +1,153 @@
+//! The slot: whether it is ours, whether it is good, what threatens it, and what it may hold back.
+
+use super::Look;
+use super::setting::{Takes, set};
+use crate::cli::setup::slot_without_publication;
+use crate::database::Slot;
+use crate::finding::{Code, Finding, shell_word};
+use crate::table::{quote_identifier, quote_literal};
+
+/// The oldest Postgres with failover slots.
+const FAILOVER_VERSION_MIN: u32 = 170_000;
+
+const MIB: u64 = 1 << 20;
+
+/// The slot itself.
+pub(super) fn slot(look: &Look) -> Vec<Finding> {
+    let Some(slot) = &look.database.slot else {
+        let message = "it is not there yet; coherd setup or the first coherd run creates it";
+        return vec![Finding::warning(Code::SLOT_MISSING, subject(look), message).mend("coherd setup")];
+    };
+    if let Some(wrong) = of_others(look, slot) {
+        return vec![wrong];
+    }
+    let mut findings = Vec::new();
+    if look.database.publication.is_none() {
+        findings.push(slot_without_publication(look.database, slot).mend("coherd setup"));
+        return findings;
+    }
+    findings.extend(lost(look, slot));
+    findings.extend(failover(look));
+    findings
+}
+
+fn subject(look: &Look) -> String {
+    format!("slot {}", quote_identifier(&look.database.slot_name))
+}
+
+fn drop_it(look: &Look) -> String {
+    format!("SELECT pg_drop_replication_slot({});", quote_literal(&look.database.slot_name).trim_start())
+}
+
+const CHOICE: &str = "choose another name (source.slot), or drop it if nobody needs it";
+
+/// Somebody else's slot holds somebody else's changes: no remedy drops one that may be in use elsewhere.
+fn of_others(look: &Look, slot: &Slot) -> Option<Finding> {
+    let error = |code, message: String| Some(Finding::error(code, subject(look), message));
+    let Some(plugin) = slot.plugin.as_deref() else {
+        let message = "it is a physical one, made for a standby or a backup; choose another name (source.slot)";
+        return error(Code::SLOT_PHYSICAL, message.to_owned());
+    };
+    if slot.database.as_deref() != Some(look.database.name.as_str()) {
+        let of = quote_identifier(slot.database.as_deref().unwrap_or_default());
+        let ours = quote_identifier(&look.database.name);
+        let message = format!("it belongs to database {of}, not to {ours}; choose another name (source.slot)");
+        return error(Code::SLOT_DATABASE, message);
+    }
+    if plugin != "pgoutput" {
+        let message = format!("it was made with the output plugin {plugin}, and coherd reads pgoutput; {CHOICE}");
+        return error(Code::SLOT_PLUGIN, message).map(|finding| finding.mend(drop_it(look)));
+    }
+    if slot.two_phase {
+        let message = format!("it sends prepared transactions early (two_phase), without their rows; {CHOICE}");
+        return error(Code::SLOT_TWO_PHASE, message).map(|finding| finding.mend(drop_it(look)));
+    }
+    None
+}
+
+/// What is gone, or about to go.
+fn lost(look: &Look, slot: &Slot) -> Option<Finding> {
+    let reason = look.surroundings.slot_invalidation.as_deref();
+    if slot.wal_status.as_deref() == Some("lost") || reason.is_some() {
+        let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let message = format!(
+            "the log it needs is gone{reason}: changes were missed. coherd run makes the slot anew and flushes the rules' \
+             scopes, unless on_gap says halt. Do not drop it by hand: a cache without a record would then look like a new one"
+        );
+        return Some(Finding::warning(Code::SLOT_LOST, subject(look), message).mend("coherd run"));
+    }
+    if slot.wal_status.as_deref() != Some("unreserved") {
+        return None;
+    }
+    let message = "it holds back more log than max_slot_wal_keep_size allows, and is lost at the next checkpoint: every \
+                   cache would be flushed. Let coherd run and catch up; more room keeps the slot until it has";
+    let more = u64::try_from(look.database.server.slot_keep_mib).unwrap_or_default().max(1024).saturating_mul(4);
+    let remedy = set(look.surroundings.hosting, KEEP_SIZE, &format!("{more}MB"), Takes::Reload);
+    Some(Finding::warning(Code::SLOT_AT_RISK, subject(look), message).mend_all(remedy))
+}
+
+const KEEP_SIZE: &str = "max_slot_wal_keep_size";
+
+/// Where standbys are, one of them may become the primary.
+fn failover(look: &Look) -> Option<Finding> {
+    let (server, around) = (&look.database.server, look.surroundings);
+    let has_standbys = !around.standby_slots.is_empty() || !server.standbys.is_empty();
+    if server.version < FAILOVER_VERSION_MIN || server.in_recovery || !has_standbys {
+        return None;
+    }
+    if around.slot_failover == Some(false) {
+        let message = "standbys follow this server, and the slot is no failover slot: after a failover it is gone, and \
+                       every cache is flushed. The slot must be free for the change, so stop coherd for a moment";
+        let alter = format!("ALTER_REPLICATION_SLOT \"{}\" (FAILOVER true);", look.database.slot_name);
+        let remedy =
+            format!("psql {} -c {}", shell_word(&format!("{} replication=database", look.libpq)), shell_word(&alter));
+        return Some(Finding::warning(Code::SLOT_FAILOVER, subject(look), message).mend(remedy));
+    }
+    if around.synchronized_standby_slots.as_deref() != Some("") || around.standby_slots.is_empty() {
+        return None;
+    }
+    let message = "synchronized_standby_slots is empty, so coherd may run ahead of a standby: after a failover, caches \
+                   hold what that standby never had. With it, coherd waits for the standbys named there, also while they \
+                   are away; name those that may be promoted (and set sync_replication_slots = on on each of them)";
+    let slots = around.standby_slots.join(", ");
+    let remedy = set(around.hosting, "synchronized_standby_slots", &slots, Takes::Reload);
+    Some(Finding::warning(Code::STANDBY_SLOTS, "source", message).mend_all(remedy))
+}
+
+/// How much log the slot may hold back, and how long it may be left alone.
+pub(super) fn kept_log(look: &Look) -> Vec<Finding> {
+    let hosting = look.surroundings.hosting;
+    let mut findings = Vec::new();
+    let keep = u64::try_from(look.database.server.slot_keep_mib).ok().map(|mib| mib.saturating_mul(MIB));
+    match (keep, look.wal_budget) {
+        (None, None) => {
+            let message = "wal_budget is none and max_slot_wal_keep_size is -1: while a cache or coherd is away, the slot \
+                           holds back log until the server's disk is full";
+            let remedy = set(hosting, KEEP_SIZE, "10GB", Takes::Reload);
+            findings.push(Finding::warning(Code::WAL_UNBOUNDED, "source", message).mend_all(remedy));
+        }
+        (Some(keep), Some(budget)) if keep < budget => {
+            let message = format!(
+                "max_slot_wal_keep_size is {} MB, less than source.wal_budget ({} MB): while coherd is stopped the slot is \
+                 lost, and every cache flushed, before the budget is used. Or lower wal_budget",
+                keep / MIB,
+                budget / MIB
+            );
+            let more = budget.div_ceil(MIB).saturating_mul(2);
+            let remedy = set(hosting, KEEP_SIZE, &format!("{more}MB"), Takes::Reload);
+            findings.push(Finding::warning(Code::WAL_KEEP_SIZE, "source", message).mend_all(remedy));
+        }
+        _ => {}
+    }
+    let timeout = look.surroundings.idle_slot_timeout;
+    if !timeout.is_zero() {
+        let message = format!(
+            "idle_replication_slot_timeout is {} s: when coherd is away for longer, the server gives the slot up at its \
+             next checkpoint, and every cache is flushed. max_slot_wal_keep_size bounds the log without that",
+            timeout.as_secs()
+        );
+        let remedy = set(hosting, "idle_replication_slot_timeout", "0", Takes::Reload);
+        findings.push(Finding::warning(Code::IDLE_SLOT_TIMEOUT, "source", message).mend_all(remedy));
+    }
+    findings
+}

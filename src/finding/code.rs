@@ -1,0 +1,181 @@
+//! The registry of findings: what each kind is called, in one word that stays, and what it means.
+
+use std::fmt;
+
+/// A kind of finding. There are no others than those in [`CODES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Code {
+    name: &'static str,
+    meaning: &'static str,
+}
+
+impl Code {
+    /// What it is called: lower-case letters and dashes. Programs may rely on it.
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// What it means, in a line.
+    pub const fn meaning(self) -> &'static str {
+        self.meaning
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl serde::Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
+    }
+}
+
+macro_rules! codes {
+    ($($constant:ident $name:literal $meaning:literal;)*) => {
+        impl Code {
+            $(#[doc = $meaning] pub const $constant: Code = Code { name: $name, meaning: $meaning };)*
+        }
+
+        /// Every kind of finding.
+        pub const CODES: &[Code] = &[$(Code::$constant),*];
+    };
+}
+
+// The way to the database.
+codes! {
+    SOURCE_DSN "source-dsn" "a connection string cannot be read";
+    SOURCE_UNREACHABLE "source-unreachable" "the database did not answer, so that nothing about it was checked";
+    SOURCE_REFUSED "source-refused" "the database refuses the role, the password or the connection";
+    SOURCE_UNREADABLE "source-unreadable" "the catalogue could not be read";
+    REPLICATION_REFUSED "replication-refused" "SQL is let in, but not the connection that follows the log";
+    POOLER "pooler" "something that is not Postgres, such as pgbouncer, answers at the address";
+    OTHER_SERVER "other-server" "two connections to one address reached two servers";
+    CLOCK "clock" "the clocks of this machine and of the database differ";
+
+    SERVER_VERSION "server-version" "the server is older than coherd can use";
+    STANDBY_VERSION "standby-version" "the source is a standby of a version that decodes on the primary only";
+    WAL_LEVEL "wal-level" "wal_level is not logical";
+    SLOTS_FULL "slots-full" "no replication slot is free";
+    SENDERS_FULL "senders-full" "no WAL sender is free";
+    SENDER_TIMEOUT "sender-timeout" "a daemon that vanished would hold its slot";
+    SYNCHRONOUS_COMMIT "synchronous-commit" "commits reach the log late";
+    SYNCHRONOUS_STANDBY "synchronous-standby" "writers would wait for coherd as for a standby";
+    ENCODING "encoding" "the database does not know which characters its bytes are";
+    WAL_UNBOUNDED "wal-unbounded" "nothing bounds the log that the slot holds back";
+    WAL_KEEP_SIZE "wal-keep-size" "the server gives the slot up before coherd's own budget is used";
+    IDLE_SLOT_TIMEOUT "idle-slot-timeout" "the server gives up a slot that nobody reads for a while";
+    STANDBY_SLOTS "standby-slots" "coherd may run ahead of the standby that is to take over";
+
+    ROLE_REPLICATION "role-replication" "the role may not follow the log";
+    FUNCTIONS_MISSING "functions-missing" "the schema coherd is not there";
+    FUNCTIONS_OLD "functions-old" "the functions in the schema coherd are those of another version";
+    FUNCTIONS_PRIVILEGE "functions-privilege" "the role may not call the functions in the schema coherd";
+
+    SLOT_MISSING "slot-missing" "there is no slot yet";
+    SLOT_PHYSICAL "slot-physical" "the slot of that name is made for a standby";
+    SLOT_DATABASE "slot-database" "the slot of that name follows another database";
+    SLOT_PLUGIN "slot-plugin" "the slot of that name has another output plugin";
+    SLOT_TWO_PHASE "slot-two-phase" "the slot sends prepared transactions without their rows";
+    SLOT_LOST "slot-lost" "the log that the slot needs is gone";
+    SLOT_AT_RISK "slot-at-risk" "the server is about to give the slot up";
+    SLOT_FAILOVER "slot-failover" "the slot would be gone after a failover";
+    SLOT_BEFORE_PUBLICATION "slot-before-publication" "the slot is older than its publication, which breaks the stream";
+
+    PUBLICATION_MISSING "publication-missing" "there is no publication";
+    PUBLICATION_OPERATIONS "publication-operations" "the publication leaves out kinds of changes";
+    PUBLICATION_ROOT "publication-root" "changes of partitions come under names that no rule matches";
+    PUBLICATION_GENERATED "publication-generated" "the publication leaves out a generated column that a key needs";
+
+    TABLE_MISSING "table-missing" "a rule's table does not exist";
+    TABLE_PARTITION "table-partition" "a rule names a partition, whose changes come under the name of its root";
+    TABLE_KIND "table-kind" "a rule names a view, a foreign table or the like, which has no changes";
+    TABLE_UNLOGGED "table-unlogged" "a rule's table is not written to the log";
+    TABLE_TEMPORARY "table-temporary" "a rule's table is temporary, and so not in the log";
+    TABLE_UNPUBLISHED "table-unpublished" "a rule's table is not in the publication";
+    TABLE_EMPTY_TREE "table-empty-tree" "a rule's table has no partition, so that no row and no key can ever be";
+    COLUMN_MISSING "column-missing" "a rule names a column that does not exist";
+    COLUMN_GENERATED "column-generated" "a rule names a column that is never in the stream";
+    COLUMN_UNPUBLISHED "column-unpublished" "the publication's column list leaves out what a rule needs";
+    ROW_FILTER "row-filter" "the publication leaves out rows";
+    IDENTITY_MISSING "identity-missing" "a table has no replica identity, so that writes to it fail once it is published";
+    IDENTITY_OLD_ROWS "identity-old-rows" "old rows do not carry what a key needs";
+    IDENTITY_COMPARISON "identity-comparison" "old rows do not carry what when_changed compares";
+    LIST_FULL "list-full" "a column list stands where the replica identity is FULL, and writes fail";
+    LIST_IDENTITY "list-identity" "a column list leaves out part of the replica identity, and writes fail";
+    LEAF_UNLOGGED "leaf-unlogged" "a partition is foreign or unlogged";
+    LEAF_IDENTITY "leaf-identity" "a partition logs less of its old rows than its root says";
+    LEAF_FUTURE "leaf-future" "new partitions will log less of their old rows than their root says";
+    TOAST "toast" "a key's value may be large, and an UPDATE that leaves it alone does not bring it";
+
+    SCOPE_WIDE "scope-wide" "a flush of a rule covers nearly every key there is";
+    SCOPE_RECORD "scope-record" "a flush of a rule covers the records of other coherds";
+    SCOPE_FOREIGN "scope-foreign" "a flush of a rule covers keys of another table's rule";
+    KEY_CONFLICT "key-conflict" "two rules treat the same key differently";
+    KEY_RECORD "key-record" "a rule can make the name of the record";
+    TARGET_UNUSED "target-unused" "no rule goes to a target";
+
+    REPLICA_UNREACHABLE "replica-unreachable" "a listed replica did not answer";
+    REPLICA_REFUSED "replica-refused" "a listed replica refuses the role, the password or the connection";
+    REPLICA_FOREIGN "replica-foreign" "a listed replica holds another database system";
+    REPLICA_PRIMARY "replica-primary" "a listed replica takes writes, so it is none";
+    REPLICA_PAUSED "replica-paused" "a listed replica has stopped replaying";
+    REPLICA_BEHIND "replica-behind" "a listed replica is behind";
+
+    TARGET_UNREACHABLE "target-unreachable" "a cache did not answer, so that nothing about it was checked";
+    TARGET_REFUSED "target-refused" "a cache refuses user, password or connection";
+    TARGET_VERSION "target-version" "a cache is older than coherd can use";
+    TARGET_CLUSTER "target-cluster" "a cache is one node of a cluster";
+    TARGET_READ_ONLY "target-read-only" "a cache is a replica, which takes no writes";
+    TARGET_FULL "target-full" "a cache has no memory left for the record";
+    TARGET_NOT_READY "target-not-ready" "a cache takes no writes at the moment";
+    TARGET_COMMAND "target-command" "a cache does not know a command that coherd needs";
+    TARGET_PERSISTENCE "target-persistence" "a restart of a cache brings old values back for a moment";
+    TARGET_REPLICAS "target-replicas" "a failover of a cache brings old values back for a moment";
+    EVICTION_NONE "eviction-none" "a full cache refuses the record, and everything stands still";
+    EVICTION_RECORD "eviction-record" "a full cache may evict the record, which then costs a flush";
+    EVICTION_LEASES "eviction-leases" "a full cache evicts leases first, so that it is not filled any more";
+    RECORD_UNREADABLE "record-unreadable" "something else stands where the record should be";
+    LIBRARY_MISSING "library-missing" "readers' functions are not in the cache";
+    LIBRARY_OLD "library-old" "readers' functions in the cache are older than coherd's";
+    LIBRARY_FOREIGN "library-foreign" "readers' functions in the cache are not coherd's";
+    LIBRARY_UNSUPPORTED "library-unsupported" "the cache has no functions; readers take scripts";
+    ACL_UNLINK "acl-unlink" "the cache's user may not UNLINK";
+    ACL_HSET "acl-hset" "the cache's user may not HSET";
+    ACL_HGETALL "acl-hgetall" "the cache's user may not HGETALL";
+    ACL_DBSIZE "acl-dbsize" "the cache's user may not DBSIZE";
+    ACL_SCAN "acl-scan" "the cache's user may not SCAN";
+    ACL_EVAL "acl-eval" "the cache's user may not EVAL";
+    ACL_EVALSHA "acl-evalsha" "the cache's user may not EVALSHA";
+    ACL_TIME "acl-time" "the cache's user may not TIME";
+    ACL_GET "acl-get" "the cache's user may not GET";
+    ACL_SET "acl-set" "the cache's user may not SET";
+    ACL_PUBLISH "acl-publish" "the cache's user may not PUBLISH";
+    ACL_FUNCTION_LIST "acl-function-list" "the cache's user may not FUNCTION LIST";
+    ACL_FUNCTION_LOAD "acl-function-load" "the cache's user may not FUNCTION LOAD";
+    ACL_KEYS "acl-keys" "the cache's user may not touch the keys of a rule, or the record";
+    ACL_CHANNEL "acl-channel" "the cache's user may not send on the channel";
+    ACL_INFO "acl-info" "the cache's user may not INFO, so that version, memory and replicas were not checked";
+    ACL_MULTI "acl-multi" "the cache's user may not MULTI and DISCARD, so that PUBLISH was not tried";
+
+    SETUP_REFUSED "setup-refused" "coherd setup was refused a statement";
+    SETUP_STANDBY "setup-standby" "coherd setup was pointed at a standby, where nothing can be created";
+    SETUP_RECORD "setup-record" "coherd setup could not write a target's first record, so that the first run flushes it";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_one_word_of_its_own() {
+        let mut seen = std::collections::HashSet::new();
+        for code in CODES {
+            assert!(code.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{code}");
+            assert!(seen.insert(code.name), "{code} stands twice");
+            assert!(!code.meaning.ends_with('.') && code.meaning.len() < 100, "{code}");
+        }
+    }
+}

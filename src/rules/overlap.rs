@@ -1,0 +1,146 @@
+//! Rules against each other and against the records: keys that two of them treat differently, and flushes that cover
+//! more than a rule owns. What a column's type allows is taken into account: a number is no `by-email:…`.
+
+mod shape;
+
+use super::config::Rule;
+use crate::database::Database;
+use crate::finding::{Code, Finding};
+use crate::invalidation::Action;
+use shape::Shape;
+
+/// The most other rules that one finding names.
+const NAMED_MAX: usize = 3;
+
+/// The record of a slot that somebody may have: every record's key is like this, unless configuration says otherwise.
+const RECORD: &str = "coherd:another_slot";
+
+/// Fewer given bytes than these are nearly everything.
+const LITERALS_MIN: usize = 2;
+
+/// A target, as far as rules can get in its way.
+#[derive(Debug, Clone, Copy)]
+pub struct Lane<'a> {
+    /// Its name in the configuration.
+    pub name: &'a str,
+    /// The key of its record.
+    pub record: &'a str,
+}
+
+/// A rule with the shapes of its keys.
+struct Shaped<'a> {
+    rule: &'a Rule,
+    keys: Vec<Shape>,
+}
+
+impl<'a> Shaped<'a> {
+    fn of(rule: &'a Rule, database: &Database) -> Self {
+        let table = database.table(&rule.table);
+        Shaped { rule, keys: rule.keys.iter().map(|key| Shape::of_template(key, table)).collect() }
+    }
+}
+
+/// Everything that is odd among `rules`, which go to `lanes`.
+pub fn overlaps(rules: &[Rule], lanes: &[Lane<'_>], database: &Database) -> Vec<Finding> {
+    let all: Vec<Shaped> = rules.iter().map(|rule| Shaped::of(rule, database)).collect();
+    let mut findings = Vec::new();
+    for (number, one) in all.iter().enumerate() {
+        findings.extend(scopes(one, &all));
+        findings.extend(all.iter().skip(number + 1).filter_map(|other| conflict(one, other)));
+        findings.extend(records(one, lanes));
+    }
+    for (index, lane) in lanes.iter().enumerate() {
+        if !rules.iter().any(|rule| rule.lanes.contains(&index)) {
+            let message = "no rule goes to it, so that no key in it is ever invalidated; name it in a rule's targets, or \
+                           take it out";
+            findings.push(Finding::warning(Code::TARGET_UNUSED, format!("target {}", lane.name), message));
+        }
+    }
+    findings
+}
+
+fn share_a_target(one: &Rule, other: &Rule) -> bool {
+    one.lanes.iter().any(|lane| other.lanes.contains(lane))
+}
+
+/// The template of `other` that can make a key which `one` has a template for too.
+fn common<'a>(one: &Shaped, other: &Shaped<'a>) -> Option<&'a str> {
+    let mut pairs = other.rule.keys.iter().zip(&other.keys);
+    pairs.find(|(_, shape)| one.keys.iter().any(|own| own.meets(shape))).map(|(template, _)| template.text())
+}
+
+/// Readers of a key take either the entry or the pointer's version of it.
+fn conflict(one: &Shaped, other: &Shaped) -> Option<Finding> {
+    let actions = (one.rule.action, other.rule.action);
+    let differ = matches!(actions, (Action::Delete, Action::Bump) | (Action::Bump, Action::Delete));
+    if !differ || !share_a_target(one.rule, other.rule) {
+        return None;
+    }
+    let template = common(one, other)?;
+    let message = format!(
+        "{} can make the same key with {template:?}, but that rule's action is {} and this one's is {}: readers follow one of \
+         the two, and miss what comes by the other. Give both the same action",
+        other.rule.subject(),
+        actions.1.name(),
+        actions.0.name()
+    );
+    Some(Finding::warning(Code::KEY_CONFLICT, one.rule.subject(), message))
+}
+
+/// Whether a flush covers what is not the rule's.
+fn scopes(one: &Shaped, all: &[Shaped]) -> Option<Finding> {
+    let rule = one.rule;
+    if rule.action == Action::Publish {
+        return None;
+    }
+    let scopes: Vec<(&str, Shape)> =
+        rule.scopes.iter().map(|scope| (&*scope.pattern, Shape::of_glob(&scope.pattern))).collect();
+    if let Some((pattern, _)) = scopes.iter().find(|(_, shape)| shape.literals() < LITERALS_MIN) {
+        let message = format!(
+            "a flush of it covers {pattern:?}, which is nearly every key in the cache, whoever put it there, and records of \
+             other coherds. Give its keys a prefix, or say with scope: what a flush may remove"
+        );
+        return Some(Finding::warning(Code::SCOPE_WIDE, rule.subject(), message));
+    }
+    let records = Shape::of_key(RECORD);
+    if let (Action::Delete, Some((pattern, _))) = (rule.action, scopes.iter().find(|(_, shape)| shape.meets(&records)))
+    {
+        let message = format!(
+            "a flush of it covers {pattern:?}, and so the records of other coherds in that cache (coherd:<slot>), which \
+             would flush all of theirs. Give its keys another prefix, or say with scope: what a flush may remove"
+        );
+        return Some(Finding::warning(Code::SCOPE_RECORD, rule.subject(), message));
+    }
+    let covered = |other: &&Shaped| {
+        let foreign = other.rule.table != rule.table && other.rule.action == rule.action;
+        let is_covered = |key: &Shape| {
+            scopes.iter().any(|(_, scope)| scope.meets(key)) && !one.keys.iter().any(|own| own.meets(key))
+        };
+        foreign && share_a_target(rule, other.rule) && other.keys.iter().any(is_covered)
+    };
+    let others: Vec<String> = all.iter().filter(covered).take(NAMED_MAX).map(|other| other.rule.subject()).collect();
+    let patterns: Vec<&str> = scopes.iter().map(|(pattern, _)| *pattern).collect();
+    let message = format!(
+        "a flush of it ({}) covers keys of {} too, which costs more than it must; scope: can say it more narrowly, or \
+         another prefix can tell them apart",
+        patterns.join(", "),
+        others.join(", ")
+    );
+    (!others.is_empty()).then(|| Finding::warning(Code::SCOPE_FOREIGN, rule.subject(), message))
+}
+
+/// Whether a key could be the record itself.
+fn records(one: &Shaped, lanes: &[Lane<'_>]) -> Option<Finding> {
+    if one.rule.action != Action::Delete {
+        return None;
+    }
+    let own = one.rule.lanes.iter().filter_map(|lane| lanes.get(*lane));
+    let could_be = |lane: &&Lane| one.keys.iter().any(|key| key.meets(&Shape::of_key(lane.record)));
+    let lane = own.into_iter().find(could_be)?;
+    let message = format!(
+        "one of its keys can be {:?}, the record of target {}, which would be deleted, and the target flushed at the next \
+         start. Give the keys another prefix, or the target another record",
+        lane.record, lane.name
+    );
+    Some(Finding::warning(Code::KEY_RECORD, one.rule.subject(), message))
+}

@@ -1,0 +1,205 @@
+//! What a key can look like, as a line of sets of bytes, and whether two such lines have a key in common.
+
+use crate::rules::template::{Piece, Template};
+use crate::table::Table;
+
+/// Some of all 256 bytes.
+type Bytes = [u64; 4];
+
+const ALL: Bytes = [u64::MAX; 4];
+
+/// One byte of a set, or any number of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Unit {
+    bytes: Bytes,
+    repeated: bool,
+}
+
+/// All keys of a template, or all that a glob matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Shape {
+    units: Vec<Unit>,
+}
+
+impl Shape {
+    /// The keys of `template`, as far as the types of the columns say. Of no table, any text may come.
+    pub(super) fn of_template(template: &Template, table: Option<&Table>) -> Shape {
+        let mut shape = Shape { units: Vec::new() };
+        for piece in template.pieces() {
+            match piece {
+                Piece::Literal(text) => shape.text(text.as_bytes()),
+                Piece::Column { name, filters } => {
+                    let hashed = filters.iter().any(|its| matches!(its.name, "md5" | "sha1" | "sha256" | "hex"));
+                    let type_name = table.and_then(|table| table.column(name)).map(|column| column.type_name.as_str());
+                    match type_name {
+                        _ if hashed => shape.run(set(b"0123456789abcdefABCDEF")),
+                        Some("smallint" | "integer" | "bigint") => shape.run(set(b"-0123456789")),
+                        Some("uuid") => shape.run(set(b"-0123456789abcdefABCDEF")),
+                        Some("boolean") => shape.run(set(b"tfTF")),
+                        _ => shape.units.push(Unit { bytes: ALL, repeated: true }),
+                    }
+                }
+            }
+        }
+        shape
+    }
+
+    /// What Redis's `MATCH` reads in `pattern` (`stringmatchlen` in util.c).
+    pub(super) fn of_glob(pattern: &str) -> Shape {
+        let mut shape = Shape { units: Vec::new() };
+        let mut rest = pattern.as_bytes();
+        while let Some((&first, after)) = rest.split_first() {
+            rest = after;
+            match first {
+                b'*' => shape.units.push(Unit { bytes: ALL, repeated: true }),
+                b'?' => shape.units.push(Unit { bytes: ALL, repeated: false }),
+                b'[' => rest = shape.class(after),
+                b'\\' => match after.split_first() {
+                    Some((&escaped, after)) => {
+                        shape.text(&[escaped]);
+                        rest = after;
+                    }
+                    None => shape.text(b"\\"),
+                },
+                other => shape.text(&[other]),
+            }
+        }
+        shape
+    }
+
+    /// One key.
+    pub(super) fn of_key(key: &str) -> Shape {
+        let mut shape = Shape { units: Vec::new() };
+        shape.text(key.as_bytes());
+        shape
+    }
+
+    /// How many bytes of it are given.
+    pub(super) fn literals(&self) -> usize {
+        let one = |unit: &&Unit| !unit.repeated && unit.bytes.iter().map(|word| word.count_ones()).sum::<u32>() == 1;
+        self.units.iter().filter(one).count()
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        self.units.extend(text.iter().map(|byte| Unit { bytes: set(&[*byte]), repeated: false }));
+    }
+
+    /// At least one.
+    fn run(&mut self, bytes: Bytes) {
+        self.units.extend([Unit { bytes, repeated: false }, Unit { bytes, repeated: true }]);
+    }
+
+    /// `[a-z]`, `[^x]`; gives what follows it.
+    fn class<'a>(&mut self, after: &'a [u8]) -> &'a [u8] {
+        let (negated, mut rest) = match after.split_first() {
+            Some((b'^', rest)) => (true, rest),
+            _ => (false, after),
+        };
+        let mut members = [0; 4];
+        while let Some((&first, more)) = rest.split_first() {
+            rest = more;
+            match (first, more) {
+                (b']', _) => break,
+                (b'\\', [escaped, more @ ..]) => {
+                    add(&mut members, *escaped);
+                    rest = more;
+                }
+                (from, [b'-', to, more @ ..]) if *to != b']' => {
+                    (from.min(*to)..=from.max(*to)).for_each(|byte| add(&mut members, byte));
+                    rest = more;
+                }
+                (byte, _) => add(&mut members, byte),
+            }
+        }
+        let bytes = if negated { members.map(|word: u64| !word) } else { members };
+        self.units.push(Unit { bytes, repeated: false });
+        rest
+    }
+
+    /// Whether some key is of both shapes: whether both ends can be reached together, step by step.
+    pub(super) fn meets(&self, other: &Shape) -> bool {
+        // Most differ in their prefixes.
+        let fixed = self.units.iter().zip(&other.units).take_while(|(ours, theirs)| !ours.repeated && !theirs.repeated);
+        if fixed.into_iter().any(|(ours, theirs)| !common(ours, theirs)) {
+            return false;
+        }
+        let (rows, columns) = (self.units.len() + 1, other.units.len() + 1);
+        let mut seen = vec![false; rows * columns];
+        let mut open = vec![(0, 0)];
+        while let Some((i, j)) = open.pop() {
+            let here = seen.get_mut(i * columns + j);
+            if here.is_some_and(|here| std::mem::replace(here, true)) {
+                continue;
+            }
+            let (ours, theirs) = (self.units.get(i), other.units.get(j));
+            if ours.is_none() && theirs.is_none() {
+                return true;
+            }
+            if ours.is_some_and(|unit| unit.repeated) {
+                open.push((i + 1, j));
+            }
+            if theirs.is_some_and(|unit| unit.repeated) {
+                open.push((i, j + 1));
+            }
+            let (Some(ours), Some(theirs)) = (ours, theirs) else { continue };
+            if common(ours, theirs) {
+                open.push((i + usize::from(!ours.repeated), j + usize::from(!theirs.repeated)));
+            }
+        }
+        false
+    }
+}
+
+fn common(one: &Unit, other: &Unit) -> bool {
+    one.bytes.iter().zip(&other.bytes).any(|(one, other)| one & other != 0)
+}
+
+fn set(bytes: &[u8]) -> Bytes {
+    let mut set = [0; 4];
+    for byte in bytes {
+        add(&mut set, *byte);
+    }
+    set
+}
+
+fn add(set: &mut Bytes, byte: u8) {
+    if let Some(word) = set.get_mut(usize::from(byte >> 6)) {
+        *word |= 1 << (byte & 63);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_meet_where_some_key_is_of_both() {
+        for (one, other, expected) in [
+            ("user:*", "user:1", true),
+            ("user:*", "users:1", false),
+            ("user:*", "*:profile", true),
+            ("user:[0-9]*", "user:by-email:*", false),
+            ("user:[^0-9]*", "user:by-email:*", true),
+            ("user:[^0-9]*", "user:[0-9]", false),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("a\\*c", "abc", false),
+            ("a\\*c", "a*c", true),
+            ("[a-c][x\\]]", "b]", true),
+            ("", "*", true),
+            ("", "?", false),
+            ("*a*b*", "ba", false),
+            ("*a*b*", "xaxbx", true),
+            ("[", "a", false),
+        ] {
+            let met = Shape::of_glob(one).meets(&Shape::of_glob(other));
+            assert_eq!(met, expected, "{one} and {other}");
+            assert_eq!(Shape::of_glob(other).meets(&Shape::of_glob(one)), expected, "{other} and {one}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_is_counted() {
+        assert_eq!((Shape::of_glob("*:*").literals(), Shape::of_glob("us[er]:*").literals()), (1, 3));
+    }
+}
