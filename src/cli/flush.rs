@@ -18,7 +18,7 @@ use crate::transaction::tables_of;
 /// `coherd flush`
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "First the keys that are there now are counted, then it asks, or wants --yes. The flush goes through the log, as\n\
+    after_help = "First the keys that are there now are counted, then it asks, or wants --yes. The flush goes through the log, as \
     SELECT coherd.flush('…') does, and removes limits.flush_keys_per_second keys a second."
 )]
 pub struct Args {

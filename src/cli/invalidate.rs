@@ -11,7 +11,7 @@ use crate::invalidation::KEY_BYTES_MAX;
 /// `coherd invalidate`
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The keys go through the log, as SELECT coherd.invalidate('…') does: to every target, also to those that are away now.\n\
+    after_help = "The keys go through the log, as SELECT coherd.invalidate('…') does: to every target, also to those that are away now. \
     Where a rule that bumps or publishes makes the key, its pointer moves or it is sent as well."
 )]
 pub struct Args {

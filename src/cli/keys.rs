@@ -28,7 +28,7 @@ const SCRIPT_BYTES_MAX: u64 = 16 << 20;
 #[command(after_help = "Examples:\n  \
     coherd keys --table users --where \"email LIKE '%@old.example'\"\n  \
     coherd keys --sql fix.sql --dsn postgresql://owner@db/app\n\n\
-    --sql runs the fix in a transaction that is always rolled back: its locks are held until then, and what a rollback\n\
+    --sql runs the fix in a transaction that is always rolled back: its locks are held until then, and what a rollback \
     does not undo (sequences, files, other servers) is done. docs/manual-fixes.md has the whole way.")]
 pub struct Args {
     /// The keys that rows of this table have now

@@ -84,7 +84,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         () = shutdown.requested() => Ok(()),
     };
     tail.end();
-    // In order, so that the slot is gone when this process is. Where that fails, the server drops it all the same.
+    // In order, so that the server need not find out by itself that nobody follows; with the session goes the slot.
     let _ = stream.finish().await;
     told.map_err(|error| error.context("the stream ended; what came after is not shown").into())
 }

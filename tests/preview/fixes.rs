@@ -172,8 +172,14 @@ fn the_preview_of_each_fix_lists_what_the_daemon_then_strikes_and_leaves_nothing
 #[test]
 fn a_fix_of_many_rows_is_seen_whole_and_without_what_it_rolled_back() {
     let mut shop = Shop::open(SCHEMA, RULES);
-    // More than the server keeps back, so that parts are sent before they are rolled back.
+    // More than the server keeps back, and it has time to send it before it is rolled back.
     let fix = "SAVEPOINT s; INSERT INTO users SELECT n, repeat('x', 100), 'no' || n FROM generate_series(1000, 6000) n;
+               DO $$ DECLARE written pg_lsn := pg_current_wal_insert_lsn() - 20000; BEGIN
+                   FOR attempt IN 1..3000 LOOP
+                       EXIT WHEN (SELECT sent_lsn FROM pg_stat_replication WHERE application_name = 'coherd keys') > written;
+                       PERFORM pg_sleep(0.01);
+                   END LOOP;
+               END $$;
                ROLLBACK TO s;
                INSERT INTO users SELECT n, repeat('x', 100), 'yes' || n FROM generate_series(1000, 4999) n;";
     let path = file(&shop, "fix.sql", fix);

@@ -82,8 +82,7 @@ fn commits_are_told_as_they_come_with_their_keys_until_it_is_interrupted() {
     assert!(tail.line().ends_with("-  by hand  by name"));
     assert!(tail.line().ends_with("public.users  by hand  flush(user:*)"));
     assert_eq!(tail.end(Some(Signal::Interrupt)), (0, String::new()));
-    let sql = "SELECT count(*) FROM pg_replication_slots WHERE temporary AND database = current_database()";
-    assert_eq!(shop.sql.one(sql), "0", "the slot is gone before the process is");
+    no_slot_is_left(&mut shop);
 }
 
 #[test]
