@@ -28,11 +28,19 @@ pub struct Args {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    /// Look at the configuration only; neither the database nor a target is asked
+    #[arg(long)]
+    config_only: bool,
 }
 
 /// Checks, prints, and fails where an error is left or a question has no answer.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let caches = parts::targets(config, Library::Leave)?;
+    if args.config_only {
+        parts::dsn("source.dsn", &config.source.dsn)?;
+        parts::replicas(config)?;
+        return Ok(());
+    }
     let mut findings = source(config, &|name| std::env::var(name).ok()).await;
     let names = config.targets.iter().map(|target| target.name.as_str());
     findings.extend(targets(names.zip(caches.iter().map(AsRef::as_ref))).await);

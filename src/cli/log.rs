@@ -1,7 +1,7 @@
 //! How log lines look, and where they go: always to stderr.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -50,6 +50,16 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
         Style::Json => lines.json().flatten_event(true).try_init(),
     };
     Ok(())
+}
+
+/// Tells why the process ends. In the journal each line is an error, as in a log line of that level.
+pub fn last_words(text: &str) {
+    let mark = if stderr_is_the_journal() { format!("<{}>", priority(Level::ERROR)) } else { String::new() };
+    let mut stderr = std::io::stderr().lock();
+    for line in text.lines() {
+        // Where stderr is gone, the exit code has to do.
+        let _ = writeln!(stderr, "{mark}{line}");
+    }
 }
 
 /// `JOURNAL_STREAM` is `device:inode` of the journal's socket (systemd.exec(5)). It is inherited, also by a shell whose
