@@ -72,7 +72,10 @@ fn the_manual_has_a_page_for_every_command_and_one_for_the_configuration() {
     }
     for file in std::fs::read_dir(&pages).unwrap().flatten() {
         let mut man = Command::new("man");
-        man.args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8"]).arg(file.path()).env("MANROFFSEQ", "").env("MANWIDTH", "80");
+        man.args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8"])
+            .arg(file.path())
+            .env("MANROFFSEQ", "")
+            .env("MANWIDTH", "80");
         let read = man.output().unwrap();
         assert!(read.status.success() && read.stderr.is_empty(), "{file:?}: {}", String::from_utf8_lossy(&read.stderr));
     }

@@ -63,8 +63,10 @@ fn every_configuration_that_is_shown_to_anybody_fits_the_schema() {
     shown.extend(blocks_of(INSTALL, "yaml").into_iter().map(str::to_owned));
     // The guide shows rules, and once a target.
     for part in blocks_of(READING, "yaml") {
-        let head = GOOD.lines().filter(|line| !part.contains(line.split(':').next().unwrap()));
-        shown.push(head.map(|line| format!("{line}\n")).collect::<String>() + part);
+        let mut head: Vec<&str> =
+            GOOD.lines().filter(|line| !part.contains(line.split(':').next().unwrap_or_default())).collect();
+        head.push(part);
+        shown.push(head.join("\n"));
     }
     assert!(shown.len() > 7, "{}", shown.len());
     for text in shown {
@@ -144,9 +146,40 @@ fn with(entry: &Entry, value: &str) -> String {
 
 /// Values of every form, some of which fit some key.
 const VALUES: &[&str] = &[
-    "text", "''", "7", "0", "-1", "1.5", "true", "'true'", "null", "[]", "[a]", "[[a]]", "{}", "{a: b}", "30s", "'30 s'",
-    "1day", "10GiB", "none", "'${X:-5}'", "'${X:-30s}'", "'${X:-true}'", "'${X:-flush}'", "flush", "refuse", "bump", "json",
-    "info", "'127.0.0.1:1'", "'redis://h'", "'user:{id}'", "[email]", "[cache]", "9999999999",
+    "text",
+    "''",
+    "7",
+    "0",
+    "-1",
+    "1.5",
+    "true",
+    "'true'",
+    "null",
+    "[]",
+    "[a]",
+    "[[a]]",
+    "{}",
+    "{a: b}",
+    "30s",
+    "'30 s'",
+    "1day",
+    "10GiB",
+    "none",
+    "'${X:-5}'",
+    "'${X:-30s}'",
+    "'${X:-true}'",
+    "'${X:-flush}'",
+    "flush",
+    "refuse",
+    "bump",
+    "json",
+    "info",
+    "'127.0.0.1:1'",
+    "'redis://h'",
+    "'user:{id}'",
+    "[email]",
+    "[cache]",
+    "9999999999",
 ];
 
 #[test]

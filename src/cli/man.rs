@@ -82,7 +82,8 @@ fn paragraph(page: &mut String, text: &str) {
 /// paste into a shell.
 fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
-    let lines = text.split('\n').map(|line| if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_owned() });
+    let lines =
+        text.split('\n').map(|line| if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_owned() });
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -99,7 +100,11 @@ mod tests {
     fn the_page_names_every_key() {
         let page = configuration();
         for entry in entries() {
-            assert!(page.contains(&escaped(&entry.path)) || page.contains(&entry.path.to_uppercase()), "{}", entry.path);
+            assert!(
+                page.contains(&escaped(&entry.path)) || page.contains(&entry.path.to_uppercase()),
+                "{}",
+                entry.path
+            );
         }
     }
 }

@@ -91,13 +91,8 @@ pub fn entries() -> Vec<Entry> {
         let Some(shape) = section(name) else { continue };
         let fields = if let Shape::Fields(fields) = &shape { fields.clone() } else { Vec::new() };
         let required = matches!(*name, "source" | "targets" | "rules");
-        let entry = |path, shape, required| Entry {
-            path,
-            shape,
-            required,
-            about: String::new(),
-            example: String::new(),
-        };
+        let entry =
+            |path, shape, required| Entry { path, shape, required, about: String::new(), example: String::new() };
         entries.push(entry((*name).to_owned(), shape, required));
         let inside = inside(name);
         entries.extend(fields.into_iter().map(|its| entry(format!("{inside}.{}", its.name), its.shape, its.required)));
@@ -145,11 +140,11 @@ fn section_schema(name: &str, entries: &[Entry]) -> Value {
     let required: Vec<&str> = fields.iter().filter(|entry| entry.required).map(|entry| entry.name()).collect();
     let mut object = json!({"type": "object", "additionalProperties": false, "properties": properties});
     if !required.is_empty() {
-        object["required"] = json!(required);
+        put(&mut object, "required", json!(required));
     }
     if let Some((_, here, file)) = SECRETS.iter().find(|(path, ..)| *path == inside) {
         let given = |field: &str| json!({"required": [field], "properties": {field: {"not": {"type": "null"}}}});
-        object["oneOf"] = json!([given(here), given(file)]);
+        put(&mut object, "oneOf", json!([given(here), given(file)]));
     }
     match name {
         "targets" => json!({
@@ -161,7 +156,7 @@ fn section_schema(name: &str, entries: &[Entry]) -> Value {
         "rules" => json!({"type": "array", "minItems": 1, "maxItems": RULES_MAX, "items": object}),
         "source" => object,
         _ => {
-            object["type"] = json!(["object", "null"]);
+            put(&mut object, "type", json!(["object", "null"]));
             object
         }
     }
@@ -178,9 +173,9 @@ fn value_schema(entry: &Entry) -> Value {
     match value.get("type").cloned() {
         Some(Value::Array(mut types)) => {
             types.push(json!("null"));
-            value["type"] = json!(types);
+            put(&mut value, "type", json!(types));
         }
-        Some(one) => value["type"] = json!([one, "null"]),
+        Some(one) => put(&mut value, "type", json!([one, "null"])),
         None => value = json!({"anyOf": [value, {"type": "null"}]}),
     }
     value
@@ -209,13 +204,19 @@ fn shape_schema(shape: &Shape, pattern: Option<&str>) -> Value {
     }
 }
 
+fn put(object: &mut Value, key: &str, value: Value) {
+    if let Value::Object(entries) = object {
+        entries.insert(key.to_owned(), value);
+    }
+}
+
 fn described(mut value: Value, entry: &Entry) -> Value {
     if !entry.about.is_empty() {
-        value["description"] = json!(entry.about);
+        put(&mut value, "description", json!(entry.about));
     }
     if let Some(example) = Some(&entry.example).filter(|example| !example.is_empty()) {
         let example = serde_yaml::from_str::<Value>(example).unwrap_or_else(|_| json!(example));
-        value["examples"] = json!([example]);
+        put(&mut value, "examples", json!([example]));
     }
     value
 }

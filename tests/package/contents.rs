@@ -61,7 +61,8 @@ fn the_newest_entry_of_the_packages_changelog_is_this_version() {
     let changelog = include_str!("../../packaging/debian/changelog");
     assert!(changelog.starts_with(&version), "{}", changelog.lines().next().unwrap());
     if has("dpkg-parsechangelog") {
-        let read = Command::new("dpkg-parsechangelog").arg("-l").arg(root().join("packaging/debian/changelog")).output();
+        let read =
+            Command::new("dpkg-parsechangelog").arg("-l").arg(root().join("packaging/debian/changelog")).output();
         let read = read.unwrap();
         assert!(read.status.success() && read.stderr.is_empty(), "{}", text(&read));
     }
@@ -104,7 +105,8 @@ fn the_package_holds_everything_with_the_right_modes() {
     for (mode, owner, path) in &files {
         assert_eq!(owner, "root/root", "{path}");
         assert!(!mode[1..].contains(['s', 't']) && mode.as_bytes()[8] != b'w', "{mode} {path}");
-        let ours = ["/usr/", "/etc/coherd/"].iter().any(|top| path.starts_with(top)) || ["/", "/etc/"].contains(&path.as_str());
+        let ours = ["/usr/", "/etc/coherd/"].iter().any(|top| path.starts_with(top))
+            || ["/", "/etc/"].contains(&path.as_str());
         assert!(ours, "{path} is none of ours");
     }
 }

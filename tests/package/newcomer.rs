@@ -22,7 +22,11 @@ struct Desk {
 
 impl Desk {
     fn new() -> Desk {
-        let desk = Desk { postgres: Arc::new(Postgres::start("")), redis: Redis::start(), shims: tempfile::tempdir().unwrap() };
+        let desk = Desk {
+            postgres: Arc::new(Postgres::start("")),
+            redis: Redis::start(),
+            shims: tempfile::tempdir().unwrap(),
+        };
         let asked = desk.asked_file().display().to_string();
         let shim = format!(
             "#!/bin/sh\necho \"$@\" >>{asked}\ncase \"$1\" in\nenable | disable) [ \"$2\" = --now ] && \
@@ -56,8 +60,11 @@ impl Desk {
         let path = format!("{}:{}", self.shims.path().display(), std::env::var("PATH").unwrap());
         let mut command = Command::new("sh");
         // What cargo has set for this test would make `make deb` build anew.
-        let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_EXE_", "CARGO_CRATE_", "CARGO_PRIMARY_", "LD_LIBRARY_PATH"];
-        for (name, _) in std::env::vars().filter(|(name, _)| ours.iter().any(|its| name.starts_with(its)) || name == "CARGO") {
+        let ours =
+            ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_EXE_", "CARGO_CRATE_", "CARGO_PRIMARY_", "LD_LIBRARY_PATH"];
+        for (name, _) in
+            std::env::vars().filter(|(name, _)| ours.iter().any(|its| name.starts_with(its)) || name == "CARGO")
+        {
             command.env_remove(name);
         }
         command
@@ -84,8 +91,15 @@ impl Desk {
 fn page() -> Vec<&'static str> {
     let blocks = blocks_of(INSTALL, "sh");
     let begins = [
-        "make deb\n", "psql -d app -f", "install -d -m 0700", "coherd setup", "systemctl daemon-reload",
-        "systemctl status", "redis-cli SET", "coherd check --config-only", "systemctl disable --now",
+        "make deb\n",
+        "psql -d app -f",
+        "install -d -m 0700",
+        "coherd setup",
+        "systemctl daemon-reload",
+        "systemctl status",
+        "redis-cli SET",
+        "coherd check --config-only",
+        "systemctl disable --now",
     ];
     assert_eq!(blocks.len(), begins.len(), "{blocks:?}");
     for (block, begin) in blocks.iter().zip(begins) {
@@ -108,7 +122,9 @@ fn a_newcomers_path_from_the_sources_to_a_proved_fix_an_upgrade_and_the_end() {
     let [build, role, secrets, setup, start, status, prove, check, remove] = page()[..] else { panic!("nine") };
     let (_machine, desk) = (Machine::untouched(), Desk::new());
     desk.follow("psql -d postgres -c 'CREATE DATABASE app'");
-    desk.follow("psql -d app -c \"CREATE TABLE users (id int PRIMARY KEY, name text); INSERT INTO users VALUES (1, 'Ann')\"");
+    desk.follow(
+        "psql -d app -c \"CREATE TABLE users (id int PRIMARY KEY, name text); INSERT INTO users VALUES (1, 'Ann')\"",
+    );
 
     desk.follow(build);
     installed(&desk);
@@ -166,7 +182,10 @@ fn upgraded(desk: &Desk, service: &mut Service, next: &str, prove: &str) {
     assert!(state().starts_with("install ok installed") && state() != before, "{before}, then {}", state());
     assert!(service.is_ready(), "the upgrade ended the daemon");
     assert_eq!(std::fs::read_to_string("/etc/coherd/coherd.yaml").unwrap(), ours, "the configuration has changed");
-    assert_eq!((mode("/etc/coherd"), mode("/etc/coherd/coherd.yaml")), ("750 root coherd".into(), "640 root coherd".into()));
+    assert_eq!(
+        (mode("/etc/coherd"), mode("/etc/coherd/coherd.yaml")),
+        ("750 root coherd".into(), "640 root coherd".into())
+    );
     assert_eq!(service.stop().0, 0);
     // What is committed while it is down is struck when it is up.
     desk.follow("redis-cli SET user:1 old; psql -d app -c \"UPDATE users SET name = 'Anna' WHERE id = 1\"");
@@ -179,7 +198,9 @@ fn upgraded(desk: &Desk, service: &mut Service, next: &str, prove: &str) {
 fn gone(desk: &Desk) {
     assert_eq!(desk.asked(), ["disable --now coherd"]);
     assert_eq!(state(), "unknown");
-    for path in ["/usr/bin/coherd", "/etc/coherd/coherd.yaml", "/usr/lib/systemd/system/coherd.service", "/usr/share/coherd"] {
+    for path in
+        ["/usr/bin/coherd", "/etc/coherd/coherd.yaml", "/usr/lib/systemd/system/coherd.service", "/usr/share/coherd"]
+    {
         assert!(!Path::new(path).exists(), "{path} is left");
     }
     assert!(!Path::new("/etc/systemd/system/multi-user.target.wants/coherd.service").is_symlink());

@@ -123,7 +123,11 @@ fn allowed_calls() -> BTreeSet<String> {
     for line in values(UNIT, "SystemCallFilter") {
         let (taken_away, sets) = line.strip_prefix('~').map_or((false, line), |sets| (true, sets));
         for call in sets.split(' ').flat_map(calls_of) {
-            if taken_away { allowed.remove(&call) } else { allowed.insert(call) };
+            if taken_away {
+                allowed.remove(&call)
+            } else {
+                allowed.insert(call)
+            };
         }
     }
     // systemd always lets these through, because it makes them itself on the way to the program.
@@ -132,7 +136,8 @@ fn allowed_calls() -> BTreeSet<String> {
     allowed
 }
 
-const RULES: &str = "rules:\n  - table: users\n    keys: [\"user:{id}\"]\n  - table: users\n    keys: [\"v:{id}\"]\n    action: bump\n";
+const RULES: &str =
+    "rules:\n  - table: users\n    keys: [\"user:{id}\"]\n  - table: users\n    keys: [\"v:{id}\"]\n    action: bump\n";
 
 #[test]
 fn the_daemon_makes_no_system_call_that_the_unit_forbids() {
