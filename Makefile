@@ -55,12 +55,13 @@ deb: prerequisites ## target/debian/coherd_VERSION_ARCH.deb: program, service, m
 	target/release/coherd man target/package/man
 	target/release/coherd schema >target/package/coherd.schema.json
 	for shell in bash zsh fish; do target/release/coherd completions $$shell >target/package/coherd.$$shell || exit 1; done
-	$(CARGO) deb --no-build --quiet
+	$(CARGO) deb --no-build --quiet --strip
 
 package-test: deb ## INSTALLS THE PACKAGE ON THIS MACHINE, as root, follows docs/install.md, upgrades and purges it again
 	@[ "$$(id -u)" = 0 ] || { echo "package-test installs a package on this machine and takes it away again: run it as root, best in a container" >&2; exit 1; }
-	$(CARGO) deb --no-build --quiet --deb-revision 2 --output target/package-next.deb
-	COHERD_PACKAGE=$$(ls $(CURDIR)/target/debian/coherd_*.deb) COHERD_PACKAGE_NEXT=$(CURDIR)/target/package-next.deb \
+	mkdir -p target/package-test && cp target/debian/coherd_*.deb target/package-test/first.deb
+	$(CARGO) deb --no-build --quiet --strip --deb-revision 2 --output target/package-test/next.deb
+	COHERD_PACKAGE=$(CURDIR)/target/package-test/first.deb COHERD_PACKAGE_NEXT=$(CURDIR)/target/package-test/next.deb \
 		$(CARGO) test --test coherd package:: -- --nocapture --test-threads=1
 
 test-matrix: prerequisites readers ## every test on Postgres 15, 16, 17 and 18
