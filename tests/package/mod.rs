@@ -5,5 +5,6 @@ pub mod contents;
 pub mod machine;
 pub mod manifest;
 pub mod newcomer;
+pub mod scripts;
 pub mod service;
 pub mod unit;
