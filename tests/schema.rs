@@ -47,6 +47,29 @@ fn the_command_prints_the_schema_without_a_configuration() {
     assert!(jsonschema::meta::is_valid(&schema()));
 }
 
+/// Every example with the schema of its key.
+fn examples<'a>(value: &'a Value, found: &mut Vec<(&'a Value, &'a Value)>) {
+    if let Some(example) = value.pointer("/examples/0") {
+        found.push((value, example));
+    }
+    let below = value.as_object().into_iter().flatten().map(|(_, below)| below);
+    below.filter(|below| below.is_object()).for_each(|below| examples(below, found));
+}
+
+#[test]
+fn every_example_in_the_schema_fits_its_key() {
+    let (schema, mut found) = (schema(), Vec::new());
+    examples(&schema, &mut found);
+    assert!(found.len() > 35, "{}", found.len());
+    for (key, example) in found {
+        assert!(!example.is_null() && jsonschema::draft7::new(key).unwrap().is_valid(example), "{key}");
+    }
+    let at = |path: &str| schema.pointer(&format!("/properties{path}/examples/0")).cloned().unwrap();
+    assert_eq!(at("/limits/properties/max_pending_keys"), 1_000_000);
+    assert_eq!(at("/source/properties/messages"), true);
+    assert_eq!(at("/rules/items/properties/keys"), serde_json::json!(["user:{id}", "user:by-email:{email|lower}"]));
+}
+
 #[test]
 fn every_configuration_that_is_shown_to_anybody_fits_the_schema() {
     let help = std::process::Command::new(crate::support::daemon::coherd()).arg("--help").output().unwrap();

@@ -11,6 +11,7 @@ pub use probe::{Field, Shape};
 
 use self::words::said;
 use super::raw::{RawAdmin, RawLimits, RawLog, RawSource, RawTarget, SECTIONS};
+use super::tree::{self, Node};
 use super::{OnFirstStart, OnGap};
 use crate::rules::config::{RULES_MAX, RawRule};
 
@@ -215,10 +216,24 @@ fn described(mut value: Value, entry: &Entry) -> Value {
         put(&mut value, "description", json!(entry.about));
     }
     if let Some(example) = Some(&entry.example).filter(|example| !example.is_empty()) {
-        let example = serde_yaml::from_str::<Value>(example).unwrap_or_else(|_| json!(example));
+        let read = Node::parse(example, &|_| None);
+        let example = read.map_or_else(|_| json!(example), |node| example_of(&node, &entry.shape));
         put(&mut value, "examples", json!([example]));
     }
     value
+}
+
+/// A value of the shipped file as JSON. The reader keeps all that is single as text.
+fn example_of(node: &Node, shape: &Shape) -> Value {
+    match (&node.value, shape) {
+        (tree::Value::Scalar(scalar), Shape::Switch) => json!(scalar.text == "true"),
+        (tree::Value::Scalar(scalar), Shape::Number) => {
+            scalar.text.parse::<u64>().map_or_else(|_| json!(scalar.text), |number| json!(number))
+        }
+        (tree::Value::Scalar(scalar), _) => json!(scalar.text),
+        (tree::Value::List(nodes), Shape::List(item)) => nodes.iter().map(|node| example_of(node, item)).collect(),
+        _ => Value::Null,
+    }
 }
 
 #[cfg(test)]
