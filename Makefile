@@ -2,7 +2,7 @@
 CARGO ?= cargo
 KEEP ?=
 
-.PHONY: demo test model chaos torture outage waits lint bench bench-large fuzz test-matrix prerequisites readers
+.PHONY: demo test model chaos torture outage waits lint bench bench-large fuzz deb package-test test-matrix prerequisites readers
 
 demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
 	$(CARGO) build --release --bins --example demo
@@ -47,6 +47,22 @@ fuzz: ## the decoder, then all that people write, against arbitrary bytes, SECON
 		$(CARGO) fuzz run $$target --sanitizer none fuzz/corpus/$$target fuzz/seeds/$$target -- \
 			-max_total_time=$(or $(SECONDS),60) $(FUZZ) || exit 1; \
 	done
+
+deb: prerequisites ## target/debian/coherd_VERSION_ARCH.deb: program, service, manual, completions, SQL; see docs/install.md
+	$(CARGO) deb --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deb
+	$(CARGO) build --release --locked --bins
+	rm -rf target/package target/debian/coherd_*.deb
+	target/release/coherd man target/package/man
+	target/release/coherd schema >target/package/coherd.schema.json
+	for shell in bash zsh fish; do target/release/coherd completions $$shell >target/package/coherd.$$shell || exit 1; done
+	$(CARGO) deb --no-build --quiet --strip
+
+package-test: deb ## INSTALLS THE PACKAGE ON THIS MACHINE, as root, follows docs/install.md, upgrades and purges it again
+	@[ "$$(id -u)" = 0 ] || { echo "package-test installs a package on this machine and takes it away again: run it as root, best in a container" >&2; exit 1; }
+	mkdir -p target/package-test && cp target/debian/coherd_*.deb target/package-test/first.deb
+	$(CARGO) deb --no-build --quiet --strip --deb-revision 2 --output target/package-test/next.deb
+	COHERD_PACKAGE=$(CURDIR)/target/package-test/first.deb COHERD_PACKAGE_NEXT=$(CURDIR)/target/package-test/next.deb \
+		$(CARGO) test --test coherd package:: -- --nocapture --test-threads=1
 
 test-matrix: prerequisites readers ## every test on Postgres 15, 16, 17 and 18
 	tests/support/matrix.sh

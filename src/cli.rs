@@ -3,6 +3,7 @@
 mod cached;
 pub mod check;
 mod columns;
+pub mod completions;
 mod daemon;
 pub mod explain;
 pub mod flush;
@@ -11,9 +12,11 @@ pub mod invalidate;
 pub mod keys;
 pub mod log;
 pub mod lua;
+pub mod man;
 mod orders;
 pub mod parts;
 pub mod run;
+pub mod schema;
 pub mod setup;
 pub mod status;
 pub mod tail;
@@ -25,7 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, DEFAULT_PATH};
 
@@ -89,6 +92,13 @@ enum Command {
     Wait(wait::Args),
     /// Prints the function library for readers, as the daemon loads it into Redis 7 and Valkey
     Lua(lua::Args),
+    /// Prints the JSON Schema of the configuration, for editors
+    Schema(schema::Args),
+    /// Prints what a shell needs to complete commands and options
+    Completions(completions::Args),
+    /// Writes the manual: a page for each command, and coherd.yaml(5)
+    #[command(hide = true)]
+    Man(man::Args),
 }
 
 /// Why a command did not do what was asked.
@@ -151,14 +161,12 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let mut stderr = io::stderr().lock();
-            // Where stderr is gone, the exit code has to do.
-            let _ = match &failure {
-                Failure::Config(error) => writeln!(stderr, "{error}"),
-                Failure::Setting(text) => writeln!(stderr, "coherd: {text}"),
-                Failure::Failed(error) => writeln!(stderr, "coherd: {error:#}"),
-                Failure::Told => Ok(()),
-            };
+            match &failure {
+                Failure::Config(error) => log::last_words(&error.to_string()),
+                Failure::Setting(text) => log::last_words(&format!("coherd: {text}")),
+                Failure::Failed(error) => log::last_words(&format!("coherd: {error:#}")),
+                Failure::Told => {}
+            }
             ExitCode::from(failure.code())
         }
     }
@@ -182,6 +190,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => runtime.block_on(status::run(&config()?, args)),
         Command::Wait(args) => runtime.block_on(wait::run(&config()?, args)),
         Command::Lua(args) => lua::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
     }
 }
 
@@ -198,8 +209,6 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

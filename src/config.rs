@@ -9,6 +9,7 @@ mod raw;
 mod read;
 mod resolve;
 mod scalar;
+pub mod schema;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -6,14 +6,15 @@ use crate::support::daemon::{coherd, text};
 use crate::support::{Daemon, Database, Redis};
 
 const README: &str = include_str!("../README.md");
-const READING: &str = include_str!("../docs/reading.md");
+pub const READING: &str = include_str!("../docs/reading.md");
+pub const INSTALL: &str = include_str!("../docs/install.md");
 
 /// The README's fenced blocks of `language`, in order.
 pub fn blocks(language: &str) -> Vec<&'static str> {
     blocks_of(README, language)
 }
 
-fn blocks_of(text: &'static str, language: &str) -> Vec<&'static str> {
+pub fn blocks_of(text: &'static str, language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
     text.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).collect()
 }
@@ -113,7 +114,8 @@ fn every_file_and_heading_that_a_document_links_to_is_there() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut links = 0;
     let fixes = include_str!("../docs/manual-fixes.md");
-    for (folder, text) in [("", README), ("docs", READING), ("docs", fixes), ("", include_str!("../CHANGELOG.md"))] {
+    let changes = include_str!("../CHANGELOG.md");
+    for (folder, text) in [("", README), ("docs", READING), ("docs", INSTALL), ("docs", fixes), ("", changes)] {
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if link.starts_with("http") {
                 continue;

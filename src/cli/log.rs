@@ -1,9 +1,9 @@
 //! How log lines look, and where they go: always to stderr.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -39,10 +39,10 @@ pub fn style(format: LogFormat, journal: bool, terminal: bool, no_colour: bool) 
     }
 }
 
-/// The level of the log that was started, to be changed.
-pub struct Level(Box<dyn Fn(EnvFilter) + Send + Sync>);
+/// What the log that was started lets pass, to be changed.
+pub struct Threshold(Box<dyn Fn(EnvFilter) + Send + Sync>);
 
-impl Level {
+impl Threshold {
     /// Lets pass what `log.level` says from here on.
     pub fn set(&self, log: &Log) -> anyhow::Result<()> {
         (self.0)(EnvFilter::try_new(&log.level)?);
@@ -51,7 +51,7 @@ impl Level {
 }
 
 /// Starts the log of this process. Does nothing where there is one already.
-pub fn start(log: &Log) -> anyhow::Result<Level> {
+pub fn start(log: &Log) -> anyhow::Result<Threshold> {
     let filter = EnvFilter::try_new(&log.level)?;
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let style = style(log.format, stderr_is_the_journal(), std::io::stderr().is_terminal(), no_colour);
@@ -65,7 +65,17 @@ pub fn start(log: &Log) -> anyhow::Result<Level> {
         Style::Json => log.with(lines.json().flatten_event(true)).try_init(),
     };
     // The only failure is that the log is gone.
-    Ok(Level(Box::new(move |filter| drop(handle.reload(filter)))))
+    Ok(Threshold(Box::new(move |filter| drop(handle.reload(filter)))))
+}
+
+/// Tells why the process ends. In the journal each line is an error, as in a log line of that level.
+pub fn last_words(text: &str) {
+    let mark = if stderr_is_the_journal() { format!("<{}>", priority(Level::ERROR)) } else { String::new() };
+    let mut stderr = std::io::stderr().lock();
+    for line in text.lines() {
+        // Where stderr is gone, the exit code has to do.
+        let _ = writeln!(stderr, "{mark}{line}");
+    }
 }
 
 /// `JOURNAL_STREAM` is `device:inode` of the journal's socket (systemd.exec(5)). It is inherited, also by a shell whose
@@ -98,11 +108,11 @@ where
     }
 }
 
-const fn priority(level: tracing::Level) -> u8 {
+const fn priority(level: Level) -> u8 {
     match level {
-        tracing::Level::ERROR => 3,
-        tracing::Level::WARN => 4,
-        tracing::Level::INFO => 6,
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
         _ => 7,
     }
 }

@@ -66,7 +66,7 @@ struct Daemon {
 
 /// Runs until a signal to end; SIGHUP reads the file at `path` again.
 pub async fn run(mut config: Config, path: &Path) -> Result<(), Failure> {
-    let level = super::log::start(&config.log)?;
+    let threshold = super::log::start(&config.log)?;
     let mut parts = Parts::of(&config)?;
     let shutdown = Shutdown::on_signal().context("listening for signals")?;
     let mut reloads = Reloads::on_signal(path).context("listening for SIGHUP")?;
@@ -104,7 +104,7 @@ pub async fn run(mut config: Config, path: &Path) -> Result<(), Failure> {
         let Some(reloaded) = next else { break };
         (reloads, config, parts) = reloaded;
         daemon.board.configured(&config.source.slot, &config.source.publication, kinds(&config));
-        level.set(&config.log)?;
+        threshold.set(&config.log)?;
         settings = Settings { is_resumed: true, ..self::settings(&config) };
         info!(rules = config.rules.len(), targets = config.targets.len(), "the configuration is reloaded");
     }

@@ -32,34 +32,6 @@ pub(super) fn read<T: DeserializeOwned>(node: &Node, path: &str, faults: &mut Ve
     value
 }
 
-/// The fields of a struct that derives `Deserialize`.
-#[cfg(test)]
-pub(super) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
-    struct Ask<'a>(&'a RefCell<&'static [&'static str]>);
-    impl<'de> Deserializer<'de> for Ask<'_> {
-        type Error = Stop;
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
-            Err(Stop::custom("no struct"))
-        }
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            _: V,
-        ) -> Result<V::Value, Stop> {
-            self.0.replace(fields);
-            Err(Stop::custom("asked"))
-        }
-        forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-    let fields = RefCell::new([].as_slice());
-    let _ = T::deserialize(Ask(&fields));
-    fields.into_inner()
-}
-
 /// "unknown {what} `x`", with the nearest known name and all of them.
 pub(super) fn unknown(what: &str, wrong: &str, known: &[&str]) -> String {
     let near = nearest(wrong, known.iter().copied());

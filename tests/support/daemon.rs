@@ -19,6 +19,8 @@ pub struct Daemon {
     admin: u16,
     /// `NAME=value`, for its environment.
     environment: Vec<String>,
+    /// A command that runs it, in front of its own.
+    wrapper: Vec<String>,
 }
 
 impl Daemon {
@@ -35,7 +37,7 @@ impl Daemon {
         );
         let dir = tempfile::tempdir().expect("temp dir");
         std::fs::write(dir.path().join("coherd.yaml"), config).expect("configuration");
-        Daemon { server: None, dir, admin, environment: Vec::new() }
+        Daemon { server: None, dir, admin, environment: Vec::new(), wrapper: Vec::new() }
     }
 
     /// [`Daemon::configure`], `coherd setup` as the superuser, and `coherd run` until it follows the log.
@@ -65,7 +67,8 @@ impl Daemon {
     /// Starts it.
     pub fn launch_unready(&mut self) {
         let run = [coherd(), "run".to_owned(), "--config".to_owned(), self.config().display().to_string()];
-        let command: Vec<String> = ["env".to_owned()].into_iter().chain(self.environment.clone()).chain(run).collect();
+        let command = ["env".to_owned()].into_iter().chain(self.environment.clone());
+        let command: Vec<String> = command.chain(self.wrapper.clone()).chain(run).collect();
         self.server = Some(Server::start(&command, &self.dir.path().join("coherd.log")));
     }
 
@@ -74,13 +77,18 @@ impl Daemon {
         self.environment.push(format!("{name}={value}"));
     }
 
+    /// Runs it by another command, which becomes it, from its next start on.
+    pub fn wrap(&mut self, command: &[&str]) {
+        self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
+    }
+
     /// A second daemon with the same configuration but an admin page of its own; not started.
     pub fn twin(&self) -> Daemon {
         let (dir, admin) = (tempfile::tempdir().expect("temp dir"), free_port());
         let config = std::fs::read_to_string(self.config()).expect("configuration");
         let config = config.replace(&format!("127.0.0.1:{}", self.admin), &format!("127.0.0.1:{admin}"));
         std::fs::write(dir.path().join("coherd.yaml"), config).expect("configuration");
-        Daemon { server: None, dir, admin, environment: Vec::new() }
+        Daemon { server: None, dir, admin, environment: Vec::new(), wrapper: Vec::new() }
     }
 
     /// Replaces a part of its configuration, which must be there.

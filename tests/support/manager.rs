@@ -23,6 +23,16 @@ impl Manager {
         Manager { socket, dir, heard: RefCell::default() }
     }
 
+    /// [`Manager::start`], for a service that runs as another user.
+    pub fn start_for_everybody() -> Manager {
+        use std::os::unix::fs::PermissionsExt;
+        let manager = Manager::start();
+        for (path, mode) in [(manager.dir.path().to_owned(), 0o755), (manager.dir.path().join("notify"), 0o777)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("own files");
+        }
+        manager
+    }
+
     /// What `NOTIFY_SOCKET` is to say.
     pub fn address(&self) -> String {
         self.dir.path().join("notify").display().to_string()
