@@ -176,7 +176,8 @@ fn a_fix_of_many_rows_is_seen_whole_and_without_what_it_rolled_back() {
     let fix = "SAVEPOINT s; INSERT INTO users SELECT n, repeat('x', 100), 'no' || n FROM generate_series(1000, 6000) n;
                DO $$ DECLARE written pg_lsn := pg_current_wal_insert_lsn() - 20000; BEGIN
                    FOR attempt IN 1..3000 LOOP
-                       EXIT WHEN (SELECT sent_lsn FROM pg_stat_replication WHERE application_name = 'coherd keys') > written;
+                       EXIT WHEN (SELECT sent_lsn FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid
+                           WHERE s.temporary AND s.database = current_database()) > written;
                        PERFORM pg_sleep(0.01);
                    END LOOP;
                END $$;
