@@ -250,7 +250,7 @@ fn the_preview_says_what_is_cached_and_what_else_the_fix_does() {
     2 keys, 2 cached now in cache
     - public.users: update of 1 row
     - public.audit: 2 rows changed, and no rule names the table
-    - AFTER THE FIX: error: rules[0] public.users: there is no column email; did you mean mail?
+    - AFTER THE FIX: error [column-missing] rules[0] public.users: there is no column email; did you mean mail?
     held locks that others have to wait for: ExclusiveLock on public.products, AccessExclusiveLock on public.users
     - not in the preview: what others write until the fix is really run. Not undone: numbers taken from sequences, and whatever a function does outside of this database
     "#);
