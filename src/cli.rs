@@ -68,7 +68,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the daemon until SIGTERM or SIGINT, then delivers what was read and ends
+    /// Runs the daemon until SIGTERM or SIGINT, then delivers what was read and ends; SIGHUP reloads the configuration
     Run,
     /// Checks every prerequisite and every rule against the live database and the targets
     Check(check::Args),
@@ -86,7 +86,7 @@ enum Command {
     Invalidate(invalidate::Args),
     /// Flushes every key that a table's rules can make, through the log; first says how many there are
     Flush(flush::Args),
-    /// Shows state, watermarks, lag and targets of the running daemon
+    /// Shows how the running daemon is: stages, lag, slot, targets, replicas, gaps and the last commits
     Status(status::Args),
     /// Waits until every cache has confirmed what was committed so far
     Wait(wait::Args),

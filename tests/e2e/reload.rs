@@ -119,6 +119,43 @@ fn a_target_that_is_added_is_brought_along_and_one_that_is_taken_out_is_left_alo
 }
 
 #[test]
+fn a_target_that_halted_goes_on_when_on_gap_is_flush() {
+    // Of its own, as the role is cut off for a moment.
+    let mut shop = Shop::alone("", SCHEMA, &format!("{USERS}on_gap: halt\n"));
+    shop.cache(&["user:1", "other"]);
+    let record = format!("coherd:{}", shop.database.name);
+    shop.daemon.stop(Signal::Term);
+    let () = redis::cmd("DEL").arg(record).query(&mut shop.redis.client()).unwrap();
+    shop.daemon.launch_unready();
+    let halted = |daemon: &Daemon| (daemon.http("/readyz").1.contains("halted")).then_some(());
+    until("the target halts", || halted(&shop.daemon));
+    shop.daemon.edit("on_gap: halt", "on_gap: flush");
+    hang_up(&shop.daemon, RELOADED);
+    until("it is flushed", || (shop.cached() == ["other"]).then_some(()));
+    until_ready(&shop.daemon);
+
+    shop.daemon.edit("on_gap: flush", "on_gap: halt");
+    hang_up(&shop.daemon, RELOADED);
+    until_ready(&shop.daemon);
+    shop.cache(&["user:2"]);
+    let walsender = shop.walsender();
+    let name = &shop.database.name;
+    shop.sql.run(&format!("ALTER ROLE coherd CONNECTION LIMIT 0; SELECT pg_terminate_backend({walsender})"));
+    until("nobody follows the slot", || {
+        let dropped = format!(
+            "SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE slot_name = '{name}' AND NOT active"
+        );
+        (shop.sql.one(&dropped) == "1").then_some(())
+    });
+    shop.sql.run("ALTER ROLE coherd CONNECTION LIMIT -1");
+    until("the target halts again", || halted(&shop.daemon));
+    shop.daemon.edit("on_gap: halt", "on_gap: flush");
+    hang_up(&shop.daemon, RELOADED);
+    until("it is flushed again", || (shop.cached() == ["other"]).then_some(()));
+    until_ready(&shop.daemon);
+}
+
+#[test]
 fn the_level_of_the_log_follows() {
     let shop = shop();
     assert!(!shop.daemon.log().contains("\"level\":\"DEBUG\""));
