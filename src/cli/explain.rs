@@ -15,8 +15,8 @@ use crate::finding::Severity;
 use crate::invalidation::Action;
 use crate::rules::audit::audit;
 use crate::rules::config::{MissingOld, Rule};
-use crate::rules::glob;
 use crate::rules::reading::{Implied, can_print, read};
+use crate::rules::shape::Shape;
 use crate::rules::template::Template;
 use crate::source::catalog::look;
 use crate::source::sql::connect;
@@ -111,7 +111,8 @@ fn makers<'a>(rules: &'a [Rule], key: &[u8]) -> Vec<Maker<'a>> {
 }
 
 fn flushes(rule: &Rule, key: &[u8]) -> bool {
-    rule.scopes.iter().any(|scope| glob::covers(scope.pattern.as_bytes(), key))
+    let key = Shape::of_key(key);
+    rule.scopes.iter().any(|scope| Shape::of_glob(&scope.pattern).meets(&key))
 }
 
 fn unmade(key: &str, flushed: &[String]) -> String {

@@ -21,8 +21,8 @@ use crate::invalidation::Action;
 use crate::ledger::Ledger;
 use crate::lsn::{CommitLsn, Lsn};
 use crate::pgoutput::{PgTime, decode};
-use crate::rules::glob;
 use crate::rules::name::parse_table;
+use crate::rules::shape::Shape;
 use crate::shutdown::Shutdown;
 use crate::source::postgres::aside::Reading;
 use crate::source::stream::PostgresStream;
@@ -92,6 +92,8 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 struct Tail<'a> {
     config: &'a Config,
     args: &'a Args,
+    /// What `--key` covers.
+    key: Option<Shape>,
     finder: Finder,
     found: Found,
     ledger: Ledger,
@@ -104,6 +106,7 @@ impl<'a> Tail<'a> {
         Tail {
             config,
             args,
+            key: args.key.as_deref().map(Shape::of_glob),
             finder: Finder::new(config),
             found: Found::at_most(KEYS_MAX),
             ledger: Ledger::new(start, []),
@@ -154,7 +157,7 @@ impl<'a> Tail<'a> {
     /// What was struck and is asked for: by table and cause.
     fn entries<'f>(&self, found: &'f Found) -> BTreeMap<(String, Cause), Vec<Struck<'f>>> {
         let mut entries: BTreeMap<(String, Cause), Vec<Struck<'f>>> = BTreeMap::new();
-        let covered = |key: &[u8]| self.args.key.as_ref().is_none_or(|glob| glob::covers(glob.as_bytes(), key));
+        let covered = |key: &[u8]| self.key.as_ref().is_none_or(|glob| glob.meets(&Shape::of_key(key)));
         let keys = found.keys.iter().filter(|((key, _), _)| covered(key));
         let keys = keys.map(|((key, action), origin)| (Struck::Key(*action, key), origin));
         let scopes = found.scopes.iter().map(|((pattern, action), origin)| (Struck::Scope(*action, pattern), origin));

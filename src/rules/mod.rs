@@ -6,11 +6,11 @@ pub mod binding;
 mod binding_tests;
 pub mod config;
 pub mod filter;
-pub mod glob;
 pub mod name;
 pub mod overlap;
 pub mod publish;
 pub mod reading;
+pub mod shape;
 pub mod template;
 
 /// The known name nearest to a mistyped one, if any is near.

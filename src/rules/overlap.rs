@@ -1,13 +1,11 @@
 //! Rules against each other and against the records: keys that two of them treat differently, and flushes that cover
 //! more than a rule owns. What a column's type allows is taken into account: a number is no `by-email:…`.
 
-mod shape;
-
 use super::config::Rule;
+use super::shape::Shape;
 use crate::database::Database;
 use crate::finding::{Code, Finding};
 use crate::invalidation::Action;
-use shape::Shape;
 
 /// The most other rules that one finding names.
 const NAMED_MAX: usize = 3;
@@ -102,7 +100,7 @@ fn scopes(one: &Shaped, all: &[Shaped]) -> Option<Finding> {
         );
         return Some(Finding::warning(Code::SCOPE_WIDE, rule.subject(), message));
     }
-    let records = Shape::of_key(RECORD);
+    let records = Shape::of_key(RECORD.as_bytes());
     if let (Action::Delete, Some((pattern, _))) = (rule.action, scopes.iter().find(|(_, shape)| shape.meets(&records)))
     {
         let message = format!(
@@ -135,7 +133,7 @@ fn records(one: &Shaped, lanes: &[Lane<'_>]) -> Option<Finding> {
         return None;
     }
     let own = one.rule.lanes.iter().filter_map(|lane| lanes.get(*lane));
-    let could_be = |lane: &&Lane| one.keys.iter().any(|key| key.meets(&Shape::of_key(lane.record)));
+    let could_be = |lane: &&Lane| one.keys.iter().any(|key| key.meets(&Shape::of_key(lane.record.as_bytes())));
     let lane = own.into_iter().find(could_be)?;
     let message = format!(
         "one of its keys can be {:?}, the record of target {}, which would be deleted, and the target flushed at the next \

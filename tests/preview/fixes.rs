@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use coherd::rules::shape::Shape;
 use serde_json::Value;
 
 use super::{file, names, no_slot_is_left, told};
@@ -124,7 +125,8 @@ fn state(shop: &mut Shop) -> Vec<Vec<String>> {
 fn announced(preview: &Value, universe: &[String]) -> BTreeSet<String> {
     let mut keys = names(preview, "keys", "key");
     for scope in names(preview, "scopes", "scope") {
-        let covered = universe.iter().filter(|key| coherd::rules::glob::covers(scope.as_bytes(), key.as_bytes()));
+        let scope = Shape::of_glob(&scope);
+        let covered = universe.iter().filter(|key| scope.meets(&Shape::of_key(key.as_bytes())));
         keys.extend(covered.cloned());
     }
     keys

@@ -1,6 +1,7 @@
-//! What a key can look like, as a line of sets of bytes, and whether two such lines have a key in common.
+//! What a key can look like, as a line of sets of bytes, and whether two such lines have a key in common. A glob that
+//! covers a key has one in common with it.
 
-use crate::rules::template::{Piece, Template};
+use super::template::{Piece, Template};
 use crate::table::Table;
 
 /// Some of all 256 bytes.
@@ -17,13 +18,13 @@ struct Unit {
 
 /// All keys of a template, or all that a glob matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Shape {
+pub struct Shape {
     units: Vec<Unit>,
 }
 
 impl Shape {
     /// The keys of `template`, as far as the types of the columns say. Of no table, any text may come.
-    pub(super) fn of_template(template: &Template, table: Option<&Table>) -> Shape {
+    pub fn of_template(template: &Template, table: Option<&Table>) -> Shape {
         let mut shape = Shape { units: Vec::new() };
         for piece in template.pieces() {
             match piece {
@@ -44,8 +45,9 @@ impl Shape {
         shape
     }
 
-    /// What Redis's `MATCH` reads in `pattern` (`stringmatchlen` in util.c).
-    pub(super) fn of_glob(pattern: &str) -> Shape {
+    /// What Redis's `MATCH` reads in `pattern` (`stringmatchlen` in util.c): `*`, `?`, `[a-z]`, `[^a]`, and a backslash
+    /// before what is to mean itself. A class without an end ends with the pattern.
+    pub fn of_glob(pattern: &str) -> Shape {
         let mut shape = Shape { units: Vec::new() };
         let mut rest = pattern.as_bytes();
         while let Some((&first, after)) = rest.split_first() {
@@ -68,14 +70,14 @@ impl Shape {
     }
 
     /// One key.
-    pub(super) fn of_key(key: &str) -> Shape {
+    pub fn of_key(key: &[u8]) -> Shape {
         let mut shape = Shape { units: Vec::new() };
-        shape.text(key.as_bytes());
+        shape.text(key);
         shape
     }
 
     /// How many bytes of it are given.
-    pub(super) fn literals(&self) -> usize {
+    pub fn literals(&self) -> usize {
         let one = |unit: &&Unit| !unit.repeated && unit.bytes.iter().map(|word| word.count_ones()).sum::<u32>() == 1;
         self.units.iter().filter(one).count()
     }
@@ -104,7 +106,7 @@ impl Shape {
                     add(&mut members, *escaped);
                     rest = more;
                 }
-                (from, [b'-', to, more @ ..]) if *to != b']' => {
+                (from, [b'-', to, more @ ..]) => {
                     (from.min(*to)..=from.max(*to)).for_each(|byte| add(&mut members, byte));
                     rest = more;
                 }
@@ -117,7 +119,7 @@ impl Shape {
     }
 
     /// Whether some key is of both shapes: whether both ends can be reached together, step by step.
-    pub(super) fn meets(&self, other: &Shape) -> bool {
+    pub fn meets(&self, other: &Shape) -> bool {
         // Most differ in their prefixes.
         let fixed = self.units.iter().zip(&other.units).take_while(|(ours, theirs)| !ours.repeated && !theirs.repeated);
         if fixed.into_iter().any(|(ours, theirs)| !common(ours, theirs)) {
@@ -196,6 +198,39 @@ mod tests {
             assert_eq!(met, expected, "{one} and {other}");
             assert_eq!(Shape::of_glob(other).meets(&Shape::of_glob(one)), expected, "{other} and {one}");
         }
+    }
+
+    #[test]
+    fn globs_are_read_as_redis_reads_them() {
+        for (pattern, text, expected) in [
+            ("user:*", "user:7", true),
+            ("user:*", "user:", true),
+            ("user:*", "users:7", false),
+            ("*:*:z", "a:b:c:z", true),
+            ("*:*:z", "a:b:c:y", false),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("[a-c]x", "bx", true),
+            ("[^a-c]x", "bx", false),
+            ("[^a-c]x", "dx", true),
+            ("[a-]", "^", true),
+            ("[a-]", "-", false),
+            (r"a\*b", "a*b", true),
+            (r"a\*b", "axb", false),
+            (r"[\]]", "]", true),
+            ("", "", true),
+            ("", "a", false),
+            ("***a", "bba", true),
+        ] {
+            let covers = Shape::of_glob(pattern).meets(&Shape::of_key(text.as_bytes()));
+            assert_eq!(covers, expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn many_stars_take_no_long_time() {
+        let stars = Shape::of_glob(&format!("{}c", "a*".repeat(50)));
+        assert!(!stars.meets(&Shape::of_key("a".repeat(5000).as_bytes())));
     }
 
     #[test]
