@@ -31,9 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What the server calls our connections.
 const APPLICATION_NAME: &str = "coherd check";
 
-/// Gives environment variables.
-pub type Environment = dyn Fn(&str) -> Option<String> + Sync;
-
 /// `coherd check`
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -89,7 +86,7 @@ pub fn fine(findings: &[Finding]) -> bool {
 
 /// The database, and the rules against it; and who answers a replication connection there. `env` gives environment
 /// variables.
-pub async fn source(config: &Config, env: &Environment) -> (Vec<Finding>, Option<Reached>) {
+pub async fn source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -> (Vec<Finding>, Option<Reached>) {
     let looked = tokio::time::timeout(PATIENCE, look_at_source(config, env)).await;
     looked.unwrap_or_else(|_| {
         let message = format!("the database has not answered within {} s; is its address right?", PATIENCE.as_secs());
@@ -97,7 +94,7 @@ pub async fn source(config: &Config, env: &Environment) -> (Vec<Finding>, Option
     })
 }
 
-async fn look_at_source(config: &Config, env: &Environment) -> (Vec<Finding>, Option<Reached>) {
+async fn look_at_source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -> (Vec<Finding>, Option<Reached>) {
     let only = |finding| (vec![finding], None);
     let dsn = match Dsn::parse(config.source.dsn.expose_secret(), env) {
         Ok(dsn) => dsn,

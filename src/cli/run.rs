@@ -92,17 +92,15 @@ pub async fn run(mut config: Config, path: &Path) -> Result<(), Failure> {
     let mut settings = settings(&config);
     loop {
         let mut next = None;
-        let mut reload = tokio::spawn(reloads.next(config.clone()));
         let stop = async {
             tokio::select! {
                 () = daemon.shutdown.clone().requested() => {}
-                reloaded = &mut reload => next = reloaded.ok(),
+                reloaded = reloads.next(&config) => next = Some(reloaded),
             }
         };
         daemon.follow(&config, parts, settings, stop).await?;
-        reload.abort();
         let Some(reloaded) = next else { break };
-        (reloads, config, parts) = reloaded;
+        (config, parts) = reloaded;
         daemon.board.configured(&config.source.slot, &config.source.publication, kinds(&config));
         threshold.set(&config.log)?;
         settings = Settings { is_resumed: true, ..self::settings(&config) };

@@ -138,11 +138,12 @@ impl Recorder {
         }
         let (last, is_known) = &mut self.settled;
         self.unsettled.settled(watermarks, |sample| {
-            observe(&self.commit_to_settled, sample.committed);
+            let Some(took) = since(sample.committed) else { return };
+            self.commit_to_settled.observe(took.as_secs_f64());
             if last.len() == COMMITS_MAX {
                 last.pop_front();
             }
-            last.push_back(SettledCommit { end: sample.end, made: sample.made, took: since(sample.committed) });
+            last.push_back(SettledCommit { end: sample.end, made: sample.made, took });
             *is_known = false;
         });
     }
@@ -203,8 +204,8 @@ impl Recorder {
 
     /// Every delivery counts once, by the oldest commit in it.
     pub(super) fn applied(&mut self, oldest_commit: Option<PgTime>) {
-        if let Some(time) = oldest_commit {
-            observe(&self.commit_to_applied, time);
+        if let Some(took) = oldest_commit.and_then(since) {
+            self.commit_to_applied.observe(took.as_secs_f64());
         }
     }
 
@@ -358,16 +359,11 @@ impl Recorder {
     }
 }
 
-/// The time from a commit until now.
-fn observe(histogram: &Histogram, committed: PgTime) {
-    histogram.observe(since(committed).as_secs_f64());
-}
-
-/// By two clocks: the server's and ours. Never below zero.
-fn since(committed: PgTime) -> Duration {
-    let committed = u64::try_from(committed.unix_micros()).unwrap_or_default();
+/// The time from a commit until now, by the server's clock and ours, never below zero; `None` where it was before 1970.
+fn since(committed: PgTime) -> Option<Duration> {
+    let committed = u64::try_from(committed.unix_micros()).ok()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_micros(committed))
+    Some(now.saturating_sub(Duration::from_micros(committed)))
 }
 
 #[cfg(test)]

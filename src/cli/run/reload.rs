@@ -25,15 +25,16 @@ impl Reloads {
     }
 
     /// Waits for a configuration that can take the place of `running`. One that cannot is told in the log.
-    pub(super) async fn next(mut self, running: Config) -> (Reloads, Config, Parts) {
+    pub(super) async fn next(&mut self, running: &Config) -> (Config, Parts) {
         loop {
             if self.hangups.recv().await.is_none() {
                 // The runtime ends.
                 std::future::pending::<()>().await;
             }
             info!("SIGHUP: reading {} again", self.path.display());
-            match self.read(&running).await {
-                Ok((config, parts)) => return (self, config, parts),
+            // It is large, and the rest of the daemon is polled together with it.
+            match Box::pin(self.read(running)).await {
+                Ok(reloaded) => return reloaded,
                 Err(why) => error!("the configuration is not reloaded, and nothing has changed: {why:#}"),
             }
         }
