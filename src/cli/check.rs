@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 
+use super::columns::plural;
 use super::{Failure, parts, print};
 use crate::config::Config;
 use crate::database::{Database, Surroundings};
@@ -180,7 +181,7 @@ pub fn text(findings: &[Finding]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{finding}\n");
     }
-    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count() as u64;
     let [errors, unknown, warnings] = [Severity::Error, Severity::Unknown, Severity::Warning].map(count);
     let verdict = match (errors, unknown, warnings) {
         (0, 0, 0) => "everything is fine".to_owned(),
@@ -195,10 +196,6 @@ pub fn text(findings: &[Finding]) -> String {
     };
     let _ = writeln!(text, "{verdict}");
     text
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// For programs.

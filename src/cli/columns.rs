@@ -1,9 +1,7 @@
-//! Tables for people.
+//! Text for people: tables, spans, numbers.
 
 use std::fmt::Write as _;
 use std::time::Duration;
-
-use super::status::plain;
 
 /// Rows under a head, each column as wide as its widest cell. Text from elsewhere cannot steer the terminal.
 pub(super) fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -39,6 +37,11 @@ pub(super) fn span(time: Duration) -> String {
 /// `1 key`, `2 keys`, `1000 keys`.
 pub(super) fn plural(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Text from elsewhere must not steer the terminal.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::cached::{self, COUNTING, key_text};
+use super::columns::plain;
 use super::found::{Cause, Found};
-use super::status::plain;
 use super::{Failure, parts, print};
 use crate::config::Config;
 use crate::database::Database;

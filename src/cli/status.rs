@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::columns::{columns, plain};
 use super::{Failure, daemon, print};
 use crate::config::{Config, parse_duration};
 use crate::lsn::Lsn;
-use crate::status::{CommitView, EventView, ReplicaView, View};
+use crate::status::{CommitView, EventView, ReplicaView, TargetView, View};
 
 /// Nobody reads faster, and the daemon has other work.
 const WATCH_MIN: Duration = Duration::from_millis(100);
@@ -112,7 +113,7 @@ fn behind(mark: &str, end: &str) -> String {
 }
 
 /// Bytes, as people say them.
-pub(super) fn size(bytes: u64) -> String {
+fn size(bytes: u64) -> String {
     let units = [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match units.into_iter().find(|(_, unit)| bytes >= *unit) {
         Some((name, unit)) => {
@@ -125,27 +126,12 @@ pub(super) fn size(bytes: u64) -> String {
 
 /// The newest first.
 fn commits(commits: &[CommitView]) -> String {
-    let mut rows = vec![["SETTLED COMMIT", "KEYS", "TOOK", "TABLES"].map(str::to_owned)];
-    for commit in commits.iter().rev() {
+    let row = |commit: &CommitView| {
         let tables = if commit.tables.is_empty() { "(by hand)".to_owned() } else { commit.tables.join(", ") };
         let took = format!("{:.1} ms", commit.seconds * 1000.0);
-        rows.push([plain(&commit.lsn), commit.keys.to_string(), took, plain(&tables)]);
-    }
-    table(&rows)
-}
-
-/// Columns side by side.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut out = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-            let _ = write!(line, "{cell:<width$}  ", width = width.unwrap_or(0));
-        }
-        let _ = writeln!(out, "{}", line.trim_end());
-    }
-    out
+        vec![commit.lsn.clone(), commit.keys.to_string(), took, tables]
+    };
+    columns(&["SETTLED COMMIT", "KEYS", "TOOK", "TABLES"], &commits.iter().rev().map(row).collect::<Vec<_>>())
 }
 
 fn replica(replica: &ReplicaView, since: String) -> String {
@@ -160,24 +146,23 @@ fn replica(replica: &ReplicaView, since: String) -> String {
 }
 
 fn targets(view: &View, since: impl Fn(u64) -> String) -> String {
-    let head = ["TARGET", "KIND", "STATE", "APPLIED", "PENDING", "IN FLIGHT", "RETRIES"].map(str::to_owned);
-    let mut rows = vec![head];
-    for target in &view.targets {
+    let row = |target: &TargetView| {
         let state = match target.state() {
             state @ ("up" | "down") => format!("{state} for {}", since(target.since_ms)),
             state => state.to_owned(),
         };
-        rows.push([
-            plain(&target.name),
-            plain(&target.kind),
+        vec![
+            target.name.clone(),
+            target.kind.clone(),
             state,
-            plain(&target.applied),
+            target.applied.clone(),
             target.pending_keys.to_string(),
             target.in_flight.to_string(),
             target.retries.to_string(),
-        ]);
-    }
-    let mut out = table(&rows);
+        ]
+    };
+    let head = ["TARGET", "KIND", "STATE", "APPLIED", "PENDING", "IN FLIGHT", "RETRIES"];
+    let mut out = columns(&head, &view.targets.iter().map(row).collect::<Vec<_>>());
     for target in &view.targets {
         if let Some(fault) = &target.fault {
             let _ = writeln!(out, "{}: {}", plain(&target.name), plain(fault));
@@ -194,11 +179,6 @@ fn span(seconds: u64) -> String {
         3600..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86_400),
     }
-}
-
-/// Text from elsewhere must not steer the terminal.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
 
 use super::cached::key_text;
+use super::columns::plain;
 use super::found::{Cause, Finder, Found, Origin};
-use super::status::plain;
 use super::{Failure, parts};
 use crate::config::{Config, parse_duration};
 use crate::invalidation::Action;

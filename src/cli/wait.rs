@@ -6,8 +6,8 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::columns::plain;
 use super::daemon::{self, TIMEOUT};
-use super::status::plain;
 use super::{Failure, parts, print};
 use crate::admin::TIMEOUT_MAX;
 use crate::config::{Config, parse_duration};
