@@ -11,8 +11,13 @@
 --     REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text),
 --         pg_logical_emit_message(boolean, text, bytea) FROM PUBLIC;
 
+-- Under another search path, names here could mean what somebody has made in a schema of this database. The one of the
+-- session comes back at the end.
+DO $$ BEGIN PERFORM pg_catalog.set_config('coherd.search_path', pg_catalog.current_setting('search_path'), false); END $$;
+SET search_path = pg_catalog, pg_temp;
+
 CREATE SCHEMA IF NOT EXISTS coherd;
-COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 4)';
+COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 5)';
 GRANT USAGE ON SCHEMA coherd TO PUBLIC;
 
 -- ---------------------------------------------------------------- read your writes
@@ -204,17 +209,19 @@ $$;
 COMMENT ON FUNCTION coherd.printed(anyelement) IS
     'Inner part of touch(): a value as the replication stream prints it, whatever the session''s settings';
 
--- No search_path of its own: the predicate is the caller's, and so are the names and settings it is read with.
+-- No search_path of its own: the predicate is the caller's, and so are the names and settings it is read with. So
+-- everything else here says which schema it means, operators and types too: what somebody has made in a schema of the
+-- caller's search path would run with the caller's rights.
 CREATE OR REPLACE FUNCTION coherd.touch(tbl regclass, predicate text, publication name DEFAULT 'coherd')
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY INVOKER
 AS $$
 DECLARE
-    root regclass := coalesce(pg_catalog.pg_partition_root(tbl), tbl);
-    columns name[];
-    header record;
-    selected text;
-    cells text[];
+    root pg_catalog.regclass := coalesce(pg_catalog.pg_partition_root(tbl), tbl);
+    columns pg_catalog.name[];
+    header pg_catalog.record;
+    selected pg_catalog.text;
+    cells pg_catalog.text[];
     chunk pg_catalog.json[] := '{}';
     touched bigint := 0;
 BEGIN
@@ -230,28 +237,32 @@ BEGIN
     END IF;
     -- Types whose text no setting changes are printed in place; the others cost a call each.
     SELECT n.nspname, c.relname, c.relkind INTO STRICT header
-    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = root;
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE c.oid OPERATOR(pg_catalog.=) root;
     SELECT pg_catalog.string_agg(pg_catalog.format(
-               CASE WHEN a.atttypid = ANY ('{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,uuid}'::pg_catalog.regtype[])
+               CASE WHEN t.typname OPERATOR(pg_catalog.=) ANY ('{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,uuid}'::pg_catalog.name[])
+                         AND t.typnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace
                     THEN 'CASE WHEN %1$I IS DISTINCT FROM NULL THEN pg_catalog.format(''%%s'', %1$I) END'
                     ELSE 'CASE WHEN %1$I IS DISTINCT FROM NULL THEN coherd.printed(%1$I) END' END, a.attname),
                ', ' ORDER BY named.at)
     INTO selected
     FROM pg_catalog.unnest(columns) WITH ORDINALITY named (attname, at)
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = tbl AND a.attname = named.attname;
+    JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) tbl AND a.attname OPERATOR(pg_catalog.=) named.attname
+    JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid;
     FOR cells IN EXECUTE pg_catalog.format('SELECT ARRAY[%s]::pg_catalog.text[] FROM %s %s WHERE (%s)', selected,
-        (SELECT CASE WHEN relkind = 'p' THEN '' ELSE 'ONLY' END FROM pg_catalog.pg_class WHERE oid = tbl), tbl,
+        (SELECT CASE WHEN relkind OPERATOR(pg_catalog.=) 'p' THEN '' ELSE 'ONLY' END FROM pg_catalog.pg_class
+         WHERE oid OPERATOR(pg_catalog.=) tbl), tbl,
         predicate)
     LOOP
-        chunk := chunk || pg_catalog.to_json(cells);
-        touched := touched + 1;
-        IF touched % 1000 = 0 THEN
+        chunk := chunk OPERATOR(pg_catalog.||) pg_catalog.to_json(cells);
+        touched := touched OPERATOR(pg_catalog.+) 1;
+        IF touched OPERATOR(pg_catalog.%) 1000 OPERATOR(pg_catalog.=) 0 THEN
             PERFORM coherd.emit(pg_catalog.json_build_object('v', 1, 'do', 'touch', 'schema', header.nspname,
                 'table', header.relname, 'columns', columns, 'rows', chunk));
             chunk := '{}';
         END IF;
     END LOOP;
-    IF touched % 1000 <> 0 THEN
+    IF touched OPERATOR(pg_catalog.%) 1000 OPERATOR(pg_catalog.<>) 0 THEN
         PERFORM coherd.emit(pg_catalog.json_build_object('v', 1, 'do', 'touch', 'schema', header.nspname,
             'table', header.relname, 'columns', columns, 'rows', chunk));
     END IF;
@@ -308,3 +319,5 @@ COMMENT ON VIEW coherd.status IS
 GRANT EXECUTE ON FUNCTION coherd.token(), coherd.vouched(int), coherd.wait(pg_lsn, interval, name), coherd.wait(bigint, interval, name),
     coherd.wait(text, interval, name) TO PUBLIC;
 GRANT SELECT ON coherd.status TO PUBLIC;
+
+DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('coherd.search_path'), false); END $$;

@@ -6,6 +6,11 @@
 -- "coherd setup" also creates a publication and the schema coherd, which takes the owner of the tables:
 --     coherd setup --dsn postgresql://owner@host/app
 
+-- Under another search path, names here could mean what somebody has made in a schema of this database. The one of the
+-- session comes back at the end.
+DO $$ BEGIN PERFORM pg_catalog.set_config('coherd.search_path', pg_catalog.current_setting('search_path'), false); END $$;
+SET search_path = pg_catalog, pg_temp;
+
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'coherd') THEN
@@ -26,3 +31,5 @@ BEGIN
     END IF;
 END
 $$;
+
+DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('coherd.search_path'), false); END $$;

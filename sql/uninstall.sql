@@ -1,6 +1,11 @@
 -- Undoes coherd.sql, role.sql and "coherd setup" in this database. Stop the daemon first. Where the slot or the
 -- publication is not called "coherd", use "coherd teardown", or change the names below. As often as you like.
 
+-- Under another search path, names here could mean what somebody has made in a schema of this database. The one of the
+-- session comes back at the end.
+DO $$ BEGIN PERFORM pg_catalog.set_config('coherd.search_path', pg_catalog.current_setting('search_path'), false); END $$;
+SET search_path = pg_catalog, pg_temp;
+
 DO $$
 DECLARE
     reader int;
@@ -36,3 +41,5 @@ EXCEPTION
         RAISE NOTICE 'the role "coherd" stays: %', SQLERRM;
 END
 $$;
+
+DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('coherd.search_path'), false); END $$;

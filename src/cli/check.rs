@@ -136,6 +136,9 @@ async fn read(client: &tokio_postgres::Client, config: &Config) -> Result<(Datab
 
 fn unreachable(error: &SourceError) -> Finding {
     let text = error.to_string();
+    if path::is_of_pooler(&text) {
+        return path::pooler(None, &text);
+    }
     match error {
         SourceError::Refused(_) | SourceError::Synchronous(_) => Finding::error(Code::SOURCE_REFUSED, "source", text),
         SourceError::Lost(_) | SourceError::Busy(_) | SourceError::Gap(_) | SourceError::Protocol(_) => {

@@ -28,7 +28,7 @@ use crate::target::config::Library;
 pub const FUNCTIONS: &str = include_str!("../../sql/coherd.sql");
 
 /// The comment on the schema that this version's functions leave behind.
-pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, invalidation by hand, status (version 4)";
+pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, invalidation by hand, status (version 5)";
 
 /// How long a statement may wait for a lock; writers never wait for one of these.
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '10s'";

@@ -21,6 +21,35 @@ pub(super) const TEXT_OUTPUT: [(&str, &str); 5] = [
     ("TimeZone", "UTC"),
 ];
 
+/// The schemas in which our statements look for functions, operators and types. Whoever may create objects in a schema
+/// of the database (its owner; before Postgres 15 everybody, in `public`) could otherwise make a function or an operator
+/// that a statement of ours then runs with our rights.
+pub(super) const SEARCH_PATH: &str = "pg_catalog,pg_temp";
+
+/// The startup parameter `options`: those of the connection string, then what no session of ours may do without. The
+/// last one of a name stands, and stands above `ALTER ROLE … SET` and `ALTER DATABASE … SET`.
+pub(super) fn options<'a>(dsn: &Dsn, ours: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let given = dsn.options.as_deref().unwrap_or_default();
+    let backslashes = given.len() - given.trim_end_matches('\\').len();
+    // An odd one at the end, which the server drops, would take the blank that follows along.
+    let given = if backslashes % 2 == 1 { given.get(..given.len() - 1).unwrap_or_default() } else { given };
+    let ours = ours.into_iter().map(|(name, value)| format!("-c {name}={value}"));
+    std::iter::once(given.to_owned()).filter(|given| !given.is_empty()).chain(ours).collect::<Vec<_>>().join(" ")
+}
+
+/// Refuses a server that has not taken [`SEARCH_PATH`]; `shown` is what `SHOW search_path` gives.
+pub(super) fn require_search_path(shown: &str) -> Result<(), SourceError> {
+    let plain: String = shown.chars().filter(|c| !c.is_whitespace()).collect();
+    if plain == SEARCH_PATH {
+        return Ok(());
+    }
+    Err(SourceError::Refused(
+        "what answers ignores the startup parameter search_path, without which functions of other users could run with \
+         coherd's rights; is it a pooler, such as pgbouncer? Give the server's own address"
+            .to_owned(),
+    ))
+}
+
 /// Logs in for replication from the database of `dsn`.
 pub(super) async fn open(socket: Socket, dsn: &Dsn, password: Option<&SecretString>) -> Result<Session, Failure> {
     let mut session = Session::new(socket);
@@ -32,6 +61,8 @@ pub(super) async fn open(socket: Socket, dsn: &Dsn, password: Option<&SecretStri
         ("client_encoding", "UTF8"),
     ];
     parameters.extend(TEXT_OUTPUT);
+    // Above the same in `options`, whatever the order.
+    parameters.push(("search_path", SEARCH_PATH));
     if let Some(options) = &dsn.options {
         parameters.push(("options", options));
     }
@@ -41,10 +72,14 @@ pub(super) async fn open(socket: Socket, dsn: &Dsn, password: Option<&SecretStri
         let message = session.receive().await?;
         match message.tag {
             b'K' => session.backend_pid = session.inbox.body(&message).try_get_u32().unwrap_or(0),
-            b'Z' => return Ok(session),
+            b'Z' => break,
             tag => return Err(unexpected(tag).into()),
         }
     }
+    let shown = session.query("SHOW search_path").await?;
+    let shown = shown.first().and_then(|row| row.first()).and_then(Option::as_deref);
+    require_search_path(shown.unwrap_or_default())?;
+    Ok(session)
 }
 
 /// One request of the server for proof.
@@ -169,4 +204,33 @@ async fn scram(session: &mut Session, dsn: &Dsn, password: &[u8], offered: &[Str
     let Request::SaslFinal(data) = request(session).await? else { return Err(unexpected(b'R').into()) };
     scram.finish(&data).map_err(broken)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_is_the_last_of_the_options_whatever_the_connection_string_ends_with() {
+        for (given, sent) in [
+            ("", "-c search_path=pg_catalog,pg_temp"),
+            ("-c search_path=public", "-c search_path=public -c search_path=pg_catalog,pg_temp"),
+            ("-c a=b\\", "-c a=b -c search_path=pg_catalog,pg_temp"),
+            ("-c a=b\\\\", "-c a=b\\\\ -c search_path=pg_catalog,pg_temp"),
+        ] {
+            let mut dsn = Dsn::parse("host=h user=u", &|_| None).unwrap();
+            dsn.options = (!given.is_empty()).then(|| given.to_owned());
+            assert_eq!(options(&dsn, [("search_path", SEARCH_PATH)]), sent);
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_not_ours_is_refused() {
+        assert!(
+            require_search_path("pg_catalog,pg_temp").is_ok() && require_search_path("pg_catalog, pg_temp").is_ok()
+        );
+        for other in ["", "public", "pg_catalog", "public, pg_catalog, pg_temp", "\"$user\", public"] {
+            assert!(require_search_path(other).is_err(), "{other}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::future::{Ready, ready};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
 use super::dial::{Caller, STANDING, Standing, dial};
 use super::dsn::{ChannelBindingChoice, Dsn};
@@ -14,11 +14,23 @@ use super::session::Failure;
 use super::socket::Socket;
 use super::{SourceError, handshake};
 
-/// Opens a session with the same text output as the replication stream. A task on the current runtime drives it and
-/// ends with it.
+/// Opens a session with the same text output as the replication stream, in which names without a schema are looked for
+/// in `pg_catalog` alone. A task on the current runtime drives it and ends with it.
 pub async fn connect(dsn: &Dsn) -> Result<Client, SourceError> {
-    dial(dsn, &Sql).await
+    dial(dsn, &Sql { path: Path::Ours }).await
 }
+
+/// The same for a session in which a user's own SQL runs too. It begins with our search path; [`THEIR_SEARCH_PATH`]
+/// gives the user's statements the one that the role has in any other session.
+pub async fn connect_for_user(dsn: &Dsn) -> Result<Client, SourceError> {
+    dial(dsn, &Sql { path: Path::Theirs }).await
+}
+
+/// Within a transaction of [`connect_for_user`]: what follows is the user's.
+pub const THEIR_SEARCH_PATH: &str = "SET LOCAL search_path TO DEFAULT";
+
+/// Within a transaction of [`connect_for_user`]: what follows is ours.
+pub const OUR_SEARCH_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 
 /// What an error of a statement means. `what` completes "could not".
 pub fn explain(error: &tokio_postgres::Error, what: &str, dsn: &Dsn) -> SourceError {
@@ -29,7 +41,16 @@ pub fn explain(error: &tokio_postgres::Error, what: &str, dsn: &Dsn) -> SourceEr
     }
 }
 
-struct Sql;
+struct Sql {
+    path: Path,
+}
+
+/// What `RESET search_path` leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    Ours,
+    Theirs,
+}
 
 /// The socket speaks TLS already, or does not have to: tokio-postgres takes it as it is.
 struct AsItIs;
@@ -61,9 +82,9 @@ impl Caller for Sql {
         if let Some(password) = password {
             config.password(password.expose_secret());
         }
-        if let Some(options) = &dsn.options {
-            config.options(options);
-        }
+        // Not with SET: that would stay in a pooler's connection and reach others.
+        let search_path = (self.path == Path::Ours).then_some(("search_path", handshake::SEARCH_PATH));
+        config.options(handshake::options(dsn, handshake::TEXT_OUTPUT.into_iter().chain(search_path)));
         let why_no_binding = match (socket.is_encrypted(), socket.end_point()) {
             (true, None) => handshake::NO_HASH,
             _ => handshake::NOT_OFFERED,
@@ -84,9 +105,17 @@ impl Caller for Sql {
                 tracing::debug!(%error, "an SQL session ended");
             }
         });
-        let settings: Vec<String> =
-            handshake::TEXT_OUTPUT.iter().map(|(name, value)| format!("SET {name} = '{value}'")).collect();
-        client.batch_execute(&settings.join("; ")).await.map_err(|error| failure(&error))?;
+        // SET and SHOW look for no function.
+        let first = match self.path {
+            Path::Ours => "",
+            Path::Theirs => "SET search_path = pg_catalog, pg_temp; ",
+        };
+        let shown = client.simple_query(&format!("{first}SHOW search_path")).await.map_err(|error| failure(&error))?;
+        let shown = shown.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        handshake::require_search_path(shown.unwrap_or_default())?;
         Ok(client)
     }
 

@@ -16,6 +16,10 @@ enum Between {
     Pooler,
     /// The same of an older day: lets no replication connection in.
     OldPooler,
+    /// Knows no `options`, as pgbouncer before 1.20.
+    Strict,
+    /// Leaves out what it does not know (`ignore_startup_parameters`).
+    Forgetful,
     /// Lets no replication connection in, as a line of pg_hba.conf may.
     Guard,
     /// Leads connections to each server in turn.
@@ -43,12 +47,18 @@ fn serve(between: Between, mut client: TcpStream, mut server: TcpStream) {
     let fields: Option<&[u8]> = match between {
         Between::OldPooler => Some(b"SFATAL\0C08P01\0Munsupported startup parameter: replication\0\0"),
         Between::Guard => Some(b"SFATAL\0C28000\0Mno pg_hba.conf entry for replication connection\0\0"),
-        Between::Pooler | Between::Balancer => None,
+        Between::Strict => Some(b"SFATAL\0C08P01\0Munsupported startup parameter: options\0\0"),
+        Between::Pooler | Between::Balancer | Between::Forgetful => None,
     };
-    if let (Some(fields), true) = (fields, startup.windows(11).any(|word| word == b"replication")) {
+    let refused: &[u8] = if between == Between::Strict { b"options" } else { b"replication" };
+    if let (Some(fields), true) = (fields, startup.windows(refused.len()).any(|word| word == refused)) {
         let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
         let _ = client.write_all(&[b"E", &length[..], fields].concat());
         return;
+    }
+    let at = startup.windows(7).position(|word| word == b"pg_temp");
+    if let (Between::Forgetful, Some(at)) = (between, at) {
+        startup[at..at + 7].copy_from_slice(b"public2");
     }
     let _ = server.write_all(&startup);
     let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
@@ -86,6 +96,13 @@ fn a_pooler_in_the_way_is_told_with_the_servers_own_address() {
         bench.dsn = through(&bench, stand(between, vec![server]));
         let found = bench.finds("pooler");
         assert!(found.severity == "error" && found.message.contains(&format!("127.0.0.1 port {server}")), "{found:?}");
+        bench.dsn = bench.database.dsn();
+        bench.misses("pooler");
+    }
+    for between in [Between::Strict, Between::Forgetful] {
+        bench.dsn = through(&bench, stand(between, vec![server]));
+        let found = bench.finds("pooler");
+        assert!(found.severity == "error" && found.message.contains("the server's own address"), "{found:?}");
         bench.dsn = bench.database.dsn();
         bench.misses("pooler");
     }

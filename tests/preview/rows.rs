@@ -2,7 +2,7 @@
 
 use insta::assert_snapshot;
 
-use super::{names, refusal, told};
+use super::{file, names, refusal, told};
 use crate::e2e::Shop;
 use crate::support::daemon::text;
 use crate::support::process::Signal;
@@ -184,4 +184,24 @@ fn where_the_cache_is_away_the_keys_are_told_all_the_same_and_it_fails() {
     let (said, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("user:1") && said.contains("cache did not answer"), "{said}");
     assert!(failed.contains("what is cached there is not known: target cache: Redis at"), "{failed}");
+}
+
+#[test]
+fn a_condition_and_a_fix_find_names_as_they_do_in_the_users_own_sessions() {
+    let schema = "CREATE SCHEMA shop; CREATE TABLE shop.users (id int PRIMARY KEY);
+        CREATE FUNCTION shop.is_odd(int) RETURNS boolean LANGUAGE sql AS 'SELECT $1 % 2 = 1';
+        INSERT INTO shop.users SELECT generate_series(1, 4)";
+    let mut shop = Shop::open(schema, "  - table: shop.users\n    keys: ['user:{id}']\n");
+    let name = shop.database.name.clone();
+    let of_role = shop.database.dsn();
+    let of_options = format!("{of_role}&options=-c%20search_path%3Dshop");
+    let fix = file(&shop, "fix.sql", "SET LOCAL work_mem = '8MB'; DELETE FROM users WHERE is_odd(id);");
+    for (dsn, sets) in [(&of_options, "RESET"), (&of_role, "SET search_path = shop")] {
+        let reset = format!("ALTER DATABASE {name} {sets}{}", if sets == "RESET" { " search_path" } else { "" });
+        shop.sql.run(&reset);
+        for asked in [&["--table", "shop.users", "--where", "is_odd(id)"][..], &["--sql", &fix]] {
+            let told = told(&shop, &[&["keys", "--dsn", dsn][..], asked].concat());
+            assert_eq!(names(&told, "keys", "key"), ["user:1", "user:3"].map(str::to_owned).into(), "{asked:?} {dsn}");
+        }
+    }
 }

@@ -39,9 +39,8 @@ async fn ask(dsn: &Dsn) -> Result<Reached, SourceError> {
 
 fn refused(look: &Look, error: &SourceError) -> Finding {
     let text = error.to_string();
-    // pgbouncer before 1.23 says this.
-    if text.contains("unsupported startup parameter") {
-        return pooler(look, &format!("it does not let the connection in that follows the log ({text})"));
+    if is_of_pooler(&text) {
+        return pooler(Some(look), &format!("it does not let the connection in that follows the log ({text})"));
     }
     let message = format!("SQL is let in, but not the connection that follows the log: {text}");
     match error {
@@ -50,8 +49,15 @@ fn refused(look: &Look, error: &SourceError) -> Finding {
     }
 }
 
-fn pooler(look: &Look, how: &str) -> Finding {
-    let address = look.surroundings.address.as_ref().map_or_else(
+/// Whether only a pooler refuses like this: pgbouncer's words for a parameter that it does not pass on, and ours for one
+/// that was ignored.
+pub(super) fn is_of_pooler(refusal: &str) -> bool {
+    ["unsupported startup parameter", "ignores the startup parameter"].iter().any(|words| refusal.contains(words))
+}
+
+/// `look` is what the server says of itself, where it could be asked.
+pub(super) fn pooler(look: Option<&Look<'_>>, how: &str) -> Finding {
+    let address = look.and_then(|look| look.surroundings.address.as_ref()).map_or_else(
         || "the server's own address".to_owned(),
         |address| format!("the server's own address, which it says is {address}"),
     );
@@ -64,7 +70,7 @@ fn pooler(look: &Look, how: &str) -> Finding {
 
 fn compare(look: &Look, reached: &Reached) -> Option<Finding> {
     if reached.announced_pid != reached.backend_pid {
-        return Some(pooler(look, "the greeting names another process than the one that answers"));
+        return Some(pooler(Some(look), "the greeting names another process than the one that answers"));
     }
     let around = look.surroundings;
     let same_system = around.system_id.is_none_or(|system_id| system_id == reached.system_id);

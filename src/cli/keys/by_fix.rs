@@ -29,7 +29,7 @@ use crate::pgoutput::streamed::{Blocks, Streamed};
 use crate::pgoutput::{Message, PgTime};
 use crate::source::catalog::told;
 use crate::source::postgres::aside::{IN_PROGRESS_BYTES, Reading};
-use crate::source::sql::connect;
+use crate::source::sql::{OUR_SEARCH_PATH, THEIR_SEARCH_PATH, connect, connect_for_user};
 use crate::source::stream::PostgresStream;
 use crate::source::{Frame, Intake, Stream as _};
 use around::Around;
@@ -51,7 +51,7 @@ pub(super) async fn find(config: &Config, args: &Args, script: &Script) -> Resul
         return Err(anyhow!("nothing was tried: {} holds no statement", script.name).into());
     }
     let dsn = dsn(config, args)?;
-    let client = connect(&dsn).await.context("connecting to the database")?;
+    let client = connect_for_user(&dsn).await.context("connecting to the database")?;
     let other = connect(&dsn).await.context("connecting to the database")?;
     let stream = follow(config, args, &client).await?;
     let around = Around::before(config, &client, dsn).await?;
@@ -112,7 +112,9 @@ impl Attempt<'_> {
         let id = self.transaction().await?.ok_or_else(|| anyhow!("the server gave no transaction id"))?;
         let (written, is_written) = oneshot::channel();
         let playing = async {
+            self.sql(THEIR_SEARCH_PATH).await?;
             self.play(statements, id).await?;
+            self.sql(OUR_SEARCH_PATH).await?;
             self.mark(other).await?;
             // Whoever listens has ended otherwise, and says why.
             let _ = written.send(());
@@ -177,7 +179,8 @@ impl Attempt<'_> {
 
     /// The id of the transaction, 64 bits wide; takes one where `BEGIN` has not.
     async fn transaction(&self) -> anyhow::Result<Option<i64>> {
-        let sql = "SELECT pg_catalog.pg_current_xact_id()::text::int8";
+        // Between the user's statements, under their search path.
+        let sql = "SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8";
         let row = self.client.query_opt(sql, &[]).await.map_err(|error| anyhow!("{}", told(&error)))?;
         Ok(row.map(|row| row.get(0)))
     }

@@ -15,13 +15,13 @@ use crate::rules::config::Rule;
 use crate::rules::nearest;
 use crate::rules::publish::Demand;
 use crate::source::catalog::{look, told};
-use crate::source::sql::connect;
+use crate::source::sql::{THEIR_SEARCH_PATH, connect_for_user};
 use crate::table::{Table, TableKind, TableName, quote_identifier};
 use crate::transaction::tables_of;
 
 /// Looks for the rows and binds them.
 pub(super) async fn find(config: &Config, args: &Args, table: &TableName, predicate: &str) -> Result<Preview, Failure> {
-    let client = connect(&dsn(config, args)?).await.context("connecting to the database")?;
+    let client = connect_for_user(&dsn(config, args)?).await.context("connecting to the database")?;
     let mut names = tables_of(&config.rules);
     names.push(table.clone());
     let (slot, publication) = (&config.source.slot, &config.source.publication);
@@ -104,7 +104,7 @@ async fn read(
     predicate: &str,
 ) -> Result<Rows, Failure> {
     // A value as its type's output function prints it; a cast would print some differently. A composite value is NULL
-    // only as a whole.
+    // only as a whole. Nothing here may depend on the search path, which is the user's.
     let printed = |name: &String| {
         let name = quote_identifier(name);
         format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {name}) END")
@@ -118,7 +118,8 @@ async fn read(
         let at = place(error, &head).map(|at| format!(", at character {at} of it")).unwrap_or_default();
         anyhow!("the condition could not be used{at}: {}{}", told(error), advice(error))
     };
-    client.batch_execute(&format!("BEGIN READ ONLY; {}", limits(args))).await.map_err(|error| failed(&error))?;
+    let begin = format!("BEGIN READ ONLY; {}; {THEIR_SEARCH_PATH}", limits(args));
+    client.batch_execute(&begin).await.map_err(|error| failed(&error))?;
     // One statement only: that is what the server takes for preparing.
     let statement = client.prepare(&sql).await.map_err(|error| failed(&error))?;
     if !statement.params().is_empty() {
