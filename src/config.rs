@@ -71,6 +71,8 @@ pub struct SourceConfig {
     pub max_replica_lag: Duration,
     /// Bytes of log that the slot may hold back before it is given up; `None` for any amount, never 0.
     pub wal_budget: Option<u64>,
+    /// How long decoding may fail at one position before a new slot replaces the old one; at least a second.
+    pub decoding_timeout: Duration,
     /// Whether the messages of `coherd.invalidate()` and friends count.
     pub messages: bool,
 }

@@ -4,6 +4,8 @@ mod budget;
 mod coverage;
 mod recent;
 mod resume;
+mod stranger;
+mod stuck;
 
 use std::fmt;
 
@@ -13,6 +15,8 @@ pub use budget::{Budget, Overspent};
 pub use coverage::{Coverage, Drift, is_broken};
 pub use recent::Recent;
 pub use resume::{Anew, History, Resume, resume};
+pub use stranger::{Shared, Stranger, Writer};
+pub use stuck::{Failed, Stuck};
 
 /// How this process came by its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,7 +248,7 @@ mod tests {
         let applied = Lsn::new(applied);
         let struck = applied;
         let record = Record { applied, struck, settled: struck, system_id: 7, timeline: 1, sequence: 0, marks: None };
-        Recollection { record: Some(record), empty: false }
+        Recollection { record: Some(record), empty: false, written: None }
     }
 
     fn struck_only(struck: u64, applied: u64) -> Recollection {
@@ -253,7 +257,7 @@ mod tests {
         recollection
     }
 
-    const NOTHING: Recollection = Recollection { record: None, empty: false };
+    const NOTHING: Recollection = Recollection { record: None, empty: false, written: None };
 
     #[test]
     fn a_record_between_the_confirmed_position_and_the_end_of_the_log_goes_on() {
@@ -330,7 +334,7 @@ mod tests {
 
     #[test]
     fn an_empty_target_has_nothing_stale_in_it() {
-        let empty = Recollection { record: None, empty: true };
+        let empty = Recollection { record: None, empty: true, written: None };
         for known in [known(), created(), wrote()] {
             assert_eq!(judge(&known, &empty), Verdict::Continue);
         }

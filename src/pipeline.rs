@@ -7,7 +7,9 @@ mod lanes;
 mod link;
 mod recorder;
 mod settings;
+mod sharing;
 mod sighting;
+mod stuck;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::continuity::{Budget, Coverage, History, Resume, SlotOrigin, resume};
+use crate::continuity::{Budget, Coverage, History, Resume, SlotOrigin, Stranger, Stuck, resume};
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
 use crate::rules::config::Rule;
@@ -112,8 +114,11 @@ pub struct Pipeline<S: Source> {
     asked: Asked,
     coverage: Coverage,
     budget: Budget,
+    stuck: Stuck,
     /// Targets that came before source and catalogue could be looked at.
     early: Vec<Asking>,
+    /// For each lane, who else writes its record.
+    strangers: Vec<Stranger>,
     /// Targets with a gap that nobody may mend but a person.
     halted: Vec<Asking>,
     settings: Settings,
@@ -135,11 +140,12 @@ impl<S: Source + 'static> Pipeline<S> {
     ) -> Self {
         Pipeline {
             link: Link::open(source, Slot::Keep),
-            pace: Pace::new(),
+            pace: Pace::new(settings.decoding_timeout),
             known: None,
             admitted: settings.is_resumed,
             turned: Instant::now(),
             full_since: None,
+            strangers: targets.iter().map(|_| Stranger::default()).collect(),
             lanes: Lanes::new(targets, &rules, &settings),
             watched,
             vouch,
@@ -149,6 +155,7 @@ impl<S: Source + 'static> Pipeline<S> {
             asked: Asked::new(),
             coverage: Coverage::new(rules.clone()),
             budget: Budget::new(settings.wal_budget),
+            stuck: Stuck::new(settings.decoding_timeout),
             reader: Reader::new(rules, settings.transaction_keys_max),
             reports,
             early: Vec::new(),
@@ -205,6 +212,7 @@ impl<S: Source + 'static> Pipeline<S> {
         if let Err(error) = self.read() {
             self.lost(error)?;
         }
+        self.got_past_failure();
         if let Some(lane) = self.lanes.ended() {
             return Err(Stopped::Broken(self.recorder.worker_ended(lane)));
         }
@@ -324,7 +332,7 @@ impl<S: Source + 'static> Pipeline<S> {
         stream.acknowledge(self.lanes.ledger.acknowledged());
         self.pace.it_worked();
         self.admitted = true;
-        self.recorder.streaming(&seen, start);
+        self.recorder.streaming(&seen, start, self.stuck.is_failing());
         self.known = Some(Followed { seen, origin, reached, looks });
         self.link = Link::Streaming { source, stream };
         // What they remembered may be hours old, as for a standby that takes over; without an answer they are asked anew.
@@ -352,7 +360,10 @@ impl<S: Source + 'static> Pipeline<S> {
     /// The stream broke: rest, then open anew. What was gathered and sent stays; what was half read comes again.
     fn lost(&mut self, error: SourceError) -> Result<(), Stopped> {
         match self.link.take_source() {
-            Some(source) => self.rest(source, Slot::Keep, error),
+            Some(source) => {
+                let error = self.failed_for_good(error);
+                self.rest(source, Slot::Keep, error)
+            }
             None => Ok(()),
         }
     }
@@ -387,9 +398,11 @@ impl<S: Source + 'static> Pipeline<S> {
             SourceError::Gap(_) => Slot::Renew,
             // Whoever is at work has made it anew, where that was due.
             SourceError::Busy(_) => Slot::Keep,
-            SourceError::Lost(_) | SourceError::Refused(_) | SourceError::Synchronous(_) | SourceError::Protocol(_) => {
-                slot
-            }
+            SourceError::Lost(_)
+            | SourceError::Refused(_)
+            | SourceError::Synchronous(_)
+            | SourceError::Protocol(_)
+            | SourceError::NotDecodable { .. } => slot,
         };
         let pause = self.pace.rest_after(&error);
         self.recorder.source_away(&error, pause);

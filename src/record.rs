@@ -38,4 +38,15 @@ pub struct Recollection {
     pub record: Option<Record>,
     /// Whether it holds no key at all, so that nothing in it can be stale.
     pub empty: bool,
+    /// Who wrote the record last, and when; `None` where there is none.
+    pub written: Option<Written>,
+}
+
+/// What a target adds to a record by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// When, in milliseconds since 1970 by the writer's clock: to see that it moves, and for nothing else.
+    pub updated_ms: u64,
+    /// The slot that the writer follows; records of earlier versions have none.
+    pub slot: Option<Arc<str>>,
 }

@@ -2,6 +2,7 @@
 
 mod path;
 pub mod prerequisites;
+mod record;
 mod setting;
 mod slot;
 
@@ -68,6 +69,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let (mut findings, reached) = source(config, &env).await;
     findings.extend(path::replicas(config, &env, reached.as_ref()).await);
     findings.extend(targets(parts::surveys(config)).await);
+    findings.extend(record::records(config, reached.as_ref()).await);
     print(&if args.json { json(&findings) } else { text(&findings) })?;
     if fine(&findings) { Ok(()) } else { Err(Failure::Told) }
 }
@@ -141,7 +143,11 @@ fn unreachable(error: &SourceError) -> Finding {
     }
     match error {
         SourceError::Refused(_) | SourceError::Synchronous(_) => Finding::error(Code::SOURCE_REFUSED, "source", text),
-        SourceError::Lost(_) | SourceError::Busy(_) | SourceError::Gap(_) | SourceError::Protocol(_) => {
+        SourceError::Lost(_)
+        | SourceError::Busy(_)
+        | SourceError::Gap(_)
+        | SourceError::Protocol(_)
+        | SourceError::NotDecodable { .. } => {
             let message = format!("no rule was looked at, because the database cannot be asked: {text}");
             Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message)
         }

@@ -1,41 +1,35 @@
 //! `coherd run`: the daemon.
 
+mod preflight;
 mod reload;
 
 use std::future::Future;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::Failure;
 use super::parts::{self, Parts};
 use crate::admin;
-use crate::backoff::{Backoff, is_worth_a_line};
 use crate::config::Config;
-use crate::database::Database;
-use crate::finding::{Finding, Severity};
 use crate::gate::Replicas;
 use crate::lsn::Lsn;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Recorder, Settings, Sights};
-use crate::rules::audit::audit;
 use crate::shutdown::Shutdown;
-use crate::source::catalog::look;
+use crate::source::Question;
 use crate::source::dsn::Dsn;
 use crate::source::sights::{AskConfig, FollowConfig, REPLICA_PACE, ask_source, follow_replica};
-use crate::source::sql::connect;
 use crate::source::watch::watch;
-use crate::source::{Question, SourceError};
-use crate::status::{Board, State};
+use crate::status::Board;
 use crate::systemd;
-use crate::table::TableName;
 use crate::target::delivery;
+use preflight::{Preflight, preflight};
 use reload::Reloads;
 
 /// Reports on their way to the pipeline, which reads them before anything else.
@@ -46,13 +40,6 @@ const SIGHTED_MAX: usize = 64;
 
 /// Looks at the server on their way to the pipeline.
 const WATCHED_MAX: usize = 4;
-
-/// How long the database may take to answer before it is asked again.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Waits between attempts to reach it.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-/// The longest of them.
-const RETRY_MOST: Duration = Duration::from_secs(5);
 
 /// How long the service manager may take to be told of the end.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -84,7 +71,7 @@ pub async fn run(mut config: Config, path: &Path) -> Result<(), Failure> {
     let manager = tokio::spawn(systemd::tell(board.clone(), shutdown.clone().requested()));
     info!(version = env!("CARGO_PKG_VERSION"), rules = config.rules.len(), admin = %config.admin.listen, "coherd starts");
 
-    if preflight(&config, &parts.dsn, &board, shutdown.clone()).await? == Preflight::Stopped {
+    if preflight(&config, &parts, &board, shutdown.clone()).await? == Preflight::Stopped {
         told(manager).await;
         return Ok(());
     }
@@ -173,64 +160,8 @@ fn settings(config: &Config) -> Settings {
         pending_keys_max: config.limits.max_pending_keys,
         transaction_keys_max: config.limits.max_keys_per_transaction as u64,
         wal_budget: config.source.wal_budget,
+        decoding_timeout: config.source.decoding_timeout,
         repeat_after: config.repeat_after,
         is_resumed: false,
     }
-}
-
-#[derive(PartialEq, Eq)]
-enum Preflight {
-    Passed,
-    /// Somebody asked for the end before the database answered.
-    Stopped,
-}
-
-/// Holds the rules against the catalogue before anything is read. A database that is away is waited for; a rule that
-/// cannot be kept is refused, with the SQL that mends it.
-async fn preflight(config: &Config, dsn: &Dsn, board: &Board, shutdown: Shutdown) -> Result<Preflight, Failure> {
-    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
-    let mut stopped = pin!(shutdown.requested());
-    loop {
-        let attempt = tokio::select! {
-            () = &mut stopped => return Ok(Preflight::Stopped),
-            attempt = look_at(config, dsn) => attempt,
-        };
-        let reason = match attempt {
-            Ok(database) => return judged(&audit(&config.rules, &database)),
-            Err(SourceError::Refused(text)) => return Err(anyhow::Error::msg(text).into()),
-            Err(error) => error.to_string(),
-        };
-        let pause = backoff.next(fastrand::u32(..));
-        if is_worth_a_line(backoff.attempts()) {
-            warn!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());
-        }
-        board.enter(State::Reconnecting { reason });
-        tokio::select! {
-            () = &mut stopped => return Ok(Preflight::Stopped),
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
-}
-
-/// Connecting has a patience of its own for each host (`connect_timeout`), and the last one may be the one that is up.
-async fn look_at(config: &Config, dsn: &Dsn) -> Result<Database, SourceError> {
-    let client = connect(dsn).await?;
-    let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
-    let looking = look(&client, &config.source.slot, &config.source.publication, &names);
-    match tokio::time::timeout(PATIENCE, looking).await {
-        Ok(database) => database.map_err(|error| SourceError::Lost(error.to_string())),
-        Err(_) => Err(SourceError::Lost(format!("the database has not answered within {} s", PATIENCE.as_secs()))),
-    }
-}
-
-fn judged(findings: &[Finding]) -> Result<Preflight, Failure> {
-    for finding in findings.iter().filter(|its| its.severity != Severity::Error) {
-        warn!("{finding}");
-    }
-    let errors = findings.iter().filter(|its| its.severity == Severity::Error);
-    let list: Vec<String> = errors.map(ToString::to_string).collect();
-    if list.is_empty() {
-        return Ok(Preflight::Passed);
-    }
-    Err(anyhow::anyhow!("not started, because invalidations would be lost:\n{}", list.join("\n")).into())
 }

@@ -16,6 +16,7 @@ pub(super) struct RawSource {
     pub(super) replicas: Vec<String>,
     pub(super) max_replica_lag: Option<String>,
     pub(super) wal_budget: Option<String>,
+    pub(super) decoding_timeout: Option<String>,
     #[serde(default = "yes")]
     pub(super) messages: bool,
 }

@@ -21,10 +21,14 @@ const WAL_BUDGET: u64 = 10 << 30;
 
 /// `source.max_replica_lag`: half a minute.
 const MAX_REPLICA_LAG: Duration = Duration::from_secs(30);
+/// `source.decoding_timeout`: a minute.
+const DECODING_TIMEOUT: Duration = Duration::from_mins(1);
 /// The most of `repeat_after`.
 const REPEAT_AFTER_MAX: Duration = Duration::from_mins(1);
 /// The least of `max_replica_lag`.
 const REPLICA_LAG_MIN: Duration = Duration::from_secs(1);
+/// The least of `decoding_timeout`.
+const DECODING_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// Resolves a whole document. Files are relative to `folder`.
 pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> {
@@ -109,6 +113,7 @@ impl Resolver<'_> {
         }
         let wal_budget = self.wal_budget(node, raw.wal_budget.as_deref());
         let max_replica_lag = self.max_replica_lag(node, raw.max_replica_lag.as_deref());
+        let decoding_timeout = self.decoding_timeout(node, raw.decoding_timeout.as_deref());
         let dsn = self.secret(node, "source", ("dsn", raw.dsn), ("dsn_file", raw.dsn_file), EXAMPLE)?;
         Some(SourceConfig {
             dsn: dsn.into(),
@@ -117,6 +122,7 @@ impl Resolver<'_> {
             replicas: raw.replicas.into_iter().map(SecretString::from).collect(),
             max_replica_lag,
             wal_budget,
+            decoding_timeout,
             messages: raw.messages,
         })
     }
@@ -132,6 +138,19 @@ impl Resolver<'_> {
             Some(Err(reason)) => self.fault(node, "source", "max_replica_lag", reason),
         }
         MAX_REPLICA_LAG
+    }
+
+    fn decoding_timeout(&mut self, node: &Node, text: Option<&str>) -> Duration {
+        match text.map(parse_duration) {
+            None => return DECODING_TIMEOUT,
+            Some(Ok(timeout)) if timeout >= DECODING_TIMEOUT_MIN => return timeout,
+            Some(Ok(_)) => {
+                let reason = "it is below 1s, and an error that passes by itself would cost a flush of every scope";
+                self.fault(node, "source", "decoding_timeout", reason);
+            }
+            Some(Err(reason)) => self.fault(node, "source", "decoding_timeout", reason),
+        }
+        DECODING_TIMEOUT
     }
 
     /// A wrong one is a fault and gives `None`, which is then never used.

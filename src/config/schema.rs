@@ -27,6 +27,7 @@ const PATTERNS: &[(&str, &str)] = &[
     ("source.slot", "^[a-z0-9_]{1,63}$"),
     ("source.max_replica_lag", DURATION),
     ("source.wal_budget", SIZE),
+    ("source.decoding_timeout", DURATION),
     ("targets.NAME.version_ttl", DURATION),
     ("targets.NAME.reply_timeout", DURATION),
     ("targets.NAME.connect_timeout", DURATION),

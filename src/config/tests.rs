@@ -76,7 +76,9 @@ fn the_shipped_files_are_good_and_say_the_defaults() {
     assert_eq!(full.rules.len(), 3);
     let settled = |config: &Config| {
         let Config { source, targets, .. } = config;
-        let SourceConfig { slot, publication, replicas, max_replica_lag, wal_budget, messages, .. } = source;
+        let SourceConfig {
+            slot, publication, replicas, max_replica_lag, wal_budget, decoding_timeout, messages, ..
+        } = source;
         let mut targets = targets.clone();
         for target in &mut targets {
             target.url = String::new().into();
@@ -89,7 +91,9 @@ fn the_shipped_files_are_good_and_say_the_defaults() {
             config.admin,
             config.log.clone(),
         );
-        format!("{slot} {publication} {replicas:?} {max_replica_lag:?} {wal_budget:?} {messages} {targets:?} {rest:?}")
+        format!(
+            "{slot} {publication} {replicas:?} {max_replica_lag:?} {wal_budget:?} {decoding_timeout:?} {messages} {targets:?} {rest:?}"
+        )
     };
     assert_eq!(settled(&minimal), settled(&full));
 }
@@ -153,8 +157,8 @@ fn a_key_that_stands_twice_is_refused() {
 #[test]
 fn unknown_fields_are_told_all_at_once_with_the_nearest_known() {
     insta::assert_snapshot!(broken("source: {", "source: {publicaton: x, slt: y, "), @r#"
-    c.yaml:1:10: source.publicaton: unknown field `publicaton`, did you mean `publication`? known: dsn, dsn_file, slot, publication, replicas, max_replica_lag, wal_budget, messages
-    c.yaml:1:25: source.slt: unknown field `slt`, did you mean `slot`? known: dsn, dsn_file, slot, publication, replicas, max_replica_lag, wal_budget, messages
+    c.yaml:1:10: source.publicaton: unknown field `publicaton`, did you mean `publication`? known: dsn, dsn_file, slot, publication, replicas, max_replica_lag, wal_budget, decoding_timeout, messages
+    c.yaml:1:25: source.slt: unknown field `slt`, did you mean `slot`? known: dsn, dsn_file, slot, publication, replicas, max_replica_lag, wal_budget, decoding_timeout, messages
     "#);
     insta::assert_snapshot!(error(&format!("{GOOD}target: {{}}\non_gaps: flush\n")), @r#"
     c.yaml:4:1: target: unknown field `target`, did you mean `targets`? known: source, targets, rules, on_gap, on_first_start, repeat_after, limits, admin, log
@@ -230,6 +234,14 @@ fn a_repetition_is_soon_or_not_at_all() {
     assert_eq!(pause("1500ms").unwrap().repeat_after, Duration::from_millis(1500));
     insta::assert_snapshot!(pause("2m").unwrap_err(), @r#"c.yaml:4:15: repeat_after: it is above 1m; the keys to strike again are kept in memory"#);
     insta::assert_snapshot!(pause("soon").unwrap_err(), @r#"c.yaml:4:15: repeat_after: `soon` is no duration: write a whole number and a unit, e.g. 500ms, 30s, 5m, 24h, 7d"#);
+}
+
+#[test]
+fn a_decoding_timeout_is_at_least_a_second() {
+    let timeout = |text: &str| parse(&GOOD.replace("source: {", &format!("source: {{decoding_timeout: {text}, ")));
+    assert_eq!(timeout("5m").unwrap().source.decoding_timeout, Duration::from_mins(5));
+    assert_eq!(parse(GOOD).unwrap().source.decoding_timeout, Duration::from_mins(1));
+    insta::assert_snapshot!(timeout("900ms").unwrap_err(), @"c.yaml:1:28: source.decoding_timeout: it is below 1s, and an error that passes by itself would cost a flush of every scope");
 }
 
 #[test]

@@ -138,6 +138,7 @@ codes! {
     EVICTION_RECORD "eviction-record" "a full cache may evict the record, which then costs a flush";
     EVICTION_LEASES "eviction-leases" "a full cache evicts leases first, so that it is not filled any more";
     RECORD_UNREADABLE "record-unreadable" "something else stands where the record should be";
+    RECORD_FOREIGN "record-foreign" "the record belongs to another database, which may have a coherd of its own";
     LIBRARY_MISSING "library-missing" "readers' functions are not in the cache";
     LIBRARY_OLD "library-old" "readers' functions in the cache are older than coherd's";
     LIBRARY_FOREIGN "library-foreign" "readers' functions in the cache are not coherd's";

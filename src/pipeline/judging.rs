@@ -42,6 +42,11 @@ impl<S: Source + 'static> Pipeline<S> {
         let (Some(followed), true) = (&self.known, self.coverage.is_known()) else {
             return self.early.push(asking);
         };
+        let system_id = followed.seen.system_id;
+        if !self.has_record_alone(&asking, system_id) {
+            return;
+        }
+        let Some(followed) = &self.known else { return };
         let known = Known {
             system_id: followed.seen.system_id,
             timeline: followed.seen.timeline,
@@ -161,6 +166,7 @@ impl<S: Source + 'static> Pipeline<S> {
         if let (Some(held), Some(_)) = (look.wal, &self.known) {
             let laggards = self.lanes.laggards(&held);
             if let Some(spent) = self.budget.looked(held) {
+                self.stuck.hurry();
                 self.give_up(&laggards, held.end, spent);
             }
         }

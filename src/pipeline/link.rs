@@ -142,23 +142,28 @@ async fn open<S: Source>(source: &mut S, slot: &mut Slot) -> Result<Opened<S::St
 }
 
 /// How the attempts are paced.
-pub(super) struct Pace(Backoff);
+pub(super) struct Pace {
+    backoff: Backoff,
+    decoding_timeout: Duration,
+}
 
 impl Pace {
-    pub(super) fn new() -> Self {
-        Pace(Backoff::new(LOST_WAIT_FIRST, LOST_WAIT_MOST))
+    pub(super) fn new(decoding_timeout: Duration) -> Self {
+        Pace { backoff: Backoff::new(LOST_WAIT_FIRST, LOST_WAIT_MOST), decoding_timeout }
     }
 
     pub(super) fn it_worked(&mut self) {
-        self.0.reset();
+        self.backoff.reset();
     }
 
     /// How long to rest after `error`.
     pub(super) fn rest_after(&mut self, error: &SourceError) -> Duration {
         match error {
             SourceError::Lost(_) | SourceError::Protocol(_) | SourceError::Gap(_) | SourceError::Synchronous(_) => {
-                self.0.next(fastrand::u32(..))
+                self.backoff.next(fastrand::u32(..))
             }
+            // Each attempt has the server decode again what the slot holds back. Three fit into the time-out.
+            SourceError::NotDecodable { .. } => REFUSED_WAIT.min(self.decoding_timeout / 4),
             SourceError::Busy(_) => STANDBY_WAIT,
             SourceError::Refused(_) => REFUSED_WAIT,
         }

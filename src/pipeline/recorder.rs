@@ -153,9 +153,18 @@ impl Recorder {
         self.board.heard(position);
     }
 
-    pub(super) fn streaming(&mut self, seen: &Seen, start: Lsn) {
-        info!(%start, wal_end = %seen.wal_end, timeline = seen.timeline, "following the log");
+    /// There is a stream. One that has failed before is not called one until it has got past that position.
+    pub(super) fn streaming(&mut self, seen: &Seen, start: Lsn, has_failed: bool) {
         self.board.seen(seen.system_id, seen.timeline, seen.wal_end);
+        if !has_failed {
+            info!(%start, wal_end = %seen.wal_end, timeline = seen.timeline, "following the log");
+            self.board.enter(State::Streaming);
+        }
+    }
+
+    /// The stream has got past the position where it failed.
+    pub(super) fn streams_on(&mut self) {
+        info!("following the log again, beyond where it could not be decoded");
         self.board.enter(State::Streaming);
     }
 
@@ -176,6 +185,11 @@ impl Recorder {
                     error!(
                         "the log is not followed, so that no writer waits for it; looking again by itself: {reason}"
                     );
+                }
+            } else if let SourceError::NotDecodable { .. } = error {
+                // It says itself what comes next.
+                if is_worth_a_line(self.away) {
+                    warn!("{reason}");
                 }
             } else if is_worth_a_line(self.away) {
                 warn!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());
@@ -248,6 +262,13 @@ impl Recorder {
         self.board.gap(reason, text);
     }
 
+    /// A gap in the stream, which concerns every target.
+    pub(super) fn source_gap(&mut self, reason: &'static str, text: &str) {
+        error!(reason, "{text}");
+        self.metrics.gap(reason);
+        self.board.gap(reason, text.to_owned());
+    }
+
     pub(super) fn flushing(&mut self, lane: usize, reason: &'static str, text: &str) {
         warn!(to = self.name(lane), reason, "{text}; flushing every scope concerned");
         self.metrics.flushed(reason);
@@ -258,6 +279,33 @@ impl Recorder {
     pub(super) fn halted_target(&mut self, lane: usize, text: &str) {
         error!(to = self.name(lane), "{text}; {HALT_ADVICE}");
         self.board.target(lane, |target| target.halted = Some(text.to_owned()));
+    }
+
+    /// The slot's name.
+    pub(super) fn slot(&self) -> String {
+        self.board.status().slot
+    }
+
+    /// Another coherd writes the target's record as well, so this one sends it nothing. `text` says for which databases.
+    pub(super) fn record_is_taken(&mut self, lane: usize, text: String) {
+        let mut is_new = false;
+        self.board.target(lane, |target| {
+            is_new = target.taken.as_ref() != Some(&text);
+            target.taken = Some(text.clone());
+        });
+        if is_new {
+            let name = self.name(lane);
+            error!(
+                to = name,
+                "nothing is sent: {text}. Give each a record of its own, targets.{name}.record in its configuration, and \
+                 restart it"
+            );
+        }
+    }
+
+    /// Nobody else writes it.
+    pub(super) fn record_is_free(&mut self, lane: usize) {
+        self.board.target(lane, |target| target.taken = None);
     }
 
     pub(super) fn halted(&mut self, subject: &str, text: &str) {

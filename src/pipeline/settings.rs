@@ -39,6 +39,8 @@ pub struct Settings {
     pub transaction_keys_max: u64,
     /// Bytes of log that the slot may hold back; beyond, it is given up on purpose. `None`: any amount.
     pub wal_budget: Option<u64>,
+    /// How long decoding may fail at one position before a new slot replaces the old one.
+    pub decoding_timeout: Duration,
     /// The pause after which everything is struck once more, for readers without a protocol; zero: not at all.
     pub repeat_after: Duration,
     /// This process has followed the log before, with another configuration: a source that refuses it is tried again,

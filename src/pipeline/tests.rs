@@ -246,6 +246,7 @@ pub(in crate::pipeline) const SETTINGS: Settings = Settings {
     pending_keys_max: 1000,
     transaction_keys_max: 1000,
     wal_budget: None,
+    decoding_timeout: Duration::from_mins(1),
     repeat_after: Duration::ZERO,
     is_resumed: false,
 };

@@ -190,4 +190,12 @@ pub enum SourceError {
     /// The server sent what the protocol does not allow.
     #[error("{0}")]
     Protocol(String),
+    /// The server cannot decode its log at a position. Trying again may help, or fail for ever.
+    #[error("{text}")]
+    NotDecodable {
+        /// The position, where the server tells it.
+        at: Option<Lsn>,
+        /// The server's words and advice: whole sentences.
+        text: String,
+    },
 }

@@ -4,15 +4,21 @@
 use std::net::IpAddr;
 
 use super::SourceError;
-use crate::table::{quote_identifier, quote_literal};
+use crate::lsn::Lsn;
+use crate::table::{TableName, quote_identifier, quote_literal};
 
 /// An `ErrorResponse` or `NoticeResponse`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ServerError {
     pub(super) code: String,
     pub(super) message: String,
     pub(super) detail: Option<String>,
     pub(super) hint: Option<String>,
+    /// Where it happened; holds the position of the change that was decoded.
+    pub(super) context: Option<String>,
+    /// Of which table, where the server says so.
+    pub(super) schema: Option<String>,
+    pub(super) table: Option<String>,
 }
 
 /// What was tried.
@@ -61,6 +67,8 @@ enum Kind {
     Unsupported,
     FileGone,
     Syntax,
+    /// The server found itself in a state that it should never be in (class XX).
+    Internal,
     /// The server or the connection goes away, or is short of something: it passes.
     Passing,
     /// Somebody has to look.
@@ -84,8 +92,9 @@ fn kind(code: &str) -> Kind {
         "42601" | "08P01" => Kind::Syntax,
         code => match code.get(..2).unwrap_or_default() {
             "28" => Kind::Authorization,
-            // Connection, transaction rollback, resources, operator intervention, system error, internal error.
-            "08" | "40" | "53" | "57" | "58" | "XX" => Kind::Passing,
+            "XX" => Kind::Internal,
+            // Connection, transaction rollback, resources, operator intervention, system error.
+            "08" | "40" | "53" | "57" | "58" => Kind::Passing,
             _ => Kind::Other,
         },
     }
@@ -95,7 +104,7 @@ impl ServerError {
     /// Reads the body of the message: fields of a type byte and a text that ends with NUL, and a NUL after the last
     /// one. A broken one reads as far as it goes.
     pub(super) fn read(body: &[u8]) -> ServerError {
-        let mut error = ServerError { code: String::new(), message: String::new(), detail: None, hint: None };
+        let mut error = ServerError::default();
         for field in body.split(|byte| *byte == 0) {
             let Some((kind, text)) = field.split_first() else { break };
             let text = String::from_utf8_lossy(text).into_owned();
@@ -104,6 +113,9 @@ impl ServerError {
                 b'M' => error.message = text,
                 b'D' => error.detail = Some(text),
                 b'H' => error.hint = Some(text),
+                b'W' => error.context = Some(text),
+                b's' => error.schema = Some(text),
+                b't' => error.table = Some(text),
                 _ => {}
             }
         }
@@ -112,7 +124,7 @@ impl ServerError {
 
     /// The server speaks, but this host is not for us, or not now: others may be tried.
     pub(super) fn is_passing(&self) -> bool {
-        matches!(kind(&self.code), Kind::Passing | Kind::TooManyConnections)
+        matches!(kind(&self.code), Kind::Passing | Kind::Internal | Kind::TooManyConnections)
     }
 
     /// `pg_hba.conf` has no line for this connection, encrypted or not as it is.
@@ -142,7 +154,13 @@ impl ServerError {
             Kind::InUse => SourceError::Busy(text),
             Kind::NotInState if reading && !self.is_wal_level() => SourceError::Gap(text),
             Kind::Undefined | Kind::FileGone if reading => SourceError::Gap(text),
-            Kind::Passing | Kind::TooManyConnections | Kind::FileGone => SourceError::Lost(text),
+            // Decoding reads the catalogue as it was when the change was written, so no statement helps afterwards.
+            Kind::Internal | Kind::Privilege | Kind::Exists | Kind::InvalidName | Kind::Unsupported | Kind::Other
+                if matches!(doing, Doing::Streaming { .. }) =>
+            {
+                SourceError::NotDecodable { at: self.position(), text: self.not_decodable(&advice) }
+            }
+            Kind::Passing | Kind::Internal | Kind::TooManyConnections | Kind::FileGone => SourceError::Lost(text),
             Kind::Syntax => SourceError::Protocol(text),
             Kind::Password
             | Kind::Authorization
@@ -156,6 +174,24 @@ impl ServerError {
             | Kind::Unsupported
             | Kind::Other => SourceError::Refused(text),
         }
+    }
+
+    /// What cannot be decoded, and why: whole sentences. The message may quote a value of the row, and is then only in the
+    /// server's log.
+    fn not_decodable(&self, advice: &str) -> String {
+        let safe = matches!(self.code.get(..2), Some("0A" | "25" | "42" | "54" | "55" | "58" | "XX"));
+        let what = if safe { self.message.as_str() } else { condition(&self.code) };
+        let table = self.table.as_ref().map(|name| {
+            let schema = self.schema.clone().unwrap_or_default();
+            format!(" in table {}", TableName { schema, name: name.clone() })
+        });
+        format!("{what}{} [SQLSTATE {}]. {advice}", table.unwrap_or_default(), self.code).trim_end().to_owned()
+    }
+
+    /// The position of the change that was decoded, the last one in the context. The words around it are translated.
+    fn position(&self) -> Option<Lsn> {
+        let words = self.context.as_deref()?.split(|c: char| !c.is_ascii_hexdigit() && c != '/');
+        words.filter(|word| word.contains('/')).filter_map(|word| word.parse().ok()).last()
     }
 
     /// The stream of a failover slot waits for a standby of `synchronized_standby_slots`: nothing is missing. While the
@@ -192,6 +228,7 @@ impl ServerError {
                 "A slot's name may hold only lower-case letters, digits and _, at most 63 of them.".to_owned()
             }
             Kind::Unsupported => unsupported_advice(doing),
+            Kind::Other => decoding_advice(doing),
             Kind::Undefined => match doing {
                 Doing::Streaming { publication, .. } => format!(
                     "If the publication is missing: CREATE PUBLICATION {} …; (coherd setup does it). What was written \
@@ -205,8 +242,8 @@ impl ServerError {
             | Kind::Exists
             | Kind::FileGone
             | Kind::Syntax
-            | Kind::Passing
-            | Kind::Other => String::new(),
+            | Kind::Internal
+            | Kind::Passing => String::new(),
         }
     }
 
@@ -268,6 +305,31 @@ fn unsupported_advice(doing: Doing<'_>) -> String {
     }
 }
 
+/// What cannot be decoded is as a rule a row filter that raises an error, or a character without a counterpart in UTF-8.
+fn decoding_advice(doing: Doing<'_>) -> String {
+    let Doing::Streaming { publication, .. } = doing else { return String::new() };
+    format!(
+        "If it is a row filter, correct it: SELECT * FROM pg_publication_tables WHERE pubname = {} AND rowfilter IS NOT \
+         NULL;",
+        quote_literal(publication).trim_start()
+    )
+}
+
+/// What an SQLSTATE of bad data means (Postgres manual, appendix A).
+fn condition(code: &str) -> &'static str {
+    match code {
+        "21000" => "more rows than one",
+        "22001" => "a text that is too long",
+        "22003" => "a number out of range",
+        "22007" | "22008" => "a date or time that is none",
+        "22012" => "division by zero",
+        "22021" | "22P05" => "a character without a counterpart in UTF-8",
+        "2201B" => "a wrong regular expression",
+        "22P02" | "22P03" => "a value that cannot be read as its type",
+        _ => "an error with the data of a row",
+    }
+}
+
 /// A name as `pg_hba.conf` reads it: quoted, it has no special meaning there.
 fn hba_word(name: &str) -> String {
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -304,7 +366,7 @@ mod tests {
             code: code.to_owned(),
             message: message.to_owned(),
             detail: Some("detail".to_owned()),
-            hint: None,
+            ..ServerError::default()
         }
     }
 
@@ -316,6 +378,7 @@ mod tests {
             SourceError::Refused(_) => "refused",
             SourceError::Synchronous(_) => "synchronous",
             SourceError::Protocol(_) => "protocol",
+            SourceError::NotDecodable { .. } => "not decodable",
         }
     }
 
@@ -324,7 +387,7 @@ mod tests {
         for (code, connecting, creating, starting, streaming) in [
             ("28P01", "refused", "refused", "refused", "refused"),
             ("28000", "refused", "refused", "refused", "refused"),
-            ("42501", "refused", "refused", "refused", "refused"),
+            ("42501", "refused", "refused", "refused", "not decodable"),
             ("3D000", "refused", "refused", "refused", "refused"),
             ("53300", "lost", "lost", "lost", "lost"),
             ("53400", "refused", "refused", "refused", "refused"),
@@ -336,12 +399,14 @@ mod tests {
             ("57P03", "lost", "lost", "lost", "lost"),
             ("08006", "lost", "lost", "lost", "lost"),
             ("53100", "lost", "lost", "lost", "lost"),
-            ("XX000", "lost", "lost", "lost", "lost"),
-            ("0A000", "refused", "refused", "refused", "refused"),
-            ("42602", "refused", "refused", "refused", "refused"),
+            ("XX000", "lost", "lost", "lost", "not decodable"),
+            ("0A000", "refused", "refused", "refused", "not decodable"),
+            ("42602", "refused", "refused", "refused", "not decodable"),
             ("42601", "protocol", "protocol", "protocol", "protocol"),
-            ("22023", "refused", "refused", "refused", "refused"),
-            ("", "refused", "refused", "refused", "refused"),
+            ("22012", "refused", "refused", "refused", "not decodable"),
+            ("22P05", "refused", "refused", "refused", "not decodable"),
+            ("54000", "refused", "refused", "refused", "not decodable"),
+            ("", "refused", "refused", "refused", "not decodable"),
         ] {
             let got = [CONNECTING, CREATING, STARTING, STREAMING].map(|doing| kind_of(code, doing));
             assert_eq!(got, [connecting, creating, starting, streaming], "{code}");
@@ -369,6 +434,25 @@ mod tests {
         let shown = |code| refusal(code, "words").explain(STREAMING).to_string().contains("detail");
         assert!(shown("55000") && shown("42704"));
         assert!(!shown("22P02") && !shown("23505") && !shown("XX000"));
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_named_by_position_and_table_and_never_by_its_values() {
+        let context = "Slot »s«, Ausgabe-Plugin »pgoutput«, im Callback change, zugehörige LSN 1/AB00CD";
+        let error = |code: &str| ServerError {
+            context: Some(context.to_owned()),
+            schema: Some("public".to_owned()),
+            table: Some("Users".to_owned()),
+            ..refusal(code, "invalid input syntax for type integer: \"secret\"")
+        };
+        let SourceError::NotDecodable { at, text } = error("22P02").explain(STREAMING) else { panic!("decodable") };
+        assert_eq!(at, Some("1/AB00CD".parse().unwrap()));
+        assert!(text.contains("public.\"Users\" [SQLSTATE 22P02]") && text.contains("pubname = 'p'"), "{text}");
+        assert!(!text.contains("secret") && !text.contains("detail"), "{text}");
+        assert!(error("XX000").explain(STREAMING).to_string().contains("invalid input"), "a fault of the server's own");
+        assert!(!error("P0001").explain(STREAMING).to_string().contains("secret"));
+        let nowhere = refusal("22012", "words").explain(STREAMING);
+        assert!(matches!(nowhere, SourceError::NotDecodable { at: None, .. }));
     }
 
     #[test]

@@ -132,6 +132,7 @@ fn failure(error: &tokio_postgres::Error) -> Failure {
             message: said.message().to_owned(),
             detail: said.detail().map(str::to_owned),
             hint: said.hint().map(str::to_owned),
+            ..ServerError::default()
         });
     }
     let cause = std::error::Error::source(error);

@@ -69,6 +69,12 @@ fn trouble(target: &TargetStatus) -> Option<String> {
              on_gap to flush and start coherd again, and it is flushed"
         ));
     }
+    if let Some(why) = &target.taken {
+        return Some(format!(
+            "target {name} gets nothing: {why}. Give each a record of its own, targets.{name}.record in its configuration, \
+             and restart it"
+        ));
+    }
     if let Some(why) = &target.given_up {
         let fault = target.fault.as_ref().map(|fault| format!(" ({fault})")).unwrap_or_default();
         return Some(format!("target {name} was {why}; it is flushed when it returns{fault}"));

@@ -19,6 +19,8 @@ pub struct TargetStatus {
     /// It may have missed changes, and configuration says to wait for a person (`on_gap: halt`): what it may have
     /// missed. Nothing but a new start ends this.
     pub halted: Option<String>,
+    /// Another coherd writes its record, so nothing is sent: for which databases, as it reads on after "gets nothing:".
+    pub taken: Option<String>,
     /// The slot goes on without it: where and why, as it reads on after "the target was".
     pub given_up: Option<String>,
     /// Since when it has been up, or not.
@@ -42,6 +44,7 @@ impl TargetStatus {
             up: false,
             fault: None,
             halted: None,
+            taken: None,
             given_up: None,
             since,
             applied: Lsn::ZERO,

@@ -106,6 +106,9 @@ pub struct TargetView {
     pub fault: Option<String>,
     /// It may have missed changes and gets nothing until a person decides (`on_gap: halt`).
     pub halted: bool,
+    /// Another coherd, which follows another database, writes its record, so nothing is sent.
+    #[serde(default)]
+    pub record_taken: bool,
     /// The slot goes on without it, to keep the log within `wal_budget`; it is flushed when it returns.
     pub given_up: bool,
     /// Since when it has been up, or not.
@@ -211,6 +214,7 @@ impl TargetView {
     pub fn state(&self) -> &'static str {
         match self {
             TargetView { halted: true, .. } => "halted",
+            TargetView { record_taken: true, .. } => "refused",
             TargetView { given_up: true, .. } => "given up",
             TargetView { up: true, .. } => "up",
             TargetView { up: false, .. } => "down",
@@ -224,6 +228,7 @@ impl TargetView {
             up: target.up,
             fault: target.fault.clone(),
             halted: target.halted.is_some(),
+            record_taken: target.taken.is_some(),
             given_up: target.given_up.is_some(),
             since_ms: millis(target.since),
             applied: target.applied.to_string(),

@@ -55,6 +55,7 @@ const NO_REMEDY: &[(&str, &str)] = &[
     ("target-cluster", "another server"),
     ("target-read-only", "the configuration is edited"),
     ("target-command", "the server's configuration is edited, and it is started again"),
+    ("record-foreign", "the configuration is edited: tests/e2e/sharing.rs"),
     ("library-unsupported", "another server, or readers that use scripts"),
     ("setup-refused", "only coherd setup says it, with the statements that it was refused: tests/setup.rs"),
     ("setup-standby", "only coherd setup says it: tests/setup.rs"),

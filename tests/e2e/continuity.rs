@@ -1,6 +1,7 @@
 //! One test for each row of DESIGN §4: what the daemon finds, and what becomes of the keys.
 
 mod halted;
+mod poisoned;
 mod running;
 
 use super::Shop;

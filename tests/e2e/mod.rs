@@ -1,6 +1,7 @@
 //! The daemon from end to end: a change in a real Postgres, keys in a real Redis.
 
 mod by_hand;
+mod broken_rule;
 mod budget;
 mod bulk;
 mod coherence;
@@ -16,6 +17,7 @@ mod planted;
 mod readers;
 mod refusals;
 mod reload;
+mod sharing;
 mod soak;
 mod standby;
 mod synchronous;

@@ -270,7 +270,7 @@ impl Daemon {
             sequence: u64::from(!found.is_older),
             marks: None,
         };
-        let verdict = judge(&known, &record::Recollection { record: Some(record), empty: false });
+        let verdict = judge(&known, &record::Recollection { record: Some(record), empty: false, written: None });
         let before = found.settled.min(said);
         let missed = match verdict {
             _ if setup.is(Broken::NoHealing) => false,

@@ -60,6 +60,7 @@ pub fn settled_text(error: &SourceError, replace: &[(&str, &str)]) -> String {
         SourceError::Refused(_) => "Refused",
         SourceError::Synchronous(_) => "Synchronous",
         SourceError::Protocol(_) => "Protocol",
+        SourceError::NotDecodable { .. } => "NotDecodable",
     };
     replace.iter().chain(OTHER_WORDS).fold(format!("{kind}: {error}"), |text, (from, to)| text.replace(from, to))
 }

@@ -214,11 +214,20 @@ impl Database {
         Database::create_on(Postgres::shared())
     }
 
+    /// A fresh database on the shared server, with `options` of CREATE DATABASE.
+    pub fn create_with(options: &str) -> Database {
+        Database::create_on_with(Postgres::shared(), options)
+    }
+
     /// A fresh database on `server`. Its name is also a good name for a slot and a publication.
     pub fn create_on(server: Arc<Postgres>) -> Database {
+        Database::create_on_with(server, "")
+    }
+
+    fn create_on_with(server: Arc<Postgres>, options: &str) -> Database {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("t{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        postgres_client(&server.dsn("postgres")).expect("connects").run(&format!("CREATE DATABASE {name}"));
+        postgres_client(&server.dsn("postgres")).expect("connects").run(&format!("CREATE DATABASE {name} {options}"));
         Database { server, name }
     }
 

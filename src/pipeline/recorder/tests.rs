@@ -107,7 +107,7 @@ fn a_halted_target_stays_halted_when_the_state_changes() {
         slot: crate::source::SlotSeen::Missing,
         forks: vec![],
     };
-    its.recorder.streaming(&seen, Lsn::new(100));
+    its.recorder.streaming(&seen, Lsn::new(100), false);
     assert!(its.reasons().contains("target cache is halted (on_gap: halt)"), "{}", its.reasons());
 }
 

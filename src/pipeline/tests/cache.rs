@@ -47,6 +47,6 @@ impl Target for Cache {
 
     fn recall(&self) -> Pending<'_, Result<Recollection, Fault>> {
         let record = self.record.lock().unwrap().clone();
-        Box::pin(async move { Ok(Recollection { record, empty: !self.not_empty }) })
+        Box::pin(async move { Ok(Recollection { record, empty: !self.not_empty, written: None }) })
     }
 }

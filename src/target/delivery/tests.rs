@@ -86,7 +86,7 @@ impl Target for Scripted {
                 return Err(fault(kind));
             }
             self.events.lock().unwrap().push(Event::Recalled);
-            Ok(Recollection { record: None, empty: true })
+            Ok(Recollection { record: None, empty: true, written: None })
         })
     }
 }

@@ -26,6 +26,7 @@ mod connection;
 mod flush;
 mod library;
 pub mod lua;
+mod owner;
 mod peek;
 mod record;
 mod reply;
@@ -46,6 +47,7 @@ use super::{Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Rec
 use bump::Script;
 use connection::{Connected, Line};
 use library::Courier;
+use owner::Owner;
 use record::Unreadable;
 use reply::{Step, Tally, broken, refused, unexpected};
 use strike::{Manner, Salvo};
@@ -66,6 +68,9 @@ struct Redis {
     /// Held while a delivery's pipelines are handed to the connection, so that no later record gets between them.
     turn: Mutex<()>,
     record_key: String,
+    /// What the record names as its writer's.
+    slot: String,
+    owner: Owner,
     channel: String,
     scopes_channel: String,
     version_ttl_ms: u64,
@@ -96,6 +101,8 @@ impl Redis {
             line: Line::new(config)?,
             turn: Mutex::new(()),
             record_key: config.record_key.clone(),
+            slot: config.slot.clone(),
+            owner: Owner::default(),
             channel: config.channel.clone(),
             scopes_channel: format!("{}:scopes", config.channel),
             version_ttl_ms: u64::try_from(config.version_ttl.as_millis()).unwrap_or(u64::MAX).max(1),
@@ -108,6 +115,10 @@ impl Redis {
     async fn carry_out(&self, delivery: &Delivery) -> Result<Delivered, Fault> {
         let turn = self.turn.lock().await;
         let connected = self.line.connected().await?;
+        if delivery.batch.is_empty() {
+            let owned = self.own_record(&connected, &delivery.record).await;
+            self.keep_or_lose(&connected, owned).await?;
+        }
         let mut outcome = self.strike(&connected, turn, delivery).await;
         if let Ok(Tally { script_unknown: true, .. }) = outcome {
             // SCRIPT FLUSH, or another server behind the same connection. Everything again, with the script in full.
@@ -139,7 +150,9 @@ impl Redis {
             let mut salvo = strikes.load(&manner);
             let last = strikes.are_spent();
             if last && tally.fault.is_none() {
-                salvo.push(Step::WriteRecord, record::write(&self.record_key, &delivery.record));
+                let mut write = record::write(&self.record_key, &delivery.record);
+                write.arg("slot").arg(&self.slot);
+                salvo.push(Step::WriteRecord, write);
             }
             bumped |= salvo.steps.contains(&Step::Bump);
             let shot = Shot::fire(connected, salvo).await;
@@ -187,7 +200,8 @@ impl Redis {
         })?;
         // The record itself is a key, but not one that can be stale.
         let empty = keys <= i64::from(record.is_some());
-        Ok(Recollection { record, empty })
+        let written = record.as_ref().and_then(|_| record::written(hash));
+        Ok(Recollection { record, empty, written })
     }
 
     fn unreadable(&self, field: &str) -> Fault {

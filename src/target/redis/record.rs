@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use redis::{Cmd, Value};
 
 use crate::lsn::Lsn;
+use crate::record::Written;
 use crate::target::Record;
 
 /// `HSET` of the whole record.
@@ -55,6 +56,14 @@ pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
         sequence: if fields.contains_key(b"sequence".as_slice()) { number(&fields, "sequence")? } else { 0 },
         marks: fields.get(b"marks".as_slice()).map(|marks| String::from_utf8_lossy(marks).into()),
     }))
+}
+
+/// Who wrote the record, and when.
+pub(super) fn written(reply: &Value) -> Option<Written> {
+    let pairs = reply.as_map_iter()?;
+    let fields: HashMap<&[u8], &[u8]> = pairs.filter_map(|(name, value)| Some((bytes(name)?, bytes(value)?))).collect();
+    let slot = fields.get(b"slot".as_slice()).map(|slot| String::from_utf8_lossy(slot).into());
+    Some(Written { updated_ms: number(&fields, "updated_ms").unwrap_or_default(), slot })
 }
 
 fn bytes(value: &Value) -> Option<&[u8]> {

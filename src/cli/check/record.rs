@@ -1,0 +1,75 @@
+//! Whether each target's record is this source's alone.
+
+use std::time::{Duration, Instant};
+
+use crate::cli::parts;
+use crate::config::Config;
+use crate::continuity::{Shared, Stranger, Writer};
+use crate::finding::{Code, Finding};
+use crate::source::reach::Reached;
+use crate::target::Target;
+use crate::target::config::Library;
+
+/// How often a record of another database is looked at, to see whether it moves.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long one target may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Looks at the record of each target, all at once. A target that does not answer is found elsewhere.
+pub(super) async fn records(config: &Config, reached: Option<&Reached>) -> Vec<Finding> {
+    let (Some(reached), Ok(targets)) = (reached, parts::targets(config, Library::Leave)) else { return Vec::new() };
+    let (system_id, mut looking) = (reached.system_id, Vec::new());
+    for (settings, target) in config.targets.iter().zip(targets) {
+        let (name, record, slot) = (settings.name.clone(), settings.record.clone(), config.source.slot.clone());
+        looking.push(tokio::spawn(async move {
+            let shared = watched(target.as_ref(), system_id, &slot).await?;
+            finding(&name, &record, (system_id, &slot), shared)
+        }));
+    }
+    let mut findings = Vec::new();
+    for looking in looking {
+        findings.extend(looking.await.ok().flatten());
+    }
+    findings
+}
+
+/// Who else's it is, and whether that one still writes it.
+async fn watched(target: &dyn Target, system_id: u64, slot: &str) -> Option<(Writer, bool)> {
+    let (mut stranger, mut other) = (Stranger::default(), None);
+    loop {
+        let seen = tokio::time::timeout(PATIENCE, target.recall()).await.ok()?.ok()?;
+        match stranger.read(&seen, system_id, slot, Instant::now()) {
+            Shared::Taken(writer) => return Some((writer, true)),
+            Shared::Free => return other.map(|writer| (writer, false)),
+            Shared::Watch => {
+                other = seen.record.map(|record| Writer {
+                    system_id: record.system_id,
+                    slot: seen.written.and_then(|written| written.slot),
+                });
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+}
+
+fn finding(name: &str, record: &str, ours: (u64, &str), (theirs, moves): (Writer, bool)) -> Option<Finding> {
+    let subject = format!("target {name}");
+    let slot = theirs.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
+    let (id, (our_id, our_slot)) = (theirs.system_id, ours);
+    if moves {
+        let message = format!(
+            "another coherd writes the record {record}, for the database with system identifier {id}{slot}; source.dsn \
+             leads to {our_id}, slot {our_slot}. Give each a record of its own: targets.{name}.record"
+        );
+        return Some(Finding::error(Code::RECORD_FOREIGN, subject, message));
+    }
+    // The slot may have been renamed, in the same database.
+    (id != our_id).then(|| {
+        let message = format!(
+            "the record {record} is of the database with system identifier {id}, which nobody follows at the moment; \
+             source.dsn leads to {our_id}. The next start flushes every scope. If the other database has a coherd of its \
+             own, name another record: targets.{name}.record"
+        );
+        Finding::warning(Code::RECORD_FOREIGN, subject, message)
+    })
+}

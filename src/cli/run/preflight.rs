@@ -1,0 +1,127 @@
+//! What `coherd run` looks at before it follows the log: whether every rule can be kept.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tracing::{error, warn};
+
+use crate::backoff::{Backoff, is_worth_a_line};
+use crate::cli::Failure;
+use crate::cli::parts::Parts;
+use crate::config::Config;
+use crate::database::Database;
+use crate::finding::{Code, Finding, Severity};
+use crate::record::NEW;
+use crate::rules::audit::audit;
+use crate::shutdown::Shutdown;
+use crate::source::SourceError;
+use crate::source::catalog::look;
+use crate::source::dsn::Dsn;
+use crate::source::sql::connect;
+use crate::status::{Board, State};
+use crate::table::TableName;
+use crate::target::Target;
+
+/// How long the database may take to answer before it is asked again.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Waits between attempts to reach it.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest of them.
+const RETRY_MOST: Duration = Duration::from_secs(5);
+/// How long a target may take to show its record.
+const RECORD_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(PartialEq, Eq)]
+pub(super) enum Preflight {
+    Passed,
+    /// Somebody asked for the end before the database answered.
+    Stopped,
+}
+
+/// Holds the rules against the catalogue before anything is read. A database that is away is waited for. A rule that
+/// cannot be kept is refused at the first start, with the SQL that mends it. Later the daemon starts without it: the
+/// pipeline finds it uncovered, and keeps the others.
+pub(super) async fn preflight(
+    config: &Config,
+    parts: &Parts,
+    board: &Board,
+    shutdown: Shutdown,
+) -> Result<Preflight, Failure> {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+    let mut stopped = pin!(shutdown.requested());
+    loop {
+        let attempt = tokio::select! {
+            () = &mut stopped => return Ok(Preflight::Stopped),
+            attempt = look_at(config, &parts.dsn) => attempt,
+        };
+        let reason = match attempt {
+            Ok(database) => return judged(&audit(&config.rules, &database), &database, &parts.targets).await,
+            Err(SourceError::Refused(text)) => return Err(anyhow::Error::msg(text).into()),
+            Err(error) => error.to_string(),
+        };
+        let pause = backoff.next(fastrand::u32(..));
+        if is_worth_a_line(backoff.attempts()) {
+            warn!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());
+        }
+        board.enter(State::Reconnecting { reason });
+        tokio::select! {
+            () = &mut stopped => return Ok(Preflight::Stopped),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Connecting has a patience of its own for each host (`connect_timeout`), and the last one may be the one that is up.
+async fn look_at(config: &Config, dsn: &Dsn) -> Result<Database, SourceError> {
+    let client = connect(dsn).await?;
+    let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
+    let looking = look(&client, &config.source.slot, &config.source.publication, &names);
+    match tokio::time::timeout(PATIENCE, looking).await {
+        Ok(database) => database.map_err(|error| SourceError::Lost(error.to_string())),
+        Err(_) => Err(SourceError::Lost(format!("the database has not answered within {} s", PATIENCE.as_secs()))),
+    }
+}
+
+async fn judged(findings: &[Finding], database: &Database, targets: &[Arc<dyn Target>]) -> Result<Preflight, Failure> {
+    let (errors, rest): (Vec<_>, Vec<_>) = findings.iter().partition(|its| its.severity == Severity::Error);
+    for finding in rest {
+        warn!("{finding}");
+    }
+    if errors.is_empty() {
+        return Ok(Preflight::Passed);
+    }
+    // Without its publication the slot cannot be read at all.
+    let is_readable = errors.iter().all(|its| its.code != Code::PUBLICATION_MISSING);
+    if is_readable && has_run_before(database, targets).await {
+        for finding in errors {
+            error!("coherd starts without this rule, which is not covered; it keeps all others: {finding}");
+        }
+        return Ok(Preflight::Passed);
+    }
+    let list: Vec<String> = errors.into_iter().map(ToString::to_string).collect();
+    Err(anyhow::anyhow!("not started, because invalidations would be lost:\n{}", list.join("\n")).into())
+}
+
+/// The slot proves it, unless a target still has the record that setup has written and no other one was written since. A
+/// target that is away, or has lost its record, proves nothing either way.
+async fn has_run_before(database: &Database, targets: &[Arc<dyn Target>]) -> bool {
+    if database.slot.is_none() {
+        return false;
+    }
+    let mut looking: JoinSet<_> = targets
+        .iter()
+        .map(Arc::clone)
+        .map(|target| async move { tokio::time::timeout(RECORD_WITHIN, target.recall()).await.ok()?.ok()?.record })
+        .collect();
+    let mut is_first_start = false;
+    while let Some(looked) = looking.join_next().await {
+        match looked.ok().flatten() {
+            None => {}
+            Some(record) if record.marks.as_deref() == Some(NEW) => is_first_start = true,
+            Some(_) => return true,
+        }
+    }
+    !is_first_start
+}

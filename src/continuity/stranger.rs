@@ -1,0 +1,118 @@
+//! Whether somebody else writes a target's record: another coherd, which follows another database.
+//!
+//! A record of another database may also be what is left of a database that was replaced. Whoever is at work moves its
+//! record about once a second, so a record that stands still is nobody's any more.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::record::Recollection;
+
+/// How long a record of another database is watched. Several times as long as one that is at work stands still.
+const WATCHED_FOR: Duration = Duration::from_secs(5);
+
+/// Who wrote a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Writer {
+    /// The database's system identifier.
+    pub system_id: u64,
+    /// The slot, where the record says it.
+    pub slot: Option<Arc<str>>,
+}
+
+/// What follows from a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shared {
+    /// It is ours, or nobody's.
+    Free,
+    /// It is another database's, and whether it moves has still to be seen.
+    Watch,
+    /// Somebody else writes it.
+    Taken(Writer),
+}
+
+/// What is known of the record of one target.
+#[derive(Debug, Default)]
+pub struct Stranger(Option<Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    writer: Writer,
+    updated_ms: u64,
+    since: Instant,
+    /// Once it was seen to move, it stays the other one's: that one may be down for a while only.
+    moves: bool,
+}
+
+impl Stranger {
+    /// A record was read. `system_id` is that of the database which is followed, `slot` its slot.
+    pub fn read(&mut self, recollection: &Recollection, system_id: u64, slot: &str, now: Instant) -> Shared {
+        let writer = recollection.record.as_ref().map(|record| Writer {
+            system_id: record.system_id,
+            slot: recollection.written.as_ref().and_then(|written| written.slot.clone()),
+        });
+        let is_other = |its: &Writer| its.system_id != system_id || its.slot.as_deref().is_some_and(|its| its != slot);
+        let (Some(writer), Some(written)) = (writer.filter(is_other), &recollection.written) else {
+            self.0 = None;
+            return Shared::Free;
+        };
+        let updated_ms = written.updated_ms;
+        let seen = self.0.take_if(|seen| seen.writer == writer);
+        let seen = self.0.insert(seen.unwrap_or(Seen { writer, updated_ms, since: now, moves: false }));
+        seen.moves |= seen.updated_ms != updated_ms;
+        if seen.moves {
+            return Shared::Taken(seen.writer.clone());
+        }
+        if now.saturating_duration_since(seen.since) < WATCHED_FOR {
+            return Shared::Watch;
+        }
+        Shared::Free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lsn::Lsn;
+    use crate::record::{Record, Written};
+
+    fn record(system_id: u64, slot: Option<&str>, updated_ms: u64) -> Recollection {
+        let at = Lsn::new(100);
+        let record = Record { applied: at, struck: at, settled: at, system_id, timeline: 1, sequence: 0, marks: None };
+        let written = Some(Written { updated_ms, slot: slot.map(Into::into) });
+        Recollection { record: Some(record), empty: false, written }
+    }
+
+    #[test]
+    fn a_record_of_ours_is_free_also_where_it_does_not_name_its_slot() {
+        let (mut stranger, now) = (Stranger::default(), Instant::now());
+        for (slot, updated) in [(None, 1), (Some("ours"), 2), (None, 3)] {
+            assert_eq!(stranger.read(&record(7, slot, updated), 7, "ours", now), Shared::Free);
+        }
+        let nothing = Recollection { record: None, empty: false, written: None };
+        assert_eq!(stranger.read(&nothing, 7, "ours", now), Shared::Free);
+    }
+
+    #[test]
+    fn a_record_of_another_database_or_slot_that_moves_is_taken_and_stays_so() {
+        for (system_id, slot) in [(8, Some("ours")), (8, None), (7, Some("theirs"))] {
+            let (mut stranger, now) = (Stranger::default(), Instant::now());
+            assert_eq!(stranger.read(&record(system_id, slot, 1), 7, "ours", now), Shared::Watch);
+            let taken = Shared::Taken(Writer { system_id, slot: slot.map(Into::into) });
+            assert_eq!(stranger.read(&record(system_id, slot, 2), 7, "ours", now), taken);
+            let later = now + 10 * WATCHED_FOR;
+            assert_eq!(stranger.read(&record(system_id, slot, 2), 7, "ours", later), taken, "it may be down");
+            assert_eq!(stranger.read(&record(7, Some("ours"), 3), 7, "ours", later), Shared::Free);
+            assert_eq!(stranger.read(&record(system_id, slot, 3), 7, "ours", later), Shared::Watch);
+        }
+    }
+
+    #[test]
+    fn a_record_that_stands_still_is_nobodys() {
+        let (mut stranger, now) = (Stranger::default(), Instant::now());
+        let left = record(8, Some("theirs"), 1);
+        assert_eq!(stranger.read(&left, 7, "ours", now), Shared::Watch);
+        assert_eq!(stranger.read(&left, 7, "ours", now + WATCHED_FOR / 2), Shared::Watch);
+        assert_eq!(stranger.read(&left, 7, "ours", now + WATCHED_FOR), Shared::Free);
+    }
+}

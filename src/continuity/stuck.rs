@@ -1,0 +1,149 @@
+//! Whether a failure to decode the log passes by itself, or Postgres fails at that position for ever.
+//!
+//! In: each failure with its position and time. Out: whether only a new slot gets past it. Each new slot costs a flush of
+//! every scope, so where one follows the other, the time before the next one doubles.
+
+use std::time::{Duration, Instant};
+
+use crate::lsn::Lsn;
+
+/// Failures at one position before a new slot is worth its cost.
+const TIMES_MIN: u32 = 3;
+/// How often the patience doubles: with a minute at first, it is never more than eight.
+const DOUBLED_MOST: u32 = 3;
+/// After as many times the first patience without a new slot, the patience is the first one again.
+const FORGOTTEN_AFTER: u32 = 16;
+
+/// The failures at one position.
+#[derive(Debug, Clone, Copy)]
+struct Failing {
+    at: Lsn,
+    since: Instant,
+    times: u32,
+}
+
+/// What follows from a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// It may pass by itself, and is tried again for so long from the first failure on.
+    TryAgain(Duration),
+    /// Only a new slot gets past it.
+    ForGood {
+        /// Attempts that have failed.
+        times: u32,
+        /// Since the first of them.
+        lasted: Duration,
+    },
+}
+
+/// Counts failures to decode.
+#[derive(Debug)]
+pub struct Stuck {
+    timeout: Duration,
+    failing: Option<Failing>,
+    renewals: u32,
+    renewed: Option<Instant>,
+}
+
+impl Stuck {
+    /// Patient for `timeout` the first time.
+    pub const fn new(timeout: Duration) -> Stuck {
+        Stuck { timeout, failing: None, renewals: 0, renewed: None }
+    }
+
+    /// Decoding has failed at the position. After [`Failed::ForGood`] a new slot is counted, and the failures are
+    /// forgotten.
+    pub fn failed(&mut self, at: Lsn, now: Instant) -> Failed {
+        let failing = self.failing.get_or_insert(Failing { at, since: now, times: 0 });
+        if failing.at != at {
+            *failing = Failing { at, since: now, times: 0 };
+        }
+        failing.times = failing.times.saturating_add(1);
+        let Failing { since, times, .. } = *failing;
+        let forgotten = self.timeout.saturating_mul(FORGOTTEN_AFTER);
+        if self.renewed.is_some_and(|renewed| since.saturating_duration_since(renewed) >= forgotten) {
+            self.renewals = 0;
+        }
+        let patience = self.timeout.saturating_mul(1 << self.renewals.min(DOUBLED_MOST));
+        let lasted = now.saturating_duration_since(since);
+        if times < TIMES_MIN || lasted < patience {
+            return Failed::TryAgain(patience);
+        }
+        (self.failing, self.renewed, self.renewals) = (None, Some(now), self.renewals.saturating_add(1));
+        Failed::ForGood { times, lasted }
+    }
+
+    /// Everything before `decoded` is decoded. Gives whether that is beyond the position of the last failure.
+    pub fn passed(&mut self, decoded: Lsn) -> bool {
+        self.failing.take_if(|failing| decoded > failing.at).is_some()
+    }
+
+    /// Whether the last attempt has failed.
+    pub const fn is_failing(&self) -> bool {
+        self.failing.is_some()
+    }
+
+    /// The slot holds back more log than it may: a flush is cheaper than a full disk.
+    pub const fn hurry(&mut self) {
+        self.renewals = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_mins(1);
+    const HERE: Lsn = Lsn::new(100);
+
+    /// Fails at `at` every ten seconds from `from` on, until a new slot is due; gives when that is.
+    fn renewed_after(stuck: &mut Stuck, at: Lsn, from: Instant) -> Duration {
+        (0..1000_u32)
+            .map(|n| Duration::from_secs(10) * n)
+            .find(|after| matches!(stuck.failed(at, from + *after), Failed::ForGood { .. }))
+            .unwrap()
+    }
+
+    #[test]
+    fn three_failures_over_the_timeout_are_for_good() {
+        let (mut stuck, now) = (Stuck::new(TIMEOUT), Instant::now());
+        assert_eq!(stuck.failed(HERE, now), Failed::TryAgain(TIMEOUT));
+        assert_eq!(stuck.failed(HERE, now + 2 * TIMEOUT), Failed::TryAgain(TIMEOUT), "only two");
+        let lasted = 3 * TIMEOUT;
+        assert_eq!(stuck.failed(HERE, now + lasted), Failed::ForGood { times: 3, lasted });
+        assert!(!stuck.is_failing());
+    }
+
+    #[test]
+    fn failures_elsewhere_do_not_count_and_neither_do_those_that_were_passed() {
+        let (mut stuck, now) = (Stuck::new(TIMEOUT), Instant::now());
+        for n in 0..100 {
+            let failed = stuck.failed(Lsn::new(n), now + TIMEOUT * u32::try_from(n).unwrap());
+            assert_eq!(failed, Failed::TryAgain(TIMEOUT), "{n}");
+        }
+        assert!(!stuck.passed(Lsn::new(99)) && stuck.is_failing());
+        assert!(stuck.passed(Lsn::new(100)) && !stuck.is_failing());
+        assert!(!stuck.passed(Lsn::new(101)), "once");
+    }
+
+    #[test]
+    fn each_new_slot_soon_after_another_is_waited_for_twice_as_long_up_to_a_bound() {
+        let (mut stuck, mut now) = (Stuck::new(TIMEOUT), Instant::now());
+        let mut waits = Vec::new();
+        for n in 0..6 {
+            let wait = renewed_after(&mut stuck, Lsn::new(n), now);
+            waits.push(wait.as_secs());
+            now += wait;
+        }
+        assert_eq!(waits, [60, 120, 240, 480, 480, 480]);
+        assert_eq!(renewed_after(&mut stuck, HERE, now + TIMEOUT * FORGOTTEN_AFTER).as_secs(), 60, "long ago");
+    }
+
+    #[test]
+    fn a_slot_that_holds_back_too_much_is_not_waited_for_longer() {
+        let (mut stuck, now) = (Stuck::new(TIMEOUT), Instant::now());
+        renewed_after(&mut stuck, HERE, now);
+        stuck.hurry();
+        assert_eq!(renewed_after(&mut stuck, HERE, now + 2 * TIMEOUT).as_secs(), 60);
+    }
+}

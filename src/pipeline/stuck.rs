@@ -1,0 +1,56 @@
+//! A stream that fails at the same position again and again.
+
+use std::time::Instant;
+
+use super::{OnGap, Pipeline};
+use crate::continuity::Failed;
+use crate::source::{Source, SourceError};
+
+/// The `reason` of the gap that a new slot leaves, which begins after what cannot be decoded.
+const LOG_NOT_DECODABLE: &str = "log_not_decodable";
+
+impl<S: Source + 'static> Pipeline<S> {
+    /// What a failure of the stream means. Where decoding has failed at one position for long, that is a gap: only a new
+    /// slot gets past it. What this process cannot make sense of at one position counts as well: the server may have a
+    /// fault, and it would send the same again.
+    pub(super) fn failed_for_good(&mut self, error: SourceError) -> SourceError {
+        let (at, text) = match error {
+            SourceError::NotDecodable { at, text } => (at, text),
+            SourceError::Protocol(text) => (None, text),
+            SourceError::Lost(_)
+            | SourceError::Busy(_)
+            | SourceError::Gap(_)
+            | SourceError::Refused(_)
+            | SourceError::Synchronous(_) => return error,
+        };
+        let at = at.unwrap_or_else(|| self.lanes.ledger.decoded());
+        let what_then = match self.settings.on_gap {
+            OnGap::Flush => "a new slot takes its place and every scope is flushed",
+            OnGap::Halt => "coherd halts (on_gap: halt)",
+        };
+        match self.stuck.failed(at, Instant::now()) {
+            Failed::TryAgain(patience) => SourceError::NotDecodable {
+                at: Some(at),
+                text: format!(
+                    "the log cannot be decoded at {at}: {text} coherd tries again for {} s; then {what_then}",
+                    patience.as_secs()
+                ),
+            },
+            Failed::ForGood { times, lasted } => {
+                let text = format!(
+                    "the log cannot be decoded at {at}, in {times} attempts over {} s: {text} Now {what_then}",
+                    lasted.as_secs()
+                );
+                self.recorder.source_gap(LOG_NOT_DECODABLE, &text);
+                SourceError::Gap(text)
+            }
+        }
+    }
+
+    /// Looks whether the stream has got past the position where it failed.
+    pub(super) fn got_past_failure(&mut self) {
+        if self.stuck.passed(self.lanes.ledger.decoded()) {
+            self.recorder.streams_on();
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Whether the record is still ours: another coherd, which follows another database, may have begun to write it.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use super::Redis;
+use super::connection::Connected;
+use super::reply::{Step, broken, refused};
+use crate::target::{Fault, FaultKind, Record};
+
+/// How often the record is looked at. A target that is not idle writes it many times in between.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// When the record was looked at last.
+#[derive(Debug, Default)]
+pub(super) struct Owner(Mutex<Option<Instant>>);
+
+impl Owner {
+    fn is_due(&self) -> bool {
+        let mut looked = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let is_due = looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY);
+        if is_due {
+            *looked = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
+impl Redis {
+    /// Fails where the stored record is another database's, now and then, before a record is written over it. The fault
+    /// has the target asked again what it remembers.
+    pub(super) async fn own_record(&self, connected: &Connected, record: &Record) -> Result<(), Fault> {
+        if !self.owner.is_due() {
+            return Ok(());
+        }
+        let (place, key) = (&self.line.place, &self.record_key);
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HGETALL").arg(key);
+        let replies = connected.connection.clone().send_packed_commands(&pipeline, 0, 1).await;
+        let replies = replies.map_err(|error| broken(place, "reading the record", &error))?;
+        let found = match replies.as_slice() {
+            [Value::ServerError(error)] => return Err(refused(place, Step::ReadRecord, error)),
+            [reply] => super::record::read(reply).ok().flatten(),
+            _ => None,
+        };
+        let written = replies.first().and_then(super::record::written);
+        let other_slot = written.and_then(|written| written.slot).filter(|slot| **slot != *self.slot);
+        match found {
+            Some(found) if found.system_id != record.system_id || other_slot.is_some() => {
+                let slot = other_slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
+                let message = format!(
+                    "{place}: another coherd has written the record {key}, for the database with system identifier \
+                     {}{slot}",
+                    found.system_id
+                );
+                Err(Fault { kind: FaultKind::NotReady, message })
+            }
+            _ => Ok(()),
+        }
+    }
+}
