@@ -235,6 +235,11 @@ BEGIN
             USING ERRCODE = '42704', HINT = 'No rule can apply to it. "coherd setup" adds the tables of all rules; '
                 'another publication is named with publication => ''name''.';
     END IF;
+    IF pg_catalog.row_security_active(tbl) THEN
+        RAISE WARNING 'coherd.touch(): row-level security hides rows of % from role "%"; their keys stay cached', tbl,
+            current_user
+            USING HINT = 'Call it as the table''s owner or as a role with BYPASSRLS, or call coherd.flush().';
+    END IF;
     -- Types whose text no setting changes are printed in place; the others cost a call each.
     SELECT n.nspname, c.relname, c.relkind INTO STRICT header
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace

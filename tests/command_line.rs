@@ -203,3 +203,22 @@ fn each_function_is_printed_as_a_script_and_others_are_wrong_usage() {
     assert_eq!(wrong.status.code(), Some(2));
     assert!(stderr(&wrong).contains("[possible values: get, fill, version]"), "{}", stderr(&wrong));
 }
+
+#[test]
+fn a_rule_that_would_leave_keys_behind_is_refused_with_its_place() {
+    for (rule, said) in [
+        (
+            "keys: ['user:{id}'], scope: 'sess:*'",
+            ":48: rules[0].scope: \"sess:*\" does not match every key of \"user:{id}\"",
+        ),
+        ("keys: ['user:{id}', 'user:*']", ":26: rules[0].keys: key template \"user:*\": * is no wildcard here"),
+    ] {
+        let rules = format!("rules:\n  - {{table: users, {rule}}}\n");
+        let text = config(free_port());
+        let (before, _) = text.split_once("rules:").unwrap_or((&text, ""));
+        let files = Files::with(&format!("{before}{rules}"));
+        let output = coherd(&["check", "--config-only"], Some(&files));
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    }
+}

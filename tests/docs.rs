@@ -114,8 +114,10 @@ fn every_file_and_heading_that_a_document_links_to_is_there() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut links = 0;
     let fixes = include_str!("../docs/manual-fixes.md");
+    let rules = include_str!("../docs/rules.md");
     let changes = include_str!("../CHANGELOG.md");
-    for (folder, text) in [("", README), ("docs", READING), ("docs", INSTALL), ("docs", fixes), ("", changes)] {
+    let guides = [READING, INSTALL, fixes, rules].map(|text| ("docs", text));
+    for (folder, text) in guides.into_iter().chain([("", README), ("", changes)]) {
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if link.starts_with("http") {
                 continue;

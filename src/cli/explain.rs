@@ -18,6 +18,7 @@ use crate::rules::config::{MissingOld, Rule};
 use crate::rules::reading::{Implied, can_print, read};
 use crate::rules::shape::Shape;
 use crate::rules::template::Template;
+use crate::rules::text_form::text_form;
 use crate::source::catalog::look;
 use crate::source::sql::connect;
 use crate::table::{Table, quote_identifier, quote_literal};
@@ -153,11 +154,17 @@ impl Maker<'_> {
     }
 
     /// The rows that have the key, as SQL; `None` where SQL cannot say it, or the key does not.
-    fn condition(&self) -> Option<String> {
+    fn condition(&self, database: &anyhow::Result<Database>) -> Option<String> {
         let one = |implied: &Implied| {
             let mut value = quote_identifier(&implied.column);
-            if !implied.filters.is_empty() {
-                value += "::text";
+            match self.type_name(&implied.column, database).map(|name| name.split('(').next().unwrap_or(name)) {
+                Some("json" | "xml" | "point" | "box" | "lseg" | "path" | "polygon" | "circle" | "line") => {
+                    value = format!("format('%s', {value})"); // No = that compares all of it.
+                }
+                _ if implied.filters.is_empty() => {}
+                None | Some("text" | "character varying") => value += "::text",
+                // A cast prints some types otherwise than keys have them: true, not t.
+                Some(_) => value = format!("format('%s', {value})"),
             }
             for filter in &implied.filters {
                 let function = match *filter {
@@ -172,6 +179,10 @@ impl Maker<'_> {
         };
         let conditions = self.implied.iter().map(one).collect::<Option<Vec<_>>>()?;
         (!conditions.is_empty()).then(|| conditions.join(" AND "))
+    }
+
+    fn type_name<'d>(&self, column: &str, database: &'d anyhow::Result<Database>) -> Option<&'d str> {
+        Some(self.table(database)?.column(column)?.type_name.as_str())
     }
 
     fn table<'d>(&self, database: &'d anyhow::Result<Database>) -> Option<&'d Table> {
@@ -258,9 +269,12 @@ impl Maker<'_> {
             let column = quote_identifier(&implied.column);
             let column = [&[column.as_str()], implied.filters.as_slice()].concat().join("|");
             let sure = if implied.ambiguous { ", or more or less of the key" } else { "" };
-            line("column", &format!("{column} is {}{sure}", key_text(&implied.text)));
+            let its_type = self.type_name(&implied.column, database);
+            let form = its_type.and_then(text_form).map(|form| format!(", in keys {form}")).unwrap_or_default();
+            let its_type = its_type.map(|name| format!(" ({name}{form})")).unwrap_or_default();
+            line("column", &format!("{column} is {}{sure}{its_type}", key_text(&implied.text)));
         }
-        match self.condition() {
+        match self.condition(database) {
             Some(condition) => line("rows", &condition),
             None if self.implied.is_empty() => line("rows", "every row of the table"),
             None => line("rows", "which ones cannot be said in SQL"),
@@ -283,12 +297,16 @@ impl Maker<'_> {
             Standing::Unknown(why) => (Value::Null, vec![why]),
         };
         let implied = self.implied.iter().map(|its| {
-            json!({ "column": its.column, "filters": its.filters, "text": key_text(&its.text), "ambiguous": its.ambiguous })
+            let its_type = self.type_name(&its.column, database);
+            json!({
+                "column": its.column, "type": its_type, "text_form": its_type.and_then(text_form), "filters": its.filters,
+                "text": key_text(&its.text), "ambiguous": its.ambiguous,
+            })
         });
         json!({
             "rule": self.rule.subject(), "table": self.rule.table.sql(), "template": self.template.text(),
             "action": self.rule.action.name(), "targets": self.targets(config),
-            "columns": implied.collect::<Vec<_>>(), "rows": self.condition(), "covered": covered, "findings": findings,
+            "columns": implied.collect::<Vec<_>>(), "rows": self.condition(database), "covered": covered, "findings": findings,
             "caveats": self.caveats(config, database),
         })
     }

@@ -2,7 +2,9 @@
 
 use serde::Deserialize;
 
+use super::cover::cover;
 use super::name::{parse_column, parse_table};
+use super::shape::Shape;
 use super::template::Template;
 use crate::invalidation::{Action, RuleId, Scope};
 use crate::table::TableName;
@@ -167,20 +169,38 @@ fn resolve_one(index: usize, raw: &RawRule, targets: &[String]) -> Result<Rule, 
 
 fn scopes(given: Option<&str>, keys: &[Template], action: Action) -> Result<Vec<Scope>, (&'static str, String)> {
     if let Some(pattern) = given {
-        if pattern.is_empty() {
-            return Err(("scope", "it is empty; write a glob as Redis reads it, e.g. \"sess:*\"".to_owned()));
-        }
+        check_scope(pattern, keys).map_err(|reason| ("scope", reason))?;
         return Ok(vec![Scope { action, pattern: pattern.into() }]);
     }
     if let Some(bare) = keys.iter().find(|template| !template.has_literal()) {
         let reason = format!(
-            "{:?} has no literal text, so a flush would cover every key there is; add a prefix, or say with `scope:` \
-             what a flush may remove",
+            "{:?} has no literal text, so a flush would cover every key there is; add a prefix, or, if that is what a \
+             flush may remove, write scope: \"*\"",
             bare.text()
         );
         return Err(("keys", reason));
     }
     Ok(keys.iter().map(|template| Scope { action, pattern: template.scope_pattern().into() }).collect())
+}
+
+/// A flush must remove every key that the rule can have made.
+fn check_scope(pattern: &str, keys: &[Template]) -> Result<(), String> {
+    if pattern.is_empty() {
+        return Err("it is empty; write a glob as Redis reads it, e.g. \"sess:*\"".to_owned());
+    }
+    let scope = Shape::of_glob(pattern);
+    // A flush also puts a suffix behind it, for leases and pointers, which must not become part of the glob's last sign.
+    if !scope.is_followed_in(&Shape::of_glob(&format!("{pattern}:")), b':') {
+        return Err(format!("{pattern:?} ends within a [class] or with a lone backslash; close it, or leave it out"));
+    }
+    let missed = keys.iter().find(|template| !cover(std::slice::from_ref(&scope), &Shape::of_any_text(template)));
+    let Some(missed) = missed else { return Ok(()) };
+    Err(format!(
+        "{pattern:?} does not match every key of {:?}, so a flush would leave stale keys behind; leave scope: out (a flush \
+         then covers {:?}), or write a wider glob. A placeholder can stand for any text",
+        missed.text(),
+        missed.scope_pattern()
+    ))
 }
 
 fn lanes(named: Option<&[String]>, targets: &[String]) -> Result<Vec<usize>, (&'static str, String)> {
@@ -229,10 +249,35 @@ mod tests {
 
     #[test]
     fn a_template_without_literal_text_needs_a_scope() {
-        insta::assert_snapshot!(error(RawRule::of("t", &["{id}"])), @r#"rules[0].keys: "{id}" has no literal text, so a flush would cover every key there is; add a prefix, or say with `scope:` what a flush may remove"#);
-        let scoped = RawRule { scope: Some("sess:*".into()), ..RawRule::of("t", &["{id}"]) };
-        let rules = resolve(&[scoped], &["cache".into()]).unwrap();
-        assert_eq!(&*rules[0].scope(0).unwrap().pattern, "sess:*");
+        insta::assert_snapshot!(error(RawRule::of("t", &["{id}"])), @r#"rules[0].keys: "{id}" has no literal text, so a flush would cover every key there is; add a prefix, or, if that is what a flush may remove, write scope: "*""#);
+        let rules = resolve(&[scoped("*", &["{id}"])], &["cache".into()]).unwrap();
+        assert_eq!(&*rules[0].scope(0).unwrap().pattern, "*");
+    }
+
+    fn scoped(scope: &str, keys: &[&str]) -> RawRule {
+        RawRule { scope: Some(scope.into()), ..RawRule::of("t", keys) }
+    }
+
+    #[test]
+    fn a_scope_that_misses_keys_of_its_rule_is_refused() {
+        insta::assert_snapshot!(error(scoped("user:[0-9]*", &["user:{id}"])), @r#"rules[0].scope: "user:[0-9]*" does not match every key of "user:{id}", so a flush would leave stale keys behind; leave scope: out (a flush then covers "user:*"), or write a wider glob. A placeholder can stand for any text"#);
+        for (scope, keys) in
+            [("sess:*", &["{id}"][..]), ("user:*", &["user:{id}", "mail:{email}"]), ("u:*:x", &["u:{id}:x", "u:{id}"])]
+        {
+            assert!(error(scoped(scope, keys)).contains("does not match every key"), "{scope}");
+        }
+        for (scope, keys) in [("user:*", &["user:{id}", "user:by-email:{email|lower}"][..]), ("*", &["{id}", "x"])] {
+            assert!(resolve(&[scoped(scope, keys)], &["cache".into()]).is_ok(), "{scope}");
+        }
+    }
+
+    #[test]
+    fn a_scope_whose_last_sign_would_swallow_a_suffix_is_refused() {
+        insta::assert_snapshot!(error(scoped("user:*[^", &["user:{id}x"])), @r#"rules[0].scope: "user:*[^" ends within a [class] or with a lone backslash; close it, or leave it out"#);
+        for scope in ["user:*\\", "user:*[", "user:*[^\\", "user:*[a-", "user:*[]"] {
+            assert!(error(scoped(scope, &["user:{id}x"])).starts_with("rules[0].scope: "), "{scope}");
+        }
+        assert!(resolve(&[scoped("user:*[^]", &["user:{id}x"])], &["cache".into()]).is_ok());
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod binding;
 #[cfg(test)]
 mod binding_tests;
 pub mod config;
+pub mod cover;
 pub mod filter;
 pub mod name;
 pub mod overlap;
@@ -12,6 +13,7 @@ pub mod publish;
 pub mod reading;
 pub mod shape;
 pub mod template;
+pub mod text_form;
 
 /// The known name nearest to a mistyped one, if any is near.
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

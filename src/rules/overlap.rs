@@ -119,8 +119,8 @@ fn scopes(one: &Shaped, all: &[Shaped]) -> Option<Finding> {
     let others: Vec<String> = all.iter().filter(covered).take(NAMED_MAX).map(|other| other.rule.subject()).collect();
     let patterns: Vec<&str> = scopes.iter().map(|(pattern, _)| *pattern).collect();
     let message = format!(
-        "a flush of it ({}) covers keys of {} too, which costs more than it must; scope: can say it more narrowly, or \
-         another prefix can tell them apart",
+        "a flush of it ({}) covers keys of {} too, which costs more than it must; another prefix in one of the two rules \
+         tells them apart",
         patterns.join(", "),
         others.join(", ")
     );

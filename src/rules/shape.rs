@@ -5,15 +5,15 @@ use super::template::{Piece, Template};
 use crate::table::Table;
 
 /// Some of all 256 bytes.
-type Bytes = [u64; 4];
+pub(super) type Bytes = [u64; 4];
 
-const ALL: Bytes = [u64::MAX; 4];
+pub(super) const ALL: Bytes = [u64::MAX; 4];
 
 /// One byte of a set, or any number of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Unit {
-    bytes: Bytes,
-    repeated: bool,
+pub(super) struct Unit {
+    pub(super) bytes: Bytes,
+    pub(super) repeated: bool,
 }
 
 /// All keys of a template, or all that a glob matches.
@@ -43,6 +43,28 @@ impl Shape {
             }
         }
         shape
+    }
+
+    /// The keys of `template` where each placeholder stands for any text, the empty one too.
+    pub fn of_any_text(template: &Template) -> Shape {
+        let mut shape = Shape { units: Vec::new() };
+        for piece in template.pieces() {
+            match piece {
+                Piece::Literal(text) => shape.text(text.as_bytes()),
+                Piece::Column { .. } => shape.units.push(Unit { bytes: ALL, repeated: true }),
+            }
+        }
+        shape
+    }
+
+    /// Whether `longer` is this with `byte` behind it.
+    pub(super) fn is_followed_in(&self, longer: &Shape, byte: u8) -> bool {
+        let last = Unit { bytes: set(&[byte]), repeated: false };
+        longer.units.split_last().is_some_and(|(its, rest)| *its == last && rest == self.units)
+    }
+
+    pub(super) fn units(&self) -> &[Unit] {
+        &self.units
     }
 
     /// What Redis's `MATCH` reads in `pattern` (`stringmatchlen` in util.c): `*`, `?`, `[a-z]`, `[^a]`, and a backslash

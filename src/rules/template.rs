@@ -127,7 +127,7 @@ fn parse(text: &str, table: &TableName) -> Result<Vec<Piece>, String> {
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {
         let (before, found) = rest.split_at(at);
-        literal.push_str(before);
+        literal.push_str(&unglobbed(before)?);
         if let Some(after) = found.strip_prefix("{{") {
             literal.push('{');
             rest = after;
@@ -149,12 +149,36 @@ fn parse(text: &str, table: &TableName) -> Result<Vec<Piece>, String> {
             return Err("a } without its {; a literal brace is written }}".to_owned());
         }
     }
-    literal.push_str(rest);
+    literal.push_str(&unglobbed(rest)?);
     push_literal(&mut pieces, &mut literal);
     if pieces.is_empty() {
         return Err("it is empty; write the key as the application does, e.g. user:{id}".to_owned());
     }
     Ok(pieces)
+}
+
+/// Literal text, with the backslash taken from a `\\*`. A bare one looks like a glob, and would be a key's own sign: the
+/// rule would remove one key that nobody has.
+fn unglobbed(text: &str) -> Result<String, String> {
+    let mut literal = String::with_capacity(text.len());
+    let mut signs = text.chars().peekable();
+    while let Some(sign) = signs.next() {
+        match (sign, signs.peek()) {
+            ('\\', Some(&escaped @ ('*' | '?' | '['))) => {
+                literal.push(escaped);
+                signs.next();
+            }
+            ('*' | '?' | '[', _) => {
+                return Err(format!(
+                    "{sign} is no wildcard here: it would stand in the key as it is. Write a {{column}} in its place; coherd \
+                     flush removes many keys at once; if the application's keys hold a {sign}, write \\{sign} in single \
+                     quotes"
+                ));
+            }
+            _ => literal.push(sign),
+        }
+    }
+    Ok(literal)
 }
 
 fn push_literal(pieces: &mut Vec<Piece>, literal: &mut String) {
@@ -252,9 +276,23 @@ mod tests {
 
     #[test]
     fn a_scope_escapes_what_a_glob_would_read() {
-        assert_eq!(parsed("a*b?[c]\\:{id}{tenant}:z").scope_pattern(), r"a\*b\?\[c\]\\:*:z");
-        assert_eq!(parsed("a*{id}").scope_pattern(), r"a\**");
+        assert_eq!(parsed(r"a\*b\?\[c]\:{id}{tenant}:z").scope_pattern(), r"a\*b\?\[c\]\\:*:z");
+        assert_eq!(parsed(r"a\*{id}").scope_pattern(), r"a\**");
         assert!(!parsed("{id}").has_literal());
+    }
+
+    #[test]
+    fn what_looks_like_a_glob_is_refused_unless_a_backslash_says_that_it_is_meant() {
+        insta::assert_snapshot!(error("user:*"), @r#"key template "user:*": * is no wildcard here: it would stand in the key as it is. Write a {column} in its place; coherd flush removes many keys at once; if the application's keys hold a *, write \* in single quotes"#);
+        for wrong in ["*", "user:{id}:*", "u?er:{id}", "user:[0-9]{id}", "{id}*", r"a\\b*{id}"] {
+            assert!(error(wrong).contains("is no wildcard here"), "{wrong}");
+        }
+        for (written, key) in [(r"page:/x\?id={id}", "page:/x?id=7"), (r"\[{id}]", "[7]"), (r"a\\*{id}", r"a\*7")] {
+            assert_eq!(parsed(written).sample("7"), key);
+        }
+        let odd = TableName { schema: "public".into(), name: "a*b[c]?".into() };
+        assert_eq!(Template::parse("{table}:{id}", &odd).unwrap().sample("7"), "a*b[c]?:7");
+        assert_eq!(parsed("x{\"a*b\"}").columns().collect::<Vec<_>>(), ["a*b"]);
     }
 
     #[test]

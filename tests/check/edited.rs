@@ -49,7 +49,7 @@ pub const EDITED: &[Edited] = &[
         "scope-foreign",
         TWO,
         &["{table: t, keys: ['t:{id}']}", "{table: u, keys: ['t:by-name:{name}'], on_missing_old: skip}"],
-        &["{table: t, keys: ['t:{id}'], scope: 't:[0-9]*'}", "{table: u, keys: ['t:by-name:{name}'], on_missing_old: skip}"],
+        &["{table: t, keys: ['t:{id}']}", "{table: u, keys: ['u:by-name:{name}'], on_missing_old: skip}"],
     ),
     edited(
         "key-conflict",

@@ -48,6 +48,12 @@ fn on(standby: &Postgres, shop: &Shop) -> Client {
     postgres_client(&standby.dsn(&shop.database.name)).unwrap()
 }
 
+/// The process that streams the slot; `None` where nobody follows it.
+fn active(sql: &mut Client, slot: &str) -> Option<String> {
+    let pid = sql.one(&format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{slot}'"));
+    (!pid.is_empty()).then_some(pid)
+}
+
 #[test]
 fn changes_on_the_primary_are_struck_promptly_from_the_standbys_slot() {
     let Some((mut shop, standby)) = followed() else { return };
@@ -95,13 +101,19 @@ fn the_stream_goes_on_when_the_standby_is_promoted() {
     shop.cache(&["user:1", "user:2", "user:3", "other"]);
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
     struck(&shop, "user:1");
-    let slot = format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{}'", shop.database.name);
-    let walsender = on(&standby, &shop).one(&slot);
+    let walsender = active(&mut on(&standby, &shop), &shop.database.name);
     shop.database.server.stop(Signal::Interrupt);
     standby.promote();
     shop.sql = on(&standby, &shop);
     assert_eq!(shop.left_after("UPDATE users SET n = 2 WHERE id = 2"), ["other", "user:3"]);
-    assert_eq!(shop.walsender(), walsender, "{}", shop.daemon.log());
+    // The daemon opens the stream again, to learn the timeline, and goes on where it was: no gap, nothing flushed.
+    let reopened = until("the promoted server streams", || active(&mut shop.sql, &shop.database.name));
+    assert_ne!(Some(reopened), walsender, "{}", shop.daemon.log());
+    assert!(shop.daemon.log().contains("the standby that is followed was promoted"), "{}", shop.daemon.log());
+    let metrics = shop.daemon.http("/metrics").1;
+    for none in ["coherd_gaps_total{", "coherd_flushes_total{"] {
+        assert!(!metrics.contains(none), "{metrics}");
+    }
     // And after a new start, when the timeline is known to be another one.
     shop.daemon.stop(Signal::Kill);
     shop.sql.run("UPDATE users SET n = 3 WHERE id = 3");

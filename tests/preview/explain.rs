@@ -27,7 +27,7 @@ fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
     exit 0
     rules[0] public.users
       template  user:by-email:{email|lower}, delete in cache
-      column    email|lower is ann@x
+      column    email|lower is ann@x (text)
       rows      lower(email::text) = 'ann@x'
       covered   yes
       caveats   a DELETE, or an UPDATE of email, leaves the key of the old row: its value is not in the log (on_missing_old: skip)
@@ -43,7 +43,7 @@ fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
     exit 0
     rules[1] public.items
       template  order:{order_id}, delete in cache
-      column    order_id is 7
+      column    order_id is 7 (integer)
       rows      order_id = '7'
       covered   yes
       caveats   an UPDATE that changes none of order_id, qty is ignored (when_changed)
@@ -58,7 +58,7 @@ fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
     exit 0
     rules[2] public.products
       template  product:{id}, bump in cache
-      column    id is 4
+      column    id is 4 (integer)
       rows      id = '4'
       covered   yes
       caveats   the rule moves the version pointer and removes nothing: who reads an entry without the number in it reads an old one (action: bump)
@@ -122,4 +122,22 @@ fn a_table_that_is_not_covered_now_is_told_with_what_mends_it() {
     let output = shop.daemon.command(&["explain", "order:7"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert!(text(&output).contains("covered   not known"), "{}", text(&output));
+}
+
+#[test]
+fn the_type_of_a_column_is_told_with_the_text_that_it_has_in_keys() {
+    let schema = "CREATE TABLE flags (id int PRIMARY KEY, active boolean, code char(4), doc json);
+        INSERT INTO flags VALUES (1, true, 'ab', '{}'), (2, false, 'ab', '[]')";
+    let rules = "  - table: flags\n    keys: [\"f:{active|upper}:{code}:{doc}\"]\n    on_missing_old: skip\n";
+    let mut shop = Shop::open(schema, rules);
+    let said = super::told(&shop, &["explain", "f:T:ab  :{}"]);
+    let rows = said["rules"][0]["rows"].as_str().unwrap();
+    assert_eq!(shop.sql.one(&format!("SELECT string_agg(id::text, ' ') FROM flags WHERE {rows}")), "1", "{rows}");
+    assert_snapshot!(explained(&shop, "f:T:ab  :{}").lines().skip(2).take(5).collect::<Vec<_>>().join("\n"), @r"
+    template  f:{active|upper}:{code}:{doc}, delete in cache
+      column    active|upper is T (boolean, in keys as t or f, not true or false)
+      column    code is ab   (character(4), in keys padded with blanks to its length; |trim removes them)
+      column    doc is {} (json, in keys as it was written, blanks included)
+      rows      upper(format('%s', active)) = 'T' AND code = 'ab  ' AND format('%s', doc) = '{}'
+    ");
 }

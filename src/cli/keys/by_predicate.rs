@@ -1,7 +1,8 @@
 //! The keys that rows have now: bound by the daemon's own rules, from values as the replication stream prints them.
 
 use anyhow::{Context as _, anyhow};
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
 
 use super::{Args, Preview, advice, dsn, limits};
 use crate::by_hand::Touched;
@@ -14,9 +15,10 @@ use crate::database::Database;
 use crate::rules::config::Rule;
 use crate::rules::nearest;
 use crate::rules::publish::Demand;
+use crate::rules::text_form::text_form;
 use crate::source::catalog::{look, told};
 use crate::source::sql::{THEIR_SEARCH_PATH, connect_for_user};
-use crate::table::{Table, TableKind, TableName, quote_identifier};
+use crate::table::{Table, TableColumn, TableKind, TableName, quote_identifier};
 use crate::transaction::tables_of;
 
 /// Looks for the rows and binds them.
@@ -35,7 +37,14 @@ pub(super) async fn find(config: &Config, args: &Args, table: &TableName, predic
         ));
     }
     let columns = asked.columns();
-    let mut rows = read(&client, args, asked.table, &columns, predicate).await?;
+    let Read { mut rows, hidden_from } = read(&client, args, asked.table, &columns, predicate).await?;
+    notes.extend(hidden_from.map(|role| {
+        format!(
+            "row-level security hides rows from role {}, so that keys may be missing here: with --dsn, ask as the table's \
+             owner or as a role with BYPASSRLS",
+            quote_identifier(&role)
+        )
+    }));
     if rows.len() > args.limit as usize {
         rows.truncate(args.limit as usize);
         notes.push(format!("there are more rows: only the first {} were looked at; --limit says how many", args.limit));
@@ -44,6 +53,9 @@ pub(super) async fn find(config: &Config, args: &Args, table: &TableName, predic
     let mut found = Found::at_most(usize::MAX);
     Finder::new(config).rows(&Touched { relation: asked.relation(columns), rows }, &mut found);
     notes.insert(0, format!("{} of {table}", plural(count, "row")));
+    if count > 0 {
+        notes.extend(asked.text_forms());
+    }
     Ok(Preview { found, notes })
 }
 
@@ -85,6 +97,17 @@ impl<'a> Asked<'a> {
         sent.filter(|name| listed.is_none_or(|listed| listed.contains(name))).collect()
     }
 
+    /// What to know of the text of each column that stands in a key.
+    fn text_forms(&self) -> Vec<String> {
+        let in_key =
+            |name: &str| self.rules.iter().flat_map(|rule| &rule.keys).any(|key| key.columns().any(|its| its == name));
+        let form = |column: &TableColumn| {
+            let form = text_form(&column.type_name)?;
+            Some(format!("{} ({}) stands in keys {form}", quote_identifier(&column.name), column.type_name))
+        };
+        self.root.columns.iter().filter(|column| in_key(&column.name)).filter_map(form).collect()
+    }
+
     fn relation(&self, columns: Vec<String>) -> Relation {
         let column = |name| Column { name, type_oid: 0, in_identity: true };
         let TableName { schema, name } = self.root.name.clone();
@@ -95,14 +118,21 @@ impl<'a> Asked<'a> {
 
 type Rows = Vec<Vec<Option<String>>>;
 
-/// One row more than asked for, where there are more.
+/// What was read.
+struct Read {
+    /// One row more than asked for, where there are more.
+    rows: Rows,
+    /// The role from which row-level security hides rows.
+    hidden_from: Option<String>,
+}
+
 async fn read(
     client: &Client,
     args: &Args,
     table: &Table,
     columns: &[String],
     predicate: &str,
-) -> Result<Rows, Failure> {
+) -> Result<Read, Failure> {
     // A value as its type's output function prints it; a cast would print some differently. A composite value is NULL
     // only as a whole. Nothing here may depend on the search path, which is the user's.
     let printed = |name: &String| {
@@ -114,23 +144,46 @@ async fn read(
     let head = format!("SELECT ARRAY[{printed}]::pg_catalog.text[] FROM {only}{} WHERE (", table.name);
     // A comment at the end of the predicate must not hide what follows.
     let sql = format!("{head}{predicate}\n) LIMIT {}", u64::from(args.limit) + 1);
-    let failed = |error: &tokio_postgres::Error| {
-        let at = place(error, &head).map(|at| format!(", at character {at} of it")).unwrap_or_default();
-        anyhow!("the condition could not be used{at}: {}{}", told(error), advice(error))
+    let failed = |error: tokio_postgres::Error| {
+        let at = place(&error, &head).map(|at| format!(", at character {at} of it")).unwrap_or_default();
+        Failure::from(anyhow!("the condition could not be used{at}: {}{}", told(&error), advice(&error)))
     };
-    let begin = format!("BEGIN READ ONLY; {}; {THEIR_SEARCH_PATH}", limits(args));
-    client.batch_execute(&begin).await.map_err(|error| failed(&error))?;
-    // One statement only: that is what the server takes for preparing.
-    let statement = client.prepare(&sql).await.map_err(|error| failed(&error))?;
-    if !statement.params().is_empty() {
+    // Off, a policy that would hide rows is an error, wherever in the condition its table is named: the server then says
+    // 42501, as for a privilege that is missing. What succeeds with policies in force was not a missing privilege.
+    let begin = format!(
+        "BEGIN READ ONLY; {}; {THEIR_SEARCH_PATH}; SET LOCAL row_security = off; SAVEPOINT whole",
+        limits(args)
+    );
+    client.batch_execute(&begin).await.map_err(failed)?;
+    let mut hidden_from = None;
+    let rows = match select(client, &sql).await {
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            let again = "ROLLBACK TO SAVEPOINT whole; SET LOCAL row_security = on";
+            client.batch_execute(again).await.map_err(failed)?;
+            let rows = select(client, &sql).await.map_err(failed)?;
+            let role = client.query_one("SELECT current_user::pg_catalog.text", &[]).await.map_err(failed)?;
+            hidden_from = Some(role.try_get(0).map_err(failed)?);
+            rows
+        }
+        other => other.map_err(failed)?,
+    };
+    client.batch_execute("ROLLBACK").await.map_err(failed)?;
+    let Some(rows) = rows else {
         return Err(
             anyhow!("the condition holds a parameter ($1), for which there is no value: write the value").into()
         );
-    }
-    let rows = client.query(&statement, &[]).await.map_err(|error| failed(&error))?;
-    client.batch_execute("ROLLBACK").await.map_err(|error| failed(&error))?;
+    };
     let rows: Result<Rows, _> = rows.iter().map(|row| row.try_get(0)).collect();
-    Ok(rows.map_err(|error| failed(&error))?)
+    Ok(Read { rows: rows.map_err(failed)?, hidden_from })
+}
+
+/// One statement only: that is what the server takes for preparing. `None` where it holds a parameter.
+async fn select(client: &Client, sql: &str) -> Result<Option<Vec<Row>>, tokio_postgres::Error> {
+    let statement = client.prepare(sql).await?;
+    if !statement.params().is_empty() {
+        return Ok(None);
+    }
+    client.query(&statement, &[]).await.map(Some)
 }
 
 /// The place in the predicate, from 1, of which the server complains.

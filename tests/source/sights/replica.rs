@@ -204,5 +204,7 @@ fn what_a_replica_lacks_is_named() {
     let server = own_server("max_wal_senders = 0");
     let port = server.port().to_string();
     let mut following = Following::start(&server.dsn("postgres"), HOUR);
-    insta::assert_snapshot!(settled_text(&following.next().unwrap_err(), &[(&port, "PORT")]), @"Lost: Postgres at 127.0.0.1:PORT: could not log in as postgres to database postgres: number of requested standby connections exceeds max_wal_senders (currently 0) [SQLSTATE 53300]. Raise max_connections or max_wal_senders (ALTER SYSTEM SET max_wal_senders = …; and restart), or close other connections. coherd tries again.");
+    // From 17 on the server puts the setting in quotes.
+    let masks = [(port.as_str(), "PORT"), ("\"max_wal_senders\"", "max_wal_senders")];
+    insta::assert_snapshot!(settled_text(&following.next().unwrap_err(), &masks), @"Lost: Postgres at 127.0.0.1:PORT: could not log in as postgres to database postgres: number of requested standby connections exceeds max_wal_senders (currently 0) [SQLSTATE 53300]. Raise max_connections or max_wal_senders (ALTER SYSTEM SET max_wal_senders = …; and restart), or close other connections. coherd tries again.");
 }
