@@ -30,6 +30,9 @@ use crate::rules::config::Rule;
 /// Where the file is looked for when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/coherd/coherd.yaml";
 
+/// Where the daemon answers when `admin.listen` is left out.
+pub const ADMIN_LISTEN: &str = "127.0.0.1:9871";
+
 /// The largest file that is read, in bytes: ten thousand rules fit well.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
@@ -61,6 +64,8 @@ pub struct Config {
 pub struct SourceConfig {
     /// A libpq URI or key=value text, not looked into here.
     pub dsn: SecretString,
+    /// The file it was read from, which is read again at each connect.
+    pub dsn_file: Option<PathBuf>,
     /// A valid slot name.
     pub slot: String,
     /// The publication's name, unquoted.
@@ -86,6 +91,8 @@ pub struct TargetSettings {
     pub scheme: String,
     /// The URL, of which only the scheme was looked at.
     pub url: SecretString,
+    /// The file it was read from, which is read again at each connect.
+    pub url_file: Option<PathBuf>,
     /// How long a version pointer lives; above 0.
     pub version_ttl: Duration,
     /// How long a reply may take; above 0.
@@ -154,6 +161,29 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What can be used of a file that cannot be used as a whole: a daemon that was started with an earlier one may run.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// `source:`, if nothing in it is wrong.
+    pub source: Option<SourceConfig>,
+    /// `admin:`, if nothing in it is wrong.
+    pub admin: Option<Admin>,
+}
+
+impl Part {
+    /// Reads the file at `path`; one that cannot be read has no part that can be used.
+    pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Part {
+        let is_small = std::fs::metadata(path).is_ok_and(|file| file.len() <= FILE_BYTES_MAX);
+        let Some(text) = is_small.then(|| std::fs::read_to_string(path).ok()).flatten() else { return Part::default() };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        // A variable that is not set is of no concern to the sections that do not name it.
+        let set = |name: &str| env(name).or_else(|| Some(String::new()));
+        let source = tree::Node::parse(&text, env).ok().and_then(|root| resolve::source(&root, folder));
+        let admin = tree::Node::parse(&text, &set).ok().and_then(|root| resolve::admin(&root, folder));
+        Part { source, admin }
+    }
 }
 
 impl Config {

@@ -184,8 +184,9 @@ impl Batch {
         &self.scopes
     }
 
-    /// Puts the scopes of the rules in place of their keys. `scopes_of` gives those of a rule. Keys named by hand stay.
-    pub fn coarsen<'s>(&mut self, scopes_of: impl Fn(RuleId) -> &'s [Scope]) {
+    /// Puts the scopes of the rules in place of their keys, and gives those rules. `scopes_of` gives the scopes of a rule.
+    /// Keys named by hand stay.
+    pub fn coarsen<'s>(&mut self, scopes_of: impl Fn(RuleId) -> &'s [Scope]) -> Vec<RuleId> {
         let mut by_hand = Batch::default();
         let mut rules = Vec::new();
         for (index, its) in (0u32..).zip(&self.keys) {
@@ -198,10 +199,12 @@ impl Batch {
             }
         }
         by_hand.scopes = std::mem::take(&mut self.scopes);
-        for scope in rules.into_iter().flat_map(|rule| scopes_of(RuleId(rule))) {
+        let rules: Vec<RuleId> = rules.into_iter().map(RuleId).collect();
+        for scope in rules.iter().flat_map(|rule| scopes_of(*rule)) {
             by_hand.push_scope(scope);
         }
         *self = by_hand;
+        rules
     }
 
     /// Empties the batch and keeps its memory, unless that is more than a common batch needs.

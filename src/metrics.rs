@@ -44,6 +44,8 @@ pub const GAPS: &str = "gaps";
 pub const FLUSHES: &str = "flushes";
 /// `coherd_resends_total{reason}`: times that a target was sent again, from memory, what it had lost.
 pub const RESENDS: &str = "resends";
+/// `coherd_overflows_total{target,limit}`: times that keys became flushes, because there were too many of them.
+pub const OVERFLOWS: &str = "overflows";
 /// `coherd_build_info{version}`: always 1.
 pub const BUILD: &str = "build";
 /// `coherd_watermark_lsn{stage}`: byte positions.
@@ -82,6 +84,8 @@ pub const TARGET: &str = "target";
 pub const RULE: &str = "rule";
 /// Label: `delete`, `bump` or `publish`.
 pub const ACTION: &str = "action";
+/// Label: `max_keys_per_transaction` or `max_pending_keys`.
+pub const LIMIT: &str = "limit";
 /// Label: why.
 pub const REASON: &str = "reason";
 /// Label: `decoded`, `visible`, `applied` or `settled`.
@@ -146,6 +150,7 @@ struct Inner {
     gaps: Family<Labels<1>, Counter>,
     flushes: Family<Labels<1>, Counter>,
     resends: Family<Labels<1>, Counter>,
+    overflows: Family<Labels<2>, Counter>,
     commit_to_applied: Histogram,
     commit_to_settled: Histogram,
 }
@@ -164,6 +169,7 @@ impl Metrics {
             gaps: Family::default(),
             flushes: Family::default(),
             resends: Family::default(),
+            overflows: Family::default(),
             commit_to_applied: latencies(),
             commit_to_settled: latencies(),
         };
@@ -174,6 +180,7 @@ impl Metrics {
         registry.register(GAPS, "Times that continuity was broken", inner.gaps.clone());
         registry.register(FLUSHES, "Times that scopes were flushed", inner.flushes.clone());
         registry.register(RESENDS, "Times that a target was sent again what it had lost", inner.resends.clone());
+        registry.register(OVERFLOWS, "Times that keys became flushes", inner.overflows.clone());
         registry.register(
             COMMIT_TO_APPLIED,
             "From the commit until every target confirmed",
@@ -229,6 +236,12 @@ impl Metrics {
     /// Scopes were flushed.
     pub fn flushed(&self, reason: &'static str) {
         self.0.flushes.get_or_create_owned(&[(REASON, reason.to_owned())]).inc();
+    }
+
+    /// Keys of a target became flushes, because of `limit`.
+    pub fn overflowed(&self, target: &str, limit: &'static str) {
+        let labels = [(TARGET, target.to_owned()), (LIMIT, limit.to_owned())];
+        self.0.overflows.get_or_create_owned(&labels).inc();
     }
 
     /// A target was sent again, from memory, what it had lost.
@@ -339,6 +352,7 @@ mod tests {
         metrics.gap("slot_missing");
         metrics.flushed("gap");
         metrics.resent("target_went_back");
+        metrics.overflowed("cache", "max_pending_keys");
         board.rules(["rules[0] public.users".into(), "rules[1] public.\"Or\\ders\"".into()]);
         board.uncover(1, "it is not in the publication");
         board.observed(Some(HeldWal { end: Lsn::new(9000), retained: 4096, safe: None, segment: 1 << 24 }));
@@ -365,6 +379,7 @@ mod tests {
             "coherd_watermark_lsn{stage=\"settled\"} 400",
             "coherd_slot_lag_bytes 600",
             "coherd_resends_total{reason=\"target_went_back\"} 1",
+            "coherd_overflows_total{target=\"cache\",limit=\"max_pending_keys\"} 1",
             "coherd_slot_retained_bytes 4096",
             "coherd_rule_covered{rule=\"rules[0] public.users\"} 1",
             "coherd_rule_covered{rule=\"rules[1] public.\\\"Or\\\\ders\\\"\"} 0",

@@ -2,9 +2,11 @@
 //! Postgres or Redis.
 
 mod draining;
+mod halting;
 mod judging;
 mod lanes;
 mod link;
+mod overflow;
 mod recorder;
 mod settings;
 mod sharing;
@@ -27,6 +29,7 @@ use crate::sight::Commit;
 use crate::source::{Frame, Intake, Seen, Sighted, Source, SourceError, Stream, Watched};
 use crate::target::delivery::{Lane as Worker, Report, may_have_changed};
 use crate::transaction::{Reader, Step};
+use halting::Halts;
 use judging::Asking;
 use lanes::Lanes;
 use link::{Link, Opened, Pace, Slot};
@@ -119,8 +122,9 @@ pub struct Pipeline<S: Source> {
     early: Vec<Asking>,
     /// For each lane, who else writes its record.
     strangers: Vec<Stranger>,
-    /// Targets with a gap that nobody may mend but a person.
-    halted: Vec<Asking>,
+    halts: Halts,
+    /// Why the slot was made anew.
+    renewed_because: Option<String>,
     settings: Settings,
     recorder: Recorder,
 }
@@ -138,6 +142,7 @@ impl<S: Source + 'static> Pipeline<S> {
         settings: Settings,
         recorder: Recorder,
     ) -> Self {
+        let halts = Halts::new(&rules);
         Pipeline {
             link: Link::open(source, Slot::Keep),
             pace: Pace::new(settings.decoding_timeout),
@@ -159,7 +164,8 @@ impl<S: Source + 'static> Pipeline<S> {
             reader: Reader::new(rules, settings.transaction_keys_max),
             reports,
             early: Vec::new(),
-            halted: Vec::new(),
+            halts,
+            renewed_because: None,
             settings,
             recorder,
         }
@@ -213,6 +219,7 @@ impl<S: Source + 'static> Pipeline<S> {
             self.lost(error)?;
         }
         self.got_past_failure();
+        self.release();
         if let Some(lane) = self.lanes.ended() {
             return Err(Stopped::Broken(self.recorder.worker_ended(lane)));
         }
@@ -231,6 +238,7 @@ impl<S: Source + 'static> Pipeline<S> {
             0 => {}
             lost => self.recorder.lost_by_hand(lost),
         }
+        self.tell_overflows();
         self.recorder.turned(&mut self.reader, &self.lanes);
         Ok(())
     }
@@ -303,6 +311,9 @@ impl<S: Source + 'static> Pipeline<S> {
 
     fn opened(&mut self, source: S, opened: Opened<S::Stream>) {
         let Opened { mut stream, seen, origin, start } = opened;
+        if let SlotOrigin::Found { .. } = origin {
+            self.renewed_because = None;
+        }
         let (mut origin, mut reached, mut looks) = (origin, seen.wal_end, 0);
         match self.known.take().map(|before| (self.resume(&before, &seen, origin), before)) {
             None => self.begin(start, &seen),
@@ -383,9 +394,8 @@ impl<S: Source + 'static> Pipeline<S> {
         if let (SourceError::Synchronous(text), false) = (&error, self.admitted) {
             return Err(Stopped::Refused(text.clone()));
         }
-        if let (SourceError::Gap(text), OnGap::Halt) = (&error, self.settings.on_gap) {
-            self.halt(text);
-            return Ok(());
+        if let SourceError::Gap(text) = &error {
+            self.renewed_because = Some(text.clone());
         }
         if let SourceError::Busy(_) = error {
             // Another instance writes the records now, and what this one knows is soon out of date.
@@ -453,12 +463,6 @@ impl<S: Source + 'static> Pipeline<S> {
             }
         }
     }
-
-    /// Stays up and follows nothing any more. The records prove the gap to the next start.
-    fn halt(&mut self, text: &str) {
-        self.recorder.halted("source", text);
-        self.link = Link::Nowhere;
-    }
 }
 
 fn read_message(
@@ -478,6 +482,7 @@ fn read_message(
             }
             lanes.ledger.committed(end);
         }
+        Ok(Step::Flushed(table)) => lanes.flushed_by_hand(table),
         Ok(Step::Awaited(at)) => lanes.awaited(at),
         Ok(Step::Unreadable(unreadable)) => recorder.unreadable(&unreadable),
         Err(error) => return Err(SourceError::Protocol(error.to_string())),

@@ -21,7 +21,7 @@ use crate::observation::HeldWal;
 use crate::transaction::Made;
 pub use board::{Board, TooManyWaiters};
 use lag::Lag;
-pub use ready::readiness;
+pub use ready::{HALT_ADVICE, readiness};
 pub use replica::ReplicaStatus;
 pub use summary::summary;
 pub use target::{RuleStatus, TargetStatus};
@@ -59,12 +59,6 @@ pub enum State {
         /// Why.
         reason: String,
     },
-    /// The slot is broken and configuration says to wait (`on_gap: halt`). A gap of one target alone halts that target:
-    /// see [`TargetStatus::halted`].
-    Halted {
-        /// Which gap.
-        reason: String,
-    },
     /// Finishing what was begun, then ending.
     Draining,
 }
@@ -77,7 +71,6 @@ impl State {
             State::Streaming => "streaming",
             State::Standby { .. } => "standby",
             State::Reconnecting { .. } => "reconnecting",
-            State::Halted { .. } => "halted",
             State::Draining => "draining",
         }
     }
@@ -85,7 +78,7 @@ impl State {
     /// Why, where the state has a reason.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            State::Standby { reason } | State::Reconnecting { reason } | State::Halted { reason } => Some(reason),
+            State::Standby { reason } | State::Reconnecting { reason } => Some(reason),
             State::Starting | State::Streaming | State::Draining => None,
         }
     }

@@ -36,6 +36,8 @@ pub enum Step {
         /// What it was.
         made: Made,
     },
+    /// Every scope of the rules for this table was gathered, because somebody has ordered so.
+    Flushed(TableName),
     /// Outside of every transaction, somebody waits until everything before this position is settled.
     Awaited(Lsn),
     /// A message of ours could not be read, so every scope of every rule was gathered in its place.
@@ -118,6 +120,8 @@ pub struct Reader {
     relations: HashMap<u32, Bound, foldhash::fast::FixedState>,
     /// The relation that the message before has described.
     described: Option<u32>,
+    /// Rules of which a transaction had too many keys, once for each, not told yet.
+    overflowed: Vec<RuleId>,
     open: Option<Open>,
     scratch: Scratch,
     tables: Vec<TableName>,
@@ -157,6 +161,7 @@ impl Reader {
             keys_max,
             relations: HashMap::default(),
             described: None,
+            overflowed: Vec::new(),
             open: None,
             scratch: Scratch::default(),
             counts: vec![[0; 4]; tables.len()],
@@ -175,6 +180,11 @@ impl Reader {
         self.open = None;
         self.described = None;
         self.relations.clear();
+    }
+
+    /// The rules whose scopes stand in for keys of a transaction that was too large, since the last call.
+    pub fn take_overflowed(&mut self) -> Vec<RuleId> {
+        std::mem::take(&mut self.overflowed)
     }
 
     /// Gives the changes counted since the last call: index of the table, operation, number.
@@ -200,9 +210,9 @@ impl Reader {
                 let bound = self.relations.get(&relation).ok_or(OutOfOrder::NotDescribed(relation))?;
                 count(&mut self.counts, bound.table, Op::of(&change));
                 open.made.wrote(bound.table);
-                let keys_max = self.keys_max;
+                let (keys_max, overflowed) = (self.keys_max, &mut self.overflowed);
                 bound.binding.strike(&change, &mut self.scratch, &mut |strike| {
-                    open.gather(strike, keys_max, &self.rules, gather);
+                    overflowed.extend(open.gather(strike, keys_max, &self.rules, gather));
                 });
             }
             Message::Begin { .. } => {
@@ -283,6 +293,7 @@ impl Reader {
             Ok(Order::Flush(table)) => {
                 let named = self.rules.iter().filter(|rule| rule.table == table);
                 named.for_each(|rule| all_scopes(rule, gather));
+                return Step::Flushed(table);
             }
             Ok(Order::Touch(touched)) => self.touch(&touched, gather),
             Err(unreadable) => {
@@ -309,20 +320,31 @@ impl Reader {
 }
 
 impl Open {
-    /// Passes a strike on, until the transaction has made too many keys: then each rule's scopes go in their place.
-    fn gather(&mut self, strike: Strike<'_>, keys_max: u64, rules: &[Rule], gather: &mut impl Gather) {
+    /// Passes a strike on, until the transaction has made too many keys: then each rule's scopes go in their place. Gives
+    /// the rule where that begins.
+    fn gather(
+        &mut self,
+        strike: Strike<'_>,
+        keys_max: u64,
+        rules: &[Rule],
+        gather: &mut impl Gather,
+    ) -> Option<RuleId> {
         let Strike::Key { rule, .. } = strike else {
-            return pass_on(strike, gather);
+            pass_on(strike, gather);
+            return None;
         };
         self.made.keys += 1;
         if self.made.keys <= keys_max {
-            return pass_on(strike, gather);
+            pass_on(strike, gather);
+            return None;
         }
         if self.coarsened.insert(rule.0)
             && let Some(rule) = rules.get(usize::from(rule.0))
         {
             all_scopes(rule, gather);
+            return Some(rule.id);
         }
+        None
     }
 }
 

@@ -63,7 +63,7 @@ fn a_wrong_configuration_is_seventy_eight_and_every_fault_has_a_line() {
     assert_eq!(missing.status.code(), Some(78));
     assert!(stderr(&missing).starts_with("/no/such.yaml: "), "{}", stderr(&missing));
     let files = Files::with(&format!("{}slots: 1\non_gap: flsh\n", config(1)));
-    let wrong = coherd(&["status"], Some(&files));
+    let wrong = coherd(&["check"], Some(&files));
     assert_eq!(wrong.status.code(), Some(78));
     assert!(wrong.stdout.is_empty());
     let faults = stderr(&wrong);
@@ -71,6 +71,37 @@ fn a_wrong_configuration_is_seventy_eight_and_every_fault_has_a_line() {
         assert!(fault.starts_with(&format!("{}:{place}: ", files.path().display())), "{faults}");
     }
     assert_eq!(faults.lines().count(), 2, "{faults}");
+}
+
+/// The daemon runs with what the file said before.
+#[test]
+fn a_file_that_was_edited_badly_does_not_keep_a_daemon_from_being_asked() {
+    let admin = Admin::streaming();
+    admin.settle(1000);
+    let port = admin.address.port();
+    for broken in [
+        format!("{}on_gap: flsh\n", config(port)),
+        format!("{}targets: [\n", config(port)),
+        format!("{}unset: ${{NO_SUCH_VARIABLE}}\n", config(port)),
+    ] {
+        let files = Files::with(&broken);
+        let address = format!("127.0.0.1:{port}");
+        for args in [&["status", "--admin", &address][..], &["wait", "--token", "0/1", "--admin", &address]] {
+            let output = coherd(args, Some(&files));
+            assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+            assert!(stderr(&output).contains(&files.path().display().to_string()), "{}", stderr(&output));
+        }
+        // What is wrong elsewhere does not hide admin.listen.
+        if !broken.contains("[\n") {
+            for args in [&["status"][..], &["wait", "--token", "0/1"]] {
+                let output = coherd(args, Some(&files));
+                assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+            }
+        }
+    }
+    let nobody =
+        coherd(&["status", "--admin", &format!("127.0.0.1:{}", free_port())], Some(&Files::with("rules: 1\n")));
+    assert_eq!(nobody.status.code(), Some(78), "{}", stderr(&nobody));
 }
 
 #[test]
@@ -117,6 +148,8 @@ fn the_help_of_wait_says_what_it_waits_for_and_how_long() {
           --stage <STAGE>       Until every cache has confirmed (applied), or until readers may rely on
                                 it (settled) [default: settled] [possible values: applied, settled]
           --json                Print JSON, for programs
+          --admin <ADDRESS>     Where the daemon answers, an IP address and a port. Default:
+                                admin.listen of the configuration [env: COHERD_ADMIN]
       -h, --help                Print help
     ");
 }

@@ -1,13 +1,15 @@
 //! Asking the daemon that runs with this configuration, over its admin pages.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::config::Config;
+use crate::cli::Failure;
+use crate::config::{ADMIN_LISTEN, Config, Part, SourceConfig};
 use crate::status::View;
 
 /// How long the daemon may take to answer what it can answer at once.
@@ -20,6 +22,51 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 const HINT: &str =
     "is the daemon running, with this configuration? `coherd run` starts it, admin.listen says where it answers";
 
+/// `--admin`
+#[derive(Debug, Default, Clone, Copy, clap::Args)]
+pub struct AdminOption {
+    /// Where the daemon answers, an IP address and a port. Default: admin.listen of the configuration
+    #[arg(long, value_name = "ADDRESS", env = "COHERD_ADMIN", hide_env_values = true)]
+    admin: Option<SocketAddr>,
+}
+
+/// The way to the daemon, and what else can be used of its configuration.
+#[derive(Debug)]
+pub struct Way {
+    listen: SocketAddr,
+    /// The database.
+    pub(super) source: Option<SourceConfig>,
+    /// The configuration cannot be used as a whole, which has been told.
+    is_broken: bool,
+}
+
+impl Way {
+    /// The way to the daemon that runs with this configuration.
+    pub(super) fn of(config: &Config) -> Way {
+        Way { listen: config.admin.listen, source: Some(config.source.clone()), is_broken: false }
+    }
+
+    /// From the file at `path`. One that cannot be used is told on stderr: the daemon may run with what it was before.
+    pub(super) fn find(option: AdminOption, path: &Path) -> Way {
+        let env = |name: &str| std::env::var(name).ok();
+        let error = match Config::load(path, &env) {
+            Ok(config) => return Way { listen: option.admin.unwrap_or(config.admin.listen), ..Way::of(&config) },
+            Err(error) => error,
+        };
+        let part = Part::load(path, &env);
+        let listen = option.admin.or(part.admin.map(|admin| admin.listen));
+        let listen =
+            listen.or_else(|| ADMIN_LISTEN.parse().ok()).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+        eprintln!("{error}\ncoherd: the configuration cannot be used; asking the daemon at {listen} all the same");
+        Way { listen, source: part.source, is_broken: true }
+    }
+
+    /// What a failure to ask means.
+    pub(super) fn failed(&self, error: anyhow::Error) -> Failure {
+        if self.is_broken { Failure::Setting(format!("{error:#}")) } else { Failure::Failed(error) }
+    }
+}
+
 /// An answer.
 pub(super) struct Answer {
     pub(super) code: u16,
@@ -27,33 +74,33 @@ pub(super) struct Answer {
 }
 
 /// The daemon's `/status`, as it came.
-pub(super) async fn status(config: &Config) -> anyhow::Result<String> {
-    let answer = ask(config, "/status", TIMEOUT).await?;
+pub(super) async fn status(way: &Way) -> anyhow::Result<String> {
+    let answer = ask(way, "/status", TIMEOUT).await?;
     if answer.code != 200 {
-        bail!("{}: the answer has status {}: {HINT}", url(config, "/status"), answer.code);
+        bail!("{}: the answer has status {}: {HINT}", url(way, "/status"), answer.code);
     }
     Ok(answer.body)
 }
 
 /// Reads what [`status`] gave.
-pub(super) fn view(config: &Config, body: &str) -> anyhow::Result<View> {
+pub(super) fn view(way: &Way, body: &str) -> anyhow::Result<View> {
     serde_json::from_str(body).with_context(|| {
-        let url = url(config, "/status");
+        let url = url(way, "/status");
         format!("{url} did not give the status of a coherd {}", env!("CARGO_PKG_VERSION"))
     })
 }
 
 /// One GET. Fails where nobody answers within `patience`.
-pub(super) async fn ask(config: &Config, path: &str, patience: Duration) -> anyhow::Result<Answer> {
-    let asked = tokio::time::timeout(patience, get(reachable(config.admin.listen), path)).await;
+pub(super) async fn ask(way: &Way, path: &str, patience: Duration) -> anyhow::Result<Answer> {
+    let asked = tokio::time::timeout(patience, get(reachable(way.listen), path)).await;
     asked
         .unwrap_or_else(|_| Err(anyhow!("no answer within {} s", patience.as_secs())))
-        .with_context(|| format!("asking {}: {HINT}", url(config, path)))
+        .with_context(|| format!("asking {}: {HINT}", url(way, path)))
 }
 
-fn url(config: &Config, path: &str) -> String {
+fn url(way: &Way, path: &str) -> String {
     let path = path.split('?').next().unwrap_or_default();
-    format!("http://{}{path}", reachable(config.admin.listen))
+    format!("http://{}{path}", reachable(way.listen))
 }
 
 /// An address that means "every interface" is asked at loopback.

@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use super::daemon::Way;
 use super::{Failure, parts, print, wait};
 use crate::config::{Config, parse_duration};
 use crate::lsn::Lsn;
@@ -91,7 +92,7 @@ impl Orders {
             print(&format!("{what} at {at}\n"))?;
         }
         match options.wait {
-            Some(timeout) => wait::run(config, wait::Args::settled(at, timeout, options.json)).await,
+            Some(timeout) => wait::run(&Way::of(config), wait::Args::settled(at, timeout, options.json)).await,
             None if options.json => Ok(()),
             None => print(&format!("coherd wait --token {at}\n")),
         }

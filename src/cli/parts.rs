@@ -27,7 +27,7 @@ pub(super) struct Parts {
 impl Parts {
     pub(super) fn of(config: &Config) -> Result<Parts, Failure> {
         Ok(Parts {
-            dsn: dsn("source.dsn", &config.source.dsn)?,
+            dsn: dsn("source.dsn", &config.source.dsn)?.from_file(config.source.dsn_file.clone()),
             replicas: replicas(config)?,
             targets: targets(config, Library::Load)?,
         })
@@ -110,6 +110,7 @@ fn target_config(config: &Config, its: &TargetSettings, library: Library) -> Tar
     TargetConfig {
         name: its.name.clone(),
         url: its.url.clone(),
+        url_file: its.url_file.clone(),
         slot: config.source.slot.clone(),
         record_key: its.record.clone(),
         channel: its.channel.clone(),

@@ -5,8 +5,9 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::columns::{columns, plain};
-use super::{Failure, daemon, print};
-use crate::config::{Config, parse_duration};
+use super::daemon::{self, AdminOption, Way};
+use super::{Failure, print};
+use crate::config::parse_duration;
 use crate::lsn::Lsn;
 use crate::status::{CommitView, EventView, ReplicaView, TargetView, View};
 
@@ -25,14 +26,19 @@ pub struct Args {
     /// Show it anew every so often, until interrupted; a daemon that does not answer is asked again
     #[arg(long, value_name = "EVERY", num_args = 0..=1, default_missing_value = "1s", value_parser = parse_duration)]
     watch: Option<Duration>,
+    /// Where to ask.
+    #[command(flatten)]
+    pub(super) admin: AdminOption,
 }
 
 /// Asks and prints.
-pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    let Some(every) = args.watch else { return print(&look(config, args.json).await?) };
+pub async fn run(way: &Way, args: Args) -> Result<(), Failure> {
+    let Some(every) = args.watch else {
+        return print(&look(way, args.json).await.map_err(|error| way.failed(error))?);
+    };
     let anew = if std::io::stdout().is_terminal() && !args.json { ANEW } else { "" };
     loop {
-        match look(config, args.json).await {
+        match look(way, args.json).await {
             Ok(text) => print(&format!("{anew}{text}"))?,
             // For programs, stdout holds nothing but JSON.
             Err(error) if args.json => eprintln!("coherd: {error:#}"),
@@ -42,12 +48,12 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     }
 }
 
-async fn look(config: &Config, json: bool) -> anyhow::Result<String> {
-    let body = daemon::status(config).await?;
+async fn look(way: &Way, json: bool) -> anyhow::Result<String> {
+    let body = daemon::status(way).await?;
     if json {
         return Ok(format!("{}\n", body.trim_end()));
     }
-    let view = daemon::view(config, &body)?;
+    let view = daemon::view(way, &body)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(render(&view, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)))
 }

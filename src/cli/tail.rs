@@ -128,7 +128,7 @@ impl<'a> Tail<'a> {
                                 return Ok(());
                             }
                         }
-                        Step::Awaited(_) | Step::Within | Step::Unreadable(_) => {}
+                        Step::Awaited(_) | Step::Flushed(_) | Step::Within | Step::Unreadable(_) => {}
                     },
                     // Within a transaction no position but its commit's means anything.
                     Frame::Position(at) if !self.finder.is_open() => self.ledger.idle(at),

@@ -7,10 +7,10 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::columns::plain;
-use super::daemon::{self, TIMEOUT};
+use super::daemon::{self, AdminOption, TIMEOUT, Way};
 use super::{Failure, parts, print};
 use crate::admin::TIMEOUT_MAX;
-use crate::config::{Config, parse_duration};
+use crate::config::parse_duration;
 use crate::lsn::Lsn;
 use crate::source::sql::{connect, explain};
 use crate::status::{Stage, View, WatermarksView};
@@ -34,6 +34,9 @@ pub struct Args {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    /// Where to ask.
+    #[command(flatten)]
+    pub(super) admin: AdminOption,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -54,7 +57,7 @@ impl Until {
 impl Args {
     /// Until `at` is settled, for at most `timeout`.
     pub(super) fn settled(at: Lsn, timeout: Duration, json: bool) -> Args {
-        Args { token: Some(at), timeout, stage: Until::Settled, json }
+        Args { token: Some(at), timeout, stage: Until::Settled, json, admin: AdminOption::default() }
     }
 }
 
@@ -66,13 +69,13 @@ enum Outcome {
 }
 
 /// Waits and tells. Fails where the time is over.
-pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+pub async fn run(way: &Way, args: Args) -> Result<(), Failure> {
     let at = match args.token {
         Some(at) => at,
-        None => present(config).await?,
+        None => present(way).await?,
     };
     let stage = args.stage.stage();
-    let outcome = wait(config, at, stage, args.timeout).await?;
+    let outcome = wait(way, at, stage, args.timeout).await.map_err(|error| way.failed(error))?;
     let name = stage.name();
     if args.json {
         let (reached, watermarks, behind) = match &outcome {
@@ -96,10 +99,14 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 }
 
 /// The position that the last commit is not past.
-async fn present(config: &Config) -> Result<Lsn, Failure> {
-    let dsn = parts::dsn("source.dsn", &config.source.dsn)?.named("coherd wait");
+async fn present(way: &Way) -> Result<Lsn, Failure> {
+    let Some(source) = &way.source else {
+        let text = "source.dsn cannot be read, so the position to wait for is not known: give it with --token";
+        return Err(Failure::Setting(text.to_owned()));
+    };
+    let dsn = parts::dsn("source.dsn", &source.dsn)?.named("coherd wait");
     let client = connect(&dsn).await.context("asking the database for its present position")?;
-    let slot = &config.source.slot;
+    let slot = &source.slot;
     let failed = |error, what| anyhow::Error::new(explain(&error, what, &dsn));
     let there = client
         .query_one(
@@ -120,9 +127,9 @@ async fn present(config: &Config) -> Result<Lsn, Failure> {
 }
 
 /// Has the daemon wait, in pieces no longer than it waits for anybody.
-async fn wait(config: &Config, at: Lsn, stage: Stage, timeout: Duration) -> anyhow::Result<Outcome> {
+async fn wait(way: &Way, at: Lsn, stage: Stage, timeout: Duration) -> anyhow::Result<Outcome> {
     let deadline = Instant::now() + timeout.min(LONGEST);
-    if let Some(reason) = standby(&status(config).await?) {
+    if let Some(reason) = standby(&status(way).await?) {
         bail!(
             "the daemon here stands by, and does not know what is {}: ask where the other instance runs, or in SQL with \
              SELECT coherd.wait() ({reason})",
@@ -132,12 +139,12 @@ async fn wait(config: &Config, at: Lsn, stage: Stage, timeout: Duration) -> anyh
     loop {
         let piece = deadline.saturating_duration_since(Instant::now()).min(TIMEOUT_MAX);
         let path = format!("/wait?token={at}&timeout={}ms&stage={}", millis(piece), stage.name());
-        let answer = daemon::ask(config, &path, piece + TIMEOUT).await?;
+        let answer = daemon::ask(way, &path, piece + TIMEOUT).await?;
         match answer.code {
             200 => return Ok(Outcome::Reached(watermarks(&answer.body)?)),
             504 if Instant::now() < deadline => {}
             504 => {
-                let behind = behind(&status(config).await?, at, stage);
+                let behind = behind(&status(way).await?, at, stage);
                 return Ok(Outcome::TooLate(watermarks(&answer.body)?, behind));
             }
             code => bail!("the daemon does not wait (status {code}): {}", answer.body.trim_end()),
@@ -145,8 +152,8 @@ async fn wait(config: &Config, at: Lsn, stage: Stage, timeout: Duration) -> anyh
     }
 }
 
-async fn status(config: &Config) -> anyhow::Result<View> {
-    daemon::view(config, &daemon::status(config).await?)
+async fn status(way: &Way) -> anyhow::Result<View> {
+    daemon::view(way, &daemon::status(way).await?)
 }
 
 fn standby(view: &View) -> Option<&str> {

@@ -72,6 +72,20 @@ pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> 
     }
 }
 
+/// The section `source:` alone, if nothing in it is wrong.
+pub(super) fn source(root: &Node, folder: &Path) -> Option<SourceConfig> {
+    let mut faults = Vec::new();
+    let source = Resolver { root, folder, faults: &mut faults }.source();
+    source.filter(|_| faults.is_empty())
+}
+
+/// The section `admin:` alone, if nothing in it is wrong.
+pub(super) fn admin(root: &Node, folder: &Path) -> Option<Admin> {
+    let mut faults = Vec::new();
+    let admin = Resolver { root, folder, faults: &mut faults }.admin();
+    admin.filter(|_| faults.is_empty())
+}
+
 /// Every name below `targets:`, also of those that are wrong, so that a rule is not blamed for its target.
 fn target_names(root: &Node) -> Vec<String> {
     match root.get("targets").map(|node| &node.value) {
@@ -114,9 +128,11 @@ impl Resolver<'_> {
         let wal_budget = self.wal_budget(node, raw.wal_budget.as_deref());
         let max_replica_lag = self.max_replica_lag(node, raw.max_replica_lag.as_deref());
         let decoding_timeout = self.decoding_timeout(node, raw.decoding_timeout.as_deref());
+        let dsn_file = raw.dsn_file.as_ref().map(|file| self.folder.join(file));
         let dsn = self.secret(node, "source", ("dsn", raw.dsn), ("dsn_file", raw.dsn_file), EXAMPLE)?;
         Some(SourceConfig {
             dsn: dsn.into(),
+            dsn_file,
             slot: raw.slot,
             publication: raw.publication,
             replicas: raw.replicas.into_iter().map(SecretString::from).collect(),
@@ -243,6 +259,7 @@ impl Resolver<'_> {
                 if raw.cert_file.is_some() { ("cert_file", "key_file") } else { ("key_file", "cert_file") };
             self.fault(node, &path, has, format!("a client certificate comes with its key; give {lacks} too"));
         }
+        let url_file = raw.url_file.as_ref().map(|file| self.folder.join(file));
         let (url_field, url) = match self.secret(node, &path, ("url", raw.url), ("url_file", raw.url_file), EXAMPLE) {
             Some(url) => (if node.get("url_file").is_some() { "url_file" } else { "url" }, url),
             None => return None,
@@ -263,6 +280,7 @@ impl Resolver<'_> {
             name: key.name.clone(),
             scheme,
             url: url.into(),
+            url_file,
             version_ttl,
             reply_timeout,
             connect_timeout,
@@ -394,12 +412,11 @@ impl Resolver<'_> {
     }
 
     fn admin(&mut self) -> Option<Admin> {
-        const LISTEN: &str = "127.0.0.1:9871";
         const READY_MAX_LAG: Duration = Duration::from_secs(10);
         let raw: RawAdmin = self.section("admin").unwrap_or(RawAdmin { listen: None, ready_max_lag: None });
         let node = self.root.get("admin").unwrap_or(self.root);
         let ready_max_lag = self.duration(node, "admin", "ready_max_lag", raw.ready_max_lag, READY_MAX_LAG);
-        let Ok(listen) = raw.listen.as_deref().unwrap_or(LISTEN).parse() else {
+        let Ok(listen) = raw.listen.as_deref().unwrap_or(super::ADMIN_LISTEN).parse() else {
             let reason = "this is no address: write an IP address and a port, e.g. 127.0.0.1:9871 or [::1]:9871";
             self.fault(node, "admin", "listen", reason);
             return None;

@@ -82,6 +82,7 @@ fn the_shipped_files_are_good_and_say_the_defaults() {
         let mut targets = targets.clone();
         for target in &mut targets {
             target.url = String::new().into();
+            target.url_file = None;
         }
         let rest = (
             config.on_gap,

@@ -11,6 +11,10 @@ use crate::record::Recollection;
 /// How long a record of another database is watched. Several times as long as one that is at work stands still.
 const WATCHED_FOR: Duration = Duration::from_secs(5);
 
+/// How long a record that was nobody's may still come up: deliveries of this process that were under way when it turned to
+/// another database write it once more.
+const LEFT_FOR: Duration = Duration::from_secs(30);
+
 /// Who wrote a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Writer {
@@ -42,6 +46,8 @@ struct Seen {
     since: Instant,
     /// Once it was seen to move, it stays the other one's: that one may be down for a while only.
     moves: bool,
+    /// When it was found to be nobody's.
+    left: Option<Instant>,
 }
 
 impl Stranger {
@@ -58,7 +64,12 @@ impl Stranger {
         };
         let updated_ms = written.updated_ms;
         let seen = self.0.take_if(|seen| seen.writer == writer);
-        let seen = self.0.insert(seen.unwrap_or(Seen { writer, updated_ms, since: now, moves: false }));
+        let seen = self.0.insert(seen.unwrap_or(Seen { writer, updated_ms, since: now, moves: false, left: None }));
+        match seen.left {
+            Some(left) if now.saturating_duration_since(left) < LEFT_FOR => return Shared::Free,
+            Some(_) => (seen.left, seen.since, seen.updated_ms) = (None, now, updated_ms),
+            None => {}
+        }
         seen.moves |= seen.updated_ms != updated_ms;
         if seen.moves {
             return Shared::Taken(seen.writer.clone());
@@ -66,6 +77,7 @@ impl Stranger {
         if now.saturating_duration_since(seen.since) < WATCHED_FOR {
             return Shared::Watch;
         }
+        seen.left = Some(now);
         Shared::Free
     }
 }
@@ -113,6 +125,13 @@ mod tests {
         let left = record(8, Some("theirs"), 1);
         assert_eq!(stranger.read(&left, 7, "ours", now), Shared::Watch);
         assert_eq!(stranger.read(&left, 7, "ours", now + WATCHED_FOR / 2), Shared::Watch);
-        assert_eq!(stranger.read(&left, 7, "ours", now + WATCHED_FOR), Shared::Free);
+        let free = now + WATCHED_FOR;
+        assert_eq!(stranger.read(&left, 7, "ours", free), Shared::Free);
+        // A delivery that was under way.
+        assert_eq!(stranger.read(&record(8, Some("theirs"), 2), 7, "ours", free + WATCHED_FOR), Shared::Free);
+        let later = free + LEFT_FOR;
+        assert_eq!(stranger.read(&record(8, Some("theirs"), 3), 7, "ours", later), Shared::Watch);
+        let taken = stranger.read(&record(8, Some("theirs"), 4), 7, "ours", later);
+        assert!(matches!(taken, Shared::Taken(_)), "{taken:?}");
     }
 }

@@ -68,13 +68,14 @@ impl<S: Source + 'static> Pipeline<S> {
             return self.early.push(asking);
         }
         let Some(mending) = self.mending(lane, verdict, &asking.recollection) else {
-            return self.halted.push(asking);
+            return self.halts.wait(asking);
         };
         let answer = match mending {
             mending if mending.is_nothing() => Batch::default(),
             mending => self.lanes.mend(lane, &mending),
         };
         self.lanes.ledger.trust(lane);
+        self.halts.resolved(lane);
         // A worker that is gone has nothing to send either.
         let _ = asking.answer.send(answer);
     }
@@ -114,15 +115,25 @@ impl<S: Source + 'static> Pipeline<S> {
             Verdict::Gap(gap) => {
                 self.lanes.ledger.missed_since(lane, settled);
                 self.doubted(lane, recollection);
-                self.gap(lane, gap.reason(), &gap.to_string()).then_some(all)
+                let text = match (gap, &self.renewed_because) {
+                    (Gap::SlotWasGone { .. }, Some(why)) => format!("{gap}: {why}"),
+                    _ => gap.to_string(),
+                };
+                self.gap(lane, gap.reason(), &text).then_some(all)
             }
         }
     }
 
     /// Tells of a gap. Gives whether it is to be mended with a flush, or waits for a person.
     fn gap(&mut self, lane: usize, reason: &'static str, text: &str) -> bool {
+        if self.halts.is_pardoned(lane) {
+            // It was told when it halted.
+            self.recorder.flushing(lane, reason, text);
+            return true;
+        }
         self.recorder.gap(lane, reason, text);
         if self.settings.on_gap == OnGap::Halt {
+            self.halts.halted(lane);
             self.lanes.halt(lane);
             self.recorder.halted_target(lane, text);
             return false;
@@ -232,6 +243,7 @@ impl<S: Source + 'static> Pipeline<S> {
             self.lanes.give_up(lane, found);
             self.recorder.given_up(lane, &text);
             if self.settings.on_gap == OnGap::Halt {
+                self.halts.halted(lane);
                 self.lanes.halt(lane);
                 self.recorder.halted_target(lane, &text);
             }

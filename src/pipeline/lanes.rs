@@ -9,7 +9,7 @@ mod repeating;
 mod replicas;
 mod shipping;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +25,7 @@ use crate::pgoutput::PgTime;
 use crate::record::Recollection;
 use crate::rules::config::Rule;
 use crate::sight::Commit;
+use crate::table::TableName;
 use crate::target::delivery::Lane as Worker;
 use gathering::Routes;
 use pile::{About, Pile};
@@ -66,6 +67,7 @@ pub(super) struct Lane {
     /// The sequence of the last delivery confirmed since the slot is followed.
     confirmed_sequence: u64,
     recent: Recent,
+    overflow: gathering::Overflow,
     /// The marks of the rules that are whole, and whether a record has still to be written with them.
     marks: (Arc<str>, bool),
     /// What the record said when it was last read: it is never moved back.
@@ -130,6 +132,8 @@ pub(super) struct Lanes {
     awaited: Lsn,
     /// Keys named by hand that a lane that is given up could not hold, not told yet.
     lost_by_hand: u64,
+    /// Tables that were flushed by hand while a lane was halted, not looked at yet.
+    pub(super) flushed_by_hand: BTreeSet<TableName>,
 }
 
 impl Lanes {
@@ -151,6 +155,7 @@ impl Lanes {
             acquainted: false,
             confirmed_sequence: 0,
             recent: Recent::new(recent_bytes),
+            overflow: gathering::Overflow::default(),
             marks: ("".into(), false),
             floor: Floor::default(),
             settled_due: Some(now),
@@ -180,6 +185,7 @@ impl Lanes {
             returned: Vec::new(),
             awaited: Lsn::ZERO,
             lost_by_hand: 0,
+            flushed_by_hand: BTreeSet::new(),
         }
     }
 
@@ -346,6 +352,18 @@ impl Lanes {
             && *lane.marks.0 != *marks
         {
             lane.marks = (marks.into(), true);
+        }
+    }
+
+    /// Whether any lane is halted.
+    pub(super) fn is_halted(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.stance == Stance::Halted)
+    }
+
+    /// The lane is halted no more, and is judged again.
+    pub(super) fn release(&mut self, index: usize) {
+        if let Some(lane) = self.lanes.get_mut(index) {
+            lane.stance = Stance::Unjudged;
         }
     }
 

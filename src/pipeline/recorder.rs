@@ -1,5 +1,6 @@
 //! What the pipeline tells people: log, status board, metrics. Nothing here decides anything.
 
+mod overflow;
 mod sights;
 mod unsettled;
 
@@ -22,18 +23,15 @@ use crate::observation::Observation;
 use crate::pgoutput::PgTime;
 use crate::rules::config::Rule;
 use crate::source::{Seen, SourceError};
-use crate::status::{Board, COMMITS_MAX, SettledCommit, State};
+use crate::status::{Board, COMMITS_MAX, HALT_ADVICE, SettledCommit, State};
 use crate::table::TableName;
 use crate::target::{Delivered, Fault};
 use crate::transaction::{Made, Op, Reader, tables_of};
+pub(super) use overflow::Limit;
 use unsettled::{Sample, Unsettled};
 
 /// How often the board hears of targets whose watermark stands still.
 const TELL_PACE: Duration = Duration::from_millis(100);
-
-/// What to do where `on_gap: halt` has halted something.
-const HALT_ADVICE: &str =
-    "on_gap is halt: set it to flush and reload coherd (SIGHUP) or start it again, and the caches are flushed";
 
 /// Tells what happens.
 pub struct Recorder {
@@ -54,6 +52,8 @@ pub struct Recorder {
     told_at: Instant,
     /// Attempts to reach the source that have failed in a row for the same reason.
     away: u32,
+    /// When it was last told that keys became flushes.
+    overflow_told: Option<Instant>,
 }
 
 impl Recorder {
@@ -77,6 +77,7 @@ impl Recorder {
             told: Watermarks::default(),
             told_at: Instant::now(),
             away: 0,
+            overflow_told: None,
         }
     }
 
@@ -275,9 +276,9 @@ impl Recorder {
         self.board.flushed(reason, format!("{}: {text}", self.name(lane)));
     }
 
-    /// The target gets nothing any more, until the next start; the others go on.
+    /// The target gets nothing any more, until somebody decides; the others go on.
     pub(super) fn halted_target(&mut self, lane: usize, text: &str) {
-        error!(to = self.name(lane), "{text}; {HALT_ADVICE}");
+        error!(to = self.name(lane), "halted (on_gap: halt): {text}; {HALT_ADVICE}");
         self.board.target(lane, |target| target.halted = Some(text.to_owned()));
     }
 
@@ -308,10 +309,10 @@ impl Recorder {
         self.board.target(lane, |target| target.taken = None);
     }
 
-    pub(super) fn halted(&mut self, subject: &str, text: &str) {
-        let reason = format!("{subject}: {text}; {HALT_ADVICE}");
-        error!("{reason}");
-        self.board.enter(State::Halted { reason });
+    /// Somebody has flushed every rule of a halted target.
+    pub(super) fn released_target(&mut self, lane: usize) {
+        warn!(to = self.name(lane), "every rule of the halted target was flushed by hand; it goes on");
+        self.board.target(lane, |target| target.halted = None);
     }
 
     pub(super) fn unreadable(&mut self, unreadable: &UnreadableOrder) {

@@ -26,7 +26,7 @@ impl<S: Source + 'static> Pipeline<S> {
         let at = at.unwrap_or_else(|| self.lanes.ledger.decoded());
         let what_then = match self.settings.on_gap {
             OnGap::Flush => "a new slot takes its place and every scope is flushed",
-            OnGap::Halt => "coherd halts (on_gap: halt)",
+            OnGap::Halt => "a new slot takes its place and every target halts (on_gap: halt)",
         };
         match self.stuck.failed(at, Instant::now()) {
             Failed::TryAgain(patience) => SourceError::NotDecodable {

@@ -65,6 +65,8 @@ struct Left {
 
 /// Opens a conversation with the first host that will do.
 pub(super) async fn dial<C: Caller>(dsn: &Dsn, caller: &C) -> Result<C::Call, SourceError> {
+    let again = dsn.read_again()?;
+    let dsn = again.as_ref().unwrap_or(dsn);
     let tls = (dsn.tls.mode != SslMode::Disable).then(|| Tls::new(&dsn.tls)).transpose()?;
     let mut hosts: Vec<&Host> = dsn.hosts.iter().collect();
     if dsn.shuffled {

@@ -161,6 +161,13 @@ impl ServerError {
                 SourceError::NotDecodable { at: self.position(), text: self.not_decodable(&advice) }
             }
             Kind::Passing | Kind::Internal | Kind::TooManyConnections | Kind::FileGone => SourceError::Lost(text),
+            // Postgres takes every parameter that we name. Trying again does not help.
+            Kind::Syntax if matches!(doing, Doing::Connecting { .. }) && self.is_of_pooler() => {
+                SourceError::Refused(format!(
+                    "{text} What answers is not Postgres but something before it, such as pgbouncer, through which the log \
+                     is not followed: give the server's own address in source.dsn"
+                ))
+            }
             Kind::Syntax => SourceError::Protocol(text),
             Kind::Password
             | Kind::Authorization
@@ -198,6 +205,11 @@ impl ServerError {
     /// server shuts down it does not wait, and says the same as an error.
     pub(super) fn waits_for_standby(&self) -> bool {
         self.message.contains("synchronized_standby_slots")
+    }
+
+    /// pgbouncer's words for a parameter that it does not pass on; they are not translated.
+    fn is_of_pooler(&self) -> bool {
+        self.message.contains("unsupported startup parameter")
     }
 
     /// The name of a setting is not translated.

@@ -18,10 +18,6 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
         State::Reconnecting { reason } => {
             reasons.push(format!("reconnecting to Postgres by itself; mend what stands in the way ({reason})"));
         }
-        State::Halted { reason } => reasons.push(format!(
-            "halted (on_gap: halt): changes may be missing, so nothing goes on until somebody decides; flush the \
-             caches, then restart with on_gap: flush ({reason})"
-        )),
         State::Draining => reasons.push("draining: this instance is about to end".to_owned()),
     }
     // An instance that stands by asks no target anything.
@@ -60,13 +56,17 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
+/// What ends a halt. Everything that tells of one says the same.
+pub const HALT_ADVICE: &str = "to flush every scope and go on, run `coherd flush`, or set on_gap: flush and reload coherd \
+                               (systemctl reload coherd) or restart it";
+
 /// The one thing that is most wrong with a target.
 fn trouble(target: &TargetStatus) -> Option<String> {
     let name = &target.name;
     if let Some(missed) = &target.halted {
         return Some(format!(
-            "target {name} is halted (on_gap: halt) and gets nothing, because it may have missed changes: {missed}; set \
-             on_gap to flush and start coherd again, and it is flushed"
+            "target {name} is halted (on_gap: halt) and gets nothing, because it may have missed changes: {missed}; \
+             {HALT_ADVICE}"
         ));
     }
     if let Some(why) = &target.taken {
@@ -120,7 +120,6 @@ mod tests {
             (State::Starting, "starting"),
             (State::Standby { reason: reason() }, "hot standby"),
             (State::Reconnecting { reason: reason() }, "said the server"),
-            (State::Halted { reason: reason() }, "on_gap: halt"),
             (State::Draining, "draining"),
         ] {
             board.enter(state);
@@ -159,7 +158,7 @@ mod tests {
         board.target(0, |target| target.halted = Some("the target holds keys but no record".to_owned()));
         board.enter(State::Reconnecting { reason: "the server went away".to_owned() });
         board.enter(State::Streaming);
-        insta::assert_snapshot!(reasons(&board), @"target cache is halted (on_gap: halt) and gets nothing, because it may have missed changes: the target holds keys but no record; set on_gap to flush and start coherd again, and it is flushed");
+        insta::assert_snapshot!(reasons(&board), @"target cache is halted (on_gap: halt) and gets nothing, because it may have missed changes: the target holds keys but no record; to flush every scope and go on, run `coherd flush`, or set on_gap: flush and reload coherd (systemctl reload coherd) or restart it");
     }
 
     #[test]

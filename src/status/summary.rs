@@ -14,7 +14,6 @@ pub fn summary(status: &Status) -> String {
         State::Streaming => streaming(status),
         State::Standby { .. } => format!("hot standby: another instance streams from slot {}", status.slot),
         State::Reconnecting { reason } => format!("reconnecting: {reason}"),
-        State::Halted { reason } => format!("halted: {reason}"),
         State::Draining => "draining: delivering what has been read".to_owned(),
     };
     text.chars().take(CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -90,7 +89,6 @@ mod tests {
             (State::Starting, "starting: looking at source and targets"),
             (State::Standby { reason: reason() }, "hot standby: another instance streams from slot coherd"),
             (State::Reconnecting { reason: reason() }, "reconnecting: said the server"),
-            (State::Halted { reason: reason() }, "halted: said the server"),
             (State::Draining, "draining: delivering what has been read"),
         ] {
             board.enter(state);

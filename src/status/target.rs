@@ -17,7 +17,7 @@ pub struct TargetStatus {
     /// The last fault, while it is not up.
     pub fault: Option<String>,
     /// It may have missed changes, and configuration says to wait for a person (`on_gap: halt`): what it may have
-    /// missed. Nothing but a new start ends this.
+    /// missed. See [`HALT_ADVICE`](super::HALT_ADVICE).
     pub halted: Option<String>,
     /// Another coherd writes its record, so nothing is sent: for which databases, as it reads on after "gets nothing:".
     pub taken: Option<String>,

@@ -14,7 +14,7 @@ use crate::transaction::Made;
 pub struct View {
     /// The daemon's version.
     pub version: String,
-    /// `starting`, `streaming`, `standby`, `reconnecting`, `halted` or `draining`.
+    /// `starting`, `streaming`, `standby`, `reconnecting` or `draining`.
     pub state: String,
     /// Why, where the state has a reason.
     pub reason: Option<String>,

@@ -13,6 +13,8 @@ pub struct TargetConfig {
     pub name: String,
     /// Where it is. The scheme names the kind; the rest may hold a password.
     pub url: SecretString,
+    /// The file it was read from, read again at each connect, so that a rotated password takes effect.
+    pub url_file: Option<PathBuf>,
     /// The replication slot that feeds it, from which the names below are made.
     pub slot: String,
     /// The key of the record.
@@ -61,6 +63,7 @@ impl TargetConfig {
         TargetConfig {
             name: name.to_owned(),
             url: url.into(),
+            url_file: None,
             slot: slot.to_owned(),
             record_key: format!("coherd:{slot}"),
             channel: format!("coherd:{slot}:invalidations"),

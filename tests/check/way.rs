@@ -108,6 +108,18 @@ fn a_pooler_in_the_way_is_told_with_the_servers_own_address() {
     }
 }
 
+/// Not "Postgres is away" for ever.
+#[test]
+fn a_daemon_behind_a_pooler_says_so_and_ends() {
+    let mut bench = set_up();
+    let server = bench.database.server.port();
+    for between in [Between::OldPooler, Between::Strict] {
+        bench.dsn = through(&bench, stand(between, vec![server]));
+        let (fine, text) = bench.shell("timeout 20 coherd run");
+        assert!(!fine && text.contains("such as pgbouncer") && text.contains("the server's own address"), "{text}");
+    }
+}
+
 #[test]
 fn a_balancer_in_the_way_is_told() {
     let mut bench = set_up();

@@ -17,6 +17,7 @@ mod planted;
 mod readers;
 mod refusals;
 mod reload;
+mod rotation;
 mod sharing;
 mod soak;
 mod standby;

@@ -1,7 +1,7 @@
 //! Invalidations come in, and what has grown too large is coarsened.
 
 use super::pile::Pile;
-use super::{Lane, Lanes};
+use super::{Lane, Lanes, Stance};
 use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, Load, RuleId, Scope};
 use crate::ledger::Place;
 use crate::lsn::Lsn;
@@ -37,9 +37,11 @@ impl Lanes {
     pub(in crate::pipeline) fn has_room(&self) -> bool {
         let shares = self.lanes.len().clamp(1, SHARES_MAX);
         let most = Load { keys: INTAKE_KEYS / shares, bytes: INTAKE_BYTES / shares };
-        // What is given up takes nothing, and so has always room.
-        let has_room = |(index, lane): (usize, &Lane)| lane.has_room(most) || self.ledger.is_given_up(index);
-        !self.is_stuck && self.lanes.iter().enumerate().any(has_room)
+        // What is given up takes nothing, and what is halted is only kept: neither says how fast to read, unless there is
+        // no other. A flush that ends a halt comes through the log.
+        let counts = |(index, lane): &(usize, &Lane)| lane.stance != Stance::Halted && !self.ledger.is_given_up(*index);
+        let mut counting = self.lanes.iter().enumerate().filter(counts).peekable();
+        !self.is_stuck && (counting.peek().is_none() || counting.any(|(_, lane)| lane.has_room(most)))
     }
 
     /// Puts something into every gathering batch that `rule` goes to, and coarsens those that have grown too large.
@@ -63,7 +65,8 @@ impl Lanes {
             let pile = lane.pile(Place::Gathering);
             put(&mut pile.batch);
             pile.note(*commit);
-            pile.limit(*pending_keys_max, routes);
+            let coarsened = pile.limit(*pending_keys_max, routes);
+            lane.overflow.note(coarsened);
             ledger.gathered(index, Place::Gathering);
         }
     }
@@ -75,7 +78,8 @@ impl Lanes {
         for lane in &mut *lanes {
             let Load { keys, bytes } = lane.load();
             if keys > *pending_keys_max || bytes > BATCH_BYTES_MAX {
-                lane.piles_mut().for_each(|pile| pile.limit(0, routes));
+                let coarsened: Vec<RuleId> = lane.piles_mut().flat_map(|pile| pile.limit(0, routes)).collect();
+                lane.overflow.note(coarsened);
             }
         }
         let most = *pending_keys_max / 2;
@@ -125,6 +129,42 @@ impl Gather for Lanes {
     }
 }
 
+/// A spell in which more waited for a lane than may: the rules whose scopes stand in for their keys, and whether that has
+/// still to be told.
+#[derive(Debug, Default)]
+pub(super) struct Overflow {
+    rules: Vec<RuleId>,
+    is_new: bool,
+}
+
+impl Overflow {
+    pub(super) fn note(&mut self, rules: Vec<RuleId>) {
+        if !rules.is_empty() {
+            self.is_new |= self.rules.is_empty();
+            for rule in rules {
+                if !self.rules.contains(&rule) {
+                    self.rules.push(rule);
+                }
+            }
+        }
+    }
+
+    /// Everything that waited is confirmed.
+    pub(super) fn is_over(&mut self) {
+        self.rules.clear();
+    }
+}
+
+impl Lanes {
+    /// The lanes whose overflow has begun since the last call, with the rules concerned.
+    pub(in crate::pipeline) fn take_overflows(&mut self) -> Vec<(usize, Vec<RuleId>)> {
+        let told = |(index, lane): (usize, &mut Lane)| {
+            std::mem::take(&mut lane.overflow.is_new).then(|| (index, lane.overflow.rules.clone()))
+        };
+        self.lanes.iter_mut().enumerate().filter_map(told).collect()
+    }
+}
+
 impl Lane {
     /// All that waits, wherever.
     pub(super) fn load(&self) -> Load {
@@ -157,11 +197,13 @@ impl Pile {
         }
     }
 
-    /// Coarsens it where it has more than `keys_max` keys, or more text than a batch may have.
-    pub(super) fn limit(&mut self, keys_max: usize, routes: &Routes) {
-        if self.batch.len() > keys_max || self.batch.bytes() > BATCH_BYTES_MAX {
-            self.batch.coarsen(|rule| routes.get(usize::from(rule.0)).map_or(&[][..], |(_, scopes)| scopes));
+    /// Coarsens it where it has more than `keys_max` keys, or more text than a batch may have. Gives the rules whose scopes
+    /// stand in for their keys now.
+    pub(super) fn limit(&mut self, keys_max: usize, routes: &Routes) -> Vec<RuleId> {
+        if self.batch.len() <= keys_max && self.batch.bytes() <= BATCH_BYTES_MAX {
+            return Vec::new();
         }
+        self.batch.coarsen(|rule| routes.get(usize::from(rule.0)).map_or(&[][..], |(_, scopes)| scopes))
     }
 }
 

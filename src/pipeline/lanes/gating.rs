@@ -58,7 +58,8 @@ impl Lanes {
             let early = std::mem::take(lane.pile(place));
             let ready = lane.pile(Place::Ready);
             ready.batch.append(&early.batch);
-            ready.limit(*pending_keys_max, routes);
+            let coarsened = ready.limit(*pending_keys_max, routes);
+            lane.overflow.note(coarsened);
             *lane.pile(place) = early;
         }
         self.put(place, Place::Blocked);
@@ -101,7 +102,8 @@ impl Lanes {
             let mut pile = std::mem::take(lane.pile(from));
             if !pile.is_empty() {
                 lane.pile(to).absorb(&mut pile);
-                lane.pile(to).limit(*pending_keys_max, routes);
+                let coarsened = lane.pile(to).limit(*pending_keys_max, routes);
+                lane.overflow.note(coarsened);
             }
             // With its memory.
             *lane.pile(from) = pile;

@@ -47,7 +47,7 @@ impl Lanes {
         let mut all = Batch::default();
         for pile in lane.piles_mut() {
             // The scopes stand in for all but what was named by hand.
-            pile.batch.coarsen(|_| &[]);
+            let _stood_in_for = pile.batch.coarsen(|_| &[]);
             all.append(&std::mem::take(&mut pile.batch));
             pile.about = About::default();
         }

@@ -42,7 +42,7 @@ impl Lanes {
         match lane.repeats.back_mut().filter(|last| due < last.first + *repeat_after / PARTS) {
             Some(last) => {
                 last.pile.absorb(&mut pile);
-                last.pile.limit(*pending_keys_max, routes);
+                lane.overflow.note(last.pile.limit(*pending_keys_max, routes));
                 last.due = due;
                 lane.spare.push(pile.batch);
             }
@@ -56,7 +56,7 @@ impl Lanes {
         let Some(lane) = lanes.get_mut(index) else { return };
         while let Some(Repeat { mut pile, .. }) = lane.repeats.pop_front_if(|repeat| repeat.due <= now) {
             lane.repeat.absorb(&mut pile);
-            lane.repeat.limit(*pending_keys_max, routes);
+            lane.overflow.note(lane.repeat.limit(*pending_keys_max, routes));
             lane.spare.push(pile.batch);
         }
     }

@@ -67,7 +67,7 @@ impl Lanes {
         while lane.echoes.len() > ECHOES_MAX || (is_too_much && lane.echoes.len() > 1) {
             let (Some(mut last), Some(before)) = (lane.echoes.pop_back(), lane.echoes.back_mut()) else { break };
             before.absorb(&mut last);
-            before.limit(*pending_keys_max, routes);
+            lane.overflow.note(before.limit(*pending_keys_max, routes));
             lane.spare.push(last.batch);
             ledger.echoes_joined(index);
         }
@@ -142,7 +142,7 @@ impl Lanes {
 impl Lane {
     fn strike_again(&mut self, mut pile: Pile, keys_max: usize, routes: &Routes) {
         self.again.absorb(&mut pile);
-        self.again.limit(keys_max, routes);
+        self.overflow.note(self.again.limit(keys_max, routes));
         self.spare.push(pile.batch);
     }
 

@@ -134,6 +134,9 @@ impl Lanes {
             lane.confirmed_sequence = lane.confirmed_sequence.max(delivery.record.sequence);
         }
         lane.acquainted = true;
+        if lane.in_flight.is_empty() && lane.load().keys == 0 {
+            lane.overflow.is_over();
+        }
         // What it holds may have overtaken what its record has to wait for.
         lane.recent.remember(delivery.record.applied.max(decoded), &delivery.batch);
         if !delivery.batch.is_empty() {

@@ -16,6 +16,8 @@ use secrecy::SecretString;
 pub use parameter::DsnError;
 use parameter::Given;
 
+use super::SourceError;
+
 /// A connection string, understood. Its `Debug` and `Display` hold no credential.
 #[derive(Clone)]
 pub struct Dsn {
@@ -36,6 +38,8 @@ pub struct Dsn {
     pub(super) application_name: String,
     pub(super) options: Option<String>,
     pub(super) channel_binding: ChannelBindingChoice,
+    /// The file it was read from, to be read again at each connect.
+    pub(super) file: Option<PathBuf>,
 }
 
 /// One server to try.
@@ -137,6 +141,27 @@ impl Dsn {
             None => words::read(text, &mut given)?,
         }
         resolve::resolve(&given, env)
+    }
+
+    /// It was read from this file, and is read again at each connect, so that a rotated password takes effect.
+    #[must_use]
+    pub fn from_file(self, file: Option<PathBuf>) -> Self {
+        Dsn { file, ..self }
+    }
+
+    /// What the file that it was read from says now; `None` where it is from no file.
+    pub(super) fn read_again(&self) -> Result<Option<Dsn>, SourceError> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let name = file.display();
+        // It may be about to be replaced.
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| SourceError::Lost(format!("the connection string cannot be read from {name}: {error}")))?;
+        if text.trim().is_empty() {
+            return Err(SourceError::Lost(format!("the connection string cannot be read from {name}: it is empty")));
+        }
+        let dsn = Dsn::parse(&text, &|name| std::env::var(name).ok());
+        let dsn = dsn.map_err(|error| SourceError::Refused(format!("{name}: {error}")))?;
+        Ok(Some(dsn.named(&self.application_name).from_file(Some(file.clone()))))
     }
 
     /// The role.

@@ -37,6 +37,7 @@ pub(super) fn resolve(given: &Given, env: &dyn Fn(&str) -> Option<String>) -> Re
     };
     Ok(Dsn {
         hosts: reader.hosts()?,
+        file: None,
         password: reader.text("password")?.map(SecretString::from),
         passfile: reader
             .text("passfile")?

@@ -32,6 +32,8 @@ pub(super) struct Line {
     tls: TlsFiles,
     connect_timeout: Duration,
     reply_timeout: Duration,
+    /// What it was made of, where the URL stands in a file that may change.
+    from_file: Option<Box<TargetConfig>>,
     held: Mutex<Held>,
 }
 
@@ -78,6 +80,7 @@ impl Line {
             tls: config.tls.clone(),
             connect_timeout: config.connect_timeout,
             reply_timeout: config.reply_timeout,
+            from_file: config.url_file.is_some().then(|| Box::new(config.clone())),
             held: Mutex::default(),
         })
     }
@@ -104,7 +107,9 @@ impl Line {
     }
 
     async fn dial(&self) -> Result<MultiplexedConnection, Fault> {
-        let client = self.client()?;
+        let again = self.read_again()?;
+        let line = again.as_ref().unwrap_or(self);
+        let client = line.client()?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.reply_timeout));
@@ -113,7 +118,7 @@ impl Line {
             Fault { kind: FaultKind::Connection, ..broken(&self.place, "connecting", &error) }
         };
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(unreachable)?;
-        let Salvo { pipeline, steps } = &self.greeting;
+        let Salvo { pipeline, steps } = &line.greeting;
         let replies = connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
         let replies = replies.map_err(|error| broken(&self.place, "greeting", &error))?;
         // The last one, CLIENT SETNAME, has no step: a user that may not name itself is welcome all the same.
@@ -123,6 +128,24 @@ impl Line {
             }
         }
         Ok(connection)
+    }
+
+    /// What the file says now in which the URL stands; `None` where it stands in none.
+    fn read_again(&self) -> Result<Option<Line>, Fault> {
+        let Some((config, file)) = self.from_file.as_ref().and_then(|config| Some((config, config.url_file.as_ref()?)))
+        else {
+            return Ok(None);
+        };
+        // It may be about to be replaced.
+        let bad = |kind, reason: String| Fault { kind, message: format!("{}: {reason}", self.place) };
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| bad(FaultKind::Connection, format!("reading {}: {error}", file.display())))?;
+        let url = text.trim_end_matches(['\r', '\n']).to_owned();
+        if url.is_empty() {
+            return Err(bad(FaultKind::Connection, format!("{} is empty", file.display())));
+        }
+        let config = TargetConfig { url: url.into(), url_file: None, ..(**config).clone() };
+        Line::new(&config).map(Some).map_err(|error| bad(FaultKind::Denied, error.to_string()))
     }
 
     fn client(&self) -> Result<Client, Fault> {
