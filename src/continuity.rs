@@ -93,6 +93,8 @@ pub enum Gap {
     },
     /// The target holds keys but no record: it has lost its memory, or somebody deleted the record.
     RecordIsGone,
+    /// What stands at the record's key is no record: something else writes it.
+    RecordIsUnreadable,
     /// The record is older than what the target had confirmed: it was restored or failed over to a lagging replica.
     TargetWentBack {
         /// The record.
@@ -124,6 +126,7 @@ impl Gap {
         match self {
             Gap::SlotWasGone { .. } => "slot_gone",
             Gap::RecordIsGone => "record_gone",
+            Gap::RecordIsUnreadable => "record_unreadable",
             Gap::TargetWentBack { .. } => "target_went_back",
             Gap::OtherDatabase => "other_database",
             Gap::DatabaseWentBack { .. } => "database_went_back",
@@ -142,6 +145,9 @@ impl fmt::Display for Gap {
                 )
             }
             Gap::RecordIsGone => f.write_str("the target holds keys but no record of how far it was brought"),
+            Gap::RecordIsUnreadable => {
+                f.write_str("what stands at the key of the target's record is no record: something else writes there")
+            }
             Gap::TargetWentBack { record, needed } => {
                 write!(
                     f,
@@ -169,6 +175,7 @@ pub fn judge(known: &Known, recollection: &Recollection) -> Verdict {
         None if recollection.empty => Verdict::Continue,
         None if known.slot == SlotOrigin::CreatedHere && !known.acquainted => Verdict::FirstStart,
         None => Verdict::Gap(Gap::RecordIsGone),
+        Some(record) if record.is_unreadable() => Verdict::Gap(Gap::RecordIsUnreadable),
         Some(record) => judge_record(known, record),
     }
 }
@@ -258,6 +265,16 @@ mod tests {
     }
 
     const NOTHING: Recollection = Recollection { record: None, empty: false, written: None };
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_a_gap_whatever_became_of_the_slot() {
+        for slot in [SlotOrigin::CreatedHere, SlotOrigin::Found { confirmed: Lsn::ZERO }] {
+            for empty in [false, true] {
+                let its = Recollection { record: Some(Record::UNREADABLE), empty, written: None };
+                assert_eq!(judge(&Known { slot, ..known() }, &its), Verdict::Gap(Gap::RecordIsUnreadable));
+            }
+        }
+    }
 
     #[test]
     fn a_record_between_the_confirmed_position_and_the_end_of_the_log_goes_on() {

@@ -82,6 +82,13 @@ pub struct Maker(u16);
 /// A key that no rule made: it was named by hand, through the log.
 const BY_HAND: u16 = u16::MAX;
 
+impl Maker {
+    /// The rule, where it was one.
+    pub fn rule(self) -> Option<RuleId> {
+        (self.0 != BY_HAND).then_some(RuleId(self.0))
+    }
+}
+
 impl Batch {
     /// Adds a key made by `rule`. Adding it a second time does nothing.
     pub fn push(&mut self, action: Action, rule: RuleId, key: &[u8]) {

@@ -25,6 +25,7 @@ pub mod gate;
 pub mod backoff;
 
 // Edges: Postgres, the caches, HTTP, the service manager.
+pub mod tls;
 pub mod source;
 pub mod target;
 pub mod status;

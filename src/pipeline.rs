@@ -446,7 +446,7 @@ impl<S: Source + 'static> Pipeline<S> {
         match report {
             Report::Recalled { lane, recollection, answer } => self.recalled(Asking { lane, recollection, answer }),
             Report::Confirmed { lane, ticket, delivery, delivered } => {
-                self.recorder.delivered(lane, &delivery.batch, delivered);
+                self.recorder.delivered(lane, &delivery.batch, &delivered);
                 let oldest_commit = self.lanes.confirmed(lane, ticket, delivery);
                 self.recorder.applied(oldest_commit);
             }

@@ -31,6 +31,25 @@ pub struct Record {
     pub marks: Option<Arc<str>>,
 }
 
+impl Record {
+    /// Stands for a record that cannot be read. It is as old as can be and of no database: whatever it was, it vouches for
+    /// nothing, and somebody was here before.
+    pub const UNREADABLE: Record = Record {
+        applied: Lsn::ZERO,
+        struck: Lsn::ZERO,
+        settled: Lsn::ZERO,
+        system_id: 0,
+        timeline: 0,
+        sequence: 0,
+        marks: None,
+    };
+
+    /// Whether it stands for one that cannot be read. No database system has the identifier zero.
+    pub const fn is_unreadable(&self) -> bool {
+        self.system_id == Record::UNREADABLE.system_id
+    }
+}
+
 /// What a target remembers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recollection {

@@ -10,7 +10,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 const LAYERS: &[&[&str]] = &[
     &["lsn", "change", "table", "database", "observation", "finding", "invalidation", "record", "sight"],
     &["pgoutput", "rules", "by_hand", "transaction", "ledger", "continuity", "gate", "backoff"],
-    &["source", "target", "status", "metrics", "admin", "systemd"],
+    &["tls", "source", "target", "status", "metrics", "admin", "systemd"],
     &["pipeline", "shutdown"],
     &["config", "cli"],
 ];

@@ -129,12 +129,12 @@ codes! {
     TARGET_VERSION "target-version" "a cache is older than coherd can use";
     TARGET_CLUSTER "target-cluster" "a cache is one node of a cluster";
     TARGET_READ_ONLY "target-read-only" "a cache is a replica, which takes no writes";
-    TARGET_FULL "target-full" "a cache has no memory left for the record";
+    TARGET_FULL "target-full" "a cache has no memory left, so that readers cannot fill it";
     TARGET_NOT_READY "target-not-ready" "a cache takes no writes at the moment";
     TARGET_COMMAND "target-command" "a cache does not know a command that coherd needs";
     TARGET_PERSISTENCE "target-persistence" "a restart of a cache brings old values back for a moment";
     TARGET_REPLICAS "target-replicas" "a failover of a cache brings old values back for a moment";
-    EVICTION_NONE "eviction-none" "a full cache refuses the record, and everything stands still";
+    EVICTION_NONE "eviction-none" "a full cache refuses what readers want to store";
     EVICTION_RECORD "eviction-record" "a full cache may evict the record, which then costs a flush";
     EVICTION_LEASES "eviction-leases" "a full cache evicts leases first, so that it is not filled any more";
     RECORD_UNREADABLE "record-unreadable" "something else stands where the record should be";

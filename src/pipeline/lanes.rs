@@ -97,6 +97,8 @@ struct Sent {
     about: About,
     /// What was decoded when it left.
     decoded: Lsn,
+    /// How many scopes it flushes.
+    scopes: usize,
 }
 
 /// All lanes, and the ledger that knows how far each has come.
@@ -264,6 +266,11 @@ impl Lanes {
         self.lanes.get(index).map_or((0, 0), |lane| (lane.load().keys as u64, lane.in_flight.len() as u64))
     }
 
+    /// Scopes that a target is being flushed of.
+    pub(super) fn flushing(&self, index: usize) -> usize {
+        self.lanes.get(index).map_or(0, |lane| lane.in_flight.iter().map(|sent| sent.scopes).sum())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.lanes.len()
     }
@@ -310,6 +317,9 @@ impl Lanes {
         let mut answer = Batch::default();
         if let Some(lane) = self.lanes.get_mut(index).filter(|lane| !lane.in_flight.is_empty()) {
             mending.put(&mut lane.recent, &self.routes, &mut answer);
+            if let Some(oldest) = lane.in_flight.front_mut() {
+                oldest.scopes += answer.scopes().len();
+            }
         }
         // The worker gives nothing back that could be struck a second time.
         if answer.is_empty() || self.replicas.are_listed() {

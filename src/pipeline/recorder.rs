@@ -4,7 +4,7 @@ mod overflow;
 mod sights;
 mod unsettled;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,7 +25,7 @@ use crate::rules::config::Rule;
 use crate::source::{Seen, SourceError};
 use crate::status::{Board, COMMITS_MAX, HALT_ADVICE, SettledCommit, State};
 use crate::table::TableName;
-use crate::target::{Delivered, Fault};
+use crate::target::{Delivered, Fault, Replaced};
 use crate::transaction::{Made, Op, Reader, tables_of};
 pub(super) use overflow::Limit;
 use unsettled::{Sample, Unsettled};
@@ -54,6 +54,8 @@ pub struct Recorder {
     away: u32,
     /// When it was last told that keys became flushes.
     overflow_told: Option<Instant>,
+    /// Of which lane and rule it was told that something else stood at its keys. At most all of them.
+    told_replaced: HashSet<(usize, String)>,
 }
 
 impl Recorder {
@@ -78,6 +80,7 @@ impl Recorder {
             told_at: Instant::now(),
             away: 0,
             overflow_told: None,
+            told_replaced: HashSet::new(),
         }
     }
 
@@ -123,6 +126,7 @@ impl Recorder {
                 target.applied = lanes.ledger.applied(lane);
                 target.pending_keys = pending;
                 target.in_flight = in_flight;
+                target.is_flushing(lanes.flushing(lane));
             });
         }
     }
@@ -207,7 +211,8 @@ impl Recorder {
         self.board.enter(State::Reconnecting { reason });
     }
 
-    pub(super) fn delivered(&mut self, lane: usize, batch: &Batch, delivered: Delivered) {
+    pub(super) fn delivered(&mut self, lane: usize, batch: &Batch, delivered: &Delivered) {
+        self.replaced(lane, batch, &delivered.replaced);
         let Some((_, metrics)) = self.targets.get(lane) else { return };
         let counters =
             [(Action::Delete, &metrics.delete), (Action::Bump, &metrics.bump), (Action::Publish, &metrics.publish)];
@@ -215,6 +220,29 @@ impl Recorder {
             counter.inc_by(n);
         }
         metrics.hit.inc_by(delivered.hit);
+    }
+
+    /// Something else stood where version pointers should. Once for each rule, whatever the number of its keys.
+    fn replaced(&mut self, lane: usize, batch: &Batch, Replaced { keys, scopes }: &Replaced) {
+        if keys.is_empty() && scopes.is_empty() {
+            return;
+        }
+        let bumps = batch.items().filter(|(_, action, _)| *action == Action::Bump);
+        let makers = bumps.enumerate().filter(|(place, _)| keys.contains(place)).map(|(_, (maker, _, _))| maker.rule());
+        let rules =
+            makers.map(|rule| rule.map_or("keys named by hand".to_owned(), |rule| self.subject(rule).to_owned()));
+        let flushed = scopes.iter().filter_map(|place| batch.scopes().get(*place));
+        let subjects: Vec<String> = rules.chain(flushed.map(|scope| format!("the scope {}", scope.pattern))).collect();
+        for subject in subjects {
+            let name = self.name(lane).to_owned();
+            if self.told_replaced.insert((lane, subject.clone())) {
+                warn!(
+                    to = name,
+                    "{subject}: what stood at KEY:version was no version pointer, and coherd replaced it by one; look for \
+                     what else writes these keys. Told once"
+                );
+            }
+        }
     }
 
     /// Every delivery counts once, by the oldest commit in it.

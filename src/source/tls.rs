@@ -4,9 +4,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig};
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use x509_cert::der::Decode;
@@ -14,7 +14,8 @@ use x509_cert::der::Decode;
 use super::SourceError;
 use super::dsn::{FileChoice, Host, RootChoice, SslMode, TlsChoice};
 use super::socket::{Socket, TLS_READ_BYTES};
-use super::verifier::{Roots, Trust, Verifier};
+use super::verifier::{Trust, Verifier};
+use crate::tls::{Roots, certificates};
 
 /// A TLS client, ready for any host of one connection string.
 #[derive(Clone)]
@@ -126,22 +127,14 @@ fn named_or_there(file: &FileChoice) -> Option<&Path> {
 }
 
 fn system_roots() -> Result<Roots, SourceError> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut store = RootCertStore::empty();
-    let (added, _) = store.add_parsable_certificates(found.certs);
-    if added == 0 {
+    Roots::of_system().ok_or_else(|| {
         let text = "sslrootcert=system: the system has no certificate store; install ca-certificates or name a file";
-        return Err(SourceError::Refused(text.to_owned()));
-    }
-    Ok(Roots { store, themselves: Vec::new() })
+        SourceError::Refused(text.to_owned())
+    })
 }
 
 fn read_roots(path: &Path) -> Result<Roots, SourceError> {
-    let themselves = read_certificates("sslrootcert", path)?;
-    let mut store = RootCertStore::empty();
-    // What webpki cannot parse (version 1) can still be the server's own certificate.
-    store.add_parsable_certificates(themselves.iter().cloned());
-    Ok(Roots { store, themselves })
+    read_certificates("sslrootcert", path).map(Roots::of)
 }
 
 fn file_error(parameter: &str, path: &Path, problem: &dyn std::fmt::Display) -> SourceError {
@@ -150,8 +143,7 @@ fn file_error(parameter: &str, path: &Path, problem: &dyn std::fmt::Display) -> 
 
 fn read_certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SourceError> {
     let text = std::fs::read(path).map_err(|error| file_error(parameter, path, &error))?;
-    let certificates: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
-    let certificates = certificates.map_err(|_| file_error(parameter, path, &"the PEM text is damaged"))?;
+    let certificates = certificates(&text).map_err(|_| file_error(parameter, path, &"the PEM text is damaged"))?;
     if certificates.is_empty() {
         let problem = "no certificate in it; it must hold PEM, beginning with -----BEGIN CERTIFICATE-----";
         return Err(file_error(parameter, path, &problem));

@@ -1,15 +1,13 @@
 //! Whether the server's certificate is believed: the three answers of `sslmode`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use x509_cert::der::Decode;
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+
+use crate::tls::Roots;
 
 /// How much is asked of the certificate.
 #[derive(Debug)]
@@ -22,50 +20,11 @@ pub(super) enum Trust {
     SignedForName(Roots),
 }
 
-/// The certificates that are trusted.
-#[derive(Debug)]
-pub(super) struct Roots {
-    pub(super) store: RootCertStore,
-    /// The same, as they stand in the file: a server's own self-signed certificate is often given as its root, which
-    /// OpenSSL takes and webpki's chain building does not.
-    pub(super) themselves: Vec<CertificateDer<'static>>,
-}
-
 /// A [`Trust`] as rustls asks for it.
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) trust: Trust,
     pub(super) provider: Arc<CryptoProvider>,
-}
-
-impl Roots {
-    fn verify(
-        &self,
-        server: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
-        now: UnixTime,
-        algorithms: &WebPkiSupportedAlgorithms,
-    ) -> Result<(), Error> {
-        if self.themselves.iter().any(|root| root == server) {
-            return is_in_its_time(server, now);
-        }
-        let parsed = ParsedCertificate::try_from(server)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.store, between, now, algorithms.all)
-    }
-}
-
-fn is_in_its_time(der: &[u8], now: UnixTime) -> Result<(), Error> {
-    let bad = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
-    let certificate = x509_cert::Certificate::from_der(der).map_err(bad)?;
-    let validity = certificate.tbs_certificate().validity();
-    let now = Duration::from_secs(now.as_secs());
-    if now < validity.not_before.to_unix_duration() {
-        return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
-    }
-    if now > validity.not_after.to_unix_duration() {
-        return Err(Error::InvalidCertificate(CertificateError::Expired));
-    }
-    Ok(())
 }
 
 impl Verifier {
@@ -88,7 +47,7 @@ impl ServerCertVerifier for Verifier {
             Trust::Signed(roots) => roots.verify(server, between, now, self.algorithms())?,
             Trust::SignedForName(roots) => {
                 roots.verify(server, between, now, self.algorithms())?;
-                verify_server_name(&ParsedCertificate::try_from(server)?, name)?;
+                roots.verify_name(server, name)?;
             }
         }
         Ok(ServerCertVerified::assertion())

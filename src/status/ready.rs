@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::{State, Status, TargetStatus};
 
+/// How long a flush may hold changes back before that is more than a hiccup.
+const FLUSH_AGE_MAX: Duration = Duration::from_secs(1);
+
 /// `Ok` where the stream runs and is seen to be whole, every target is up and the lag is below `ready_max_lag`.
 /// Otherwise every reason, each with what is wrong and what to do.
 pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Result<(), Vec<String>> {
@@ -23,7 +26,7 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
     // An instance that stands by asks no target anything.
     let stands_by = matches!(status.state, State::Standby { .. });
     let asked = status.targets.iter().filter(|target| !stands_by || target.fault.is_some());
-    reasons.extend(asked.filter_map(trouble));
+    reasons.extend(asked.filter_map(|target| trouble(target, now)));
     for rule in &status.rules {
         if let Some(why) = &rule.uncovered {
             reasons.push(format!("{} is not covered: {why}", rule.subject));
@@ -61,7 +64,7 @@ pub const HALT_ADVICE: &str = "to flush every scope and go on, run `coherd flush
                                (systemctl reload coherd) or restart it";
 
 /// The one thing that is most wrong with a target.
-fn trouble(target: &TargetStatus) -> Option<String> {
+fn trouble(target: &TargetStatus, now: Instant) -> Option<String> {
     let name = &target.name;
     if let Some(missed) = &target.halted {
         return Some(format!(
@@ -78,6 +81,17 @@ fn trouble(target: &TargetStatus) -> Option<String> {
     if let Some(why) = &target.given_up {
         let fault = target.fault.as_ref().map(|fault| format!(" ({fault})")).unwrap_or_default();
         return Some(format!("target {name} was {why}; it is flushed when it returns{fault}"));
+    }
+    if let (true, Some(flushing)) = (target.up, &target.flushing) {
+        let age = now.saturating_duration_since(flushing.since);
+        return (age >= FLUSH_AGE_MAX).then(|| {
+            format!(
+                "target {name} has been flushed of {} scope(s) for {} s, and changes wait until that is done; \
+                 limits.flush_keys_per_second sets the pace",
+                flushing.scopes,
+                age.as_secs()
+            )
+        });
     }
     match &target.fault {
         _ if target.up => None,
@@ -132,6 +146,19 @@ mod tests {
         let board = streaming();
         board.target(1, |target| target.is_down("connection refused"));
         insta::assert_snapshot!(reasons(&board), @"target edge is down; its deliveries are repeated until it answers (connection refused)");
+    }
+
+    #[test]
+    fn a_flush_that_takes_long_is_not_ready_and_says_how_large_it_is() {
+        let board = streaming();
+        board.target(1, |target| target.is_flushing(40));
+        let begun = board.status().targets[1].flushing.unwrap().since;
+        board.target(1, |target| target.is_flushing(40));
+        let at = |seconds: u64| readiness(&board.status(), begun + Duration::from_secs(seconds), MAX);
+        assert_eq!(at(0), Ok(()));
+        insta::assert_snapshot!(at(3).unwrap_err().join("\n"), @"target edge has been flushed of 40 scope(s) for 3 s, and changes wait until that is done; limits.flush_keys_per_second sets the pace");
+        board.target(1, |target| target.is_flushing(0));
+        assert_eq!(at(3), Ok(()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One target and one rule, as they are now.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::lsn::Lsn;
 
@@ -33,6 +33,17 @@ pub struct TargetStatus {
     pub in_flight: u64,
     /// Deliveries sent again since the start.
     pub retries: u64,
+    /// A flush that is under way, behind which everything else waits.
+    pub flushing: Option<Flushing>,
+}
+
+/// A flush that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flushing {
+    /// Its scopes.
+    pub scopes: usize,
+    /// Since when.
+    pub since: Instant,
 }
 
 impl TargetStatus {
@@ -51,6 +62,7 @@ impl TargetStatus {
             pending_keys: 0,
             in_flight: 0,
             retries: 0,
+            flushing: None,
         }
     }
 
@@ -61,6 +73,12 @@ impl TargetStatus {
             self.fault = None;
             self.since = SystemTime::now();
         }
+    }
+
+    /// So many scopes are being flushed.
+    pub fn is_flushing(&mut self, scopes: usize) {
+        let since = self.flushing.map_or_else(Instant::now, |flushing| flushing.since);
+        self.flushing = (scopes > 0).then_some(Flushing { scopes, since });
     }
 
     /// It did not confirm; `fault` holds no key and no credential.

@@ -41,10 +41,21 @@ pub struct Delivery {
 }
 
 /// What a delivery did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delivered {
     /// Keys that were really there.
     pub hit: u64,
+    /// Version pointers that were none, and gave way to one.
+    pub replaced: Replaced,
+}
+
+/// Keys of coherd's own at which something else stood. Which they were, and not what they held, which may be anybody's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replaced {
+    /// Places among the batch's keys with [`Action::Bump`].
+    pub keys: Vec<usize>,
+    /// For each that a flush came upon, the place of the scope in the batch.
+    pub scopes: Vec<usize>,
 }
 
 /// Why a delivery was not confirmed.
@@ -68,7 +79,7 @@ pub enum FaultKind {
     ReadOnly,
     /// `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `TRYAGAIN`, `BUSY`: not at the moment.
     NotReady,
-    /// `OOM`: no memory for the record or the pointer.
+    /// `OOM`: no memory.
     OutOfMemory,
     /// `NOAUTH`, `WRONGPASS`, `NOPERM`: somebody has to mend the credentials or the ACL.
     Denied,

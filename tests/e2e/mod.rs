@@ -9,7 +9,10 @@ mod continuity;
 mod crash;
 mod drift;
 mod failover;
+mod flush;
 mod from_standby;
+mod full;
+mod hostile;
 mod idle;
 mod keys;
 mod outage;
@@ -28,6 +31,7 @@ mod targets;
 mod truncate;
 mod types;
 mod wait;
+mod wrong;
 
 use crate::support::postgres::Client;
 use crate::support::{Daemon, Database, Postgres, Redis, until};

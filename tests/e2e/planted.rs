@@ -35,14 +35,18 @@ fn whatever_fails_no_value_is_in_a_log_or_on_a_page() {
     shop.settle();
     pages(&shop);
 
-    // A target that refuses a key for its type, then one that is gone and back.
+    // A key of another type, a target that refuses a key, then one that is gone and back.
     let mut client = shop.redis.client();
     let pointer = format!("product:{VALUE}:version");
-    let () = redis::cmd("HSET").arg(&pointer).arg("a").arg("b").query(&mut client).unwrap();
+    let () = redis::cmd("HSET").arg(&pointer).arg("a").arg(VALUE).query(&mut client).unwrap();
     shop.sql.run(&format!("INSERT INTO products VALUES ('{VALUE}')"));
+    shop.settle();
+    assert!(shop.daemon.log().contains("no version pointer"), "{}", shop.daemon.log());
+    let () = redis::cmd("ACL").arg(&["SETUSER", "default", "-get"]).query(&mut client).unwrap();
+    shop.sql.run(&format!("UPDATE products SET n = 7 WHERE name = '{VALUE}'"));
     until("the target refuses it", || (shop.daemon.http("/readyz").0 == 503).then_some(()));
     pages(&shop);
-    let () = redis::cmd("DEL").arg(&pointer).query(&mut client).unwrap();
+    let () = redis::cmd("ACL").arg(&["SETUSER", "default", "+get"]).query(&mut client).unwrap();
     shop.settle();
     shop.redis.signal(Signal::Stop);
     shop.sql.run(&format!("UPDATE products SET n = 1 WHERE name = '{VALUE}'"));

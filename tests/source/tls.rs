@@ -172,6 +172,25 @@ fn a_self_signed_server_certificate_can_be_its_own_root() {
 }
 
 #[test]
+fn a_self_signed_server_certificate_that_names_nobody_is_known_by_itself() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "db");
+    let certificate = params.self_signed(&key).unwrap();
+    let leaf = Leaf { certificate: certificate.pem(), key: key.serialize_pem() };
+    let fixture = Fixture::with(Authority::new("unused"), &leaf);
+    let root = private_file(fixture.dir.path(), "own.crt", &leaf.certificate);
+    for mode in ["verify-ca", "verify-full"] {
+        let more = format!("sslmode={mode} sslrootcert={}", root.display());
+        assert!(fixture.is_encrypted("localhost", "postgres", &more), "{mode}");
+    }
+    let other = private_file(fixture.dir.path(), "other.crt", &params.self_signed(&key).unwrap().pem());
+    let more = format!("sslmode=verify-full sslrootcert={}", other.display());
+    fixture.refusal("localhost", "postgres", &more);
+}
+
+#[test]
 fn a_server_without_tls_is_refused_where_tls_is_demanded_and_used_where_it_is_preferred() {
     let server = Postgres::shared();
     let text = |mode: &str| format!("host=127.0.0.1 port={} user=postgres sslmode={mode}", server.port());

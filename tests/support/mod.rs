@@ -2,6 +2,7 @@
 
 pub mod chance;
 pub mod daemon;
+pub mod hostile;
 pub mod manager;
 pub mod planted;
 pub mod postgres;

@@ -133,25 +133,6 @@ async fn a_server_that_is_loading_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_full_server_still_loses_the_keys_and_is_waited_for_with_the_record() {
-    let server = Redis::start_with(&["--maxmemory-policy", "noeviction"]);
-    let mut asked = Asked::of(&server);
-    let mut driver = working(&server.url()).await;
-    asked.set("user:400");
-    let _: () = asked.run(&["CONFIG", "SET", "maxmemory", "1"]);
-    driver.send(delivery(200, &[(Action::Delete, "user:400")]));
-    driver
-        .until("the fault shows", |d| d.troubles.iter().filter(|f| f.kind == FaultKind::OutOfMemory).count() > 3)
-        .await;
-    assert_eq!(driver.confirmed, [100]);
-    assert!(!asked.has("user:400"), "UNLINK works without memory");
-    assert_eq!(asked.field("applied").as_deref(), Some("100"), "the record does not");
-    let _: () = asked.run(&["CONFIG", "SET", "maxmemory", "0"]);
-    driver.until("it is confirmed", |driver| driver.confirmed == [100, 200]).await;
-    assert_eq!(asked.field("applied").as_deref(), Some("200"));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_wrong_password_is_named_never_printed_and_tried_again() {
     let server = Redis::start();
     let mut asked = Asked::of(&server);
@@ -201,18 +182,6 @@ async fn a_key_outside_the_users_patterns_is_refused_without_being_named() {
     let fault = target.deliver(&delivery(1, &[(Action::Delete, "order:4711")])).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Denied);
     assert!(!fault.message.contains("4711"), "{fault}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_version_pointer_of_another_type_is_waited_for() {
-    let server = Redis::start();
-    let mut asked = Asked::of(&server);
-    let mut driver = working(&server.url()).await;
-    let _: () = asked.run(&["DEL", "p:version"]);
-    let _: () = asked.run(&["RPUSH", "p:version", "1"]);
-    holds_until_mended(&mut driver, FaultKind::Rejected, || asked.run(&["DEL", "p:version"])).await;
-    proof(&server);
-    assert!(Asked::of(&server).pointer("p").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use coherd::invalidation::Action;
-use coherd::target::FaultKind;
+use coherd::target::config::TargetConfig;
 
 use super::{Asked, config, flush, open, open_url};
 use crate::support::Redis;
@@ -99,17 +99,76 @@ async fn a_bump_scope_moves_the_pointers_there_are_and_deletes_nothing() {
     assert_eq!(asked.run::<u64>(&["EXISTS", "p:1", "p:2", "p:3", "q:1"]), 4);
 }
 
+/// Scopes as many rules have them: text before a star, one also behind it.
+fn scopes_of_twenty_rules() -> Vec<(Action, String)> {
+    let of = |rule: usize| {
+        let action = if rule % 4 == 3 { Action::Bump } else { Action::Delete };
+        [(action, format!("rule{rule}:*")), (action, format!("page:{rule}:*:html"))]
+    };
+    (0..20).flat_map(of).collect()
+}
+
+fn flush_of(applied: u64, scopes: &[(Action, String)]) -> coherd::target::Delivery {
+    flush(applied, &scopes.iter().map(|(action, pattern)| (*action, pattern.as_str())).collect::<Vec<_>>())
+}
+
 #[tokio::test]
-async fn a_pointer_that_cannot_move_fails_the_flush_but_keeps_no_other_stale() {
+async fn all_scopes_share_one_pass_over_the_keys_and_their_leases_another() {
     let server = Redis::start();
     let mut asked = Asked::of(&server);
-    let target = open_url(&server.url());
-    asked.fill(3_000, |n| format!("p:{n}:version"));
-    for n in (0..3_000).filter(|n| n % 1000 != 0) {
-        let _: () = asked.run(&["SET", &format!("p:{n}:version"), "5"]);
+    asked.fill(20_000, |n| format!("foreign:{n}"));
+    for rule in 0..20 {
+        for n in 0..5 {
+            asked.set(format!("rule{rule}:{n}"));
+            asked.set(format!("page:{rule}:{n}:html"));
+            asked.set(format!("page:{rule}:{n}:json"));
+            asked.set(format!("{{rule{rule}:{n}}}:lease"));
+            asked.run::<()>(&["SET", &format!("rule{rule}:{n}:version"), "5"]);
+        }
     }
-    let scope = flush(1, &[(Action::Bump, "p:*")]);
-    assert_eq!(target.deliver(&scope).await.unwrap_err().kind, FaultKind::Rejected);
-    assert!((0..3_000).filter(|n| n % 1000 != 0).all(|n| asked.pointer(&format!("p:{n}")).unwrap() > 5));
-    assert_eq!(asked.field("applied"), None, "nothing vouches for it yet");
+    let before: u64 = asked.run(&["DBSIZE"]);
+    let target = open(&TargetConfig { leases: true, ..config(&server.url()) });
+    let delivered = target.deliver(&flush_of(1, &scopes_of_twenty_rules())).await.unwrap();
+    let calls = asked.calls("scan");
+    assert!(calls <= 2 * (before / 1000 + 2), "{calls} calls of SCAN for {before} keys");
+    // Of 15 rules two keys a row and the pointer go; of 5, one pointer a row moves.
+    assert_eq!(delivered.hit, 15 * 5 * 3 + 5 * 5);
+    let left = left(&mut asked);
+    assert_eq!(left.iter().filter(|key| key.starts_with("foreign:")).count(), 20_000);
+    assert_eq!(left.iter().filter(|key| key.ends_with(":json")).count(), 100);
+    assert_eq!(left.iter().filter(|key| key.ends_with(":html")).count(), 25, "of the rules that bump");
+    let stand = left.iter().filter(|key| key.ends_with(":lease")).count();
+    assert_eq!(stand, 25, "of the rules that bump");
+    assert!((0..5).all(|n| asked.pointer(&format!("rule3:{n}")).unwrap() > 5));
+}
+
+#[tokio::test]
+async fn scopes_that_only_redis_can_read_are_flushed_beside_the_others() {
+    let server = Redis::start();
+    let mut asked = Asked::of(&server);
+    for key in ["a:1", "a:x", "b:1", "b:22", "c*d:1", "cxd:1", "e[1]:1", "f:1", "f:1:version"] {
+        asked.run::<()>(&["SET", key, "5"]);
+    }
+    let scopes = [
+        (Action::Delete, "a:[0-9]"),
+        (Action::Delete, "b:?"),
+        (Action::Delete, r"c\*d:*"),
+        (Action::Delete, r"e\[1\]:*"),
+        (Action::Bump, "f:*"),
+    ];
+    let delivered = open_url(&server.url()).deliver(&flush(1, &scopes)).await.unwrap();
+    assert_eq!(delivered.hit, 5);
+    assert_eq!(left(&mut asked), ["a:x", "b:22", "cxd:1", "f:1", "f:1:version"]);
+    assert!(asked.pointer("f:1").unwrap() > 5);
+}
+
+#[tokio::test]
+async fn a_key_of_two_scopes_is_removed_rather_than_moved() {
+    let server = Redis::start();
+    let mut asked = Asked::of(&server);
+    for scopes in [[(Action::Delete, "p:*"), (Action::Bump, "p:*")], [(Action::Bump, "p:*"), (Action::Delete, "p:*")]] {
+        asked.run::<()>(&["MSET", "p:1", "v", "p:1:version", "5"]);
+        assert_eq!(open_url(&server.url()).deliver(&flush(1, &scopes)).await.unwrap().hit, 2);
+        assert_eq!(left(&mut asked), [""; 0]);
+    }
 }

@@ -101,10 +101,10 @@ async fn a_flush_ends_the_leases_of_its_scope_in_both_forms_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn no_key_of_a_scope_goes_before_its_last_lease_is_gone() {
+async fn no_key_of_any_scope_goes_before_the_last_lease_is_gone() {
     let server = Redis::start();
     let mut asked = Asked::of(&server);
-    let (plain, tagged) = (["user:1", "user:2", "user:3"], ["user:{4}", "user:{5}"]);
+    let (plain, tagged) = (["user:1", "user:2", "order:3"], ["user:{4}", "order:{5}"]);
     let leases = [names(&plain), names(&tagged)].concat();
     let keys = [plain.as_slice(), &tagged].concat();
     set_all(&mut asked, &leases);
@@ -113,7 +113,8 @@ async fn no_key_of_a_scope_goes_before_its_last_lease_is_gone() {
     let mut config = with_leases(&server);
     config.flush_keys_per_second = NonZeroU32::new(10).unwrap();
     let target = open(&config);
-    let flushing = tokio::spawn(async move { target.deliver(&flush(1, &[(Action::Delete, "user:*")])).await });
+    let scopes = [(Action::Delete, "user:*"), (Action::Delete, "order:*")];
+    let flushing = tokio::spawn(async move { target.deliver(&flush(1, &scopes)).await });
     tokio::task::block_in_place(|| {
         let there = |asked: &mut Asked, names: &[String]| -> u64 {
             let mut command = vec!["EXISTS"];

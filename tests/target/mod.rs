@@ -3,10 +3,13 @@
 mod conformance;
 mod faults;
 mod flush;
+mod full;
+mod hostile;
 mod lane;
 mod leases;
 mod redis;
 mod redis_tls;
+mod wrong;
 
 use std::sync::Arc;
 

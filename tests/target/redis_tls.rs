@@ -43,10 +43,27 @@ impl Certificates {
         self.dir.path().join(name)
     }
 
+    /// A certificate that signs itself, made out to `names`, and to nobody where there is none.
+    fn sign_itself(&self, file: &str, names: &[&str], edit: impl FnOnce(&mut CertificateParams)) {
+        let key = KeyPair::generate().expect("key");
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("params");
+        params.distinguished_name.push(DnType::CommonName, file);
+        edit(&mut params);
+        let signed = params.self_signed(&key).expect("signed");
+        std::fs::write(self.path(&format!("{file}.pem")), signed.pem()).expect("written");
+        std::fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).expect("written");
+    }
+
     /// A server with TLS on a port of its own.
     fn serve(&self, auth_clients: &str) -> (Redis, u16) {
+        self.serve_as("localhost", auth_clients)
+    }
+
+    fn serve_as(&self, name: &str, auth_clients: &str) -> (Redis, u16) {
         let port = free_port();
-        let (cert, key, ca) = (self.path("localhost.pem"), self.path("localhost.key"), self.path("ca.pem"));
+        let (cert, key) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
+        let ca = self.path("ca.pem");
         let server = Redis::start_with(&[
             "--tls-port",
             &port.to_string(),
@@ -99,6 +116,53 @@ async fn a_certificate_of_another_name_or_authority_is_refused() {
     assert!(fault.kind == FaultKind::Connection && fault.message.contains("certificate"), "{fault}");
     let system = config(&format!("rediss://localhost:{port}/0"));
     assert_eq!(open(&system).recall().await.unwrap_err().kind, FaultKind::Connection);
+}
+
+#[tokio::test]
+async fn a_certificate_that_signs_itself_can_be_its_own_authority() {
+    let certificates = Certificates::make();
+    // As a leaf, as `openssl req -x509` makes it (an authority that names nobody), and as one that names a host.
+    let of_an_authority = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    certificates.sign_itself("leaf", &["localhost"], |_| {});
+    certificates.sign_itself("nameless", &[], of_an_authority);
+    certificates.sign_itself("named", &["localhost"], of_an_authority);
+    certificates.sign_itself("other", &["localhost"], of_an_authority);
+    for (name, hosts) in
+        [("leaf", ["localhost"].as_slice()), ("nameless", &["localhost", "127.0.0.1"]), ("named", &["localhost"])]
+    {
+        let (server, port) = certificates.serve_as(name, "no");
+        for host in hosts {
+            let mut config = certificates.config(host, port);
+            config.tls.ca_file = Some(certificates.path(&format!("{name}.pem")));
+            let delivered = open(&config).deliver(&delivery(1, &[(Action::Delete, "k")])).await;
+            assert!(delivered.is_ok(), "{name} at {host}: {delivered:?}");
+        }
+        // Another one of the same names, and one from the system, are not it.
+        let mut config = certificates.config("localhost", port);
+        config.tls.ca_file = Some(certificates.path("other.pem"));
+        let fault = open(&config).recall().await.unwrap_err();
+        assert!(fault.kind == FaultKind::Connection && fault.message.contains("certificate"), "{name}: {fault}");
+        if name != "nameless" {
+            let mut config = certificates.config("127.0.0.1", port);
+            config.tls.ca_file = Some(certificates.path(&format!("{name}.pem")));
+            let fault = open(&config).recall().await.unwrap_err();
+            assert!(fault.message.contains("certificate"), "it names another host: {fault}");
+        }
+        drop(server);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_its_own_authority_only_in_its_time_and_with_its_key() {
+    let certificates = Certificates::make();
+    certificates.sign_itself("old", &["localhost"], |params| {
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1));
+    });
+    let (_server, port) = certificates.serve_as("old", "no");
+    let mut config = certificates.config("localhost", port);
+    config.tls.ca_file = Some(certificates.path("old.pem"));
+    let fault = open(&config).recall().await.unwrap_err();
+    assert!(fault.message.to_lowercase().contains("expired"), "{fault}");
 }
 
 #[test]

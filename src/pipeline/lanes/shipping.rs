@@ -96,7 +96,8 @@ impl Lanes {
         let ticket = self.ledger.sent(index, record.applied, strike);
         let decoded = self.ledger.decoded();
         let Some(lane) = self.lanes.get_mut(index) else { return false };
-        lane.in_flight.push_back(Sent { ticket, strike, about, decoded });
+        let scopes = batch.scopes().len();
+        lane.in_flight.push_back(Sent { ticket, strike, about, decoded, scopes });
         // There is room, so it can only be refused where the worker has ended; then nothing is confirmed any more.
         lane.worker.send(Shipment { ticket, delivery: Delivery { batch, record } }).is_ok()
     }

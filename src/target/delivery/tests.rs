@@ -76,7 +76,7 @@ impl Target for Scripted {
                 Act::Accept | Act::Reject(_) => {}
             }
             self.in_flight.lock().unwrap().retain(|applied| *applied != delivery.record.applied.as_u64());
-            Ok(Delivered { hit: 1 })
+            Ok(Delivered { hit: 1, ..Delivered::default() })
         })
     }
 

@@ -1,17 +1,31 @@
-//! How the bump script is called.
+//! How coherd's own scripts are called.
 
 use std::sync::LazyLock;
 
 use redis::Cmd;
 
-use super::lua::{BUMP, sha1_of};
+use super::lua::{BUMP, Function, RECORD, sha1_of};
 use super::strike::{Naming, Pointer};
 
-static SOURCE: LazyLock<String> = LazyLock::new(|| BUMP.script());
+/// A script as it is sent.
+pub(super) struct Source {
+    text: String,
+    name: String,
+}
 
-static NAME: LazyLock<String> = LazyLock::new(|| sha1_of(&SOURCE));
+impl Source {
+    fn of(function: &Function) -> Source {
+        let text = function.script();
+        Source { name: sha1_of(&text), text }
+    }
+}
 
-/// Whether the server has the script.
+static BUMP_SOURCE: LazyLock<Source> = LazyLock::new(|| Source::of(&BUMP));
+
+/// Writes the record.
+pub(super) static RECORD_SOURCE: LazyLock<Source> = LazyLock::new(|| Source::of(&RECORD));
+
+/// Whether the server has a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Script {
     /// It confirmed a call on this connection: the name is enough.
@@ -21,14 +35,21 @@ pub(super) enum Script {
 }
 
 impl Script {
-    /// One call for all `keys`.
+    /// A command that calls `source`, up to the number of its keys, with room for `arguments` of `bytes` behind it.
+    pub(super) fn begin(self, source: &Source, arguments: usize, bytes: usize) -> Cmd {
+        let length = if self == Script::Known { source.name.len() } else { source.text.len() };
+        let mut command = Cmd::with_capacity(arguments + 3, bytes + length + 16);
+        match self {
+            Script::Known => command.arg("EVALSHA").arg(source.name.as_str()),
+            Script::Unknown => command.arg("EVAL").arg(source.text.as_str()),
+        };
+        command
+    }
+
+    /// One call of the bump script for all `keys`.
     pub(super) fn call<K: AsRef<[u8]>>(self, keys: &[K], naming: Naming, ttl_ms: u64) -> Cmd {
         let bytes: usize = keys.iter().map(|key| key.as_ref().len() + 8).sum();
-        let mut command = Cmd::with_capacity(keys.len() + 4, bytes + SOURCE.len() + 40);
-        match self {
-            Script::Known => command.arg("EVALSHA").arg(NAME.as_str()),
-            Script::Unknown => command.arg("EVAL").arg(SOURCE.as_str()),
-        };
+        let mut command = self.begin(&BUMP_SOURCE, keys.len() + 1, bytes + 20);
         command.arg(keys.len());
         for key in keys {
             command.arg(Pointer(key.as_ref(), naming));

@@ -1,19 +1,20 @@
 //! One connection at a time, dialled when it is needed and dropped on the first sign of trouble.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    RedisConnectionInfo, TlsCertificates, Value,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, Value,
 };
 use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
 
+use super::bounds::Ended;
 use super::bump::Script;
+use super::dial;
 use super::reply::{Step, broken, refused};
 use super::strike::Salvo;
 use crate::target::config::{TargetConfig, TlsFiles};
@@ -23,11 +24,10 @@ use crate::target::{Fault, FaultKind, OpenError};
 pub(super) struct Line {
     /// `Redis at host:6379`: how every fault begins.
     pub(super) place: String,
-    pub(super) info: ConnectionInfo,
-    /// The user of the URL, and the database; [`Line::info`] has neither.
+    pub(super) address: ConnectionAddr,
+    /// The user of the URL, and the database.
     pub(super) user: String,
     pub(super) database: i64,
-    /// Ours, because the crate folds every refusal of its own greeting into "authentication failed".
     greeting: Salvo,
     tls: TlsFiles,
     connect_timeout: Duration,
@@ -49,18 +49,46 @@ pub(super) struct Connected {
     pub(super) connection: MultiplexedConnection,
     /// Which of the line's connections it is.
     number: u64,
-    script_known: Arc<AtomicBool>,
+    known: Arc<KnownScripts>,
+    /// Why it was ended, where the server sent too much.
+    pub(super) ended: Ended,
+    /// Dropped with the last of those that use the connection.
+    _driver: Arc<Driver>,
+}
+
+/// The task that moves the bytes. A connection that is given up must not wait for a server that has stalled.
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Which scripts the server has confirmed.
+#[derive(Default)]
+struct KnownScripts {
+    bump: AtomicBool,
+    record: AtomicBool,
 }
 
 impl Connected {
-    /// Whether the bump script has to be sent whole.
-    pub(super) fn script(&self) -> Script {
-        if self.script_known.load(Ordering::Relaxed) { Script::Known } else { Script::Unknown }
+    /// Whether the scripts have to be sent whole: the bump's, and the record's.
+    pub(super) fn scripts(&self) -> (Script, Script) {
+        let of = |known: &AtomicBool| if known.load(Ordering::Relaxed) { Script::Known } else { Script::Unknown };
+        (of(&self.known.bump), of(&self.known.record))
     }
 
-    /// Notes what a reply said about it.
-    pub(super) fn script_is(&self, script: Script) {
-        self.script_known.store(script == Script::Known, Ordering::Relaxed);
+    /// A call of the record's script was confirmed, and perhaps one of the bump's.
+    pub(super) fn confirmed(&self, bumped: bool) {
+        self.known.record.store(true, Ordering::Relaxed);
+        self.known.bump.fetch_or(bumped, Ordering::Relaxed);
+    }
+
+    /// The server has forgotten them.
+    pub(super) fn forgot_scripts(&self) {
+        self.known.record.store(false, Ordering::Relaxed);
+        self.known.bump.store(false, Ordering::Relaxed);
     }
 }
 
@@ -68,15 +96,13 @@ impl Line {
     pub(super) fn new(config: &TargetConfig) -> Result<Self, OpenError> {
         let info = parse(config)?;
         check_tls(config, &info)?;
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
         let settings = info.redis_settings().clone();
-        let bare = RedisConnectionInfo::default().set_skip_set_lib_name();
         Ok(Line {
             place: format!("Redis at {}", info.addr()),
             user: settings.username().unwrap_or("default").to_owned(),
             database: settings.db(),
             greeting: greeting(&settings, &config.slot),
-            info: info.set_tcp_settings(tcp).set_redis_settings(bare),
+            address: info.addr().clone(),
             tls: config.tls.clone(),
             connect_timeout: config.connect_timeout,
             reply_timeout: config.reply_timeout,
@@ -91,9 +117,11 @@ impl Line {
         if let Some(connected) = &held.connection {
             return Ok(connected.clone());
         }
-        let connection = self.dial().await?;
+        let ended = Ended::default();
+        let (connection, driver) = self.dial(&ended).await.map_err(|fault| self.explain(&ended, fault))?;
         held.dialled += 1;
-        let connected = Connected { connection, number: held.dialled, script_known: Arc::default() };
+        let (number, driver) = (held.dialled, Arc::new(driver));
+        let connected = Connected { connection, number, known: Arc::default(), ended, _driver: driver };
         held.connection = Some(connected.clone());
         Ok(connected)
     }
@@ -106,18 +134,30 @@ impl Line {
         }
     }
 
-    async fn dial(&self) -> Result<MultiplexedConnection, Fault> {
+    /// A fault, or what the server sent where that is why the connection ended.
+    pub(super) fn explain(&self, ended: &Ended, fault: Fault) -> Fault {
+        let (Some(excess), FaultKind::Connection | FaultKind::Timeout) = (ended.get(), fault.kind) else {
+            return fault;
+        };
+        let message = format!(
+            "{}: the server sent {excess}; coherd closed the connection. Either this is no Redis, or something in between is \
+             broken: look at what answers at the address in the url",
+            self.place
+        );
+        Fault { kind: FaultKind::Connection, message }
+    }
+
+    async fn dial(&self, ended: &Ended) -> Result<(MultiplexedConnection, Driver), Fault> {
         let again = self.read_again()?;
         let line = again.as_ref().unwrap_or(self);
-        let client = line.client()?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(self.reply_timeout));
-        let unreachable = |error| {
-            // However it failed, there is no connection yet.
-            Fault { kind: FaultKind::Connection, ..broken(&self.place, "connecting", &error) }
-        };
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(unreachable)?;
+        let wire = dial::dial(&line.address, &line.tls, self.connect_timeout, ended);
+        let wire = wire.await.map_err(|error| error.fault(&self.place))?;
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(self.reply_timeout));
+        // Its own greeting is empty, because the crate folds every refusal of it into "authentication failed".
+        let bare = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let opened = MultiplexedConnection::new_with_config(&bare, wire, config).await;
+        let (mut connection, driver) = opened.map_err(|error| broken(&self.place, "connecting", &error))?;
+        let driver = Driver(tokio::spawn(driver).abort_handle());
         let Salvo { pipeline, steps } = &line.greeting;
         let replies = connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
         let replies = replies.map_err(|error| broken(&self.place, "greeting", &error))?;
@@ -127,7 +167,7 @@ impl Line {
                 return Err(refused(&self.place, *step, error));
             }
         }
-        Ok(connection)
+        Ok((connection, driver))
     }
 
     /// What the file says now in which the URL stands; `None` where it stands in none.
@@ -146,17 +186,6 @@ impl Line {
         }
         let config = TargetConfig { url: url.into(), url_file: None, ..(**config).clone() };
         Line::new(&config).map(Some).map_err(|error| bad(FaultKind::Denied, error.to_string()))
-    }
-
-    fn client(&self) -> Result<Client, Fault> {
-        let bad = |reason: String| Fault { kind: FaultKind::Denied, message: format!("{}: {reason}", self.place) };
-        let client = if matches!(self.info.addr(), ConnectionAddr::TcpTls { .. }) {
-            let certificates = certificates(&self.tls).map_err(|(field, reason)| bad(format!("{field}: {reason}")))?;
-            Client::build_with_tls(self.info.clone(), certificates)
-        } else {
-            Client::open(self.info.clone())
-        };
-        client.map_err(|error| bad(error.to_string()))
     }
 }
 
@@ -203,30 +232,11 @@ fn parse(config: &TargetConfig) -> Result<ConnectionInfo, OpenError> {
 fn check_tls(config: &TargetConfig, info: &ConnectionInfo) -> Result<(), OpenError> {
     let bad = |field, reason| OpenError::BadFile { target: config.name.clone(), field, reason };
     let TlsFiles { ca_file, cert_file, key_file } = &config.tls;
-    if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-        return match ca_file.as_ref().or(cert_file.as_ref()).or(key_file.as_ref()) {
-            Some(_) => Err(bad("ca_file, cert_file, key_file", "they need TLS: give the url as rediss://…".to_owned())),
-            None => Ok(()),
-        };
+    if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+        return dial::client_config(&config.tls).map(drop).map_err(|(field, reason)| bad(field, reason));
     }
-    // rustls looks for the process's provider and panics where two are compiled in and none is chosen.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let certificates = certificates(&config.tls).map_err(|(field, reason)| bad(field, reason))?;
-    Client::build_with_tls(info.clone(), certificates).map(drop).map_err(|error| bad("ca_file", error.to_string()))
-}
-
-fn certificates(files: &TlsFiles) -> Result<TlsCertificates, (&'static str, String)> {
-    let read = |field: &'static str, path: &Path| {
-        std::fs::read(path).map_err(|error| (field, format!("reading {}: {error}", path.display())))
-    };
-    let client_tls = match (&files.cert_file, &files.key_file) {
-        (Some(cert), Some(key)) => {
-            Some(ClientTlsConfig { client_cert: read("cert_file", cert)?, client_key: read("key_file", key)? })
-        }
-        (None, None) => None,
-        (Some(_), None) => return Err(("key_file", "it is missing: cert_file needs it".to_owned())),
-        (None, Some(_)) => return Err(("cert_file", "it is missing: key_file needs it".to_owned())),
-    };
-    let root_cert = files.ca_file.as_deref().map(|path| read("ca_file", path)).transpose()?;
-    Ok(TlsCertificates { client_tls, root_cert })
+    match ca_file.as_ref().or(cert_file.as_ref()).or(key_file.as_ref()) {
+        Some(_) => Err(bad("ca_file, cert_file, key_file", "they need TLS: give the url as rediss://…".to_owned())),
+        None => Ok(()),
+    }
 }

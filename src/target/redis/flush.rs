@@ -1,9 +1,12 @@
-//! Flushing a scope: every key it covers, found by `SCAN`, at a pace that leaves the server to its other clients.
+//! Flushing scopes: every key they cover, found by `SCAN`, at a pace that leaves the server to its other clients.
+//!
+//! A pass over the keyspace costs as much for forty scopes as for one, because what matches is decided here ([`Stars`]). So
+//! all scopes of a delivery share one pass, and a second one before it where readers hold leases.
 //!
 //! `SCAN` returns every key that is there from its first call to its last (Redis manual, "SCAN", "guarantees"). A key
-//! filled later was read from the database later, unless its reader holds a lease from before. So leases go first, all
-//! of the scope's: what an old lease let in is then there before the keys' own sweep begins, and whoever is granted a
-//! lease since reads the database since. With the keys first, an old lease could fill behind the sweep.
+//! filled later was read from the database later, unless its reader holds a lease from before. So leases go first, those of
+//! all scopes: what an old lease let in is then there before the keys' own pass begins, and whoever is granted a lease since
+//! reads the database since. In one pass for both, an old lease could fill behind the sweep.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -15,9 +18,10 @@ use super::Redis;
 use super::bump::Script;
 use super::connection::Connected;
 use super::reply::{Step, Tally, broken, refused, unexpected};
+use super::stars::{Stars, beginning};
 use super::strike::{COMMAND_KEYS_MAX, LEASE_SUFFIX, Naming, POINTER_SUFFIX, Salvo, publish, unlink};
 use crate::invalidation::{Action, Scope};
-use crate::target::{Fault, FaultKind};
+use crate::target::Fault;
 
 /// How many keys one `SCAN` looks at: about 0.3 ms of the server's time.
 const SCAN_KEYS: u32 = 1000;
@@ -47,61 +51,143 @@ impl Pace {
     }
 }
 
-impl Redis {
-    /// Flushes every scope, one after the other. An `Err` is a lost connection; refusals are in the tally.
-    pub(super) async fn flush(&self, connected: &Connected, scopes: &[Scope], tally: &mut Tally) -> Result<(), Fault> {
-        let mut pace = Pace::new(self.flush_keys_per_second);
-        for Scope { action, pattern } in scopes {
-            match action {
-                Action::Delete => {
-                    if self.leases {
-                        for leases in [format!("{pattern}{LEASE_SUFFIX}"), format!("{{{pattern}}}{LEASE_SUFFIX}")] {
-                            self.sweep(connected, &mut pace, &leases, Step::UnlinkLeases, tally).await?;
-                        }
-                    }
-                    self.sweep(connected, &mut pace, pattern, Step::Unlink, tally).await?;
+/// What a pass looks for.
+struct Aim {
+    /// The scope's place in the batch.
+    scope: usize,
+    pattern: Vec<u8>,
+    /// `None` where only Redis can tell.
+    stars: Option<Stars>,
+    step: Step,
+}
+
+impl Aim {
+    fn new(scope: usize, step: Step, pattern: String) -> Aim {
+        let pattern = pattern.into_bytes();
+        Aim { scope, stars: Stars::read(&pattern), pattern, step }
+    }
+
+    fn covers(&self, key: &[u8]) -> bool {
+        self.stars.as_ref().is_some_and(|stars| stars.cover(key))
+    }
+}
+
+/// The leases of `scopes`, and what is removed or moved after them.
+fn aims(scopes: &[Scope], leases: bool) -> [Vec<Aim>; 2] {
+    let [mut first, mut then] = [Vec::new(), Vec::new()];
+    for (place, Scope { action, pattern }) in scopes.iter().enumerate() {
+        match action {
+            Action::Delete => {
+                if leases {
+                    let of_either_form = [format!("{pattern}{LEASE_SUFFIX}"), format!("{{{pattern}}}{LEASE_SUFFIX}")];
+                    first.extend(of_either_form.map(|leases| Aim::new(place, Step::UnlinkLeases, leases)));
                 }
-                Action::Bump => {
-                    let pointers = format!("{pattern}{POINTER_SUFFIX}");
-                    self.sweep(connected, &mut pace, &pointers, Step::Bump, tally).await?;
-                }
-                Action::Publish => {
-                    let command = publish(&self.scopes_channel, pattern.as_bytes());
-                    self.ask(connected, Step::Publish, command, tally).await?;
-                }
+                then.push(Aim::new(place, Step::Unlink, pattern.to_string()));
             }
+            Action::Bump => then.push(Aim::new(place, Step::Bump, format!("{pattern}{POINTER_SUFFIX}"))),
+            Action::Publish => {}
+        }
+    }
+    // A pointer that a scope removes need not move.
+    then.sort_by_key(|aim| aim.step == Step::Bump);
+    [first, then]
+}
+
+impl Redis {
+    /// Flushes every scope. An `Err` is a lost connection; refusals are in the tally.
+    pub(super) async fn flush(&self, connected: &Connected, scopes: &[Scope], tally: &mut Tally) -> Result<(), Fault> {
+        for Scope { pattern, .. } in scopes.iter().filter(|scope| scope.action == Action::Publish) {
+            let command = publish(&self.scopes_channel, pattern.as_bytes());
+            self.ask(connected, Step::Publish, command, tally).await?;
+        }
+        let mut pace = Pace::new(self.flush_keys_per_second);
+        for aims in aims(scopes, self.leases) {
+            let (alone, together): (Vec<Aim>, Vec<Aim>) = aims.into_iter().partition(|aim| aim.stars.is_none());
+            for aim in alone {
+                let pattern = aim.pattern.clone();
+                self.sweep(connected, &mut pace, &[aim], Some(&pattern), tally).await?;
+            }
+            let common = match together.as_slice() {
+                [] => continue,
+                [only] => Some(only.pattern.clone()),
+                many => beginning(many.iter().filter_map(|aim| aim.stars.as_ref()).map(Stars::prefix)),
+            };
+            self.sweep(connected, &mut pace, &together, common.as_deref(), tally).await?;
         }
         Ok(())
     }
 
+    /// One pass over the keys that `matching` lets through. Where there is one aim only, those are its keys.
     async fn sweep(
         &self,
         connected: &Connected,
         pace: &mut Pace,
-        pattern: &str,
-        step: Step,
+        aims: &[Aim],
+        matching: Option<&[u8]>,
         tally: &mut Tally,
     ) -> Result<(), Fault> {
         let mut cursor = Vec::from(*b"0");
-        // A pointer that cannot move must not keep the rest of the scope stale; any other refusal is one of everything.
-        while tally.fault.as_ref().is_none_or(|fault| fault.kind == FaultKind::Rejected) {
+        // Of either kind, with the places of their scopes; never more than one SCAN brings and one command takes.
+        let (mut removed, mut moved) = (Vec::new(), (Vec::new(), Vec::new()));
+        let remove = aims.first().map_or(Step::Unlink, |aim| aim.step);
+        loop {
             let mut scan = Cmd::new();
-            scan.arg("SCAN").arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_KEYS);
-            let mut keys;
+            scan.arg("SCAN").arg(&cursor);
+            if let Some(matching) = matching {
+                scan.arg("MATCH").arg(matching);
+            }
+            scan.arg("COUNT").arg(SCAN_KEYS);
+            let keys;
             (cursor, keys) = self.scan(connected, &scan).await?;
             // A scope may cover the record, which is no cached value and which the delivery ends with.
-            keys.retain(|key| key != self.record_key.as_bytes());
-            for keys in keys.chunks(pace.command_keys()) {
-                pace.admit(keys.len()).await;
-                let command = match step {
-                    // Whole: a flush is rare, and the name may be unknown.
-                    Step::Bump => Script::Unknown.call(keys, Naming::OfPointer, self.version_ttl_ms),
-                    _ => unlink(keys),
-                };
-                self.ask(connected, step, command, tally).await?;
+            for key in keys.into_iter().filter(|key| key != self.record_key.as_bytes()) {
+                match aims.iter().find(|aim| aims.len() == 1 || aim.covers(&key)) {
+                    Some(Aim { step: Step::Bump, scope, .. }) => {
+                        moved.0.push(key);
+                        moved.1.push(*scope);
+                    }
+                    Some(_) => removed.push(key),
+                    None => {}
+                }
             }
-            if cursor == b"0" {
-                break;
+            let is_over = cursor == b"0";
+            let most = pace.command_keys();
+            while removed.len() >= most || (is_over && !removed.is_empty()) {
+                let keys: Vec<Vec<u8>> = removed.drain(..most.min(removed.len())).collect();
+                pace.admit(keys.len()).await;
+                self.ask(connected, remove, unlink(&keys), tally).await?;
+            }
+            while moved.0.len() >= most || (is_over && !moved.0.is_empty()) {
+                let now = most.min(moved.0.len());
+                let keys: Vec<Vec<u8>> = moved.0.drain(..now).collect();
+                let scopes: Vec<usize> = moved.1.drain(..now).collect();
+                pace.admit(keys.len()).await;
+                self.bump_pointers(connected, &keys, &scopes, tally).await?;
+            }
+            if is_over || tally.fault.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Moves the pointers of a flush on; `scopes` are the places of their scopes.
+    async fn bump_pointers(
+        &self,
+        connected: &Connected,
+        pointers: &[Vec<u8>],
+        scopes: &[usize],
+        tally: &mut Tally,
+    ) -> Result<(), Fault> {
+        // Whole: a flush is rare, and the name may be unknown.
+        let command = Script::Unknown.call(pointers, Naming::OfPointer, self.version_ttl_ms);
+        self.ask(connected, Step::Bump, command, tally).await?;
+        // The places are those in this command, and not in the batch.
+        tally.bumps = 0;
+        for place in std::mem::take(&mut tally.gave_way) {
+            if let Some(scope) = scopes.get(place)
+                && !tally.scopes_gave_way.contains(scope)
+            {
+                tally.scopes_gave_way.push(*scope);
             }
         }
         Ok(())

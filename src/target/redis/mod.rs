@@ -1,8 +1,11 @@
 //! Redis and Valkey, a single primary, over TCP, TLS or a unix socket.
 //!
 //! A delivery is a few pipelines on one connection: `UNLINK` of many keys a command, one script call for many version
-//! pointers, `PUBLISH` for each key to send, and, at the end of the last pipeline, `HSET` of the record. Nothing is
-//! confirmed before every reply of every pipeline has been looked at.
+//! pointers, `PUBLISH` for each key to send, and, at the end of the last pipeline, a script that writes the record. Nothing
+//! is confirmed before every reply of every pipeline has been looked at.
+//!
+//! A server at `maxmemory` that evicts nothing (`noeviction`) refuses `HSET` and `SET`, but not `UNLINK`. Invalidations are
+//! what frees memory there, so the two scripts are written to go on (`lua/record.lua`, `lua/bump.lua`).
 //!
 //! A `publish` rule's key is sent on the target's channel. Where a whole scope is to be flushed, its glob is sent on
 //! the same channel with `:scopes` added.
@@ -11,18 +14,21 @@
 //!
 //! ```text
 //! ACL SETUSER coherd on >PASSWORD ~* &coherd:* +client|setname +select +hset +hgetall +dbsize +unlink +scan +info
-//!     +eval +evalsha +time +get +set +publish +multi +discard
+//!     +eval +evalsha
+//!     +time +get +set +publish +multi +discard
 //!     +function|list +function|load
 //!     +pttl
 //! ```
 //!
-//! where `+info` is for `coherd check`, the second line for `bump` and `publish` rules (`+multi +discard` for `coherd check`
-//! alone), the third for the function library (Redis 7 and Valkey), the fourth for people who ask what is cached (`coherd
+//! where `+info` is for `coherd check`, the third line for `bump` and `publish` rules (`+multi +discard` for `coherd check`
+//! alone), the fourth for the function library (Redis 7 and Valkey), the fifth for people who ask what is cached (`coherd
 //! keys`, `explain`), `~*` can be narrowed to the patterns of the rules and `~coherd:*`, and `&coherd:*` (Redis 6.2 and
 //! later) is the channel.
 
+mod bounds;
 mod bump;
 mod connection;
+mod dial;
 mod flush;
 mod library;
 pub mod lua;
@@ -30,6 +36,7 @@ mod owner;
 mod peek;
 mod record;
 mod reply;
+mod stars;
 mod strike;
 mod survey;
 
@@ -37,14 +44,15 @@ use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use redis::{RedisResult, Value};
 use tokio::sync::{Mutex, MutexGuard};
+use tracing::warn;
 
 use super::config::{Library, TargetConfig};
-use super::{Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Recollection, Target};
-use bump::Script;
+use super::{Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Recollection, Record, Replaced, Target};
 use connection::{Connected, Line};
 use library::Courier;
 use owner::Owner;
@@ -79,6 +87,8 @@ struct Redis {
     leases: bool,
     /// Where the library is to be brought.
     courier: Option<Courier>,
+    /// Something else stood in the record's place, which was told.
+    record_is_spoilt: AtomicBool,
 }
 
 impl Target for Redis {
@@ -109,6 +119,7 @@ impl Redis {
             flush_keys_per_second: config.flush_keys_per_second,
             leases: config.leases,
             courier: (config.library == Library::Load).then(Courier::default),
+            record_is_spoilt: AtomicBool::new(false),
         })
     }
 
@@ -122,11 +133,23 @@ impl Redis {
         let mut outcome = self.strike(&connected, turn, delivery).await;
         if let Ok(Tally { script_unknown: true, .. }) = outcome {
             // SCRIPT FLUSH, or another server behind the same connection. Everything again, with the script in full.
-            connected.script_is(Script::Unknown);
+            connected.forgot_scripts();
             outcome = self.strike(&connected, self.turn.lock().await, delivery).await;
         }
-        let outcome = outcome.and_then(|tally| tally.fault.map_or(Ok(Delivered { hit: tally.hit }), Err));
+        let outcome = outcome.and_then(|tally| self.delivered(tally));
         self.keep_or_lose(&connected, outcome).await
+    }
+
+    fn delivered(&self, tally: Tally) -> Result<Delivered, Fault> {
+        if tally.record_replaced {
+            self.spoilt("it is of another type");
+        }
+        if let Some(fault) = tally.fault {
+            return Err(fault);
+        }
+        self.record_is_spoilt.store(false, Ordering::Relaxed);
+        let replaced = Replaced { keys: tally.gave_way, scopes: tally.scopes_gave_way };
+        Ok(Delivered { hit: tally.hit, replaced })
     }
 
     async fn strike(
@@ -137,12 +160,8 @@ impl Redis {
     ) -> Result<Tally, Fault> {
         let mut tally = Tally::default();
         self.flush(connected, delivery.batch.scopes(), &mut tally).await?;
-        let manner = Manner {
-            script: connected.script(),
-            version_ttl_ms: self.version_ttl_ms,
-            channel: &self.channel,
-            leases: self.leases,
-        };
+        let (bump, record) = connected.scripts();
+        let manner = Manner { bump, version_ttl_ms: self.version_ttl_ms, channel: &self.channel, leases: self.leases };
         let mut strikes = strike::strikes(&delivery.batch);
         let mut ahead: Option<Shot> = None;
         let mut bumped = false;
@@ -150,7 +169,7 @@ impl Redis {
             let mut salvo = strikes.load(&manner);
             let last = strikes.are_spent();
             if last && tally.fault.is_none() {
-                let mut write = record::write(&self.record_key, &delivery.record);
+                let mut write = record::write(record, &self.record_key, &delivery.record);
                 write.arg("slot").arg(&self.slot);
                 salvo.push(Step::WriteRecord, write);
             }
@@ -167,8 +186,8 @@ impl Redis {
         if let Some(shot) = ahead {
             shot.land(&self.line.place, &mut tally).await?;
         }
-        if bumped && tally.fault.is_none() {
-            connected.script_is(Script::Known);
+        if tally.fault.is_none() {
+            connected.confirmed(bumped);
         }
         Ok(tally)
     }
@@ -189,33 +208,40 @@ impl Redis {
         let replies = connected.connection.clone().send_packed_commands(&pipeline, 0, 2).await;
         let replies = replies.map_err(|error| broken(place, "reading the record", &error))?;
         let (hash, keys) = match replies.as_slice() {
+            [Value::ServerError(error), Value::Int(keys)] if error.code() == "WRONGTYPE" => (&Value::Nil, *keys),
             [Value::ServerError(error), _] => return Err(refused(place, Step::ReadRecord, error)),
             [_, Value::ServerError(error)] => return Err(refused(place, Step::Count, error)),
             [hash, Value::Int(keys)] => (hash, *keys),
             _ => return Err(unexpected(place, Step::Count)),
         };
-        let record = record::read(hash).map_err(|unreadable| match unreadable {
-            Unreadable::Shape => unexpected(place, Step::ReadRecord),
-            Unreadable::Field(field) => self.unreadable(field),
-        })?;
+        let record = match record::read(hash) {
+            Ok(record) => record,
+            Err(Unreadable::Shape) if *hash != Value::Nil => return Err(unexpected(place, Step::ReadRecord)),
+            Err(Unreadable::Shape) => Some(self.spoilt("it is of another type")),
+            Err(Unreadable::Field(field)) => Some(self.spoilt(&format!("it has no usable field {field}"))),
+        };
         // The record itself is a key, but not one that can be stale.
         let empty = keys <= i64::from(record.is_some());
-        let written = record.as_ref().and_then(|_| record::written(hash));
+        let written = record.as_ref().filter(|record| !record.is_unreadable()).and_then(|_| record::written(hash));
         Ok(Recollection { record, empty, written })
     }
 
-    fn unreadable(&self, field: &str) -> Fault {
-        let (place, key) = (&self.line.place, &self.record_key);
-        let message = format!(
-            "{place}: the record {key} has no usable field {field}: something else writes this key. Name another one as \
-             record_key, or DEL it, which counts as a target that lost its memory"
-        );
-        Fault { kind: FaultKind::Rejected, message }
+    /// What stands in the record's place is none. Told once, until the next delivery has put that right.
+    fn spoilt(&self, why: &str) -> Record {
+        if !self.record_is_spoilt.swap(true, Ordering::Relaxed) {
+            let (place, key) = (&self.line.place, &self.record_key);
+            warn!(
+                "{place}: what stands at {key} is no record of coherd ({why}), so something else writes this key. coherd \
+                 replaces it; give coherd a key of its own as record, or look for the other writer"
+            );
+        }
+        Record::UNREADABLE
     }
 
     /// A connection that failed, or that leads to a server that is no primary any more, is not used again: the next
     /// one resolves the name anew.
     async fn keep_or_lose<T>(&self, connected: &Connected, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        let outcome = outcome.map_err(|fault| self.line.explain(&connected.ended, fault));
         if let Err(Fault { kind: FaultKind::Connection | FaultKind::Timeout | FaultKind::ReadOnly, .. }) = outcome {
             self.line.lose(connected).await;
         }

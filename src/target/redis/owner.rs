@@ -41,6 +41,8 @@ impl Redis {
         let replies = connected.connection.clone().send_packed_commands(&pipeline, 0, 1).await;
         let replies = replies.map_err(|error| broken(place, "reading the record", &error))?;
         let found = match replies.as_slice() {
+            // The delivery replaces it.
+            [Value::ServerError(error)] if error.code() == "WRONGTYPE" => None,
             [Value::ServerError(error)] => return Err(refused(place, Step::ReadRecord, error)),
             [reply] => super::record::read(reply).ok().flatten(),
             _ => None,

@@ -89,6 +89,8 @@ impl Redis {
         for ((index, part), (step, reply)) in parts.into_iter().zip(salvo.steps.iter().zip(&replies)) {
             let Some(key) = seen.get_mut(index) else { continue };
             match (part, reply) {
+                // Whatever stands there, it shows no number.
+                (Part::Version, Value::ServerError(error)) if error.code() == "WRONGTYPE" => {}
                 (_, Value::ServerError(error)) => return Err(refused(place, *step, error)),
                 (Part::Held, Value::Int(left)) => key.held = held(*left),
                 (Part::Lease, Value::Int(left)) => key.lease = held(*left),

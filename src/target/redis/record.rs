@@ -6,15 +6,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use redis::{Cmd, Value};
 
+use super::bump::{RECORD_SOURCE, Script};
 use crate::lsn::Lsn;
 use crate::record::Written;
 use crate::target::Record;
 
-/// `HSET` of the whole record.
-pub(super) fn write(key: &str, record: &Record) -> Cmd {
+/// One call of the script that writes the record.
+pub(super) fn write(script: Script, key: &str, record: &Record) -> Cmd {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut command = Cmd::with_capacity(18, key.len() + 192);
-    command.arg("HSET").arg(key);
+    let mut command = script.begin(&RECORD_SOURCE, 20, key.len() + 192);
+    command.arg(1).arg(key);
     command.arg("applied").arg(record.applied.as_u64());
     command.arg("struck").arg(record.struck.as_u64());
     command.arg("settled").arg(record.settled.as_u64());

@@ -2,6 +2,7 @@
 
 use redis::{RedisError, ServerError, Value};
 
+use super::strike::COMMAND_KEYS_MAX;
 use crate::target::{Fault, FaultKind};
 
 /// A command we sent, which says what its reply has to look like.
@@ -15,7 +16,7 @@ pub(super) enum Step {
     Bump,
     /// `PUBLISH`: the number of subscribers, which vouches for nothing.
     Publish,
-    /// `HSET` of the record.
+    /// The script that writes the record.
     WriteRecord,
     /// `HGETALL` of the record.
     ReadRecord,
@@ -44,7 +45,7 @@ impl Step {
             Step::UnlinkLeases => "UNLINK of leases",
             Step::Bump => "the bump script (EVALSHA, EVAL)",
             Step::Publish => "PUBLISH",
-            Step::WriteRecord => "HSET of the record",
+            Step::WriteRecord => "the script that writes the record (EVALSHA, EVAL)",
             Step::ReadRecord => "HGETALL of the record",
             Step::Count => "DBSIZE",
             Step::Scan => "SCAN",
@@ -65,8 +66,16 @@ pub(super) struct Tally {
     pub(super) hit: u64,
     /// The first thing that went wrong.
     pub(super) fault: Option<Fault>,
-    /// The server does not know the bump script: it has to be sent whole.
+    /// The server does not know a script: it has to be sent whole.
     pub(super) script_unknown: bool,
+    /// The record was written in place of a key of another type.
+    pub(super) record_replaced: bool,
+    /// Pointers that gave way, by their places among the keys of all bumps.
+    pub(super) gave_way: Vec<usize>,
+    /// For each pointer that gave way to a flush, the place of its scope.
+    pub(super) scopes_gave_way: Vec<usize>,
+    /// Calls of the bump script that were read.
+    pub(super) bumps: usize,
 }
 
 impl Tally {
@@ -74,12 +83,20 @@ impl Tally {
     pub(super) fn read(&mut self, place: &str, steps: &[Step], replies: &[Value]) {
         for (step, reply) in steps.iter().zip(replies) {
             let outcome = match (step, reply) {
-                (Step::Unlink | Step::Bump, Value::Int(count)) => {
+                (Step::Unlink, Value::Int(count)) => {
                     self.hit += u64::try_from(*count).unwrap_or(0);
                     continue;
                 }
-                (Step::UnlinkLeases | Step::Publish | Step::WriteRecord, Value::Int(_)) => continue,
-                (Step::Bump, Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
+                (Step::Bump, Value::Int(_) | Value::Array(_)) => match self.bumped(reply) {
+                    Some(()) => continue,
+                    None => unexpected(place, *step),
+                },
+                (Step::WriteRecord, Value::Int(written)) => {
+                    self.record_replaced |= *written == RECORD_REPLACED;
+                    continue;
+                }
+                (Step::UnlinkLeases | Step::Publish, Value::Int(_)) => continue,
+                (Step::Bump | Step::WriteRecord, Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
                     self.script_unknown = true;
                     refused(place, *step, error)
                 }
@@ -93,12 +110,37 @@ impl Tally {
             self.fault = Some(Fault { kind: FaultKind::Connection, message });
         }
     }
+
+    /// What the bump script says: how many moved, then which of the call's keys gave way. `None` for anything else.
+    fn bumped(&mut self, reply: &Value) -> Option<()> {
+        let before = self.bumps * COMMAND_KEYS_MAX;
+        self.bumps += 1;
+        let number = |value: &Value| match value {
+            Value::Int(number) => usize::try_from(*number).ok(),
+            _ => None,
+        };
+        let parts = if let Value::Array(parts) = reply { parts.as_slice() } else { std::slice::from_ref(reply) };
+        let (moved, places) = parts.split_first()?;
+        self.hit += number(moved)? as u64;
+        for place in places {
+            let place = number(place).filter(|place| (1..=COMMAND_KEYS_MAX).contains(place))?;
+            self.gave_way.push(before + place - 1);
+        }
+        Some(())
+    }
 }
+
+/// What the record's script says where a key of another type stood in its place.
+const RECORD_REPLACED: i64 = 2;
 
 /// The fault that an error reply is.
 pub(super) fn refused(place: &str, step: Step, error: &ServerError) -> Fault {
     let (kind, remedy) = meaning(error.code(), error.details().unwrap_or_default());
-    let text = printable(error.code(), error.details().unwrap_or_default());
+    let text = match error.details() {
+        // Redis before 7.2 has no code for it.
+        Some(details) if is_denied_in_script(details) => "NOPERM inside the script".to_owned(),
+        details => printable(error.code(), details.unwrap_or_default()),
+    };
     Fault { kind, message: format!("{place}: {} was answered with {text}; {remedy}", step.command()) }
 }
 
@@ -134,6 +176,9 @@ fn meaning(code: &str, details: &str) -> (FaultKind, &'static str) {
         "BUSY" => (FaultKind::NotReady, "a script runs for long: SCRIPT KILL ends it"),
         "NOREPLICAS" => (FaultKind::NotReady, "fewer replicas are connected than min-replicas-to-write asks for"),
         "MISCONF" => (FaultKind::NotReady, "it cannot persist and refuses writes: look at its log and its disk"),
+        _ if is_denied_in_script(details) => {
+            (FaultKind::Denied, "give the user the commands and keys that ACL SETUSER needs for coherd")
+        }
         "ERR" if details.starts_with("max number of clients") => {
             (FaultKind::NotReady, "close clients or raise maxclients")
         }
@@ -153,6 +198,10 @@ fn meaning(code: &str, details: &str) -> (FaultKind, &'static str) {
         }
         _ => (FaultKind::Rejected, "look up the text; a command may be renamed or missing"),
     }
+}
+
+fn is_denied_in_script(details: &str) -> bool {
+    details.contains("user executing the script can't")
 }
 
 /// Code and text of an error reply, up to the first quote: what servers quote can be a key.

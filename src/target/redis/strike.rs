@@ -34,7 +34,7 @@ impl Salvo {
 
 /// How bumps and publications are sent.
 pub(super) struct Manner<'a> {
-    pub(super) script: Script,
+    pub(super) bump: Script,
     pub(super) version_ttl_ms: u64,
     pub(super) channel: &'a str,
     /// Whether keys that go take their leases with them.
@@ -94,7 +94,7 @@ where
                 salvo.push(Step::Unlink, unlink(&self.taken));
             } else if self.bumps.peek().is_some() {
                 self.taken.extend(self.bumps.by_ref().take(COMMAND_KEYS_MAX));
-                salvo.push(Step::Bump, manner.script.call(&self.taken, Naming::OfKey, manner.version_ttl_ms));
+                salvo.push(Step::Bump, manner.bump.call(&self.taken, Naming::OfKey, manner.version_ttl_ms));
             } else if let Some(key) = self.publishes.next() {
                 self.taken.push(key);
                 salvo.push(Step::Publish, publish(manner.channel, key));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     fn salvos_with(batch: &Batch, leases: bool) -> Vec<Salvo> {
-        let manner = Manner { script: Script::Known, version_ttl_ms: 1000, channel: "c", leases };
+        let manner = Manner { bump: Script::Known, version_ttl_ms: 1000, channel: "c", leases };
         let mut left = strikes(batch);
         let mut salvos = Vec::new();
         while !left.are_spent() {

@@ -53,7 +53,7 @@ fn cli(line: &Line) -> String {
         let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/' | ':'));
         if plain { text.to_owned() } else { shell_word(text) }
     };
-    match line.info.addr() {
+    match &line.address {
         ConnectionAddr::Tcp(host, port) => format!("redis-cli -h {} -p {port}", quoted(host)),
         ConnectionAddr::TcpTls { host, port, .. } => format!("redis-cli --tls -h {} -p {port}", quoted(host)),
         ConnectionAddr::Unix(path) => format!("redis-cli -s {}", quoted(&path.display().to_string())),
@@ -100,7 +100,8 @@ impl Survey {
         }
         let mut connection = self.connected.connection.clone();
         let replies = connection.send_packed_commands(&pipeline, 0, commands.len()).await;
-        replies.map_err(|error| broken(&self.line.place, tried, &error))
+        let lost = |error| self.line.explain(&self.connected.ended, broken(&self.line.place, tried, &error));
+        replies.map_err(lost)
     }
 
     async fn ask_one(&self, tried: &str, command: Cmd) -> Result<Value, Fault> {
@@ -186,7 +187,6 @@ impl Survey {
         let fault = error.fault(&self.line.place, step);
         let (code, remedy) = match error.code.as_str() {
             "READONLY" => (Code::TARGET_READ_ONLY, None),
-            "OOM" => (Code::TARGET_FULL, Some("CONFIG SET maxmemory-policy volatile-lru")),
             "MISCONF" => (Code::TARGET_NOT_READY, Some("CONFIG SET stop-writes-on-bgsave-error no")),
             "NOREPLICAS" => (Code::TARGET_NOT_READY, Some("CONFIG SET min-replicas-to-write 0")),
             "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" => (Code::TARGET_CLUSTER, None),

@@ -18,6 +18,10 @@ use crate::target::config::TargetConfig;
 const SCRIPT: &str = "local function told(reply) return type(reply) == 'table' and reply.err or '' end
 return {told(redis.pcall('TIME')), told(redis.pcall('GET', KEYS[1])), told(redis.pcall('SET', KEYS[1], '0', 'XX'))}";
 
+/// What the record's script does, with `HSET` refused for its arguments once rights were looked at.
+const RECORD_SCRIPT: &str = "local function told(reply) return type(reply) == 'table' and reply.err or '' end
+return {told(redis.pcall('HSET', KEYS[1], 'applied', '0', 'settled'))}";
+
 /// A right that coherd needs.
 pub(super) struct Right {
     pub(super) code: Code,
@@ -41,8 +45,9 @@ const DBSIZE: Right = right(
     "+dbsize",
 );
 const SCAN: Right = right(Code::ACL_SCAN, "it may not SCAN, so that no gap can be flushed", "+scan");
-const EVAL: Right = right(Code::ACL_EVAL, "it may not EVAL, so that no version pointer moves", "+eval");
-const EVALSHA: Right = right(Code::ACL_EVALSHA, "it may not EVALSHA, so that no version pointer moves", "+evalsha");
+const EVAL: Right = right(Code::ACL_EVAL, "it may not EVAL, so that no record is written and nothing settles", "+eval");
+const EVALSHA: Right =
+    right(Code::ACL_EVALSHA, "it may not EVALSHA, so that no record is written and nothing settles", "+evalsha");
 const TIME: Right = right(Code::ACL_TIME, "it may not TIME, which moving a version pointer takes", "+time");
 const GET: Right = right(Code::ACL_GET, "it may not GET, which moving a version pointer takes", "+get");
 const SET: Right = right(Code::ACL_SET, "it may not SET, which moving a version pointer takes", "+set");
@@ -63,6 +68,7 @@ enum Tried {
     Unlink { key: String, pattern: String },
     UnlinkLeases { key: String, pattern: String },
     WriteRecord { key: String },
+    WriteRecordSha { key: String },
     ReadRecord { key: String },
     Count,
     Scan,
@@ -86,6 +92,7 @@ pub(super) fn probes(config: &TargetConfig, needs: &Needs) -> Vec<Probe> {
         Probe { tried: Tried::ReadRecord { key: record() }, step: Step::ReadRecord },
         Probe { tried: Tried::Count, step: Step::Count },
         Probe { tried: Tried::Scan, step: Step::Scan },
+        Probe { tried: Tried::WriteRecordSha { key: record() }, step: Step::WriteRecord },
         Probe { tried: Tried::WriteRecord { key: record() }, step: Step::WriteRecord },
     ];
     for sample in &needs.samples {
@@ -99,6 +106,9 @@ pub(super) fn probes(config: &TargetConfig, needs: &Needs) -> Vec<Probe> {
                 all.push(Probe { tried: Tried::Unlink { key, pattern }, step: Step::Unlink });
             }
             Action::Bump => {
+                // What is no pointer gives way to one.
+                let (pointer, pointers) = (format!("{key}{POINTER_SUFFIX}"), format!("{pattern}{POINTER_SUFFIX}"));
+                all.push(Probe { tried: Tried::Unlink { key: pointer, pattern: pointers }, step: Step::Unlink });
                 let tried = Tried::EvalSha { key: key.clone(), pattern: pattern.clone() };
                 all.push(Probe { tried, step: Step::Bump });
                 all.push(Probe { tried: Tried::Eval { key, pattern }, step: Step::Bump });
@@ -129,8 +139,9 @@ impl Probe {
         match &self.tried {
             Tried::Unlink { key, .. } => unlink(&[key.as_bytes()]),
             Tried::UnlinkLeases { key, .. } => unlink_leases(&[key.as_bytes()]),
-            // A field without its value.
-            Tried::WriteRecord { key } => one("HSET").arg(key).arg("applied").arg(0).arg("settled").to_owned(),
+            Tried::WriteRecord { key } => one("EVAL").arg(RECORD_SCRIPT).arg(1).arg(key).to_owned(),
+            // Nobody has loaded it.
+            Tried::WriteRecordSha { key } => one("EVALSHA").arg(sha1_of(key)).arg(1).arg(key).to_owned(),
             Tried::ReadRecord { key } => one("HGETALL").arg(key).to_owned(),
             Tried::Count => one("DBSIZE"),
             Tried::Scan => one("SCAN").arg(0).arg("COUNT").arg(1).to_owned(),
@@ -146,9 +157,16 @@ impl Probe {
     /// Whether an error is the one that it is there to bring about, or one that is looked at elsewhere.
     pub(super) fn provokes(&self, error: &Told) -> bool {
         match &self.tried {
-            Tried::WriteRecord { .. } => error.details.starts_with("wrong number of arguments"),
+            // No right, and memory is looked at elsewhere: the script goes on without.
+            Tried::WriteRecord { .. } => {
+                error.details.contains("wrong number of arguments")
+                    || error.code == "OOM"
+                    || error.code == "WRONGTYPE"
+                    || error.details.contains("OOM")
+            }
+            Tried::Eval { .. } => error.code == "OOM" || error.details.contains("OOM"),
             Tried::ReadRecord { .. } => error.code == "WRONGTYPE",
-            Tried::EvalSha { .. } => error.code == "NOSCRIPT",
+            Tried::EvalSha { .. } | Tried::WriteRecordSha { .. } => error.code == "NOSCRIPT",
             Tried::List | Tried::Load => error.code == "ERR",
             _ => false,
         }
@@ -158,7 +176,9 @@ impl Probe {
     pub(super) fn right(&self, details: &str) -> &'static Right {
         match &self.tried {
             Tried::Unlink { .. } | Tried::UnlinkLeases { .. } => &UNLINK,
-            Tried::WriteRecord { .. } => &HSET,
+            Tried::WriteRecord { .. } if details.starts_with("HSET|") => &HSET,
+            Tried::WriteRecord { .. } => &EVAL,
+            Tried::WriteRecordSha { .. } => &EVALSHA,
             Tried::ReadRecord { .. } => &HGETALL,
             Tried::Count => &DBSIZE,
             Tried::Scan => &SCAN,
@@ -190,17 +210,21 @@ impl Probe {
             Tried::Eval { pattern, .. } | Tried::EvalSha { pattern, .. } => {
                 vec![shell_word(&format!("~{pattern}{POINTER_SUFFIX}"))]
             }
-            Tried::WriteRecord { .. } | Tried::ReadRecord { .. } => record(),
+            Tried::WriteRecord { .. } | Tried::WriteRecordSha { .. } | Tried::ReadRecord { .. } => record(),
             Tried::Count | Tried::Scan | Tried::Publish { .. } | Tried::List | Tried::Load => Vec::new(),
         }
     }
 
-    /// The errors in a reply: itself, or those that [`SCRIPT`] has caught, each with the command's name before its text.
+    /// The errors in a reply: itself, or those that a script has caught, each with the command's name before its text.
     pub(super) fn errors(&self, reply: &Value) -> Vec<Told> {
         if let Some(error) = Told::of(reply) {
             return vec![error];
         }
-        let (Tried::Eval { .. }, Value::Array(replies)) = (&self.tried, reply) else { return Vec::new() };
+        let (steps, replies): (&[&str], _) = match (&self.tried, reply) {
+            (Tried::Eval { .. }, Value::Array(replies)) => (&["TIME", "GET", "SET"], replies),
+            (Tried::WriteRecord { .. }, Value::Array(replies)) => (&["HSET"], replies),
+            _ => return Vec::new(),
+        };
         let caught = |(step, reply): (&str, &Value)| {
             let text = match reply {
                 Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -210,7 +234,7 @@ impl Probe {
             let error = Told::in_script(&text);
             (!text.is_empty()).then(|| Told { details: format!("{step}|{}", error.details), ..error })
         };
-        ["TIME", "GET", "SET"].into_iter().zip(replies).filter_map(caught).collect()
+        steps.iter().copied().zip(replies).filter_map(caught).collect()
     }
 }
 

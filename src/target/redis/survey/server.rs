@@ -60,13 +60,18 @@ impl Survey {
     /// are safe. The record has no time to live.
     fn eviction(&mut self, info: &Info) {
         let policy = info.text("maxmemory_policy");
-        if info.number("maxmemory") == 0 || self.findings.iter().any(|finding| finding.code == Code::TARGET_FULL) {
+        if info.number("maxmemory") == 0 {
             return;
         }
-        let (code, message) = if policy == "noeviction" {
-            let message = "maxmemory-policy is noeviction: when memory is full, the record and version pointers are refused \
-                           (OOM), nothing settles, and the slot holds log back until memory is free. volatile-lru evicts \
-                           cache entries that have a time to live, and never the record";
+        let (code, message) = if policy == "noeviction" && info.number("used_memory") >= info.number("maxmemory") {
+            let message = "memory is full and maxmemory-policy is noeviction: readers' fills and leases are refused (OOM) until \
+                           memory is free. coherd goes on invalidating. volatile-lru evicts cache entries that have a time \
+                           to live, and never the record";
+            (Code::TARGET_FULL, message.to_owned())
+        } else if policy == "noeviction" {
+            let message = "maxmemory-policy is noeviction: when memory is full, readers' fills and leases are refused (OOM), and \
+                           only coherd goes on. volatile-lru evicts cache entries that have a time to live, and never the \
+                           record";
             (Code::EVICTION_NONE, message.to_owned())
         } else if policy.starts_with("allkeys-") {
             let message = format!(

@@ -1,0 +1,322 @@
+//! What a server may send: everything is measured before it is parsed, so that a hostile or broken one costs a bounded
+//! amount of memory and not what it announces. Only the frames of RESP2 are looked at (Redis manual, "Redis serialization
+//! protocol specification"), because coherd asks for no other protocol.
+//!
+//! The limits hold for a reply, and for all that comes between two writes of ours: the replies to one pipeline are in
+//! memory together. The largest replies that coherd asks for are those to SCAN, about a thousand keys each, and INFO.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes of one reply, and of what comes between two writes.
+const BYTES_MAX: u64 = 8 << 20;
+
+/// Elements of arrays, as announced, and replies: each costs memory of its own.
+const ELEMENTS_MAX: u64 = 1 << 16;
+
+/// Bytes of a simple string or an error.
+const LINE_BYTES_MAX: u64 = 64 << 10;
+
+/// Bytes of the number that a length or an integer is: a sign and twenty digits.
+const NUMBER_BYTES_MAX: usize = 21;
+
+/// Arrays within arrays.
+const DEPTH_MAX: usize = 8;
+
+/// What a server sent that no reply to coherd can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Excess {
+    /// A reply of so many bytes was announced, or has come.
+    Bytes(u64),
+    /// Arrays of so many elements were announced, or so many replies have come.
+    Elements(u64),
+    /// A line without an end.
+    Line,
+    /// Arrays within arrays within arrays.
+    Depth,
+    /// A byte that begins no reply, or a length that is none.
+    NoReply,
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Excess::Bytes(bytes) => write!(f, "a reply of {bytes} bytes, and coherd takes {BYTES_MAX}"),
+            Excess::Elements(count) => write!(f, "a reply of {count} elements, and coherd takes {ELEMENTS_MAX}"),
+            Excess::Line => write!(f, "a line of more than {LINE_BYTES_MAX} bytes"),
+            Excess::Depth => write!(f, "arrays in arrays, more than {DEPTH_MAX} deep"),
+            Excess::NoReply => f.write_str("what is no reply of the protocol RESP2"),
+        }
+    }
+}
+
+impl std::error::Error for Excess {}
+
+/// Where in a reply the next byte stands.
+#[derive(Debug, Clone, Copy)]
+enum At {
+    /// Before the type of a reply, or of an element.
+    Type,
+    /// In the text of a simple string or an error.
+    Text { bytes: u64 },
+    /// In an integer, or in the length of what follows.
+    Number { of: u8, bytes: usize, value: u64, negative: bool },
+    /// In a bulk string; so many bytes are left, its line break included.
+    Bulk { left: u64 },
+}
+
+/// Measures what is read.
+#[derive(Debug)]
+pub(super) struct Gauge {
+    at: At,
+    /// Elements that are still to come, of each array that is open.
+    open: Vec<u64>,
+    reply_bytes: u64,
+    bytes: u64,
+    elements: u64,
+}
+
+impl Gauge {
+    pub(super) fn new() -> Gauge {
+        Gauge { at: At::Type, open: Vec::with_capacity(DEPTH_MAX), reply_bytes: 0, bytes: 0, elements: 0 }
+    }
+
+    /// Something was sent, to which replies may come.
+    pub(super) fn sent(&mut self) {
+        self.bytes = 0;
+        self.elements = 0;
+    }
+
+    /// Takes what was read.
+    pub(super) fn read(&mut self, mut fresh: &[u8]) -> Result<(), Excess> {
+        while let Some((&byte, after)) = fresh.split_first() {
+            let taken = match self.at {
+                At::Bulk { left } => {
+                    let taken = left.min(fresh.len() as u64);
+                    self.count(taken)?;
+                    if taken == left {
+                        self.end_of_value();
+                    } else {
+                        self.at = At::Bulk { left: left - taken };
+                    }
+                    usize::try_from(taken).unwrap_or(fresh.len())
+                }
+                _ => {
+                    self.count(1)?;
+                    self.step(byte)?;
+                    1
+                }
+            };
+            fresh = if taken == 1 { after } else { fresh.get(taken..).unwrap_or_default() };
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, byte: u8) -> Result<(), Excess> {
+        match (self.at, byte) {
+            (At::Type, b'+' | b'-') => self.at = At::Text { bytes: 0 },
+            (At::Type, b':' | b'$' | b'*') => {
+                self.at = At::Number { of: byte, bytes: 0, value: 0, negative: false };
+            }
+            (At::Type, _) => return Err(Excess::NoReply),
+            (At::Text { .. }, b'\n') => self.end_of_value(),
+            (At::Text { bytes: LINE_BYTES_MAX.. }, _) => return Err(Excess::Line),
+            (At::Text { bytes }, _) => self.at = At::Text { bytes: bytes + 1 },
+            (At::Number { of, value, negative, .. }, b'\n') => self.number(of, value, negative)?,
+            (At::Number { bytes: NUMBER_BYTES_MAX.., .. }, _) => return Err(Excess::NoReply),
+            (At::Number { of, bytes, value, negative }, _) => {
+                let (value, negative) = match byte {
+                    b'0'..=b'9' => (value.saturating_mul(10).saturating_add(u64::from(byte - b'0')), negative),
+                    b'-' | b'+' if bytes == 0 => (value, byte == b'-'),
+                    b'\r' => (value, negative),
+                    _ => return Err(Excess::NoReply),
+                };
+                self.at = At::Number { of, bytes: bytes + 1, value, negative };
+            }
+            (At::Bulk { .. }, _) => {}
+        }
+        Ok(())
+    }
+
+    /// A number has ended.
+    fn number(&mut self, of: u8, value: u64, negative: bool) -> Result<(), Excess> {
+        match of {
+            // -1 is the null of either kind.
+            b'$' if !negative => {
+                if value > BYTES_MAX {
+                    return Err(Excess::Bytes(value));
+                }
+                self.at = At::Bulk { left: value + 2 };
+            }
+            b'*' if !negative && value > 0 => {
+                self.elements(value)?;
+                if self.open.len() == DEPTH_MAX {
+                    return Err(Excess::Depth);
+                }
+                self.open.push(value);
+                self.at = At::Type;
+            }
+            _ => self.end_of_value(),
+        }
+        Ok(())
+    }
+
+    /// A value has ended, and with it perhaps the arrays that it is the last element of.
+    fn end_of_value(&mut self) {
+        self.at = At::Type;
+        while let Some(left) = self.open.last_mut() {
+            *left -= 1;
+            if *left > 0 {
+                return;
+            }
+            self.open.pop();
+        }
+        self.reply_bytes = 0;
+        self.elements += 1;
+    }
+
+    fn count(&mut self, bytes: u64) -> Result<(), Excess> {
+        self.bytes += bytes;
+        self.reply_bytes += bytes;
+        let most = self.bytes.max(self.reply_bytes);
+        if most > BYTES_MAX {
+            return Err(Excess::Bytes(most));
+        }
+        self.elements(0)
+    }
+
+    fn elements(&mut self, more: u64) -> Result<(), Excess> {
+        self.elements = self.elements.saturating_add(more);
+        if self.elements > ELEMENTS_MAX { Err(Excess::Elements(self.elements)) } else { Ok(()) }
+    }
+}
+
+/// Why a stream was ended, once it was: the crate tells it only to those who wait for a reply at that moment.
+pub(super) type Ended = Arc<OnceLock<Excess>>;
+
+/// A stream that ends where more comes than a reply can be.
+pub(super) struct Bounded<S> {
+    stream: S,
+    gauge: Gauge,
+    ended: Ended,
+}
+
+impl<S> Bounded<S> {
+    pub(super) fn new(stream: S, ended: &Ended) -> Self {
+        Bounded { stream, gauge: Gauge::new(), ended: Arc::clone(ended) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Bounded { stream, gauge, ended } = self.get_mut();
+        let before = buf.filled().len();
+        let polled = Pin::new(stream).poll_read(context, buf);
+        if let Poll::Ready(Ok(())) = polled {
+            let fresh = buf.filled().get(before..).unwrap_or_default();
+            if let Err(excess) = gauge.read(fresh) {
+                let _ = ended.set(excess);
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, excess)));
+            }
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Bounded { stream, gauge, .. } = self.get_mut();
+        let polled = Pin::new(stream).poll_write(context, bytes);
+        if polled.is_ready() {
+            gauge.sent();
+        }
+        polled
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the gauge says, whatever the pieces in which the bytes come.
+    fn measured(bytes: &[u8]) -> Result<(), Excess> {
+        let of = |size: usize| {
+            let mut gauge = Gauge::new();
+            bytes.chunks(size).try_for_each(|piece| gauge.read(piece))
+        };
+        let whole = of(bytes.len().max(1));
+        assert_eq!([of(1), of(3), of(4096)], [whole; 3]);
+        whole
+    }
+
+    #[test]
+    fn replies_of_every_type_pass_one_after_the_other() {
+        let replies = "+OK\r\n-ERR no\r\n:-5\r\n$-1\r\n*-1\r\n*0\r\n$0\r\n\r\n$5\r\na\r\nbc\r\n\
+            *2\r\n$1\r\n0\r\n*3\r\n$1\r\na\r\n:1\r\n*1\r\n+x\r\n:9223372036854775807\r\n";
+        for times in [1, 2, 1000] {
+            assert_eq!(measured(replies.repeat(times).as_bytes()), Ok(()), "{times} times");
+        }
+    }
+
+    #[test]
+    fn what_is_announced_is_refused_before_it_comes() {
+        assert_eq!(measured(b"$2147483648\r\n"), Err(Excess::Bytes(2_147_483_648)));
+        assert_eq!(measured(b"*2\r\n$1\r\n0\r\n$8388609\r\n"), Err(Excess::Bytes(8_388_609)));
+        assert_eq!(measured(b"*2000000000\r\n"), Err(Excess::Elements(2_000_000_000)));
+        assert_eq!(measured(b"$99999999999999999999\r\n"), Err(Excess::Bytes(u64::MAX)));
+        let nested = b"*60000\r\n*60000\r\n";
+        assert_eq!(measured(nested), Err(Excess::Elements(120_000)));
+        assert_eq!(measured("*1\r\n".repeat(8).as_bytes()), Ok(()));
+        assert_eq!(measured("*1\r\n".repeat(9).as_bytes()), Err(Excess::Depth));
+    }
+
+    #[test]
+    fn what_comes_without_an_end_is_refused_at_its_limit() {
+        let line = [b"+".as_slice(), &vec![b'x'; 64 << 10]].concat();
+        assert_eq!(measured(&line), Ok(()));
+        assert_eq!(measured(&[line.as_slice(), b"x"].concat()), Err(Excess::Line));
+        assert_eq!(measured(":1\r\n".repeat(1 << 16).as_bytes()), Ok(()));
+        assert_eq!(measured(":1\r\n".repeat((1 << 16) + 2).as_bytes()), Err(Excess::Elements((1 << 16) + 1)));
+        let bulk = [b"$1000000\r\n".as_slice(), &vec![b'x'; 1_000_000], b"\r\n"].concat();
+        assert_eq!(measured(&bulk.repeat(8)), Ok(()));
+        assert!(matches!(measured(&bulk.repeat(9)), Err(Excess::Bytes(_))));
+    }
+
+    #[test]
+    fn what_is_sent_makes_room_for_replies_but_not_for_an_endless_one() {
+        let mut gauge = Gauge::new();
+        for _ in 0..1000 {
+            gauge.sent();
+            gauge.read(b"$4\r\nabcd\r\n:1\r\n").unwrap();
+        }
+        gauge.sent();
+        gauge.read(b"*60000\r\n").unwrap();
+        let endless = (0..10_000).try_for_each(|_| {
+            gauge.sent();
+            gauge.read(&[b"$1000\r\n".as_slice(), &[b'x'; 1000], b"\r\n"].concat())
+        });
+        assert!(matches!(endless, Err(Excess::Bytes(_))), "{endless:?}");
+    }
+
+    #[test]
+    fn what_is_no_resp2_is_refused() {
+        for bytes in
+            ["HTTP/1.1 400 Bad Request\r\n", "%1\r\n", "$x\r\n", ":1-\r\n", "*1\r\n\r\n", ":1111111111111111111111\r\n"]
+        {
+            assert_eq!(measured(bytes.as_bytes()), Err(Excess::NoReply), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Certificates of servers, as Postgres and caches show them: which are believed, whoever is asked.
+
+use std::time::Duration;
+
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, Error, RootCertStore};
+use x509_cert::der::Decode;
+use x509_cert::ext::pkix::SubjectAltName;
+
+/// The certificates that are trusted.
+#[derive(Debug)]
+pub struct Roots {
+    store: RootCertStore,
+    /// The same, as they stand in the file: a server's own self-signed certificate is often given as its root, which
+    /// OpenSSL takes and webpki's chain building does not.
+    themselves: Vec<CertificateDer<'static>>,
+}
+
+impl Roots {
+    /// The system's store; `None` where there is none.
+    pub fn of_system() -> Option<Roots> {
+        let mut store = RootCertStore::empty();
+        let (added, _) = store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        (added > 0).then(|| Roots { store, themselves: Vec::new() })
+    }
+
+    /// The certificates of a file.
+    pub fn of(themselves: Vec<CertificateDer<'static>>) -> Roots {
+        let mut store = RootCertStore::empty();
+        // What webpki cannot parse (version 1) can still be the server's own certificate.
+        store.add_parsable_certificates(themselves.iter().cloned());
+        Roots { store, themselves }
+    }
+
+    /// Whether the server's certificate is one of the roots itself, or is signed by one of them, and is in its time. That
+    /// the server holds its key is for the handshake to show.
+    pub fn verify(
+        &self,
+        server: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<(), Error> {
+        if self.holds(server) {
+            return is_in_its_time(server, now);
+        }
+        let parsed = ParsedCertificate::try_from(server)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.store, between, now, algorithms.all)
+    }
+
+    /// Whether the server's certificate is made out to `name`. One that is a root itself and names nobody
+    /// (`openssl req -x509` makes such) is known by itself: whoever trusts it has named the server by it.
+    pub fn verify_name(&self, server: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
+        if self.holds(server) && !names_anybody(server)? {
+            return Ok(());
+        }
+        verify_server_name(&ParsedCertificate::try_from(server)?, name)
+    }
+
+    fn holds(&self, server: &CertificateDer<'_>) -> bool {
+        self.themselves.iter().any(|root| root == server)
+    }
+}
+
+/// The certificates in PEM text, in their order; empty where there is none.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    CertificateDer::pem_slice_iter(pem).collect()
+}
+
+fn parsed(der: &[u8]) -> Result<x509_cert::Certificate, Error> {
+    x509_cert::Certificate::from_der(der).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))
+}
+
+fn names_anybody(der: &[u8]) -> Result<bool, Error> {
+    let names = parsed(der)?.tbs_certificate().get_extension::<SubjectAltName>();
+    // One that cannot be read is one.
+    Ok(!matches!(names, Ok(None)))
+}
+
+fn is_in_its_time(der: &[u8], now: UnixTime) -> Result<(), Error> {
+    let certificate = parsed(der)?;
+    let validity = certificate.tbs_certificate().validity();
+    let now = Duration::from_secs(now.as_secs());
+    if now < validity.not_before.to_unix_duration() {
+        return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
+    }
+    if now > validity.not_after.to_unix_duration() {
+        return Err(Error::InvalidCertificate(CertificateError::Expired));
+    }
+    Ok(())
+}
