@@ -25,11 +25,14 @@ const fn lacking(code: &'static str, rules: &'static [&'static str], without: &'
 
 pub const LACKING: &[Lacking] = &[
     lacking("acl-unlink", DELETE, &["-unlink"]),
+    lacking("acl-unlink", BUMP, &["-unlink"]),
     lacking("acl-hset", DELETE, &["-hset"]),
     lacking("acl-hgetall", DELETE, &["-hgetall"]),
     lacking("acl-dbsize", DELETE, &["-dbsize"]),
     lacking("acl-scan", DELETE, &["-scan"]),
     lacking("acl-info", DELETE, &["-info"]),
+    lacking("acl-eval", DELETE, &["-eval"]),
+    lacking("acl-evalsha", DELETE, &["-evalsha"]),
     lacking("acl-eval", BUMP, &["-eval"]),
     lacking("acl-evalsha", BUMP, &["-evalsha"]),
     lacking("acl-time", BUMP, &["-time"]),

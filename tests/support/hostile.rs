@@ -82,7 +82,9 @@ impl Drop for Hostile {
 fn serve(mut stream: TcpStream, payload: Payload) {
     let _ = stream.set_write_timeout(Some(std::time::Duration::from_secs(10)));
     // The greeting.
-    let _ = stream.read(&mut [0; 512]);
+    if !matches!(stream.read(&mut [0; 512]), Ok(1..)) {
+        return;
+    }
     let again = payload.again.repeat((64 << 10) / payload.again.len());
     let mut sent = stream.write_all(format!("+OK\r\n{}", payload.first).as_bytes());
     let mut bytes = 0;

@@ -172,3 +172,19 @@ async fn a_key_of_two_scopes_is_removed_rather_than_moved() {
         assert_eq!(left(&mut asked), [""; 0]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn keys_too_long_for_one_reply_of_a_thousand_are_looked_at_in_smaller_pieces() {
+    let server = Redis::start();
+    let mut asked = Asked::of(&server);
+    let long = "x".repeat(50_000);
+    for n in 0..400 {
+        asked.set(format!("foreign:{n}:{long}"));
+    }
+    asked.fill(100, |n| format!("user:{n}"));
+    asked.fill(100, |n| format!("order:{n}"));
+    let mut driver = super::lane::Driver::new(open_url(&server.url()));
+    driver.send(flush(1, &[(Action::Delete, "user:*"), (Action::Delete, "order:*")]));
+    driver.until("the flush is confirmed", |driver| driver.confirmed == [1]).await;
+    assert_eq!(asked.run::<u64>(&["DBSIZE"]), 401);
+}

@@ -95,24 +95,20 @@ impl Gauge {
     /// Takes what was read.
     pub(super) fn read(&mut self, mut fresh: &[u8]) -> Result<(), Excess> {
         while let Some((&byte, after)) = fresh.split_first() {
-            let taken = match self.at {
-                At::Bulk { left } => {
-                    let taken = left.min(fresh.len() as u64);
-                    self.count(taken)?;
-                    if taken == left {
-                        self.end_of_value();
-                    } else {
-                        self.at = At::Bulk { left: left - taken };
-                    }
-                    usize::try_from(taken).unwrap_or(fresh.len())
+            if let At::Bulk { left } = self.at {
+                let taken = left.min(fresh.len() as u64);
+                self.count(taken)?;
+                if taken == left {
+                    self.end_of_value();
+                } else {
+                    self.at = At::Bulk { left: left - taken };
                 }
-                _ => {
-                    self.count(1)?;
-                    self.step(byte)?;
-                    1
-                }
-            };
-            fresh = if taken == 1 { after } else { fresh.get(taken..).unwrap_or_default() };
+                fresh = fresh.get(usize::try_from(taken).unwrap_or(fresh.len())..).unwrap_or_default();
+            } else {
+                self.count(1)?;
+                self.step(byte)?;
+                fresh = after;
+            }
         }
         Ok(())
     }

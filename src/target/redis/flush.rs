@@ -9,6 +9,7 @@
 //! reads the database since. In one pass for both, an old lease could fill behind the sweep.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
@@ -23,8 +24,9 @@ use super::strike::{COMMAND_KEYS_MAX, LEASE_SUFFIX, Naming, POINTER_SUFFIX, Salv
 use crate::invalidation::{Action, Scope};
 use crate::target::Fault;
 
-/// How many keys one `SCAN` looks at: about 0.3 ms of the server's time.
-const SCAN_KEYS: u32 = 1000;
+/// How many keys one `SCAN` looks at: about 0.3 ms of the server's time. Fewer where keys are so long that the reply is
+/// more than coherd takes (`bounds`).
+pub(super) const SCAN_KEYS: u32 = 1000;
 
 /// Keeps to a number of keys a second.
 struct Pace {
@@ -136,7 +138,7 @@ impl Redis {
             if let Some(matching) = matching {
                 scan.arg("MATCH").arg(matching);
             }
-            scan.arg("COUNT").arg(SCAN_KEYS);
+            scan.arg("COUNT").arg(self.scan_keys.load(Ordering::Relaxed));
             let keys;
             (cursor, keys) = self.scan(connected, &scan).await?;
             // A scope may cover the record, which is no cached value and which the delivery ends with.
@@ -195,7 +197,13 @@ impl Redis {
 
     pub(super) async fn scan(&self, connected: &Connected, scan: &Cmd) -> Result<(Vec<u8>, Vec<Vec<u8>>), Fault> {
         let reply = connected.connection.clone().send_packed_command(scan).await;
-        let reply = reply.map_err(|error| broken(&self.line.place, Step::Scan.command(), &error))?;
+        let reply = reply.map_err(|error| {
+            if connected.ended.get().is_some() {
+                let fewer = |keys: u32| Some((keys / 4).max(1));
+                let _ = self.scan_keys.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+            }
+            broken(&self.line.place, Step::Scan.command(), &error)
+        })?;
         if let Value::ServerError(error) = &reply {
             return Err(refused(&self.line.place, Step::Scan, error));
         }

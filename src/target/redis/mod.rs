@@ -44,7 +44,7 @@ use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::Poll;
 
 use redis::{RedisResult, Value};
@@ -83,6 +83,8 @@ struct Redis {
     scopes_channel: String,
     version_ttl_ms: u64,
     flush_keys_per_second: NonZeroU32,
+    /// How many keys one `SCAN` looks at.
+    scan_keys: AtomicU32,
     /// Whether a `delete` strikes the key's lease too.
     leases: bool,
     /// Where the library is to be brought.
@@ -120,6 +122,7 @@ impl Redis {
             leases: config.leases,
             courier: (config.library == Library::Load).then(Courier::default),
             record_is_spoilt: AtomicBool::new(false),
+            scan_keys: AtomicU32::new(flush::SCAN_KEYS),
         })
     }
 

@@ -137,7 +137,7 @@ const RECORD_REPLACED: i64 = 2;
 pub(super) fn refused(place: &str, step: Step, error: &ServerError) -> Fault {
     let (kind, remedy) = meaning(error.code(), error.details().unwrap_or_default());
     let text = match error.details() {
-        // Redis before 7.2 has no code for it.
+        // It comes with the code ERR, and worded in two ways.
         Some(details) if is_denied_in_script(details) => "NOPERM inside the script".to_owned(),
         details => printable(error.code(), details.unwrap_or_default()),
     };
@@ -201,7 +201,7 @@ fn meaning(code: &str, details: &str) -> (FaultKind, &'static str) {
 }
 
 fn is_denied_in_script(details: &str) -> bool {
-    details.contains("user executing the script can't")
+    details.contains("user executing the script can't") || details.starts_with("ACL failure in script")
 }
 
 /// Code and text of an error reply, up to the first quote: what servers quote can be a key.
