@@ -179,9 +179,8 @@ impl Gauge {
     fn count(&mut self, bytes: u64) -> Result<(), Excess> {
         self.bytes += bytes;
         self.reply_bytes += bytes;
-        let most = self.bytes.max(self.reply_bytes);
-        if most > BYTES_MAX {
-            return Err(Excess::Bytes(most));
+        if self.bytes.max(self.reply_bytes) > BYTES_MAX {
+            return Err(Excess::Bytes(BYTES_MAX + 1));
         }
         self.elements(0)
     }
