@@ -20,10 +20,16 @@ pub const PAYLOADS: &[Payload] = &[
     Payload { name: "many arrays in an array", first: "*60000\r\n", again: "*60000\r\n:1\r\n" },
     Payload { name: "a line without an end", first: "+", again: "x" },
     Payload { name: "an error without an end", first: "-ERR ", again: "x" },
-    Payload { name: "replies without an end", first: "", again: ":1\r\n" },
-    Payload { name: "an array of large strings", first: "*60000\r\n", again: "$10\r\n0123456789\r\n" },
+    Payload { name: "an array of many strings", first: "*60000\r\n", again: STRING },
     Payload { name: "another protocol", first: "HTTP/1.1 400 Bad Request\r\n\r\n", again: "x" },
+    // The first of them are replies, and wrong ones, to whatever was asked.
+    Payload { name: "replies without an end", first: "", again: ":1\r\n" },
 ];
+
+const STRING: &str = "$300\r\n\
+    0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\
+    0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\
+    0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\r\n";
 
 /// Bytes after which it gives up, so that a client without limits takes no machine down.
 const SENT_MAX: usize = 192 << 20;
