@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::SourceError;
+use super::notices::shortened;
 use crate::lsn::Lsn;
 use crate::table::{TableName, quote_identifier, quote_literal};
 
@@ -106,20 +107,31 @@ impl ServerError {
     pub(super) fn read(body: &[u8]) -> ServerError {
         let mut error = ServerError::default();
         for field in body.split(|byte| *byte == 0) {
-            let Some((kind, text)) = field.split_first() else { break };
-            let text = String::from_utf8_lossy(text).into_owned();
+            let Some((kind, bytes)) = field.split_first() else { break };
+            let text = shortened(&String::from_utf8_lossy(bytes));
             match kind {
                 b'C' => error.code = text,
                 b'M' => error.message = text,
                 b'D' => error.detail = Some(text),
                 b'H' => error.hint = Some(text),
-                b'W' => error.context = Some(text),
+                b'W' => error.context = Some(String::from_utf8_lossy(bytes).into_owned()),
                 b's' => error.schema = Some(text),
                 b't' => error.table = Some(text),
                 _ => {}
             }
         }
         error
+    }
+
+    /// The same from another reader of the protocol.
+    pub(super) fn of(said: &tokio_postgres::error::DbError) -> ServerError {
+        ServerError {
+            code: shortened(said.code().code()),
+            message: shortened(said.message()),
+            detail: said.detail().map(shortened),
+            hint: said.hint().map(shortened),
+            ..ServerError::default()
+        }
     }
 
     /// The server speaks, but this host is not for us, or not now: others may be tried.
