@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 
+use super::behind::Old;
 use super::faults::{CacheMend, Fault, State};
 use crate::support::process::Signal;
 use crate::support::{Proxy, Redis};
@@ -27,7 +28,8 @@ pub struct Cache {
     pub redis: Redis,
     pub proxy: Proxy,
     is: State,
-    snapshots: Vec<Vec<u8>>,
+    pub snapshots: Vec<Vec<u8>>,
+    pub old: Option<Old>,
 }
 
 impl Cache {
@@ -35,7 +37,7 @@ impl Cache {
     pub fn start(name: &'static str) -> Cache {
         let redis = Redis::start_with(&["--notify-keyspace-events", "Eg"]);
         let proxy = Proxy::start(redis.port());
-        Cache { name, redis, proxy, is: State::Up, snapshots: Vec::new() }
+        Cache { name, redis, proxy, is: State::Up, snapshots: Vec::new(), old: None }
     }
 
     /// As the daemon reaches it.
@@ -69,6 +71,9 @@ impl Cache {
                 } else {
                     self.snapshots.push(snapshot);
                 }
+                if super::unproved() {
+                    self.remember_old();
+                }
                 Hurt::ForGood
             }
             (Fault::RestoreCache, State::Up | State::Frozen) if !self.snapshots.is_empty() => {
@@ -80,6 +85,7 @@ impl Cache {
                 redis::cmd("FLUSHALL").query::<()>(&mut self.redis.client()).expect("FLUSHALL");
                 Hurt::ForGood
             }
+            (fault, State::Up) => self.hurt_behind(fault, rng),
             _ => Hurt::Not,
         }
     }

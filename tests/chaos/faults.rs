@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::World;
+use super::behind;
 use super::caches::{Cache, Hurt};
 use crate::support::chance::one_of;
 use crate::support::postgres::{Client, postgres_client};
@@ -27,6 +28,8 @@ pub enum Harm {
     Connections,
     /// The memories too: slots go, caches come back as something else. Then the daemon flushes.
     Memories,
+    /// What caches hold changes behind connections that stay, and nothing makes the daemon open others.
+    Behind,
     /// Processes, connections and the catalogue. The daemon flushes what it must, and nothing else hides what it left.
     Catalogue,
 }
@@ -48,6 +51,16 @@ pub enum Fault {
     DropSlotOfDeadDaemon,
     DropSlotOfLiveDaemon,
     Network(Side, Trouble),
+    /// The server behind the connection is another one, with what it held at an earlier time.
+    SwapCache,
+    /// FLUSHALL, and entries of an earlier time, without the record.
+    FlushAndRestore,
+    /// SWAPDB with a database that holds what was here at an earlier time.
+    SwapDatabases,
+    /// The record of an earlier time, and the entries that belong to it.
+    RestoreRecord,
+    /// The slot goes on without the target.
+    Suspend,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,8 +117,14 @@ impl Fault {
                 | Fault::RememberCache
                 | Fault::RestoreCache
                 | Fault::FlushAll
+                | Fault::Suspend
                 | Fault::Network(Side::Target, _)
-        )
+        ) || self.is_behind()
+    }
+
+    /// Whether it changes a cache behind a connection that stays.
+    fn is_behind(self) -> bool {
+        matches!(self, Fault::SwapCache | Fault::FlushAndRestore | Fault::SwapDatabases | Fault::RestoreRecord)
     }
 
     fn is_of(self, harm: Harm) -> bool {
@@ -117,13 +136,26 @@ impl Fault {
                 | Fault::DropSlotOfDeadDaemon
                 | Fault::DropSlotOfLiveDaemon
         );
-        !to_memories || harm == Harm::Memories
+        let opens_others = matches!(
+            self,
+            Fault::KillDaemon
+                | Fault::EndDaemon
+                | Fault::FreezeDaemon
+                | Fault::StallCache
+                | Fault::Suspend
+                | Fault::Network(Side::Target, _)
+        );
+        match harm {
+            Harm::Behind => self == Fault::RememberCache || !to_memories && !opens_others,
+            Harm::Memories => !self.is_behind(),
+            Harm::Connections | Harm::Catalogue => !to_memories && !self.is_behind(),
+        }
     }
 }
 
 /// What ends a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mend {
+pub enum Mend {
     LaunchDaemon,
     ThawDaemon,
     Cache(usize, CacheMend),
@@ -261,9 +293,14 @@ impl Faults {
         }
     }
 
-    fn later(&mut self, most_ms: u64, mend: Mend) {
+    pub fn later(&mut self, most_ms: u64, mend: Mend) {
         let pause = Duration::from_millis(self.rng.u64(..most_ms));
         self.mends.push((Instant::now() + pause, mend));
+    }
+
+    /// Whether it runs, as far as is known.
+    pub fn daemon_answers(&self) -> bool {
+        self.daemon_is == State::Up
     }
 
     /// The daemon is gone, and comes back.
@@ -273,7 +310,8 @@ impl Faults {
     }
 
     fn choose(&mut self, harm: Harm) -> Fault {
-        one_of(&mut self.rng, WEIGHTS.iter().filter(|(_, fault)| fault.is_of(harm)))
+        let more = if super::unproved() { behind::WEIGHTS } else { &[] };
+        one_of(&mut self.rng, WEIGHTS.iter().chain(more).filter(|(_, fault)| fault.is_of(harm)))
     }
 
     /// Gives false where the fault makes no sense at the moment. `one` is the cache, where it concerns one.
@@ -281,6 +319,9 @@ impl Faults {
         match fault {
             Fault::KillDaemon | Fault::FreezeDaemon | Fault::EndDaemon => self.hurt_daemon(fault),
             Fault::KillCache | Fault::StallCache | Fault::RememberCache | Fault::RestoreCache | Fault::FlushAll => {
+                self.hurt_cache(fault, one)
+            }
+            Fault::SwapCache | Fault::FlushAndRestore | Fault::SwapDatabases | Fault::RestoreRecord => {
                 self.hurt_cache(fault, one)
             }
             Fault::Network(side, trouble) => self.hurt_network(side, trouble, one),
@@ -298,6 +339,7 @@ impl Faults {
                 true
             }
             Fault::DropSlotOfLiveDaemon => self.drop_slot(),
+            Fault::Suspend => self.suspend(one),
             Fault::DropSlotOfDeadDaemon => self.hurt_daemon(Fault::KillDaemon) && self.drop_slot(),
         }
     }
@@ -357,7 +399,7 @@ impl Faults {
         true
     }
 
-    fn sql(&self) -> Option<Client> {
+    pub fn sql(&self) -> Option<Client> {
         postgres_client(&self.postgres.dsn(&self.world.database)).ok()
     }
 

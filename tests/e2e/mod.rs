@@ -24,6 +24,7 @@ mod refusals;
 mod reload;
 mod rotation;
 mod sharing;
+mod settled_early;
 mod soak;
 mod standby;
 mod synchronous;

@@ -3,10 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::until;
 
 /// Bytes forwarded at once: less than most messages' worth of a busy stream, so that faults hit the middle of them.
 const CHUNK_BYTES: usize = 4096;
+/// A server that has said nothing for so long, while it was asked nothing new, has answered all that it was asked.
+const QUIET: Duration = Duration::from_millis(30);
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,20 +36,38 @@ struct Weather {
     opened: u64,
     /// Where new connections go.
     server_port: u16,
+    /// Clients are kept waiting, whatever becomes of their servers.
+    holding: bool,
+    /// When a server said something last.
+    heard: Option<Instant>,
     closing: bool,
 }
 
 #[derive(Debug)]
 struct Link {
     client: TcpStream,
-    server: TcpStream,
+    /// The connection to the server, and how many it has had before.
+    server: Mutex<(Arc<TcpStream>, u64)>,
 }
 
 impl Link {
+    fn server(&self) -> (Arc<TcpStream>, u64) {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn cut(&self) {
         // One that the other side has closed already is as cut as can be.
         let _ = self.client.shutdown(Shutdown::Both);
-        let _ = self.server.shutdown(Shutdown::Both);
+        let _ = self.server().0.shutdown(Shutdown::Both);
+    }
+
+    /// The client goes on with another server and does not notice.
+    fn swap(&self, server: TcpStream) {
+        let mut held = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut held.0, Arc::new(server));
+        held.1 += 1;
+        drop(held);
+        let _ = before.shutdown(Shutdown::Both);
     }
 }
 
@@ -100,6 +122,27 @@ impl Proxy {
         self.cut();
     }
 
+    /// Changes the server behind the connections that are there, as a proxy does that fails over by itself and keeps its
+    /// clients: they are held until all that they have asked is answered, then `meanwhile` happens, then they go on with
+    /// the server at `server_port`, which knows nothing of them.
+    pub fn swap_to(&self, server_port: u16, meanwhile: impl FnOnce()) {
+        self.shared.weather().holding = true;
+        let held = Instant::now();
+        until("the servers have answered what they were asked", || {
+            let last = self.shared.weather().heard.map_or(held, |heard| heard.max(held));
+            (last.elapsed() >= QUIET).then_some(())
+        });
+        meanwhile();
+        let links: Vec<Arc<Link>> = self.shared.weather().links.iter().map(|(_, link)| Arc::clone(link)).collect();
+        for link in links {
+            link.swap(dial(server_port).expect("the other server is there"));
+        }
+        let mut weather = self.shared.weather();
+        (weather.server_port, weather.holding) = (server_port, false);
+        drop(weather);
+        self.shared.changed.notify_all();
+    }
+
     /// From here on connections are closed as soon as they are made, or no more.
     pub fn refuse(&self, refusing: bool) {
         self.shared.weather().refusing = refusing;
@@ -150,11 +193,9 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         }
         // A server that is away: the connection is closed, which is all that a proxy can say.
         let server_port = shared.weather().server_port;
-        let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)) else { continue };
-        for socket in [&client, &server] {
-            socket.set_nodelay(true).expect("a live socket");
-        }
-        let link = Arc::new(Link { client, server });
+        let Ok(server) = dial(server_port) else { continue };
+        client.set_nodelay(true).expect("a live socket");
+        let link = Arc::new(Link { client, server: Mutex::new((Arc::new(server), 0)) });
         let mut weather = shared.weather();
         weather.opened += 1;
         let number = weather.opened;
@@ -172,15 +213,23 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
     }
 }
 
+fn dial(server_port: u16) -> std::io::Result<TcpStream> {
+    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port))?;
+    server.set_nodelay(true)?;
+    Ok(server)
+}
+
 /// Forwards one way until either side closes or the connection is cut.
 fn pump(shared: &Shared, link: &Link, way: Way, number: u64) {
-    let (mut from, mut to) = match way {
-        Way::ToServer => (&link.client, &link.server),
-        Way::ToClient => (&link.server, &link.client),
-    };
     let mut chunk = [0; CHUNK_BYTES];
     loop {
+        let (server, generation) = link.server();
+        let (mut from, of_server) = match way {
+            Way::ToServer => (&link.client, false),
+            Way::ToClient => (&*server, true),
+        };
         let count = match from.read(&mut chunk) {
+            Ok(0) | Err(_) if of_server && is_swapped(shared, link, generation, number) => continue,
             Ok(0) | Err(_) => return,
             Ok(count) => count,
         };
@@ -189,9 +238,32 @@ fn pump(shared: &Shared, link: &Link, way: Way, number: u64) {
             std::thread::sleep(delay);
         }
         let Some(allowed) = admit(shared, way, number, count) else { return };
+        // Perhaps another one than before the wait.
+        let server = link.server().0;
+        let mut to = if of_server { &link.client } else { &*server };
         if to.write_all(&chunk[..allowed]).is_err() || allowed < count {
             return;
         }
+    }
+}
+
+/// The server's side has closed: waits while clients are held, and says whether another server is there.
+fn is_swapped(shared: &Shared, link: &Link, generation: u64, number: u64) -> bool {
+    let mut weather = shared.weather();
+    while weather.holding && weather.is_linked(number) {
+        weather = shared.changed.wait(weather).unwrap_or_else(PoisonError::into_inner);
+    }
+    weather.is_linked(number) && link.server().1 != generation
+}
+
+impl Weather {
+    /// Whether the connection has not been cut.
+    fn is_linked(&self, number: u64) -> bool {
+        !self.closing && self.links.iter().any(|(its, _)| *its == number)
+    }
+
+    fn holds(&self, way: Way) -> bool {
+        self.stalled[way as usize] || (self.holding && way == Way::ToServer)
     }
 }
 
@@ -199,10 +271,13 @@ fn pump(shared: &Shared, link: &Link, way: Way, number: u64) {
 /// cut after it, `None` where it has been cut meanwhile.
 fn admit(shared: &Shared, way: Way, number: u64, count: usize) -> Option<usize> {
     let mut weather = shared.weather();
-    while weather.stalled[way as usize] && weather.links.iter().any(|(its, _)| *its == number) && !weather.closing {
+    if way == Way::ToClient {
+        weather.heard = Some(Instant::now());
+    }
+    while weather.holds(way) && weather.is_linked(number) {
         weather = shared.changed.wait(weather).unwrap_or_else(PoisonError::into_inner);
     }
-    if weather.closing || weather.links.iter().all(|(its, _)| *its != number) {
+    if !weather.is_linked(number) {
         return None;
     }
     let left = &mut weather.left[way as usize];
@@ -249,4 +324,26 @@ fn a_proxy_forwards_stalls_truncates_and_cuts() {
     proxy.refuse(true);
     let mut refused = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
     assert!(matches!(refused.read(&mut buffer), Ok(0) | Err(_)));
+}
+
+#[test]
+fn a_proxy_changes_the_server_behind_a_connection_that_stays() {
+    let servers = [0, 1].map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    let [first, second] = [0, 1].map(|one: usize| servers[one].local_addr().unwrap().port());
+    let proxy = Proxy::start(first);
+    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+    let mut here = servers[0].accept().unwrap().0;
+    let mut buffer = [0; 5];
+    client.write_all(b"hello").unwrap();
+    here.read_exact(&mut buffer).unwrap();
+    // Also where the first one goes before the second one comes.
+    proxy.swap_to(second, || drop((here, client.write_all(b"later").unwrap())));
+    let mut there = servers[1].accept().unwrap().0;
+    there.read_exact(&mut buffer).unwrap();
+    assert_eq!(&buffer, b"later");
+    there.write_all(b"again").unwrap();
+    client.read_exact(&mut buffer).unwrap();
+    assert_eq!(&buffer, b"again");
+    drop(there);
+    assert!(matches!(client.read(&mut buffer), Ok(0) | Err(_)));
 }

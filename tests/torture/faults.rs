@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
+use super::together::{self, Unseen};
 use super::{Promise, World};
 use crate::support::chance::one_of;
 use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::{Signal, send_signal};
 use crate::support::standby::STANDBY_NAME;
-use crate::support::{Daemon, Postgres};
+use crate::support::{Daemon, Postgres, Proxy};
 
 /// The longest pause between two faults, so that several are at work together.
 const PAUSE_MOST_MS: u64 = 700;
@@ -18,7 +19,7 @@ const PAUSE_MOST_MS: u64 = 700;
 const LULL_MOST_MS: u64 = 3000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub enum Fault {
     /// Commits wait for a standby that is not there.
     StandbyGoes,
     /// Commits wait for the replica, or for nobody.
@@ -40,6 +41,16 @@ enum Fault {
     /// Of the SQL sessions that ask what readers of the primary see, and of others.
     CutSessions,
     CutFollower,
+    /// The daemon cannot reach the cache; readers can.
+    CacheAway,
+    /// The same, and `wal_budget` is spent.
+    Suspend,
+    /// The table is out of the publication, changed, and back.
+    Drift,
+    /// Nothing is read from the log.
+    StopWalsender,
+    /// All of these at once, and a replica that lags.
+    Together,
 }
 
 /// How often each fault comes, relative to the others.
@@ -60,17 +71,19 @@ const WEIGHTS: &[(u32, Fault)] = &[
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mend {
+pub enum Mend {
     Standby,
     Replay,
     Delay,
     Receiver(u32),
     StartDaemon,
     ThawDaemon,
+    Cache,
+    Walsender(u32),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub enum State {
     Up,
     Frozen,
     Down,
@@ -82,17 +95,27 @@ pub struct Faults {
     pub daemon: Daemon,
     pub primary: Arc<Postgres>,
     pub replica: Postgres,
-    rng: Rng,
-    daemon_is: State,
+    /// Between the daemon and the cache, where faults meet.
+    pub network: Option<Proxy>,
+    pub rng: Rng,
+    pub daemon_is: State,
+    pub unseen: Vec<Unseen>,
     mends: Vec<(Instant, Mend)>,
-    sql: Client,
+    pub sql: Client,
 }
 
 impl Faults {
-    pub fn new(world: Arc<World>, daemon: Daemon, primary: Arc<Postgres>, replica: Postgres, rng: Rng) -> Faults {
+    pub fn new(
+        world: Arc<World>,
+        (daemon, network): (Daemon, Option<Proxy>),
+        primary: Arc<Postgres>,
+        replica: Postgres,
+        rng: Rng,
+    ) -> Faults {
         let mut sql = postgres_client(&world.primary).expect("connects");
         sql.run("SET synchronous_commit = local");
-        Faults { world, daemon, primary, replica, rng, daemon_is: State::Up, mends: Vec::new(), sql }
+        let (daemon_is, mends, unseen) = (State::Up, Vec::new(), Vec::new());
+        Faults { world, daemon, primary, replica, network, rng, daemon_is, unseen, mends, sql }
     }
 
     /// A superuser's session with the primary, whose commits wait for nobody.
@@ -106,7 +129,8 @@ impl Faults {
     pub fn rage(&mut self, lasts: Duration) {
         let end = Instant::now() + lasts;
         while Instant::now() < end {
-            let fault = one_of(&mut self.rng, WEIGHTS.iter());
+            let more = if self.network.is_some() { together::WEIGHTS } else { &[] };
+            let fault = one_of(&mut self.rng, WEIGHTS.iter().chain(more));
             if self.inflict(fault) {
                 self.world.history.of_all(&format!("fault: {fault:?}"));
                 self.world.history.count(&format!("faults: {fault:?}"), 1);
@@ -115,6 +139,7 @@ impl Faults {
             if lulls && self.rng.bool() {
                 self.mend_all();
             }
+            let lulls = lulls || fault == Fault::Together;
             self.world.lull(lulls);
             let most = if lulls { LULL_MOST_MS } else { PAUSE_MOST_MS };
             let pause = Duration::from_millis(self.rng.u64(..most));
@@ -147,6 +172,7 @@ impl Faults {
             for (_, mend) in due {
                 self.mend(mend);
             }
+            self.see();
             if now >= end {
                 return;
             }
@@ -154,14 +180,18 @@ impl Faults {
         }
     }
 
-    fn later(&mut self, most_ms: u64, mend: Mend) -> bool {
-        let after = Duration::from_millis(self.rng.u64(..most_ms));
-        self.mends.push((Instant::now() + after, mend));
+    pub fn later(&mut self, most_ms: u64, mend: Mend) -> bool {
+        let after = self.rng.u64(..most_ms);
+        self.at(after, mend);
         true
     }
 
+    pub fn at(&mut self, after_ms: u64, mend: Mend) {
+        self.mends.push((Instant::now() + Duration::from_millis(after_ms), mend));
+    }
+
     /// Whether the fault makes sense at the moment.
-    fn inflict(&mut self, fault: Fault) -> bool {
+    pub fn inflict(&mut self, fault: Fault) -> bool {
         let tight = self.world.promise == Promise::WhileHeld;
         let rarely = self.rng.u32(..4) == 0;
         match (fault, self.daemon_is) {
@@ -175,8 +205,8 @@ impl Faults {
                 true
             }
             (Fault::PauseReplay, _) => {
-                let _ = self.there().map(|mut sql| sql.try_run("SELECT pg_wal_replay_pause()"));
                 let long = tight && self.rng.u32(..3) == 0;
+                self.hold_replay();
                 self.later(if long { 4000 } else { 600 }, Mend::Replay)
             }
             (Fault::DelayReplay, _) => {
@@ -214,8 +244,12 @@ impl Faults {
                 true
             }
             (Fault::CutFollower, _) => self.there().is_some_and(|mut sql| sql.try_run(&cut("walsender")).is_ok()),
-            _ => false,
+            _ => self.inflict_together(fault),
         }
+    }
+
+    pub fn hold_replay(&self) {
+        let _ = self.there().map(|mut sql| sql.try_run("SELECT pg_wal_replay_pause()"));
     }
 
     fn mend(&mut self, mend: Mend) {
@@ -239,6 +273,8 @@ impl Faults {
             }
             // Something else has happened to it since.
             Mend::StartDaemon | Mend::ThawDaemon => return,
+            Mend::Cache => self.network.iter().for_each(Proxy::behave),
+            Mend::Walsender(pid) => send_signal(pid, Signal::Continue),
         }
         self.world.history.of_all(&format!("mended: {mend:?}"));
     }
@@ -248,7 +284,7 @@ impl Faults {
         postgres_client(&self.world.replica).ok()
     }
 
-    fn follow_standby(&mut self, name: &str) {
+    pub fn follow_standby(&mut self, name: &str) {
         self.sql.run(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
         self.sql.run("SELECT pg_reload_conf()");
     }

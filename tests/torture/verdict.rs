@@ -14,6 +14,7 @@ const SETTLE_MOST: Duration = Duration::from_secs(90);
 
 /// Waits until the replica is waited for, and all that is committed is settled.
 pub fn settle(faults: &mut Faults) {
+    faults.see_all();
     faults.replica.catch_up(&faults.primary);
     let daemon = &faults.daemon;
     until_within(SETTLE_MOST, "the daemon is ready and waits for the replica", || {

@@ -1,0 +1,228 @@
+//! What a Redis holds is changed behind a connection that stays. The record of DESIGN §6 proves it: a delivery's script
+//! writes it only if `writer` is this connection's and `sequence` is that of the delivery before; otherwise it changes
+//! nothing, returns what it found, and the target is reconciled at once.
+//!
+//! Cause of all that follows: `target::redis` reads the record when it connects and at no other time
+//! (`Redis::look`), and writes it with a plain HSET whose reply says nothing (`record::write`). So the next delivery
+//! writes the newest record over the proof, and not even a restart finds it.
+
+use super::*;
+
+/// Rows that change, and whose keys are invalidated, before old data comes back.
+const LOST: u32 = 100;
+
+/// A shop whose cache is behind a proxy that fails over without letting go of its clients.
+fn behind_proxy() -> (Shop, Proxy) {
+    let database = Database::create();
+    database.run(SCHEMA);
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port());
+    let mut daemon = Daemon::configure(&database, &format!("redis://127.0.0.1:{}/0", proxy.port()), RULES);
+    daemon.setup(&database);
+    daemon.launch();
+    let sql = database.client();
+    let mut shop = Shop { daemon, redis, sql, database };
+    shop.settle();
+    shop.fill_old();
+    (shop, proxy)
+}
+
+impl Shop {
+    /// Every row that will change is cached as it is.
+    fn fill_old(&self) {
+        old_entries(&mut redis::pipe()).exec(&mut self.redis.client()).unwrap();
+    }
+
+    /// Those rows change, and nothing of them is cached any more.
+    fn invalidate(&mut self) {
+        self.sql.run(&format!("UPDATE users SET n = n + 1 WHERE id <= {LOST}"));
+        self.settle();
+        assert!(self.cached().is_empty(), "{:?}", self.cached());
+    }
+
+    /// One more commit, which is settled like everything before it.
+    fn commit_and_settle(&mut self) {
+        self.sql.run("UPDATE users SET n = n + 1 WHERE id = 300");
+        self.settle();
+    }
+
+    fn nothing_is_stale(&mut self, when: &str) {
+        let stale = self.stale();
+        let some = stale.iter().take(3).collect::<Vec<_>>();
+        assert!(stale.is_empty(), "{when}, all being settled, {} keys are stale: {some:?}", stale.len());
+    }
+
+    fn restart_daemon(&mut self) {
+        self.daemon.stop(Signal::Term);
+        self.daemon.launch();
+        self.settle();
+    }
+
+    fn record(&self) -> String {
+        format!("coherd:{}", self.database.name)
+    }
+}
+
+/// Commands that cache the rows as they were at first.
+fn old_entries(pipe: &mut redis::Pipeline) -> &mut redis::Pipeline {
+    for id in 1..=LOST {
+        pipe.cmd("SET").arg(format!("user:{id}")).arg(0).ignore();
+    }
+    pipe
+}
+
+/// A replica of the shop's cache that follows no more, and so lacks what is to come.
+fn lagging_replica(shop: &Shop) -> Redis {
+    let replica = Redis::start();
+    let mut client = replica.client();
+    // Or it waits for more replicas to come.
+    let at_once = ["SET", "repl-diskless-sync-delay", "0"];
+    let () = redis::cmd("CONFIG").arg(&at_once).query(&mut shop.redis.client()).unwrap();
+    let () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(shop.redis.port()).query(&mut client).unwrap();
+    until("the replica has every key", || {
+        let keys: usize = redis::cmd("DBSIZE").query(&mut client).ok()?;
+        (keys > LOST as usize).then_some(())
+    });
+    let () = redis::cmd("REPLICAOF").arg("NO").arg("ONE").query(&mut client).unwrap();
+    replica
+}
+
+/// A shop whose connection leads to the lagging replica from now on.
+fn failed_over() -> (Shop, Proxy) {
+    let (mut shop, proxy) = behind_proxy();
+    let replica = lagging_replica(&shop);
+    shop.invalidate();
+    proxy.swap_to(replica.port(), || {});
+    shop.redis = replica;
+    (shop, proxy)
+}
+
+#[test]
+#[ignore = "settled is said too early: the record is only read at a connection, so a failover behind the proxy goes unnoticed"]
+fn a_failover_behind_the_proxy_is_noticed_by_the_next_delivery() {
+    let (mut shop, _proxy) = failed_over();
+    shop.commit_and_settle();
+    shop.nothing_is_stale("after a failover behind an open connection");
+}
+
+#[test]
+#[ignore = "stale for good: the first record written after the failover covers up the proof of it"]
+fn a_failover_behind_the_proxy_is_made_good_by_a_restart_at_the_latest() {
+    let (mut shop, _proxy) = failed_over();
+    shop.commit_and_settle();
+    shop.restart_daemon();
+    shop.nothing_is_stale("after a failover behind an open connection and a restart");
+}
+
+/// The record moves once a second on an idle stream, and that is a delivery like any other.
+#[test]
+#[ignore = "the record is written over without a look at what is there, so an idle daemon never notices"]
+fn a_failover_behind_the_proxy_is_noticed_although_nobody_writes() {
+    let (mut shop, _proxy) = failed_over();
+    let before = shop.record_sequence();
+    until("the record is written again", || (shop.record_sequence() != before).then_some(()));
+    let written = Instant::now();
+    // Far longer than a flush of a hundred keys takes.
+    while written.elapsed() < Duration::from_secs(3) && !shop.stale().is_empty() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    shop.nothing_is_stale("3 s after an idle daemon has written the record at the other server");
+}
+
+/// Several deliveries are in flight when it happens; the check follows the order of sending.
+#[test]
+#[ignore = "settled is said too early: the record is only read at a connection, so a failover behind the proxy goes unnoticed"]
+fn a_failover_behind_the_proxy_under_load_is_noticed() {
+    let (mut shop, proxy) = behind_proxy();
+    let replica = lagging_replica(&shop);
+    shop.invalidate();
+    let mut sql = shop.database.client();
+    let writer = std::thread::spawn(move || {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(2) {
+            sql.run(&format!("UPDATE users SET n = n + 1 WHERE id = {}", fastrand::u32(LOST + 1..=300)));
+        }
+    });
+    proxy.swap_to(replica.port(), || {});
+    shop.redis = replica;
+    writer.join().expect("it writes");
+    shop.settle();
+    shop.nothing_is_stale("after a failover behind an open connection, under load");
+}
+
+#[test]
+#[ignore = "settled is said too early: a record that is gone from an open connection is written anew without a word"]
+fn flushall_and_old_entries_over_an_open_connection_are_noticed() {
+    let (mut shop, _proxy) = behind_proxy();
+    shop.invalidate();
+    let mut restore = redis::pipe();
+    restore.atomic().cmd("FLUSHALL").ignore();
+    old_entries(&mut restore).exec(&mut shop.redis.client()).unwrap();
+    shop.commit_and_settle();
+    shop.nothing_is_stale("after FLUSHALL and a restore of old entries");
+}
+
+/// A copy of everything as it was, the record too, lies in another database of the same server.
+fn swap_databases(shop: &mut Shop) {
+    let mut client = shop.redis.client();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
+    let mut copy = redis::pipe();
+    keys.iter().for_each(|key| {
+        copy.cmd("COPY").arg(key).arg(key).arg("DB").arg(1).ignore();
+    });
+    copy.exec(&mut client).unwrap();
+    shop.invalidate();
+    let () = redis::cmd("SWAPDB").arg(0).arg(1).query(&mut client).unwrap();
+    shop.commit_and_settle();
+}
+
+#[test]
+#[ignore = "settled is said too early: the record of the database that was swapped in is written over without a look at it"]
+fn swapdb_is_noticed() {
+    let (mut shop, _proxy) = behind_proxy();
+    swap_databases(&mut shop);
+    shop.nothing_is_stale("after SWAPDB");
+}
+
+#[test]
+#[ignore = "stale for good: the first record written after SWAPDB covers up the proof of it"]
+fn swapdb_is_made_good_by_a_restart_at_the_latest() {
+    let (mut shop, _proxy) = behind_proxy();
+    swap_databases(&mut shop);
+    shop.restart_daemon();
+    shop.nothing_is_stale("after SWAPDB and a restart");
+}
+
+/// The record as it was, and the entries that belong to it, are put back.
+fn restore_an_old_record(shop: &mut Shop) {
+    let (mut client, record) = (shop.redis.client(), shop.record());
+    let old: Vec<u8> = redis::cmd("DUMP").arg(&record).query(&mut client).unwrap();
+    shop.invalidate();
+    let mut restore = redis::pipe();
+    restore.atomic().cmd("RESTORE").arg(&record).arg(0).arg(old).arg("REPLACE").ignore();
+    old_entries(&mut restore).exec(&mut client).unwrap();
+    shop.commit_and_settle();
+}
+
+#[test]
+#[ignore = "settled is said too early: an old record is written over without a look at it"]
+fn an_old_record_that_is_restored_is_noticed() {
+    let (mut shop, _proxy) = behind_proxy();
+    restore_an_old_record(&mut shop);
+    shop.nothing_is_stale("after RESTORE of an old record with its entries");
+}
+
+#[test]
+#[ignore = "stale for good: the first record written after the restore covers up the proof of it"]
+fn an_old_record_that_is_restored_is_made_good_by_a_restart_at_the_latest() {
+    let (mut shop, _proxy) = behind_proxy();
+    restore_an_old_record(&mut shop);
+    shop.restart_daemon();
+    shop.nothing_is_stale("after RESTORE of an old record with its entries, and a restart");
+}
+
+impl Shop {
+    fn record_sequence(&self) -> Option<u64> {
+        redis::cmd("HGET").arg(self.record()).arg("sequence").query(&mut self.redis.client()).unwrap()
+    }
+}

@@ -1,0 +1,169 @@
+//! Faults that meet: the cache is away for the daemon and `wal_budget` is spent, the table leaves the publication, changes
+//! and comes back, the walsender stands still, and the replica lags, each alone and all at once. They are inflicted where
+//! `COHERD_UNPROVED` says so.
+
+use std::time::{Duration, Instant};
+
+use super::Promise;
+use super::faults::{Fault, Faults, Mend, State};
+use super::rows::Announced;
+use crate::support::process::{Signal, send_signal};
+use crate::support::wait::until_within;
+
+/// What the slot may hold back: little, so that it is soon spent.
+pub const BUDGET: &str = "8MiB";
+/// How long it may take to spend it.
+const SPEND_MOST: Duration = Duration::from_secs(4);
+const WRITE: &str = "INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 4000)";
+/// What the slot holds back when it has let go.
+const FREE_BYTES: u64 = 2 << 20;
+/// Rows that change while their table is not published.
+const DRIFT_ROWS: usize = 12;
+/// How long the daemon may take to look at the catalogue once everything is mended.
+const LOOK_MOST: Duration = Duration::from_secs(60);
+
+/// How often each of them comes, beside all others.
+pub const WEIGHTS: &[(u32, Fault)] =
+    &[(5, Fault::CacheAway), (8, Fault::Suspend), (8, Fault::Drift), (5, Fault::StopWalsender), (40, Fault::Together)];
+
+/// Writes that are in no stream. That they are settled is promised only once the daemon has looked at the catalogue.
+pub struct Unseen {
+    committed: Instant,
+    writes: Vec<Announced>,
+}
+
+impl Faults {
+    /// Whether the fault makes sense at the moment.
+    pub fn inflict_together(&mut self, fault: Fault) -> bool {
+        match fault {
+            Fault::CacheAway => self.cache_away(),
+            Fault::Suspend => self.cache_away() && self.spend_budget(),
+            Fault::Drift => self.drift(),
+            Fault::StopWalsender => self.stop_walsender(),
+            Fault::Together => self.all_at_once(),
+            _ => false,
+        }
+    }
+
+    /// Writers are to pause afterwards, until all of it is mended.
+    fn all_at_once(&mut self) -> bool {
+        let Some(network) = &self.network else { return false };
+        network.refuse(true);
+        network.cut();
+        let is_suspended = self.spend_budget();
+        // A commit that hangs has the flush repeated with the keys of those behind it, which hides what it stands in for.
+        self.follow_standby("");
+        // What comes now is missed by the target, or not read yet, and not replayed; the replica is waited for.
+        let (back_ms, replayed_ms) = if self.world.promise == Promise::Always { (1500, 2500) } else { (400, 500) };
+        let stops = self.rng.u32(..3) == 0;
+        if stops {
+            self.stop_walsender();
+        }
+        self.hold_replay();
+        let writes = Duration::from_millis(self.rng.u64(50..300));
+        self.tend_until(Instant::now() + writes);
+        let drifted = self.rng.bool() && self.drift();
+        let back = self.rng.u64(50..back_ms);
+        self.at(back, Mend::Cache);
+        let replayed = back + self.rng.u64(200..replayed_ms);
+        self.at(replayed, Mend::Replay);
+        is_suspended || drifted || stops
+    }
+
+    fn cache_away(&mut self) -> bool {
+        let Some(network) = &self.network else { return false };
+        network.refuse(true);
+        network.cut();
+        self.later(2500, Mend::Cache)
+    }
+
+    /// Writes log until the target is suspended, and has the slot let go of it: or the target would be suspended anew as
+    /// soon as it is back, and flushed again.
+    fn spend_budget(&mut self) -> bool {
+        let end = Instant::now() + SPEND_MOST;
+        let mut is_suspended = false;
+        while self.daemon_is == State::Up && Instant::now() < end {
+            let status = self.daemon.status();
+            is_suspended |= status["targets"][0]["given_up"] == true;
+            let is_free = status["slot_retained_bytes"].as_u64().is_some_and(|bytes| bytes < FREE_BYTES);
+            if is_suspended && is_free {
+                break;
+            }
+            self.sql.run(if is_suspended { "CHECKPOINT" } else { WRITE });
+        }
+        self.world.history.count("targets: suspended", usize::from(is_suspended));
+        is_suspended
+    }
+
+    fn stop_walsender(&mut self) -> bool {
+        let slot = &self.world.slot;
+        let rows = self.sql.rows(&format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{slot}'"));
+        let pid = rows.first().and_then(|row| row[0].parse().ok());
+        pid.is_some_and(|pid| {
+            send_signal(pid, Signal::Stop);
+            self.later(2500, Mend::Walsender(pid))
+        })
+    }
+
+    /// Rows change in a transaction in which their table is not published: nothing of it is in the stream.
+    fn drift(&mut self) -> bool {
+        let publication = self.world.slot.clone();
+        let columns = self.sql.one(PUBLISHED_COLUMNS);
+        self.sql
+            .run(&format!("BEGIN; SET LOCAL lock_timeout = '500ms'; ALTER PUBLICATION {publication} DROP TABLE hot"));
+        let mut writes = Vec::new();
+        for _ in 0..self.rng.usize(1..=DRIFT_ROWS) {
+            let row = super::writers::row(&mut self.rng);
+            let update = format!(
+                "UPDATE hot SET v = nextval('v') WHERE id = (SELECT id FROM hot WHERE id = {row} FOR UPDATE SKIP LOCKED) RETURNING v"
+            );
+            let value = self.sql.rows(&update).first().map(|its| its[0].parse().expect("a version"));
+            if let Some(value) = value {
+                writes.push(self.world.rows.announce(row, Some(value)));
+                self.world.tell(row, &format!("{value} is written while the table is not published"));
+            }
+        }
+        self.sql.run(&format!("ALTER PUBLICATION {publication} ADD TABLE hot {columns}; COMMIT"));
+        self.world.history.count("writes: in no stream", writes.len());
+        self.unseen.push(Unseen { committed: Instant::now(), writes });
+        true
+    }
+
+    /// Of what was written while the table was not published, what the daemon has seen in the catalogue by now: all that
+    /// has to settle before what is committed from here on.
+    pub fn see(&mut self) {
+        if self.unseen.is_empty() || self.daemon_is != State::Up {
+            return;
+        }
+        // The clock first: a look is younger than the answer says.
+        let now = Instant::now();
+        let Some(age) = self.daemon.status()["last_look_age_seconds"].as_f64() else { return };
+        let looked = now.checked_sub(Duration::from_secs_f64(age));
+        let is_seen = |unseen: &Unseen| looked.is_some_and(|looked| unseen.committed < looked);
+        if !self.unseen.iter().any(is_seen) {
+            return;
+        }
+        // Behind everything that may have settled before the look.
+        self.sql.run("SELECT pg_logical_emit_message(true, 'torture', 'behind the look')");
+        let token: u64 = self.sql.one("SELECT coherd.token()").parse().expect("a position");
+        for unseen in self.unseen.extract_if(.., |unseen| is_seen(unseen)) {
+            for write in unseen.writes {
+                self.world.rows.committed(write, token);
+                self.world.tell(write.row, &format!("the look at the catalogue came before {token}"));
+            }
+        }
+    }
+
+    /// Waits until the daemon has seen all of it.
+    pub fn see_all(&mut self) {
+        until_within(LOOK_MOST, "the daemon has looked at the catalogue", || {
+            self.see();
+            self.unseen.is_empty().then_some(())
+        });
+    }
+}
+
+/// `(id)`, or nothing where whole rows are published.
+const PUBLISHED_COLUMNS: &str = "SELECT coalesce('(' || (SELECT string_agg(a.attname, ', ') FROM pg_attribute a
+    WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::int2[])) || ')', '')
+    FROM pg_publication_rel r WHERE r.prrelid = 'hot'::regclass";
