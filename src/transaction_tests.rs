@@ -105,10 +105,12 @@ fn orders_by_hand_strike_keys_rows_and_tables() {
         r#"{"v":1,"do":"invalidate","keys":["x","product:9"]}"#,
         r#"{"v":1,"do":"touch","schema":"public","table":"users","columns":["id"],"rows":[["4"],[null]]}"#,
         r#"{"v":1,"do":"touch","schema":"public","table":"users","columns":["other"],"rows":[["4"]]}"#,
-        r#"{"v":1,"do":"flush","schema":"public","table":"users"}"#,
     ] {
         assert_eq!(reader.read(logical(content), &mut seen), Ok(Step::Within));
     }
+    let flush = logical(r#"{"v":1,"do":"flush","schema":"public","table":"users"}"#);
+    let table = TableName { schema: "public".into(), name: "users".into() };
+    assert_eq!(reader.read(flush, &mut seen), Ok(Step::Flushed(table)));
     let expected =
         ["hand x", "hand product:9", "1 bump product:9", "0 delete user:4", "0 flush user:*", "0 flush user:*"];
     assert_eq!(seen.0, expected);

@@ -108,13 +108,29 @@ fn with_on_gap_halt_postgres_is_let_go_and_the_target_waits_for_a_person() {
     shop.redis.signal(Signal::Continue);
     until("readiness tells what to do", || {
         let (code, reasons) = shop.daemon.http("/readyz");
-        (code == 503 && reasons.contains("set on_gap to flush and start coherd again")).then_some(())
+        (code == 503 && reasons.contains("run `coherd flush`, or set on_gap: flush")).then_some(())
     });
     assert!(shop.cached().contains(&"user:2".to_owned()), "nothing is flushed");
     shop.daemon.stop(Signal::Term);
     shop.daemon.edit("on_gap: halt", "on_gap: flush");
     shop.daemon.launch();
     until("it is flushed", || (shop.cached() == ["other"]).then_some(()));
+}
+
+#[test]
+fn with_on_gap_halt_a_flush_by_hand_lets_the_target_that_was_given_up_go_on() {
+    let (mut shop, _edge) = open("on_gap: halt\n");
+    shop.redis.signal(Signal::Stop);
+    shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
+    let token = shop.sql.one("SELECT coherd.token()");
+    shop.exhaust_the_budget();
+    until("the slot goes on", || shop.confirmed_past(&token).then_some(()));
+    shop.redis.signal(Signal::Continue);
+    until("the target is halted", || (shop.daemon.status()["targets"][0]["halted"] == true).then_some(()));
+    let flushed = shop.daemon.command(&["flush", "--yes", "--dsn", &shop.database.dsn()]);
+    assert!(flushed.status.success(), "{}", crate::support::daemon::text(&flushed));
+    until("it is flushed", || (shop.cached() == ["other"]).then_some(()));
+    until("the daemon is ready", || (shop.daemon.http("/readyz").0 == 200).then_some(()));
 }
 
 #[test]

@@ -194,3 +194,21 @@ fn a_url_that_cannot_be_used_is_refused_without_its_password() {
         assert!(text.starts_with("targets.cache.url: ") && !text.contains("hunter2"), "{url}: {text}");
     }
 }
+
+#[tokio::test]
+async fn renewed_certificates_are_read_at_the_next_connect() {
+    let (certificates, renewed) = (Certificates::make(), Certificates::make());
+    let (mut server, port) = certificates.serve("yes");
+    let mut config = certificates.config("localhost", port);
+    config.tls.cert_file = Some(certificates.path("client.pem"));
+    config.tls.key_file = Some(certificates.path("client.key"));
+    let target = open(&config);
+    target.deliver(&delivery(1, &[(Action::Delete, "k")])).await.unwrap();
+    for name in ["ca.pem", "localhost.pem", "localhost.key", "client.pem", "client.key"] {
+        std::fs::copy(renewed.path(name), certificates.path(name)).unwrap();
+    }
+    server.restart();
+    // The first one finds out that the connection is gone.
+    let _ = target.deliver(&delivery(2, &[(Action::Delete, "k")])).await;
+    target.deliver(&delivery(3, &[(Action::Delete, "k")])).await.unwrap();
+}
