@@ -15,8 +15,9 @@ impl Gather for Seen {
     fn scope(&mut self, rule: RuleId, scope: &Scope) {
         self.0.push(format!("{} flush {}", rule.0, scope.pattern));
     }
-    fn by_hand(&mut self, key: &[u8]) {
-        self.0.push(format!("hand {}", String::from_utf8_lossy(key)));
+    fn by_hand(&mut self, key: &[u8], lanes: Option<&[usize]>) {
+        let to = lanes.map(|lanes| format!(" to {lanes:?}")).unwrap_or_default();
+        self.0.push(format!("hand {}{to}", String::from_utf8_lossy(key)));
     }
 }
 

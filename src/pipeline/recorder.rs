@@ -1,6 +1,7 @@
 //! What the pipeline tells people: log, status board, metrics. Nothing here decides anything.
 
 mod overflow;
+mod ignored;
 mod sights;
 mod unsettled;
 
@@ -28,6 +29,7 @@ use crate::table::TableName;
 use crate::target::{Delivered, Fault};
 use crate::transaction::{Made, Op, Reader, tables_of};
 pub(super) use overflow::Limit;
+use ignored::Ignored;
 use unsettled::{Sample, Unsettled};
 
 /// How often the board hears of targets whose watermark stands still.
@@ -50,6 +52,7 @@ pub struct Recorder {
     settled: (VecDeque<SettledCommit>, bool),
     told: Watermarks,
     told_at: Instant,
+    ignored: Ignored,
     /// Attempts to reach the source that have failed in a row for the same reason.
     away: u32,
     /// When it was last told that keys became flushes.
@@ -76,6 +79,7 @@ impl Recorder {
             metrics,
             told: Watermarks::default(),
             told_at: Instant::now(),
+            ignored: Ignored::default(),
             away: 0,
             overflow_told: None,
         }
@@ -103,6 +107,7 @@ impl Recorder {
             };
             counter.inc_by(n);
         });
+        self.ignored(reader.take_ignored());
         let watermarks = lanes.ledger.watermarks(lanes.gate.visible(lanes.ledger.decoded()));
         // A server that sends rows without a break sends no keepalive. One look at the clock for all of this turn's rows.
         if rows || watermarks.decoded != self.told.decoded {
