@@ -28,8 +28,8 @@ use crate::status::{Board, COMMITS_MAX, HALT_ADVICE, SettledCommit, State};
 use crate::table::TableName;
 use crate::target::{Delivered, Fault};
 use crate::transaction::{Made, Op, Reader, tables_of};
-pub(super) use overflow::Limit;
 use ignored::Ignored;
+pub(super) use overflow::Limit;
 use unsettled::{Sample, Unsettled};
 
 /// How often the board hears of targets whose watermark stands still.
