@@ -77,7 +77,7 @@ fn a_wrong_configuration_is_seventy_eight_and_every_fault_has_a_line() {
 #[test]
 fn a_file_that_was_edited_badly_does_not_keep_a_daemon_from_being_asked() {
     let admin = Admin::streaming();
-    admin.settle(1000);
+    admin.settle(0x20_0000);
     let port = admin.address.port();
     for broken in [
         format!("{}on_gap: flsh\n", config(port)),
@@ -86,14 +86,14 @@ fn a_file_that_was_edited_badly_does_not_keep_a_daemon_from_being_asked() {
     ] {
         let files = Files::with(&broken);
         let address = format!("127.0.0.1:{port}");
-        for args in [&["status", "--admin", &address][..], &["wait", "--token", "0/1", "--admin", &address]] {
+        for args in [&["status", "--admin", &address][..], &["wait", "--token", "0/200000", "--admin", &address]] {
             let output = coherd(args, Some(&files));
             assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
             assert!(stderr(&output).contains(&files.path().display().to_string()), "{}", stderr(&output));
         }
         // What is wrong elsewhere does not hide admin.listen.
         if !broken.contains("[\n") {
-            for args in [&["status"][..], &["wait", "--token", "0/1"]] {
+            for args in [&["status"][..], &["wait", "--token", "0/200000"]] {
                 let output = coherd(args, Some(&files));
                 assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
             }
