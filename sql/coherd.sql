@@ -1,15 +1,21 @@
 -- coherd's functions for applications and DBAs: read your writes, invalidation by hand, status.
 --
--- Plain SQL and PL/pgSQL, no extension; Postgres 14 to 18, also managed ones. Run it in the database that coherd
+-- Plain SQL and PL/pgSQL, no extension; Postgres 14 to 19, also managed ones. Run it in the database that coherd
 -- follows, as the owner of the database or any role that may create a schema; as often as you like.
 --
--- Everybody may use everything here: a message can only make caches colder. Where that is too much, take the right
--- away; a later run of this file respects it. The functions run as their caller, and Postgres lets everybody send such
--- messages, so the lock on the door is the last line, which takes a superuser:
---     REVOKE EXECUTE ON FUNCTION coherd.invalidate(text[]), coherd.touch(regclass, text, name),
---         coherd.flush(regclass), coherd.emit(json) FROM PUBLIC;
---     REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text),
---         pg_logical_emit_message(boolean, text, bytea) FROM PUBLIC;
+-- Everybody may use token(), wait() and the view status. invalidate(), touch(), flush() and emit() are for the schema's
+-- owner, the role that coherd runs as, and the members of coherd_operator, which this file makes where it may create a
+-- role: GRANT coherd_operator TO ann. What you grant and revoke beyond that a later run of this file respects.
+--
+-- The functions run as their caller, and Postgres itself lets everybody send the messages that they send: whoever may log
+-- in can make caches colder, within the rules (manual.keys in the configuration). Where that is too much, a superuser
+-- takes it from PUBLIC. The function has another form on 17 and later, so each form is named by its own arguments:
+--     DO $$ DECLARE f regprocedure; BEGIN
+--         FOR f IN SELECT oid FROM pg_proc WHERE proname = 'pg_logical_emit_message' LOOP
+--             EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
+--             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO coherd, coherd_operator', f);
+--         END LOOP;
+--     END $$;
 
 -- Under another search path, names here could mean what somebody has made in a schema of this database. The one of the
 -- session comes back at the end.
@@ -17,8 +23,6 @@ DO $$ BEGIN PERFORM pg_catalog.set_config('coherd.search_path', pg_catalog.curre
 SET search_path = pg_catalog, pg_temp;
 
 CREATE SCHEMA IF NOT EXISTS coherd;
-COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 5)';
-GRANT USAGE ON SCHEMA coherd TO PUBLIC;
 
 -- ---------------------------------------------------------------- read your writes
 
@@ -28,7 +32,6 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     at pg_lsn;
-    past_page numeric;
 BEGIN
     IF pg_is_in_recovery() THEN
         at := pg_last_wal_replay_lsn();
@@ -36,38 +39,47 @@ BEGIN
             RAISE EXCEPTION 'coherd.token(): this standby has replayed nothing yet' USING ERRCODE = '55000';
         END IF;
     ELSIF pg_current_xact_id_if_assigned() IS NOT NULL THEN
-        RAISE EXCEPTION 'coherd.token(): this transaction has written and is not committed, so its position is not known'
-            USING ERRCODE = '25001', HINT = 'Call it after COMMIT, in a transaction of its own.';
-    ELSIF current_setting('synchronous_commit') = 'off' THEN
-        -- The commit may not be flushed yet. At the start of a page the insert position stands behind the page header,
-        -- where no record ends: a position that nothing confirms before the next record is written.
-        at := pg_current_wal_insert_lsn();
-        past_page := mod(at - '0/0'::pg_lsn, current_setting('wal_block_size')::numeric);
-        IF past_page IN (24, 40) THEN
-            at := at - past_page;
-        END IF;
+        RAISE EXCEPTION 'coherd.token(): this transaction has written and is not committed, so its position is not known; '
+            'this error rolls it back, and the fix in it'
+            USING ERRCODE = '25001', HINT = 'Call it after COMMIT, in a transaction of its own: not in a file for psql -1, '
+                'and not behind the fix in one psql -c.';
     ELSE
-        at := pg_current_wal_flush_lsn();
+        -- Not the flushed position: a commit with synchronous_commit = off can be seen before it is flushed. At the start
+        -- of a page the insert position stands behind the page's header (24 bytes; 40 in the first page of a segment),
+        -- where no record ends: nothing confirms that position before the next record is written.
+        at := pg_current_wal_insert_lsn();
+        IF mod(at - '0/0'::pg_lsn, current_setting('wal_block_size')::numeric) = 24 THEN
+            at := at - 24::numeric;
+        ELSIF mod(at - '0/0'::pg_lsn, pg_size_bytes(current_setting('wal_segment_size'))) = 40 THEN
+            at := at - 40::numeric;
+        END IF;
     END IF;
     RETURN (at - '0/0'::pg_lsn)::bigint;
 END
 $$;
 COMMENT ON FUNCTION coherd.token() IS
-    'A position in the log, as a decimal, that the caller''s last commit is not past. Take it after COMMIT.';
+    'A position in the log, as a decimal, that no commit which the caller can see is past. Take it after COMMIT.';
 
 -- 1668245605 is "cohe": the daemon holds this lock, with the process id of its walsender, for as long as everything up
--- to the slot's position is settled.
+-- to the slot's position is settled. Every role may take such a lock, so it counts only where its holder logged in as the
+-- role that the walsender logged in as: usesysid is that role also after SET ROLE, and every role sees it.
 CREATE OR REPLACE FUNCTION coherd.vouched(walsender int) RETURNS boolean
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
+    -- A transaction sees the sessions as they were when it first looked, unless it forgets them.
+    SELECT pg_stat_clear_snapshot();
     SELECT EXISTS (
-        SELECT FROM pg_locks
-        WHERE locktype = 'advisory' AND classid = 1668245605 AND objid = walsender::bigint::oid AND objsubid = 2 AND granted
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+        SELECT FROM pg_locks l
+        JOIN pg_stat_activity holder ON holder.pid = l.pid
+        JOIN pg_stat_activity stream ON stream.usesysid = holder.usesysid
+        WHERE l.locktype = 'advisory' AND l.classid = 1668245605 AND l.objid = walsender::bigint::oid AND l.objsubid = 2
+            AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND stream.pid = walsender)
 $$;
 COMMENT ON FUNCTION coherd.vouched(int) IS
-    'Inner part of wait(): whether a daemon vouches for the stream of this walsender';
+    'Inner part of wait(): whether a daemon vouches for the stream of this walsender. Who can log in as the daemon''s role, '
+    'or is a superuser, can say so too.';
 
 CREATE OR REPLACE FUNCTION coherd.wait(
     lsn pg_lsn DEFAULT NULL, timeout interval DEFAULT '5s', slot name DEFAULT 'coherd')
@@ -79,15 +91,27 @@ DECLARE
     goal pg_lsn := lsn;
     deadline timestamptz := clock_timestamp() + coalesce(timeout, '5s');
     pause double precision := 0.001;
-    told boolean := pg_is_in_recovery();
+    standby boolean := pg_is_in_recovery();
+    told boolean := standby;
     seen record;
 BEGIN
     IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
-        RAISE EXCEPTION 'coherd.wait(): this transaction has written, and its changes reach no cache before it commits'
-            USING ERRCODE = '25001', HINT = 'Call it after COMMIT, in a transaction of its own.';
+        RAISE EXCEPTION 'coherd.wait(): this transaction has written, and its changes reach no cache before it commits; '
+            'this error rolls it back, and the fix in it'
+            USING ERRCODE = '25001', HINT = 'Call it after COMMIT, in a transaction of its own: not in a file for psql -1, '
+                'and not behind the fix in one psql -c.';
     END IF;
     IF goal IS NULL THEN
         goal := '0/0'::pg_lsn + coherd.token();
+    ELSIF goal - '0/0'::pg_lsn < pg_size_bytes(current_setting('wal_segment_size')) THEN
+        -- The log of a server begins with its second segment.
+        RAISE EXCEPTION 'coherd.wait(): % is no position in this server''s log', goal
+            USING ERRCODE = '22023', HINT = 'The first argument is a token of coherd.token(). Seconds are timeout => ''5s''.';
+    ELSIF NOT standby AND goal > pg_current_wal_insert_lsn() THEN
+        -- A standby may still receive it.
+        RAISE EXCEPTION 'coherd.wait(): % is beyond the end of this server''s log, %', goal, pg_current_wal_insert_lsn()
+            USING ERRCODE = '22023', HINT = 'The token is of another server, or its commit was lost in a failover, a crash '
+                'or a restore: read the row again. Seconds are timeout => ''5s''.';
     END IF;
     LOOP
         SELECT confirmed_flush_lsn, database, active_pid INTO seen FROM pg_replication_slots WHERE slot_name = slot;
@@ -107,14 +131,8 @@ BEGIN
         ELSIF clock_timestamp() >= deadline THEN
             RETURN false;
         ELSIF NOT told AND pause > 0.0014 THEN
-            -- A cache's record moves at once where somebody waits, and otherwise now and then. The daemon hears of it
-            -- with the next flush of the log, for which nobody waits here; who may not send it does without.
             told := true;
-            BEGIN
-                PERFORM pg_logical_emit_message(false, 'coherd.wait', '');
-            EXCEPTION WHEN insufficient_privilege THEN
-                NULL;
-            END;
+            PERFORM coherd.said_to_wait(goal);
         END IF;
         PERFORM pg_sleep(least(pause, extract(epoch FROM deadline - clock_timestamp())::double precision));
         pause := least(pause * 1.2, 0.020);
@@ -125,22 +143,57 @@ COMMENT ON FUNCTION coherd.wait(pg_lsn, interval, name) IS
     'True once the caches are settled past the position (default: the present one); false after the timeout, also where '
     'no daemon is at work.';
 
+-- A cache's record moves at once where somebody waits, and otherwise now and then; the daemon hears of it in the log. What
+-- is not flushed it cannot read, though, and until 16 no function flushes the log: so who waits holds a lock until the end
+-- of the transaction, and a daemon that finds it held commits something. Whoever may not send messages does without.
+CREATE OR REPLACE FUNCTION coherd.said_to_wait(goal pg_lsn) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    is_flushed boolean := pg_current_wal_flush_lsn() >= goal;
+BEGIN
+    BEGIN
+        IF is_flushed OR current_setting('server_version_num')::int < 170000 THEN
+            PERFORM pg_logical_emit_message(false, 'coherd.wait', '');
+        ELSE
+            EXECUTE 'SELECT pg_logical_emit_message(false, ''coherd.wait'', '''', true)';
+            is_flushed := true;
+        END IF;
+    EXCEPTION WHEN insufficient_privilege THEN
+        NULL;
+    END;
+    IF NOT is_flushed THEN
+        -- 0 is no walsender's process id. It never waits: others may hold the lock for as long as they like.
+        PERFORM pg_try_advisory_xact_lock_shared(1668245605, 0);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coherd.said_to_wait(pg_lsn) IS 'Inner part of wait(): tells the daemon that somebody waits';
+
 CREATE OR REPLACE FUNCTION coherd.wait(token bigint, timeout interval DEFAULT '5s', slot name DEFAULT 'coherd')
 RETURNS boolean
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT coherd.wait('0/0'::pg_lsn + token, timeout, slot) $$;
+AS $$ SELECT coherd.wait('0/0'::pg_lsn + CASE WHEN token < 0 THEN 0 ELSE token END, timeout, slot) $$;
 COMMENT ON FUNCTION coherd.wait(bigint, interval, name) IS
     'True once the caches are settled past a token of coherd.token(); false after the timeout.';
 
 -- Literals and untyped parameters of drivers are read as this one.
 CREATE OR REPLACE FUNCTION coherd.wait(token text, timeout interval DEFAULT '5s', slot name DEFAULT 'coherd')
 RETURNS boolean
-LANGUAGE sql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coherd.wait(
-        CASE WHEN token LIKE '%/%' THEN token::pg_lsn ELSE '0/0'::pg_lsn + token::bigint END, timeout, slot)
+BEGIN
+    IF token !~ '^[[:space:]]*([0-9]{1,20}|[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})[[:space:]]*$' THEN
+        RAISE EXCEPTION 'coherd.wait(): the first argument is no position in a log'
+            USING ERRCODE = '22023', HINT = 'It is a token of coherd.token(), in either form: 16/B374D848 or decimal. '
+                'Seconds are timeout => ''5s''.';
+    END IF;
+    RETURN coherd.wait(
+        CASE WHEN token LIKE '%/%' THEN btrim(token)::pg_lsn ELSE '0/0'::pg_lsn + token::numeric END, timeout, slot);
+END
 $$;
 COMMENT ON FUNCTION coherd.wait(text, interval, name) IS
     'True once the caches are settled past a position in either form, 16/B374D848 or decimal; false after the timeout.';
@@ -165,6 +218,10 @@ DECLARE
     bytes bigint := 0;
     key text;
 BEGIN
+    IF array_to_string(given, '') ~ '[*[]' THEN
+        RAISE NOTICE 'coherd.invalidate(): keys are taken literally, and one of them has a * or a [ in it'
+            USING HINT = 'coherd.flush(''public.users'') invalidates every key of a table''s rules.';
+    END IF;
     -- The daemon reads no message of more than 1 MiB, and JSON may take six bytes for one.
     FOREACH key IN ARRAY coalesce(given, '{}') LOOP
         IF octet_length(key) > 131072 THEN
@@ -184,7 +241,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coherd.invalidate(text[]) IS
-    'Invalidates cache keys when the transaction commits. A NULL is no key.';
+    'Invalidates cache keys when the transaction commits: those that a rule covers, or any (manual.keys in coherd''s '
+    'configuration). They are taken literally. A NULL is no key.';
 
 CREATE OR REPLACE FUNCTION coherd.published_columns(tbl regclass, publication name) RETURNS name[]
 LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -358,8 +416,52 @@ COMMENT ON VIEW coherd.status IS
     'Slots that coherd may use: who reads them, how far behind, and how much of the log they hold back. The caches are '
     'settled up to "settled" only where "vouched" is true; it is null for slots of other databases, where it is not seen.';
 
-GRANT EXECUTE ON FUNCTION coherd.token(), coherd.vouched(int), coherd.wait(pg_lsn, interval, name), coherd.wait(bigint, interval, name),
-    coherd.wait(text, interval, name) TO PUBLIC;
-GRANT SELECT ON coherd.status TO PUBLIC;
+-- ---------------------------------------------------------------- who may do what
+
+-- A function that was just created may be called by everybody, and until version 5 that was so for all of them. That is
+-- taken away once; a later run finds a list of rights, and leaves it as it is.
+DO $$
+DECLARE
+    version int := coalesce(pg_catalog.substring(
+        pg_catalog.obj_description('coherd'::pg_catalog.regnamespace, 'pg_namespace'), 'version ([0-9]+)')::int, 0);
+    f pg_catalog.regprocedure;
+    role name;
+BEGIN
+    IF version < 6 THEN
+        GRANT USAGE ON SCHEMA coherd TO PUBLIC;
+        GRANT EXECUTE ON FUNCTION coherd.token(), coherd.vouched(int), coherd.said_to_wait(pg_lsn),
+            coherd.wait(pg_lsn, interval, name), coherd.wait(bigint, interval, name), coherd.wait(text, interval, name)
+            TO PUBLIC;
+        GRANT SELECT ON coherd.status TO PUBLIC;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'coherd_operator')
+        AND (SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+        BEGIN
+            CREATE ROLE coherd_operator NOLOGIN;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL; -- it was made in another database meanwhile
+        END;
+    END IF;
+    FOR f IN
+        SELECT p.oid FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'coherd'::pg_catalog.regnamespace
+            AND p.proname IN ('invalidate', 'touch', 'flush', 'emit') AND (version < 6 OR p.proacl IS NULL)
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
+        FOR role IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('coherd', 'coherd_operator') LOOP
+            EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %I', f, role);
+        END LOOP;
+    END LOOP;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'coherd_operator') THEN
+        RAISE NOTICE 'the role coherd_operator is not there, and % may not create it', current_user
+            USING HINT = 'Run as a role with CREATEROLE: CREATE ROLE coherd_operator NOLOGIN. Then run, as the owner of the '
+                'schema coherd: GRANT EXECUTE ON FUNCTION coherd.invalidate(text[]), coherd.touch(regclass, text, name), '
+                'coherd.flush(regclass), coherd.emit(json) TO coherd_operator.';
+    END IF;
+END
+$$;
+
+-- Last, because a run that breaks off before has to be taken for none.
+COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 6)';
 
 DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('coherd.search_path'), false); END $$;

@@ -23,7 +23,7 @@ BEGIN
         ALTER ROLE coherd LOGIN REPLICATION;
     END IF;
     EXECUTE pg_catalog.format('GRANT CONNECT ON DATABASE %I TO coherd', pg_catalog.current_database());
-    -- For "coherd invalidate", "flush" and "wait", also where the right was taken from PUBLIC.
+    -- For "coherd invalidate", "flush" and "wait". PUBLIC may not call the functions that invalidate.
     IF EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'coherd') THEN
         GRANT USAGE ON SCHEMA coherd TO coherd;
         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA coherd TO coherd;

@@ -32,13 +32,19 @@ BEGIN
 END
 $$;
 
--- The role stays where another database still needs it.
+-- A role stays where another database still needs it.
 DO $$
+DECLARE
+    role name;
 BEGIN
-    DROP ROLE IF EXISTS coherd;
-EXCEPTION
-    WHEN dependent_objects_still_exist OR insufficient_privilege OR object_in_use THEN
-        RAISE NOTICE 'the role "coherd" stays: %', SQLERRM;
+    FOREACH role IN ARRAY ARRAY['coherd', 'coherd_operator']::name[] LOOP
+        BEGIN
+            EXECUTE pg_catalog.format('DROP ROLE IF EXISTS %I', role);
+        EXCEPTION
+            WHEN dependent_objects_still_exist OR insufficient_privilege OR object_in_use THEN
+                RAISE NOTICE 'the role "%" stays: %', role, SQLERRM;
+        END;
+    END LOOP;
 END
 $$;
 

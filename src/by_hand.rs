@@ -11,6 +11,17 @@ pub const PREFIX: &str = "coherd";
 /// The prefix of messages that `coherd.wait()` writes, which hold nothing: somebody waits for what came before.
 pub const AWAITED: &str = "coherd.wait";
 
+/// `manual.keys:`, which keys count that are named by hand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ManualKeys {
+    /// Those that a rule covers, in the rule's targets.
+    #[default]
+    Rules,
+    /// All of them, in every target.
+    Any,
+}
+
 /// The version of the format that this program writes and reads.
 const VERSION: u32 = 1;
 

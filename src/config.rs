@@ -24,6 +24,7 @@ use serde::Deserialize;
 pub use error::{ConfigError, Fault, Place};
 pub use scalar::{check_slot, parse_duration, parse_size};
 
+pub use crate::by_hand::ManualKeys;
 pub use crate::pipeline::{OnFirstStart, OnGap};
 use crate::rules::config::Rule;
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub on_first_start: OnFirstStart,
     /// The pause after which every strike is repeated; zero: not at all.
     pub repeat_after: Duration,
+    /// Which keys count that are named by hand.
+    pub manual_keys: ManualKeys,
     /// Bounds of memory and of speed.
     pub limits: Limits,
     /// The HTTP server.

@@ -24,6 +24,8 @@ pub struct Database {
     pub slot: Option<Slot>,
     /// The comment on the schema `coherd`, which says which version of the functions it holds.
     pub functions: Option<String>,
+    /// Whether there is a role `coherd_operator`, whose members may invalidate by hand.
+    pub operators: bool,
     /// The tables that were asked for and are there.
     pub tables: Vec<Table>,
     /// Names of other tables, asked for only where one is missing; at most [`OTHERS_MAX`].
@@ -157,6 +159,8 @@ pub struct Surroundings {
     pub slot_failover: Option<bool>,
     /// Why our slot is invalid: `invalidation_reason` (17+), or a conflict with recovery (16).
     pub slot_invalidation: Option<String>,
+    /// The functions of the server that send messages, as SQL names them, which every role may call.
+    pub public_senders: Vec<String>,
     /// Whether the role may call the functions in the schema `coherd`; `true` where there are none.
     pub functions_usable: bool,
 }

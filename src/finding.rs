@@ -10,6 +10,8 @@ pub use code::{CODES, Code};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
+    /// Nothing is wrong; it is to be known.
+    Note,
     /// coherd works, but not as well as it could.
     Warning,
     /// The question could not be answered; which is not "fine".
@@ -21,6 +23,7 @@ pub enum Severity {
 impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Severity::Note => "note",
             Severity::Warning => "warning",
             Severity::Unknown => "could not check",
             Severity::Error => "error",
@@ -63,6 +66,11 @@ impl Finding {
     /// A warning.
     pub fn warning(code: Code, subject: impl Into<String>, message: impl Into<String>) -> Self {
         Finding { severity: Severity::Warning, ..Finding::error(code, subject, message) }
+    }
+
+    /// Something to know.
+    pub fn note(code: Code, subject: impl Into<String>, message: impl Into<String>) -> Self {
+        Finding { severity: Severity::Note, ..Finding::error(code, subject, message) }
     }
 
     /// A question without an answer.

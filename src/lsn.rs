@@ -16,6 +16,10 @@ impl Lsn {
     /// The last position there can be.
     pub const MAX: Lsn = Lsn(u64::MAX);
 
+    /// Before any position that a server's log can have: it begins with the second segment, and the smallest one is 1 MiB.
+    /// So seconds, and most numbers that were meant to be something else, are no positions.
+    pub const LEAST: Lsn = Lsn(1 << 20);
+
     /// The position at byte `offset` of the log.
     pub const fn new(offset: u64) -> Self {
         Lsn(offset)

@@ -46,6 +46,8 @@ pub const FLUSHES: &str = "flushes";
 pub const RESENDS: &str = "resends";
 /// `coherd_overflows_total{target,limit}`: times that keys became flushes, because there were too many of them.
 pub const OVERFLOWS: &str = "overflows";
+/// `coherd_manual_keys_ignored_total`: keys that were named by hand, and that no rule covers.
+pub const MANUAL_KEYS_IGNORED: &str = "manual_keys_ignored";
 /// `coherd_build_info{version}`: always 1.
 pub const BUILD: &str = "build";
 /// `coherd_watermark_lsn{stage}`: byte positions.
@@ -151,6 +153,7 @@ struct Inner {
     flushes: Family<Labels<1>, Counter>,
     resends: Family<Labels<1>, Counter>,
     overflows: Family<Labels<2>, Counter>,
+    ignored: Counter,
     commit_to_applied: Histogram,
     commit_to_settled: Histogram,
 }
@@ -170,6 +173,7 @@ impl Metrics {
             flushes: Family::default(),
             resends: Family::default(),
             overflows: Family::default(),
+            ignored: Counter::default(),
             commit_to_applied: latencies(),
             commit_to_settled: latencies(),
         };
@@ -181,6 +185,8 @@ impl Metrics {
         registry.register(FLUSHES, "Times that scopes were flushed", inner.flushes.clone());
         registry.register(RESENDS, "Times that a target was sent again what it had lost", inner.resends.clone());
         registry.register(OVERFLOWS, "Times that keys became flushes", inner.overflows.clone());
+        let about = "Keys named by hand that no rule covers";
+        registry.register(MANUAL_KEYS_IGNORED, about, inner.ignored.clone());
         registry.register(
             COMMIT_TO_APPLIED,
             "From the commit until every target confirmed",
@@ -247,6 +253,11 @@ impl Metrics {
     /// A target was sent again, from memory, what it had lost.
     pub fn resent(&self, reason: &'static str) {
         self.0.resends.get_or_create_owned(&[(REASON, reason.to_owned())]).inc();
+    }
+
+    /// Keys were named by hand that no rule covers.
+    pub fn ignored(&self, keys: u64) {
+        self.0.ignored.inc_by(keys);
     }
 
     /// The text that a scrape gets.

@@ -161,7 +161,7 @@ impl<S: Source + 'static> Pipeline<S> {
             coverage: Coverage::new(rules.clone()),
             budget: Budget::new(settings.wal_budget),
             stuck: Stuck::new(settings.decoding_timeout),
-            reader: Reader::new(rules, settings.transaction_keys_max),
+            reader: Reader::new(rules, settings.transaction_keys_max).with_manual(settings.manual_keys),
             reports,
             early: Vec::new(),
             halts,

@@ -1,15 +1,16 @@
 //! From messages to invalidations. Protocol 1 sends committed work only, so rows are acted on as they come and a
 //! transaction of any size takes no more memory than one row.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::by_hand::{self, Order, Touched, UnreadableOrder};
+use crate::by_hand::{self, ManualKeys, Order, Touched, UnreadableOrder};
 use crate::change::{Change, Relation, Row};
 use crate::invalidation::{Action, RuleId, Scope};
 use crate::lsn::{CommitLsn, Lsn};
 use crate::pgoutput::{Message, PgTime, Truncated};
 use crate::rules::binding::{Binding, Scratch, Strike};
 use crate::rules::config::Rule;
+use crate::rules::named::Cover;
 use crate::table::TableName;
 
 /// Takes what a transaction invalidates.
@@ -18,8 +19,8 @@ pub trait Gather {
     fn key(&mut self, rule: RuleId, action: Action, key: &[u8]);
     /// A scope of a rule.
     fn scope(&mut self, rule: RuleId, scope: &Scope);
-    /// A key named by hand, for every target.
-    fn by_hand(&mut self, key: &[u8]);
+    /// A key named by hand, for these targets; `None` is every one.
+    fn by_hand(&mut self, key: &[u8], lanes: Option<&[usize]>);
 }
 
 /// What a message meant.
@@ -117,6 +118,10 @@ impl Op {
 pub struct Reader {
     rules: Vec<Rule>,
     keys_max: u64,
+    manual: ManualKeys,
+    cover: Cover,
+    /// Keys that were named by hand and count nowhere, not told yet.
+    ignored: u64,
     relations: HashMap<u32, Bound, foldhash::fast::FixedState>,
     /// The relation that the message before has described.
     described: Option<u32>,
@@ -159,6 +164,9 @@ impl Reader {
         let tables = tables_of(&rules);
         Reader {
             keys_max,
+            manual: ManualKeys::default(),
+            cover: Cover::new(&rules),
+            ignored: 0,
             relations: HashMap::default(),
             described: None,
             overflowed: Vec::new(),
@@ -168,6 +176,17 @@ impl Reader {
             tables,
             rules,
         }
+    }
+
+    /// Which keys count that are named by hand; otherwise those that a rule covers.
+    #[must_use]
+    pub fn with_manual(self, manual: ManualKeys) -> Self {
+        Reader { manual, ..self }
+    }
+
+    /// How many keys were named by hand since the last call that no rule covers, and that count nowhere.
+    pub fn take_ignored(&mut self) -> u64 {
+        std::mem::take(&mut self.ignored)
     }
 
     /// Whether a transaction is half read: then no position but its commit's means anything.
@@ -286,9 +305,7 @@ impl Reader {
     fn order(&mut self, content: &[u8], gather: &mut impl Gather) -> Step {
         match by_hand::read(content) {
             Ok(Order::Invalidate(keys)) => {
-                for key in &keys {
-                    invalidate_by_hand(&self.rules, key.as_bytes(), gather);
-                }
+                keys.iter().for_each(|key| self.named(key.as_bytes(), gather));
             }
             Ok(Order::Flush(table)) => {
                 let named = self.rules.iter().filter(|rule| rule.table == table);
@@ -302,6 +319,27 @@ impl Reader {
             }
         }
         Step::Within
+    }
+
+    /// A key named by hand is deleted; where it may be a key of a rule that bumps or publishes, that is done too.
+    fn named(&mut self, key: &[u8], gather: &mut impl Gather) {
+        let covering = self.cover.rules(&self.rules, key);
+        match self.manual {
+            ManualKeys::Any => gather.by_hand(key, None),
+            ManualKeys::Rules => {
+                let lanes: BTreeSet<usize> = covering.flat_map(|rule| rule.lanes.iter().copied()).collect();
+                if lanes.is_empty() {
+                    self.ignored += 1;
+                    return;
+                }
+                gather.by_hand(key, Some(&Vec::from_iter(lanes)));
+            }
+        }
+        for rule in &self.rules {
+            if rule.action != Action::Delete && rule.keys.iter().any(|template| template.could_make(key)) {
+                gather.key(rule.id, rule.action, key);
+            }
+        }
     }
 
     /// Gathers the keys of rows that nobody has written, as if they had been.
@@ -357,16 +395,6 @@ fn pass_on(strike: Strike<'_>, gather: &mut impl Gather) {
 
 fn all_scopes(rule: &Rule, gather: &mut impl Gather) {
     rule.scopes.iter().for_each(|scope| gather.scope(rule.id, scope));
-}
-
-/// A key named by hand is deleted everywhere; where it may be a key of a rule that bumps or publishes, that too.
-fn invalidate_by_hand(rules: &[Rule], key: &[u8], gather: &mut impl Gather) {
-    gather.by_hand(key);
-    for rule in rules {
-        if rule.action != Action::Delete && rule.keys.iter().any(|template| template.could_make(key)) {
-            gather.key(rule.id, rule.action, key);
-        }
-    }
 }
 
 fn count(counts: &mut [[u64; 4]], table: Option<usize>, op: Op) {

@@ -15,8 +15,9 @@ impl Gather for Seen {
     fn scope(&mut self, rule: RuleId, scope: &Scope) {
         self.0.push(format!("{} flush {}", rule.0, scope.pattern));
     }
-    fn by_hand(&mut self, key: &[u8]) {
-        self.0.push(format!("hand {}", String::from_utf8_lossy(key)));
+    fn by_hand(&mut self, key: &[u8], lanes: Option<&[usize]>) {
+        let to = lanes.map(|lanes| format!(" to {lanes:?}")).unwrap_or_default();
+        self.0.push(format!("hand {}{to}", String::from_utf8_lossy(key)));
     }
 }
 
@@ -99,7 +100,7 @@ fn an_emptied_table_flushes_its_scopes() {
 
 #[test]
 fn orders_by_hand_strike_keys_rows_and_tables() {
-    let mut reader = reader(10);
+    let mut reader = reader(10).with_manual(ManualKeys::Any);
     let mut seen = Seen::default();
     for content in [
         r#"{"v":1,"do":"invalidate","keys":["x","product:9"]}"#,
@@ -114,6 +115,18 @@ fn orders_by_hand_strike_keys_rows_and_tables() {
     let expected =
         ["hand x", "hand product:9", "1 bump product:9", "0 delete user:4", "0 flush user:*", "0 flush user:*"];
     assert_eq!(seen.0, expected);
+}
+
+#[test]
+fn a_key_that_no_rule_covers_is_counted_and_left_alone_and_another_goes_where_its_rules_go() {
+    let only_b = RawRule { targets: Some(vec!["b".into()]), ..RawRule::of("users", &["user:{id}"]) };
+    let raw = [only_b, RawRule::of("products", &["product:{id}"])];
+    let mut reader = Reader::new(resolve(&raw, &["a".into(), "b".into()]).unwrap(), 10);
+    let mut seen = Seen::default();
+    let content = r#"{"v":1,"do":"invalidate","keys":["session:x","user:1","product:9"]}"#;
+    assert_eq!(reader.read(logical(content), &mut seen), Ok(Step::Within));
+    assert_eq!(seen.0, ["hand user:1 to [1]", "hand product:9 to [0, 1]"]);
+    assert_eq!((reader.take_ignored(), reader.take_ignored()), (1, 0));
 }
 
 #[test]

@@ -166,7 +166,8 @@ fn what_the_slot_holds_back_and_a_target_given_up_show_on_every_page() {
 #[test]
 fn no_page_shows_a_credential() {
     let admin = Admin::streaming();
-    for path in ["/", "/status", "/metrics", "/readyz", "/livez", "/wait?token=0/0"] {
+    admin.settle(1 << 32);
+    for path in ["/", "/status", "/metrics", "/readyz", "/livez", "/wait?token=1/0"] {
         let (code, _, body) = admin.get(path);
         assert_eq!(code, 200, "{path}");
         assert!(!body.contains("hunter2"), "{path}: {body}");
@@ -184,23 +185,23 @@ fn the_metrics_have_the_type_that_scrapers_ask_for() {
 #[test]
 fn a_wait_is_answered_when_the_position_is_settled() {
     let admin = Admin::streaming();
-    admin.settle(99);
-    let waits = admin.send("GET /wait?token=100&timeout=20s");
+    admin.settle(0x20_0063);
+    let waits = admin.send("GET /wait?token=2097252&timeout=20s");
     waits.set_nonblocking(true).unwrap();
-    let late = admin.get("/wait?token=100&timeout=1ms");
+    let late = admin.get("/wait?token=2097252&timeout=1ms");
     assert_eq!(late.0, 504);
-    assert!(late.2.contains("\"settled\":\"0/63\""), "{}", late.2);
+    assert!(late.2.contains("\"settled\":\"0/200063\""), "{}", late.2);
     let nothing_yet = waits.peek(&mut [0]).unwrap_err();
     assert_eq!(nothing_yet.kind(), std::io::ErrorKind::WouldBlock);
     let began = Instant::now();
-    admin.settle(100);
+    admin.settle(0x20_0064);
     until("the wait is answered", || waits.peek(&mut [0]).is_ok().then_some(()));
     assert!(began.elapsed() < Duration::from_secs(10));
     waits.set_nonblocking(false).unwrap();
     let (code, _, body) = answer(waits);
     assert_eq!(code, 200);
-    assert!(body.contains("\"settled\":\"0/64\""), "{body}");
-    assert_eq!(admin.get("/wait?token=0/64").0, 200, "the other way to write it");
+    assert!(body.contains("\"settled\":\"0/200064\""), "{body}");
+    assert_eq!(admin.get("/wait?token=0/200064").0, 200, "the other way to write it");
 }
 
 #[test]
@@ -208,7 +209,7 @@ fn five_thousand_wait_and_only_those_are_woken_whose_position_is_reached() {
     const CROWD: usize = 5000;
     let admin = Admin::streaming();
     let wait = |token| admin.send(&format!("GET /wait?token={token}&timeout=60s"));
-    let (early, late): (Vec<_>, Vec<_>) = (0..CROWD / 2).map(|_| (wait(100), wait(200))).unzip();
+    let (early, late): (Vec<_>, Vec<_>) = (0..CROWD / 2).map(|_| (wait(0x20_0064), wait(0x20_00C8))).unzip();
     // Served in the order in which they come.
     assert_eq!(admin.get("/livez").0, 200);
     for socket in early.iter().chain(&late) {
@@ -217,7 +218,7 @@ fn five_thousand_wait_and_only_those_are_woken_whose_position_is_reached() {
         socket.set_nonblocking(false).unwrap();
     }
     let began = Instant::now();
-    admin.settle(100);
+    admin.settle(0x20_0064);
     for socket in early {
         assert_eq!(answer(socket).0, 200);
     }
@@ -233,9 +234,9 @@ fn five_thousand_wait_and_only_those_are_woken_whose_position_is_reached() {
 #[test]
 fn applied_can_be_waited_for_alone() {
     let admin = Admin::streaming();
-    admin.board.moved(Watermarks { applied: Lsn::new(100), ..Watermarks::default() });
-    assert_eq!(admin.get("/wait?token=100&stage=applied&timeout=1ms").0, 200);
-    assert_eq!(admin.get("/wait?token=100&stage=settled&timeout=1ms").0, 504);
+    admin.board.moved(Watermarks { applied: Lsn::new(0x20_0064), ..Watermarks::default() });
+    assert_eq!(admin.get("/wait?token=2097252&stage=applied&timeout=1ms").0, 200);
+    assert_eq!(admin.get("/wait?token=2097252&stage=settled&timeout=1ms").0, 504);
 }
 
 #[test]
@@ -248,9 +249,20 @@ fn wrong_parameters_say_what_to_write() {
     };
     insta::assert_snapshot!(refusal("/wait"), @r#"token is missing; give the LSN that SELECT coherd.token() gave, e.g. /wait?token=16/B374D848"#);
     insta::assert_snapshot!(refusal("/wait?token=x"), @r#"token: "x" is not an LSN: give it as Postgres prints it (16/B374D848) or as an unsigned decimal (97500059720)"#);
-    insta::assert_snapshot!(refusal("/wait?token=1&timeout=soon"), @r#"timeout: "soon" is no duration; write e.g. 500ms or 2s"#);
-    insta::assert_snapshot!(refusal("/wait?token=1&stage=visible"), @r#"stage: "visible" is none; write applied or settled"#);
+    insta::assert_snapshot!(refusal("/wait?token=5"), @"token: 0/5 is no position in a server's log; give what SELECT coherd.token() gave. Seconds are timeout=5s");
+    insta::assert_snapshot!(refusal("/wait?token=1/1&timeout=soon"), @r#"timeout: "soon" is no duration; write e.g. 500ms or 2s"#);
+    insta::assert_snapshot!(refusal("/wait?token=1/1&stage=visible"), @r#"stage: "visible" is none; write applied or settled"#);
     insta::assert_snapshot!(refusal("/wait?tokn=1"), @r#""tokn" is no parameter of /wait; there are token, timeout and stage"#);
+}
+
+#[test]
+fn a_position_that_the_server_has_not_told_of_is_waited_for_with_a_hint() {
+    let admin = Admin::streaming();
+    admin.hear(0x20_0000);
+    let (code, _, body) = admin.get("/wait?token=FF/0&timeout=1ms");
+    assert_eq!(code, 504);
+    assert!(body.contains("\"hint\":\"the server has told of its log only up to 0/200000: "), "{body}");
+    assert!(!admin.get("/wait?token=0/200000&timeout=1ms").2.contains("hint"));
 }
 
 #[test]

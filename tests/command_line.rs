@@ -77,7 +77,7 @@ fn a_wrong_configuration_is_seventy_eight_and_every_fault_has_a_line() {
 #[test]
 fn a_file_that_was_edited_badly_does_not_keep_a_daemon_from_being_asked() {
     let admin = Admin::streaming();
-    admin.settle(1000);
+    admin.settle(0x20_0000);
     let port = admin.address.port();
     for broken in [
         format!("{}on_gap: flsh\n", config(port)),
@@ -86,14 +86,14 @@ fn a_file_that_was_edited_badly_does_not_keep_a_daemon_from_being_asked() {
     ] {
         let files = Files::with(&broken);
         let address = format!("127.0.0.1:{port}");
-        for args in [&["status", "--admin", &address][..], &["wait", "--token", "0/1", "--admin", &address]] {
+        for args in [&["status", "--admin", &address][..], &["wait", "--token", "0/200000", "--admin", &address]] {
             let output = coherd(args, Some(&files));
             assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
             assert!(stderr(&output).contains(&files.path().display().to_string()), "{}", stderr(&output));
         }
         // What is wrong elsewhere does not hide admin.listen.
         if !broken.contains("[\n") {
-            for args in [&["status"][..], &["wait", "--token", "0/1"]] {
+            for args in [&["status"][..], &["wait", "--token", "0/200000"]] {
                 let output = coherd(args, Some(&files));
                 assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
             }
@@ -157,35 +157,38 @@ fn the_help_of_wait_says_what_it_waits_for_and_how_long() {
 #[test]
 fn a_wait_for_a_token_that_is_reached_or_not() {
     let admin = Admin::streaming();
-    admin.settle(0x100);
-    admin.hear(0x180);
+    admin.settle(0x20_0100);
+    admin.hear(0x20_0180);
     let files = Files::with(&config(admin.address.port()));
-    for token in ["256", "0/100"] {
+    for token in ["2097408", "0/200100"] {
         let reached = coherd(&["wait", "--token", token], Some(&files));
         assert_eq!(
             (reached.status.code(), stdout(&reached).as_str()),
-            (Some(0), "0/100 is settled; settled is at 0/100\n")
+            (Some(0), "0/200100 is settled; settled is at 0/200100\n")
         );
     }
-    let late = coherd(&["wait", "--token", "257", "--timeout", "20ms"], Some(&files));
+    let late = coherd(&["wait", "--token", "2097409", "--timeout", "20ms"], Some(&files));
     assert_eq!(late.status.code(), Some(1));
     assert!(late.stdout.is_empty());
     insta::assert_snapshot!(stderr(&late), @r"
-    coherd: 0/101 is not settled within 20 ms; settled is at 0/100
-    the log is read up to 0/100
+    coherd: 0/200101 is not settled within 20 ms; settled is at 0/200100
+    the log is read up to 0/200100
     target cache (up) has confirmed up to 0/0; 0 keys wait, 0 deliveries are on their way
     ");
-    let late = coherd(&["wait", "--token", "257", "--timeout", "20ms", "--stage", "applied", "--json"], Some(&files));
+    let late =
+        coherd(&["wait", "--token", "2097409", "--timeout", "20ms", "--stage", "applied", "--json"], Some(&files));
     assert_eq!((late.status.code(), stderr(&late).as_str()), (Some(1), ""));
     let value: serde_json::Value = serde_json::from_str(&stdout(&late)).unwrap();
     assert_eq!(
         (&value["reached"], &value["stage"], &value["token"]),
-        (&false.into(), &"applied".into(), &"0/101".into())
+        (&false.into(), &"applied".into(), &"0/200101".into())
     );
-    assert_eq!(value["watermarks"]["applied"], "0/100");
-    for wrong in [["--token", "soon"], ["--timeout", "5"], ["--stage", "visible"]] {
+    assert_eq!(value["watermarks"]["applied"], "0/200100");
+    for wrong in [["--token", "soon"], ["--token", "5"], ["--timeout", "5"], ["--stage", "visible"]] {
         assert_eq!(coherd(&["wait", wrong[0], wrong[1]], Some(&files)).status.code(), Some(2), "{wrong:?}");
     }
+    let told = stderr(&coherd(&["wait", "--token", "5"], Some(&files)));
+    assert!(told.contains("0/5 is no position in a server's log; seconds are --timeout 5s"), "{told}");
 }
 
 #[test]

@@ -159,7 +159,7 @@ fn functions(trap: &Trap, shop: &mut Shop) {
         "SELECT coherd.token()".to_owned(),
         format!("SELECT coherd.wait(timeout => '30s', slot => '{slot}')"),
         format!("SELECT coherd.wait(coherd.token(), '30s', '{slot}')"),
-        format!("SELECT coherd.wait('0/1', '30s', '{slot}')"),
+        format!("SELECT coherd.wait('0/1000000', '30s', '{slot}')"),
         "SELECT coherd.invalidate('user:1', 'user:2')".to_owned(),
         format!("SELECT coherd.touch('public.users', 'true', '{slot}')"),
         format!("SELECT coherd.touch('public.parts', 'true', '{slot}')"),

@@ -224,8 +224,15 @@ fn the_least_privileged_role_follows_what_the_owner_set_up() {
     made: table public.t
     made: schema coherd
     made: slot NAME
+    warning [operator-missing] schema coherd: the role coherd_operator is not there, so that only the schema's owner and coherd's own role can invalidate by hand; run the first as a role with CREATEROLE, the others as the owner of the schema coherd
+        CREATE ROLE coherd_operator NOLOGIN;
+        GRANT USAGE ON SCHEMA coherd TO coherd_operator;
+        GRANT EXECUTE ON FUNCTION coherd.invalidate(text[]), coherd.touch(regclass, text, name), coherd.flush(regclass), coherd.emit(json) TO coherd_operator;
     warning [setup-record] target cache: the slot is new and the target has no record of it, so the first run flushes its scopes: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?
     "#);
+    crate::support::postgres::postgres_client(&database.dsn_as("coherd"))
+        .unwrap()
+        .run("SELECT coherd.invalidate('t:1')");
     let role = Session::open(&database.dsn_as("coherd"), name);
     let seen = role.look(&rules(&[RawRule::of("t", &["t:{id}"])]));
     assert!(!seen.role.superuser && seen.role.replication && !seen.role.may_create);

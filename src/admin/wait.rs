@@ -17,6 +17,22 @@ pub const TIMEOUT_MAX: Duration = Duration::from_mins(1);
 /// The wait of those who do not say how long.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What those get who asked for too much.
+#[derive(serde::Serialize)]
+struct Late {
+    #[serde(flatten)]
+    watermarks: WatermarksView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+/// The log may have grown since the server told of it, so this is no refusal.
+fn beyond(end: Lsn) -> String {
+    format!(
+        "the server has told of its log only up to {end}: the token may be of another server, or its commit is lost"
+    )
+}
+
 struct Asked {
     stage: Stage,
     at: Lsn,
@@ -47,7 +63,11 @@ pub(super) async fn wait(
     match reached {
         Ok(Ok(())) => (StatusCode::OK, Json(watermarks)).into_response(),
         Ok(Err(many)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{many}\n")).into_response(),
-        Err(_elapsed) => (StatusCode::GATEWAY_TIMEOUT, Json(watermarks)).into_response(),
+        Err(_elapsed) => {
+            let end = shared.board.status().wal_end;
+            let hint = (end > Lsn::ZERO && asked.at > end).then(|| beyond(end));
+            (StatusCode::GATEWAY_TIMEOUT, Json(Late { watermarks, hint })).into_response()
+        }
     }
 }
 
@@ -70,6 +90,11 @@ fn read(parameters: &[(String, String)]) -> Result<Asked, String> {
     }
     let at =
         at.ok_or("token is missing; give the LSN that SELECT coherd.token() gave, e.g. /wait?token=16/B374D848")?;
+    if at < Lsn::LEAST {
+        return Err(format!(
+            "token: {at} is no position in a server's log; give what SELECT coherd.token() gave. Seconds are timeout=5s"
+        ));
+    }
     Ok(Asked { stage, at, timeout: timeout.min(TIMEOUT_MAX) })
 }
 

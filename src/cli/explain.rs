@@ -9,12 +9,13 @@ use super::cached::{self, COUNTING, key_text};
 use super::columns::plain;
 use super::found::{Cause, Found};
 use super::{Failure, parts, print};
-use crate::config::Config;
+use crate::config::{Config, ManualKeys};
 use crate::database::Database;
 use crate::finding::Severity;
 use crate::invalidation::Action;
 use crate::rules::audit::audit;
 use crate::rules::config::{MissingOld, Rule};
+use crate::rules::named::Cover;
 use crate::rules::reading::{Implied, can_print, read};
 use crate::rules::shape::Shape;
 use crate::rules::template::Template;
@@ -79,7 +80,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
             text += &maker.text(config, &database);
         }
         if makers.is_empty() {
-            text += &unmade(&args.key, &flushed);
+            text += &unmade(&args.key, &flushed, config);
         }
         print(&format!("{text}{}", cached::text(config, &found, &cached)))?;
     }
@@ -116,14 +117,18 @@ fn flushes(rule: &Rule, key: &[u8]) -> bool {
     rule.scopes.iter().any(|scope| Shape::of_glob(&scope.pattern).meets(&key))
 }
 
-fn unmade(key: &str, flushed: &[String]) -> String {
+fn unmade(key: &str, flushed: &[String], config: &Config) -> String {
     let also = match flushed {
         [] => String::new(),
         rules => format!(" Only a flush of {} covers it, as after TRUNCATE or a gap.", rules.join(", ")),
     };
     let quoted = key.replace('\'', "'\\''");
+    let is_ignored = config.manual_keys == ManualKeys::Rules
+        && Cover::new(&config.rules).rules(&config.rules, key.as_bytes()).next().is_none();
+    let condition = if is_ignored { ", once manual.keys is any" } else { "" };
+    let literal = if super::invalidate::is_glob(key) { "--literal " } else { "" };
     format!(
-        "no rule makes {}: no change in Postgres removes it.{also}\nBy hand: coherd invalidate '{}'\n\n",
+        "no rule makes {}: no change in Postgres removes it.{also}\nBy hand{condition}: coherd invalidate {literal}'{}'\n\n",
         plain(key),
         plain(&quoted)
     )

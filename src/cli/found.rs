@@ -45,8 +45,10 @@ pub(super) struct Origin {
     pub(super) rules: BTreeSet<u16>,
     /// Why.
     pub(super) causes: BTreeSet<Cause>,
-    /// It was named by hand, and so goes to every target.
+    /// It was named by hand for every target.
     everywhere: bool,
+    /// It was named by hand for these.
+    lanes: BTreeSet<usize>,
 }
 
 impl Origin {
@@ -56,10 +58,16 @@ impl Origin {
         self.causes.insert(cause);
     }
 
+    fn add_by_hand(&mut self, lanes: Option<&[usize]>) {
+        self.everywhere |= lanes.is_none();
+        self.lanes.extend(lanes.unwrap_or_default());
+        self.causes.insert(Cause::ByHand);
+    }
+
     /// Whether the target number `lane` is told.
     pub(super) fn goes_to(&self, lane: usize, rules: &[Rule]) -> bool {
         let mut lanes = self.rules.iter().filter_map(|id| rules.get(usize::from(*id)));
-        self.everywhere || lanes.any(|rule| rule.lanes.contains(&lane))
+        self.everywhere || self.lanes.contains(&lane) || lanes.any(|rule| rule.lanes.contains(&lane))
     }
 }
 
@@ -74,6 +82,8 @@ pub(super) struct Found {
     pub(super) changes: BTreeMap<(TableName, Op), u64>,
     /// Strikes of keys beyond the limit; a key may be among them more than once.
     pub(super) left_out: u64,
+    /// Keys named by hand that count nowhere.
+    pub(super) ignored: u64,
     keys_max: usize,
     bytes: usize,
 }
@@ -96,15 +106,24 @@ impl Found {
 
     /// Adds a key; without a rule it is for every target.
     pub(super) fn key(&mut self, rule: Option<RuleId>, action: Action, key: &[u8], cause: Cause) {
+        self.add(action, key, |origin| origin.add(rule, cause));
+    }
+
+    /// Adds a key that was named by hand, for these targets.
+    fn key_by_hand(&mut self, key: &[u8], lanes: Option<&[usize]>) {
+        self.add(Action::Delete, key, |origin| origin.add_by_hand(lanes));
+    }
+
+    fn add(&mut self, action: Action, key: &[u8], add: impl FnOnce(&mut Origin)) {
         let full = self.keys.len() >= self.keys_max || self.bytes + key.len() > BATCH_BYTES_MAX;
         let name = (key.to_vec(), action);
         if let Some(origin) = self.keys.get_mut(&name) {
-            origin.add(rule, cause);
+            add(origin);
         } else if full {
             self.left_out += 1;
         } else {
             self.bytes += key.len();
-            self.keys.entry(name).or_default().add(rule, cause);
+            add(self.keys.entry(name).or_default());
         }
     }
 
@@ -113,12 +132,14 @@ impl Found {
         let merge = |into: &mut Origin, from: Origin| {
             into.rules.extend(from.rules);
             into.everywhere |= from.everywhere;
+            into.lanes.extend(from.lanes);
             into.causes.extend(from.causes);
         };
         other.keys.into_iter().for_each(|(key, origin)| merge(self.keys.entry(key).or_default(), origin));
         other.scopes.into_iter().for_each(|(scope, origin)| merge(self.scopes.entry(scope).or_default(), origin));
         other.changes.into_iter().for_each(|(change, count)| *self.changes.entry(change).or_default() += count);
         self.left_out += other.left_out;
+        self.ignored += other.ignored;
     }
 
     /// What the target number `lane` is told, as a batch to look with.
@@ -146,7 +167,8 @@ impl Finder {
     /// With the rules and limits of `config`.
     pub(super) fn new(config: &Config) -> Finder {
         Finder {
-            reader: Reader::new(config.rules.clone(), config.limits.max_keys_per_transaction as u64),
+            reader: Reader::new(config.rules.clone(), config.limits.max_keys_per_transaction as u64)
+                .with_manual(config.manual_keys),
             names: HashMap::new(),
             by_hand: config.source.messages,
         }
@@ -176,7 +198,10 @@ impl Finder {
             Message::Logical { .. } if !self.by_hand => return Ok(Step::Within),
             _ => Cause::ByHand,
         };
-        self.reader.read(message, &mut Gathering { found, cause }).context("reading what the server sends")
+        let step =
+            self.reader.read(message, &mut Gathering { found, cause }).context("reading what the server sends")?;
+        found.ignored += self.reader.take_ignored();
+        Ok(step)
     }
 
     /// Whether a transaction is half read.
@@ -204,7 +229,7 @@ impl Gather for Gathering<'_> {
         self.found.scope(rule, scope, self.cause);
     }
 
-    fn by_hand(&mut self, key: &[u8]) {
-        self.found.key(None, Action::Delete, key, Cause::ByHand);
+    fn by_hand(&mut self, key: &[u8], lanes: Option<&[usize]>) {
+        self.found.key_by_hand(key, lanes);
     }
 }

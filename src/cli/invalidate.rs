@@ -5,8 +5,9 @@ use anyhow::anyhow;
 use super::Failure;
 use super::columns::plural;
 use super::orders::{Options, Orders};
-use crate::config::Config;
+use crate::config::{Config, ManualKeys};
 use crate::invalidation::KEY_BYTES_MAX;
+use crate::rules::named::Cover;
 
 /// `coherd invalidate`
 #[derive(Debug, clap::Args)]
@@ -18,13 +19,17 @@ pub struct Args {
     /// The keys, as they are in the cache
     #[arg(value_name = "KEY", required = true)]
     keys: Vec<String>,
+    /// Take *, ? and [ in a key as they stand; they stand for nothing else
+    #[arg(long)]
+    literal: bool,
     #[command(flatten)]
     options: Options,
 }
 
 /// Gives the order.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    let Args { keys, options } = &args;
+    let Args { keys, literal, options } = &args;
+    let cover = Cover::new(&config.rules);
     for (number, key) in (1..).zip(keys) {
         let told = |what: &str| Err(anyhow!("nothing was done: key {number} of {} {what}", keys.len()).into());
         if key.is_empty() {
@@ -36,8 +41,55 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
                 key.len()
             ));
         }
+        if !literal && is_glob(key) {
+            return told(
+                "looks like a pattern, and a key is taken literally: `coherd flush --table …` invalidates every key of a \
+                 table's rules, and --literal takes it as it stands",
+            );
+        }
+        let is_covered = cover.rules(&config.rules, key.as_bytes()).next().is_some();
+        if config.manual_keys == ManualKeys::Rules && !is_covered {
+            return told(
+                "is none that a rule covers, so the daemon would ignore it: name it in a rule, or set manual.keys to any \
+                 and reload coherd",
+            );
+        }
     }
     let orders = Orders::open(config, options, "coherd invalidate").await?;
     orders.give("SELECT coherd.invalidate(VARIADIC $1)", &[keys]).await?;
     orders.done(config, options, &format!("invalidated {}", plural(keys.len() as u64, "key"))).await
+}
+
+/// Whether Redis would read more in it than itself. What a backslash stands before is meant as it is.
+pub(super) fn is_glob(key: &str) -> bool {
+    let mut bytes = key.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => _ = bytes.next(),
+            b'*' | b'?' | b'[' => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_glob;
+
+    #[test]
+    fn a_key_with_an_unescaped_sign_of_a_pattern_looks_like_one() {
+        for (key, expected) in [
+            ("user:*", true),
+            ("user:?", true),
+            ("user:[0-9]", true),
+            ("user:1", false),
+            ("user:]", false),
+            (r"user:\*", false),
+            (r"user:\\*", true),
+            (r"user:\", false),
+        ] {
+            assert_eq!(is_glob(key), expected, "{key}");
+        }
+    }
 }

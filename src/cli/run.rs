@@ -119,7 +119,7 @@ impl Daemon {
         self.board.replicas(replicas.iter().map(|dsn| dsn.to_string().into()));
         let recorder = Recorder::new(self.board.clone(), self.metrics.clone(), &names, &config.rules);
         let watch_config = parts::watch_config(config, dsn.clone());
-        let sights = sights(config, dsn.clone(), replicas);
+        let sights = sights(config, dsn.clone(), replicas, self.board.waiters());
         let source = parts::postgres(config, dsn);
         let (watching, watched) = mpsc::channel(WATCHED_MAX);
         let (vouch, vouched_for) = tokio::sync::watch::channel(None);
@@ -138,11 +138,11 @@ async fn told(manager: JoinHandle<()>) {
 }
 
 /// Starts those who ask the source and its replicas what their readers see.
-fn sights(config: &Config, dsn: Dsn, replicas: Vec<Dsn>) -> Sights {
+fn sights(config: &Config, dsn: Dsn, replicas: Vec<Dsn>, waiters: tokio::sync::watch::Receiver<usize>) -> Sights {
     let (answers, sighted) = mpsc::channel(SIGHTED_MAX);
     let (questions, asked) = tokio::sync::watch::channel(Question::default());
     let (wanted, waited_for) = tokio::sync::watch::channel(Lsn::ZERO);
-    let ask = AskConfig { dsn, slot: config.source.slot.clone() };
+    let ask = AskConfig { dsn, slot: config.source.slot.clone(), waiters };
     tokio::spawn(ask_source(ask, asked, answers.clone()));
     let count = replicas.len();
     for (index, dsn) in replicas.into_iter().enumerate() {
@@ -159,6 +159,7 @@ fn settings(config: &Config) -> Settings {
         on_first_start: config.on_first_start,
         pending_keys_max: config.limits.max_pending_keys,
         transaction_keys_max: config.limits.max_keys_per_transaction as u64,
+        manual_keys: config.manual_keys,
         wal_budget: config.source.wal_budget,
         decoding_timeout: config.source.decoding_timeout,
         repeat_after: config.repeat_after,

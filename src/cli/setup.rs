@@ -28,7 +28,9 @@ use crate::target::config::Library;
 pub const FUNCTIONS: &str = include_str!("../../sql/coherd.sql");
 
 /// The comment on the schema that this version's functions leave behind.
-pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, invalidation by hand, status (version 5)";
+pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, invalidation by hand, status (version 6)";
+
+const FUNCTIONS_SUBJECT: &str = "schema coherd";
 
 /// How long a statement may wait for a lock; writers never wait for one of these.
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '10s'";
@@ -115,10 +117,41 @@ pub fn plan(rules: &[Rule], database: &Database) -> Plan {
     }
     if database.functions.as_deref() != Some(FUNCTIONS_COMMENT) {
         let statements = vec![FUNCTIONS.trim_end().to_owned()];
-        plan.steps.push(Step { subject: "schema coherd".to_owned(), statements });
+        plan.steps.push(Step { subject: FUNCTIONS_SUBJECT.to_owned(), statements });
     }
     plan.slot = database.slot.is_none();
     plan
+}
+
+/// Has the role that coherd runs as, which may not be there yet, call the functions that not everybody may call.
+fn grant(plan: &mut Plan, role: &str) {
+    let Some(step) = plan.steps.iter_mut().find(|step| step.subject == FUNCTIONS_SUBJECT) else { return };
+    step.statements.push(format!(
+        "DO $$ BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {}) THEN {} END IF; END $$;",
+        quote_literal(role).trim_start(),
+        operating(role).join(" ")
+    ));
+}
+
+/// What the schema's owner grants to a role that is to invalidate by hand.
+pub fn operating(role: &str) -> [String; 2] {
+    let role = quote_identifier(role);
+    [
+        format!("GRANT USAGE ON SCHEMA coherd TO {role};"),
+        format!(
+            "GRANT EXECUTE ON FUNCTION coherd.invalidate(text[]), coherd.touch(regclass, text, name), \
+             coherd.flush(regclass), coherd.emit(json) TO {role};"
+        ),
+    ]
+}
+
+/// What is found where the group role is not there.
+pub fn no_operators() -> Finding {
+    let message = "the role coherd_operator is not there, so that only the schema's owner and coherd's own role can invalidate \
+                   by hand; run the first as a role with CREATEROLE, the others as the owner of the schema coherd";
+    Finding::warning(Code::OPERATOR_MISSING, FUNCTIONS_SUBJECT, message)
+        .mend("CREATE ROLE coherd_operator NOLOGIN;")
+        .mend_all(operating("coherd_operator"))
 }
 
 /// The database as it will be once the publication is there, empty.
@@ -214,6 +247,9 @@ pub async fn carry_out(
     }
     // Who has just run it is told what stood in its way, not to run it.
     let hindered = !report.findings.is_empty();
+    if after.functions.is_some() && !after.operators {
+        report.findings.push(no_operators());
+    }
     let audited = audit(rules, &after).into_iter();
     report.findings.extend(audited.filter(|finding| !hindered || finding.remedy != ["coherd setup"]));
     Ok(report)
@@ -279,7 +315,10 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
     let (slot, publication) = (&config.source.slot, &config.source.publication);
     let database = look(&client, slot, publication, &names).await.map_err(anyhow::Error::new)?;
-    let plan = plan(&config.rules, &database);
+    let mut plan = plan(&config.rules, &database);
+    if stream.user() != database.role.name {
+        grant(&mut plan, stream.user());
+    }
     if args.print {
         return print_plan(config, &database, &plan);
     }

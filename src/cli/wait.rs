@@ -11,7 +11,7 @@ use super::daemon::{self, AdminOption, TIMEOUT, Way};
 use super::{Failure, parts, print};
 use crate::admin::TIMEOUT_MAX;
 use crate::config::parse_duration;
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, ParseLsnError};
 use crate::source::sql::{connect, explain};
 use crate::status::{Stage, View, WatermarksView};
 
@@ -23,7 +23,7 @@ const LONGEST: Duration = Duration::from_hours(24 * 365);
 pub struct Args {
     /// The position to wait for, in either form: 16/B374D848, or the decimal that coherd.token() gives.
     /// Default: the present position of the database, so everything committed so far
-    #[arg(long, value_name = "LSN")]
+    #[arg(long, value_name = "LSN", value_parser = parse_token)]
     token: Option<Lsn>,
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
@@ -59,6 +59,14 @@ impl Args {
     pub(super) fn settled(at: Lsn, timeout: Duration, json: bool) -> Args {
         Args { token: Some(at), timeout, stage: Until::Settled, json, admin: AdminOption::default() }
     }
+}
+
+fn parse_token(text: &str) -> Result<Lsn, String> {
+    let at: Lsn = text.parse().map_err(|error: ParseLsnError| error.to_string())?;
+    if at < Lsn::LEAST {
+        return Err(format!("{at} is no position in a server's log; seconds are --timeout 5s"));
+    }
+    Ok(at)
 }
 
 /// What waiting came to.

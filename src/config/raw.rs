@@ -39,6 +39,14 @@ pub(super) struct RawTarget {
     pub(super) key_file: Option<String>,
 }
 
+/// `manual:`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawManual {
+    #[serde(default)]
+    pub(super) keys: super::ManualKeys,
+}
+
 /// `limits:`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,7 +77,7 @@ pub(super) struct RawLog {
 
 /// The sections themselves.
 pub(super) const SECTIONS: &[&str] =
-    &["source", "targets", "rules", "on_gap", "on_first_start", "repeat_after", "limits", "admin", "log"];
+    &["source", "targets", "rules", "on_gap", "on_first_start", "repeat_after", "manual", "limits", "admin", "log"];
 
 fn coherd() -> String {
     "coherd".to_owned()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::error::Fault;
-use super::raw::{RawAdmin, RawLimits, RawLog, RawSource, RawTarget, SECTIONS};
+use super::raw::{RawAdmin, RawLimits, RawLog, RawManual, RawSource, RawTarget, SECTIONS};
 use super::read::{read, shown, unknown};
 use super::scalar::{
     check_publication, check_slot, check_target_name, parse_duration, parse_size, read_secret, scheme,
@@ -52,6 +52,7 @@ pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> 
     let on_gap = resolver.section::<OnGap>("on_gap");
     let on_first_start = resolver.section::<OnFirstStart>("on_first_start");
     let repeat_after = resolver.repeat_after();
+    let manual = resolver.section::<RawManual>("manual");
     let limits = resolver.limits();
     let admin = resolver.admin();
     let log = resolver.log();
@@ -64,6 +65,7 @@ pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> 
             on_gap: on_gap.unwrap_or_default(),
             on_first_start: on_first_start.unwrap_or_default(),
             repeat_after,
+            manual_keys: manual.map(|manual| manual.keys).unwrap_or_default(),
             limits,
             admin,
             log,

@@ -10,7 +10,7 @@ pub(in crate::config) use probe::fields_of;
 pub use probe::{Field, Shape};
 
 use self::words::said;
-use super::raw::{RawAdmin, RawLimits, RawLog, RawSource, RawTarget, SECTIONS};
+use super::raw::{RawAdmin, RawLimits, RawLog, RawManual, RawSource, RawTarget, SECTIONS};
 use super::tree::{self, Node};
 use super::{OnFirstStart, OnGap};
 use crate::rules::config::{RULES_MAX, RawRule};
@@ -75,6 +75,7 @@ fn section(name: &str) -> Option<Shape> {
         "source" => fields_of::<RawSource>(),
         "targets" => fields_of::<RawTarget>(),
         "rules" => fields_of::<RawRule>(),
+        "manual" => fields_of::<RawManual>(),
         "limits" => fields_of::<RawLimits>(),
         "admin" => fields_of::<RawAdmin>(),
         "log" => fields_of::<RawLog>(),

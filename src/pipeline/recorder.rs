@@ -1,6 +1,7 @@
 //! What the pipeline tells people: log, status board, metrics. Nothing here decides anything.
 
 mod overflow;
+mod ignored;
 mod sights;
 mod unsettled;
 
@@ -27,6 +28,7 @@ use crate::status::{Board, COMMITS_MAX, HALT_ADVICE, SettledCommit, State};
 use crate::table::TableName;
 use crate::target::{Delivered, Fault, Replaced};
 use crate::transaction::{Made, Op, Reader, tables_of};
+use ignored::Ignored;
 pub(super) use overflow::Limit;
 use unsettled::{Sample, Unsettled};
 
@@ -55,6 +57,7 @@ pub struct Recorder {
     told_at: Instant,
     /// When it was last told of a message that could not be read, and how many there were since.
     unreadable: (Option<Instant>, u64),
+    ignored: Ignored,
     /// Attempts to reach the source that have failed in a row for the same reason.
     away: u32,
     /// When it was last told that keys became flushes.
@@ -84,6 +87,7 @@ impl Recorder {
             told: Watermarks::default(),
             told_at: Instant::now(),
             unreadable: (None, 0),
+            ignored: Ignored::default(),
             away: 0,
             overflow_told: None,
             told_replaced: HashSet::new(),
@@ -112,6 +116,7 @@ impl Recorder {
             };
             counter.inc_by(n);
         });
+        self.ignored(reader.take_ignored());
         let watermarks = lanes.ledger.watermarks(lanes.gate.visible(lanes.ledger.decoded()));
         // A server that sends rows without a break sends no keepalive. One look at the clock for all of this turn's rows.
         if rows || watermarks.decoded != self.told.decoded {

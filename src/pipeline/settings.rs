@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::by_hand::ManualKeys;
+
 /// What to do where continuity is broken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -37,6 +39,8 @@ pub struct Settings {
     pub pending_keys_max: usize,
     /// Keys of one transaction beyond which its further keys are coarsened to scopes.
     pub transaction_keys_max: u64,
+    /// Which keys count that are named by hand.
+    pub manual_keys: ManualKeys,
     /// Bytes of log that the slot may hold back; beyond, it is given up on purpose. `None`: any amount.
     pub wal_budget: Option<u64>,
     /// How long decoding may fail at one position before a new slot replaces the old one.

@@ -15,6 +15,7 @@ mod synchronous;
 
 use super::draining::DRAIN_TIME;
 use super::*;
+use crate::by_hand::ManualKeys;
 use crate::gate::Replicas;
 use crate::invalidation::Action;
 use crate::ledger::AckLsn;
@@ -245,6 +246,7 @@ pub(in crate::pipeline) const SETTINGS: Settings = Settings {
     on_first_start: OnFirstStart::Keep,
     pending_keys_max: 1000,
     transaction_keys_max: 1000,
+    manual_keys: ManualKeys::Any,
     wal_budget: None,
     decoding_timeout: Duration::from_mins(1),
     repeat_after: Duration::ZERO,

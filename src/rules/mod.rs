@@ -8,6 +8,7 @@ pub mod config;
 pub mod cover;
 pub mod filter;
 pub mod name;
+pub mod named;
 pub mod overlap;
 pub mod publish;
 pub mod reading;

@@ -50,6 +50,7 @@ pub async fn look(
     Ok(Database {
         name: get(&row, 0, "the functions")?,
         functions: get(&row, 1, "the functions")?,
+        operators: get(&row, 2, "the functions")?,
         server,
         role: role(client).await?,
         publication_name: publication.to_owned(),
@@ -62,7 +63,8 @@ pub async fn look(
 }
 
 const FUNCTIONS: &str = "SELECT current_database()::text, (SELECT obj_description(oid, 'pg_namespace') \
-    FROM pg_catalog.pg_namespace WHERE nspname = 'coherd')";
+    FROM pg_catalog.pg_namespace WHERE nspname = 'coherd'), \
+    EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'coherd_operator')";
 
 const SERVER: &str = "
 SELECT current_setting('server_version_num')::int, current_setting('wal_level'),

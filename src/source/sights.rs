@@ -17,6 +17,7 @@
 //! it runs, and what it has replayed is part of each timeline that it comes to later. So the pair is true even if the
 //! timeline changes in between; the other way round, a position of the new one could be taken for one of the old.
 
+mod flush;
 mod pacing;
 mod replica;
 mod source;

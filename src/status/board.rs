@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::lag::Lag;
 use super::waiting::{Stage, Waiting};
@@ -20,6 +20,15 @@ use crate::observation::HeldWal;
 struct Held {
     status: Status,
     waiting: Waiting,
+    /// How many wait.
+    waiters: watch::Sender<usize>,
+}
+
+impl Held {
+    fn count(&self) {
+        let count = self.waiting.len();
+        self.waiters.send_if_modified(|before| std::mem::replace(before, count) != count);
+    }
 }
 
 /// The shared board. Cheap to clone; one writer, any number of readers. Writing takes an uncontended lock and allocates
@@ -65,7 +74,7 @@ impl Board {
             turned: now,
             lag: Lag::default(),
         };
-        Board(Arc::new(Mutex::new(Held { status, waiting: Waiting::default() })))
+        Board(Arc::new(Mutex::new(Held { status, waiting: Waiting::default(), waiters: watch::Sender::new(0) })))
     }
 
     /// Another configuration from here on. What is known of the database stays.
@@ -150,10 +159,13 @@ impl Board {
     /// The watermarks are `watermarks`. Wakes whoever waited for them. They may also move back, with another database.
     pub fn moved(&self, watermarks: Watermarks) {
         let mut held = self.held();
-        let Held { status, waiting } = &mut *held;
+        let Held { status, waiting, .. } = &mut *held;
         status.watermarks = watermarks;
         status.settle(Instant::now());
-        waiting.wake(&watermarks);
+        if waiting.len() > 0 {
+            waiting.wake(&watermarks);
+            held.count();
+        }
     }
 
     /// Changes target number `index`.
@@ -257,6 +269,11 @@ impl Board {
         self.held().status.watermarks
     }
 
+    /// How many wait for a position at the moment.
+    pub fn waiters(&self) -> watch::Receiver<usize> {
+        self.held().waiters.subscribe()
+    }
+
     /// Waits until `stage` has reached `at`. Dropping the future gives the place back.
     pub async fn reached(&self, stage: Stage, at: Lsn) -> Result<(), TooManyWaiters> {
         let (place, woken) = {
@@ -268,6 +285,7 @@ impl Board {
                 return Err(TooManyWaiters);
             }
             let (ticket, woken) = held.waiting.join(stage, at);
+            held.count();
             (Place { board: self, stage, ticket }, woken)
         };
         wait(woken).await;
@@ -292,7 +310,9 @@ struct Place<'b> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.board.held().waiting.leave(self.stage, self.ticket);
+        let mut held = self.board.held();
+        held.waiting.leave(self.stage, self.ticket);
+        held.count();
     }
 }
 

@@ -99,6 +99,7 @@ fn surroundings() -> Surroundings {
         standby_slots: Vec::new(),
         slot_failover: None,
         slot_invalidation: None,
+        public_senders: Vec::new(),
         functions_usable: true,
     }
 }
@@ -127,7 +128,7 @@ fn a_database_that_was_set_up_has_no_findings_but_the_targets() {
     let config = Config::new(&database.dsn(), &database.name, &["{table: t, keys: ['t:{id}']}"]);
     let before = config.coherd(&["check"]);
     assert_eq!(before.code, 1);
-    insta::assert_snapshot!(before.stdout.split("\n\n").filter(|part| !part.contains("target")).collect::<Vec<_>>().join("\n"), @r#"
+    insta::assert_snapshot!(before.stdout.split("\n\n").filter(|part| !part.contains("target") && !part.starts_with("note")).collect::<Vec<_>>().join("\n"), @r#"
     error [publication-missing] publication NAME: it is not in database NAME, so nothing is sent
         coherd setup
     warning [slot-missing] slot NAME: it is not there yet; coherd setup or the first coherd run creates it
@@ -140,7 +141,11 @@ fn a_database_that_was_set_up_has_no_findings_but_the_targets() {
     let after = config.coherd(&["check", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&after.stdout).unwrap();
     let subjects: Vec<_> = json["findings"].as_array().unwrap().iter().map(|finding| &finding["subject"]).collect();
-    assert_eq!(subjects, ["target cache"]);
+    assert_eq!(subjects, ["source", "target cache"]);
+    assert_eq!(
+        (&json["findings"][0]["code"], &json["findings"][0]["severity"]),
+        (&"messages-public".into(), &"note".into())
+    );
 }
 
 #[test]
@@ -224,6 +229,7 @@ fn a_slot_of_another_kind_is_refused_and_a_lost_one_told() {
     seen.name = "app".into();
     seen.slot_name = "coherd".into();
     seen.functions = Some(coherd::cli::setup::FUNCTIONS_COMMENT.into());
+    seen.operators = true;
     let good = slot(&seen);
     let mut texts = Vec::new();
     for slot in [
@@ -269,6 +275,7 @@ fn managed_services_are_told_what_they_can_do() {
     seen.slot = Some(slot(&seen));
     seen.publication = Some(publication());
     seen.functions = Some(coherd::cli::setup::FUNCTIONS_COMMENT.into());
+    seen.operators = true;
     seen.server.wal_level = "replica".into();
     seen.role.replication = false;
     seen.role.name = "coherd".into();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::bench::{Bench, Case, run_all};
+use crate::support::postgres::postgres_client;
 use crate::support::{Database, Redis};
 
 const RULE: &[&str] = &["{table: t, keys: ['t:{id}']}"];
@@ -160,6 +161,26 @@ pub const ROLES: &[Case] = &[
             bench.sql("CREATE ROLE follower LOGIN REPLICATION; REVOKE USAGE ON SCHEMA coherd FROM PUBLIC");
             bench.dsn = bench.database.dsn_as("follower");
             bench.mends("functions-privilege");
+            bench.sql("REVOKE EXECUTE ON FUNCTION coherd.invalidate(text[]) FROM follower");
+            bench.mends("functions-privilege");
+        },
+    },
+    Case {
+        codes: &["operator-missing"],
+        run: || {
+            let bench = set_up("");
+            bench.sql("DROP OWNED BY coherd_operator; DROP ROLE coherd_operator");
+            bench.mends("operator-missing");
+        },
+    },
+    Case {
+        codes: &["messages-public"],
+        run: || {
+            let bench = set_up("");
+            bench.sql("CREATE ROLE app LOGIN");
+            bench.mends("messages-public");
+            let send = "SELECT pg_logical_emit_message(true, 'coherd', '')";
+            assert!(postgres_client(&bench.database.dsn_as("app")).unwrap().try_run(send).is_err());
         },
     },
 ];

@@ -1,6 +1,7 @@
 //! A target that is away for too long: the slot goes on without it, and the record proves what it missed.
 
 use super::Shop;
+use crate::support::postgres::postgres_client;
 use crate::support::process::Signal;
 use crate::support::{Daemon, Redis, until};
 
@@ -64,6 +65,12 @@ fn the_slot_goes_on_without_a_target_that_is_away_for_too_long_and_the_others_no
     shop.exhaust_the_budget();
     until("the slot goes on", || shop.confirmed_past(&token).then_some(()));
     assert!(!shop.waits(&token, "300ms"), "the slot's position is no proof any more");
+    // Any role that may log in can take the lock by which a daemon says "settled".
+    let pid = shop.walsender();
+    shop.sql.run("CREATE ROLE forger LOGIN");
+    let mut forger = postgres_client(&shop.database.dsn_as("forger")).unwrap();
+    forger.run(&format!("SELECT pg_advisory_lock_shared(1668245605, {pid})"));
+    assert!(!shop.waits(&token, "300ms"), "nobody else's word counts");
     assert_eq!(shop.daemon.http(&format!("/wait?token={token}&timeout=100ms")).0, 504);
     let (code, reasons) = shop.daemon.http("/readyz");
     assert!(code == 503 && reasons.contains("target cache was given up at "), "{reasons}");

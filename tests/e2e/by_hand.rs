@@ -9,7 +9,7 @@ const RULES: &str = "  - table: users\n    keys: [\"user:{id}\"]\n  - table: pro
 
 #[test]
 fn keys_are_invalidated_by_name() {
-    let mut shop = Shop::open(SCHEMA, RULES);
+    let mut shop = Shop::open(SCHEMA, &format!("{RULES}manual:\n  keys: any\n"));
     shop.cache(&["user:1", "user:2", "anything at all", "product:4"]);
     assert_eq!(shop.left_after("SELECT coherd.invalidate('user:1', 'anything at all')"), ["product:4", "user:2"]);
     assert_eq!(
@@ -17,6 +17,26 @@ fn keys_are_invalidated_by_name() {
         ["product:4:version", "user:2"],
         "where a rule bumps, the pointer moves as well"
     );
+}
+
+#[test]
+fn only_keys_that_a_rule_covers_can_be_named_unless_the_configuration_says_any() {
+    let mut shop = Shop::open(SCHEMA, RULES);
+    shop.cache(&["user:1", "user:2", "session:alice", "product:4"]);
+    let messages = "SELECT coherd.invalidate('user:1', 'session:alice', 'product:4');
+        SELECT pg_logical_emit_message(true, 'coherd', '{\"v\": 1, \"do\": \"invalidate\", \"keys\": [\"session:alice\"]}')";
+    assert_eq!(shop.left_after(messages), ["product:4:version", "session:alice", "user:2"]);
+    let metrics = shop.daemon.http("/metrics").1;
+    assert!(metrics.contains("coherd_manual_keys_ignored_total 2\n"), "{metrics}");
+    let log = shop.daemon.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("keys named by hand are ignored")).collect();
+    assert!(told.len() == 1 && told[0].contains("manual.keys") && !log.contains("session:alice"), "{told:?}");
+    shop.daemon.edit("rules:\n", "manual: {keys: any}\nrules:\n");
+    shop.daemon.signal(crate::support::process::Signal::Hangup);
+    crate::support::until("the configuration is reloaded", || {
+        shop.daemon.log().contains("the configuration is reloaded").then_some(())
+    });
+    assert_eq!(shop.left_after(messages), ["product:4:version", "user:2"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The daemon from end to end: a change in a real Postgres, keys in a real Redis.
 
+mod asynchronous;
 mod by_hand;
 mod broken_rule;
 mod budget;

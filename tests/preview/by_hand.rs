@@ -16,7 +16,7 @@ const RULES: &str =
 
 #[test]
 fn keys_go_by_name_and_the_token_can_be_waited_for() {
-    let shop = Shop::open(SCHEMA, RULES);
+    let shop = Shop::open(SCHEMA, &format!("{RULES}manual: {{keys: any}}\n"));
     shop.cache(&["user:1", "user:2", "it's one"]);
     let output = shop.daemon.command(&["invalidate", "user:1", "it's one"]);
     assert!(output.status.success(), "{}", text(&output));
@@ -133,4 +133,32 @@ fn an_order_reaches_a_cache_that_is_away_when_it_is_back() {
     shop.redis.signal(Signal::Continue);
     shop.settle();
     assert!(shop.cached().is_empty());
+}
+
+#[test]
+fn a_pattern_is_refused_with_the_command_that_was_meant_unless_it_is_to_be_taken_literally() {
+    let shop = Shop::open(SCHEMA, RULES);
+    shop.cache(&["user:1", "user:*", "user:?"]);
+    for pattern in ["user:*", "user:[0-9]", "user:?"] {
+        let said = refusal(&shop.daemon.command(&["invalidate", "user:2", pattern]), &[]);
+        assert!(
+            said.contains("nothing was done: key 2 of 2 looks like a pattern") && said.contains("coherd flush"),
+            "{said}"
+        );
+    }
+    assert_eq!(shop.cached(), ["user:*", "user:1", "user:?"]);
+    let output = shop.daemon.command(&["invalidate", "--literal", "--wait=30s", "user:*"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(shop.cached(), ["user:1", "user:?"]);
+}
+
+#[test]
+fn a_key_that_no_rule_covers_is_refused_because_the_daemon_would_ignore_it() {
+    let shop = Shop::open(SCHEMA, RULES);
+    shop.cache(&["user:1", "session:alice"]);
+    assert_snapshot!(refusal(&shop.daemon.command(&["invalidate", "user:1", "session:alice"]), &[]), @r"
+    exit 1
+    coherd: nothing was done: key 2 of 2 is none that a rule covers, so the daemon would ignore it: name it in a rule, or set manual.keys to any and reload coherd
+    ");
+    assert_eq!(shop.cached(), ["session:alice", "user:1"]);
 }

@@ -99,7 +99,7 @@ fn a_key_that_no_rule_makes_is_told_with_what_flushes_it() {
     assert_snapshot!(explained(&shop, "it's"), @r#"
     exit 1
     no rule makes it's: no change in Postgres removes it.
-    By hand: coherd invalidate 'it'\''s'
+    By hand, once manual.keys is any: coherd invalidate 'it'\''s'
 
     KEY   ACTION  FROM  CACHE
     it's  delete        no

@@ -48,6 +48,7 @@ const RULES: &str = "
     action: bump
   - table: events
     keys: [\"event:{id}\"]
+manual: {keys: any}
 ";
 
 /// Each is previewed, and then run.

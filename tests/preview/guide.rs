@@ -85,7 +85,8 @@ fn run(shop: &mut Shop, command: &str) -> String {
 fn every_command_of_the_guide_to_manual_fixes_prints_what_stands_there() {
     let blocks = blocks();
     let rules = blocks.iter().find(|block| block.language == "yaml").unwrap().text;
-    let mut shop = Shop::open(SCHEMA, rules.strip_prefix("rules:\n").unwrap());
+    let rules = format!("{}manual: {{keys: any}}\n", rules.strip_prefix("rules:\n").unwrap());
+    let mut shop = Shop::open(SCHEMA, &rules);
     let keys = ["user:1", "user:3", "user:by-email:ann@old.example", "orders-of:1", "orders-of:9", "report:2026-11"];
     shop.cache(&keys);
     let () = redis::cmd("EXPIRE").arg("user:1").arg(6000).query(&mut shop.redis.client()).unwrap();

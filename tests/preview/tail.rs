@@ -14,8 +14,7 @@ use crate::support::{Database, until};
 
 const SCHEMA: &str =
     "CREATE TABLE users (id int PRIMARY KEY, name text); CREATE TABLE orders (id int PRIMARY KEY, n int);";
-const RULES: &str =
-    "  - table: users\n    keys: [\"user:{id}\"]\n  - table: orders\n    keys: [\"order:{id}\"]\n    action: bump\n";
+const RULES: &str = "  - table: users\n    keys: [\"user:{id}\"]\n  - table: orders\n    keys: [\"order:{id}\"]\n    action: bump\nmanual: {keys: any}\n";
 
 struct Tail {
     child: Child,

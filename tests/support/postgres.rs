@@ -279,14 +279,22 @@ impl Drop for Database {
 pub struct Client {
     runtime: tokio::runtime::Runtime,
     client: tokio_postgres::Client,
+    notices: std::sync::mpsc::Receiver<String>,
 }
 
 /// Opens a session.
 pub fn postgres_client(dsn: &str) -> Result<Client, tokio_postgres::Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
-    let (client, connection) = runtime.block_on(tokio_postgres::connect(dsn, tokio_postgres::NoTls))?;
-    runtime.spawn(connection);
-    Ok(Client { runtime, client })
+    let (client, mut connection) = runtime.block_on(tokio_postgres::connect(dsn, tokio_postgres::NoTls))?;
+    let (told, notices) = std::sync::mpsc::channel();
+    runtime.spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+            if let tokio_postgres::AsyncMessage::Notice(notice) = message {
+                let _ = told.send(format!("{} | {}", notice.message(), notice.hint().unwrap_or_default()));
+            }
+        }
+    });
+    Ok(Client { runtime, client, notices })
 }
 
 impl Client {
@@ -315,6 +323,13 @@ impl Client {
             _ => None,
         };
         Ok(messages.into_iter().filter_map(row).collect())
+    }
+
+    /// Runs statements and gives the notices that they raise, each with its hint; panics on an error.
+    pub fn notices(&mut self, sql: &str) -> Vec<String> {
+        self.notices.try_iter().for_each(drop);
+        self.run(sql);
+        self.notices.try_iter().collect()
     }
 
     /// Whether the session is over.

@@ -2,7 +2,7 @@
 
 use super::Look;
 use super::setting::{Takes, set};
-use crate::cli::setup::FUNCTIONS_COMMENT;
+use crate::cli::setup::{FUNCTIONS_COMMENT, no_operators, operating};
 use crate::database::{Hosting, LooseCommits, Role};
 use crate::finding::{Code, Finding};
 use crate::source::synchronous::counted;
@@ -30,6 +30,7 @@ pub fn prerequisites(look: &Look) -> Vec<Finding> {
     findings.extend(super::slot::slot(look));
     findings.extend(super::slot::kept_log(look));
     findings.extend(functions(look));
+    findings.extend(senders(look));
     findings
 }
 
@@ -161,18 +162,18 @@ fn role(role: &Role, hosting: Hosting) -> Option<Finding> {
 
 fn functions(look: &Look) -> Option<Finding> {
     const SUBJECT: &str = "schema coherd";
-    let role = quote_identifier(&look.database.role.name);
+    let role = &look.database.role.name;
     let (code, message) = match look.database.functions.as_deref() {
-        Some(FUNCTIONS_COMMENT) if look.surroundings.functions_usable => return None,
+        Some(FUNCTIONS_COMMENT) if look.surroundings.functions_usable => {
+            return (!look.database.operators).then(no_operators);
+        }
         Some(FUNCTIONS_COMMENT) => {
             let message = format!(
-                "role {role} may not call its functions, which coherd needs to invalidate by hand; the statements are for \
-                 the schema's owner"
+                "role {} may not call its functions, which coherd needs to invalidate by hand; the statements are for \
+                 the schema's owner",
+                quote_identifier(role)
             );
-            let finding = Finding::warning(Code::FUNCTIONS_PRIVILEGE, SUBJECT, message)
-                .mend(format!("GRANT USAGE ON SCHEMA coherd TO {role};"))
-                .mend(format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA coherd TO {role};"));
-            return Some(finding);
+            return Some(Finding::warning(Code::FUNCTIONS_PRIVILEGE, SUBJECT, message).mend_all(operating(role)));
         }
         Some(_) => (Code::FUNCTIONS_OLD, "its functions are those of another version; coherd setup renews them"),
         None => (
@@ -181,4 +182,18 @@ fn functions(look: &Look) -> Option<Finding> {
         ),
     };
     Some(Finding::warning(code, SUBJECT, message).mend("coherd setup"))
+}
+
+/// Postgres gives the right to everybody. Other programs may use it, so that it is not ours to take away.
+fn senders(look: &Look) -> Option<Finding> {
+    let functions = look.surroundings.public_senders.join(", ");
+    let role = quote_identifier(&look.database.role.name);
+    let to = if look.database.operators { format!("{role}, coherd_operator") } else { role };
+    let message = "every role that may log in may call pg_logical_emit_message(), and so do what coherd.invalidate() and \
+                   coherd.flush() do: make caches colder, of the rules' keys only unless manual.keys is any. Where no other \
+                   program needs it, a superuser can take that away";
+    let finding = Finding::note(Code::MESSAGES_PUBLIC, SOURCE, message)
+        .mend(format!("REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC;"))
+        .mend(format!("GRANT EXECUTE ON FUNCTION {functions} TO {to};"));
+    (!functions.is_empty()).then_some(finding)
 }

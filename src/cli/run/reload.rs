@@ -47,7 +47,7 @@ impl Reloads {
         let parts = Parts::of(&config).map_err(anyhow::Error::from)?;
         let (findings, _) = check::source(&config, &|name| std::env::var(name).ok()).await;
         let wrong: Vec<String> =
-            findings.iter().filter(|its| its.severity != Severity::Warning).map(ToString::to_string).collect();
+            findings.iter().filter(|its| its.severity > Severity::Warning).map(ToString::to_string).collect();
         if wrong.is_empty() {
             return Ok((config, parts));
         }

@@ -107,11 +107,12 @@ impl Gather for Lanes {
         self.gather(rule, |batch| batch.push_scope(scope));
     }
 
-    fn by_hand(&mut self, key: &[u8]) {
+    fn by_hand(&mut self, key: &[u8], lanes: Option<&[usize]>) {
         let most = self.pending_keys_max / 2;
         self.gate.gathered(self.ledger.decoded());
         self.furthest = self.commit.map_or(self.furthest, |(commit, _)| commit.at.max(self.furthest));
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
+        let is_meant = |index: &usize| lanes.is_none_or(|lanes| lanes.contains(index));
+        for (index, lane) in self.lanes.iter_mut().enumerate().filter(|(index, _)| is_meant(index)) {
             // No scope stands in for it, and reading cannot wait for a target that the slot does not wait for.
             match (lane.is_stuck(most), self.ledger.is_given_up(index)) {
                 (true, true) => {

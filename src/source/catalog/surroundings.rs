@@ -30,6 +30,7 @@ pub async fn surroundings(client: &Client, version: u32, slot: &str) -> Result<S
         )?,
         slot_failover,
         slot_invalidation,
+        public_senders: get(&row, 6, WHAT)?,
         functions_usable: get(&row, 5, WHAT)?,
     })
 }
@@ -46,7 +47,11 @@ SELECT ARRAY(SELECT rolname::text FROM pg_catalog.pg_roles
        coalesce((SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
                         AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace = n.oid
                                         AND NOT pg_catalog.has_function_privilege(p.oid, 'EXECUTE'))
-                 FROM pg_catalog.pg_namespace n WHERE n.nspname = 'coherd'), true)";
+                 FROM pg_catalog.pg_namespace n WHERE n.nspname = 'coherd'), true),
+       ARRAY(SELECT pg_catalog.format('pg_catalog.%I(%s)', p.proname, pg_catalog.oidvectortypes(p.proargtypes))
+             FROM pg_catalog.pg_proc p
+             WHERE p.proname = 'pg_logical_emit_message' AND p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+               AND pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1)";
 
 const STANDBY_SLOTS: &str =
     "SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND active ORDER BY 1";

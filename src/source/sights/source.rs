@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Statement};
 use super::super::dsn::Dsn;
 use super::super::sql::{connect, explain};
 use super::super::{Question, Sighted, SourceError};
+use super::flush::Flusher;
 use super::{in_time, reached};
 use crate::backoff::Backoff;
 use crate::sight::Sight;
@@ -21,9 +22,12 @@ const RETRY_MOST: Duration = Duration::from_secs(1);
 
 /// Completes "could not".
 const WHAT: &str = "ask the source what its readers see";
+const FLUSHING: &str = "flush the source's log for those who wait";
 
 /// A plan that is made once.
-const SETTINGS: &str = "SET statement_timeout = '4s'; SET jit = off; SET plan_cache_mode = force_generic_plan";
+/// What is committed here is flushed, and waits for no standby.
+const SETTINGS: &str = "SET statement_timeout = '4s'; SET jit = off; SET plan_cache_mode = force_generic_plan; \
+    SET synchronous_commit = local";
 
 /// A position in recovery, else a snapshot, which is that of this statement. On a standby a snapshot lists no running
 /// transactions.
@@ -41,6 +45,8 @@ pub struct AskConfig {
     pub dsn: Dsn,
     /// Name of the slot that the stream comes from.
     pub slot: String,
+    /// How many wait for the daemon itself.
+    pub waiters: Receiver<usize>,
 }
 
 /// Answers every new number among `questions`, until nobody asks or the receiver is gone. Each answer is of a statement
@@ -111,8 +117,12 @@ impl Asking<'_> {
         loop {
             let number = questions.borrow_and_update().number;
             if number == *self.answered {
-                if questions.changed().await.is_err() {
-                    return Ok(());
+                tokio::select! {
+                    biased;
+                    changed = questions.changed() => if changed.is_err() {
+                        return Ok(());
+                    },
+                    () = server.flusher.due() => in_time(FLUSHING, server.flush()).await?,
                 }
                 continue;
             }
@@ -135,6 +145,7 @@ struct Server<'a> {
     config: &'a AskConfig,
     client: Client,
     look: Statement,
+    flusher: Flusher,
     /// It was not in recovery before the last statement.
     is_primary: bool,
 }
@@ -146,15 +157,20 @@ impl<'a> Server<'a> {
             client.batch_execute(SETTINGS).await?;
             let look = client.prepare(LOOK).await?;
             let row = client.query_one(WHOSE, &[&config.slot]).await?;
-            Ok((look, row.try_get(0)?, row.try_get::<_, Option<i32>>(1)?))
+            let flusher = Flusher::new(&client, config.waiters.clone()).await?;
+            Ok((look, flusher, row.try_get(0)?, row.try_get::<_, Option<i32>>(1)?))
         };
-        let (look, in_recovery, active) = asked.await.map_err(|error| failed(&error, config))?;
+        let (look, flusher, in_recovery, active) = asked.await.map_err(|error| failed(&error, config))?;
         let active = active.and_then(|pid| u32::try_from(pid).ok());
         if active != Some(walsender) {
             return Err(SourceError::Lost(elsewhere(&config.slot, walsender, active)));
         }
         let in_recovery: bool = in_recovery;
-        Ok(Server { config, client, look, is_primary: !in_recovery })
+        Ok(Server { config, client, look, flusher, is_primary: !in_recovery })
+    }
+
+    async fn flush(&mut self) -> Result<(), SourceError> {
+        self.flusher.look(&self.client).await.map_err(|error| explain(&error, FLUSHING, &self.config.dsn))
     }
 
     async fn look(&mut self) -> Result<Sight, SourceError> {

@@ -27,7 +27,8 @@ impl Asking {
         let (questions, put) = watch::channel(Question::default());
         let (sender, sighted) = mpsc::channel(4);
         let runtime = runtime();
-        runtime.spawn(ask_source(AskConfig { dsn: dsn(text), slot: slot.into() }, put, sender));
+        let waiters = watch::channel(0).1;
+        runtime.spawn(ask_source(AskConfig { dsn: dsn(text), slot: slot.into(), waiters }, put, sender));
         Asking { runtime, questions, sighted }
     }
 

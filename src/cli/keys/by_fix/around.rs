@@ -121,6 +121,13 @@ impl After {
                 "source.messages is false: what coherd.invalidate() and its kin say counts for nothing".to_owned(),
             );
         }
+        if found.ignored > 0 {
+            notes.push(format!(
+                "{} named by hand and ignored, because no rule covers {} (manual.keys: rules)",
+                if found.ignored == 1 { "1 key is".to_owned() } else { format!("{} keys are", found.ignored) },
+                if found.ignored == 1 { "it" } else { "them" }
+            ));
+        }
         notes.extend(self.errors.iter().map(|error| format!("already now: {error}")));
         notes.extend(self.new_errors.iter().map(|error| format!("AFTER THE FIX: {error}")));
     }

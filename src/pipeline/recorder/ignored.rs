@@ -1,0 +1,37 @@
+//! Keys that were named by hand and count nowhere: each counted, and told now and then. Anybody may send them, and they may
+//! hold what nobody should read in a log, so only their number is told.
+
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::Recorder;
+
+/// Between two lines of the log, at least.
+const TELL_PACE: Duration = Duration::from_mins(1);
+
+/// How many are not told yet, and when some were told last.
+#[derive(Debug, Default)]
+pub(super) struct Ignored {
+    keys: u64,
+    told_at: Option<Instant>,
+}
+
+impl Recorder {
+    pub(super) fn ignored(&mut self, keys: u64) {
+        if keys > 0 {
+            self.metrics.ignored(keys);
+            self.ignored.keys += keys;
+        }
+        if self.ignored.keys == 0 || self.ignored.told_at.is_some_and(|at| at.elapsed() < TELL_PACE) {
+            return;
+        }
+        let keys = std::mem::take(&mut self.ignored.keys);
+        self.ignored.told_at = Some(Instant::now());
+        warn!(
+            keys,
+            "keys named by hand are ignored, because no rule covers them (manual.keys: rules): name them in a rule, or set \
+             manual.keys to any and reload coherd (systemctl reload coherd)"
+        );
+    }
+}

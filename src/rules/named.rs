@@ -1,0 +1,51 @@
+//! Which rules a key belongs to that somebody named by hand.
+
+use super::config::Rule;
+use super::shape::Shape;
+
+/// For each rule, in order, the scopes that are not its templates' own.
+#[derive(Debug)]
+pub struct Cover(Vec<Vec<Shape>>);
+
+impl Cover {
+    /// Of `rules`, which every question then brings again.
+    pub fn new(rules: &[Rule]) -> Cover {
+        let given = |rule: &Rule| {
+            let own: Vec<String> = rule.keys.iter().map(super::template::Template::scope_pattern).collect();
+            let given = rule.scopes.iter().filter(|scope| own.iter().all(|own| **own != *scope.pattern));
+            given.map(|scope| Shape::of_glob(&scope.pattern)).collect()
+        };
+        Cover(rules.iter().map(given).collect())
+    }
+
+    /// The rules of which a template could make `key`, or whose scope covers it. A template without literal text could make
+    /// any key: there the scope alone counts.
+    pub fn rules<'r>(&'r self, rules: &'r [Rule], key: &'r [u8]) -> impl Iterator<Item = &'r Rule> {
+        let covers = move |(rule, scopes): &(&Rule, &Vec<Shape>)| {
+            rule.keys.iter().any(|template| template.has_literal() && template.could_make(key))
+                || (!scopes.is_empty() && scopes.iter().any(|scope| scope.meets(&Shape::of_key(key))))
+        };
+        rules.iter().zip(&self.0).filter(covers).map(|(rule, _)| rule)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::config::{RawRule, resolve};
+
+    #[test]
+    fn a_key_belongs_to_rules_that_could_make_it_and_to_rules_whose_scope_covers_it() {
+        let raw = [
+            RawRule::of("users", &["user:{id}", "user:by-email:{email|lower}"]),
+            RawRule { scope: Some("order*".into()), ..RawRule::of("orders", &["order:{id}"]) },
+        ];
+        let rules = resolve(&raw, &["cache".into()]).unwrap();
+        let cover = Cover::new(&rules);
+        let of = |key: &str| -> Vec<u16> { cover.rules(&rules, key.as_bytes()).map(|rule| rule.id.0).collect() };
+        assert_eq!((of("user:1"), of("orders"), of("order:1:lines")), (vec![0], vec![1], vec![1]));
+        let rules = &rules[..1];
+        let of = |key: &str| Cover::new(rules).rules(rules, key.as_bytes()).count();
+        assert_eq!(["user:1", "user:by-email:a@b", "session:alice", "auser:1"].map(of), [1, 1, 0, 0]);
+    }
+}
