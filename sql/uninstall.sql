@@ -1,5 +1,6 @@
 -- Undoes coherd.sql, role.sql and "coherd setup" in this database. Stop the daemon first. Where the slot or the
--- publication is not called "coherd", use "coherd teardown", or change the names below. As often as you like.
+-- publication is not called "coherd", use "coherd teardown", or change the names below. As often as you like. What coherd
+-- did not make, and what another coherd may still use, stays; a notice says so.
 
 -- Under another search path, names here could mean what somebody has made in a schema of this database. The one of the
 -- session comes back at the end.
@@ -17,26 +18,66 @@ BEGIN
             USING ERRCODE = '55006', HINT = 'Stop the daemon first, then run this again.';
     END IF;
     PERFORM pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots
-    WHERE slot_name = 'coherd' AND database = pg_catalog.current_database();
+    WHERE slot_name = 'coherd' AND database = pg_catalog.current_database() AND plugin = 'pgoutput' AND NOT two_phase;
 END
 $$;
-
-DROP PUBLICATION IF EXISTS coherd;
-DROP SCHEMA IF EXISTS coherd CASCADE;
 
 DO $$
+DECLARE
+    others text := (
+        SELECT pg_catalog.string_agg(slot_name, ', ' ORDER BY slot_name) FROM pg_catalog.pg_replication_slots
+        WHERE database = pg_catalog.current_database() AND plugin = 'pgoutput' AND NOT temporary AND slot_name <> 'coherd');
+    made_for text := (
+        SELECT pg_catalog.obj_description(oid, 'pg_publication') FROM pg_catalog.pg_publication WHERE pubname = 'coherd');
+    views text;
+    routines text;
 BEGIN
-    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'coherd') THEN
-        EXECUTE pg_catalog.format('REVOKE CONNECT ON DATABASE %I FROM coherd', pg_catalog.current_database());
+    IF made_for = 'Made by coherd setup for slot coherd' OR made_for IS NULL AND others IS NULL THEN
+        DROP PUBLICATION IF EXISTS coherd;
+    ELSIF EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = 'coherd') THEN
+        RAISE NOTICE 'the publication "coherd" stays: coherd setup did not make it for the slot "coherd"';
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'coherd') THEN
+        RETURN;
+    END IF;
+    IF NOT coalesce((SELECT pg_catalog.starts_with(pg_catalog.obj_description(oid, 'pg_namespace'), 'Cache coherence')
+                     FROM pg_catalog.pg_namespace WHERE nspname = 'coherd'), false) THEN
+        RAISE NOTICE 'the schema "coherd" stays: coherd did not make it';
+        RETURN;
+    END IF;
+    IF others IS NOT NULL THEN
+        RAISE NOTICE 'the schema "coherd" stays: the coherds of other slots in this database may use it (%)', others;
+        RETURN;
+    END IF;
+    -- Without CASCADE, which would also drop what others have built on it.
+    SELECT pg_catalog.string_agg(pg_catalog.format('coherd.%I', c.relname), ', ') INTO views
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'coherd' AND c.relkind = 'v';
+    SELECT pg_catalog.string_agg(pg_catalog.format('coherd.%I(%s)', p.proname,
+        pg_catalog.pg_get_function_identity_arguments(p.oid)), ', ') INTO routines
+    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'coherd';
+    IF views IS NOT NULL THEN
+        EXECUTE 'DROP VIEW ' || views;
+    END IF;
+    IF routines IS NOT NULL THEN
+        EXECUTE 'DROP ROUTINE ' || routines;
+    END IF;
+    DROP SCHEMA coherd;
 END
 $$;
 
--- A role stays where another database still needs it.
+-- A role stays where another database or another slot still needs it.
 DO $$
 DECLARE
     role name;
 BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE plugin = 'pgoutput' AND NOT temporary) THEN
+        RAISE NOTICE 'the roles "coherd" and "coherd_operator" stay: the coherds of other slots may use it';
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'coherd') THEN
+        EXECUTE pg_catalog.format('REVOKE CONNECT ON DATABASE %I FROM coherd', pg_catalog.current_database());
+    END IF;
     FOREACH role IN ARRAY ARRAY['coherd', 'coherd_operator']::name[] LOOP
         BEGIN
             EXECUTE pg_catalog.format('DROP ROLE IF EXISTS %I', role);

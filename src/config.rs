@@ -25,6 +25,7 @@ pub use error::{ConfigError, Fault, Place};
 pub use scalar::{check_slot, parse_duration, parse_size};
 
 pub use crate::by_hand::ManualKeys;
+pub use crate::database::Publish;
 pub use crate::pipeline::{OnFirstStart, OnGap};
 use crate::rules::config::Rule;
 
@@ -73,6 +74,8 @@ pub struct SourceConfig {
     pub slot: String,
     /// The publication's name, unquoted.
     pub publication: String,
+    /// What the publication sends of a table.
+    pub publish: Publish,
     /// Replicas that caches may be filled from, each a libpq URI or key=value text, not looked into here.
     pub replicas: Vec<SecretString>,
     /// How far behind a replica may be before the settled watermark does not wait for it; at least a second.
@@ -81,6 +84,8 @@ pub struct SourceConfig {
     pub wal_budget: Option<u64>,
     /// How long decoding may fail at one position before a new slot replaces the old one; at least a second.
     pub decoding_timeout: Duration,
+    /// How long making a slot may wait for the transactions that are running; above 0.
+    pub slot_create_timeout: Duration,
     /// Whether the messages of `coherd.invalidate()` and friends count.
     pub messages: bool,
 }

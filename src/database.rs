@@ -30,6 +30,48 @@ pub struct Database {
     pub tables: Vec<Table>,
     /// Names of other tables, asked for only where one is missing; at most [`OTHERS_MAX`].
     pub others: Vec<TableName>,
+    /// The other slots of this database that read with pgoutput, temporary ones left out: each may belong to another
+    /// coherd, or to a subscription, that uses the publication or the schema too.
+    pub other_slots: Vec<String>,
+    /// Relations whose names hold [`IDENTITY_SUFFIX`], which a new index must not have.
+    pub taken: Vec<TableName>,
+    /// What the configuration and the command line ask for. Not read from the catalogue.
+    pub choices: Choices,
+}
+
+/// What the indexes that coherd proposes for a replica identity end with.
+pub const IDENTITY_SUFFIX: &str = "_coherd_identity";
+
+/// What the configuration and the command line ask of a publication and of replica identities.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// `source.publish`.
+    pub publish: Publish,
+    /// `--identity`.
+    pub identity: Proposal,
+}
+
+/// `source.publish`: what a publication sends of a table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Publish {
+    /// Whole rows, without a column list.
+    #[default]
+    Rows,
+    /// A column list with what rules and the replica identity need.
+    Keys,
+}
+
+/// Which replica identity is proposed where old rows do not carry what a rule needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Proposal {
+    /// FULL, but for wide rows and where column lists are wanted.
+    #[default]
+    Fitting,
+    /// FULL wherever it can be.
+    Full,
+    /// A UNIQUE constraint wherever one can be.
+    Constraint,
 }
 
 /// The most names among which the nearest to a missing table is looked for.
@@ -41,10 +83,48 @@ impl Database {
         self.tables.iter().find(|table| table.name == *name)
     }
 
+    /// Whether entries of the publication may be changed and removed without asking: coherd made it, for this slot,
+    /// and no other slot can be reading from it.
+    pub fn owns_publication(&self) -> bool {
+        self.publication.as_ref().is_some_and(|held| held.made_here) && self.other_slots.is_empty()
+    }
+
     /// Column lists and row filters came with Postgres 15.
     pub fn has_column_lists(&self) -> bool {
         self.server.version >= 150_000
     }
+}
+
+/// What a publication holds beside the tables of rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Tables that it names one by one, with whether they are partitioned; at most [`BESIDE_MAX`].
+    pub unruled: Vec<(TableName, bool)>,
+    /// How many there are.
+    pub unruled_count: u64,
+    /// Tables, published in whatever way, whose UPDATEs and DELETEs fail; at most [`BESIDE_MAX`].
+    pub unwritable: Vec<Unwritable>,
+    /// How many there are.
+    pub unwritable_count: u64,
+}
+
+/// The most tables of each kind that are read.
+pub const BESIDE_MAX: u32 = 100;
+
+/// A published table to which the application's UPDATEs and DELETEs fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "reasons that come together")]
+pub struct Unwritable {
+    /// Its name.
+    pub table: TableName,
+    /// It has no replica identity (55000).
+    pub bare: bool,
+    /// Its column list leaves out a part of the replica identity, or that is FULL (42P10).
+    pub listed: bool,
+    /// Its replica identity is FULL and the publication leaves out a stored generated column (42P10; 18+).
+    pub generated: bool,
+    /// It has a virtual generated column, which FULL cannot hold (42P10; 18+).
+    pub is_virtual: bool,
 }
 
 /// The server.
@@ -97,6 +177,9 @@ pub struct Role {
 pub struct Publication {
     /// Whether this role may alter it.
     pub owned: bool,
+    /// `coherd setup` made it for this slot: its comment says so ([`publication_comment`]), or it has the default name
+    /// and no comment.
+    pub made_here: bool,
     /// `FOR ALL TABLES`.
     pub all_tables: bool,
     /// Holds whole schemas (15+), and so takes no column lists.
@@ -108,6 +191,14 @@ pub struct Publication {
     /// Stored generated columns are published where no column list says otherwise (18+).
     pub generated: bool,
 }
+
+/// The comment by which `coherd setup` knows a publication that it made.
+pub fn publication_comment(slot: &str) -> String {
+    format!("Made by coherd setup for slot {slot}")
+}
+
+/// The publication's name where the configuration gives none.
+pub const PUBLICATION_DEFAULT: &str = "coherd";
 
 /// `publish = '…'`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,4 +297,35 @@ pub struct Slot {
     pub confirmed: Option<Lsn>,
     /// `two_phase`: prepared transactions would arrive without their rows.
     pub two_phase: bool,
+}
+
+/// What to do about a slot that coherd did not make. Dropping it could cost its owner a standby or a subscription.
+pub const ANOTHER_NAME: &str = "it is not coherd's, so choose another name (source.slot)";
+
+/// Why a slot cannot be one that coherd made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfOthers<'a> {
+    /// It is for a standby or a backup.
+    Physical,
+    /// It follows another database.
+    Database(&'a str),
+    /// It has another output plugin than pgoutput.
+    Plugin(&'a str),
+    /// coherd makes none that sends prepared transactions early.
+    TwoPhase,
+}
+
+impl Slot {
+    /// Why the slot cannot be one that coherd made for database `ours`; `None` where it can.
+    pub fn belongs_to_others(&self, ours: &str) -> Option<OfOthers<'_>> {
+        let Some(plugin) = self.plugin.as_deref() else { return Some(OfOthers::Physical) };
+        match self.database.as_deref() {
+            Some(of) if of == ours => {}
+            of => return Some(OfOthers::Database(of.unwrap_or_default())),
+        }
+        if plugin != "pgoutput" {
+            return Some(OfOthers::Plugin(plugin));
+        }
+        self.two_phase.then_some(OfOthers::TwoPhase)
+    }
 }

@@ -114,6 +114,15 @@ pub struct Leaf {
     pub foreign: bool,
 }
 
+/// The index of a replica identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityIndex {
+    /// `pg_class.relname`.
+    pub name: String,
+    /// A constraint stands on it, so that DROP INDEX is refused.
+    pub is_constraint: bool,
+}
+
 /// A table as the catalogue describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
@@ -131,6 +140,11 @@ pub struct Table {
     pub identity: ReplicaIdentity,
     /// The columns of the table's own replica identity.
     pub identity_columns: Vec<String>,
+    /// The index that `REPLICA IDENTITY USING INDEX` names.
+    pub identity_index: Option<IdentityIndex>,
+    /// Old rows cost much in the log: values are stored outside of their rows (TOAST), or rows are longer than about
+    /// 1 kB.
+    pub wide: bool,
     /// For the root of a partition tree: its leaves.
     pub leaves: Vec<Leaf>,
     /// Columns in table order, dropped ones left out.

@@ -199,9 +199,11 @@ fn columns_that_are_not_sent_are_named() {
     error [column-unpublished] rules[0] public.t: publication NAME leaves out email
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public.t;
-        ALTER PUBLICATION NAME ADD TABLE ONLY public.t (id, email, "userName");
+        ALTER PUBLICATION NAME ADD TABLE ONLY public.t;
         COMMIT;
     error [row-filter] rules[0] public.t: publication NAME filters its rows: changes outside the filter are never seen
+        -- the statements for rules[0] public.t
+    warning [column-list] rules[0] public.t: source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
         -- the statements for rules[0] public.t
     warning [toast] rules[0] public.t: a large value of email is stored outside of its row (TOAST), and an UPDATE that leaves it alone does not bring it: the rule's scope is flushed then, whatever on_missing_old says. REPLICA IDENTITY FULL brings it
         -- coherd check has the statements once the table's other findings are mended
@@ -246,7 +248,7 @@ fn a_publication_that_leaves_things_out_is_named() {
         ALTER PUBLICATION NAME SET (publish_via_partition_root = true);
     warning [table-empty-tree] rules[0] public.p: it has no partition, so no row can be written and no key can ever be made
     error [table-unpublished] rules[1] public.t: it is not in publication NAME, so its changes are not sent; coherd setup adds it
-        ALTER PUBLICATION NAME ADD TABLE ONLY public.t (id);
+        ALTER PUBLICATION NAME ADD TABLE ONLY public.t;
     "#);
 }
 
@@ -284,7 +286,7 @@ fn mended(tables: &str, publication: &str, raw: &[RawRule], writes: &[&str]) -> 
 }
 
 #[test]
-fn a_placeholder_outside_the_identity_is_mended_with_an_index() {
+fn a_placeholder_outside_the_identity_is_mended() {
     let text = mended(
         "CREATE TABLE t (id int PRIMARY KEY, email varchar(80) NOT NULL, n int); INSERT INTO t VALUES (1, 'a')",
         "FOR TABLE t (id)",
@@ -292,14 +294,15 @@ fn a_placeholder_outside_the_identity_is_mended_with_an_index() {
         &["UPDATE t SET n = 1", "UPDATE t SET email = email || 'x'", "DELETE FROM t WHERE id = 9"],
     );
     insta::assert_snapshot!(text, @r#"
-    error [identity-old-rows] rules[0] public.t: old rows do not carry email: where such a value changes or its row is deleted, the old key would stay. The statements put it into the replica identity with an index. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
+    error [identity-old-rows] rules[0] public.t: old rows do not carry email: where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public.t;
-        ALTER PUBLICATION NAME ADD TABLE ONLY public.t (id, email);
+        ALTER PUBLICATION NAME ADD TABLE ONLY public.t;
         COMMIT;
-        CREATE UNIQUE INDEX CONCURRENTLY t_coherd_identity ON public.t (id, email);
-        ALTER TABLE public.t REPLICA IDENTITY USING INDEX t_coherd_identity;
+        ALTER TABLE public.t REPLICA IDENTITY FULL;
     error [column-unpublished] rules[0] public.t: publication NAME leaves out email; coherd setup adds it
+        -- the statements for rules[0] public.t
+    warning [column-list] rules[0] public.t: source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
         -- the statements for rules[0] public.t
     "#);
 }
@@ -316,7 +319,7 @@ fn a_nullable_placeholder_is_mended_with_full() {
         &["UPDATE \"T\" SET \"eMail\" = 'b'", "DELETE FROM \"T\" WHERE id = 9"],
     );
     insta::assert_snapshot!(text, @r#"
-    error [identity-old-rows] rules[0] public."T": old rows do not carry "eMail": where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL, which writes the whole old row to the log. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
+    error [identity-old-rows] rules[0] public."T": old rows do not carry "eMail": where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public."T";
         ALTER PUBLICATION NAME ADD TABLE ONLY public."T";
@@ -324,7 +327,9 @@ fn a_nullable_placeholder_is_mended_with_full() {
         ALTER TABLE public."T" REPLICA IDENTITY FULL;
     error [column-unpublished] rules[0] public."T": publication NAME leaves out "eMail"; coherd setup adds it
         -- the statements for rules[0] public."T"
-    warning [identity-comparison] rules[1] public."T": old rows do not carry "eMail", which when_changed compares, so every UPDATE counts as a change. The statements set REPLICA IDENTITY FULL, which writes the whole old row to the log
+    warning [identity-comparison] rules[1] public."T": old rows do not carry "eMail", which when_changed compares, so every UPDATE counts as a change. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE.
+        -- the statements for rules[0] public."T"
+    warning [column-list] rules[0] public."T": source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
         -- the statements for rules[0] public."T"
     "#);
 }
@@ -364,8 +369,10 @@ fn a_publication_that_makes_writes_fail_is_mended() {
     error [list-identity] rules[0] public.t: its column list leaves out a, part of the replica identity, so the application's UPDATEs and DELETEs fail with 42P10
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public.t;
-        ALTER PUBLICATION NAME ADD TABLE ONLY public.t (a, id);
+        ALTER PUBLICATION NAME ADD TABLE ONLY public.t;
         COMMIT;
+    warning [column-list] rules[0] public.t: source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
+        -- the statements for rules[0] public.t
     error [list-full] rules[1] public.f: its replica identity is FULL, which allows no column list, so the application's UPDATEs and DELETEs fail with 42P10
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public.f;
@@ -385,7 +392,7 @@ fn a_partition_tree_is_mended_leaf_by_leaf() {
         &["UPDATE p SET v = v + 1", "UPDATE p1 SET v = 0", "DELETE FROM p WHERE id = 8"],
     );
     insta::assert_snapshot!(text, @r#"
-    error [identity-old-rows] rules[0] public.p: old rows do not carry v: where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL, which writes the whole old row to the log. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
+    error [identity-old-rows] rules[0] public.p: old rows do not carry v: where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE public.p;
         ALTER PUBLICATION NAME ADD TABLE public.p;
@@ -394,6 +401,8 @@ fn a_partition_tree_is_mended_leaf_by_leaf() {
         ALTER TABLE public.p2 REPLICA IDENTITY FULL;
         ALTER TABLE public.p REPLICA IDENTITY FULL;
     error [column-unpublished] rules[0] public.p: publication NAME leaves out v; coherd setup adds it
+        -- the statements for rules[0] public.p
+    warning [column-list] rules[0] public.p: source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
         -- the statements for rules[0] public.p
     "#);
 }

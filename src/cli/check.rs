@@ -4,7 +4,7 @@ mod path;
 pub mod prerequisites;
 mod record;
 mod setting;
-mod slot;
+pub(super) mod slot;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -12,14 +12,16 @@ use std::time::Duration;
 use secrecy::ExposeSecret as _;
 
 use super::columns::plural;
+use super::parts::{IdentityKind, choices};
 use super::{Failure, parts, print};
 use crate::config::Config;
-use crate::database::{Database, Surroundings};
+use crate::database::{Beside, Choices, Database, Surroundings};
 use crate::finding::{Code, Finding, Severity};
 use crate::rules::audit::audit;
+use crate::rules::audit::beside::audit as audit_beside;
 use crate::rules::overlap::{Lane, overlaps};
 use crate::source::SourceError;
-use crate::source::catalog::{CatalogError, look, surroundings};
+use crate::source::catalog::{CatalogError, beside, look, surroundings};
 use crate::source::dsn::Dsn;
 use crate::source::reach::Reached;
 use crate::source::sql::connect;
@@ -42,6 +44,9 @@ pub struct Args {
     /// Read the configuration, its connection strings and files, and reach for nothing over the network
     #[arg(long)]
     config_only: bool,
+    /// Which replica identity the statements propose: full, or a UNIQUE constraint [default: what fits the table]
+    #[arg(long, value_name = "KIND")]
+    identity: Option<IdentityKind>,
 }
 
 /// Everything that was seen of the database.
@@ -66,7 +71,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         return print(if args.json { "{\"findings\":[],\"fine\":true}\n" } else { "the configuration is fine\n" });
     }
     let env = |name: &str| std::env::var(name).ok();
-    let (mut findings, reached) = source(config, &env).await;
+    let (mut findings, reached) = source(config, choices(config, args.identity), &env).await;
     findings.extend(path::replicas(config, &env, reached.as_ref()).await);
     findings.extend(targets(parts::surveys(config)).await);
     findings.extend(record::records(config, reached.as_ref()).await);
@@ -89,15 +94,23 @@ pub fn fine(findings: &[Finding]) -> bool {
 
 /// The database, and the rules against it; and who answers a replication connection there. `env` gives environment
 /// variables.
-pub async fn source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -> (Vec<Finding>, Option<Reached>) {
-    let looked = tokio::time::timeout(PATIENCE, look_at_source(config, env)).await;
+pub async fn source(
+    config: &Config,
+    choices: Choices,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> (Vec<Finding>, Option<Reached>) {
+    let looked = tokio::time::timeout(PATIENCE, look_at_source(config, choices, env)).await;
     looked.unwrap_or_else(|_| {
         let message = format!("the database has not answered within {} s; is its address right?", PATIENCE.as_secs());
         (vec![Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message)], None)
     })
 }
 
-async fn look_at_source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -> (Vec<Finding>, Option<Reached>) {
+async fn look_at_source(
+    config: &Config,
+    choices: Choices,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> (Vec<Finding>, Option<Reached>) {
     let only = |finding| (vec![finding], None);
     let dsn = match Dsn::parse(config.source.dsn.expose_secret(), env) {
         Ok(dsn) => dsn,
@@ -108,7 +121,7 @@ async fn look_at_source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -
         Ok(client) => client,
         Err(error) => return only(unreachable(&error)),
     };
-    let (database, surroundings) = match read(&client, config).await {
+    let (database, surroundings, beside) = match read(&client, config, choices).await {
         Ok(seen) => seen,
         Err(error) => return only(Finding::unknown(Code::SOURCE_UNREADABLE, "source", error.to_string())),
     };
@@ -121,6 +134,7 @@ async fn look_at_source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -
     };
     let mut findings = prerequisites::prerequisites(&look);
     findings.extend(audit(&config.rules, &database));
+    findings.extend(audit_beside(&database, &beside));
     let lanes: Vec<Lane> =
         config.targets.iter().map(|target| Lane { name: &target.name, record: &target.record }).collect();
     findings.extend(overlaps(&config.rules, &lanes, &database));
@@ -129,11 +143,17 @@ async fn look_at_source(config: &Config, env: &dyn Fn(&str) -> Option<String>) -
     (findings, reached)
 }
 
-async fn read(client: &tokio_postgres::Client, config: &Config) -> Result<(Database, Surroundings), CatalogError> {
+async fn read(
+    client: &tokio_postgres::Client,
+    config: &Config,
+    choices: Choices,
+) -> Result<(Database, Surroundings, Beside), CatalogError> {
     let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
     let database = look(client, &config.source.slot, &config.source.publication, &names).await?;
+    let database = Database { choices, ..database };
     let surroundings = surroundings(client, database.server.version, &config.source.slot).await?;
-    Ok((database, surroundings))
+    let beside = beside(client, &database).await?;
+    Ok((database, surroundings, beside))
 }
 
 fn unreachable(error: &SourceError) -> Finding {

@@ -101,7 +101,8 @@ async fn catalogue(config: &Config) -> anyhow::Result<Database> {
     })?;
     let client = connect(&dsn.named("coherd explain")).await.context("connecting to the database")?;
     let (slot, publication) = (&config.source.slot, &config.source.publication);
-    Ok(look(&client, slot, publication, &tables_of(&config.rules)).await?)
+    let database = look(&client, slot, publication, &tables_of(&config.rules)).await?;
+    Ok(Database { choices: parts::choices(config, None), ..database })
 }
 
 fn makers<'a>(rules: &'a [Rule], key: &[u8]) -> Vec<Maker<'a>> {

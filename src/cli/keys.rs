@@ -66,6 +66,10 @@ struct Preview {
 
 /// Looks and tells.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    parts::until_signal(look(config, args)).await
+}
+
+async fn look(config: &Config, args: Args) -> Result<(), Failure> {
     let preview = match (&args.table, &args.predicate, &args.sql) {
         (Some(table), Some(predicate), None) => by_predicate::find(config, &args, table, predicate).await?,
         (_, _, Some(file)) => by_fix::find(config, &args, &script(file)?).await?,

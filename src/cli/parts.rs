@@ -1,14 +1,18 @@
 //! The parts that a configuration asks for: a DSN that was read, targets that can be opened.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
+use anyhow::{Context as _, anyhow};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Failure;
 use crate::config::{Config, TargetSettings};
+use crate::database::{Choices, Proposal};
 use crate::rules::template::Template;
+use crate::shutdown::Shutdown;
 use crate::source::dsn::Dsn;
-use crate::source::postgres::{Postgres, PostgresConfig};
+use crate::source::postgres::{Creation, Postgres, PostgresConfig};
 use crate::source::watch::{WATCH_PACE, WatchConfig};
 use crate::target::config::{Library, TargetConfig, TlsFiles};
 use crate::target::peek::Peek;
@@ -46,13 +50,47 @@ pub(super) fn replicas(config: &Config) -> Result<Vec<Dsn>, Failure> {
     config.source.replicas.iter().enumerate().map(read).collect()
 }
 
-/// The source; connects at its first use.
-pub(super) fn postgres(config: &Config, dsn: Dsn) -> Postgres {
+/// `--identity`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum IdentityKind {
+    /// REPLICA IDENTITY FULL
+    Full,
+    /// A UNIQUE constraint, where one can be
+    Constraint,
+}
+
+/// What the publication and the replica identities are to be.
+pub(super) fn choices(config: &Config, identity: Option<IdentityKind>) -> Choices {
+    let identity = match identity {
+        None => Proposal::Fitting,
+        Some(IdentityKind::Full) => Proposal::Full,
+        Some(IdentityKind::Constraint) => Proposal::Constraint,
+    };
+    Choices { publish: config.source.publish, identity }
+}
+
+/// Ends `doing` at a signal by dropping it, so that what it has begun at a server is taken back.
+pub(super) async fn until_signal(doing: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let shutdown = Shutdown::on_signal().context("listening for signals")?;
+    tokio::select! {
+        done = doing => done,
+        () = shutdown.requested() => Err(anyhow!("interrupted").into()),
+    }
+}
+
+/// Says on the terminal whom a slot waits for.
+pub(super) fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// The source; connects at its first use. `tell` is told whom its slot waits for.
+pub(super) fn postgres(config: &Config, dsn: Dsn, tell: fn(&str)) -> Postgres {
     Postgres::new(PostgresConfig {
         dsn,
         slot: config.source.slot.clone(),
         publication: config.source.publication.clone(),
         messages: config.source.messages,
+        creation: Creation { timeout: config.source.slot_create_timeout, tell },
     })
 }
 
@@ -71,7 +109,8 @@ pub fn watch_config(config: &Config, dsn: Dsn) -> WatchConfig {
 pub(super) fn postgres_aside(config: &Config, dsn: Dsn) -> (Postgres, String) {
     let slot = format!("coherd_aside_{}_{:08x}", std::process::id(), fastrand::u32(..));
     let publication = config.source.publication.clone();
-    (Postgres::new(PostgresConfig { dsn, slot: slot.clone(), publication, messages: true }), slot)
+    let creation = Creation { timeout: config.source.slot_create_timeout, tell };
+    (Postgres::new(PostgresConfig { dsn, slot: slot.clone(), publication, messages: true, creation }), slot)
 }
 
 /// The targets, to be looked at only.

@@ -24,6 +24,7 @@ use crate::pipeline::{Pipeline, Recorder, Settings, Sights};
 use crate::shutdown::Shutdown;
 use crate::source::Question;
 use crate::source::dsn::Dsn;
+use crate::source::postgres::Creation;
 use crate::source::sights::{AskConfig, FollowConfig, REPLICA_PACE, ask_source, follow_replica};
 use crate::source::watch::watch;
 use crate::status::Board;
@@ -120,7 +121,7 @@ impl Daemon {
         let recorder = Recorder::new(self.board.clone(), self.metrics.clone(), &names, &config.rules);
         let watch_config = parts::watch_config(config, dsn.clone());
         let sights = sights(config, dsn.clone(), replicas, self.board.waiters());
-        let source = parts::postgres(config, dsn);
+        let source = parts::postgres(config, dsn, Creation::default().tell);
         let (watching, watched) = mpsc::channel(WATCHED_MAX);
         let (vouch, vouched_for) = tokio::sync::watch::channel(None);
         tokio::spawn(watch(watch_config, vouched_for, watching));

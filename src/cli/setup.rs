@@ -10,18 +10,21 @@ use tokio_postgres::Client;
 mod first_record;
 mod replayed;
 
+use super::check::slot::of_others;
+use super::parts::{IdentityKind, choices};
 use super::{Failure, parts, print};
 use crate::config::Config;
-use crate::database::{Database, Operations, Publication, Slot};
+use crate::database::{Beside, Choices, Database, Operations, Publication, Slot, publication_comment};
 use crate::finding::{Code, Finding, Severity};
 use crate::lsn::Lsn;
+use crate::rules::audit::beside::{audit as audit_beside, leave, named};
 use crate::rules::audit::{audit, by_table};
 use crate::rules::config::Rule;
 use crate::rules::publish::{Demand, Identity};
-use crate::source::catalog::{CatalogError, look};
+use crate::source::catalog::{CatalogError, beside, look};
 use crate::source::sql::connect;
 use crate::source::{SlotSeen, Source as _, SourceError};
-use crate::table::{Persistence, Published, PublishedBy, Table, TableKind, TableName, quote_identifier, quote_literal};
+use crate::table::{Persistence, Published, PublishedBy, TableKind, TableName, quote_identifier, quote_literal};
 use crate::target::config::Library;
 
 /// The functions for applications and DBAs.
@@ -49,13 +52,42 @@ pub struct Plan {
 /// Statements that belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
+    /// What becomes of it.
+    pub act: Act,
     /// What they make: `publication coherd`.
     pub subject: String,
     /// In order.
     pub statements: Vec<String>,
 }
 
+/// What a step does, as the report says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Something is there that was not.
+    Made,
+    /// A running coherd sees the new entry of the publication, and flushes the rules of the table once.
+    Changed,
+    /// Taken out of the publication.
+    Removed,
+}
+
+impl Act {
+    const fn word(self) -> &'static str {
+        match self {
+            Act::Made => "made",
+            Act::Changed => "changed",
+            Act::Removed => "removed",
+        }
+    }
+}
+
 impl Plan {
+    fn step(&mut self, act: Act, subject: String, statements: Vec<String>) {
+        if !statements.is_empty() {
+            self.steps.push(Step { act, subject, statements });
+        }
+    }
+
     /// Every statement.
     pub fn statements(&self) -> Vec<String> {
         self.steps.iter().flat_map(|step| step.statements.iter().cloned()).collect()
@@ -71,7 +103,7 @@ impl Plan {
 #[derive(Debug, Default)]
 pub struct Report {
     /// Subjects of the steps that were done.
-    pub done: Vec<String>,
+    pub done: Vec<(Act, String)>,
     /// The position from which a slot that was created here sends.
     pub slot: Option<Lsn>,
     /// What still stands in the way.
@@ -85,9 +117,9 @@ impl Report {
     }
 }
 
-/// What is missing, as SQL. Nothing is ever taken out of a publication, and no table is added whose writes would then
-/// fail.
-pub fn plan(rules: &[Rule], database: &Database) -> Plan {
+/// What is missing, as SQL. No table is added whose writes would then fail. Entries that rules can do with are changed,
+/// and tables without rules taken out, only where coherd made the publication and nobody else can be reading it.
+pub fn plan(rules: &[Rule], database: &Database, beside: &Beside) -> Plan {
     let mut plan = Plan::default();
     let publication = quote_identifier(&database.publication_name);
     if database.server.in_recovery {
@@ -95,29 +127,32 @@ pub fn plan(rules: &[Rule], database: &Database) -> Plan {
         plan.findings.push(Finding::error(Code::SETUP_STANDBY, "source", message));
         return plan;
     }
+    if let Some(finding) = database.slot.as_ref().and_then(|slot| of_others(database, slot)) {
+        plan.findings.push(finding);
+        return plan;
+    }
     match (&database.publication, &database.slot) {
         (None, Some(slot)) => {
             plan.findings.push(slot_without_publication(database, slot));
             return plan;
         }
-        (None, None) => plan.steps.push(Step {
-            subject: format!("publication {publication}"),
-            statements: vec![format!("CREATE PUBLICATION {publication} WITH (publish_via_partition_root = true);")],
-        }),
+        (None, None) => plan.step(Act::Made, format!("publication {publication}"), create_publication(database)),
         (Some(_), _) => {}
     }
     let with_publication = if database.publication.is_some() { None } else { Some(with_publication(database)) };
     let database_then = with_publication.as_ref().unwrap_or(database);
     for (name, rules) in by_table(rules) {
         let Some(table) = database_then.table(name) else { continue };
+        let act = if table.published.is_some() { Act::Changed } else { Act::Made };
         let statements = table_statements(&Demand { database: database_then, table, rules: &rules });
-        if !statements.is_empty() {
-            plan.steps.push(Step { subject: format!("table {name}"), statements });
-        }
+        plan.step(act, format!("table {name}"), statements);
+    }
+    if let (true, Some(statement)) = (database.owns_publication(), leave(database, beside)) {
+        let tables = named(beside.unruled.iter().map(|(table, _)| table), beside.unruled_count);
+        plan.step(Act::Removed, format!("from publication {publication}: {tables}"), vec![statement]);
     }
     if database.functions.as_deref() != Some(FUNCTIONS_COMMENT) {
-        let statements = vec![FUNCTIONS.trim_end().to_owned()];
-        plan.steps.push(Step { subject: FUNCTIONS_SUBJECT.to_owned(), statements });
+        plan.step(Act::Made, FUNCTIONS_SUBJECT.to_owned(), vec![FUNCTIONS.trim_end().to_owned()]);
     }
     plan.slot = database.slot.is_none();
     plan
@@ -154,56 +189,75 @@ pub fn no_operators() -> Finding {
         .mend_all(operating("coherd_operator"))
 }
 
+/// The comment is how a later setup knows that it may change the publication, and teardown that it may drop it.
+fn create_publication(database: &Database) -> Vec<String> {
+    let name = quote_identifier(&database.publication_name);
+    // With REPLICA IDENTITY FULL a generated column that is left out makes the application's UPDATEs fail.
+    let generated = if has_generated(database) { ", publish_generated_columns = stored" } else { "" };
+    let comment = quote_literal(&publication_comment(&database.slot_name));
+    vec![
+        format!("CREATE PUBLICATION {name} WITH (publish_via_partition_root = true{generated});"),
+        format!("COMMENT ON PUBLICATION {name} IS {};", comment.trim_start()),
+    ]
+}
+
+fn has_generated(database: &Database) -> bool {
+    database.server.version >= 180_000
+}
+
 /// The database as it will be once the publication is there, empty.
 fn with_publication(database: &Database) -> Database {
     let operations = Operations { insert: true, update: true, delete: true, truncate: true };
     let publication = Publication {
         owned: true,
+        made_here: true,
         all_tables: false,
         holds_schemas: false,
         operations,
         via_root: true,
-        generated: false,
+        generated: has_generated(database),
     };
     Database { publication: Some(publication), ..database.clone() }
 }
 
-/// Its stream would stop at the first change that was written while there was no publication.
+/// Its stream would stop at the first change that was written while there was no publication. A slot that
+/// somebody streams from is not to be dropped.
 pub(super) fn slot_without_publication(database: &Database, slot: &Slot) -> Finding {
-    let message = format!(
-        "the slot is there but publication {} is not, and a publication made after its slot breaks the stream; drop the \
-         slot, then run coherd setup again",
-        quote_identifier(&database.publication_name)
-    );
     let subject = format!("slot {}", quote_identifier(&database.slot_name));
+    let seen = format!("the slot is there but publication {} is not", quote_identifier(&database.publication_name));
+    let message = format!(
+        "{seen}, and a publication made after its slot breaks the stream. Where an earlier coherd made the slot, drop it, \
+         then run coherd setup again; where a subscription uses it, choose another name (source.slot)"
+    );
     let finding = Finding::error(Code::SLOT_BEFORE_PUBLICATION, subject, message);
-    let finding = match slot.active_pid {
-        Some(pid) => finding.mend(format!("-- stop the daemon that process {pid} serves")),
-        None => finding,
-    };
-    finding.mend(format!("SELECT pg_drop_replication_slot({});", quote_literal(&database.slot_name).trim_start()))
+    match slot.active_pid {
+        Some(pid) => finding.mend(format!("-- process {pid} streams from it: stop its daemon, or choose another name")),
+        None => finding
+            .mend(format!("SELECT pg_drop_replication_slot({});", quote_literal(&database.slot_name).trim_start())),
+    }
 }
 
-/// Adds the table, or widens its column list. A table that has to be changed first is left to the audit's remedies.
+/// Adds the table, or changes its entry. A table that has to be changed first is left to the audit's remedies.
 fn table_statements(demand: &Demand) -> Vec<String> {
-    let table = demand.table;
-    if !can_be_published(table) || !table.has_identity() {
+    if !can_be_published(demand) {
         return Vec::new();
     }
-    let list = demand.column_list(&Identity::Keep);
-    match &table.published {
-        None => vec![demand.add(list.as_deref())],
+    match &demand.table.published {
+        None => demand.enter(),
         // Somebody meant the row filter; the audit says what it hides.
         Some(held) if held.by != PublishedBy::Table || held.row_filter.is_some() => Vec::new(),
-        Some(held) if demand.entry_is_wrong(held, list.as_deref()) => demand.replace(list.as_deref()).to_vec(),
+        Some(held) if demand.database.owns_publication() || demand.entry_lacks(held) => demand.enter(),
         Some(_) => Vec::new(),
     }
 }
 
-fn can_be_published(table: &Table) -> bool {
+fn can_be_published(demand: &Demand) -> bool {
+    let table = demand.table;
     table.kind != TableKind::Unpublishable
         && table.persistence == Persistence::Permanent
         && table.partition_root.is_none()
+        && table.has_identity()
+        && (demand.can_be_full() || !table.forbids_column_list())
 }
 
 /// Does what `plan` says, each step on its own, then looks again. `create_slot` runs last, and only where nothing that
@@ -225,7 +279,7 @@ pub async fn carry_out(
             break;
         }
         match execute(client, &step.statements).await {
-            Ok(()) => report.done.push(step.subject),
+            Ok(()) => report.done.push((step.act, step.subject)),
             Err(got) => {
                 let needed_by_all = step.subject.starts_with("publication");
                 report.findings.push(refused(&step, &got, database));
@@ -233,14 +287,14 @@ pub async fn carry_out(
             }
         }
     }
-    let names: Vec<TableName> = rules.iter().map(|rule| rule.table.clone()).collect();
-    let after = look(client, &database.slot_name, &database.publication_name, &names).await?;
+    let (after, beside) =
+        look_at(client, &database.slot_name, &database.publication_name, rules, database.choices).await?;
     if plan.slot && after.publication.is_some() {
         match create_slot().await {
             Ok(None) => {}
             Ok(at @ Some(_)) => {
                 report.slot = at;
-                report.done.push(format!("slot {}", quote_identifier(&database.slot_name)));
+                report.done.push((Act::Made, format!("slot {}", quote_identifier(&database.slot_name))));
             }
             Err(error) => report.findings.push(Finding::error(Code::SETUP_REFUSED, "source", error.to_string())),
         }
@@ -250,7 +304,7 @@ pub async fn carry_out(
     if after.functions.is_some() && !after.operators {
         report.findings.push(no_operators());
     }
-    let audited = audit(rules, &after).into_iter();
+    let audited = audit(rules, &after).into_iter().chain(audit_beside(&after, &beside));
     report.findings.extend(audited.filter(|finding| !hindered || finding.remedy != ["coherd setup"]));
     Ok(report)
 }
@@ -278,7 +332,10 @@ async fn execute(client: &Client, statements: &[String]) -> Result<(), String> {
 
 /// The report, for people.
 pub fn render(report: &Report) -> String {
-    let mut text: String = report.done.iter().flat_map(|subject| ["made: ", subject, "\n"]).collect();
+    let mut text = String::new();
+    for (act, subject) in &report.done {
+        let _ = writeln!(text, "{}: {subject}", act.word());
+    }
     if report.done.is_empty() && report.findings.is_empty() {
         text.push_str("nothing to do: everything is there\n");
     }
@@ -300,10 +357,31 @@ pub struct Args {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    /// Which replica identity the statements propose: full, or a UNIQUE constraint [default: what fits the table]
+    #[arg(long, value_name = "KIND")]
+    identity: Option<IdentityKind>,
+}
+
+/// Everything that the plan and the audit are made of.
+async fn look_at(
+    client: &Client,
+    slot: &str,
+    publication: &str,
+    rules: &[Rule],
+    choices: Choices,
+) -> Result<(Database, Beside), CatalogError> {
+    let names: Vec<TableName> = rules.iter().map(|rule| rule.table.clone()).collect();
+    let database = Database { choices, ..look(client, slot, publication, &names).await? };
+    let beside = beside(client, &database).await?;
+    Ok((database, beside))
 }
 
 /// Makes what is missing, or prints it.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
+    parts::until_signal(make(config, args)).await
+}
+
+async fn make(config: &Config, args: Args) -> Result<(), Failure> {
     let stream = parts::dsn("source.dsn", &config.source.dsn)?;
     let own = stream.clone().named("coherd setup");
     let owner = match args.dsn {
@@ -312,18 +390,18 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     };
     let targets = parts::targets(config, Library::Leave)?;
     let client = connect(&owner).await.context("connecting to the database")?;
-    let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
     let (slot, publication) = (&config.source.slot, &config.source.publication);
-    let database = look(&client, slot, publication, &names).await.map_err(anyhow::Error::new)?;
-    let mut plan = plan(&config.rules, &database);
+    let looked = look_at(&client, slot, publication, &config.rules, choices(config, args.identity)).await;
+    let (database, beside) = looked.map_err(anyhow::Error::new)?;
+    let mut plan = plan(&config.rules, &database, &beside);
     if stream.user() != database.role.name {
         grant(&mut plan, stream.user());
     }
     if args.print {
-        return print_plan(config, &database, &plan);
+        return print_plan(config, &database, &beside, &plan);
     }
     // Under the name that the stream will have: a slot that nobody may follow is not made.
-    let mut source = parts::postgres(config, stream);
+    let mut source = parts::postgres(config, stream, parts::tell);
     let mut seen = None;
     let create_slot = async || {
         replayed::publication(&own, publication).await?;
@@ -341,14 +419,20 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     if args.json {
         let findings = &report.findings;
         let slot = report.slot.map(|at| at.to_string());
-        print(&format!("{}\n", serde_json::json!({ "made": report.done, "slot": slot, "findings": findings })))?;
+        let of =
+            |wanted| report.done.iter().filter(move |(act, _)| *act == wanted).map(|(_, subject)| subject.as_str());
+        let [made, changed, removed] = [Act::Made, Act::Changed, Act::Removed].map(|act| of(act).collect::<Vec<_>>());
+        let report = serde_json::json!({
+            "made": made, "changed": changed, "removed": removed, "slot": slot, "findings": findings
+        });
+        print(&format!("{report}\n"))?;
     } else {
         print(&render(&report))?;
     }
     if report.failed() { Err(Failure::Told) } else { Ok(()) }
 }
 
-fn print_plan(config: &Config, database: &Database, plan: &Plan) -> Result<(), Failure> {
+fn print_plan(config: &Config, database: &Database, beside: &Beside, plan: &Plan) -> Result<(), Failure> {
     let mut text: String = plan.statements().into_iter().map(|statement| statement + "\n").collect();
     if plan.slot {
         let slot = quote_literal(&database.slot_name);
@@ -358,7 +442,7 @@ fn print_plan(config: &Config, database: &Database, plan: &Plan) -> Result<(), F
     }
     print(&text)?;
     let mut findings = plan.findings.clone();
-    findings.extend(left_after(&config.rules, database));
+    findings.extend(left_after(&config.rules, database, beside));
     for finding in &findings {
         eprintln!("{finding}");
     }
@@ -367,7 +451,7 @@ fn print_plan(config: &Config, database: &Database, plan: &Plan) -> Result<(), F
 
 /// What the audit will find once the plan is carried out, as far as that can be told without doing it: everything but
 /// what the plan mends.
-fn left_after(rules: &[Rule], database: &Database) -> Vec<Finding> {
+fn left_after(rules: &[Rule], database: &Database, beside: &Beside) -> Vec<Finding> {
     let mut after = if database.publication.is_some() { database.clone() } else { with_publication(database) };
     for (name, rules) in by_table(rules) {
         let Some(table) = after.table(name).cloned() else { continue };
@@ -381,5 +465,11 @@ fn left_after(rules: &[Rule], database: &Database) -> Vec<Finding> {
             table.published.clone_from(&published);
         }
     }
-    audit(rules, &after)
+    let mut beside = beside.clone();
+    if database.owns_publication() {
+        beside.unruled.clear();
+    }
+    let mut findings = audit(rules, &after);
+    findings.extend(audit_beside(&after, &beside));
+    findings
 }

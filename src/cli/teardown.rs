@@ -16,6 +16,9 @@ pub struct Args {
     /// Do it; without, only say what would be done
     #[arg(long)]
     yes: bool,
+    /// Drop the schema coherd also where other slots of the database may belong to coherds that use it
+    #[arg(long)]
+    schema: bool,
     /// Drop publication and functions as another role, their owner: a libpq URI or key=value text
     #[arg(long, value_name = "DSN")]
     dsn: Option<String>,
@@ -26,32 +29,67 @@ pub struct Args {
 pub struct Plan {
     /// Drops the slot. Needs the right to replicate.
     pub slot: Option<String>,
-    /// Drops the publication and the schema. Needs their owner.
+    /// Drops the publication and the schema, each in one transaction. Needs their owner.
     pub others: Vec<String>,
+    /// What stays, and why.
+    pub kept: Vec<String>,
 }
 
-/// What there is to drop. Refuses while somebody streams from the slot.
-pub fn plan(database: &Database) -> Result<Plan, String> {
+/// What the comment on a schema coherd that coherd made begins with.
+const SCHEMA_COMMENT: &str = "Cache coherence";
+
+/// What there is to drop. Refuses while somebody streams from the slot, and leaves what coherd did not make. `contents`
+/// is what empties the schema, and `with_schema` drops that whoever may use it.
+pub fn plan(database: &Database, contents: &[String], with_schema: bool) -> Result<Plan, String> {
     let mut plan = Plan::default();
     if let Some(slot) = &database.slot {
         let name = quote_identifier(&database.slot_name);
+        if slot.belongs_to_others(&database.name).is_some() {
+            return Err(format!(
+                "the slot {name} is physical, of another database, or not one that coherd makes, so it is not ours to drop"
+            ));
+        }
         if let Some(pid) = slot.active_pid {
             return Err(format!("the slot {name} is in use by process {pid} of the server; stop the daemon first"));
-        }
-        if slot.database.as_deref() != Some(database.name.as_str()) {
-            return Err(format!("the slot {name} belongs to another database, so it is not ours to drop"));
         }
         let literal = quote_literal(&database.slot_name);
         plan.slot = Some(format!("SELECT pg_drop_replication_slot({});", literal.trim_start()));
     }
-    if database.publication.is_some() {
-        plan.others.push(format!("DROP PUBLICATION {};", quote_identifier(&database.publication_name)));
+    let others: Vec<String> = database.other_slots.iter().map(|slot| quote_identifier(slot)).collect();
+    if let Some(held) = &database.publication {
+        let name = quote_identifier(&database.publication_name);
+        match held.made_here {
+            true => plan.others.push(format!("DROP PUBLICATION {name};")),
+            false => plan.kept.push(format!("publication {name}: coherd setup did not make it for this slot")),
+        }
     }
-    if database.functions.is_some() {
-        plan.others.push("DROP SCHEMA coherd CASCADE;".to_owned());
+    match database.functions.as_deref() {
+        None => {}
+        Some(comment) if !comment.starts_with(SCHEMA_COMMENT) => {
+            plan.kept.push("schema coherd: coherd did not make it".to_owned());
+        }
+        Some(_) if !others.is_empty() && !with_schema => plan.kept.push(format!(
+            "schema coherd: the coherds of other slots in this database may use it ({}); --schema drops it nevertheless",
+            others.join(", ")
+        )),
+        // Without CASCADE, which would also drop what others have built on it.
+        Some(_) => {
+            let statements = contents.iter().map(String::as_str).chain(["DROP SCHEMA coherd;"]);
+            plan.others.push(statements.collect::<Vec<_>>().join("\n"));
+        }
     }
     Ok(plan)
 }
+
+/// Statements that drop all views and functions of the schema.
+const CONTENTS: &str = "
+SELECT 'DROP VIEW ' || pg_catalog.string_agg(pg_catalog.format('coherd.%I', c.relname), ', ' ORDER BY c.relname) || ';'
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'coherd' AND c.relkind = 'v'
+UNION ALL
+SELECT 'DROP ROUTINE ' || pg_catalog.string_agg(pg_catalog.format('coherd.%I(%s)', p.proname,
+        pg_catalog.pg_get_function_identity_arguments(p.oid)), ', ' ORDER BY p.proname, p.oid) || ';'
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'coherd'";
 
 /// Drops, or says what it would drop.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
@@ -67,9 +105,14 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     };
     let (slot, publication) = (&config.source.slot, &config.source.publication);
     let database = look(&client, slot, publication, &[]).await.map_err(anyhow::Error::new)?;
-    let plan = plan(&database).map_err(|reason| anyhow!("nothing was dropped: {reason}"))?;
-    if plan == Plan::default() {
-        return print("nothing to do: there is no slot, no publication and no schema coherd\n");
+    let contents =
+        client.query(CONTENTS, &[]).await.map_err(|error| anyhow!("cannot read schema coherd: {}", told(&error)))?;
+    let contents: Vec<String> =
+        contents.iter().filter_map(|row| row.try_get::<_, Option<String>>(0).ok().flatten()).collect();
+    let plan = plan(&database, &contents, args.schema).map_err(|reason| anyhow!("nothing was dropped: {reason}"))?;
+    print(&plan.kept.iter().flat_map(|kept| ["kept: ", kept, "\n"]).collect::<String>())?;
+    if plan.slot.is_none() && plan.others.is_empty() {
+        return print("nothing to do: no slot, no publication and no schema coherd is there to drop\n");
     }
     let all = plan.slot.iter().chain(&plan.others);
     if !args.yes {

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::Publish;
+
 /// `source:`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,10 +15,13 @@ pub(super) struct RawSource {
     #[serde(default = "coherd")]
     pub(super) publication: String,
     #[serde(default)]
+    pub(super) publish: Publish,
+    #[serde(default)]
     pub(super) replicas: Vec<String>,
     pub(super) max_replica_lag: Option<String>,
     pub(super) wal_budget: Option<String>,
     pub(super) decoding_timeout: Option<String>,
+    pub(super) slot_create_timeout: Option<String>,
     #[serde(default = "yes")]
     pub(super) messages: bool,
 }

@@ -19,6 +19,8 @@ use crate::target;
 /// `source.wal_budget`: 10 GiB.
 const WAL_BUDGET: u64 = 10 << 30;
 
+/// `source.slot_create_timeout`: a minute.
+const SLOT_CREATE_TIMEOUT: Duration = Duration::from_mins(1);
 /// `source.max_replica_lag`: half a minute.
 const MAX_REPLICA_LAG: Duration = Duration::from_secs(30);
 /// `source.decoding_timeout`: a minute.
@@ -131,18 +133,32 @@ impl Resolver<'_> {
         let max_replica_lag = self.max_replica_lag(node, raw.max_replica_lag.as_deref());
         let decoding_timeout = self.decoding_timeout(node, raw.decoding_timeout.as_deref());
         let dsn_file = raw.dsn_file.as_ref().map(|file| self.folder.join(file));
+        let slot_create_timeout = self.slot_create_timeout(node, raw.slot_create_timeout.as_deref());
         let dsn = self.secret(node, "source", ("dsn", raw.dsn), ("dsn_file", raw.dsn_file), EXAMPLE)?;
         Some(SourceConfig {
             dsn: dsn.into(),
             dsn_file,
             slot: raw.slot,
             publication: raw.publication,
+            publish: raw.publish,
             replicas: raw.replicas.into_iter().map(SecretString::from).collect(),
             max_replica_lag,
             wal_budget,
             decoding_timeout,
+            slot_create_timeout,
             messages: raw.messages,
         })
+    }
+
+    fn slot_create_timeout(&mut self, node: &Node, text: Option<&str>) -> Duration {
+        let reason = match text.map(parse_duration) {
+            None => return SLOT_CREATE_TIMEOUT,
+            Some(Ok(timeout)) if !timeout.is_zero() => return timeout,
+            Some(Ok(_)) => "it is zero, and making a slot always takes a moment".to_owned(),
+            Some(Err(reason)) => reason,
+        };
+        self.fault(node, "source", "slot_create_timeout", reason);
+        SLOT_CREATE_TIMEOUT
     }
 
     fn max_replica_lag(&mut self, node: &Node, text: Option<&str>) -> Duration {

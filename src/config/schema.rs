@@ -28,6 +28,7 @@ const PATTERNS: &[(&str, &str)] = &[
     ("source.max_replica_lag", DURATION),
     ("source.wal_budget", SIZE),
     ("source.decoding_timeout", DURATION),
+    ("source.slot_create_timeout", DURATION),
     ("targets.NAME.version_ttl", DURATION),
     ("targets.NAME.reply_timeout", DURATION),
     ("targets.NAME.connect_timeout", DURATION),

@@ -77,7 +77,16 @@ fn the_shipped_files_are_good_and_say_the_defaults() {
     let settled = |config: &Config| {
         let Config { source, targets, .. } = config;
         let SourceConfig {
-            slot, publication, replicas, max_replica_lag, wal_budget, decoding_timeout, messages, ..
+            slot,
+            publication,
+            publish,
+            replicas,
+            max_replica_lag,
+            wal_budget,
+            decoding_timeout,
+            slot_create_timeout,
+            messages,
+            ..
         } = source;
         let mut targets = targets.clone();
         for target in &mut targets {
@@ -93,7 +102,7 @@ fn the_shipped_files_are_good_and_say_the_defaults() {
             config.log.clone(),
         );
         format!(
-            "{slot} {publication} {replicas:?} {max_replica_lag:?} {wal_budget:?} {decoding_timeout:?} {messages} {targets:?} {rest:?}"
+            "{slot} {publication} {publish:?} {replicas:?} {max_replica_lag:?} {wal_budget:?} {decoding_timeout:?} {slot_create_timeout:?} {messages} {targets:?} {rest:?}"
         )
     };
     assert_eq!(settled(&minimal), settled(&full));
@@ -158,8 +167,8 @@ fn a_key_that_stands_twice_is_refused() {
 #[test]
 fn unknown_fields_are_told_all_at_once_with_the_nearest_known() {
     insta::assert_snapshot!(broken("source: {", "source: {publicaton: x, slt: y, "), @r#"
-    c.yaml:1:10: source.publicaton: unknown field `publicaton`, did you mean `publication`? known: dsn, dsn_file, slot, publication, replicas, max_replica_lag, wal_budget, decoding_timeout, messages
-    c.yaml:1:25: source.slt: unknown field `slt`, did you mean `slot`? known: dsn, dsn_file, slot, publication, replicas, max_replica_lag, wal_budget, decoding_timeout, messages
+    c.yaml:1:10: source.publicaton: unknown field `publicaton`, did you mean `publication`? known: dsn, dsn_file, slot, publication, publish, replicas, max_replica_lag, wal_budget, decoding_timeout, slot_create_timeout, messages
+    c.yaml:1:25: source.slt: unknown field `slt`, did you mean `slot`? known: dsn, dsn_file, slot, publication, publish, replicas, max_replica_lag, wal_budget, decoding_timeout, slot_create_timeout, messages
     "#);
     insta::assert_snapshot!(error(&format!("{GOOD}target: {{}}\non_gaps: flush\n")), @r#"
     c.yaml:4:1: target: unknown field `target`, did you mean `targets`? known: source, targets, rules, on_gap, on_first_start, repeat_after, manual, limits, admin, log

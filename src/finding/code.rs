@@ -81,6 +81,7 @@ codes! {
     SLOT_DATABASE "slot-database" "the slot of that name follows another database";
     SLOT_PLUGIN "slot-plugin" "the slot of that name has another output plugin";
     SLOT_TWO_PHASE "slot-two-phase" "the slot sends prepared transactions without their rows";
+    SLOT_UNFINISHED "slot-unfinished" "the slot is still being made, and perhaps nobody waits for it";
     SLOT_LOST "slot-lost" "the log that the slot needs is gone";
     SLOT_AT_RISK "slot-at-risk" "the server is about to give the slot up";
     SLOT_FAILOVER "slot-failover" "the slot would be gone after a failover";
@@ -101,10 +102,17 @@ codes! {
     COLUMN_MISSING "column-missing" "a rule names a column that does not exist";
     COLUMN_GENERATED "column-generated" "a rule names a column that is never in the stream";
     COLUMN_UNPUBLISHED "column-unpublished" "the publication's column list leaves out what a rule needs";
+    COLUMN_LIST "column-list" "a column list stands although source.publish is rows, and stands in the way of migrations";
+    COLUMN_SURPLUS "column-surplus" "columns are published that nothing needs, although source.publish is keys";
+    TABLE_SURPLUS "table-surplus" "a table is published that no rule names, which stands in the way of migrations";
     ROW_FILTER "row-filter" "the publication leaves out rows";
     IDENTITY_MISSING "identity-missing" "a table has no replica identity, so that writes to it fail once it is published";
     IDENTITY_OLD_ROWS "identity-old-rows" "old rows do not carry what a key needs";
     IDENTITY_COMPARISON "identity-comparison" "old rows do not carry what when_changed compares";
+    IDENTITY_GENERATED "identity-generated" "a generated column is left out where the replica identity is FULL, and writes fail";
+    IDENTITY_VIRTUAL "identity-virtual" "the replica identity is FULL beside a virtual generated column, and writes fail";
+    IDENTITY_INDEX "identity-index" "the replica identity is an index that DROP INDEX would take away";
+    PUBLISHED_UNWRITABLE "published-unwritable" "writes fail to a table that is published and that no rule names";
     LIST_FULL "list-full" "a column list stands where the replica identity is FULL, and writes fail";
     LIST_IDENTITY "list-identity" "a column list leaves out part of the replica identity, and writes fail";
     LEAF_UNLOGGED "leaf-unlogged" "a partition is foreign or unlogged";

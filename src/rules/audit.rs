@@ -1,6 +1,7 @@
 //! Whether the database can feed the rules: every rule held against the catalogue, with the SQL that mends what is
 //! wrong.
 
+pub mod beside;
 mod table;
 
 use super::config::Rule;

@@ -1,5 +1,6 @@
 //! One look at the catalogue, with ordinary SQL. Everything here may be read by every role.
 
+mod published;
 mod surroundings;
 mod tables;
 
@@ -9,9 +10,12 @@ use tokio_postgres::{Client, Row};
 
 use super::notices::shortened;
 use super::synchronous::STANDBYS;
-use crate::database::{Database, Operations, Publication, Role, Server, Slot};
+use crate::database::{
+    Choices, Database, Operations, PUBLICATION_DEFAULT, Publication, Role, Server, Slot, publication_comment,
+};
 use crate::table::TableName;
 
+pub use published::beside;
 pub use surroundings::surroundings;
 
 /// A question to the catalogue that got no answer.
@@ -44,7 +48,13 @@ pub async fn look(
 ) -> Result<Database, CatalogError> {
     let server = server(client).await?;
     let version = server.version;
-    let held = read_publication(client, publication, version).await?;
+    let other_slots = names(client, "the other slots", OTHER_SLOTS, &[&slot]).await?;
+    let held = read_publication(client, publication, version, |comment| match comment {
+        Some(comment) => comment == publication_comment(slot),
+        // Only the name speaks for it, and another slot may read it.
+        None => publication == PUBLICATION_DEFAULT && other_slots.is_empty(),
+    });
+    let held = held.await?;
     let (tables, others) = tables::look(client, publication, version, tables, held.as_ref()).await?;
     let row = one(client, "the functions", FUNCTIONS, &[]).await?;
     Ok(Database {
@@ -59,7 +69,24 @@ pub async fn look(
         slot: read_slot(client, slot).await?,
         tables,
         others,
+        other_slots,
+        taken: tables::taken(client).await?,
+        choices: Choices::default(),
     })
+}
+
+/// Temporary ones are those of `coherd keys` and `coherd tail`, and of whoever initialises a subscription.
+const OTHER_SLOTS: &str = "SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE plugin = 'pgoutput' \
+    AND NOT temporary AND database = pg_catalog.current_database() AND slot_name <> $1 ORDER BY 1";
+
+async fn names(
+    client: &Client,
+    what: &'static str,
+    sql: &str,
+    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<Vec<String>, CatalogError> {
+    let rows = client.query(sql, parameters).await.map_err(|error| CatalogError::new(what, &error))?;
+    rows.iter().map(|row| get(row, 0, what)).collect()
 }
 
 const FUNCTIONS: &str = "SELECT current_database()::text, (SELECT obj_description(oid, 'pg_namespace') \
@@ -98,9 +125,7 @@ async fn server(client: &Client) -> Result<Server, CatalogError> {
 }
 
 async fn standbys(client: &Client) -> Result<Vec<String>, CatalogError> {
-    const WHAT: &str = "the standbys";
-    let rows = client.query(STANDBYS, &[]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
-    rows.iter().map(|row| get(row, 0, WHAT)).collect()
+    names(client, "the standbys", STANDBYS, &[]).await
 }
 
 const ROLE: &str = "
@@ -122,7 +147,12 @@ async fn role(client: &Client) -> Result<Role, CatalogError> {
     })
 }
 
-async fn read_publication(client: &Client, name: &str, version: u32) -> Result<Option<Publication>, CatalogError> {
+async fn read_publication(
+    client: &Client,
+    name: &str,
+    version: u32,
+    made_here: impl Fn(Option<&str>) -> bool,
+) -> Result<Option<Publication>, CatalogError> {
     const WHAT: &str = "the publication";
     let schemas = match version {
         150_000.. => "EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n WHERE n.pnpubid = p.oid)",
@@ -131,14 +161,17 @@ async fn read_publication(client: &Client, name: &str, version: u32) -> Result<O
     let generated = if version >= 180_000 { "p.pubgencols = 's'" } else { "false" };
     let sql = format!(
         "SELECT pg_catalog.pg_has_role(p.pubowner, 'USAGE'), p.puballtables, {schemas}, p.pubinsert, p.pubupdate, \
-         p.pubdelete, p.pubtruncate, p.pubviaroot, {generated} FROM pg_catalog.pg_publication p WHERE p.pubname = $1"
+         p.pubdelete, p.pubtruncate, p.pubviaroot, {generated}, \
+         pg_catalog.obj_description(p.oid, 'pg_publication') FROM pg_catalog.pg_publication p WHERE p.pubname = $1"
     );
     let Some(row) = client.query_opt(&sql, &[&name]).await.map_err(|error| CatalogError::new(WHAT, &error))? else {
         return Ok(None);
     };
     let flag = |index| get::<bool>(&row, index, WHAT);
+    let comment: Option<&str> = get(&row, 9, WHAT)?;
     Ok(Some(Publication {
         owned: flag(0)?,
+        made_here: made_here(comment),
         all_tables: flag(1)?,
         holds_schemas: flag(2)?,
         operations: Operations { insert: flag(3)?, update: flag(4)?, delete: flag(5)?, truncate: flag(6)? },

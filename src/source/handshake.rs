@@ -72,7 +72,11 @@ pub(super) async fn open(socket: Socket, dsn: &Dsn, password: Option<&SecretStri
     loop {
         let message = session.receive().await?;
         match message.tag {
-            b'K' => session.backend_pid = session.inbox.body(&message).try_get_u32().unwrap_or(0),
+            b'K' => {
+                let mut body = session.inbox.body(&message);
+                session.backend_pid = body.try_get_u32().unwrap_or(0);
+                session.secret_key = body.try_get_u32().unwrap_or(0);
+            }
             b'Z' => break,
             tag => return Err(unexpected(tag).into()),
         }

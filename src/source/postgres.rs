@@ -1,6 +1,7 @@
 //! Postgres as a [`Source`]: the slot, looked at, made and streamed from over a replication connection.
 
 pub mod aside;
+mod create;
 
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use crate::continuity::Fork;
 use crate::lsn::Lsn;
 use crate::table::{quote_identifier, quote_literal};
 
+pub use create::Creation;
+
 /// What to follow.
 #[derive(Debug, Clone)]
 pub struct PostgresConfig {
@@ -31,6 +34,8 @@ pub struct PostgresConfig {
     pub publication: String,
     /// Whether to be sent logical messages (`pg_logical_emit_message`; Postgres 14).
     pub messages: bool,
+    /// How making a slot goes.
+    pub creation: Creation,
 }
 
 /// A Postgres server.
@@ -206,27 +211,7 @@ impl Postgres {
         if !standby {
             self.require_that_nobody_waits_for_us(session).await?;
         }
-        self.drop_old(session).await?;
-        let options = match session.major {
-            ..15 => "NOEXPORT_SNAPSHOT",
-            17.. if !standby => "(SNAPSHOT 'nothing', FAILOVER true)",
-            _ => "(SNAPSHOT 'nothing')",
-        };
-        let (slot, user) = (&self.config.slot, self.config.dsn.user());
-        // Postgres waits here for every transaction that is running; a standby first has to be told which those are.
-        if standby {
-            tracing::info!(
-                slot,
-                "creating the slot on a standby; this waits for the primary to log which transactions are running: \
-                 SELECT pg_log_standby_snapshot(); there makes it do so at once"
-            );
-        } else {
-            tracing::info!(slot, "creating the slot; this waits for the transactions that are running");
-        }
-        let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput {options}", always_quoted(slot));
-        let created = session.query(&sql).await;
-        let rows = created.map_err(|failure| explain(failure, Doing::Creating { slot, user }))?;
-        number(&rows, 1)
+        self.create_waiting(session, standby).await
     }
 
     /// How far the slot is confirmed when nobody streams from it: whoever does may move it until it lets go.

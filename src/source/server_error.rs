@@ -164,6 +164,8 @@ impl ServerError {
         }
         match kind {
             Kind::InUse => SourceError::Busy(text),
+            // Somebody was faster.
+            Kind::Exists if matches!(doing, Doing::Creating { .. }) => SourceError::Busy(text),
             Kind::NotInState if reading && !self.is_wal_level() => SourceError::Gap(text),
             Kind::Undefined | Kind::FileGone if reading => SourceError::Gap(text),
             // Decoding reads the catalogue as it was when the change was written, so no statement helps afterwards.
@@ -242,8 +244,8 @@ impl ServerError {
                  close other connections. coherd tries again."
                     .to_owned()
             }
-            Kind::ConfigurationLimit => "Drop a slot that nobody needs (SELECT slot_name, active FROM \
-                pg_replication_slots;) or raise it: ALTER SYSTEM SET max_replication_slots = …; and restart Postgres."
+            Kind::ConfigurationLimit => "Raise it: ALTER SYSTEM SET max_replication_slots = …; and restart \
+                Postgres. SELECT slot_name, active FROM pg_replication_slots; shows who has them."
                 .to_owned(),
             Kind::NotInState if self.is_wal_level() => {
                 "Set it and restart Postgres: ALTER SYSTEM SET wal_level = logical;".to_owned()

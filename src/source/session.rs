@@ -21,6 +21,8 @@ pub(super) struct Session {
     /// Major version, e.g. 15.
     pub(super) major: u32,
     pub(super) backend_pid: u32,
+    /// With it, a request to cancel is believed.
+    pub(super) secret_key: u32,
 }
 
 /// Why something did not happen.
@@ -47,7 +49,7 @@ impl From<SourceError> for Failure {
 impl Session {
     /// On a fresh socket.
     pub(super) fn new(socket: Socket) -> Session {
-        Session { socket, inbox: Inbox::new(), major: 0, backend_pid: 0 }
+        Session { socket, inbox: Inbox::new(), major: 0, backend_pid: 0, secret_key: 0 }
     }
 
     /// Sends what `write` puts together.

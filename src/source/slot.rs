@@ -1,6 +1,7 @@
 //! What `pg_replication_slots` says of a slot.
 
 use super::{SlotSeen, SourceError};
+use crate::database::ANOTHER_NAME;
 use crate::lsn::Lsn;
 use crate::table::{quote_identifier, quote_literal};
 
@@ -9,7 +10,7 @@ pub(super) fn query(name: &str, major: u32) -> String {
     let from = |version, column: &'static str| if major >= version { column } else { "NULL" };
     format!(
         "SELECT slot_type, plugin, database, confirmed_flush_lsn, wal_status, {}, {}, {}, {}, \
-         pg_catalog.pg_is_in_recovery() FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+         pg_catalog.pg_is_in_recovery(), active_pid FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
         from(14, "two_phase"),
         from(16, "conflicting"),
         from(17, "invalidation_reason"),
@@ -20,18 +21,14 @@ pub(super) fn query(name: &str, major: u32) -> String {
 
 /// What the row means for us, who follow `database`.
 pub(super) fn judge(row: Vec<Option<String>>, name: &str, database: &str) -> Result<SlotSeen, SourceError> {
-    let Ok([kind, plugin, of, confirmed, wal_status, two_phase, conflicting, reason, synced, recovery]) =
-        <[Option<String>; 10]>::try_from(row)
+    let Ok([kind, plugin, of, confirmed, wal_status, two_phase, conflicting, reason, synced, recovery, pid]) =
+        <[Option<String>; 11]>::try_from(row)
     else {
         return Err(SourceError::Protocol("pg_replication_slots gave another number of columns than asked".to_owned()));
     };
     let is = |cell: &Option<String>, value: &str| cell.as_deref() == Some(value);
-    let remedy = format!(
-        "choose another name (source.slot), or drop it if nobody needs it: SELECT pg_drop_replication_slot({});",
-        quote_literal(name)
-    );
     let refuse =
-        |what: String| Err(SourceError::Refused(format!("the slot {} {what}; {remedy}", quote_identifier(name))));
+        |what: String| Err(SourceError::Refused(format!("the slot {} {what}; {ANOTHER_NAME}", quote_identifier(name))));
     if !is(&kind, "logical") {
         return refuse("is a physical one, made for a standby or a backup".to_owned());
     }
@@ -64,7 +61,13 @@ pub(super) fn judge(row: Vec<Option<String>>, name: &str, database: &str) -> Res
     }
     match confirmed.as_deref().map(str::parse::<Lsn>) {
         Some(Ok(confirmed)) => Ok(SlotSeen::Usable { confirmed }),
-        // A slot that is still being created has no position yet.
-        _ => Err(SourceError::Busy(format!("the slot {} is just being created", quote_identifier(name)))),
+        // A slot that is still being created has no position yet. Nobody streams from it: whoever asked for it may have gone.
+        _ => {
+            let by = pid.map(|pid| format!(" by process {pid} of the server")).unwrap_or_default();
+            Err(SourceError::Lost(format!(
+                "the slot {} is being created{by}, which waits for the transactions that are running; coherd check says which",
+                quote_identifier(name)
+            )))
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! An open connection: TCP, unix socket, or TLS over TCP.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -21,7 +22,22 @@ pub(super) enum Socket {
     Tls(Box<tokio_rustls::client::TlsStream<BufReader<TcpStream>>>),
 }
 
+/// Where a connection leads.
+#[derive(Debug, Clone)]
+pub(super) enum Peer {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
 impl Socket {
+    /// Where it leads, for another connection to the same server.
+    pub(super) fn peer(&self) -> Option<Peer> {
+        match self {
+            Socket::Unix(unix) => unix.peer_addr().ok()?.as_pathname().map(|path| Peer::Unix(path.to_owned())),
+            Socket::Tcp(_) | Socket::Tls(_) => self.tcp()?.peer_addr().ok().map(Peer::Tcp),
+        }
+    }
+
     fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Socket::Tcp(tcp) => Some(tcp),

@@ -16,7 +16,7 @@ use std::time::Duration;
 use coherd::ledger::{AckLsn, Ledger};
 use coherd::lsn::Lsn;
 use coherd::source::dsn::Dsn;
-use coherd::source::postgres::{Postgres, PostgresConfig};
+use coherd::source::postgres::{Creation, Postgres, PostgresConfig};
 use coherd::source::stream::PostgresStream;
 use coherd::source::{Frame, Intake, Seen, Source, SourceError, Stream};
 
@@ -34,7 +34,13 @@ pub fn dsn(text: &str) -> Dsn {
 
 /// A source with slot `slot` and publication `p`.
 pub fn source(text: &str, slot: &str) -> Postgres {
-    Postgres::new(PostgresConfig { dsn: dsn(text), slot: slot.into(), publication: "p".into(), messages: true })
+    Postgres::new(PostgresConfig {
+        dsn: dsn(text),
+        slot: slot.into(),
+        publication: "p".into(),
+        messages: true,
+        creation: Creation::default(),
+    })
 }
 
 /// Looks at `text`'s server.

@@ -1,6 +1,7 @@
 //! Looking at slots, making and losing them.
 
 use coherd::lsn::Lsn;
+use coherd::source::postgres::Creation;
 use coherd::source::{SlotSeen, Source, SourceError};
 
 use super::{Followed, dsn, own_server, runtime, settled_text, source};
@@ -32,8 +33,13 @@ fn names_that_need_quoting_work_everywhere() {
     database.run("CREATE TABLE t (id int); CREATE PUBLICATION \"p, 'q' \"\"r\"\" \\s\" FOR ALL TABLES");
     let publication = "p, 'q' \"r\" \\s".to_owned();
     let slot = database.name.clone();
-    let config =
-        coherd::source::postgres::PostgresConfig { dsn: dsn(&database.dsn()), slot, publication, messages: false };
+    let config = coherd::source::postgres::PostgresConfig {
+        dsn: dsn(&database.dsn()),
+        slot,
+        publication,
+        messages: false,
+        creation: Creation::default(),
+    };
     let mut source = coherd::source::postgres::Postgres::new(config);
     let runtime = runtime();
     runtime.block_on(source.create_slot()).unwrap();
@@ -124,13 +130,13 @@ fn a_slot_that_is_not_ours_is_refused_with_the_remedy() {
         settled_text(&error, &[(&name, "NAME")])
     };
     database.run(&format!("SELECT pg_create_logical_replication_slot('{name}', 'test_decoding')"));
-    insta::assert_snapshot!(text(&name), @"Refused: the slot NAME was made with the output plugin test_decoding, and coherd reads pgoutput; choose another name (source.slot), or drop it if nobody needs it: SELECT pg_drop_replication_slot('NAME');");
+    insta::assert_snapshot!(text(&name), @"Refused: the slot NAME was made with the output plugin test_decoding, and coherd reads pgoutput; it is not coherd's, so choose another name (source.slot)");
     database.run(&format!("SELECT pg_create_physical_replication_slot('{name}_physical')"));
-    insta::assert_snapshot!(text(&format!("{name}_physical")), @"Refused: the slot NAME_physical is a physical one, made for a standby or a backup; choose another name (source.slot), or drop it if nobody needs it: SELECT pg_drop_replication_slot('NAME_physical');");
+    insta::assert_snapshot!(text(&format!("{name}_physical")), @"Refused: the slot NAME_physical is a physical one, made for a standby or a backup; it is not coherd's, so choose another name (source.slot)");
     database.run(&format!("SELECT pg_drop_replication_slot('{name}_physical')"));
     let elsewhere = Followed::start();
     let error = text(&elsewhere.database.name).replace(&elsewhere.database.name, "OTHER");
-    insta::assert_snapshot!(error, @"Refused: the slot OTHER belongs to the database OTHER, and coherd follows NAME; choose another name (source.slot), or drop it if nobody needs it: SELECT pg_drop_replication_slot('OTHER');");
+    insta::assert_snapshot!(error, @"Refused: the slot OTHER belongs to the database OTHER, and coherd follows NAME; it is not coherd's, so choose another name (source.slot)");
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use super::Look;
 use super::setting::{Takes, set};
 use crate::cli::setup::slot_without_publication;
-use crate::database::Slot;
+use crate::database::{ANOTHER_NAME, Database, OfOthers, Slot};
 use crate::finding::{Code, Finding, shell_word};
-use crate::table::{quote_identifier, quote_literal};
+use crate::table::quote_identifier;
 
 /// The oldest Postgres with failover slots.
 const FAILOVER_VERSION_MIN: u32 = 170_000;
@@ -16,9 +16,9 @@ const MIB: u64 = 1 << 20;
 pub(super) fn slot(look: &Look) -> Vec<Finding> {
     let Some(slot) = &look.database.slot else {
         let message = "it is not there yet; coherd setup or the first coherd run creates it";
-        return vec![Finding::warning(Code::SLOT_MISSING, subject(look), message).mend("coherd setup")];
+        return vec![Finding::warning(Code::SLOT_MISSING, subject(look.database), message).mend("coherd setup")];
     };
-    if let Some(wrong) = of_others(look, slot) {
+    if let Some(wrong) = of_others(look.database, slot) {
         return vec![wrong];
     }
     let mut findings = Vec::new();
@@ -26,43 +26,47 @@ pub(super) fn slot(look: &Look) -> Vec<Finding> {
         findings.push(slot_without_publication(look.database, slot).mend("coherd setup"));
         return findings;
     }
+    findings.extend(unfinished(look.database, slot));
     findings.extend(lost(look, slot));
     findings.extend(failover(look));
     findings
 }
 
-fn subject(look: &Look) -> String {
-    format!("slot {}", quote_identifier(&look.database.slot_name))
+fn subject(database: &Database) -> String {
+    format!("slot {}", quote_identifier(&database.slot_name))
 }
 
-fn drop_it(look: &Look) -> String {
-    format!("SELECT pg_drop_replication_slot({});", quote_literal(&look.database.slot_name).trim_start())
+/// Somebody else's slot holds somebody else's changes: no remedy drops what coherd did not make.
+pub(in crate::cli) fn of_others(database: &Database, slot: &Slot) -> Option<Finding> {
+    let error =
+        |code, reason: String| Some(Finding::error(code, subject(database), format!("{reason}; {ANOTHER_NAME}")));
+    match slot.belongs_to_others(&database.name)? {
+        OfOthers::Physical => {
+            error(Code::SLOT_PHYSICAL, "it is a physical one, made for a standby or a backup".to_owned())
+        }
+        OfOthers::Database(of) => {
+            let (of, ours) = (quote_identifier(of), quote_identifier(&database.name));
+            error(Code::SLOT_DATABASE, format!("it belongs to database {of}, not to {ours}"))
+        }
+        OfOthers::Plugin(plugin) => {
+            error(Code::SLOT_PLUGIN, format!("it was made with the output plugin {plugin}, and coherd reads pgoutput"))
+        }
+        OfOthers::TwoPhase => error(
+            Code::SLOT_TWO_PHASE,
+            "it sends prepared transactions early (two_phase), without their rows".to_owned(),
+        ),
+    }
 }
 
-const CHOICE: &str = "choose another name (source.slot), or drop it if nobody needs it";
-
-/// Somebody else's slot holds somebody else's changes: no remedy drops one that may be in use elsewhere.
-fn of_others(look: &Look, slot: &Slot) -> Option<Finding> {
-    let error = |code, message: String| Some(Finding::error(code, subject(look), message));
-    let Some(plugin) = slot.plugin.as_deref() else {
-        let message = "it is a physical one, made for a standby or a backup; choose another name (source.slot)";
-        return error(Code::SLOT_PHYSICAL, message.to_owned());
-    };
-    if slot.database.as_deref() != Some(look.database.name.as_str()) {
-        let of = quote_identifier(slot.database.as_deref().unwrap_or_default());
-        let ours = quote_identifier(&look.database.name);
-        let message = format!("it belongs to database {of}, not to {ours}; choose another name (source.slot)");
-        return error(Code::SLOT_DATABASE, message);
-    }
-    if plugin != "pgoutput" {
-        let message = format!("it was made with the output plugin {plugin}, and coherd reads pgoutput; {CHOICE}");
-        return error(Code::SLOT_PLUGIN, message).map(|finding| finding.mend(drop_it(look)));
-    }
-    if slot.two_phase {
-        let message = format!("it sends prepared transactions early (two_phase), without their rows; {CHOICE}");
-        return error(Code::SLOT_TWO_PHASE, message).map(|finding| finding.mend(drop_it(look)));
-    }
-    None
+/// The server goes on making a slot when whoever asked for it has gone.
+fn unfinished(database: &Database, slot: &Slot) -> Option<Finding> {
+    let pid = slot.active_pid.filter(|_| slot.confirmed.is_none() && slot.wal_status.as_deref() != Some("lost"))?;
+    let message = format!(
+        "it is still being made by process {pid} of the server, which waits for the transactions that are running. Where \
+         nobody waits for it any more, the statement takes it back, and coherd setup makes another"
+    );
+    let finding = Finding::error(Code::SLOT_UNFINISHED, subject(database), message);
+    Some(finding.mend(format!("SELECT pg_cancel_backend({pid});")))
 }
 
 /// What is gone, or about to go.
@@ -74,7 +78,7 @@ fn lost(look: &Look, slot: &Slot) -> Option<Finding> {
             "the log it needs is gone{reason}: changes were missed. coherd run makes the slot anew and flushes the rules' \
              scopes, unless on_gap says halt. Do not drop it by hand: a cache without a record would then look like a new one"
         );
-        return Some(Finding::warning(Code::SLOT_LOST, subject(look), message).mend("coherd run"));
+        return Some(Finding::warning(Code::SLOT_LOST, subject(look.database), message).mend("coherd run"));
     }
     if slot.wal_status.as_deref() != Some("unreserved") {
         return None;
@@ -83,7 +87,7 @@ fn lost(look: &Look, slot: &Slot) -> Option<Finding> {
                    cache would be flushed. Let coherd run and catch up; more room keeps the slot until it has";
     let more = u64::try_from(look.database.server.slot_keep_mib).unwrap_or_default().max(1024).saturating_mul(4);
     let remedy = set(look.surroundings.hosting, KEEP_SIZE, &format!("{more}MB"), Takes::Reload);
-    Some(Finding::warning(Code::SLOT_AT_RISK, subject(look), message).mend_all(remedy))
+    Some(Finding::warning(Code::SLOT_AT_RISK, subject(look.database), message).mend_all(remedy))
 }
 
 const KEEP_SIZE: &str = "max_slot_wal_keep_size";
@@ -101,7 +105,7 @@ fn failover(look: &Look) -> Option<Finding> {
         let alter = format!("ALTER_REPLICATION_SLOT \"{}\" (FAILOVER true);", look.database.slot_name);
         let remedy =
             format!("psql {} -c {}", shell_word(&format!("{} replication=database", look.libpq)), shell_word(&alter));
-        return Some(Finding::warning(Code::SLOT_FAILOVER, subject(look), message).mend(remedy));
+        return Some(Finding::warning(Code::SLOT_FAILOVER, subject(look.database), message).mend(remedy));
     }
     if around.synchronized_standby_slots.as_deref() != Some("") || around.standby_slots.is_empty() {
         return None;

@@ -9,7 +9,7 @@ use tracing::{error, warn};
 
 use crate::backoff::{Backoff, is_worth_a_line};
 use crate::cli::Failure;
-use crate::cli::parts::Parts;
+use crate::cli::parts::{Parts, choices};
 use crate::config::Config;
 use crate::database::Database;
 use crate::finding::{Code, Finding, Severity};
@@ -79,7 +79,8 @@ async fn look_at(config: &Config, dsn: &Dsn) -> Result<Database, SourceError> {
     let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
     let looking = look(&client, &config.source.slot, &config.source.publication, &names);
     match tokio::time::timeout(PATIENCE, looking).await {
-        Ok(database) => database.map_err(|error| SourceError::Lost(error.to_string())),
+        Ok(Ok(database)) => Ok(Database { choices: choices(config, None), ..database }),
+        Ok(Err(error)) => Err(SourceError::Lost(error.to_string())),
         Err(_) => Err(SourceError::Lost(format!("the database has not answered within {} s", PATIENCE.as_secs()))),
     }
 }

@@ -1,11 +1,12 @@
 //! One table, its rules, and everything between them.
 
 use crate::change::ReplicaIdentity;
+use crate::database::Publish;
 use crate::finding::{Code, Finding};
 use crate::rules::config::{MissingOld, Rule};
 use crate::rules::nearest;
-use crate::rules::publish::{Demand, Identity, columns_sql, publishable};
-use crate::table::{Generated, Persistence, Published, Table, TableColumn, TableKind, quote_identifier};
+use crate::rules::publish::{Demand, Identity, columns_sql, is_unbounded, publishable};
+use crate::table::{Generated, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, quote_identifier};
 
 /// Everything that is wrong with one table. All its findings are mended together, so one of them carries the statements
 /// and the others point to it.
@@ -30,6 +31,8 @@ pub(super) fn audit(demand: Demand) -> Vec<Finding> {
     }
     let is_good = mendable.is_empty();
     findings.extend(mendable);
+    findings.extend(bare_index(&demand));
+    findings.extend(surplus(&demand, is_good));
     findings.extend(toast(&demand, is_good));
     findings.extend(leaves(&demand));
     findings
@@ -110,16 +113,16 @@ fn old_rows(demand: &Demand) -> Vec<Finding> {
                 "old rows do not carry {}: where such a value changes or its row is deleted, the old key would stay. \
                  {}Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)",
                 list(&missing),
-                how(&demand.identity(), &missing)
+                how(demand, &missing)
             );
             findings.push(Finding::error(Code::IDENTITY_OLD_ROWS, rule.subject(), message));
         }
         let compared = one.missing_comparison();
         if !compared.is_empty() {
             let message = format!(
-                "old rows do not carry {}, which when_changed compares, so every UPDATE counts as a change. The statements \
-                 set REPLICA IDENTITY FULL, which writes the whole old row to the log",
-                list(&compared)
+                "old rows do not carry {}, which when_changed compares, so every UPDATE counts as a change. {}",
+                list(&compared),
+                how(demand, &compared).trim_end()
             );
             findings.push(Finding::warning(Code::IDENTITY_COMPARISON, rule.subject(), message));
         }
@@ -127,19 +130,29 @@ fn old_rows(demand: &Demand) -> Vec<Finding> {
     findings
 }
 
-fn how(identity: &Identity, missing: &[&TableColumn]) -> String {
-    let unbounded = |column: &&TableColumn| matches!(column.type_name.as_str(), "text" | "character varying" | "bytea");
-    match identity {
-        Identity::Keep => String::new(),
+/// What the statements do, and what that costs.
+fn how(demand: &Demand, missing: &[&TableColumn]) -> &'static str {
+    match demand.identity() {
+        Identity::Keep => "",
+        Identity::Full if demand.database.choices.publish == Publish::Keys => {
+            "The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE, and \
+             the publication whole rows of this table. "
+        }
         Identity::Full => {
-            "The statements set REPLICA IDENTITY FULL, which writes the whole old row to the log. ".to_owned()
+            "The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE. "
         }
-        Identity::Index(_) if missing.iter().any(unbounded) => {
-            "The statements put it into the replica identity with an \
-            index, which refuses values beyond 2.6 kB: where those occur, take REPLICA IDENTITY FULL. "
-                .to_owned()
+        Identity::Constraint(_) if missing.iter().any(|column| is_unbounded(column)) => {
+            "The statements make a UNIQUE constraint the replica identity: it refuses values beyond 2.6 kB, and DROP COLUMN \
+             of one of its columns drops it without a word, whereupon UPDATEs fail (55000). "
         }
-        Identity::Index(_) => "The statements put it into the replica identity with an index. ".to_owned(),
+        Identity::Constraint(_) => {
+            "The statements make a UNIQUE constraint the replica identity: DROP COLUMN of one of its columns drops it \
+             without a word, whereupon UPDATEs fail (55000). "
+        }
+        Identity::OutOfReach => {
+            "No replica identity can hold it: a virtual generated column forbids FULL, and an index takes NOT NULL columns \
+             that can be sorted. "
+        }
     }
 }
 
@@ -159,6 +172,26 @@ fn writers(demand: &Demand) -> Option<Finding> {
             ),
         };
         return Some(Finding::error(Code::IDENTITY_MISSING, subject, message));
+    }
+    if table.published.is_some() && table.forbids_column_list() {
+        let generated = |kind| table.columns.iter().filter(move |column| column.generated == kind).collect::<Vec<_>>();
+        let (stored, virtuals) = (generated(Generated::Stored), generated(Generated::Virtual));
+        let fail = "so the application's UPDATEs and DELETEs fail with 42P10";
+        if !virtuals.is_empty() {
+            let message = format!(
+                "its replica identity is FULL, which Postgres does not allow beside the virtual column {}, {fail}; give it a \
+                 primary key and REPLICA IDENTITY DEFAULT, or take it out of the publication",
+                list(&virtuals)
+            );
+            return Some(Finding::error(Code::IDENTITY_VIRTUAL, subject, message));
+        }
+        if demand.full_needs_generated() {
+            let message = format!(
+                "its replica identity is FULL and the publication leaves out the generated column {}, {fail}",
+                list(&stored)
+            );
+            return Some(Finding::error(Code::IDENTITY_GENERATED, subject, message));
+        }
     }
     let held = table.published.as_ref()?.columns.as_ref()?;
     let left_out = |column: &&TableColumn| table.list_needs(&column.name) && !held.contains(&column.name);
@@ -199,6 +232,13 @@ fn published(demand: &Demand) -> Vec<Finding> {
         let message = format!("publication {name} leaves out {}{setup}", columns_sql(&unlisted));
         findings.push(Finding::error(Code::COLUMN_UNPUBLISHED, subject(demand), message));
     }
+    let is_list = held.columns.is_some() && !demand.table.forbids_column_list();
+    if is_list && demand.database.choices.publish == Publish::Rows {
+        let message = "source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY \
+                       FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the \
+                       table's rules once when the entry changes";
+        findings.push(Finding::warning(Code::COLUMN_LIST, subject(demand), message));
+    }
     if held.row_filter.is_some() {
         let message = format!("publication {name} filters its rows: changes outside the filter are never seen");
         findings.push(Finding::hiding(Code::ROW_FILTER, subject(demand), message));
@@ -210,6 +250,43 @@ fn unlisted(demand: &Demand, held: &Published) -> Vec<String> {
     let Some(listed) = &held.columns else { return Vec::new() };
     demand.columns().map(|column| column.name.clone()).filter(|name| !listed.contains(name)).collect()
 }
+
+/// DROP INDEX takes a bare index away, and with it the replica identity.
+fn bare_index(demand: &Demand) -> Option<Finding> {
+    let index = demand.table.identity_index.as_ref().filter(|index| !index.is_constraint)?;
+    let (table, name) = (&demand.table.name, quote_identifier(&index.name));
+    let message = format!(
+        "its replica identity is the bare index {name}: it looks unused, and DROP INDEX of it would make the application's \
+         UPDATEs and DELETEs fail with 55000. A constraint on it forbids that"
+    );
+    let remedy = format!("ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE USING INDEX {name};");
+    Some(Finding::warning(Code::IDENTITY_INDEX, subject(demand), message).mend(remedy))
+}
+
+/// Columns that leave the database for nothing, where `source.publish` is `keys`.
+fn surplus(demand: &Demand, is_good: bool) -> Option<Finding> {
+    let held = demand.table.published.as_ref().filter(|held| held.by == PublishedBy::Table)?;
+    if demand.database.choices.publish == Publish::Rows {
+        return None;
+    }
+    let wanted = demand.key_columns(&Identity::Keep)?;
+    let all = || demand.table.columns.iter().map(|column| column.name.clone()).collect();
+    let sent: Vec<String> = held.columns.clone().unwrap_or_else(all);
+    let count = sent.iter().filter(|column| !wanted.contains(column)).count();
+    let others = if demand.database.owns_publication() { "" } else { "; others who read the publication lose them" };
+    let message = format!(
+        "the publication sends {count} columns of it that neither rules nor the replica identity need, and source.publish \
+         is keys. A running coherd flushes the table's rules once when the entry changes{others}"
+    );
+    let remedy = match (is_good, &held.row_filter) {
+        (true, None) => demand.replace(Some(&wanted)).to_vec(),
+        _ => vec![LATER.to_owned()],
+    };
+    (count > 0).then(|| Finding::warning(Code::COLUMN_SURPLUS, subject(demand), message).mend_all(remedy))
+}
+
+/// Together with other statements for the table, these would be others.
+const LATER: &str = "-- coherd check has the statements once the table's other findings are mended";
 
 /// Columns whose large values stay away when an UPDATE leaves them alone. In the replica identity, and with FULL, the old
 /// row brings them; where the rule wants the old row it is refused above, or flushes at every UPDATE by its own choice.
@@ -227,13 +304,9 @@ fn toast(demand: &Demand, is_good: bool) -> Vec<Finding> {
              it: the rule's scope is flushed then, whatever on_missing_old says. REPLICA IDENTITY FULL brings it",
             list(&columns)
         );
-        // Together with other statements for the table, these would be others.
-        let remedy = if is_good {
-            demand.mend(&Identity::Full)
-        } else {
-            vec!["-- coherd check has the statements once the table's other findings are mended".to_owned()]
-        };
-        (!columns.is_empty()).then(|| Finding::warning(Code::TOAST, rule.subject(), message).mend_all(remedy))
+        let remedy = if is_good { demand.mend(&Identity::Full) } else { vec![LATER.to_owned()] };
+        (!columns.is_empty() && demand.can_be_full())
+            .then(|| Finding::warning(Code::TOAST, rule.subject(), message).mend_all(remedy))
     };
     skipping.filter_map(finding).collect()
 }

@@ -6,8 +6,10 @@ use tokio_postgres::Client;
 
 use super::{CatalogError, get};
 use crate::change::ReplicaIdentity;
-use crate::database::{OTHERS_MAX, Publication};
-use crate::table::{Generated, Leaf, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, TableName};
+use crate::database::{IDENTITY_SUFFIX, OTHERS_MAX, Publication};
+use crate::table::{
+    Generated, IdentityIndex, Leaf, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, TableName,
+};
 
 const WHAT: &str = "the tables";
 
@@ -54,12 +56,18 @@ fn published_by(by: PublishedBy, table: &Table) -> Option<Published> {
 
 const TABLES: &str = "
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-       rn.nspname::text, r.relname::text
+       rn.nspname::text, r.relname::text, i.relname::text,
+       EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = i.oid AND k.conrelid = c.oid),
+       coalesce(toast.relpages > 0, false) OR (c.relpages >= 16 AND c.reltuples > 0
+           AND c.relpages * pg_catalog.current_setting('block_size')::float8 / c.reltuples > 1000)
 FROM ROWS FROM (unnest($1::text[]), unnest($2::text[])) AS wanted (schema, name)
 JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.schema
 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
 LEFT JOIN pg_catalog.pg_class r ON c.relispartition AND r.oid = pg_catalog.pg_partition_root(c.oid)
-LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace";
+LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
+LEFT JOIN pg_catalog.pg_class toast ON toast.oid = c.reltoastrelid
+LEFT JOIN (pg_catalog.pg_index x JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid)
+    ON x.indrelid = c.oid AND x.indisreplident";
 
 async fn read_tables(client: &Client, wanted: &[TableName]) -> Result<Vec<Table>, CatalogError> {
     let mut wanted: Vec<_> = wanted.iter().collect();
@@ -81,6 +89,10 @@ async fn read_tables(client: &Client, wanted: &[TableName]) -> Result<Vec<Table>
             partition_root: root,
             identity: identity(get(row, 5, WHAT)?),
             identity_columns: Vec::new(),
+            identity_index: get::<Option<String>>(row, 8, WHAT)?
+                .map(|name| Ok(IdentityIndex { name, is_constraint: get(row, 9, WHAT)? }))
+                .transpose()?,
+            wide: get(row, 10, WHAT)?,
             leaves: Vec::new(),
             columns: Vec::new(),
             published: None,
@@ -227,5 +239,16 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p
 async fn read_others(client: &Client) -> Result<Vec<TableName>, CatalogError> {
     let limit = i64::from(OTHERS_MAX);
     let rows = client.query(OTHERS, &[&limit]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
+    rows.iter().map(|row| Ok(TableName { schema: get(row, 0, WHAT)?, name: get(row, 1, WHAT)? })).collect()
+}
+
+const TAKEN: &str = "
+SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE pg_catalog.strpos(c.relname::text, $1) > 0";
+
+/// Relations that are called as the indexes that coherd proposes.
+pub(super) async fn taken(client: &Client) -> Result<Vec<TableName>, CatalogError> {
+    let rows = client.query(TAKEN, &[&IDENTITY_SUFFIX]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
     rows.iter().map(|row| Ok(TableName { schema: get(row, 0, WHAT)?, name: get(row, 1, WHAT)? })).collect()
 }

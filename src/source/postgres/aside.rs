@@ -2,8 +2,7 @@
 //! holds nothing back. It waits for nobody's lock; making the slot waits for the transactions that are running.
 
 use super::{
-    COMMITTED, Doing, Holding, MAJOR_MIN_ON_STANDBY, Postgres, PostgresStream, SourceError, StreamSettings,
-    always_quoted, explain, number,
+    COMMITTED, Doing, Holding, MAJOR_MIN_ON_STANDBY, Postgres, PostgresStream, SourceError, StreamSettings, explain,
 };
 use crate::lsn::Lsn;
 
@@ -64,10 +63,7 @@ impl Postgres {
         }
         let wal_sender_timeout = self.sender_timeout(&mut session).await?;
         let (slot, user) = (&self.config.slot, self.config.dsn.user());
-        let snapshot = if session.major < 15 { "NOEXPORT_SNAPSHOT" } else { "(SNAPSHOT 'nothing')" };
-        let sql = format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput {snapshot}", always_quoted(slot));
-        let rows = session.query(&sql).await.map_err(|failure| explain(failure, Doing::Creating { slot, user }))?;
-        let confirmed: Lsn = number(&rows, 1)?;
+        let confirmed = self.create_aside(&mut session, slot, "TEMPORARY", standby).await?;
         let started = session.start(&self.start_command(session.major, reading.protocol())).await;
         started.map_err(|failure| explain(failure, Doing::Starting { slot, user }))?;
         let settings = StreamSettings {
