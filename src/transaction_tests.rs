@@ -108,7 +108,7 @@ fn orders_by_hand_strike_keys_rows_and_tables() {
         r#"{"v":1,"do":"touch","schema":"public","table":"users","columns":["other"],"rows":[["4"]]}"#,
         r#"{"v":1,"do":"flush","schema":"public","table":"users"}"#,
     ] {
-        assert_eq!(reader.read(logical(content), &mut seen), Ok(Step::Within));
+        assert!(matches!(reader.read(logical(content), &mut seen), Ok(Step::Within | Step::Flushed(_))), "{content}");
     }
     let expected =
         ["hand x", "hand product:9", "1 bump product:9", "0 delete user:4", "0 flush user:*", "0 flush user:*"];
