@@ -332,7 +332,7 @@ impl Reader {
                     self.ignored += 1;
                     return;
                 }
-                gather.by_hand(key, Some(&Vec::from_iter(lanes)));
+                gather.by_hand(key, Some(&lanes.into_iter().collect::<Vec<_>>()));
             }
         }
         for rule in &self.rules {
