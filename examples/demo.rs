@@ -88,7 +88,7 @@ impl Shop {
     }
 
     fn show_setup(&mut self) {
-        step("coherd setup: publication (key columns only), functions, slot; then the daemon");
+        step("coherd setup: publication, functions, slot; then the daemon");
         let output = Command::new(coherd()).args(["setup", "--config", &self.config()]).output().expect("coherd setup");
         show(String::from_utf8_lossy(&output.stdout).trim());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -38,6 +38,11 @@ impl Tail {
         let mut err = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         err.read_line(&mut line).unwrap();
+        // Other tests have transactions on the same server, and the slot waits for those that are running.
+        while line.starts_with("creating the slot ") {
+            line.clear();
+            err.read_line(&mut line).unwrap();
+        }
         assert!(line.starts_with("following the log from "), "{line}");
         Tail { child, out, err }
     }
