@@ -337,7 +337,10 @@ fn a_proxy_changes_the_server_behind_a_connection_that_stays() {
     client.write_all(b"hello").unwrap();
     here.read_exact(&mut buffer).unwrap();
     // Also where the first one goes before the second one comes.
-    proxy.swap_to(second, || drop((here, client.write_all(b"later").unwrap())));
+    proxy.swap_to(second, || {
+        drop(here);
+        client.write_all(b"later").unwrap();
+    });
     let mut there = servers[1].accept().unwrap().0;
     there.read_exact(&mut buffer).unwrap();
     assert_eq!(&buffer, b"later");

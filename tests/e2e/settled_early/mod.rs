@@ -1,10 +1,11 @@
-//! Four ways in which settled is said too early. Each test fails today by a stale key that is vouched for, and is ignored
+//! Five ways in which settled is said too early. Each test fails today by a stale key that is vouched for, and is ignored
 //! until the core that it describes is built: `cargo test --test coherd -- --ignored settled_early::` runs them all.
 //!
 //! The doc comment of each says where the cause lies and what must be true.
 
 mod drift;
 mod put_back;
+mod reattached;
 mod suspended;
 mod swapped;
 
