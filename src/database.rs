@@ -24,7 +24,7 @@ pub struct Database {
     pub slot: Option<Slot>,
     /// The comment on the schema `coherd`, which says which version of the functions it holds.
     pub functions: Option<String>,
-    /// The tables that were asked for and are there.
+    /// The tables that were asked for and are there, in the order of their names.
     pub tables: Vec<Table>,
     /// Names of other tables, asked for only where one is missing; at most [`OTHERS_MAX`].
     pub others: Vec<TableName>,
@@ -36,7 +36,8 @@ pub const OTHERS_MAX: u32 = 10_000;
 impl Database {
     /// The table called `name`.
     pub fn table(&self, name: &TableName) -> Option<&Table> {
-        self.tables.iter().find(|table| table.name == *name)
+        let place = self.tables.binary_search_by(|table| table.name.cmp(name)).ok()?;
+        self.tables.get(place)
     }
 
     /// Column lists and row filters came with Postgres 15.

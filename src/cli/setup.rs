@@ -161,7 +161,7 @@ fn table_statements(demand: &Demand) -> Vec<String> {
     match &table.published {
         None => vec![demand.add(list.as_deref())],
         // Somebody meant the row filter; the audit says what it hides.
-        Some(held) if held.by != PublishedBy::Table || held.row_filter.is_some() => Vec::new(),
+        Some(held) if held.by != PublishedBy::Table || held.row_filter => Vec::new(),
         Some(held) if demand.entry_is_wrong(held, list.as_deref()) => demand.replace(list.as_deref()).to_vec(),
         Some(_) => Vec::new(),
     }
@@ -337,7 +337,7 @@ fn left_after(rules: &[Rule], database: &Database) -> Vec<Finding> {
             continue;
         }
         let columns = demand.column_list(&Identity::Keep);
-        let published = Some(Published { columns, row_filter: None, by: PublishedBy::Table });
+        let published = Some(Published { columns, row_filter: false, by: PublishedBy::Table });
         for table in after.tables.iter_mut().filter(|table| table.name == *name) {
             table.published.clone_from(&published);
         }

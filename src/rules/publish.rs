@@ -119,7 +119,7 @@ impl<'a> Demand<'a> {
             (Some(_), None) => true,
             (Some(held), Some(wanted)) => !wanted.iter().all(|column| held.contains(column)),
         };
-        narrow || published.row_filter.is_some()
+        narrow || published.row_filter
     }
 
     /// Adds the table to the publication.

@@ -12,6 +12,8 @@ mod failover;
 mod from_standby;
 mod idle;
 mod keys;
+mod locks;
+mod many;
 mod outage;
 mod planted;
 mod readers;

@@ -195,11 +195,11 @@ fn published(demand: &Demand) -> Vec<Finding> {
     let mut findings = Vec::new();
     let unlisted = unlisted(demand, held);
     if !unlisted.is_empty() {
-        let setup = if held.row_filter.is_none() { "; coherd setup adds it" } else { "" };
+        let setup = if !held.row_filter { "; coherd setup adds it" } else { "" };
         let message = format!("publication {name} leaves out {}{setup}", columns_sql(&unlisted));
         findings.push(Finding::error(Code::COLUMN_UNPUBLISHED, subject(demand), message));
     }
-    if held.row_filter.is_some() {
+    if held.row_filter {
         let message = format!("publication {name} filters its rows: changes outside the filter are never seen");
         findings.push(Finding::hiding(Code::ROW_FILTER, subject(demand), message));
     }
