@@ -229,7 +229,8 @@ fn has_other_values(before: &TableSeen, now: &TableSeen) -> bool {
 }
 
 /// Whether the values in the file may be others. A rewrite with other values writes the columns' rows in the catalogue too,
-/// and VACUUM FULL, CLUSTER or another tablespace does not. TRUNCATE of a table comes in the stream.
+/// and VACUUM FULL, CLUSTER or another tablespace does not; but for the first one after ADD COLUMN with a default, which
+/// moves the default's value from the catalogue into the rows. TRUNCATE of a table comes in the stream.
 fn is_rewritten(before: FileSeen, now: FileSeen) -> bool {
     before.node != now.node && before.columns != now.columns
 }

@@ -4,8 +4,9 @@ use super::Shop;
 use crate::support::process::Signal;
 use crate::support::until;
 
-const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, code int NOT NULL UNIQUE);
-    CREATE TYPE mood AS ENUM ('good', 'bad'); ALTER TABLE users ADD COLUMN spare text, ADD COLUMN mood mood DEFAULT 'good';
+const SCHEMA: &str = "CREATE TYPE mood AS ENUM ('good', 'bad');
+    CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, code int NOT NULL UNIQUE, spare text,
+                        mood mood DEFAULT 'good');
     INSERT INTO users SELECT id, 0, id FROM generate_series(1, 100) id;
     CREATE TABLE carts (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO carts VALUES (1);";
 const RULES: &str = "  - table: users\n    keys: [\"user:{id}\"]\n  - table: carts\n    keys: [\"cart:{id}\"]\n";
