@@ -2,7 +2,7 @@
 CARGO ?= cargo
 KEEP ?=
 
-.PHONY: demo test model chaos torture outage waits lint bench bench-large fuzz deb package-test test-matrix prerequisites readers
+.PHONY: demo test test-full model chaos torture outage waits lint bench bench-large fuzz deb package-test test-matrix prerequisites readers
 
 demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
 	$(CARGO) build --release --bins --example demo
@@ -10,6 +10,9 @@ demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1
 
 test: prerequisites readers ## every test, on real Postgres and Redis
 	$(CARGO) test
+
+test-full: prerequisites readers ## the same with long tests at their full length (10,000 tables and the like); takes minutes more
+	COHERD_MANY_TABLES=10000 COHERD_TEST_FULL=1 $(CARGO) test
 
 model: ## why it is built as it is: every order of steps, with READERS (3) readers and COMMITS (1) commits; takes minutes
 	COHERD_MODEL_READERS=$(or $(READERS),3) COHERD_MODEL_COMMITS=$(or $(COMMITS),1) COHERD_MODEL_THREADS=2 \

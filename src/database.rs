@@ -26,7 +26,7 @@ pub struct Database {
     pub functions: Option<String>,
     /// Whether there is a role `coherd_operator`, whose members may invalidate by hand.
     pub operators: bool,
-    /// The tables that were asked for and are there.
+    /// The tables that were asked for and are there, in the order of their names.
     pub tables: Vec<Table>,
     /// Names of other tables, asked for only where one is missing; at most [`OTHERS_MAX`].
     pub others: Vec<TableName>,
@@ -80,7 +80,8 @@ pub const OTHERS_MAX: u32 = 10_000;
 impl Database {
     /// The table called `name`.
     pub fn table(&self, name: &TableName) -> Option<&Table> {
-        self.tables.iter().find(|table| table.name == *name)
+        let place = self.tables.binary_search_by(|table| table.name.cmp(name)).ok()?;
+        self.tables.get(place)
     }
 
     /// Whether entries of the publication may be changed and removed without asking: coherd made it, for this slot,

@@ -5,17 +5,18 @@ use crate::database::Database;
 use crate::lsn::Lsn;
 use crate::table::TableName;
 
-/// One look, all of it in one snapshot.
+/// One look at the server. The catalogue in it is of one snapshot, that of its last look, which may be older: with many
+/// tables it is looked at less often.
 #[derive(Debug, Clone)]
 pub struct Observation {
     /// The log that the slot holds back; `None` where there is no such slot.
     pub wal: Option<HeldWal>,
-    /// Which transactions had ended.
+    /// Which transactions had ended when the catalogue was looked at.
     pub snapshot: Horizon,
-    /// Every table that a rule names, each once.
+    /// The tables that rules name and that differ from the last look, each once; all of them the first time.
     pub tables: Vec<TableSeen>,
-    /// The whole catalogue, where anything in it that concerns the rules differs from the last look; always the first
-    /// time.
+    /// The catalogue, where anything in it that concerns the rules differs from the last look: the whole of it the first
+    /// time, and later with the tables that differ.
     pub database: Option<Box<Database>>,
     /// Why writers wait for our stream, or will as soon as other standbys go, and what mends it.
     pub synchronous: Option<String>,
@@ -44,25 +45,64 @@ pub struct Horizon {
 }
 
 /// One table and how the publication holds it, as marks that are compared and never read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableSeen {
     /// Its name in the rules.
     pub name: TableName,
-    /// Changes with everything after which changes may have been missed: the row versions of the publication, of the
-    /// table's place in it and of its row type, the table's oid, file and replica identity. `None` where there is no
-    /// such table.
+    /// Changes with everything after which changes may have been missed: the row versions of the publication and of the
+    /// table's place in it, the table's oid and replica identity. `None` where there is no such table.
     pub stamp: Option<String>,
-    /// The partitions, where it has any, by oid.
+    /// Its name, and whatever moves with it.
+    pub named: NameSeen,
+    /// Its file; all zero where it has none of its own.
+    pub file: FileSeen,
+    /// Its columns, and what the types of its columns are made of.
+    pub parts: Vec<PartSeen>,
+    /// The partitions or inheritance children, where it has any, by oid.
     pub leaves: Vec<LeafSeen>,
 }
 
-/// One partition.
+/// A name that was given up and taken back leaves a trace in the row version of the table's row type, and so does a new
+/// owner.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NameSeen {
+    /// `xmin` of the row type.
+    pub version: u32,
+    /// `pg_class.relowner`.
+    pub owner: u32,
+}
+
+/// A table's file, and what tells why it is another one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileSeen {
+    /// `pg_class.relfilenode`; 0 where the file counts for nothing.
+    pub node: u32,
+    /// Stands for the row versions of the columns: what rewrites values writes a column's row anew.
+    pub columns: i64,
+    /// `pg_class.reltablespace`.
+    pub tablespace: u32,
+    /// `reltuples > 0`: TRUNCATE sets it to -1.
+    pub has_rows: bool,
+}
+
+/// Something of which a row's values are made: a column, an enum's label, an attribute of a composite type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartSeen {
+    /// Stands for what it is; never used again for another one.
+    pub id: i64,
+    /// Changes when readers see other values because of it.
+    pub version: i64,
+    /// Where it is new, rows that were there before may have a value for it that was never in the stream.
+    pub fills_rows: bool,
+}
+
+/// One partition, or inheritance child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeafSeen {
     /// `pg_class.oid`.
     pub oid: u32,
-    /// `pg_class.relfilenode`: TRUNCATE of a partition alone is not sent, and gives it a new file.
-    pub file: u32,
+    /// TRUNCATE of a partition alone is not sent, and gives it a new file.
+    pub file: FileSeen,
     /// It was created as a partition, and so empty; one that was attached may have brought rows. Told as far as it can
     /// be proved, and of one that is new: later it may become false.
     pub born_here: bool,

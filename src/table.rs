@@ -3,7 +3,7 @@
 use crate::change::ReplicaIdentity;
 
 /// A schema-qualified table name, unquoted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableName {
     /// Schema, as in `pg_namespace.nspname`.
     pub schema: String,
@@ -83,7 +83,7 @@ pub struct Published {
     /// Published columns, or `None` for all of them.
     pub columns: Option<Vec<String>>,
     /// The row filter (`WHERE`), if there is one.
-    pub row_filter: Option<String>,
+    pub row_filter: bool,
     /// What brings it in.
     pub by: PublishedBy,
 }

@@ -131,6 +131,8 @@ pub struct Reader {
     scratch: Scratch,
     tables: Vec<TableName>,
     counts: Vec<[u64; 4]>,
+    /// The tables that have any: there may be thousands, and a turn of the pipeline concerns few.
+    counted: Vec<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -173,6 +175,7 @@ impl Reader {
             open: None,
             scratch: Scratch::default(),
             counts: vec![[0; 4]; tables.len()],
+            counted: Vec::new(),
             tables,
             rules,
         }
@@ -208,7 +211,8 @@ impl Reader {
 
     /// Gives the changes counted since the last call: index of the table, operation, number.
     pub fn take_counts(&mut self, mut count: impl FnMut(usize, Op, u64)) {
-        for (table, counts) in self.counts.iter_mut().enumerate() {
+        for table in self.counted.drain(..) {
+            let Some(counts) = self.counts.get_mut(table) else { continue };
             for (op, n) in [Op::Insert, Op::Update, Op::Delete, Op::Truncate].into_iter().zip(std::mem::take(counts)) {
                 if n > 0 {
                     count(table, op, n);
@@ -227,7 +231,7 @@ impl Reader {
                 }
                 let open = self.open.as_mut().ok_or(OutOfOrder::NotBegun("row change"))?;
                 let bound = self.relations.get(&relation).ok_or(OutOfOrder::NotDescribed(relation))?;
-                count(&mut self.counts, bound.table, Op::of(&change));
+                count(&mut self.counts, &mut self.counted, bound.table, Op::of(&change));
                 open.made.wrote(bound.table);
                 let (keys_max, overflowed) = (self.keys_max, &mut self.overflowed);
                 bound.binding.strike(&change, &mut self.scratch, &mut |strike| {
@@ -295,7 +299,7 @@ impl Reader {
         let open = self.open.as_mut().ok_or(OutOfOrder::NotBegun("truncation"))?;
         for relation in truncated.relations() {
             let bound = self.relations.get(&relation).ok_or(OutOfOrder::NotDescribed(relation))?;
-            count(&mut self.counts, bound.table, Op::Truncate);
+            count(&mut self.counts, &mut self.counted, bound.table, Op::Truncate);
             open.made.wrote(bound.table);
             bound.binding.strike_scopes(&mut |strike| pass_on(strike, gather));
         }
@@ -397,9 +401,12 @@ fn all_scopes(rule: &Rule, gather: &mut impl Gather) {
     rule.scopes.iter().for_each(|scope| gather.scope(rule.id, scope));
 }
 
-fn count(counts: &mut [[u64; 4]], table: Option<usize>, op: Op) {
-    let slot = table.and_then(|table| counts.get_mut(table)).and_then(|counts| counts.get_mut(op as usize));
-    if let Some(slot) = slot {
+fn count(counts: &mut [[u64; 4]], counted: &mut Vec<usize>, table: Option<usize>, op: Op) {
+    let Some((table, counts)) = table.and_then(|table| Some((table, counts.get_mut(table)?))) else { return };
+    if *counts == [0; 4] {
+        counted.push(table);
+    }
+    if let Some(slot) = counts.get_mut(op as usize) {
         *slot += 1;
     }
 }

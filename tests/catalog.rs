@@ -132,12 +132,12 @@ fn a_publication_holds_a_table_by_name_by_schema_or_whole() {
     assert_eq!(published(""), None);
     assert_eq!(published("FOR ALL TABLES").unwrap().by, PublishedBy::AllTables);
     let whole = published("FOR TABLE s.t").unwrap();
-    assert_eq!((whole.by, whole.columns, whole.row_filter), (PublishedBy::Table, None, None));
+    assert_eq!((whole.by, whole.columns, whole.row_filter), (PublishedBy::Table, None, false));
     if database.server.version() >= 150_000 {
         assert_eq!(published("FOR TABLES IN SCHEMA s").unwrap().by, PublishedBy::Schema);
         let narrow = published("FOR TABLE s.t (\"W\", id) WHERE (id > 3)").unwrap();
         assert_eq!(narrow.columns.unwrap(), ["id", "W"]);
-        assert_eq!(narrow.row_filter.as_deref(), Some("(id > 3)"));
+        assert!(narrow.row_filter);
     }
 }
 

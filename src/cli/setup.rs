@@ -245,7 +245,7 @@ fn table_statements(demand: &Demand) -> Vec<String> {
     match &demand.table.published {
         None => demand.enter(),
         // Somebody meant the row filter; the audit says what it hides.
-        Some(held) if held.by != PublishedBy::Table || held.row_filter.is_some() => Vec::new(),
+        Some(held) if held.by != PublishedBy::Table || held.row_filter => Vec::new(),
         Some(held) if demand.database.owns_publication() || demand.entry_lacks(held) => demand.enter(),
         Some(_) => Vec::new(),
     }
@@ -460,7 +460,7 @@ fn left_after(rules: &[Rule], database: &Database, beside: &Beside) -> Vec<Findi
             continue;
         }
         let columns = demand.column_list(&Identity::Keep);
-        let published = Some(Published { columns, row_filter: None, by: PublishedBy::Table });
+        let published = Some(Published { columns, row_filter: false, by: PublishedBy::Table });
         for table in after.tables.iter_mut().filter(|table| table.name == *name) {
             table.published.clone_from(&published);
         }

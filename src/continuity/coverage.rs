@@ -7,6 +7,7 @@
 //! What is published is decided when a change is written, and it is seen when its transaction commits. So the flush
 //! that mends a break is done once more when every transaction has ended that was running when the break was found.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
@@ -14,9 +15,10 @@ use sha2::{Digest, Sha256};
 use crate::database::Database;
 use crate::finding::{Finding, Severity};
 use crate::invalidation::RuleId;
-use crate::observation::{Horizon, LeafSeen, Observation, TableSeen};
+use crate::observation::{FileSeen, Horizon, LeafSeen, Observation, PartSeen, TableSeen};
 use crate::rules::audit::audit;
 use crate::rules::config::Rule;
+use crate::table::TableName;
 
 /// What a look shows to be different with one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,10 @@ pub enum Drift {
 pub struct Coverage {
     rules: Vec<Rule>,
     kept: Vec<Kept>,
+    /// The rules of each table, by their places.
+    places: HashMap<TableName, Vec<usize>>,
+    /// Rules that are not whole.
+    unsound: HashSet<usize>,
     horizon: Option<Horizon>,
     /// `xmax` of the first look: later transactions see the publication as it was then, or the looks see the change.
     since: u64,
@@ -45,9 +51,8 @@ pub struct Coverage {
 
 #[derive(Debug, Default)]
 struct Kept {
-    stamp: Option<String>,
-    leaves: Vec<LeafSeen>,
-    /// Stands for the rule and all of the above.
+    table: TableSeen,
+    /// Stands for the rule and the table.
     mark: u64,
     standing: Standing,
     /// It was told that the rule is uncovered or faulty.
@@ -69,7 +74,11 @@ impl Coverage {
     /// Nothing has been looked at yet.
     pub fn new(rules: Vec<Rule>) -> Self {
         let kept = rules.iter().map(|_| Kept::default()).collect();
-        Coverage { rules, kept, horizon: None, since: 0 }
+        let mut places: HashMap<TableName, Vec<usize>> = HashMap::new();
+        for (place, rule) in rules.iter().enumerate() {
+            places.entry(rule.table.clone()).or_default().push(place);
+        }
+        Coverage { rules, kept, places, unsound: HashSet::new(), horizon: None, since: 0 }
     }
 
     /// Whether there has been a look.
@@ -77,26 +86,49 @@ impl Coverage {
         self.horizon.is_some()
     }
 
-    /// Another look. Gives what is different, in the order in which it is to be acted upon.
+    /// Another look. Gives what is different, in the order in which it is to be acted upon. Costs in proportion to what
+    /// differs, and to the rules that are not whole.
     pub fn looked(&mut self, look: &Observation) -> Vec<Drift> {
-        let Coverage { rules, kept, horizon, since } = self;
-        let first = horizon.replace(look.snapshot).is_none();
+        let first = self.horizon.replace(look.snapshot).is_none();
         if first {
-            *since = look.snapshot.xmax;
+            self.since = look.snapshot.xmax;
         }
+        let seen: HashMap<usize, &TableSeen> = look
+            .tables
+            .iter()
+            .flat_map(|table| self.places.get(&table.name).into_iter().flatten().map(move |place| (*place, table)))
+            .collect();
+        let mut concerned: Vec<usize> =
+            if first { (0..self.rules.len()).collect() } else { seen.keys().chain(&self.unsound).copied().collect() };
+        concerned.sort_unstable();
+        concerned.dedup();
+        let described: HashMap<&TableName, usize> = look.database.as_deref().map_or_else(HashMap::new, |database| {
+            database.tables.iter().enumerate().map(|(place, table)| (&table.name, place)).collect()
+        });
         let mut drifts = Vec::new();
-        for (rule, kept) in rules.iter().zip(kept) {
-            let seen = look.tables.iter().find(|table| table.name == rule.table);
-            let (stamp, leaves) = seen.map_or((&None, &[][..]), |seen| (&seen.stamp, &seen.leaves));
-            let differs = !first && (kept.stamp != *stamp || lost_rows(&kept.leaves, leaves));
-            if first || kept.stamp != *stamp || kept.leaves != leaves {
-                kept.stamp.clone_from(stamp);
-                kept.leaves = leaves.to_vec();
-                kept.mark = mark(rule, kept);
+        for place in concerned {
+            let (Some(rule), Some(kept)) = (self.rules.get(place), self.kept.get_mut(place)) else { continue };
+            let table = seen.get(&place);
+            let differs = !first && table.is_some_and(|now| is_broken(&kept.table, now));
+            if let Some(now) = table {
+                kept.table.clone_from(now);
             }
-            let catalogue =
-                look.database.as_deref().map_or(Catalogue::AsBefore, |database| held_against(rule, database));
+            if first || table.is_some() {
+                kept.mark = mark(rule, &kept.table);
+            }
+            let is_described = |table: &&TableSeen| table.stamp.is_none() || described.contains_key(&table.name);
+            let catalogue = match &look.database {
+                Some(database) if first || table.is_some_and(|table| is_described(&table)) => {
+                    held_against(rule, database)
+                }
+                _ => Catalogue::AsBefore,
+            };
             kept.move_on(rule.id, differs, catalogue, look.snapshot, &mut drifts);
+            if kept.standing == Standing::Whole {
+                self.unsound.remove(&place);
+            } else {
+                self.unsound.insert(place);
+            }
         }
         drifts
     }
@@ -121,7 +153,7 @@ impl Coverage {
 
     /// Those of `rules` that `marks` does not vouch for.
     pub fn missing(&self, marks: &str, rules: impl Fn(&Rule) -> bool) -> Vec<RuleId> {
-        let held: Vec<u64> = marks.split(' ').filter_map(|mark| u64::from_str_radix(mark, 16).ok()).collect();
+        let held: HashSet<u64> = marks.split(' ').filter_map(|mark| u64::from_str_radix(mark, 16).ok()).collect();
         let unknown = |(rule, kept): &(&Rule, &Kept)| rules(rule) && !held.contains(&kept.mark);
         self.rules.iter().zip(&self.kept).filter(unknown).map(|(rule, _)| rule.id).collect()
     }
@@ -132,6 +164,7 @@ impl Coverage {
         let Some((kept, horizon)) = self.kept.get_mut(usize::from(rule.0)).zip(self.horizon) else { return true };
         if kept.standing == Standing::Whole && horizon.xmin < self.since {
             kept.standing = Standing::Mending { below: self.since };
+            self.unsound.insert(usize::from(rule.0));
         }
         kept.standing == Standing::Whole
     }
@@ -173,16 +206,51 @@ impl Kept {
 
 /// Whether a change of the catalogue between two looks at a table breaks its rules, which are flushed then.
 pub fn is_broken(before: &TableSeen, now: &TableSeen) -> bool {
-    before.stamp != now.stamp || lost_rows(&before.leaves, &now.leaves)
+    before.stamp != now.stamp
+        || was_away(before, now)
+        || has_other_values(before, now)
+        || is_rewritten(before.file, now.file)
+        || lost_rows(before, now)
+}
+
+/// Whether the table may have had another name, under which its changes came meanwhile. A new owner leaves the same trace;
+/// where there is one, it counts as the reason. So a table that is renamed and renamed back and given to another owner, all
+/// between two looks, is not noticed.
+fn was_away(before: &TableSeen, now: &TableSeen) -> bool {
+    before.named.version != now.named.version && before.named.owner == now.named.owner
+}
+
+/// Whether rows may have other values than what was in the stream: a column, a label or an attribute has gone, or is
+/// another one, or has come with values for the rows that were there.
+fn has_other_values(before: &TableSeen, now: &TableSeen) -> bool {
+    let gone = |old: &&PartSeen| !now.parts.iter().any(|new| (new.id, new.version) == (old.id, old.version));
+    let fills = |new: &&PartSeen| new.fills_rows && !before.parts.iter().any(|old| old.id == new.id);
+    before.parts.iter().any(|part| gone(&part)) || now.parts.iter().any(|part| fills(&part))
+}
+
+/// Whether the values in the file may be others. A rewrite with other values writes the columns' rows in the catalogue too,
+/// and VACUUM FULL, CLUSTER or another tablespace does not; but for the first one after ADD COLUMN with a default, which
+/// moves the default's value from the catalogue into the rows. TRUNCATE of a table comes in the stream.
+fn is_rewritten(before: FileSeen, now: FileSeen) -> bool {
+    before.node != now.node && before.columns != now.columns
 }
 
 /// Whether rows may have gone or come that were never in the stream.
-fn lost_rows(before: &[LeafSeen], now: &[LeafSeen]) -> bool {
-    let gone = |old: &LeafSeen| !now.iter().any(|new| (new.oid, new.file) == (old.oid, old.file));
+fn lost_rows(before: &TableSeen, now: &TableSeen) -> bool {
+    let (before, now) = (&before.leaves, &now.leaves);
+    let gone = |old: &LeafSeen| !now.iter().any(|new| new.oid == old.oid && !is_emptied(old.file, new.file));
     // A table's first file is called like the table.
-    let brought =
-        |new: &LeafSeen| !(before.iter().any(|old| old.oid == new.oid) || new.born_here && new.file == new.oid);
+    let is_first = |leaf: &LeafSeen| leaf.file.node == leaf.oid || leaf.file.node == 0;
+    let brought = |new: &LeafSeen| !(before.iter().any(|old| old.oid == new.oid) || new.born_here && is_first(new));
     before.iter().any(gone) || now.iter().any(brought)
+}
+
+/// Whether a partition's new file may hold other rows. TRUNCATE of a partition alone is not in the stream, and leaves no
+/// trace that VACUUM FULL does not leave too: one may set `reltuples` to -1 and the other to the number of rows, but an
+/// ANALYZE or a new index hides that before anybody looks. Another tablespace tells why there is another file.
+fn is_emptied(before: FileSeen, now: FileSeen) -> bool {
+    let is_moved = before.tablespace != now.tablespace && now.has_rows && before.columns == now.columns;
+    before.node != now.node && !is_moved
 }
 
 /// The rule, held against the catalogue.
@@ -215,13 +283,16 @@ fn text(rule: &Rule, finding: Finding) -> String {
 }
 
 /// Stands for the rule as it is configured and its table as it is published. A collision hides a change with a
-/// probability of 2⁻⁶⁴.
-fn mark(rule: &Rule, kept: &Kept) -> u64 {
+/// probability of 2⁻⁶⁴. What tells a harmless change from others needs a look before it, which a process that begins does
+/// not have; so the row versions of name and columns are in it, and a file only where nothing else would tell.
+fn mark(rule: &Rule, table: &TableSeen) -> u64 {
     let mut text = format!("{}\n{:?} {:?} {:?}\n", rule.table, rule.action, rule.when_changed, rule.on_missing_old);
     rule.keys.iter().for_each(|key| text.extend([key.text(), "\n"]));
     rule.scopes.iter().for_each(|scope| text.extend([&scope.pattern, "\n"]));
-    let leaves: Vec<(u32, u32)> = kept.leaves.iter().map(|leaf| (leaf.oid, leaf.file)).collect();
-    let _ = write!(text, "{:?} {leaves:?}", kept.stamp);
+    let leaves: Vec<(u32, u32)> = table.leaves.iter().map(|leaf| (leaf.oid, leaf.file.node)).collect();
+    let parts: Vec<(i64, i64)> = table.parts.iter().map(|part| (part.id, part.version)).collect();
+    let TableSeen { stamp, named, file, .. } = table;
+    let _ = write!(text, "{stamp:?} {leaves:?} {} {} {parts:?}", named.version, file.columns);
     let digest = Sha256::digest(text.as_bytes());
     digest.iter().take(8).fold(0, |mark, byte| mark << 8 | u64::from(*byte))
 }
@@ -239,7 +310,7 @@ mod tests {
     /// The table with this stamp, while transactions from `xmin` on run.
     fn look(stamp: &str, xmin: u64, xmax: u64) -> Observation {
         let name = rules(&["user:{id}"])[0].table.clone();
-        let table = TableSeen { name, stamp: Some(stamp.to_owned()), leaves: Vec::new() };
+        let table = TableSeen { name, stamp: Some(stamp.to_owned()), ..TableSeen::default() };
         Observation {
             wal: None,
             snapshot: Horizon { xmin, xmax },
@@ -251,8 +322,9 @@ mod tests {
 
     fn leaves(leaves: &[(u32, u32, bool)]) -> Observation {
         let mut look = look("a", 9, 9);
+        let file = |node| FileSeen { node, ..FileSeen::default() };
         look.tables[0].leaves =
-            leaves.iter().map(|&(oid, file, born_here)| LeafSeen { oid, file, born_here }).collect();
+            leaves.iter().map(|&(oid, node, born_here)| LeafSeen { oid, file: file(node), born_here }).collect();
         look
     }
 

@@ -166,11 +166,14 @@ impl<S: Source + 'static> Pipeline<S> {
         if let (Some(held), Some(followed)) = (look.wal, &mut self.known) {
             followed.looked(held.end);
         }
+        let is_first = !self.coverage.is_known();
         let drifts = self.coverage.looked(look);
         for (index, drift) in drifts.iter().enumerate() {
             self.drifted(drift, drifts.get(index.wrapping_sub(1)));
         }
-        self.vouch();
+        if is_first || !drifts.is_empty() || !look.tables.is_empty() {
+            self.vouch();
+        }
         for asking in std::mem::take(&mut self.early) {
             self.recalled(asking);
         }

@@ -295,7 +295,8 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
 
 /// What watching the server shows while the rules' tables have this stamp.
 fn look(rules: &[Rule], stamp: &str) -> Observation {
-    let table = |rule: &Rule| TableSeen { name: rule.table.clone(), stamp: Some(stamp.to_owned()), leaves: Vec::new() };
+    let table =
+        |rule: &Rule| TableSeen { name: rule.table.clone(), stamp: Some(stamp.to_owned()), ..TableSeen::default() };
     let snapshot = Horizon { xmin: 9, xmax: 9 };
     Observation { wal: None, snapshot, tables: rules.iter().map(table).collect(), database: None, synchronous: None }
 }

@@ -165,7 +165,7 @@ impl<'a> Demand<'a> {
                 held.len() != wanted.len() || !wanted.iter().all(|column| held.contains(column))
             }
         };
-        differs || published.row_filter.is_some()
+        differs || published.row_filter
     }
 
     /// Whether an entry of the publication leaves out a column that a rule or the replica identity needs, or has a list

@@ -43,6 +43,10 @@ pub fn explain(error: &tokio_postgres::Error, what: &str, dsn: &Dsn) -> SourceEr
     }
 }
 
+/// A statement that nobody waits for any more has to end on the server too, or each attempt would leave a session behind.
+/// Who needs longer says so.
+const TIMEOUTS: [(&str, &str); 2] = [("statement_timeout", "15s"), ("lock_timeout", "5s")];
+
 struct Sql {
     path: Path,
 }
@@ -86,7 +90,8 @@ impl Caller for Sql {
         }
         // Not with SET: that would stay in a pooler's connection and reach others.
         let search_path = (self.path == Path::Ours).then_some(("search_path", handshake::SEARCH_PATH));
-        config.options(handshake::options(dsn, handshake::TEXT_OUTPUT.into_iter().chain(search_path)));
+        let ours = handshake::TEXT_OUTPUT.into_iter().chain(TIMEOUTS).chain(search_path);
+        config.options(handshake::options(dsn, ours));
         let why_no_binding = match (socket.is_encrypted(), socket.end_point()) {
             (true, None) => handshake::NO_HASH,
             _ => handshake::NOT_OFFERED,

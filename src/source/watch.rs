@@ -1,7 +1,10 @@
 //! Watches the server beside its log, over an SQL connection of its own: the log that the slot holds back, which
 //! transactions have ended, and marks of everything by which changes of the rules' tables may be missed.
 
+mod known;
+mod looks;
 mod sql;
+mod tables;
 mod vouch;
 
 use std::future::Future;
@@ -10,19 +13,17 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
-use tokio_postgres::{Client, Statement, ToStatement};
+use tokio_postgres::{Client, Row, Statement};
 
-use super::catalog;
 use super::dsn::Dsn;
 use super::session::answered_within;
 use super::sql::{connect, explain};
 use super::synchronous::{STANDBYS, counted};
 use super::{SourceError, Watched};
 use crate::backoff::Backoff;
-use crate::database::Database;
-use crate::observation::{Observation, TableSeen};
+use crate::observation::{HeldWal, Observation, TableSeen};
 use crate::table::TableName;
-use sql::Glance;
+use looks::{Catalogue, Looks};
 use vouch::Vouch;
 
 /// How often the server is looked at.
@@ -33,9 +34,12 @@ const HURRIED_PACE: Duration = Duration::from_millis(200);
 /// Growth in bytes a second beyond which that is: a budget of 10 GiB then lasts five minutes.
 const HURRY_BYTES_PER_SECOND: u128 = 32 << 20;
 
-/// How long one look may take; a server that hangs answers no statement_timeout either. Connecting has its own limit,
+/// How long an answer may take; a server that hangs answers no statement_timeout either. Connecting has its own limit,
 /// connect_timeout, for each host.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A look at the catalogue may take as long again for each of so many tables: it must end even where it is slow, because
+/// the next one would begin from the start.
+const TABLES_ANSWERED: u32 = 500;
 /// Waits between attempts to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest of them.
@@ -74,28 +78,8 @@ pub async fn look_once(
     config: &WatchConfig,
     since: Option<u64>,
 ) -> Result<(Vec<TableSeen>, u64), SourceError> {
-    let version = async { client.query_one(sql::VERSION, &[]).await?.try_get(0) };
-    let version = version.await.map_err(|error| failed(&error, config))?;
-    let glance = glance(client, sql::look(version).as_str(), config, since).await?;
-    Ok((glance.tables, glance.snapshot.xmax))
-}
-
-async fn glance<T: ?Sized + ToStatement>(
-    client: &Client,
-    look: &T,
-    config: &WatchConfig,
-    since: Option<u64>,
-) -> Result<Glance, SourceError> {
-    let WatchConfig { slot, publication, tables, .. } = config;
-    let asked = async {
-        let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
-        let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-        let since = since.map(sql::short_xid);
-        let rows = client.query(look, &[slot, &schemas, &names, publication, &since]).await?;
-        sql::read(&rows, tables)
-    };
-    let few = || SourceError::Protocol("the server gave fewer rows than tables were asked for".to_owned());
-    asked.await.map_err(|error| failed(&error, config))?.ok_or_else(few)
+    let looked = looks::once(client, config, since).await;
+    looked.map_err(|error| failed(&error, config))
 }
 
 async fn keep_watching(config: &WatchConfig, vouch: &Receiver<Option<u32>>, observations: &Sender<Watched>) {
@@ -118,12 +102,12 @@ async fn watch_once(
     backoff: &mut Backoff,
 ) -> Result<(), SourceError> {
     let client = connect(&config.dsn).await?;
-    let mut watcher = in_time(Watcher::new(config, client)).await?;
+    let mut watcher = in_time(ANSWER_MAX, Watcher::new(config, client)).await?;
     let mut last: Option<(Instant, u64)> = None;
     loop {
         let Ok(room) = observations.reserve().await else { return Ok(()) };
         let began = Instant::now();
-        let seen = in_time(watcher.look()).await?;
+        let seen = watcher.look().await?;
         backoff.reset();
         let retained = seen.wal.map_or(0, |wal| wal.retained);
         let pause = last.map_or(config.pace, |(before, held)| {
@@ -136,7 +120,7 @@ async fn watch_once(
                 () = tokio::time::sleep_until(began + pause) => break,
                 () = vouch.wants_answer() => {}
             }
-            let held = in_time(watcher.vouch(&mut vouch)).await?;
+            let held = in_time(ANSWER_MAX, watcher.vouch(&mut vouch)).await?;
             if observations.send(Watched::Vouched(held)).await.is_err() {
                 return Ok(());
             }
@@ -150,47 +134,45 @@ fn pause(pace: Duration, grown: u64, time: Duration) -> Duration {
     if hurried { pace.min(HURRIED_PACE) } else { pace }
 }
 
-async fn in_time<T>(asking: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
-    answered_within(ANSWER_MAX, "watch the server", asking).await
+async fn in_time<T>(limit: Duration, asking: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+    answered_within(limit, "watch the server", asking).await
 }
 
 /// A connection, and what its last look showed.
 struct Watcher<'a> {
     config: &'a WatchConfig,
     client: Client,
-    look: Statement,
-    /// [`Glance::shapes`] of the last look.
-    shapes: Option<Vec<i64>>,
-    /// The first transaction of which the server's command numbers can be believed; see `BORN_HERE`.
-    since: Option<u64>,
+    server: Statement,
+    catalogue: Looks,
 }
 
 impl<'a> Watcher<'a> {
     async fn new(config: &'a WatchConfig, client: Client) -> Result<Watcher<'a>, SourceError> {
         let prepared = async {
             client.batch_execute(sql::SETTINGS).await?;
-            let version: i32 = client.query_one(sql::VERSION, &[]).await?.try_get(0)?;
-            client.prepare(&sql::look(version)).await
+            Ok((client.prepare(sql::SERVER).await?, Looks::new(&client).await?))
         };
-        let look = prepared.await.map_err(|error| failed(&error, config))?;
-        Ok(Watcher { config, client, look, shapes: None, since: None })
+        let (server, catalogue) = prepared.await.map_err(|error| failed(&error, config))?;
+        Ok(Watcher { config, client, server, catalogue })
     }
 
     async fn look(&mut self) -> Result<Observation, SourceError> {
-        let glance = self.glance().await?;
+        let Watcher { config, client, .. } = &*self;
+        let glance = in_time(ANSWER_MAX, async {
+            let row = client.query_one(&self.server, &[&config.slot]).await;
+            row.and_then(|row| Glance::read(&row)).map_err(|error| failed(&error, config))
+        });
+        let glance = glance.await?;
         let synchronous = self.synchronous(&glance).await?;
-        if self.shapes.as_ref() == Some(&glance.shapes) {
-            return Ok(observation(glance, None, synchronous));
+        let Watcher { config, client, catalogue, .. } = self;
+        catalogue.glanced(&glance);
+        let mut seen = Catalogue::default();
+        if catalogue.is_due(config) && catalogue.may_differ(&glance) {
+            let tables = u32::try_from(config.tables.len()).unwrap_or(u32::MAX);
+            seen = in_time(ANSWER_MAX * (1 + tables / TABLES_ANSWERED), catalogue.look(client, config)).await?;
         }
-        // The marks and the catalogue have to be of one moment.
-        self.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let glance = self.glance().await?;
-        let WatchConfig { slot, publication, tables, .. } = self.config;
-        let database = catalog::look(&self.client, slot, publication, tables).await;
-        let database = database.map_err(|error| SourceError::Lost(error.to_string()))?;
-        self.run("COMMIT").await?;
-        self.shapes = Some(glance.shapes.clone());
-        Ok(observation(glance, Some(Box::new(database)), synchronous))
+        let Catalogue { tables, database } = seen;
+        Ok(Observation { wal: glance.wal, snapshot: catalogue.horizon(), tables, database, synchronous })
     }
 
     /// [`Observation::synchronous`]. The setting is asked for and not `pg_stat_replication`, whose `sync_priority` only
@@ -200,33 +182,55 @@ impl<'a> Watcher<'a> {
         if *in_recovery || counted(standby_names, application_name, &[]).is_none() {
             return Ok(None);
         }
-        let asked = async {
-            let rows = self.client.query(STANDBYS, &[]).await?;
-            rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()
-        };
-        let standbys = asked.await.map_err(|error| failed(&error, self.config))?;
-        Ok(counted(standby_names, application_name, &standbys).map(|counted| counted.to_string()))
-    }
-
-    async fn glance(&mut self) -> Result<Glance, SourceError> {
-        let glance = glance(&self.client, &self.look, self.config, self.since).await?;
-        if !glance.in_recovery {
-            self.since.get_or_insert(glance.snapshot.xmax);
-        }
-        Ok(glance)
+        let asked = in_time(ANSWER_MAX, async {
+            let asked = async {
+                let rows = self.client.query(STANDBYS, &[]).await?;
+                rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()
+            };
+            asked.await.map_err(|error| failed(&error, self.config))
+        });
+        Ok(counted(standby_names, application_name, &asked.await?).map(|counted| counted.to_string()))
     }
 
     async fn vouch(&self, vouch: &mut Vouch) -> Result<Option<u32>, SourceError> {
         vouch.take(&self.client).await.map_err(|error| failed(&error, self.config))
     }
-
-    async fn run(&self, sql: &str) -> Result<(), SourceError> {
-        self.client.batch_execute(sql).await.map_err(|error| failed(&error, self.config))
-    }
 }
 
-fn observation(glance: Glance, database: Option<Box<Database>>, synchronous: Option<String>) -> Observation {
-    Observation { wal: glance.wal, snapshot: glance.snapshot, tables: glance.tables, database, synchronous }
+/// What [`sql::SERVER`] shows.
+struct Glance {
+    in_recovery: bool,
+    /// `pg_current_snapshot()`.
+    snapshot: String,
+    /// `synchronous_standby_names`.
+    standby_names: String,
+    /// Ours, which the stream has too.
+    application_name: String,
+    wal: Option<HeldWal>,
+}
+
+impl Glance {
+    fn read(row: &Row) -> Result<Glance, tokio_postgres::Error> {
+        // Sizes are never negative.
+        let unsigned = |number: i64| u64::try_from(number).unwrap_or_default();
+        let segment = unsigned(row.try_get(2)?);
+        let wal = match row.try_get::<_, Option<i64>>(3)? {
+            Some(retained) => Some(HeldWal {
+                end: row.try_get::<_, &str>(5)?.parse().unwrap_or_default(),
+                retained: unsigned(retained),
+                safe: row.try_get::<_, Option<i64>>(4)?.map(unsigned),
+                segment,
+            }),
+            None => None,
+        };
+        Ok(Glance {
+            in_recovery: row.try_get(0)?,
+            snapshot: row.try_get(1)?,
+            standby_names: row.try_get(6)?,
+            application_name: row.try_get(7)?,
+            wal,
+        })
+    }
 }
 
 fn failed(error: &tokio_postgres::Error, config: &WatchConfig) -> SourceError {

@@ -4,7 +4,9 @@ use super::Shop;
 use crate::support::process::Signal;
 use crate::support::until;
 
-const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, code int NOT NULL UNIQUE);
+const SCHEMA: &str = "CREATE TYPE mood AS ENUM ('good', 'bad');
+    CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, code int NOT NULL UNIQUE, spare text,
+                        mood mood DEFAULT 'good');
     INSERT INTO users SELECT id, 0, id FROM generate_series(1, 100) id;
     CREATE TABLE carts (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO carts VALUES (1);";
 const RULES: &str = "  - table: users\n    keys: [\"user:{id}\"]\n  - table: carts\n    keys: [\"cart:{id}\"]\n";
@@ -50,6 +52,10 @@ fn what_may_have_hidden_changes_flushes_the_rule_and_no_other() {
         "CREATE TABLE fresh (LIKE users INCLUDING ALL); ALTER PUBLICATION {p} DROP TABLE users; DROP TABLE users;
          ALTER TABLE fresh RENAME TO users; ALTER PUBLICATION {p} ADD TABLE users (id)",
         "ALTER TABLE users RENAME TO away; ALTER TABLE away RENAME TO users",
+        "ALTER TABLE users ADD COLUMN plan text DEFAULT 'free'",
+        "ALTER TABLE users DROP COLUMN spare",
+        "ALTER TABLE users RENAME COLUMN spare TO other",
+        "ALTER TYPE mood RENAME VALUE 'good' TO 'fine'",
     ] {
         let mut shop = shop("");
         shop.alter(sql);
@@ -61,6 +67,32 @@ fn what_may_have_hidden_changes_flushes_the_rule_and_no_other() {
         until("keys are struck by name again", || (shop.cached() == ["cart:1", "other", "user:2"]).then_some(()));
         until("it is ready", || (shop.daemon.http("/readyz").0 == 200).then_some(()));
     }
+}
+
+#[test]
+fn what_changes_the_file_or_the_owner_alone_flushes_nothing() {
+    let mut shop = shop("");
+    let mut statements = vec![
+        "VACUUM FULL users",
+        "CLUSTER users USING users_pkey",
+        "ALTER TABLE users OWNER TO pg_monitor",
+        "ALTER TABLE users SET TABLESPACE pg_default",
+        "ALTER TABLE users ADD COLUMN later text",
+        "ALTER TYPE mood ADD VALUE 'new'",
+        "GRANT SELECT, UPDATE (n) ON users TO PUBLIC",
+    ];
+    if shop.database.server.version() >= 190_000 {
+        statements.push("REPACK (CONCURRENTLY) users");
+    }
+    for sql in &statements {
+        shop.alter(sql);
+        // A look finds what comes later only together with this.
+        shop.alter("ALTER TABLE carts DROP COLUMN IF EXISTS plan, ADD COLUMN plan text DEFAULT 'free'");
+        until("the rule of carts is flushed", || (!shop.cached().contains(&"cart:1".to_owned())).then_some(()));
+        shop.cache(&["cart:1"]);
+        assert_eq!(shop.cached(), ["cart:1", "other", "user:1", "user:2"], "{sql}: {}", shop.daemon.log());
+    }
+    assert_eq!(shop.flushes(), statements.len());
 }
 
 #[test]
@@ -124,9 +156,12 @@ fn a_column_that_a_rule_needs_and_that_is_gone_is_told_and_every_change_flushes_
         (code == 503 && body.contains("there is no column id")).then_some(())
     });
     assert!(!shop.rule_covered());
-    assert_eq!(shop.cached(), ["cart:1", "other", "user:1", "user:2"], "no change, no flush");
+    shop.users_are_flushed("readers see the column under another name");
+    shop.cache(&["user:1", "user:2"]);
     assert_eq!(shop.left_after("UPDATE users SET n = 1 WHERE uid = 1"), ["cart:1", "other"]);
+    shop.cache(&["user:1", "user:2"]);
     shop.sql.run("ALTER TABLE users RENAME uid TO id");
+    shop.users_are_flushed("readers see the column under another name");
     until("it is ready", || (shop.daemon.http("/readyz").0 == 200).then_some(()));
     assert!(shop.rule_covered());
     shop.cache(&["user:1", "user:2"]);

@@ -17,6 +17,8 @@ mod full;
 mod hostile;
 mod idle;
 mod keys;
+mod locks;
+mod many;
 mod outage;
 mod oversize;
 mod planted;

@@ -8,7 +8,7 @@ mod sights;
 mod standby;
 mod stream;
 mod tls;
-mod watch;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -228,7 +228,7 @@ fn published(demand: &Demand) -> Vec<Finding> {
     let mut findings = Vec::new();
     let unlisted = unlisted(demand, held);
     if !unlisted.is_empty() {
-        let setup = if held.row_filter.is_none() { "; coherd setup adds it" } else { "" };
+        let setup = if !held.row_filter { "; coherd setup adds it" } else { "" };
         let message = format!("publication {name} leaves out {}{setup}", columns_sql(&unlisted));
         findings.push(Finding::error(Code::COLUMN_UNPUBLISHED, subject(demand), message));
     }
@@ -239,7 +239,7 @@ fn published(demand: &Demand) -> Vec<Finding> {
                        table's rules once when the entry changes";
         findings.push(Finding::warning(Code::COLUMN_LIST, subject(demand), message));
     }
-    if held.row_filter.is_some() {
+    if held.row_filter {
         let message = format!("publication {name} filters its rows: changes outside the filter are never seen");
         findings.push(Finding::hiding(Code::ROW_FILTER, subject(demand), message));
     }
@@ -278,8 +278,8 @@ fn surplus(demand: &Demand, is_good: bool) -> Option<Finding> {
         "the publication sends {count} columns of it that neither rules nor the replica identity need, and source.publish \
          is keys. A running coherd flushes the table's rules once when the entry changes{others}"
     );
-    let remedy = match (is_good, &held.row_filter) {
-        (true, None) => demand.replace(Some(&wanted)).to_vec(),
+    let remedy = match (is_good, held.row_filter) {
+        (true, false) => demand.replace(Some(&wanted)).to_vec(),
         _ => vec![LATER.to_owned()],
     };
     (count > 0).then(|| Finding::warning(Code::COLUMN_SURPLUS, subject(demand), message).mend_all(remedy))

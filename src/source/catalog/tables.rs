@@ -1,4 +1,5 @@
-//! The rules' tables: what they are, what their old rows hold, how the publication holds them.
+//! The rules' tables: what they are, what their old rows hold, how the publication holds them. Every statement reads the
+//! catalogue's own tables: functions like `pg_partition_tree()` and `pg_get_expr()` lock the tables that they are about.
 
 use std::collections::HashMap;
 
@@ -13,7 +14,10 @@ use crate::table::{
 
 const WHAT: &str = "the tables";
 
-/// The tables that are there and, where one is missing, names among which it may be meant.
+/// How many tables one statement is about, so that it stays well below its statement_timeout.
+const CHUNK: usize = 500;
+
+/// The tables that are there, by name, and, where one is missing, names among which it may be meant.
 pub(super) async fn look(
     client: &Client,
     publication: &str,
@@ -21,6 +25,25 @@ pub(super) async fn look(
     wanted: &[TableName],
     held: Option<&Publication>,
 ) -> Result<(Vec<Table>, Vec<TableName>), CatalogError> {
+    let mut wanted: Vec<_> = wanted.iter().collect();
+    wanted.sort();
+    wanted.dedup();
+    let mut tables = Vec::with_capacity(wanted.len());
+    for wanted in wanted.chunks(CHUNK) {
+        tables.extend(look_at(client, publication, version, wanted, held).await?);
+    }
+    tables.sort_by(|one: &Table, other| one.name.cmp(&other.name));
+    let others = if tables.len() == wanted.len() { Vec::new() } else { read_others(client).await? };
+    Ok((tables, others))
+}
+
+async fn look_at(
+    client: &Client,
+    publication: &str,
+    version: u32,
+    wanted: &[&TableName],
+    held: Option<&Publication>,
+) -> Result<Vec<Table>, CatalogError> {
     let mut tables = read_tables(client, wanted).await?;
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let mut columns = read_columns(client, &oids).await?;
@@ -43,36 +66,40 @@ pub(super) async fn look(
             _ => entries.remove(&table.oid),
         };
     }
-    let all_there = wanted.iter().all(|name| tables.iter().any(|table| table.name == *name));
-    let others = if all_there { Vec::new() } else { read_others(client).await? };
-    Ok((tables, others))
+    Ok(tables)
 }
 
 /// FOR ALL TABLES leaves out what cannot be published.
 fn published_by(by: PublishedBy, table: &Table) -> Option<Published> {
     let publishable = table.kind != TableKind::Unpublishable && table.persistence == Persistence::Permanent;
-    publishable.then_some(Published { columns: None, row_filter: None, by })
+    publishable.then_some(Published { columns: None, row_filter: false, by })
 }
 
+/// The root of a partition is the ancestor that is no partition itself. OFFSET 0 has the schema looked up first: with a
+/// schema for each tenant there are thousands of tables of one name.
 const TABLES: &str = "
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-       rn.nspname::text, r.relname::text, i.relname::text,
+       root.schema, root.name, i.relname::text,
        EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = i.oid AND k.conrelid = c.oid),
        coalesce(toast.relpages > 0, false) OR (c.relpages >= 16 AND c.reltuples > 0
            AND c.relpages * pg_catalog.current_setting('block_size')::float8 / c.reltuples > 1000)
 FROM ROWS FROM (unnest($1::text[]), unnest($2::text[])) AS wanted (schema, name)
 JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.schema
-JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
-LEFT JOIN pg_catalog.pg_class r ON c.relispartition AND r.oid = pg_catalog.pg_partition_root(c.oid)
-LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
+CROSS JOIN LATERAL (SELECT * FROM pg_catalog.pg_class c
+                    WHERE c.relnamespace = n.oid AND c.relname = wanted.name OFFSET 0) AS c
+LEFT JOIN LATERAL (
+    WITH RECURSIVE ancestors (relid) AS (
+        SELECT c.oid WHERE c.relispartition
+        UNION
+        SELECT i.inhparent FROM ancestors JOIN pg_catalog.pg_inherits i ON i.inhrelid = ancestors.relid)
+    SELECT rn.nspname::text AS schema, r.relname::text AS name FROM ancestors
+    JOIN pg_catalog.pg_class r ON r.oid = ancestors.relid AND NOT r.relispartition
+    JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace LIMIT 1) AS root ON true
 LEFT JOIN pg_catalog.pg_class toast ON toast.oid = c.reltoastrelid
 LEFT JOIN (pg_catalog.pg_index x JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid)
     ON x.indrelid = c.oid AND x.indisreplident";
 
-async fn read_tables(client: &Client, wanted: &[TableName]) -> Result<Vec<Table>, CatalogError> {
-    let mut wanted: Vec<_> = wanted.iter().collect();
-    wanted.sort();
-    wanted.dedup();
+async fn read_tables(client: &Client, wanted: &[&TableName]) -> Result<Vec<Table>, CatalogError> {
     let schemas: Vec<&str> = wanted.iter().map(|name| name.schema.as_str()).collect();
     let names: Vec<&str> = wanted.iter().map(|name| name.name.as_str()).collect();
     let rows = client.query(TABLES, &[&schemas, &names]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
@@ -144,7 +171,7 @@ async fn read_columns(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<
          FROM pg_catalog.pg_class c
          JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
          JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-         WHERE c.oid = ANY ($1) ORDER BY c.oid, a.attnum"
+         WHERE c.oid IN (SELECT unnest($1::oid[])) ORDER BY c.oid, a.attnum"
     );
     let rows = client.query(&sql, &[&oids]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
     let mut columns: HashMap<u32, Vec<TableColumn>> = HashMap::new();
@@ -168,16 +195,20 @@ async fn read_columns(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<
 
 async fn read_leaves(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<Leaf>>, CatalogError> {
     let sql = format!(
-        "SELECT root.oid, n.nspname::text, c.relname::text, c.relreplident::text,
+        "WITH RECURSIVE tree (root, relid) AS (
+             SELECT c.oid, c.oid FROM pg_catalog.pg_class c
+             WHERE c.oid IN (SELECT unnest($1::oid[])) AND c.relkind = 'p'
+             UNION
+             SELECT tree.root, i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid
+             WHERE NOT i.inhdetachpending)
+         SELECT tree.root, n.nspname::text, c.relname::text, c.relreplident::text,
                 c.relkind = 'r' AND c.relpersistence = 'p', c.relkind = 'f',
                 ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND {IN_IDENTITY}
                       ORDER BY a.attnum)
-         FROM pg_catalog.pg_class root
-         CROSS JOIN LATERAL pg_catalog.pg_partition_tree(root.oid) tree
-         JOIN pg_catalog.pg_class c ON c.oid = tree.relid
+         FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid AND c.relkind <> 'p'
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE root.oid = ANY ($1) AND root.relkind = 'p' AND tree.isleaf ORDER BY root.oid, n.nspname, c.relname"
+         ORDER BY tree.root, n.nspname, c.relname"
     );
     let rows = client.query(&sql, &[&oids]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
     let mut leaves: HashMap<u32, Vec<Leaf>> = HashMap::new();
@@ -198,16 +229,16 @@ const ENTRIES: &str = "
 SELECT c.oid, e.oid IS NOT NULL, s.oid IS NOT NULL,
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
              WHERE a.attrelid = c.oid AND a.attnum = ANY (e.prattrs::int2[]) ORDER BY a.attnum),
-       pg_catalog.pg_get_expr(e.prqual, e.prrelid)
+       e.prqual IS NOT NULL
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_publication p ON p.pubname = $1
 LEFT JOIN pg_catalog.pg_publication_rel e ON e.prpubid = p.oid AND e.prrelid = c.oid
 LEFT JOIN pg_catalog.pg_publication_namespace s ON s.pnpubid = p.oid AND s.pnnspid = c.relnamespace
-WHERE c.oid = ANY ($2) AND (e.oid IS NOT NULL OR s.oid IS NOT NULL)";
+WHERE c.oid IN (SELECT unnest($2::oid[])) AND (e.oid IS NOT NULL OR s.oid IS NOT NULL)";
 
 /// [`ENTRIES`] for Postgres 14, which has tables only, whole.
 const ENTRIES_14: &str = "
-SELECT e.prrelid, true, false, ARRAY[]::text[], NULL::text
+SELECT e.prrelid, true, false, ARRAY[]::text[], false
 FROM pg_catalog.pg_publication p
 JOIN pg_catalog.pg_publication_rel e ON e.prpubid = p.oid
 WHERE p.pubname = $1 AND e.prrelid = ANY ($2)";
@@ -224,7 +255,7 @@ async fn read_entries(
         let listed: Vec<String> = get(row, 3, WHAT)?;
         let by = if get(row, 1, WHAT)? { PublishedBy::Table } else { PublishedBy::Schema };
         let whole = get::<bool>(row, 2, WHAT)?;
-        let row_filter = if whole { None } else { get(row, 4, WHAT)? };
+        let row_filter = !whole && get(row, 4, WHAT)?;
         Ok((get(row, 0, WHAT)?, Published { columns: (!listed.is_empty()).then_some(listed), row_filter, by }))
     };
     rows.iter().map(entry).collect()

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use coherd::continuity::is_broken;
+
+use super::super::own_server;
 use super::Watching;
 use crate::support::Database;
 
@@ -15,7 +18,7 @@ fn leaves(database: &Database, watching: &mut Watching) -> BTreeMap<String, (u32
     let name = |oid: u32| client.one(&format!("SELECT {oid}::regclass"));
     let leaves = watching.leaves();
     let names: Vec<String> = leaves.iter().map(|leaf| leaf.oid).map(name).collect();
-    names.into_iter().zip(leaves).map(|(name, leaf)| (name, (leaf.file, leaf.born_here))).collect()
+    names.into_iter().zip(leaves).map(|(name, leaf)| (name, (leaf.file.node, leaf.born_here))).collect()
 }
 
 fn names(leaves: &BTreeMap<String, (u32, bool)>) -> Vec<&str> {
@@ -44,6 +47,44 @@ fn a_truncated_or_rewritten_leaf_has_a_new_file() {
         database.run(sql);
         assert_eq!(before, leaves(&database, &mut watching), "{sql}");
     }
+}
+
+#[test]
+fn a_partition_with_another_file_may_have_lost_its_rows_unless_it_was_moved() {
+    let database = Database::create_on(own_server("allow_in_place_tablespaces = on"));
+    database.run("CREATE TABLESPACE elsewhere LOCATION ''");
+    database.run(
+        "CREATE TABLE p (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (1000);
+         CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (1000) TO (2000);
+         INSERT INTO p SELECT id, 'x' FROM generate_series(0, 1999) id",
+    );
+    let mut watching = Watching::start(&database, &["p"]);
+    let mut before = watching.table();
+    let mut wrong = Vec::new();
+    for (loses, sql) in [
+        (false, "REINDEX TABLE p1"),
+        (false, "ALTER TABLE p1 OWNER TO pg_monitor"),
+        (false, "ANALYZE p"),
+        (false, "ALTER TABLE p1 SET TABLESPACE elsewhere"),
+        // Nothing tells these from a TRUNCATE.
+        (true, "VACUUM (FULL) p1"),
+        (true, "CLUSTER p1 USING p1_pkey"),
+        (true, "ALTER TABLE p ALTER COLUMN note TYPE text USING upper(note)"),
+        (true, "TRUNCATE p1"),
+        (true, "TRUNCATE p2; ANALYZE p2"),
+        (true, "INSERT INTO p VALUES (1, 'x'); TRUNCATE p1; INSERT INTO p VALUES (2, 'x'); ANALYZE p1"),
+        (true, "TRUNCATE p1; INSERT INTO p VALUES (3, 'x'); REINDEX TABLE p1"),
+        (true, "DROP TABLE p2"),
+    ] {
+        database.run(sql);
+        let after = watching.table();
+        if is_broken(&before, &after) != loses {
+            wrong.push(format!("{sql}\n    {before:?}\n    {after:?}"));
+        }
+        before = after;
+    }
+    assert!(wrong.is_empty(), "on Postgres {}:\n{}", database.server.version(), wrong.join("\n"));
 }
 
 /// Partitions that were attached, with rows or not. What stands before `;;` is a transaction of its own.

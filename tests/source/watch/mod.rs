@@ -2,6 +2,7 @@
 
 mod fresh;
 mod leaves;
+pub mod many;
 mod stamps;
 mod standby;
 mod synchronous;
@@ -10,7 +11,7 @@ mod wal;
 
 use std::time::Duration;
 
-use coherd::observation::{LeafSeen, Observation};
+use coherd::observation::{LeafSeen, Observation, TableSeen};
 use coherd::source::Watched;
 use coherd::source::watch::{WatchConfig, watch};
 use coherd::table::TableName;
@@ -25,6 +26,8 @@ pub struct Watching {
     observations: mpsc::Receiver<Watched>,
     pub vouch: tokio::sync::watch::Sender<Option<u32>>,
     task: tokio::task::JoinHandle<()>,
+    /// All tables, as they were when each was seen last.
+    tables: Vec<TableSeen>,
 }
 
 impl Watching {
@@ -51,10 +54,12 @@ impl Watching {
             pace,
         };
         let runtime = runtime();
+        let unseen = |name: &TableName| TableSeen { name: name.clone(), ..TableSeen::default() };
+        let tables = config.tables.iter().map(unseen).collect();
         let (sender, observations) = mpsc::channel(1);
         let (vouch, vouched_for) = tokio::sync::watch::channel(None);
         let task = runtime.spawn(watch(config, vouched_for, sender));
-        Watching { runtime, observations, vouch, task }
+        Watching { runtime, observations, vouch, task, tables }
     }
 
     pub fn next(&mut self) -> Watched {
@@ -62,12 +67,27 @@ impl Watching {
         self.runtime.block_on(next).expect("the watcher says nothing").expect("the watcher has ended")
     }
 
-    pub fn seen(&mut self) -> Observation {
+    /// The next look, as it is told.
+    pub fn seen_bare(&mut self) -> Observation {
         match self.next() {
             Watched::Seen(seen) => seen,
             Watched::Away(error) => panic!("{error}"),
             Watched::Vouched(vouched) => panic!("vouched for {vouched:?}"),
         }
+    }
+
+    /// The next look, with all tables, also those that do not differ from the look before.
+    pub fn seen(&mut self) -> Observation {
+        let seen = self.seen_bare();
+        self.with_all_tables(seen)
+    }
+
+    pub fn with_all_tables(&mut self, seen: Observation) -> Observation {
+        for table in seen.tables {
+            let place = self.tables.iter().position(|held| held.name == table.name).expect("a table of ours");
+            self.tables[place] = table;
+        }
+        Observation { tables: self.tables.clone(), ..seen }
     }
 
     /// A look that began after this call, with the catalogue of the one before it, which may have been under way: the
@@ -78,9 +98,9 @@ impl Watching {
         Observation { database: seen.database.or(before), ..seen }
     }
 
-    /// The stamp of the only table.
-    pub fn stamp(&mut self) -> Option<String> {
-        self.look().tables.swap_remove(0).stamp
+    /// The only table.
+    pub fn table(&mut self) -> TableSeen {
+        self.look().tables.swap_remove(0)
     }
 
     /// The leaves of the only table.
