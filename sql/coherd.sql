@@ -161,10 +161,26 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     given text[] := array_remove(keys, NULL);
+    chunk text[] := '{}';
+    bytes bigint := 0;
+    key text;
 BEGIN
-    FOR begins IN 1..coalesce(cardinality(given), 0) BY 1000 LOOP
-        PERFORM coherd.emit(json_build_object('v', 1, 'do', 'invalidate', 'keys', to_json(given[begins:begins + 999])));
+    -- The daemon reads no message of more than 1 MiB, and JSON may take six bytes for one.
+    FOREACH key IN ARRAY coalesce(given, '{}') LOOP
+        IF octet_length(key) > 131072 THEN
+            RAISE EXCEPTION 'coherd.invalidate(): a key has % bytes, and at most 131072 are possible', octet_length(key)
+                USING ERRCODE = '54000', HINT = 'Nothing was invalidated. Delete it in the cache itself.';
+        ELSIF cardinality(chunk) = 1000 OR bytes + octet_length(key) > 131072 THEN
+            PERFORM coherd.emit(json_build_object('v', 1, 'do', 'invalidate', 'keys', to_json(chunk)));
+            chunk := '{}';
+            bytes := 0;
+        END IF;
+        chunk := chunk || key;
+        bytes := bytes + octet_length(key);
     END LOOP;
+    IF cardinality(chunk) > 0 THEN
+        PERFORM coherd.emit(json_build_object('v', 1, 'do', 'invalidate', 'keys', to_json(chunk)));
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION coherd.invalidate(text[]) IS
@@ -222,7 +238,14 @@ DECLARE
     header pg_catalog.record;
     selected pg_catalog.text;
     cells pg_catalog.text[];
+    one pg_catalog.json;
+    size bigint;
     chunk pg_catalog.json[] := '{}';
+    bytes bigint := 0;
+    -- The daemon reads no message of more than 1 MiB, in UTF-8.
+    most bigint := CASE WHEN pg_catalog.current_setting('server_encoding') OPERATOR(pg_catalog.=) 'UTF8'
+        THEN 1000000 ELSE 300000 END;
+    flushed boolean := false;
     touched bigint := 0;
 BEGIN
     IF tbl IS NULL OR predicate IS NULL THEN
@@ -259,15 +282,29 @@ BEGIN
          WHERE oid OPERATOR(pg_catalog.=) tbl), tbl,
         predicate)
     LOOP
-        chunk := chunk OPERATOR(pg_catalog.||) pg_catalog.to_json(cells);
         touched := touched OPERATOR(pg_catalog.+) 1;
-        IF touched OPERATOR(pg_catalog.%) 1000 OPERATOR(pg_catalog.=) 0 THEN
+        one := pg_catalog.to_json(cells);
+        size := pg_catalog.octet_length(one::pg_catalog.text);
+        IF size OPERATOR(pg_catalog.>) most THEN
+            -- What fits no message: all keys of the table stand in for the row's.
+            IF NOT flushed THEN
+                PERFORM coherd.flush(root);
+                flushed := true;
+            END IF;
+            CONTINUE;
+        ELSIF pg_catalog.cardinality(chunk) OPERATOR(pg_catalog.=) 1000
+            OR bytes OPERATOR(pg_catalog.+) size OPERATOR(pg_catalog.>) most
+        THEN
             PERFORM coherd.emit(pg_catalog.json_build_object('v', 1, 'do', 'touch', 'schema', header.nspname,
                 'table', header.relname, 'columns', columns, 'rows', chunk));
             chunk := '{}';
+            bytes := 0;
         END IF;
+        chunk := chunk OPERATOR(pg_catalog.||) one;
+        -- The comma too.
+        bytes := bytes OPERATOR(pg_catalog.+) size OPERATOR(pg_catalog.+) 1;
     END LOOP;
-    IF touched OPERATOR(pg_catalog.%) 1000 OPERATOR(pg_catalog.<>) 0 THEN
+    IF pg_catalog.cardinality(chunk) OPERATOR(pg_catalog.>) 0 THEN
         PERFORM coherd.emit(pg_catalog.json_build_object('v', 1, 'do', 'touch', 'schema', header.nspname,
             'table', header.relname, 'columns', columns, 'rows', chunk));
     END IF;

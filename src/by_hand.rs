@@ -14,6 +14,10 @@ pub const AWAITED: &str = "coherd.wait";
 /// The version of the format that this program writes and reads.
 const VERSION: u32 = 1;
 
+/// The most bytes of content in one message; `sql/coherd.sql` writes several where there is more. Anybody may write one,
+/// and what is read of it takes several times the memory.
+pub const CONTENT_BYTES_MAX: usize = 1 << 20;
+
 /// One thing to do, ordered with the data because it came through the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
@@ -36,8 +40,29 @@ pub struct Touched {
 
 /// A message with our prefix that this program cannot read. Says what, never the content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a message with prefix \"coherd\" in the log cannot be read: {0}; is sql/coherd.sql newer than this daemon?")]
-pub struct UnreadableOrder(&'static str);
+pub enum UnreadableOrder {
+    /// It is none of ours, or of a later version.
+    #[error(
+        "a message with prefix \"coherd\" in the log cannot be read: {0}; is sql/coherd.sql newer than this daemon?"
+    )]
+    Strange(&'static str),
+    /// It has more than [`CONTENT_BYTES_MAX`].
+    #[error(
+        "a message with prefix \"coherd\" in the log has more than {CONTENT_BYTES_MAX} bytes and is not read; \
+         coherd.invalidate() and coherd.touch() write several where there is more: coherd setup brings them up to date."
+    )]
+    TooLarge,
+}
+
+impl UnreadableOrder {
+    /// A word for metrics.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            UnreadableOrder::Strange(_) => "unreadable_order",
+            UnreadableOrder::TooLarge => "order_too_large",
+        }
+    }
+}
 
 #[derive(Deserialize)]
 struct Wire {
@@ -57,16 +82,20 @@ struct Wire {
 
 /// Reads the content of a message.
 pub fn read(content: &[u8]) -> Result<Order, UnreadableOrder> {
-    let wire: Wire = serde_json::from_slice(content).map_err(|_| UnreadableOrder("it is not the JSON expected"))?;
+    if content.len() > CONTENT_BYTES_MAX {
+        return Err(UnreadableOrder::TooLarge);
+    }
+    let wire: Wire =
+        serde_json::from_slice(content).map_err(|_| UnreadableOrder::Strange("it is not the JSON expected"))?;
     if wire.v != VERSION {
-        return Err(UnreadableOrder("it has another version than 1"));
+        return Err(UnreadableOrder::Strange("it has another version than 1"));
     }
     let name = TableName { schema: wire.schema, name: wire.table };
     match wire.r#do.as_str() {
         "invalidate" => Ok(Order::Invalidate(wire.keys)),
         "flush" => Ok(Order::Flush(name)),
         "touch" if wire.rows.iter().any(|row| row.len() != wire.columns.len()) => {
-            Err(UnreadableOrder("a row has another number of values than there are columns"))
+            Err(UnreadableOrder::Strange("a row has another number of values than there are columns"))
         }
         "touch" => {
             let column = |name| Column { name, type_oid: 0, in_identity: true };
@@ -75,7 +104,7 @@ pub fn read(content: &[u8]) -> Result<Order, UnreadableOrder> {
             let relation = Relation { oid: 0, schema, name, identity: ReplicaIdentity::Full, columns };
             Ok(Order::Touch(Touched { relation, rows: wire.rows }))
         }
-        _ => Err(UnreadableOrder("it asks for something unknown")),
+        _ => Err(UnreadableOrder::Strange("it asks for something unknown")),
     }
 }
 

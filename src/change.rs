@@ -66,6 +66,9 @@ impl Relation {
     }
 }
 
+/// Stands for [`Cell::Cut`] in a row's layout, in which Postgres itself never writes it.
+pub const CUT: u8 = b'x';
+
 /// One value of a row, in Postgres's text output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cell<'a> {
@@ -73,6 +76,8 @@ pub enum Cell<'a> {
     Null,
     /// A TOASTed value that the UPDATE left alone; it is not in the log.
     Unchanged,
+    /// There is a value, which was too large to hold (pgoutput's sieve).
+    Cut,
     /// The value as the type's output function prints it, in UTF-8 where the database's encoding allows.
     Text(&'a [u8]),
 }
@@ -129,6 +134,7 @@ impl<'a> Iterator for Cells<'a> {
         match kind {
             b'n' => Some(Cell::Null),
             b'u' => Some(Cell::Unchanged),
+            &CUT => Some(Cell::Cut),
             b't' => {
                 let (length, rest) = self.rest.split_first_chunk::<4>()?;
                 let (value, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;

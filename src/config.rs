@@ -131,10 +131,12 @@ impl Default for Limits {
 }
 
 /// `admin:`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     /// Address and port of the HTTP server.
     pub listen: SocketAddr,
+    /// Names by which it may be asked, besides addresses and private names.
+    pub hosts: Vec<String>,
     /// The lag beyond which the daemon is not ready; above 0.
     pub ready_max_lag: Duration,
 }

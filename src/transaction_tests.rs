@@ -120,6 +120,11 @@ fn an_order_that_cannot_be_read_flushes_everything() {
     let mut seen = Seen::default();
     assert!(matches!(reader.read(logical("{"), &mut seen), Ok(Step::Unreadable(_))));
     assert_eq!(seen.0, ["0 flush user:*", "1 flush product:*"]);
+    let mut seen = Seen::default();
+    let content = format!(r#"{{"v":1,"do":"invalidate","keys":[{}"x"]}}"#, r#""x","#.repeat(300_000));
+    let large = Ok(Step::Unreadable(UnreadableOrder::TooLarge));
+    assert_eq!(reader.read(logical(&content), &mut seen), large);
+    assert_eq!(seen.0, ["0 flush user:*", "1 flush product:*"]);
     let other = Message::Logical { transactional: false, at: Lsn::new(80), prefix: "app", content: b"{" };
     assert_eq!(reader.read(other, &mut seen), Ok(Step::Within), "not ours");
 }

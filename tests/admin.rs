@@ -37,6 +37,7 @@ impl Admin {
         let board = Board::new(&config.source.slot, &config.source.publication, targets);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(async { admin::listen("127.0.0.1:0".parse().unwrap()) }).unwrap();
+        let listener = listener.answering_to(&["coherd.example.com".to_owned()]);
         let address = listener.address().unwrap();
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
@@ -288,4 +289,44 @@ fn a_port_that_is_taken_is_named() {
     let admin = Admin::start();
     let error = admin.runtime.block_on(async { admin::listen(admin.address) }).unwrap_err().to_string();
     assert!(error.contains(&admin.address.to_string()) && error.contains("choose another port"), "{error}");
+}
+
+#[test]
+fn only_names_that_nobody_else_can_have_are_answered() {
+    let admin = Admin::streaming();
+    let asked = |host: &str| {
+        let mut socket = TcpStream::connect(admin.address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        write!(socket, "GET /status HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
+        answer(socket)
+    };
+    for host in [&admin.address.to_string(), "localhost:9871", "coherd.example.com", "10.0.0.7", "[::1]:80", "coherd"] {
+        assert_eq!(asked(host).0, 200, "{host}");
+    }
+    for host in ["rebound.example", "rebound.example:9871", "127.0.0.1.rebound.example"] {
+        let (code, _, body) = asked(host);
+        assert!(code == 421 && body.contains("admin: hosts:") && !body.contains("slot"), "{host}: {code} {body}");
+    }
+    let mut socket = TcpStream::connect(admin.address).unwrap();
+    write!(socket, "GET http://rebound.example/status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    assert_eq!(answer(socket).0, 421);
+}
+
+#[test]
+fn a_head_that_does_not_end_is_not_waited_for_and_not_kept() {
+    let admin = Admin::start();
+    let begun = |says: &[u8]| {
+        let mut socket = TcpStream::connect(admin.address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let _ = socket.write_all(says);
+        let began = Instant::now();
+        // Closed, perhaps with a few words before.
+        let ended = std::io::copy(&mut socket, &mut std::io::sink());
+        assert!(!ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it is still open");
+        began.elapsed()
+    };
+    assert!(begun(b"GET /livez HTTP/1.1\r\nhost: a\r\n") < Duration::from_secs(30));
+    let large = [b"GET /livez HTTP/1.1\r\nx: ", &[b'x'; 20_000][..]].concat();
+    assert!(begun(&large) < Duration::from_secs(4), "it is not waited for either");
 }

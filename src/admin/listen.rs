@@ -1,5 +1,6 @@
 //! The listening socket. It holds no more connections than it may, so that a crowd of them cannot take the file
-//! descriptors that Postgres and the targets need.
+//! descriptors that Postgres and the targets need. Where there are as many, whoever has been silent for longest makes
+//! room.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,15 +12,20 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 
+use super::guests::{Guest, Guests, Leave};
 use crate::status::WAITERS_MAX;
 
-/// The most connections at a time; further ones wait to be accepted. Everybody who may wait, and probes beside them.
+/// The most connections at a time. Everybody who may wait, and probes beside them.
 pub const CONNECTIONS_MAX: usize = WAITERS_MAX + 100;
 
 /// The most connections that wait to be accepted; the system may allow less (`net.core.somaxconn`). Whoever comes beyond
 /// tries again after a second, and a crowd of waiters comes at once: the usual 128 are too few.
 const QUEUED_MAX: u32 = 4096;
+
+/// The most connections that are kept for others than those who wait; a tenth where there are few.
+const FOR_PROBES: usize = 100;
 
 /// File descriptors for everything else.
 const OTHER_DESCRIPTORS: usize = 200;
@@ -38,6 +44,9 @@ pub struct ListenError {
 pub struct Listener {
     socket: TcpListener,
     free: Arc<Semaphore>,
+    most: usize,
+    guests: Guests,
+    hosts: Vec<String>,
 }
 
 /// Listens on `address`. Needs a runtime around it.
@@ -54,7 +63,8 @@ pub fn listen(address: SocketAddr) -> Result<Listener, ListenError> {
         },
         error,
     })?;
-    Ok(Listener { socket, free: Arc::new(Semaphore::new(connections_max())) })
+    let most = connections_max();
+    Ok(Listener { socket, free: Arc::new(Semaphore::new(most)), most, guests: Guests::default(), hosts: Vec::new() })
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -82,6 +92,21 @@ impl Listener {
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
+
+    /// Answers to these names too, besides addresses and names that nobody can register.
+    #[must_use]
+    pub fn answering_to(self, hosts: &[String]) -> Listener {
+        Listener { hosts: hosts.to_vec(), ..self }
+    }
+
+    pub(super) fn hosts(&self) -> Arc<[String]> {
+        self.hosts.clone().into()
+    }
+
+    /// How many of its connections may wait at a time.
+    pub(super) fn waits_max(&self) -> usize {
+        self.most.saturating_sub((self.most / 10).clamp(1, FOR_PROBES)).clamp(1, WAITERS_MAX)
+    }
 }
 
 impl axum::serve::Listener for Listener {
@@ -90,11 +115,18 @@ impl axum::serve::Listener for Listener {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
-            // Never closed, so never an error.
-            let permit = self.free.clone().acquire_owned().await.ok();
             let (stream, peer) = axum::serve::Listener::accept(&mut self.socket).await;
-            if let Some(permit) = permit {
-                return (Connection { stream, _permit: permit }, peer);
+            let permit = match self.free.clone().try_acquire_owned() {
+                Ok(permit) => Ok(permit),
+                // Never closed, so it is full: where all ask something, one of them has to end first.
+                Err(_) => {
+                    self.guests.evict_one();
+                    self.free.clone().acquire_owned().await
+                }
+            };
+            if let Ok(permit) = permit {
+                let guest = self.guests.admit();
+                return (Connection { stream, guest, wake: None, _permit: permit }, peer);
             }
         }
     }
@@ -108,17 +140,61 @@ impl axum::serve::Listener for Listener {
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
+    guest: Guest,
+    /// Runs out when it has been silent for too long.
+    wake: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    pub(super) fn guest(&self) -> Guest {
+        self.guest.clone()
+    }
+
+    /// An error once it has to leave; `cx` is woken then.
+    fn may_stay(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while let Some(deadline) = self.guest.deadline(cx.waker()).map_err(leave)? {
+            let deadline = deadline.into();
+            let wake = self.wake.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            if wake.deadline() != deadline {
+                wake.as_mut().reset(deadline);
+            }
+            if wake.as_mut().poll(cx).is_pending() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn leave(why: Leave) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, why)
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.guest.left();
+    }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.may_stay(cx)?;
+        let before = buf.filled().len();
+        let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.guest.said(buf.filled().len() - before).map_err(leave)?;
+        if poll.is_pending() {
+            // The first bytes of a head have another deadline.
+            self.may_stay(cx)?;
+        }
+        poll
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        // Who does not take its answer has to make room too.
+        self.may_stay(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

@@ -1,19 +1,27 @@
 //! HTTP for probes, scrapers and readers. Read-only: nothing here changes a cache.
 
+mod guests;
+mod hosts;
 mod listen;
 mod page;
 mod wait;
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::State;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::IncomingStream;
 use axum::{Json, Router};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+
+use guests::Guest;
 
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::status::{Board, TURN_MAX, View, readiness};
@@ -28,6 +36,8 @@ struct Shared {
     board: Board,
     metrics: Metrics,
     ready_max_lag: Duration,
+    /// Places for those who wait.
+    waits: Arc<Semaphore>,
     /// True once the server is to end, so that those who wait are sent home.
     ending: watch::Receiver<bool>,
 }
@@ -41,8 +51,12 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let (end, ending) = watch::channel(false);
-    let shared = Shared { board, metrics, ready_max_lag, ending: ending.clone() };
-    let server = axum::serve(listener, routes(shared)).with_graceful_shutdown(ended(ending));
+    let waits = Arc::new(Semaphore::new(listener.waits_max()));
+    let shared = Shared { board, metrics, ready_max_lag, waits, ending: ending.clone() };
+    let hosts = from_fn_with_state(listener.hosts(), hosts::check);
+    let pages = routes(shared).layer(hosts).layer(from_fn(asking));
+    let server = axum::serve(listener, pages.into_make_service_with_connect_info::<Guest>())
+        .with_graceful_shutdown(ended(ending));
     let late = async move {
         shutdown.await;
         let _ = end.send(true);
@@ -52,6 +66,18 @@ pub async fn serve(
         result = server => result,
         () = late => Ok(()),
     }
+}
+
+impl Connected<IncomingStream<'_, Listener>> for Guest {
+    fn connect_info(stream: IncomingStream<'_, Listener>) -> Guest {
+        stream.io().guest()
+    }
+}
+
+/// Nobody takes a connection away on which a request is being answered.
+async fn asking(ConnectInfo(guest): ConnectInfo<Guest>, request: Request, next: Next) -> Response {
+    let _asking = guest.asks();
+    next.run(request).await
 }
 
 async fn ended(mut ending: watch::Receiver<bool>) {

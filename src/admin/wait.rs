@@ -31,6 +31,11 @@ pub(super) async fn wait(
         Ok(asked) => asked,
         Err(reason) => return (StatusCode::BAD_REQUEST, reason + "\n").into_response(),
     };
+    let Ok(_place) = shared.waits.clone().try_acquire_owned() else {
+        let text =
+            "as many callers wait as there are connections for; try again later, or wait in SQL with coherd.wait()\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    };
     let reached = tokio::select! {
         biased;
         reached = tokio::time::timeout(asked.timeout, shared.board.reached(asked.stage, asked.at)) => reached,

@@ -59,7 +59,7 @@ pub async fn run(mut config: Config, path: &Path) -> Result<(), Failure> {
     let mut reloads = Reloads::on_signal(path).context("listening for SIGHUP")?;
     let board = Board::new(&config.source.slot, &config.source.publication, kinds(&config));
     let metrics = Metrics::new(&board);
-    let listener = admin::listen(config.admin.listen).map_err(anyhow::Error::new)?;
+    let listener = admin::listen(config.admin.listen).map_err(anyhow::Error::new)?.answering_to(&config.admin.hosts);
     let pages = admin::serve(
         listener,
         board.clone(),

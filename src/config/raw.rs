@@ -53,6 +53,8 @@ pub(super) struct RawLimits {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAdmin {
     pub(super) listen: Option<String>,
+    #[serde(default)]
+    pub(super) hosts: Vec<String>,
     pub(super) ready_max_lag: Option<String>,
 }
 

@@ -413,7 +413,8 @@ impl Resolver<'_> {
 
     fn admin(&mut self) -> Option<Admin> {
         const READY_MAX_LAG: Duration = Duration::from_secs(10);
-        let raw: RawAdmin = self.section("admin").unwrap_or(RawAdmin { listen: None, ready_max_lag: None });
+        let raw: RawAdmin =
+            self.section("admin").unwrap_or(RawAdmin { listen: None, hosts: Vec::new(), ready_max_lag: None });
         let node = self.root.get("admin").unwrap_or(self.root);
         let ready_max_lag = self.duration(node, "admin", "ready_max_lag", raw.ready_max_lag, READY_MAX_LAG);
         let Ok(listen) = raw.listen.as_deref().unwrap_or(super::ADMIN_LISTEN).parse() else {
@@ -421,7 +422,7 @@ impl Resolver<'_> {
             self.fault(node, "admin", "listen", reason);
             return None;
         };
-        Some(Admin { listen, ready_max_lag })
+        Some(Admin { listen, hosts: raw.hosts, ready_max_lag })
     }
 
     fn log(&mut self) -> Log {

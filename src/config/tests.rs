@@ -89,7 +89,7 @@ fn the_shipped_files_are_good_and_say_the_defaults() {
             config.on_first_start,
             config.repeat_after,
             config.limits,
-            config.admin,
+            config.admin.clone(),
             config.log.clone(),
         );
         format!(

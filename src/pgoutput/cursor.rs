@@ -54,10 +54,16 @@ impl<'a> Cursor<'a> {
 
     /// A string that ends with a zero byte.
     pub(super) fn text(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
+        let bytes = self.bytes(field)?;
+        str::from_utf8(bytes).map_err(|_| DecodeError::NotUtf8 { message: self.message, field })
+    }
+
+    /// Bytes up to a zero byte, which is skipped.
+    pub(super) fn bytes(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let end = self.rest.iter().position(|&byte| byte == 0).ok_or(self.short(field))?;
         let (bytes, rest) = self.rest.split_at_checked(end).ok_or(self.short(field))?;
         self.rest = rest.get(1..).unwrap_or_default();
-        str::from_utf8(bytes).map_err(|_| DecodeError::NotUtf8 { message: self.message, field })
+        Ok(bytes)
     }
 
     pub(super) fn end(&self) -> Result<(), DecodeError> {

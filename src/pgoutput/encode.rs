@@ -25,7 +25,7 @@ fn row(row: Row<'_>, out: &mut Vec<u8>) {
     let values: Vec<_> = row
         .cells()
         .map(|cell| match cell {
-            Cell::Unchanged => None,
+            Cell::Unchanged | Cell::Cut => None,
             Cell::Null => Some(None),
             Cell::Text(text) => Some(Some(text.to_vec())),
         })

@@ -4,13 +4,16 @@
 mod cursor;
 #[cfg(test)]
 mod encode;
+pub mod sieve;
+#[cfg(test)]
+mod sieve_tests;
 pub mod streamed;
 #[cfg(test)]
 mod tests;
 
 use cursor::Cursor;
 
-use crate::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
+use crate::change::{CUT, Change, Column, OldImage, Relation, ReplicaIdentity, Row};
 use crate::lsn::{CommitLsn, Lsn};
 
 /// Microseconds since 2000-01-01 00:00 UTC, as Postgres counts.
@@ -204,7 +207,7 @@ fn row<'a>(cursor: &mut Cursor<'a>) -> Result<Row<'a>, DecodeError> {
     let begin = cursor.rest();
     for _ in 0..count {
         match cursor.u8("column's kind")? {
-            b'n' | b'u' => {}
+            b'n' | b'u' | CUT => {}
             b't' => {
                 let length = cursor.u32("column's length")?;
                 cursor.skip(length, "column's value")?;
@@ -259,7 +262,8 @@ fn decode_truncate<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, DecodeErr
 fn decode_logical<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, DecodeError> {
     let flags = cursor.u8("flags")?;
     let at = Lsn::new(cursor.u64("LSN")?);
-    let prefix = cursor.text("prefix")?;
+    // Anybody may write one, in a database without an encoding also bytes that are no text: that is no prefix of ours.
+    let prefix = str::from_utf8(cursor.bytes("prefix")?).unwrap_or_default();
     let length = cursor.u32("content length")?;
     let content = cursor.skip(length, "content")?;
     Ok(Message::Logical { transactional: flags & 1 != 0, at, prefix, content })

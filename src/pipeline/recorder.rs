@@ -33,6 +33,9 @@ use unsettled::{Sample, Unsettled};
 /// How often the board hears of targets whose watermark stands still.
 const TELL_PACE: Duration = Duration::from_millis(100);
 
+/// How often it is told that a message of ours could not be read.
+const UNREADABLE_PACE: Duration = Duration::from_secs(10);
+
 /// Tells what happens.
 pub struct Recorder {
     board: Board,
@@ -50,6 +53,8 @@ pub struct Recorder {
     settled: (VecDeque<SettledCommit>, bool),
     told: Watermarks,
     told_at: Instant,
+    /// When it was last told of a message that could not be read, and how many there were since.
+    unreadable: (Option<Instant>, u64),
     /// Attempts to reach the source that have failed in a row for the same reason.
     away: u32,
     /// When it was last told that keys became flushes.
@@ -76,6 +81,7 @@ impl Recorder {
             metrics,
             told: Watermarks::default(),
             told_at: Instant::now(),
+            unreadable: (None, 0),
             away: 0,
             overflow_told: None,
         }
@@ -316,9 +322,17 @@ impl Recorder {
     }
 
     pub(super) fn unreadable(&mut self, unreadable: &UnreadableOrder) {
-        error!("{unreadable} Every scope of every rule is flushed in its place");
-        self.metrics.flushed("unreadable_order");
-        self.board.flushed("unreadable_order", unreadable.to_string());
+        let (told, untold) = &mut self.unreadable;
+        // Any role can write as many as it likes.
+        if told.is_none_or(|told| told.elapsed() >= UNREADABLE_PACE) {
+            *told = Some(Instant::now());
+            error!(untold, "{unreadable} Every scope of every rule is flushed in its place");
+            *untold = 0;
+        } else {
+            *untold += 1;
+        }
+        self.metrics.flushed(unreadable.reason());
+        self.board.flushed(unreadable.reason(), unreadable.to_string());
     }
 
     pub(super) fn draining(&mut self) {

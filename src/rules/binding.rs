@@ -168,6 +168,8 @@ impl BoundRule {
         let same =
             |&Compared { index, in_identity }: &Compared| match (old_cell(old, index, in_identity), new.get(index)) {
                 (_, Some(Cell::Unchanged)) => true,
+                // Two that were cut may have differed in what is gone.
+                (_, Some(Cell::Cut)) => false,
                 (Some(before), Some(after)) => before == after,
                 _ => false,
             };
@@ -244,7 +246,7 @@ impl Scratch {
                 BoundPiece::Column { index, in_identity, filters } => match cell(*index, *in_identity) {
                     Some(Cell::Text(text)) => self.append(text, filters),
                     Some(Cell::Null) => return Rendered::NoSuchKey,
-                    Some(Cell::Unchanged) | None => return Rendered::Unknown,
+                    Some(Cell::Unchanged | Cell::Cut) | None => return Rendered::Unknown,
                 },
             }
             if self.key.len() > KEY_BYTES_MAX {

@@ -4,13 +4,14 @@ use super::binding::{Binding, Scratch, Strike};
 use super::config::{MissingOld, RawRule, Rule, resolve};
 use crate::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
 
-/// Cells as a test writes them: `~` is an unchanged TOAST value, `-` is NULL.
+/// Cells as a test writes them: `~` is an unchanged TOAST value, `-` is NULL, `#` was too large to hold.
 fn cells(values: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
     for value in values {
         match *value {
             "~" => out.push(b'u'),
             "-" => out.push(b'n'),
+            "#" => out.push(crate::change::CUT),
             text => {
                 out.push(b't');
                 out.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
@@ -190,4 +191,19 @@ fn filters_are_applied_in_their_order() {
     let new = cells(&["7", " AB ", "1"]);
     let change = Change::Insert { new: Row::new(3, &new) };
     assert_eq!(struck(&rules, &users(ReplicaIdentity::Full, &[]), &change), ["u:6162"]);
+}
+
+#[test]
+fn a_value_that_was_too_large_to_hold_flushes_the_templates_that_need_it() {
+    let full = users(ReplicaIdentity::Full, &["id"]);
+    let rules = rules(&["user:{id}", "mail:{email}"], MissingOld::Refuse, &["qty"]);
+    let both = ["SCOPE mail:*", "user:1"];
+    assert_eq!(update(&rules, &full, Some(&["1", "a", "2"]), &["1", "#", "3"]), ["SCOPE mail:*", "mail:a", "user:1"]);
+    assert_eq!(
+        update(&rules, &full, Some(&["1", "#", "2"]), &["1", "~", "3"]),
+        both,
+        "what it was is not known either"
+    );
+    assert_eq!(update(&rules, &full, Some(&["1", "#", "#"]), &["1", "#", "#"]), both, "it may have changed");
+    assert!(update(&rules, &full, Some(&["1", "#", "#"]), &["1", "~", "~"]).is_empty(), "it has not");
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Row};
 
+use super::notices::shortened;
 use super::synchronous::STANDBYS;
 use crate::database::{Database, Operations, Publication, Role, Server, Slot};
 use crate::table::TableName;
@@ -30,8 +31,8 @@ impl CatalogError {
 /// The server's own words, with its SQLSTATE and hint. Its DETAIL stays out: that may hold values.
 pub fn told(error: &tokio_postgres::Error) -> String {
     let Some(told) = error.as_db_error() else { return error.to_string() };
-    let hint = told.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-    format!("{} {}{hint}", told.code().code(), told.message())
+    let hint = told.hint().map(|hint| format!(" ({})", shortened(hint))).unwrap_or_default();
+    format!("{} {}{hint}", told.code().code(), shortened(told.message()))
 }
 
 /// Reads what rules, setup and check need to know. `tables` are the rules' names.

@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::SourceError;
 use super::dsn::{ChannelBindingChoice, Dsn};
+use super::notices::shortened;
 use super::session::{Failure, Session, unexpected};
 use super::socket::Socket;
 
@@ -185,7 +186,7 @@ async fn scram(session: &mut Session, dsn: &Dsn, password: &[u8], offered: &[Str
         Some(_) if offers(SCRAM_SHA_256) => (ChannelBinding::unrequested(), SCRAM_SHA_256),
         None if offers(SCRAM_SHA_256) => (ChannelBinding::unsupported(), SCRAM_SHA_256),
         _ => {
-            let offered = offered.join(", ");
+            let offered = shortened(&offered.join(", "));
             let text = format!("the server offers only {offered}, of which coherd speaks none; use scram-sha-256");
             return Err(SourceError::Refused(text).into());
         }

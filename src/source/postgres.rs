@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use super::dial::{Caller, STANDING, Standing, dial};
 use super::dsn::Dsn;
+use super::inbox::Holding;
 use super::server_error::Doing;
 use super::session::{Failure, Rows, Session, unexpected};
 use super::slot;
@@ -270,6 +271,7 @@ impl Postgres {
             confirmed,
             wal_sender_timeout,
             standby,
+            holding: Holding::Streamed,
         })
     }
 

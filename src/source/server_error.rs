@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::SourceError;
+use super::notices::shortened;
 use crate::lsn::Lsn;
 use crate::table::{TableName, quote_identifier, quote_literal};
 
@@ -106,14 +107,14 @@ impl ServerError {
     pub(super) fn read(body: &[u8]) -> ServerError {
         let mut error = ServerError::default();
         for field in body.split(|byte| *byte == 0) {
-            let Some((kind, text)) = field.split_first() else { break };
-            let text = String::from_utf8_lossy(text).into_owned();
+            let Some((kind, bytes)) = field.split_first() else { break };
+            let text = shortened(&String::from_utf8_lossy(bytes));
             match kind {
                 b'C' => error.code = text,
                 b'M' => error.message = text,
                 b'D' => error.detail = Some(text),
                 b'H' => error.hint = Some(text),
-                b'W' => error.context = Some(text),
+                b'W' => error.context = Some(String::from_utf8_lossy(bytes).into_owned()),
                 b's' => error.schema = Some(text),
                 b't' => error.table = Some(text),
                 _ => {}

@@ -9,7 +9,8 @@ use postgres_protocol::message::frontend;
 use tokio::io::AsyncWriteExt;
 
 use super::SourceError;
-use super::inbox::{GREETING_BYTES_MAX, Inbox, Message};
+use super::inbox::{Inbox, Message};
+use super::notices::log_notice;
 use super::server_error::ServerError;
 use super::socket::Socket;
 
@@ -31,6 +32,9 @@ pub(super) enum Failure {
     Other(SourceError),
 }
 
+/// The most bytes that an answer may have; the longest is the history of a server's timelines.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
 /// Rows as text.
 pub(super) type Rows = Vec<Vec<Option<String>>>;
 
@@ -43,7 +47,7 @@ impl From<SourceError> for Failure {
 impl Session {
     /// On a fresh socket.
     pub(super) fn new(socket: Socket) -> Session {
-        Session { socket, inbox: Inbox::new(GREETING_BYTES_MAX), major: 0, backend_pid: 0 }
+        Session { socket, inbox: Inbox::new(), major: 0, backend_pid: 0 }
     }
 
     /// Sends what `write` puts together.
@@ -98,6 +102,7 @@ impl Session {
     /// The rows of the first query that was sent and has not been answered.
     pub(super) async fn rows(&mut self) -> Result<Rows, Failure> {
         let mut rows = Rows::new();
+        let mut bytes = 0;
         loop {
             let message = match self.receive().await {
                 Ok(message) => message,
@@ -108,7 +113,17 @@ impl Session {
                 Err(other) => return Err(other),
             };
             match message.tag {
-                b'D' => rows.push(row(self.inbox.body(&message)).ok_or_else(|| unexpected(b'D'))?),
+                b'D' => {
+                    let body = self.inbox.body(&message);
+                    // An empty row takes memory too.
+                    bytes += body.len() + size_of::<Vec<Option<String>>>();
+                    if bytes > ANSWER_BYTES_MAX {
+                        let text =
+                            format!("the server's answer has more than {ANSWER_BYTES_MAX} bytes; is it Postgres?");
+                        return Err(SourceError::Protocol(text).into());
+                    }
+                    rows.push(row(body).ok_or_else(|| unexpected(b'D'))?);
+                }
                 b'T' | b'C' | b'I' => {}
                 b'Z' => return Ok(rows),
                 tag => return Err(unexpected(tag).into()),
@@ -187,9 +202,4 @@ pub(super) async fn answered_within<T>(
 /// A message that has no place here.
 pub(super) fn unexpected(tag: u8) -> SourceError {
     SourceError::Protocol(format!("the server sent an unexpected message {:?}; is it Postgres?", char::from(tag)))
-}
-
-/// What the server tells without being asked.
-pub(super) fn log_notice(notice: &ServerError) {
-    tracing::info!(code = notice.code, message = notice.message, detail = notice.detail, "notice from Postgres");
 }

@@ -1,14 +1,17 @@
 //! Ordinary SQL: tokio-postgres over the same hosts, TLS and passwords as the replication connection.
 
-use std::future::{Ready, ready};
+use std::future::{Ready, poll_fn, ready};
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
+use tokio_postgres::error::DbError;
 use tokio_postgres::tls::TlsConnect;
-use tokio_postgres::{Client, Config, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, Client, Config, SimpleQueryMessage};
 
 use super::dial::{Caller, STANDING, Standing, dial};
 use super::dsn::{ChannelBindingChoice, Dsn};
+use super::guard::{ANSWER_BYTES_MAX, Guarded, TooMuch, USERS_ANSWER_BYTES_MAX};
+use super::notices::{log_notice, shortened};
 use super::server_error::{Doing, ServerError};
 use super::session::Failure;
 use super::socket::Socket;
@@ -59,12 +62,12 @@ enum Path {
 /// The socket speaks TLS already, or does not have to: tokio-postgres takes it as it is.
 struct AsItIs;
 
-impl TlsConnect<Socket> for AsItIs {
-    type Stream = Socket;
+impl TlsConnect<Guarded> for AsItIs {
+    type Stream = Guarded;
     type Error = std::io::Error;
-    type Future = Ready<Result<Socket, std::io::Error>>;
+    type Future = Ready<Result<Guarded, std::io::Error>>;
 
-    fn connect(self, socket: Socket) -> Self::Future {
+    fn connect(self, socket: Guarded) -> Self::Future {
         ready(Ok(socket))
     }
 }
@@ -94,8 +97,12 @@ impl Caller for Sql {
             (true, None) => handshake::NO_HASH,
             _ => handshake::NOT_OFFERED,
         };
-        let connected = config.connect_raw(socket, AsItIs).await;
-        let (client, connection) = connected.map_err(|error| match failure(&error) {
+        let answer_max = match self.path {
+            Path::Ours => ANSWER_BYTES_MAX,
+            Path::Theirs => USERS_ANSWER_BYTES_MAX,
+        };
+        let connected = config.connect_raw(Guarded::new(socket, answer_max), AsItIs).await;
+        let (client, mut connection) = connected.map_err(|error| match failure(&error) {
             // tokio-postgres tells these apart only by their texts, and ours say what to do.
             Failure::Other(SourceError::Refused(text)) if text.contains("password missing") => {
                 handshake::no_password(dsn.user()).into()
@@ -106,8 +113,16 @@ impl Caller for Sql {
             failure => failure,
         })?;
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an SQL session ended");
+            loop {
+                match poll_fn(|cx| connection.poll_message(cx)).await {
+                    Some(Ok(AsyncMessage::Notice(notice))) => log_notice(&told(&notice)),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => {
+                        tracing::debug!(%error, "an SQL session ended");
+                        return;
+                    }
+                    None => return,
+                }
             }
         });
         // SET and SHOW look for no function.
@@ -130,19 +145,27 @@ impl Caller for Sql {
     }
 }
 
+/// What the server said, cut to what a log should hold of it.
+fn told(said: &DbError) -> ServerError {
+    ServerError {
+        code: shortened(said.code().code()),
+        message: shortened(said.message()),
+        detail: said.detail().map(shortened),
+        hint: said.hint().map(shortened),
+        ..ServerError::default()
+    }
+}
+
 fn failure(error: &tokio_postgres::Error) -> Failure {
     if let Some(said) = error.as_db_error() {
-        return Failure::Server(ServerError {
-            code: said.code().code().to_owned(),
-            message: said.message().to_owned(),
-            detail: said.detail().map(str::to_owned),
-            hint: said.hint().map(str::to_owned),
-            ..ServerError::default()
-        });
+        return Failure::Server(told(said));
     }
     let cause = std::error::Error::source(error);
     if let Some(io) = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>()) {
-        return Failure::Other(super::session::lost(io));
+        return match io.get_ref().and_then(|inner| inner.downcast_ref::<TooMuch>()) {
+            Some(much) => Failure::Other(SourceError::Protocol(much.to_string())),
+            None => Failure::Other(super::session::lost(io)),
+        };
     }
     if error.is_closed() {
         return Failure::Other(SourceError::Lost("the server closed the connection".to_owned()));

@@ -10,9 +10,10 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::inbox::{FRAME_BYTES_MAX, Inbox, Message};
+use super::inbox::{Holding, Inbox, Message};
+use super::notices::log_notice;
 use super::server_error::{Doing, ServerError};
-use super::session::{Session, log_notice, lost, unexpected};
+use super::session::{Session, lost, unexpected};
 use super::socket::Socket;
 use super::{Frame, Intake, SourceError, Stream};
 use crate::ledger::AckLsn;
@@ -70,6 +71,8 @@ pub(super) struct StreamSettings {
     /// `wal_sender_timeout`; zero means that there is none.
     pub(super) wal_sender_timeout: Duration,
     pub(super) standby: bool,
+    /// Which frames are held whole.
+    pub(super) holding: Holding,
 }
 
 /// The stream of one slot.
@@ -176,7 +179,7 @@ impl PostgresStream {
     /// Takes over a session that has answered `START_REPLICATION` with `CopyBothResponse`.
     pub(super) fn new(session: Session, settings: StreamSettings) -> PostgresStream {
         let Session { socket, mut inbox, backend_pid: walsender, .. } = session;
-        inbox.believe(FRAME_BYTES_MAX);
+        inbox.hold(settings.holding);
         let mut every = if settings.standby { STATUS_EVERY_ON_STANDBY } else { STATUS_EVERY };
         if !settings.wal_sender_timeout.is_zero() {
             every = every.min(settings.wal_sender_timeout / 3).max(Duration::from_millis(1));

@@ -76,6 +76,7 @@ fn row(row: Row<'_>) -> String {
     let cell = |cell: Cell<'_>| match cell {
         Cell::Null => "NULL".to_owned(),
         Cell::Unchanged => "unchanged".to_owned(),
+        Cell::Cut => "cut".to_owned(),
         Cell::Text(long @ [first, ..]) if long.len() > 200 && long.iter().all(|byte| byte == first) => {
             format!("{} times {}", long.len(), first.escape_ascii())
         }

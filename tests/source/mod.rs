@@ -2,6 +2,7 @@
 
 mod auth;
 mod certificates;
+mod fake;
 mod slots;
 mod sights;
 mod standby;

@@ -2,8 +2,8 @@
 //! holds nothing back. It waits for nobody's lock; making the slot waits for the transactions that are running.
 
 use super::{
-    COMMITTED, Doing, MAJOR_MIN_ON_STANDBY, Postgres, PostgresStream, SourceError, StreamSettings, always_quoted,
-    explain, number,
+    COMMITTED, Doing, Holding, MAJOR_MIN_ON_STANDBY, Postgres, PostgresStream, SourceError, StreamSettings,
+    always_quoted, explain, number,
 };
 use crate::lsn::Lsn;
 
@@ -28,6 +28,13 @@ impl Reading {
         match self {
             Reading::Committed => COMMITTED,
             Reading::InProgress => "proto_version '2', streaming 'on'",
+        }
+    }
+
+    const fn holding(self) -> Holding {
+        match self {
+            Reading::Committed => Holding::Streamed,
+            Reading::InProgress => Holding::Whole,
         }
     }
 }
@@ -69,6 +76,7 @@ impl Postgres {
             confirmed,
             wal_sender_timeout,
             standby,
+            holding: reading.holding(),
         };
         Ok((PostgresStream::new(session, settings), confirmed))
     }

@@ -14,6 +14,7 @@ fn stream() -> (PostgresStream, UnixStream) {
         confirmed: Lsn::new(100),
         wal_sender_timeout: Duration::ZERO,
         standby: false,
+        holding: Holding::Streamed,
     };
     (PostgresStream::new(Session::new(Socket::Unix(ours)), settings), theirs)
 }
