@@ -116,15 +116,12 @@ impl axum::serve::Listener for Listener {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
             let (stream, peer) = axum::serve::Listener::accept(&mut self.socket).await;
-            let permit = match self.free.clone().try_acquire_owned() {
-                Ok(permit) => Ok(permit),
-                // Never closed, so it is full: where all ask something, one of them has to end first.
-                Err(_) => {
-                    self.guests.evict_one();
-                    self.free.clone().acquire_owned().await
-                }
-            };
-            if let Ok(permit) = permit {
+            if self.free.available_permits() == 0 {
+                // Where all ask something, one of them has to end first.
+                self.guests.evict_one();
+            }
+            // Never closed, so never an error.
+            if let Ok(permit) = self.free.clone().acquire_owned().await {
                 let guest = self.guests.admit();
                 return (Connection { stream, guest, wake: None, _permit: permit }, peer);
             }

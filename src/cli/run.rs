@@ -86,7 +86,7 @@ pub async fn run(mut config: Config, path: &Path) -> Result<(), Failure> {
                 reloaded = reloads.next(&config) => next = Some(reloaded),
             }
         };
-        daemon.follow(&config, parts, settings, stop).await?;
+        Box::pin(daemon.follow(&config, parts, settings, stop)).await?;
         let Some(reloaded) = next else { break };
         (config, parts) = reloaded;
         daemon.board.configured(&config.source.slot, &config.source.publication, kinds(&config));

@@ -44,7 +44,9 @@ fn a_row_keeps_all_but_what_is_too_large() {
                 other => panic!("{other:?}"),
             };
             assert_eq!(std::mem::discriminant(&read), std::mem::discriminant(&change));
-            rows.iter().for_each(|row| assert_eq!(row.cells().collect::<Vec<_>>(), left));
+            for row in rows {
+                assert_eq!(row.cells().collect::<Vec<_>>(), left);
+            }
         }
     }
 }
@@ -91,7 +93,7 @@ fn what_is_never_large_is_not_read_and_no_message_grows_without_end() {
     // As much as there may be, and then cells without a value, for ever.
     let mut sieve = Sieve::new(0, 100);
     sieve.read(b"I\0\0\0\x07N\xFF\xFF").unwrap();
-    let large = [&b"t\x00\x10\x00\x00"[..], &[b'x'; 1 << 20]].concat();
+    let large = [&b"t\x00\x10\x00\x00"[..], &vec![b'x'; 1 << 20]].concat();
     (0..4).for_each(|_| sieve.read(&large).unwrap());
     let ended = (0..2_000).any(|_| sieve.read(&[b'n'; 1_000]).is_err());
     assert!(ended && sieve.finish().len() < 5 << 20);

@@ -89,10 +89,8 @@ impl Watch {
         let [tag, length @ ..] = self.header;
         let claimed = u32::from_be_bytes(length);
         let length = usize::try_from(claimed).unwrap_or(usize::MAX);
-        let (frame_max, all_max) = match self.is_ready {
-            false => (GREETING_BYTES_MAX, GREETING_BYTES_MAX),
-            true => (FRAME_BYTES_MAX, self.answer_max),
-        };
+        let (frame_max, all_max) =
+            if self.is_ready { (FRAME_BYTES_MAX, self.answer_max) } else { (GREETING_BYTES_MAX, GREETING_BYTES_MAX) };
         if !(HEADER_BYTES - 1..=frame_max).contains(&length) {
             return Err(TooMuch(format!(
                 "the server sent a message {:?} of {claimed} bytes, where 4 to {frame_max} are possible here",
