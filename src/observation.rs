@@ -18,6 +18,8 @@ pub struct Observation {
     /// The catalogue, where anything in it that concerns the rules differs from the last look: the whole of it the first
     /// time, and later with the tables that differ.
     pub database: Option<Box<Database>>,
+    /// Who has been running a transaction of this database for long, where somebody has: the oldest one.
+    pub holder: Option<String>,
     /// Why writers wait for our stream, or will as soon as other standbys go, and what mends it.
     pub synchronous: Option<String>,
 }
@@ -35,7 +37,8 @@ pub struct HeldWal {
     pub segment: u64,
 }
 
-/// `pg_current_snapshot()`, in 64-bit transaction ids.
+/// `pg_current_snapshot()`, in 64-bit transaction ids. Transactions of other databases count only where it is not known
+/// that they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Horizon {
     /// Every transaction below had ended.

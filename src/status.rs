@@ -148,6 +148,8 @@ pub struct Status {
     /// When the server last sent anything.
     pub last_message: Option<Instant>,
     /// The looks at what is not in the log, once there was one.
+    /// Who has been running a transaction of this database for long, as far as the last look showed.
+    pub holder: Option<String>,
     watch: Option<Watch>,
     /// When the state began.
     entered: Instant,

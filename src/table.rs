@@ -147,6 +147,9 @@ pub struct Table {
     pub wide: bool,
     /// For the root of a partition tree: its leaves.
     pub leaves: Vec<Leaf>,
+    /// Its inheritance children, and theirs. Their rows are read with the table's, and their changes come under their own
+    /// names.
+    pub children: Vec<TableName>,
     /// Columns in table order, dropped ones left out.
     pub columns: Vec<TableColumn>,
     /// How the publication holds it; `None` where it does not.

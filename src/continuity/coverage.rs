@@ -16,7 +16,7 @@ use crate::database::Database;
 use crate::finding::{Finding, Severity};
 use crate::invalidation::RuleId;
 use crate::observation::{FileSeen, Horizon, LeafSeen, Observation, PartSeen, TableSeen};
-use crate::rules::audit::audit;
+use crate::rules::audit::audit_among;
 use crate::rules::config::Rule;
 use crate::table::TableName;
 
@@ -119,7 +119,7 @@ impl Coverage {
             let is_described = |table: &&TableSeen| table.stamp.is_none() || described.contains_key(&table.name);
             let catalogue = match &look.database {
                 Some(database) if first || table.is_some_and(|table| is_described(&table)) => {
-                    held_against(rule, database)
+                    held_against(rule, &self.rules, database)
                 }
                 _ => Catalogue::AsBefore,
             };
@@ -263,8 +263,8 @@ enum Catalogue {
     Hides(String),
 }
 
-fn held_against(rule: &Rule, database: &Database) -> Catalogue {
-    let findings = audit(std::slice::from_ref(rule), database);
+fn held_against(rule: &Rule, all: &[Rule], database: &Database) -> Catalogue {
+    let findings = audit_among(std::slice::from_ref(rule), all, database);
     let errors: Vec<_> = findings.into_iter().filter(|its| its.severity == Severity::Error).collect();
     let hides = errors.iter().any(|its| its.hides_changes);
     let texts: Vec<String> = errors.into_iter().map(|its| text(rule, its)).collect();
@@ -316,6 +316,7 @@ mod tests {
             snapshot: Horizon { xmin, xmax },
             tables: vec![table],
             database: None,
+            holder: None,
             synchronous: None,
         }
     }

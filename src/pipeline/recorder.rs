@@ -384,6 +384,7 @@ impl Recorder {
 
     /// The server was watched.
     pub(super) fn observed(&mut self, observation: &Observation) {
+        self.board.held_by(observation.holder.as_deref());
         if self.board.observed(observation.wal) {
             info!("the catalogue is seen again");
         }

@@ -298,7 +298,14 @@ fn look(rules: &[Rule], stamp: &str) -> Observation {
     let table =
         |rule: &Rule| TableSeen { name: rule.table.clone(), stamp: Some(stamp.to_owned()), ..TableSeen::default() };
     let snapshot = Horizon { xmin: 9, xmax: 9 };
-    Observation { wal: None, snapshot, tables: rules.iter().map(table).collect(), database: None, synchronous: None }
+    Observation {
+        wal: None,
+        snapshot,
+        tables: rules.iter().map(table).collect(),
+        database: None,
+        holder: None,
+        synchronous: None,
+    }
 }
 
 /// A transaction that inserts users with these ids, committed at `end`.

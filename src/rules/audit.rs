@@ -14,11 +14,16 @@ use crate::table::{Generated, TableKind, TableName, quote_identifier};
 /// Everything that stands between the rules and the database. An empty answer means that every change of every key
 /// will be seen.
 pub fn audit(rules: &[Rule], database: &Database) -> Vec<Finding> {
+    audit_among(rules, rules, database)
+}
+
+/// [`audit`] of some of the rules, `all` of which are configured.
+pub fn audit_among(rules: &[Rule], all: &[Rule], database: &Database) -> Vec<Finding> {
     let mut findings = publication(rules, database);
     for (name, rules) in by_table(rules) {
         match database.table(name) {
             None => findings.extend(rules.iter().map(|rule| missing_table(rule, database))),
-            Some(table) => findings.extend(table::audit(Demand { database, table, rules: &rules })),
+            Some(table) => findings.extend(table::audit(Demand { database, table, rules: &rules }, all)),
         }
     }
     findings

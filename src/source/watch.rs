@@ -171,8 +171,11 @@ impl<'a> Watcher<'a> {
             let tables = u32::try_from(config.tables.len()).unwrap_or(u32::MAX);
             seen = in_time(ANSWER_MAX * (1 + tables / TABLES_ANSWERED), catalogue.look(client, config)).await?;
         }
+        let holder =
+            in_time(ANSWER_MAX, async { catalogue.holder(client).await.map_err(|error| failed(&error, config)) });
+        let holder = holder.await?;
         let Catalogue { tables, database } = seen;
-        Ok(Observation { wal: glance.wal, snapshot: catalogue.horizon(), tables, database, synchronous })
+        Ok(Observation { wal: glance.wal, snapshot: catalogue.horizon(), tables, database, holder, synchronous })
     }
 
     /// [`Observation::synchronous`]. The setting is asked for and not `pg_stat_replication`, whose `sync_priority` only

@@ -69,6 +69,7 @@ impl Board {
             last_message: None,
             replicas: Vec::new(),
             unsighted: None,
+            holder: None,
             watch: None,
             entered: now,
             turned: now,
@@ -199,6 +200,14 @@ impl Board {
         let ends = watch.has_failed();
         watch.saw(now);
         ends
+    }
+
+    /// Who runs a long transaction, where somebody does.
+    pub fn held_by(&self, holder: Option<&str>) {
+        let status = &mut self.held().status;
+        if status.holder.as_deref() != holder {
+            status.holder = holder.map(Into::into);
+        }
     }
 
     /// The server could not be watched; `fault` says why. Gives whether a spell of that begins.

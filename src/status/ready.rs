@@ -48,9 +48,10 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
     }
     let lag = status.lag(now);
     if lag >= ready_max_lag {
+        let holder = status.holder.as_ref().map(|holder| format!(" (the oldest: {holder})")).unwrap_or_default();
         reasons.push(format!(
             "settled has been {:.1} s and {} bytes behind the log, and admin.ready_max_lag is {:.1} s; the slowest \
-             target or replica, a commit that waits for a synchronous standby, or a long transaction holds it",
+             target or replica, a commit that waits for a synchronous standby, or a long transaction of this database holds it{holder}",
             lag.as_secs_f64(),
             status.lag_bytes(),
             ready_max_lag.as_secs_f64()

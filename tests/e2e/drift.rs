@@ -13,7 +13,7 @@ const RULES: &str = "  - table: users\n    keys: [\"user:{id}\"]\n  - table: car
 
 impl Shop {
     /// `{p}` in `sql` is the publication. One statement after the other, but one message is one transaction.
-    fn alter(&mut self, sql: &str) {
+    pub(super) fn alter(&mut self, sql: &str) {
         self.sql.run(&sql.replace("{p}", &self.database.name));
     }
 

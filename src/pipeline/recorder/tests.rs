@@ -79,7 +79,7 @@ fn what_the_slot_holds_back_is_what_was_last_seen() {
     assert!(!its.metrics.encode().unwrap().contains("slot_retained_bytes"), "nothing was seen yet");
     let wal = Some(HeldWal { end: Lsn::new(9000), retained: 5000, safe: Some(70), segment: 16 << 20 });
     let snapshot = Horizon { xmin: 1, xmax: 1 };
-    let observation = Observation { wal, snapshot, tables: vec![], database: None, synchronous: None };
+    let observation = Observation { wal, snapshot, tables: vec![], database: None, holder: None, synchronous: None };
     its.recorder.observed(&observation);
     assert!(its.has_metric("coherd_slot_retained_bytes 5000"));
     assert_eq!(its.board.status().held.and_then(|held| held.safe), Some(70));

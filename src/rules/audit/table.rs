@@ -6,17 +6,18 @@ use crate::finding::{Code, Finding};
 use crate::rules::config::{MissingOld, Rule};
 use crate::rules::nearest;
 use crate::rules::publish::{Demand, Identity, columns_sql, is_unbounded, publishable};
-use crate::table::{Generated, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, quote_identifier};
+use crate::table::{Generated, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, TableName, quote_identifier};
 
 /// Everything that is wrong with one table. All its findings are mended together, so one of them carries the statements
 /// and the others point to it.
-pub(super) fn audit(demand: Demand) -> Vec<Finding> {
+pub(super) fn audit(demand: Demand, all: &[Rule]) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(unseen) = unseen(demand.table) {
         findings.extend(demand.rules.iter().map(|rule| Finding { subject: rule.subject(), ..unseen.clone() }));
         return findings;
     }
     findings.extend(demand.rules.iter().flat_map(|rule| columns(&demand, rule)));
+    findings.extend(demand.rules.iter().filter_map(|rule| children(demand.table, rule, all)));
     let mut mendable: Vec<Finding> = writers(&demand).into_iter().collect();
     if demand.table.has_identity() {
         mendable.extend(old_rows(&demand));
@@ -64,6 +65,33 @@ fn unseen(table: &Table) -> Option<Finding> {
         ),
         (_, Persistence::Permanent) => None,
     }
+}
+
+/// Where TimescaleDB keeps the rows of a hypertable.
+const CHUNKS: &str = "_timescaledb_internal";
+
+/// Children for which no rule makes the same keys.
+fn children(table: &Table, rule: &Rule, all: &[Rule]) -> Option<Finding> {
+    let has_its_keys = |child: &TableName| {
+        rule.keys.iter().all(|key| {
+            let of_child = all.iter().filter(|other| other.table == *child);
+            of_child.flat_map(|other| &other.keys).any(|its| its.text() == key.text())
+        })
+    };
+    let missed: Vec<&TableName> = table.children.iter().filter(|child| !has_its_keys(child)).collect();
+    let first = missed.first()?;
+    let message = if first.schema == CHUNKS {
+        "it is a hypertable of TimescaleDB: its rows are in chunks, whose changes come under names of their own, and coherd \
+         does not follow those"
+            .to_owned()
+    } else {
+        let more = if missed.len() > 1 { format!(" and {} more", missed.len() - 1) } else { String::new() };
+        format!(
+            "its inheritance children have no rule ({first}{more}): SELECT shows their rows with its own, and their changes \
+             come under their own names. Write rules with the same keys for them, or make it a partitioned table"
+        )
+    };
+    Some(Finding::hiding(Code::TABLE_CHILDREN, rule.subject(), message))
 }
 
 /// Columns that the rule names and that are not there, or never sent.

@@ -48,6 +48,7 @@ async fn look_at(
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let mut columns = read_columns(client, &oids).await?;
     let mut leaves = read_leaves(client, &oids).await?;
+    let mut children = read_children(client, &oids).await?;
     let mut entries = match held {
         Some(held) if held.all_tables => HashMap::new(),
         Some(_) => read_entries(client, publication, version, &oids).await?,
@@ -58,6 +59,7 @@ async fn look_at(
         let own = table.columns.iter().filter(|column| column.in_identity).map(|column| column.name.clone());
         table.identity_columns = own.collect();
         table.leaves = leaves.remove(&table.oid).unwrap_or_default();
+        table.children = children.remove(&table.oid).unwrap_or_default();
         for column in &mut table.columns {
             column.in_identity &= table.leaves.iter().all(|leaf| leaf.identity_columns.contains(&column.name));
         }
@@ -121,6 +123,7 @@ async fn read_tables(client: &Client, wanted: &[&TableName]) -> Result<Vec<Table
                 .transpose()?,
             wide: get(row, 10, WHAT)?,
             leaves: Vec::new(),
+            children: Vec::new(),
             columns: Vec::new(),
             published: None,
         })
@@ -222,6 +225,26 @@ async fn read_leaves(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<L
         });
     }
     Ok(leaves)
+}
+
+const CHILDREN: &str = "
+WITH RECURSIVE tree (root, relid) AS (
+    SELECT c.oid, c.oid FROM pg_catalog.pg_class c
+    WHERE c.oid IN (SELECT unnest($1::oid[])) AND c.relkind = 'r' AND c.relhassubclass
+    UNION
+    SELECT tree.root, i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid)
+SELECT tree.root, n.nspname::text, c.relname::text
+FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid AND c.oid <> tree.root
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2, 3";
+
+async fn read_children(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<TableName>>, CatalogError> {
+    let rows = client.query(CHILDREN, &[&oids]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
+    let mut children: HashMap<u32, Vec<TableName>> = HashMap::new();
+    for row in &rows {
+        let name = TableName { schema: get(row, 1, WHAT)?, name: get(row, 2, WHAT)? };
+        children.entry(get(row, 0, WHAT)?).or_default().push(name);
+    }
+    Ok(children)
 }
 
 /// How the publication holds each table, by name or through its schema. A schema's entry wins over a row filter.

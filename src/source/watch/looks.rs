@@ -1,6 +1,8 @@
 //! Looks at the catalogue, one after the other. Each costs in proportion to what has changed since the last one; what it
 //! has to ask of every table, that is a few look-ups by oid, it asks less often where there are many.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tokio_postgres::{Client, Error, Row, Statement, ToStatement};
 
@@ -16,6 +18,9 @@ use crate::table::TableName;
 /// for each table (measured with 10,000), which is less than a hundredth of the time either way.
 const MANY_TABLES: usize = 1_000;
 const SLOW_PACES: u32 = 5;
+
+/// How long a transaction may be the oldest one before it is worth a word.
+const LONG: Duration = Duration::from_secs(5);
 
 /// How many tables one statement describes, so that none comes near its statement_timeout.
 const CHUNK: usize = 200;
@@ -37,11 +42,14 @@ pub(super) struct Looks {
     known: Known,
     /// The first transaction of which the server's command numbers can be believed; see `BORN_HERE`.
     since: Option<u64>,
+    /// The oldest transaction that runs in this database, and since when it has been that.
+    oldest: Option<(u64, Instant)>,
 }
 
 struct Last {
     began: Instant,
     snapshot: String,
+    horizon: Horizon,
     /// What [`sql::touched`] says of the publication.
     publication: Option<String>,
 }
@@ -49,6 +57,7 @@ struct Last {
 /// What [`sql::touched`] gave.
 struct Answer {
     snapshot: String,
+    horizon: Horizon,
     publication: Option<String>,
     touched: Touched,
 }
@@ -59,7 +68,7 @@ impl Looks {
         let version = version(client).await?;
         let touched = client.prepare(&sql::touched(version)).await?;
         let look = client.prepare(&sql::look(version)).await?;
-        Ok(Looks { touched, look, last: None, known: Known::default(), since: None })
+        Ok(Looks { touched, look, last: None, known: Known::default(), since: None, oldest: None })
     }
 
     /// Whether it is time for a look.
@@ -83,9 +92,22 @@ impl Looks {
         glance.in_recovery || self.last.as_ref().is_none_or(|last| last.snapshot != glance.snapshot)
     }
 
-    /// The snapshot of the last look.
+    /// What the last look said of transactions.
     pub(super) fn horizon(&self) -> Horizon {
-        self.last.as_ref().map_or(Horizon { xmin: 0, xmax: 0 }, |last| horizon(&last.snapshot))
+        self.last.as_ref().map_or(Horizon { xmin: 0, xmax: 0 }, |last| last.horizon)
+    }
+
+    /// Who has been running a transaction of this database for [`LONG`] at least, the oldest one, as people know it.
+    pub(super) async fn holder(&mut self, client: &Client) -> Result<Option<String>, Error> {
+        let Horizon { xmin, xmax } = self.horizon();
+        let (oldest, since) = *self.oldest.get_or_insert_with(|| (xmin, Instant::now()));
+        if oldest != xmin {
+            self.oldest = Some((xmin, Instant::now()));
+        }
+        if oldest != xmin || xmin >= xmax || since.elapsed() < LONG {
+            return Ok(None);
+        }
+        client.query_one(sql::HOLDER, &[&short_xid(xmin)]).await?.try_get(0)
     }
 
     /// Looks, and describes what differs from the last look.
@@ -96,7 +118,8 @@ impl Looks {
             let answer = self.ask(client, config).await.map_err(failed)?;
             if self.places(&answer, config).is_empty() {
                 let publication = last.publication.clone();
-                self.last = Some(Last { began, snapshot: answer.snapshot, publication });
+                let Answer { snapshot, horizon, .. } = answer;
+                self.last = Some(Last { began, snapshot, horizon, publication });
                 return Ok(Catalogue::default());
             }
         }
@@ -115,7 +138,8 @@ impl Looks {
             database = Some(Box::new(looked.map_err(|error| SourceError::Lost(error.to_string()))?));
         }
         client.batch_execute("COMMIT").await.map_err(failed)?;
-        self.last = Some(Last { began, snapshot: answer.snapshot, publication: answer.publication });
+        let Answer { snapshot, horizon, publication, .. } = answer;
+        self.last = Some(Last { began, snapshot, horizon, publication });
         Ok(Catalogue { tables, database })
     }
 
@@ -128,7 +152,7 @@ impl Looks {
     }
 
     async fn ask(&self, client: &Client, config: &WatchConfig) -> Result<Answer, Error> {
-        let since = self.last.as_ref().map_or(0, |last| horizon(&last.snapshot).xmin);
+        let since = self.horizon().xmin;
         let oids = |kind| self.known.oids(kind);
         let (schemas, names) = self.known.missing(&config.tables);
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 10] = [
@@ -154,7 +178,12 @@ impl Answer {
             things.extend(row.try_get::<_, Vec<u32>>(column)?.into_iter().map(|oid| Thing { kind, oid }));
         }
         let touched = Touched { things, found: row.try_get(6)? };
-        Ok(Answer { snapshot: row.try_get(0)?, publication: row.try_get(1)?, touched })
+        let snapshot: String = row.try_get(0)?;
+        let mut horizon = horizon(&snapshot);
+        if let Some(oldest) = row.try_get::<_, Option<i64>>(7)? {
+            horizon.xmin = u64::try_from(oldest).unwrap_or_default();
+        }
+        Ok(Answer { snapshot, horizon, publication: row.try_get(1)?, touched })
     }
 }
 

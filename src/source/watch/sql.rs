@@ -42,6 +42,9 @@ macro_rules! fresh {
 /// of the publication, indexes and enums that it showed; `$7` relations without an index for their identity, `$8` those
 /// without an entry; `$9` and `$10` schemas and names of tables that were not there.
 ///
+/// The last column is the oldest transaction that runs in this database, as far as it is known of which database one is; a
+/// standby does not know. Those of other databases write nothing here, and may run for ever.
+///
 /// A rename, another schema and another owner write the relation's own row too, so `pg_type` need not be asked.
 const TOUCHED: &str = concat!(
     "
@@ -49,7 +52,12 @@ WITH schemas AS MATERIALIZED (
     SELECT array_agg(fresh.oid) AS oids FROM (
         SELECT n.oid FROM pg_catalog.pg_namespace n WHERE ",
     fresh!("n"),
-    " {FRESH_SCHEMA_ENTRIES}) fresh)
+    " {FRESH_SCHEMA_ENTRIES}) fresh),
+elsewhere (xid) AS MATERIALIZED (
+    SELECT p.transaction::text::int8 FROM pg_catalog.pg_prepared_xacts p WHERE p.database <> current_database()
+    UNION ALL
+    SELECT a.backend_xid::text::int8 FROM pg_catalog.pg_stat_activity a
+    WHERE a.backend_xid IS NOT NULL AND a.datname <> current_database())
 SELECT pg_catalog.pg_current_snapshot()::text,
        (SELECT concat_ws(' ', p.oid, p.xmin) FROM pg_catalog.pg_publication p WHERE p.pubname = $1),
        ARRAY(SELECT k.oid FROM unnest($3::oid[]) AS k (oid) LEFT JOIN pg_catalog.pg_class c ON c.oid = k.oid
@@ -92,8 +100,23 @@ SELECT pg_catalog.pg_current_snapshot()::text,
                  WITH ORDINALITY AS w (schema, name, place)
              JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
              CROSS JOIN LATERAL (SELECT FROM pg_catalog.pg_class c
-                                 WHERE c.relnamespace = n.oid AND c.relname = w.name OFFSET 0) AS c)"
+                                 WHERE c.relnamespace = n.oid AND c.relname = w.name OFFSET 0) AS c),
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN coalesce(
+           (SELECT min(running.xid::text::int8)
+            FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) AS running (xid)
+            WHERE running.xid::text::int8 & 4294967295 NOT IN (SELECT xid FROM elsewhere)),
+           pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::int8) END"
 );
+
+/// Who runs transaction `$1`.
+pub(super) const HOLDER: &str = "
+SELECT coalesce(
+    (SELECT format('prepared transaction %L of role %I, since %s', p.gid, p.owner, date_trunc('second', p.prepared))
+     FROM pg_catalog.pg_prepared_xacts p WHERE p.transaction = $1::text::xid LIMIT 1),
+    (SELECT format('process %s of role %I, since %s', a.pid, a.usename, date_trunc('second', a.xact_start))
+     FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+     WHERE l.locktype = 'transactionid' AND l.transactionid = $1::text::xid AND l.mode = 'ExclusiveLock' AND l.granted
+     LIMIT 1))";
 
 /// The columns of relation `c` that are its replica identity, as numbers, and the indexes that hold them. REINDEX
 /// CONCURRENTLY replaces such an index by another.
