@@ -77,7 +77,7 @@ fn closed(globs: &[Shape], mut places: Places) -> Places {
 
 /// One byte for all that no unit tells apart.
 fn classes<'a>(shapes: impl Iterator<Item = &'a Shape>) -> Vec<u8> {
-    let mut sets: Vec<Bytes> = shapes.flat_map(|shape| shape.units()).map(|unit| unit.bytes).collect();
+    let mut sets: Vec<Bytes> = shapes.flat_map(Shape::units).map(|unit| unit.bytes).collect();
     sets.sort_unstable();
     sets.dedup();
     let mut told_apart = HashSet::new();

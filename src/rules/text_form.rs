@@ -16,7 +16,7 @@ pub fn text_form(type_name: &str) -> Option<&'static str> {
         ("timestamp with time zone", _) | ("timestamp", " with time zone") => {
             "as 2026-02-03 04:05:06+00, always in UTC"
         }
-        ("timestamp without time zone", _) | ("timestamp", _) => "as 2026-02-03 04:05:06",
+        ("timestamp without time zone" | "timestamp", _) => "as 2026-02-03 04:05:06",
         ("time with time zone", _) | ("time", " with time zone") => {
             "as 04:05:06+02, in the zone that it was stored with"
         }
