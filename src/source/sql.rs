@@ -4,7 +4,6 @@ use std::future::{Ready, poll_fn, ready};
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
-use tokio_postgres::error::DbError;
 use tokio_postgres::tls::TlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, SimpleQueryMessage};
 

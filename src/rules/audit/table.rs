@@ -6,7 +6,9 @@ use crate::finding::{Code, Finding};
 use crate::rules::config::{MissingOld, Rule};
 use crate::rules::nearest;
 use crate::rules::publish::{Demand, Identity, columns_sql, is_unbounded, publishable};
-use crate::table::{Generated, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, TableName, quote_identifier};
+use crate::table::{
+    Generated, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, TableName, quote_identifier,
+};
 
 /// Everything that is wrong with one table. All its findings are mended together, so one of them carries the statements
 /// and the others point to it.
