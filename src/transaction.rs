@@ -309,7 +309,9 @@ impl Reader {
     fn order(&mut self, content: &[u8], gather: &mut impl Gather) -> Step {
         match by_hand::read(content) {
             Ok(Order::Invalidate(keys)) => {
-                keys.iter().for_each(|key| self.named(key.as_bytes(), gather));
+                for key in &keys {
+                    self.named(key.as_bytes(), gather);
+                }
             }
             Ok(Order::Flush(table)) => {
                 let named = self.rules.iter().filter(|rule| rule.table == table);

@@ -81,7 +81,8 @@ const EVERY_KIND: &str =
          ALTER TABLE tree ATTACH PARTITION leaf FOR VALUES FROM (0) TO (9);
          CREATE TABLE \"Mixed Case\" (\"Id\" int PRIMARY KEY, v text);
          CREATE TABLE computed (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id + 1) STORED, v text);
-         CREATE TABLE parent (id int PRIMARY KEY, v text); CREATE TABLE child () INHERITS (parent)";
+         CREATE TABLE parent (id int PRIMARY KEY, v text); CREATE TABLE child () INHERITS (parent);
+         ALTER TABLE child ADD PRIMARY KEY (id)";
 
 const EVERY_RULE: &[&str] = &[
     "{table: bare, keys: ['b:{id}']}",
@@ -92,6 +93,7 @@ const EVERY_RULE: &[&str] = &[
     "{table: '\"Mixed Case\"', keys: ['m:{\"Id\"}']}",
     "{table: computed, keys: ['c:{id}']}",
     "{table: parent, keys: ['h:{id}']}",
+    "{table: child, keys: ['h:{id}']}",
 ];
 
 #[test]
@@ -118,6 +120,7 @@ fn writes_of_every_kind_of_table_work_before_and_after() {
     made: table public."Mixed Case"
     made: table public.computed
     made: table public.parent
+    made: table public.child
     made: schema coherd
     made: slot NAME
     error [identity-missing] rules[0] public.bare: it has no replica identity; if it were published, the application's UPDATEs and DELETEs would fail with 55000
@@ -152,6 +155,7 @@ fn writes_of_every_kind_of_table_work_before_and_after() {
         insta::assert_snapshot!(rows.join("\n"), @r#"
         Mixed Case: Id,v
         bare: id,v
+        child: id,v
         computed: COMPUTED
         full_: id,v
         indexed: id,u,v

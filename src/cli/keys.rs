@@ -66,7 +66,7 @@ struct Preview {
 
 /// Looks and tells.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    parts::until_signal(look(config, args)).await
+    Box::pin(parts::until_signal(look(config, args))).await
 }
 
 async fn look(config: &Config, args: Args) -> Result<(), Failure> {

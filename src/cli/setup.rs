@@ -378,7 +378,7 @@ async fn look_at(
 
 /// Makes what is missing, or prints it.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
-    parts::until_signal(make(config, args)).await
+    Box::pin(parts::until_signal(make(config, args))).await
 }
 
 async fn make(config: &Config, args: Args) -> Result<(), Failure> {

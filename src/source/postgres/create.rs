@@ -117,7 +117,7 @@ impl Postgres {
     /// Tells whom the server's process `pid` waits for, as often as that changes; never ends.
     async fn tell_who(&self, pid: u32, last: &RefCell<String>) {
         let (slot, tell) = (quote_identifier(&self.config.slot), self.config.creation.tell);
-        *last.borrow_mut() = "it waits for the transactions that are running on the server".to_owned();
+        "it waits for the transactions that are running on the server".clone_into(&mut last.borrow_mut());
         tokio::time::sleep(LOOK_PACE).await;
         let client = connect(&self.config.dsn).await;
         let mut told = (String::new(), tokio::time::Instant::now());

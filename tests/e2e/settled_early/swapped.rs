@@ -167,9 +167,9 @@ fn swap_databases(shop: &mut Shop) {
     let mut client = shop.redis.client();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
     let mut copy = redis::pipe();
-    keys.iter().for_each(|key| {
+    for key in &keys {
         copy.cmd("COPY").arg(key).arg(key).arg("DB").arg(1).ignore();
-    });
+    }
     copy.exec(&mut client).unwrap();
     shop.invalidate();
     let () = redis::cmd("SWAPDB").arg(0).arg(1).query(&mut client).unwrap();
