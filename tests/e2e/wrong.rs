@@ -23,7 +23,7 @@ fn a_pointer_that_is_none_is_replaced_named_by_rule_once_and_in_nobodys_way() {
         &["SET", "product:3:version", "99999999999999999999"],
     ];
     for round in 0..2 {
-        for command in &spoilt {
+        for command in spoilt {
             run(&shop, command);
         }
         shop.cache(&["user:1"]);
@@ -35,7 +35,7 @@ fn a_pointer_that_is_none_is_replaced_named_by_rule_once_and_in_nobodys_way() {
                 redis::cmd("GET").arg(format!("product:{id}:version")).query(&mut shop.redis.client()).unwrap();
             assert!(pointer > 1 << 50, "{pointer}");
         }
-        for command in &spoilt {
+        for command in spoilt {
             run(&shop, &["DEL", command[1]]);
         }
     }
