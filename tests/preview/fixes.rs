@@ -246,12 +246,17 @@ fn the_preview_says_what_is_cached_and_what_else_the_fix_does() {
     let text = String::from_utf8(output.stdout).unwrap().replace(&shop.database.name, "app");
     let text: Vec<&str> = text.lines().map(|line| line.split_once(" ms it ").map_or(line, |(_, rest)| rest)).collect();
     insta::assert_snapshot!(text.join("\n"), @r#"
+    SCOPE   ACTION          FROM                    CACHE
+    mail:*  flush (delete)  public.users catalogue  1 key
+    user:*  flush (delete)  public.users catalogue  1 key
+
     KEY           ACTION  FROM                 CACHE
     mail:mail1@x  delete  public.users update  yes, no TTL
     user:1        delete  public.users update  yes, 83 min
 
-    2 keys, 2 cached now in cache
+    2 keys, 2 flushed scopes, 2 cached now in cache
     - public.users: update of 1 row
+    - public.users is rewritten, emptied or made anew: its rules' scopes are flushed
     - public.audit: 2 rows changed, and no rule names the table
     - AFTER THE FIX: error [column-missing] rules[0] public.users: there is no column email; did you mean mail?
     held locks that others have to wait for: ExclusiveLock on public.products, AccessExclusiveLock on public.users
