@@ -109,4 +109,7 @@ pub struct LeafSeen {
     /// It was created as a partition, and so empty; one that was attached may have brought rows. Told as far as it can
     /// be proved, and of one that is new: later it may become false.
     pub born_here: bool,
+    /// Stands for the rows of `pg_inherits` that lead to it. One that was away, and took changes under its own name
+    /// meanwhile, has others.
+    pub joined: i64,
 }

@@ -236,7 +236,8 @@ fn is_rewritten(before: FileSeen, now: FileSeen) -> bool {
 /// Whether rows may have gone or come that were never in the stream.
 fn lost_rows(before: &TableSeen, now: &TableSeen) -> bool {
     let (before, now) = (&before.leaves, &now.leaves);
-    let gone = |old: &LeafSeen| !now.iter().any(|new| new.oid == old.oid && !is_emptied(old.file, new.file));
+    let is_same = |old: &LeafSeen, new: &LeafSeen| (old.oid, old.joined) == (new.oid, new.joined);
+    let gone = |old: &LeafSeen| !now.iter().any(|new| is_same(old, new) && !is_emptied(old.file, new.file));
     // A table's first file is called like the table.
     let is_first = |leaf: &LeafSeen| leaf.file.node == leaf.oid || leaf.file.node == 0;
     let brought = |new: &LeafSeen| !(before.iter().any(|old| old.oid == new.oid) || new.born_here && is_first(new));
@@ -287,7 +288,8 @@ fn mark(rule: &Rule, table: &TableSeen) -> u64 {
     let mut text = format!("{}\n{:?} {:?} {:?}\n", rule.table, rule.action, rule.when_changed, rule.on_missing_old);
     rule.keys.iter().for_each(|key| text.extend([key.text(), "\n"]));
     rule.scopes.iter().for_each(|scope| text.extend([&scope.pattern, "\n"]));
-    let leaves: Vec<(u32, u32)> = table.leaves.iter().map(|leaf| (leaf.oid, leaf.file.node)).collect();
+    let leaves = table.leaves.iter().map(|leaf| (leaf.oid, leaf.file.node, leaf.joined));
+    let leaves: Vec<(u32, u32, i64)> = leaves.collect();
     let parts: Vec<(i64, i64)> = table.parts.iter().map(|part| (part.id, part.version)).collect();
     let TableSeen { stamp, named, file, .. } = table;
     let _ = write!(text, "{stamp:?} {leaves:?} {} {} {parts:?}", named.version, file.columns);
@@ -322,8 +324,10 @@ mod tests {
     fn leaves(leaves: &[(u32, u32, bool)]) -> Observation {
         let mut look = look("a", 9, 9);
         let file = |node| FileSeen { node, ..FileSeen::default() };
-        look.tables[0].leaves =
-            leaves.iter().map(|&(oid, node, born_here)| LeafSeen { oid, file: file(node), born_here }).collect();
+        look.tables[0].leaves = leaves
+            .iter()
+            .map(|&(oid, node, born_here)| LeafSeen { oid, file: file(node), born_here, joined: 0 })
+            .collect();
         look
     }
 

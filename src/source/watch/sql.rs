@@ -177,13 +177,14 @@ wanted AS MATERIALIZED (
                         WHERE c.relnamespace = n.oid AND c.relname = w.name OFFSET 0) AS c
     CROSS JOIN LATERAL {IDENTITY} AS identity
     LEFT JOIN LATERAL ({PUBLICATION_STAMP}) AS published ON true),
-tree (root, relid, born_here) AS (
-    SELECT oid, oid, true FROM wanted WHERE relkind = 'p' OR relkind = 'r' AND relhassubclass
+tree (root, relid, born_here, joined) AS (
+    SELECT oid, oid, true, 0::int8 FROM wanted WHERE relkind = 'p' OR relkind = 'r' AND relhassubclass
     UNION
-    SELECT tree.root, i.inhrelid, tree.born_here AND {BORN_HERE}
+    SELECT tree.root, i.inhrelid, tree.born_here AND {BORN_HERE},
+           hashtextextended(concat_ws(' ', tree.joined, i.xmin), 0)
     FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid WHERE NOT i.inhdetachpending),
 members AS MATERIALIZED (
-    SELECT tree.root, tree.born_here, c.*, identity.columns AS identity, identity.indexes,
+    SELECT tree.root, tree.born_here, tree.joined, c.*, identity.columns AS identity, identity.indexes,
            CASE WHEN tree.root <> c.oid AND c.relkind <> 'p' THEN {COLUMN_ROWS} END AS column_rows
     FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid CROSS JOIN LATERAL {IDENTITY} AS identity),
 leaves AS MATERIALIZED (
@@ -192,6 +193,7 @@ leaves AS MATERIALIZED (
            array_agg(c.column_rows ORDER BY c.oid) AS column_rows,
            array_agg(c.reltablespace ORDER BY c.oid) AS tablespaces,
            array_agg(c.reltuples > 0 ORDER BY c.oid) AS has_rows, array_agg(c.born_here ORDER BY c.oid) AS born_here,
+           array_agg(c.joined ORDER BY c.oid) AS joined,
            string_agg(concat_ws(' ', c.oid, c.relnamespace, c.relname, c.relkind, c.relpersistence, c.relreplident,
                                 c.identity), ',' ORDER BY c.oid) AS shape
     FROM members c WHERE c.relkind <> 'p' AND c.oid <> c.root GROUP BY c.root),
@@ -248,7 +250,7 @@ SELECT wanted.place, concat_ws(' ', wanted.publication, wanted.stamp),
        CASE WHEN wanted.indexes IS NULL THEN ARRAY[wanted.oid] ELSE '{}' END
            || ARRAY(SELECT members.oid FROM members
                     WHERE members.root = wanted.oid AND members.oid <> wanted.oid AND members.indexes IS NULL),
-       CASE WHEN wanted.is_entered THEN '{}' ELSE ARRAY[wanted.oid] END
+       CASE WHEN wanted.is_entered THEN '{}' ELSE ARRAY[wanted.oid] END, leaves.joined
 FROM wanted LEFT JOIN leaves ON leaves.root = wanted.oid LEFT JOIN parts_of ON parts_of.root = wanted.oid
 ORDER BY wanted.place";
 

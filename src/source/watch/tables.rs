@@ -73,8 +73,9 @@ fn leaves(row: &Row) -> Result<Vec<LeafSeen>, Error> {
         tablespace,
         has_rows,
     });
-    let leaves = array(row, 12)?.into_iter().zip(file).zip(born_here);
-    Ok(leaves.map(|((oid, file), born_here)| LeafSeen { oid, file, born_here }).collect())
+    let joined: Vec<i64> = array(row, 24)?;
+    let leaves = array(row, 12)?.into_iter().zip(file).zip(born_here).zip(joined);
+    Ok(leaves.map(|(((oid, file), born_here), joined)| LeafSeen { oid, file, born_here, joined }).collect())
 }
 
 /// NULL where there is nothing.

@@ -1,10 +1,8 @@
 //! A partition that is detached, changed and attached again between two looks at the catalogue. While it is detached it is
 //! not published, so the change is in no stream.
 //!
-//! Cause: `continuity::coverage` knows a partition by its oid and its file alone (`lost_rows`, `mark`), and both are the
-//! same afterwards; that it is not `born_here` any more counts only for one that was not there before. The row of
-//! `pg_inherits` is another one (its `xmin`, and that of each row above it), and belongs to what a partition is known by,
-//! between two looks and in the marks of the record.
+//! So a partition is known by the rows of `pg_inherits` that lead to it too, between two looks and in the marks of the
+//! record: they are other ones afterwards, while its oid and its file are the same.
 
 use super::*;
 
@@ -33,7 +31,6 @@ impl Shop {
 }
 
 #[test]
-#[ignore = "stale for good: a partition that was away between two looks has the same oid and file afterwards"]
 fn a_partition_that_was_away_between_two_looks_is_flushed() {
     let mut shop = shop();
     shop.sql.run(REATTACH);
@@ -41,7 +38,6 @@ fn a_partition_that_was_away_between_two_looks_is_flushed() {
 }
 
 #[test]
-#[ignore = "stale for good: a partition that was away between two looks has the same oid and file afterwards"]
 fn a_partition_that_was_away_while_the_daemon_was_down_is_flushed() {
     let mut shop = shop();
     shop.daemon.stop(Signal::Term);
