@@ -133,7 +133,7 @@ pub struct Unwritable {
 pub struct Server {
     /// `server_version_num`, e.g. 150018.
     pub version: u32,
-    /// `wal_level`; logical decoding needs `logical`.
+    /// `wal_level`. Logical decoding needs `logical`; from 19 on `replica` is enough, because making a slot turns it on.
     pub wal_level: String,
     /// `max_replication_slots`.
     pub slots_max: u32,
@@ -183,6 +183,8 @@ pub struct Publication {
     pub made_here: bool,
     /// `FOR ALL TABLES`.
     pub all_tables: bool,
+    /// The tables that it leaves out, `EXCEPT (TABLE …)` (19+).
+    pub excepted: Vec<TableName>,
     /// Holds whole schemas (15+), and so takes no column lists.
     pub holds_schemas: bool,
     /// What it publishes.

@@ -178,6 +178,20 @@ impl<'a> Demand<'a> {
         }
     }
 
+    /// `FOR ALL TABLES EXCEPT` leaves the table out.
+    pub fn is_excepted(&self) -> bool {
+        self.database.publication.as_ref().is_some_and(|held| held.excepted.contains(&self.table.name))
+    }
+
+    /// Takes the rules' tables out of the exceptions, and leaves the others in.
+    fn include(&self) -> String {
+        let excepted = self.database.publication.iter().flat_map(|held| &held.excepted);
+        let others = excepted.filter(|name| self.database.table(name).is_none()).map(|name| format!("TABLE {name}"));
+        let others: Vec<String> = others.collect();
+        let but = if others.is_empty() { String::new() } else { format!(" EXCEPT ({})", others.join(", ")) };
+        format!("ALTER PUBLICATION {} SET ALL TABLES{but};", self.publication())
+    }
+
     fn send_generated(&self) -> String {
         format!("ALTER PUBLICATION {} SET (publish_generated_columns = stored);", self.publication())
     }
@@ -198,6 +212,9 @@ impl<'a> Demand<'a> {
 
     /// Adds the table to the publication.
     pub fn add(&self, list: Option<&[String]>) -> String {
+        if self.is_excepted() {
+            return self.include();
+        }
         let list = list.map(|list| format!(" ({})", columns_sql(list))).unwrap_or_default();
         format!("ALTER PUBLICATION {} ADD TABLE {}{list};", self.publication(), self.relation())
     }

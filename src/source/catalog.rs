@@ -167,17 +167,30 @@ async fn read_publication(
     let Some(row) = client.query_opt(&sql, &[&name]).await.map_err(|error| CatalogError::new(WHAT, &error))? else {
         return Ok(None);
     };
+    let excepted = if version >= 190_000 { excepted(client, name).await? } else { Vec::new() };
     let flag = |index| get::<bool>(&row, index, WHAT);
     let comment: Option<&str> = get(&row, 9, WHAT)?;
     Ok(Some(Publication {
         owned: flag(0)?,
         made_here: made_here(comment),
         all_tables: flag(1)?,
+        excepted,
         holds_schemas: flag(2)?,
         operations: Operations { insert: flag(3)?, update: flag(4)?, delete: flag(5)?, truncate: flag(6)? },
         via_root: flag(7)?,
         generated: flag(8)?,
     }))
+}
+
+async fn excepted(client: &Client, name: &str) -> Result<Vec<TableName>, CatalogError> {
+    const WHAT: &str = "the tables that the publication leaves out";
+    const SQL: &str = "
+SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_publication p
+JOIN pg_catalog.pg_publication_rel e ON e.prpubid = p.oid AND e.prexcept
+JOIN pg_catalog.pg_class c ON c.oid = e.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE p.pubname = $1 ORDER BY 1, 2";
+    let rows = client.query(SQL, &[&name]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
+    rows.iter().map(|row| Ok(TableName { schema: get(row, 0, WHAT)?, name: get(row, 1, WHAT)? })).collect()
 }
 
 const SLOT: &str = "

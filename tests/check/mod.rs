@@ -274,6 +274,7 @@ fn publication() -> coherd::database::Publication {
         owned: true,
         made_here: true,
         all_tables: true,
+        excepted: Vec::new(),
         holds_schemas: false,
         operations: coherd::database::Operations { insert: true, update: true, delete: true, truncate: true },
         via_root: true,

@@ -219,3 +219,31 @@ fn with_on_gap_halt_a_hidden_change_halts_the_target_and_flushes_nothing() {
     shop.daemon.launch();
     shop.users_are_flushed("the next start flushes");
 }
+
+#[test]
+fn a_table_that_a_publication_for_all_tables_leaves_out_is_not_covered() {
+    let mut shop = shop("");
+    if shop.database.server.version() < 190_000 {
+        return;
+    }
+    shop.alter("CREATE TABLE logs (id int); DROP PUBLICATION {p}");
+    let all = "CREATE PUBLICATION {p} FOR ALL TABLES EXCEPT (TABLE users, TABLE logs)";
+    shop.alter(&format!("{all} WITH (publish_via_partition_root = true)"));
+    let said = until("readiness tells what is wrong", || {
+        let (code, body) = shop.daemon.http("/readyz");
+        (code == 503 && body.contains("for all tables except this one")).then_some(body)
+    });
+    let mending = format!("ALTER PUBLICATION {} SET ALL TABLES EXCEPT (TABLE public.logs);", shop.database.name);
+    assert!(said.contains(&mending), "{said}");
+    let check = shop.daemon.command(&["check"]);
+    assert!(crate::support::daemon::text(&check).contains(&mending), "{}", crate::support::daemon::text(&check));
+    assert!(!shop.rule_covered());
+    shop.cache(&["user:1"]);
+    shop.alter(&mending);
+    until("the rule is covered again", || shop.rule_covered().then_some(()));
+    until("and flushed", || (!shop.cached().contains(&"user:1".to_owned())).then_some(()));
+    shop.cache(&["user:2"]);
+    shop.alter("UPDATE users SET n = n + 1 WHERE id = 2");
+    shop.settle();
+    assert!(!shop.cached().contains(&"user:2".to_owned()));
+}

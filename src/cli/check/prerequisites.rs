@@ -46,7 +46,8 @@ fn server(look: &Look) -> Vec<Finding> {
         let message = format!("it is a standby, and Postgres {major} decodes on the primary only; name the primary");
         findings.push(Finding::error(Code::STANDBY_VERSION, SOURCE, message));
     }
-    if server.wal_level != "logical" {
+    let is_enough = server.wal_level == "logical" || (server.version >= 190_000 && server.wal_level == "replica");
+    if !is_enough {
         let message = format!(
             "wal_level is {}, so the log cannot be decoded; this needs a restart of the server",
             server.wal_level

@@ -251,8 +251,12 @@ fn published(demand: &Demand) -> Vec<Finding> {
     }
     let name = quote_identifier(&demand.database.publication_name);
     let Some(held) = &demand.table.published else {
-        let setup = if demand.table.has_identity() { "; coherd setup adds it" } else { "" };
-        let message = format!("it is not in publication {name}, so its changes are not sent{setup}");
+        let message = if demand.is_excepted() {
+            format!("publication {name} is for all tables except this one, so its changes are not sent")
+        } else {
+            let setup = if demand.table.has_identity() { "; coherd setup adds it" } else { "" };
+            format!("it is not in publication {name}, so its changes are not sent{setup}")
+        };
         return vec![Finding::hiding(Code::TABLE_UNPUBLISHED, subject(demand), message)];
     };
     let mut findings = Vec::new();

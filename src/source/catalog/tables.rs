@@ -64,6 +64,7 @@ async fn look_at(
             column.in_identity &= table.leaves.iter().all(|leaf| leaf.identity_columns.contains(&column.name));
         }
         table.published = match held {
+            Some(held) if held.all_tables && held.excepted.contains(&table.name) => None,
             Some(held) if held.all_tables => published_by(PublishedBy::AllTables, table),
             _ => entries.remove(&table.oid),
         };
