@@ -93,6 +93,7 @@ DECLARE
     pause double precision := 0.001;
     standby boolean := pg_is_in_recovery();
     told boolean := standby;
+    tried boolean := false;
     seen record;
 BEGIN
     IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
@@ -131,8 +132,8 @@ BEGIN
         ELSIF clock_timestamp() >= deadline THEN
             RETURN false;
         ELSIF NOT told AND pause > 0.0014 THEN
-            told := true;
-            PERFORM coherd.said_to_wait(goal);
+            told := coherd.said_to_wait(goal, tried);
+            tried := true;
         END IF;
         PERFORM pg_sleep(least(pause, extract(epoch FROM deadline - clock_timestamp())::double precision));
         pause := least(pause * 1.2, 0.020);
@@ -146,7 +147,7 @@ COMMENT ON FUNCTION coherd.wait(pg_lsn, interval, name) IS
 -- A cache's record moves at once where somebody waits, and otherwise now and then; the daemon hears of it in the log. What
 -- is not flushed it cannot read, though, and until 16 no function flushes the log: so who waits holds a lock until the end
 -- of the transaction, and a daemon that finds it held commits something. Whoever may not send messages does without.
-CREATE OR REPLACE FUNCTION coherd.said_to_wait(goal pg_lsn) RETURNS void
+CREATE OR REPLACE FUNCTION coherd.said_to_wait(goal pg_lsn, tried boolean) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -154,7 +155,9 @@ DECLARE
     is_flushed boolean := pg_current_wal_flush_lsn() >= goal;
 BEGIN
     BEGIN
-        IF is_flushed OR current_setting('server_version_num')::int < 170000 THEN
+        IF tried THEN
+            NULL; -- The message is in the log already.
+        ELSIF is_flushed OR current_setting('server_version_num')::int < 170000 THEN
             PERFORM pg_logical_emit_message(false, 'coherd.wait', '');
         ELSE
             EXECUTE 'SELECT pg_logical_emit_message(false, ''coherd.wait'', '''', true)';
@@ -163,13 +166,13 @@ BEGIN
     EXCEPTION WHEN insufficient_privilege THEN
         NULL;
     END;
-    IF NOT is_flushed THEN
-        -- 0 is no walsender's process id. It never waits: others may hold the lock for as long as they like.
-        PERFORM pg_try_advisory_xact_lock_shared(1668245605, 0);
-    END IF;
+    -- 0 is no walsender's process id. It never waits for the lock, which others may hold for as long as they like; but a
+    -- daemon that looks has it for a moment, so one that is refused tries again.
+    RETURN is_flushed OR pg_try_advisory_xact_lock_shared(1668245605, 0);
 END
 $$;
-COMMENT ON FUNCTION coherd.said_to_wait(pg_lsn) IS 'Inner part of wait(): tells the daemon that somebody waits';
+COMMENT ON FUNCTION coherd.said_to_wait(pg_lsn, boolean) IS
+    'Inner part of wait(): tells the daemon that somebody waits; false where that has to be tried again';
 
 CREATE OR REPLACE FUNCTION coherd.wait(token bigint, timeout interval DEFAULT '5s', slot name DEFAULT 'coherd')
 RETURNS boolean
@@ -429,7 +432,7 @@ DECLARE
 BEGIN
     IF version < 6 THEN
         GRANT USAGE ON SCHEMA coherd TO PUBLIC;
-        GRANT EXECUTE ON FUNCTION coherd.token(), coherd.vouched(int), coherd.said_to_wait(pg_lsn),
+        GRANT EXECUTE ON FUNCTION coherd.token(), coherd.vouched(int), coherd.said_to_wait(pg_lsn, boolean),
             coherd.wait(pg_lsn, interval, name), coherd.wait(bigint, interval, name), coherd.wait(text, interval, name)
             TO PUBLIC;
         GRANT SELECT ON coherd.status TO PUBLIC;

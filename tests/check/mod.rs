@@ -177,7 +177,7 @@ fn what_the_server_lacks_is_named_with_its_mending() {
     let mut seen = Session::of(&database).look(&[]);
     seen.name = "app".into();
     seen.slot_name = "coherd".into();
-    seen.server.wal_level = "replica".into();
+    seen.server.wal_level = "minimal".into();
     seen.server.slots_used = seen.server.slots_max;
     seen.server.senders_used = seen.server.senders_max;
     seen.server.sender_timeout = std::time::Duration::ZERO;
@@ -185,7 +185,7 @@ fn what_the_server_lacks_is_named_with_its_mending() {
     seen.role.name = "App".into();
     seen.role.replication = false;
     insta::assert_snapshot!(text(&found(&seen, &surroundings())), @r#"
-    error [wal-level] source: wal_level is replica, so the log cannot be decoded; this needs a restart of the server
+    error [wal-level] source: wal_level is minimal, so the log cannot be decoded; this needs a restart of the server
         ALTER SYSTEM SET wal_level = logical;
         -- then restart the server
 
@@ -291,7 +291,7 @@ fn managed_services_are_told_what_they_can_do() {
     seen.publication = Some(publication());
     seen.functions = Some(coherd::cli::setup::FUNCTIONS_COMMENT.into());
     seen.operators = true;
-    seen.server.wal_level = "replica".into();
+    seen.server.wal_level = "minimal".into();
     seen.role.replication = false;
     seen.role.name = "coherd".into();
     let mut texts = Vec::new();

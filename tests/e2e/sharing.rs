@@ -107,7 +107,8 @@ fn a_second_database_of_the_same_cluster_is_refused_and_harms_nobody() {
 
 #[test]
 fn of_two_that_start_at_once_one_is_refused_and_the_other_works() {
-    let Shared { mut shop, mut second, other } = Shared::of_another_cluster();
+    // Dropped from the last to the first: the daemon before its database.
+    let Shared { other, mut shop, mut second } = Shared::of_another_cluster();
     second.setup(&other);
     shop.daemon.stop(Signal::Term);
     shop.redis.restart();
@@ -131,7 +132,8 @@ fn of_two_that_start_at_once_one_is_refused_and_the_other_works() {
 /// Nobody writes the record any more: the database was replaced, and that is a gap.
 #[test]
 fn a_record_that_another_database_has_left_behind_is_a_gap() {
-    let Shared { mut shop, mut second, other } = Shared::of_another_cluster();
+    // Dropped from the last to the first: the daemon before its database.
+    let Shared { other, mut shop, mut second } = Shared::of_another_cluster();
     second.setup(&other);
     shop.daemon.stop(Signal::Term);
     shop.cache(&["user:1", "person:1", "other"]);
