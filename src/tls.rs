@@ -1,13 +1,15 @@
 //! Certificates of servers, as Postgres and caches show them: which are believed, whoever is asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, Error, RootCertStore};
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 
@@ -38,7 +40,7 @@ impl Roots {
 
     /// Whether the server's certificate is one of the roots itself, or is signed by one of them, and is in its time. That
     /// the server holds its key is for the handshake to show.
-    pub fn verify(
+    fn verify(
         &self,
         server: &CertificateDer<'_>,
         between: &[CertificateDer<'_>],
@@ -54,7 +56,7 @@ impl Roots {
 
     /// Whether the server's certificate is made out to `name`. One that is a root itself and names nobody
     /// (`openssl req -x509` makes such) is known by itself: whoever trusts it has named the server by it.
-    pub fn verify_name(&self, server: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
+    fn verify_name(&self, server: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
         if self.holds(server) && !names_anybody(server)? {
             return Ok(());
         }
@@ -63,6 +65,75 @@ impl Roots {
 
     fn holds(&self, server: &CertificateDer<'_>) -> bool {
         self.themselves.iter().any(|root| root == server)
+    }
+}
+
+/// How much is asked of the certificate.
+#[derive(Debug)]
+pub enum Trust {
+    /// Encrypted, with whomever.
+    Anybody,
+    /// It is one of these roots or signed by one.
+    Signed(Roots),
+    /// That, and made out to the host name.
+    SignedForName(Roots),
+}
+
+/// A [`Trust`] as rustls asks for it.
+#[derive(Debug)]
+pub struct Verifier {
+    /// What is asked of the server.
+    pub trust: Trust,
+    /// Who checks the signatures.
+    pub provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.provider.signature_verification_algorithms
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        server: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match &self.trust {
+            Trust::Anybody => {}
+            Trust::Signed(roots) => roots.verify(server, between, now, self.algorithms())?,
+            Trust::SignedForName(roots) => {
+                roots.verify(server, between, now, self.algorithms())?;
+                roots.verify_name(server, name)?;
+            }
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, self.algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, self.algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms().supported_schemes()
     }
 }
 

@@ -21,7 +21,6 @@ pub mod stream;
 pub mod synchronous;
 mod timeline;
 mod tls;
-mod verifier;
 pub mod watch;
 
 use std::future::Future;

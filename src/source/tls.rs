@@ -14,8 +14,7 @@ use x509_cert::der::Decode;
 use super::SourceError;
 use super::dsn::{FileChoice, Host, RootChoice, SslMode, TlsChoice};
 use super::socket::{Socket, TLS_READ_BYTES};
-use super::verifier::{Trust, Verifier};
-use crate::tls::{Roots, certificates};
+use crate::tls::{Roots, Trust, Verifier, certificates};
 
 /// A TLS client, ready for any host of one connection string.
 #[derive(Clone)]

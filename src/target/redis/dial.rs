@@ -8,11 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::ConnectionAddr;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::Instant;
@@ -21,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use super::bounds::{Bounded, Ended};
 use crate::target::config::TlsFiles;
 use crate::target::{Fault, FaultKind};
-use crate::tls::{Roots, certificates};
+use crate::tls::{Roots, Trust, Verifier, certificates};
 
 /// A connection on which nothing was said yet.
 pub(super) type Wire = Pin<Box<dyn Stream>>;
@@ -121,9 +119,10 @@ pub(super) fn client_config(files: &TlsFiles) -> Result<ClientConfig, (&'static 
             ("ca_file", text.to_owned())
         })?,
     };
+    let trust = Trust::SignedForName(roots);
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| ("ca_file", format!("TLS cannot be set up: {error}")))?;
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { roots, provider }));
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { trust, provider }));
     match (&files.cert_file, &files.key_file) {
         (Some(cert), Some(key)) => {
             let chain = read_certificates("cert_file", cert)?;
@@ -152,51 +151,5 @@ fn read_certificates(field: &'static str, path: &Path) -> Result<Vec<Certificate
             let problem = "no certificate in PEM (-----BEGIN CERTIFICATE-----) in it";
             Err((field, format!("{}: {problem}", path.display())))
         }
-    }
-}
-
-/// Believes what `ca_file` or the system believes, made out to the host of the URL.
-#[derive(Debug)]
-struct Verifier {
-    roots: Roots,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        server: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.roots.verify(server, between, now, &self.provider.signature_verification_algorithms)?;
-        self.roots.verify_name(server, name)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
