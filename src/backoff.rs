@@ -1,6 +1,6 @@
 //! How long to wait before trying again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Full-jitter exponential backoff: the n-th wait is anything between zero and `first · 2ⁿ`, at most `most`
 /// (Brooker, "Exponential Backoff And Jitter", 2015).
@@ -41,6 +41,29 @@ pub const fn is_worth_a_line(attempts: u32) -> bool {
     attempts == 1 || attempts >= 16 && attempts.is_power_of_two()
 }
 
+/// Something that may happen again and again, and is done, or told, at most once in a while.
+#[derive(Debug)]
+pub struct Throttle {
+    every: Duration,
+    last: Option<Instant>,
+}
+
+impl Throttle {
+    /// Due at once, and `every` so long after each time.
+    pub const fn new(every: Duration) -> Self {
+        Throttle { every, last: None }
+    }
+
+    /// Whether it is time; where it is, this was the time.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.last.is_none_or(|last| now.saturating_duration_since(last) >= self.every);
+        if is_due {
+            self.last = Some(now);
+        }
+        is_due
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +72,13 @@ mod tests {
     fn a_row_of_failures_is_told_at_its_start_and_ever_more_rarely() {
         let told: Vec<u32> = (0..=100).filter(|attempts| is_worth_a_line(*attempts)).collect();
         assert_eq!(told, [1, 16, 32, 64]);
+    }
+
+    #[test]
+    fn what_is_throttled_is_due_at_once_and_then_once_in_that_time() {
+        let (mut throttle, now) = (Throttle::new(Duration::from_secs(10)), Instant::now());
+        let due = [0, 9, 10, 11, 19, 20].map(|seconds| throttle.is_due(now + Duration::from_secs(seconds)));
+        assert_eq!(due, [true, false, true, false, false, true]);
     }
 
     #[test]

@@ -147,9 +147,9 @@ pub struct Status {
     pub commits: Vec<SettledCommit>,
     /// When the server last sent anything.
     pub last_message: Option<Instant>,
-    /// The looks at what is not in the log, once there was one.
     /// Who has been running a transaction of this database for long, as far as the last look showed.
     pub holder: Option<String>,
+    /// The looks at what is not in the log, once there was one.
     watch: Option<Watch>,
     /// When the state began.
     entered: Instant,

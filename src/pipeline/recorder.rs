@@ -1,7 +1,7 @@
 //! What the pipeline tells people: log, status board, metrics. Nothing here decides anything.
 
-mod overflow;
 mod ignored;
+mod overflow;
 mod sights;
 mod unsettled;
 
@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use tracing::{debug, error, info, warn};
 
 use super::lanes::Lanes;
-use crate::backoff::is_worth_a_line;
+use crate::backoff::{Throttle, is_worth_a_line};
 use crate::by_hand::UnreadableOrder;
 use crate::continuity::Anew;
 use crate::invalidation::{Action, Batch, RuleId};
@@ -30,6 +30,7 @@ use crate::target::{Delivered, Fault, Replaced};
 use crate::transaction::{Made, Op, Reader, tables_of};
 use ignored::Ignored;
 pub(super) use overflow::Limit;
+use overflow::OVERFLOW_PACE;
 use unsettled::{Sample, Unsettled};
 
 /// How often the board hears of targets whose watermark stands still.
@@ -55,13 +56,13 @@ pub struct Recorder {
     settled: (VecDeque<SettledCommit>, bool),
     told: Watermarks,
     told_at: Instant,
-    /// When it was last told of a message that could not be read, and how many there were since.
-    unreadable: (Option<Instant>, u64),
+    /// Messages that could not be read and were not told.
+    unreadable: (Throttle, u64),
     ignored: Ignored,
     /// Attempts to reach the source that have failed in a row for the same reason.
     away: u32,
-    /// When it was last told that keys became flushes.
-    overflow_told: Option<Instant>,
+    /// Keys that became flushes, of all targets together.
+    overflow: Throttle,
     /// Of which lane and rule it was told that something else stood at its keys. At most all of them.
     told_replaced: HashSet<(usize, String)>,
 }
@@ -86,10 +87,10 @@ impl Recorder {
             metrics,
             told: Watermarks::default(),
             told_at: Instant::now(),
-            unreadable: (None, 0),
+            unreadable: (Throttle::new(UNREADABLE_PACE), 0),
             ignored: Ignored::default(),
             away: 0,
-            overflow_told: None,
+            overflow: Throttle::new(OVERFLOW_PACE),
             told_replaced: HashSet::new(),
         }
     }
@@ -321,9 +322,8 @@ impl Recorder {
         self.board.target(lane, |target| target.halted = Some(text.to_owned()));
     }
 
-    /// The slot's name.
     pub(super) fn slot(&self) -> String {
-        self.board.status().slot
+        self.board.slot()
     }
 
     /// Another coherd writes the target's record as well, so this one sends it nothing. `text` says for which databases.
@@ -355,10 +355,9 @@ impl Recorder {
     }
 
     pub(super) fn unreadable(&mut self, unreadable: &UnreadableOrder) {
-        let (told, untold) = &mut self.unreadable;
+        let (throttle, untold) = &mut self.unreadable;
         // Any role can write as many as it likes.
-        if told.is_none_or(|told| told.elapsed() >= UNREADABLE_PACE) {
-            *told = Some(Instant::now());
+        if throttle.is_due(Instant::now()) {
             error!(untold, "{unreadable} Every scope of every rule is flushed in its place");
             *untold = 0;
         } else {

@@ -16,6 +16,7 @@ use super::server_error::{Doing, ServerError};
 use super::session::{Session, lost, unexpected};
 use super::socket::Socket;
 use super::{Frame, Intake, SourceError, Stream};
+use crate::backoff::Throttle;
 use crate::ledger::AckLsn;
 use crate::lsn::Lsn;
 
@@ -92,8 +93,8 @@ pub struct PostgresStream {
     pace: Pace,
     requests: Requests,
     walsender: u32,
-    /// When it was last told that the server waits for a standby.
-    wait_told: Option<Instant>,
+    /// Telling that the server waits for a standby.
+    standby_wait: Throttle,
     slot: String,
     publication: String,
 }
@@ -200,7 +201,7 @@ impl PostgresStream {
             silence: Silence::new(),
             requests: Requests { count: 0, since: Instant::now() },
             walsender,
-            wait_told: None,
+            standby_wait: Throttle::new(WAIT_TOLD_EVERY),
             slot: settings.slot,
             publication: settings.publication,
         }
@@ -312,8 +313,7 @@ impl PostgresStream {
     fn notice(&mut self, message: &Message) -> Result<(), SourceError> {
         let notice = ServerError::read(self.inbox.body(message));
         if notice.waits_for_standby() {
-            if self.wait_told.is_none_or(|told| told.elapsed() >= WAIT_TOLD_EVERY) {
-                self.wait_told = Some(Instant::now());
+            if self.standby_wait.is_due(Instant::now().into_std()) {
                 tracing::warn!(
                     hint = notice.hint,
                     "Postgres sends nothing to the slot {} until a standby has it: {}",

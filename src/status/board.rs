@@ -273,6 +273,11 @@ impl Board {
         self.held().status.clone()
     }
 
+    /// The slot's name.
+    pub fn slot(&self) -> String {
+        self.held().status.slot.clone()
+    }
+
     /// The watermarks, as they are now.
     pub fn watermarks(&self) -> Watermarks {
         self.held().status.watermarks

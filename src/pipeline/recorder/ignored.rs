@@ -6,15 +6,22 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::Recorder;
+use crate::backoff::Throttle;
 
 /// Between two lines of the log, at least.
 const TELL_PACE: Duration = Duration::from_mins(1);
 
-/// How many are not told yet, and when some were told last.
-#[derive(Debug, Default)]
+/// How many are not told yet.
+#[derive(Debug)]
 pub(super) struct Ignored {
     keys: u64,
-    told_at: Option<Instant>,
+    throttle: Throttle,
+}
+
+impl Default for Ignored {
+    fn default() -> Self {
+        Ignored { keys: 0, throttle: Throttle::new(TELL_PACE) }
+    }
 }
 
 impl Recorder {
@@ -23,11 +30,10 @@ impl Recorder {
             self.metrics.ignored(keys);
             self.ignored.keys += keys;
         }
-        if self.ignored.keys == 0 || self.ignored.told_at.is_some_and(|at| at.elapsed() < TELL_PACE) {
+        if self.ignored.keys == 0 || !self.ignored.throttle.is_due(Instant::now()) {
             return;
         }
         let keys = std::mem::take(&mut self.ignored.keys);
-        self.ignored.told_at = Some(Instant::now());
         warn!(
             keys,
             "keys named by hand are ignored, because no rule covers them (manual.keys: rules): name them in a rule, or set \

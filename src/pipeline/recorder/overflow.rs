@@ -7,8 +7,8 @@ use tracing::{debug, warn};
 use super::Recorder;
 use crate::invalidation::RuleId;
 
-/// A target whose limits are reached again and again has one line in the log in this time.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Limits that are reached again and again have one line in the log in this time, whichever target's they are.
+pub(super) const OVERFLOW_PACE: Duration = Duration::from_secs(10);
 
 /// What was reached, and how much it allows.
 #[derive(Debug, Clone, Copy)]
@@ -44,9 +44,7 @@ impl Recorder {
         };
         let name = limit.name();
         let text = format!("{text} (limits.{name}); their scopes are flushed in place of the keys");
-        let is_due = self.overflow_told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
-        if is_due {
-            self.overflow_told = Some(Instant::now());
+        if self.overflow.is_due(Instant::now()) {
             warn!(to = self.name(lane), limit = name, "{text}");
         } else {
             debug!(to = self.name(lane), limit = name, "{text}");

@@ -8,23 +8,25 @@ use redis::Value;
 use super::Redis;
 use super::connection::Connected;
 use super::reply::{Step, broken, refused};
+use crate::backoff::Throttle;
 use crate::target::{Fault, FaultKind, Record};
 
 /// How often the record is looked at. A target that is not idle writes it many times in between.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// When the record was looked at last.
-#[derive(Debug, Default)]
-pub(super) struct Owner(Mutex<Option<Instant>>);
+/// Looks at the record.
+#[derive(Debug)]
+pub(super) struct Owner(Mutex<Throttle>);
+
+impl Default for Owner {
+    fn default() -> Self {
+        Owner(Mutex::new(Throttle::new(LOOK_EVERY)))
+    }
+}
 
 impl Owner {
     fn is_due(&self) -> bool {
-        let mut looked = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let is_due = looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY);
-        if is_due {
-            *looked = Some(Instant::now());
-        }
-        is_due
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_due(Instant::now())
     }
 }
 
