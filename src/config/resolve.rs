@@ -27,10 +27,6 @@ const MAX_REPLICA_LAG: Duration = Duration::from_secs(30);
 const DECODING_TIMEOUT: Duration = Duration::from_mins(1);
 /// The most of `repeat_after`.
 const REPEAT_AFTER_MAX: Duration = Duration::from_mins(1);
-/// The least of `max_replica_lag`.
-const REPLICA_LAG_MIN: Duration = Duration::from_secs(1);
-/// The least of `decoding_timeout`.
-const DECODING_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// Resolves a whole document. Files are relative to `folder`.
 pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> {
@@ -130,10 +126,15 @@ impl Resolver<'_> {
             self.fault(node, "source", "publication", reason);
         }
         let wal_budget = self.wal_budget(node, raw.wal_budget.as_deref());
-        let max_replica_lag = self.max_replica_lag(node, raw.max_replica_lag.as_deref());
-        let decoding_timeout = self.decoding_timeout(node, raw.decoding_timeout.as_deref());
+        let why = "a replica that has nothing to do is only asked that often";
+        let max_replica_lag =
+            self.seconds(node, "max_replica_lag", raw.max_replica_lag.as_deref(), MAX_REPLICA_LAG, why);
+        let why = "an error that passes by itself would cost a flush of every scope";
+        let decoding_timeout =
+            self.seconds(node, "decoding_timeout", raw.decoding_timeout.as_deref(), DECODING_TIMEOUT, why);
         let dsn_file = raw.dsn_file.as_ref().map(|file| self.folder.join(file));
-        let slot_create_timeout = self.slot_create_timeout(node, raw.slot_create_timeout.as_deref());
+        let slot_create_timeout =
+            self.duration(node, "source", "slot_create_timeout", raw.slot_create_timeout, SLOT_CREATE_TIMEOUT);
         let dsn = self.secret(node, "source", ("dsn", raw.dsn), ("dsn_file", raw.dsn_file), EXAMPLE)?;
         Some(SourceConfig {
             dsn: dsn.into(),
@@ -150,41 +151,16 @@ impl Resolver<'_> {
         })
     }
 
-    fn slot_create_timeout(&mut self, node: &Node, text: Option<&str>) -> Duration {
-        let reason = match text.map(parse_duration) {
-            None => return SLOT_CREATE_TIMEOUT,
-            Some(Ok(timeout)) if !timeout.is_zero() => return timeout,
-            Some(Ok(_)) => "it is zero, and making a slot always takes a moment".to_owned(),
-            Some(Err(reason)) => reason,
-        };
-        self.fault(node, "source", "slot_create_timeout", reason);
-        SLOT_CREATE_TIMEOUT
-    }
-
-    fn max_replica_lag(&mut self, node: &Node, text: Option<&str>) -> Duration {
+    /// A duration below `source:` of a second or more; `why` says what is wrong with less. A wrong one is a fault and gives
+    /// the default, which is then never used.
+    fn seconds(&mut self, node: &Node, field: &str, text: Option<&str>, default: Duration, why: &str) -> Duration {
         match text.map(parse_duration) {
-            None => return MAX_REPLICA_LAG,
-            Some(Ok(lag)) if lag >= REPLICA_LAG_MIN => return lag,
-            Some(Ok(_)) => {
-                let reason = "it is below 1s, and a replica that has nothing to do is only asked that often";
-                self.fault(node, "source", "max_replica_lag", reason);
-            }
-            Some(Err(reason)) => self.fault(node, "source", "max_replica_lag", reason),
+            None => return default,
+            Some(Ok(duration)) if duration >= Duration::from_secs(1) => return duration,
+            Some(Ok(_)) => self.fault(node, "source", field, format!("it is below 1s, and {why}")),
+            Some(Err(reason)) => self.fault(node, "source", field, reason),
         }
-        MAX_REPLICA_LAG
-    }
-
-    fn decoding_timeout(&mut self, node: &Node, text: Option<&str>) -> Duration {
-        match text.map(parse_duration) {
-            None => return DECODING_TIMEOUT,
-            Some(Ok(timeout)) if timeout >= DECODING_TIMEOUT_MIN => return timeout,
-            Some(Ok(_)) => {
-                let reason = "it is below 1s, and an error that passes by itself would cost a flush of every scope";
-                self.fault(node, "source", "decoding_timeout", reason);
-            }
-            Some(Err(reason)) => self.fault(node, "source", "decoding_timeout", reason),
-        }
-        DECODING_TIMEOUT
+        default
     }
 
     /// A wrong one is a fault and gives `None`, which is then never used.
