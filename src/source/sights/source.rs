@@ -24,8 +24,7 @@ const RETRY_MOST: Duration = Duration::from_secs(1);
 const WHAT: &str = "ask the source what its readers see";
 const FLUSHING: &str = "flush the source's log for those who wait";
 
-/// A plan that is made once.
-/// What is committed here is flushed, and waits for no standby.
+/// Each plan is made once. What is committed here is flushed to the server's own disk and waits for no standby.
 const SETTINGS: &str = "SET statement_timeout = '4s'; SET jit = off; SET plan_cache_mode = force_generic_plan; \
     SET synchronous_commit = local";
 
