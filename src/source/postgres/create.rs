@@ -3,6 +3,7 @@
 //! real one is a copy of it, made at once: nobody is ever left with a slot that is half made under the real name.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -99,7 +100,7 @@ impl Postgres {
                 cancel.disarm();
                 answer
             }
-            () = self.tell_who(pid, &last) => return Err(SourceError::Lost(String::new())),
+            never = self.tell_who(pid, &last) => match never {},
             () = tokio::time::sleep(timeout) => {
                 cancel.send();
                 // Its answer is that the slot is gone.
@@ -115,7 +116,7 @@ impl Postgres {
     }
 
     /// Tells whom the server's process `pid` waits for, as often as that changes; never ends.
-    async fn tell_who(&self, pid: u32, last: &RefCell<String>) {
+    async fn tell_who(&self, pid: u32, last: &RefCell<String>) -> Infallible {
         let (slot, tell) = (quote_identifier(&self.config.slot), self.config.creation.tell);
         "it waits for the transactions that are running on the server".clone_into(&mut last.borrow_mut());
         tokio::time::sleep(LOOK_PACE).await;
