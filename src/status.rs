@@ -21,7 +21,7 @@ use crate::observation::HeldWal;
 use crate::transaction::Made;
 pub use board::{Board, TooManyWaiters};
 use lag::Lag;
-pub use ready::{HALT_ADVICE, readiness};
+pub use ready::{HALT_ADVICE, readiness, record_advice};
 pub use replica::ReplicaStatus;
 pub use summary::summary;
 pub use target::{RuleStatus, TargetStatus};

@@ -3,10 +3,11 @@
 //! A record of another database may also be what is left of a database that was replaced. Whoever is at work moves its
 //! record about once a second, so a record that stands still is nobody's any more.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::record::Recollection;
+use crate::record::{Recollection, Record, Written};
 
 /// How long a record of another database is watched. Several times as long as one that is at work stands still.
 const WATCHED_FOR: Duration = Duration::from_secs(5);
@@ -24,12 +25,31 @@ pub struct Writer {
     pub slot: Option<Arc<str>>,
 }
 
+impl Writer {
+    /// Who wrote this record.
+    pub fn of(record: &Record, written: Option<&Written>) -> Writer {
+        Writer { system_id: record.system_id, slot: written.and_then(|written| written.slot.clone()) }
+    }
+
+    /// Whether it is not the coherd that follows this database by this slot. One that does not name its slot may be it.
+    pub fn is_other(&self, system_id: u64, slot: &str) -> bool {
+        self.system_id != system_id || self.slot.as_deref().is_some_and(|its| its != slot)
+    }
+}
+
+impl fmt::Display for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the database with system identifier {}", self.system_id)?;
+        self.slot.as_ref().map_or(Ok(()), |slot| write!(f, ", slot {slot}"))
+    }
+}
+
 /// What follows from a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shared {
     /// It is ours, or nobody's.
     Free,
-    /// It is another database's, and whether it moves has still to be seen.
+    /// It is another one's, and whether it moves has still to be seen.
     Watch,
     /// Somebody else writes it.
     Taken(Writer),
@@ -53,12 +73,9 @@ struct Seen {
 impl Stranger {
     /// A record was read. `system_id` is that of the database which is followed, `slot` its slot.
     pub fn read(&mut self, recollection: &Recollection, system_id: u64, slot: &str, now: Instant) -> Shared {
-        let writer = recollection.record.as_ref().map(|record| Writer {
-            system_id: record.system_id,
-            slot: recollection.written.as_ref().and_then(|written| written.slot.clone()),
-        });
-        let is_other = |its: &Writer| its.system_id != system_id || its.slot.as_deref().is_some_and(|its| its != slot);
-        let (Some(writer), Some(written)) = (writer.filter(is_other), &recollection.written) else {
+        let writer = recollection.record.as_ref().map(|record| Writer::of(record, recollection.written.as_ref()));
+        let other = writer.filter(|writer| writer.is_other(system_id, slot));
+        let (Some(writer), Some(written)) = (other, &recollection.written) else {
             self.0 = None;
             return Shared::Free;
         };

@@ -24,7 +24,7 @@ use crate::observation::Observation;
 use crate::pgoutput::PgTime;
 use crate::rules::config::Rule;
 use crate::source::{Seen, SourceError};
-use crate::status::{Board, COMMITS_MAX, HALT_ADVICE, SettledCommit, State};
+use crate::status::{Board, COMMITS_MAX, HALT_ADVICE, SettledCommit, State, record_advice};
 use crate::table::TableName;
 use crate::target::{Delivered, Fault, Replaced};
 use crate::transaction::{Made, Op, Reader, tables_of};
@@ -335,11 +335,7 @@ impl Recorder {
         });
         if is_new {
             let name = self.name(lane);
-            error!(
-                to = name,
-                "nothing is sent: {text}. Give each a record of its own, targets.{name}.record in its configuration, and \
-                 restart it"
-            );
+            error!(to = name, "nothing is sent: {text}. {}", record_advice(name));
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Pipeline;
 use super::judging::Asking;
-use crate::continuity::{Shared, Writer};
+use crate::continuity::Shared;
 use crate::source::Source;
 
 impl<S: Source + 'static> Pipeline<S> {
@@ -19,12 +19,9 @@ impl<S: Source + 'static> Pipeline<S> {
                 true
             }
             Shared::Watch => false,
-            Shared::Taken(Writer { system_id: theirs, slot: their_slot }) => {
-                let their_slot = their_slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
-                let text = format!(
-                    "another coherd writes its record, for the database with system identifier {theirs}{their_slot}; \
-                     this one follows {system_id}, slot {slot}"
-                );
+            Shared::Taken(other) => {
+                let text =
+                    format!("another coherd writes its record, for {other}; this one follows {system_id}, slot {slot}");
                 self.recorder.record_is_taken(lane, text);
                 false
             }

@@ -64,6 +64,11 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
 pub const HALT_ADVICE: &str = "to flush every scope and go on, run `coherd flush`, or set on_gap: flush and reload coherd \
                                (systemctl reload coherd) or restart it";
 
+/// What ends it that two coherds write one record.
+pub fn record_advice(target: &str) -> String {
+    format!("Give each a record of its own, targets.{target}.record in its configuration, and restart it")
+}
+
 /// The one thing that is most wrong with a target.
 fn trouble(target: &TargetStatus, now: Instant) -> Option<String> {
     let name = &target.name;
@@ -74,10 +79,7 @@ fn trouble(target: &TargetStatus, now: Instant) -> Option<String> {
         ));
     }
     if let Some(why) = &target.taken {
-        return Some(format!(
-            "target {name} gets nothing: {why}. Give each a record of its own, targets.{name}.record in its configuration, \
-             and restart it"
-        ));
+        return Some(format!("target {name} gets nothing: {why}. {}", record_advice(name)));
     }
     if let Some(why) = &target.given_up {
         let fault = target.fault.as_ref().map(|fault| format!(" ({fault})")).unwrap_or_default();

@@ -42,10 +42,7 @@ async fn watched(target: &dyn Target, system_id: u64, slot: &str) -> Option<(Wri
             Shared::Taken(writer) => return Some((writer, true)),
             Shared::Free => return other.map(|writer| (writer, false)),
             Shared::Watch => {
-                other = seen.record.map(|record| Writer {
-                    system_id: record.system_id,
-                    slot: seen.written.and_then(|written| written.slot),
-                });
+                other = seen.record.map(|record| Writer::of(&record, seen.written.as_ref()));
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
@@ -54,16 +51,16 @@ async fn watched(target: &dyn Target, system_id: u64, slot: &str) -> Option<(Wri
 
 fn finding(name: &str, record: &str, ours: (u64, &str), (theirs, moves): (Writer, bool)) -> Option<Finding> {
     let subject = format!("target {name}");
-    let slot = theirs.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
-    let (id, (our_id, our_slot)) = (theirs.system_id, ours);
+    let (our_id, our_slot) = ours;
     if moves {
         let message = format!(
-            "another coherd writes the record {record}, for the database with system identifier {id}{slot}; source.dsn \
-             leads to {our_id}, slot {our_slot}. Give each a record of its own: targets.{name}.record"
+            "another coherd writes the record {record}, for {theirs}; source.dsn leads to {our_id}, slot {our_slot}. Give \
+             each a record of its own: targets.{name}.record"
         );
         return Some(Finding::error(Code::RECORD_FOREIGN, subject, message));
     }
     // The slot may have been renamed, in the same database.
+    let id = theirs.system_id;
     (id != our_id).then(|| {
         let message = format!(
             "the record {record} is of the database with system identifier {id}, which nobody follows at the moment; \

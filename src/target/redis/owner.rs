@@ -9,6 +9,7 @@ use super::Redis;
 use super::connection::Connected;
 use super::reply::{Step, broken, refused};
 use crate::backoff::Throttle;
+use crate::continuity::Writer;
 use crate::target::{Fault, FaultKind, Record};
 
 /// How often the record is looked at. A target that is not idle writes it many times in between.
@@ -50,18 +51,9 @@ impl Redis {
             _ => None,
         };
         let written = replies.first().and_then(super::record::written);
-        let other_slot = written.and_then(|written| written.slot).filter(|slot| **slot != *self.slot);
-        match found {
-            Some(found) if found.system_id != record.system_id || other_slot.is_some() => {
-                let slot = other_slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
-                let message = format!(
-                    "{place}: another coherd has written the record {key}, for the database with system identifier \
-                     {}{slot}",
-                    found.system_id
-                );
-                Err(Fault { kind: FaultKind::NotReady, message })
-            }
-            _ => Ok(()),
-        }
+        let writer = found.map(|found| Writer::of(&found, written.as_ref()));
+        let Some(other) = writer.filter(|writer| writer.is_other(record.system_id, &self.slot)) else { return Ok(()) };
+        let message = format!("{place}: another coherd has written the record {key}, for {other}");
+        Err(Fault { kind: FaultKind::NotReady, message })
     }
 }
