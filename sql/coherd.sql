@@ -338,10 +338,7 @@ BEGIN
     FROM pg_catalog.unnest(columns) WITH ORDINALITY named (attname, at)
     JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) tbl AND a.attname OPERATOR(pg_catalog.=) named.attname
     JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid;
-    FOR cells IN EXECUTE pg_catalog.format('SELECT ARRAY[%s]::pg_catalog.text[] FROM %s %s WHERE (%s)', selected,
-        (SELECT CASE WHEN relkind OPERATOR(pg_catalog.=) 'p' THEN '' ELSE 'ONLY' END FROM pg_catalog.pg_class
-         WHERE oid OPERATOR(pg_catalog.=) tbl), tbl,
-        predicate)
+    FOR cells IN EXECUTE pg_catalog.format('SELECT ARRAY[%s]::pg_catalog.text[] FROM %s WHERE (%s)', selected, tbl, predicate)
     LOOP
         touched := touched OPERATOR(pg_catalog.+) 1;
         one := pg_catalog.to_json(cells);
@@ -465,6 +462,6 @@ END
 $$;
 
 -- Last, because a run that breaks off before has to be taken for none.
-COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 6)';
+COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 7)';
 
 DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('coherd.search_path'), false); END $$;

@@ -1,9 +1,10 @@
 //! A changed row, as the log tells it.
 
 /// What Postgres writes of an old row (`REPLICA IDENTITY`, `pg_class.relreplident`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ReplicaIdentity {
     /// The primary key's columns; nothing where there is none.
+    #[default]
     Default,
     /// Nothing.
     Nothing,

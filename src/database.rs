@@ -6,7 +6,7 @@ use crate::lsn::Lsn;
 use crate::table::{Table, TableName};
 
 /// What one look at the catalogue showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Database {
     /// Its name.
     pub name: String,
@@ -129,7 +129,7 @@ pub struct Unwritable {
 }
 
 /// The server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Server {
     /// `server_version_num`, e.g. 150018.
     pub version: u32,
@@ -160,7 +160,7 @@ pub struct Server {
 }
 
 /// The role of the session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Role {
     /// Its name.
     pub name: String,
@@ -173,7 +173,7 @@ pub struct Role {
 }
 
 /// The publication.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "the booleans of pg_publication")]
 pub struct Publication {
     /// Whether this role may alter it.
@@ -204,7 +204,7 @@ pub fn publication_comment(slot: &str) -> String {
 pub const PUBLICATION_DEFAULT: &str = "coherd";
 
 /// `publish = '…'`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "the four booleans of pg_publication")]
 pub struct Operations {
     /// `pubinsert`

@@ -61,7 +61,7 @@ pub struct TableSeen {
     pub file: FileSeen,
     /// Its columns, and what the types of its columns are made of.
     pub parts: Vec<PartSeen>,
-    /// The partitions or inheritance children, where it has any, by oid.
+    /// The partitions or inheritance children, where it has any, by oid; temporary children left out.
     pub leaves: Vec<LeafSeen>,
 }
 
@@ -104,12 +104,14 @@ pub struct PartSeen {
 pub struct LeafSeen {
     /// `pg_class.oid`.
     pub oid: u32,
-    /// TRUNCATE of a partition alone is not sent, and gives it a new file.
+    /// Its file. TRUNCATE of a partition alone is not sent, and gives it a new one.
     pub file: FileSeen,
     /// It was created as a partition, and so empty; one that was attached may have brought rows. Told as far as it can
     /// be proved, and of one that is new: later it may become false.
     pub born_here: bool,
     /// Stands for the rows of `pg_inherits` that lead to it. One that was away, and took changes under its own name
-    /// meanwhile, has others.
+    /// meanwhile, has others. For a child also for what [`TableSeen::stamp`] has of a table.
     pub joined: i64,
+    /// Where it is an inheritance child, whose changes come under its own name.
+    pub child: Option<NameSeen>,
 }

@@ -25,6 +25,7 @@ use crate::continuity::{Budget, Coverage, History, Resume, SlotOrigin, Stranger,
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
 use crate::rules::config::Rule;
+use crate::rules::heirs::Heirs;
 use crate::sight::Commit;
 use crate::source::{Frame, Intake, Seen, Sighted, Source, SourceError, Stream, Watched};
 use crate::target::delivery::{Lane as Worker, Report, may_have_changed};
@@ -169,6 +170,12 @@ impl<S: Source + 'static> Pipeline<S> {
             settings,
             recorder,
         }
+    }
+
+    /// Which tables inherit from those of rules, as the catalogue had it last.
+    #[must_use]
+    pub fn with_heirs(self, heirs: Heirs) -> Self {
+        Pipeline { reader: self.reader.with_heirs(heirs), ..self }
     }
 
     /// Runs until `shutdown` is done, then drains.

@@ -25,9 +25,10 @@ impl std::fmt::Display for TableName {
 }
 
 /// `pg_class.relkind`, as far as rules care.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TableKind {
     /// An ordinary table.
+    #[default]
     Ordinary,
     /// The root or an inner node of a partition tree.
     Partitioned,
@@ -36,9 +37,10 @@ pub enum TableKind {
 }
 
 /// `pg_class.relpersistence`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Persistence {
     /// Written to the log.
+    #[default]
     Permanent,
     /// Not written to the log, so never seen.
     Unlogged,
@@ -47,7 +49,7 @@ pub enum Persistence {
 }
 
 /// One column of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "what the catalogue says of a column")]
 pub struct TableColumn {
     /// `pg_attribute.attname`.
@@ -67,9 +69,10 @@ pub struct TableColumn {
 }
 
 /// `pg_attribute.attgenerated`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Generated {
     /// An ordinary column.
+    #[default]
     No,
     /// Computed when written; published by Postgres 18 and later only.
     Stored,
@@ -124,7 +127,7 @@ pub struct IdentityIndex {
 }
 
 /// A table as the catalogue describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     /// `pg_class.oid`.
     pub oid: u32,
@@ -147,9 +150,10 @@ pub struct Table {
     pub wide: bool,
     /// For the root of a partition tree: its leaves.
     pub leaves: Vec<Leaf>,
-    /// Its inheritance children, and theirs. Their rows are read with the table's, and their changes come under their own
-    /// names.
-    pub children: Vec<TableName>,
+    /// Tables of rules that it inherits from, directly or not: whoever reads those reads its rows too.
+    pub parents: Vec<TableName>,
+    /// A hypertable of TimescaleDB, whose rows are in tables of the extension's own.
+    pub is_hypertable: bool,
     /// Columns in table order, dropped ones left out.
     pub columns: Vec<TableColumn>,
     /// How the publication holds it; `None` where it does not.

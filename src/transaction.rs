@@ -10,8 +10,9 @@ use crate::lsn::{CommitLsn, Lsn};
 use crate::pgoutput::{Message, PgTime, Truncated};
 use crate::rules::binding::{Binding, Scratch, Strike};
 use crate::rules::config::Rule;
+use crate::rules::heirs::Heirs;
 use crate::rules::named::Cover;
-use crate::table::TableName;
+use crate::table::{Table, TableName};
 
 /// Takes what a transaction invalidates.
 pub trait Gather {
@@ -120,6 +121,7 @@ pub struct Reader {
     keys_max: u64,
     manual: ManualKeys,
     cover: Cover,
+    heirs: Heirs,
     /// Keys that were named by hand and count nowhere, not told yet.
     ignored: u64,
     relations: HashMap<u32, Bound, foldhash::fast::FixedState>,
@@ -168,6 +170,7 @@ impl Reader {
             keys_max,
             manual: ManualKeys::default(),
             cover: Cover::new(&rules),
+            heirs: Heirs::default(),
             ignored: 0,
             relations: HashMap::default(),
             described: None,
@@ -185,6 +188,23 @@ impl Reader {
     #[must_use]
     pub fn with_manual(self, manual: ManualKeys) -> Self {
         Reader { manual, ..self }
+    }
+
+    /// Which tables inherit from those of rules when reading begins.
+    #[must_use]
+    pub fn with_heirs(self, heirs: Heirs) -> Self {
+        Reader { heirs, ..self }
+    }
+
+    /// Tables of rules were looked at, and those that inherit from them. Gives the rules that other tables keep than
+    /// before, each once.
+    pub fn looked(&mut self, tables: &[Table]) -> Vec<RuleId> {
+        let mut parents = BTreeSet::new();
+        for (oid, its_parents) in self.heirs.looked(tables) {
+            self.bind(oid);
+            parents.extend(its_parents);
+        }
+        self.rules.iter().filter(|rule| parents.contains(&rule.table)).map(|rule| rule.id).collect()
     }
 
     /// How many keys were named by hand since the last call that no rule covers, and that count nowhere.
@@ -261,10 +281,8 @@ impl Reader {
 
     fn describe(&mut self, relation: Relation) {
         let oid = relation.oid;
-        let named = |table: &TableName| table.schema == relation.schema && table.name == relation.name;
-        let table = self.tables.iter().position(named);
         let weak = self.relations.remove(&oid).map(|before| before.weak).unwrap_or_default();
-        self.relations.insert(oid, Bound { relation, weak, binding: Binding::default(), table });
+        self.relations.insert(oid, Bound { relation, weak, binding: Binding::default(), table: None });
         self.bind(oid);
         self.described = Some(oid);
     }
@@ -289,9 +307,12 @@ impl Reader {
         let Some(bound) = self.relations.get(&oid) else { return };
         let weak = bound.weak.iter().filter_map(|leaf| self.relations.get(leaf));
         let relation = weak.fold(bound.relation.clone(), |root, leaf| root.as_written_by(&leaf.relation));
-        let binding = Binding::new(&self.rules, &relation);
+        let binding = Binding::new(&self.rules, &relation, &self.heirs);
+        let named = |table: &TableName| table.schema == relation.schema && table.name == relation.name;
+        let inherited = || self.tables.iter().position(|table| self.heirs.inherits(&relation, table));
+        let table = self.tables.iter().position(named).or_else(inherited);
         if let Some(bound) = self.relations.get_mut(&oid) {
-            bound.binding = binding;
+            (bound.binding, bound.table) = (binding, table);
         }
     }
 
@@ -314,7 +335,8 @@ impl Reader {
                 }
             }
             Ok(Order::Flush(table)) => {
-                let named = self.rules.iter().filter(|rule| rule.table == table);
+                let concerns = |rule: &&Rule| rule.table == table || self.heirs.inherits_by_name(&table, &rule.table);
+                let named = self.rules.iter().filter(concerns);
                 named.for_each(|rule| all_scopes(rule, gather));
                 return Step::Flushed(table);
             }
@@ -350,7 +372,7 @@ impl Reader {
 
     /// Gathers the keys of rows that nobody has written, as if they had been.
     pub fn touch(&mut self, touched: &Touched, gather: &mut impl Gather) {
-        let binding = Binding::new(&self.rules, &touched.relation);
+        let binding = Binding::new(&self.rules, &touched.relation, &self.heirs);
         let mut cells = Vec::new();
         for row in &touched.rows {
             let Some(count) = Touched::encode(row, &mut cells) else {

@@ -208,3 +208,26 @@ fn a_partition_that_logs_less_than_its_root_promises_is_known_by_the_order_of_me
     let deleted = gathered(&mut reader, [root(), delete(b"n"), root(), described(3, "weak", true), delete(b"n")]);
     assert_eq!(deleted, ["0 flush user:*"], "until the partition is mended");
 }
+
+#[test]
+fn a_child_keeps_the_rules_of_its_parents_from_the_look_that_shows_it_to_the_one_that_does_not() {
+    let name = |name: &str| TableName { schema: "public".into(), name: name.into() };
+    let parent = || Table { oid: 1, name: name("users"), ..Table::default() };
+    let child = || Table { oid: 4, name: name("child"), parents: vec![name("users")], ..Table::default() };
+    let mut reader = reader(10);
+    assert_eq!(gathered(&mut reader, [begin(), relation(4, "renamed"), insert(4)]), [""; 0]);
+    assert_eq!(reader.looked(&[child(), parent()]), [RuleId(0)]);
+    assert_eq!(gathered(&mut reader, [insert(4)]), ["0 delete user:1"], "what is described already is bound anew");
+    assert_eq!(gathered(&mut reader, [relation(4, "child"), insert(4)]), ["0 delete user:1"]);
+    let mut counts = Vec::new();
+    reader.take_counts(|table, op, n| counts.push((table, op, n)));
+    let users = tables_of(&reader.rules).iter().position(|table| table.name == "users").unwrap();
+    assert_eq!(counts, [(users, Op::Insert, 2)], "they count as the parent's");
+    let mut flushed = Seen::default();
+    let flush = r#"{"v":1,"do":"flush","schema":"public","table":"child"}"#;
+    reader.read(logical(flush), &mut flushed).unwrap();
+    assert_eq!(flushed.0, ["0 flush user:*"]);
+    assert_eq!(reader.looked(&[parent()]), [RuleId(0)]);
+    assert_eq!(gathered(&mut reader, [insert(4)]), [""; 0]);
+    assert_eq!(reader.looked(&[parent()]), []);
+}

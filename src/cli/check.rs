@@ -19,6 +19,7 @@ use crate::database::{Beside, Choices, Database, Surroundings};
 use crate::finding::{Code, Finding, Severity};
 use crate::rules::audit::audit;
 use crate::rules::audit::beside::audit as audit_beside;
+use crate::rules::heirs::Heirs;
 use crate::rules::overlap::{Lane, overlaps};
 use crate::source::SourceError;
 use crate::source::catalog::{CatalogError, beside, look, surroundings};
@@ -71,7 +72,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         return print(if args.json { "{\"findings\":[],\"fine\":true}\n" } else { "the configuration is fine\n" });
     }
     let env = |name: &str| std::env::var(name).ok();
-    let (mut findings, reached) = source(config, choices(config, args.identity), &env).await;
+    let Source { mut findings, reached, .. } = source(config, choices(config, args.identity), &env).await;
     findings.extend(path::replicas(config, &env, reached.as_ref()).await);
     findings.extend(targets(parts::surveys(config)).await);
     findings.extend(record::records(config, reached.as_ref()).await);
@@ -92,26 +93,34 @@ pub fn fine(findings: &[Finding]) -> bool {
     findings.iter().all(|finding| finding.severity <= Severity::Warning)
 }
 
-/// The database, and the rules against it; and who answers a replication connection there. `env` gives environment
-/// variables.
-pub async fn source(
-    config: &Config,
-    choices: Choices,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> (Vec<Finding>, Option<Reached>) {
+/// What [`source`] found.
+#[derive(Debug, Default)]
+pub struct Source {
+    /// What is wrong there, and with the rules against it.
+    pub findings: Vec<Finding>,
+    /// Who answers a replication connection there.
+    pub reached: Option<Reached>,
+    /// What inherits from the rules' tables.
+    pub heirs: Heirs,
+}
+
+impl Source {
+    fn failed(finding: Finding) -> Source {
+        Source { findings: vec![finding], ..Source::default() }
+    }
+}
+
+/// Looks at the database, and holds the rules against it. `env` gives environment variables.
+pub async fn source(config: &Config, choices: Choices, env: &dyn Fn(&str) -> Option<String>) -> Source {
     let looked = tokio::time::timeout(PATIENCE, look_at_source(config, choices, env)).await;
     looked.unwrap_or_else(|_| {
         let message = format!("the database has not answered within {} s; is its address right?", PATIENCE.as_secs());
-        (vec![Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message)], None)
+        Source::failed(Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message))
     })
 }
 
-async fn look_at_source(
-    config: &Config,
-    choices: Choices,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> (Vec<Finding>, Option<Reached>) {
-    let only = |finding| (vec![finding], None);
+async fn look_at_source(config: &Config, choices: Choices, env: &dyn Fn(&str) -> Option<String>) -> Source {
+    let only = Source::failed;
     let dsn = match Dsn::parse(config.source.dsn.expose_secret(), env) {
         Ok(dsn) => dsn,
         Err(error) => return only(Finding::error(Code::SOURCE_DSN, "source.dsn", error.to_string())),
@@ -140,7 +149,7 @@ async fn look_at_source(
     findings.extend(overlaps(&config.rules, &lanes, &database));
     let (way, reached) = path::replication(&look, &own).await;
     findings.extend(way);
-    (findings, reached)
+    Source { findings, reached, heirs: Heirs::of(&database.tables) }
 }
 
 async fn read(

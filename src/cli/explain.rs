@@ -13,7 +13,7 @@ use crate::config::{Config, ManualKeys};
 use crate::database::Database;
 use crate::finding::Severity;
 use crate::invalidation::Action;
-use crate::rules::audit::audit_among;
+use crate::rules::audit::audit;
 use crate::rules::config::{MissingOld, Rule};
 use crate::rules::named::Cover;
 use crate::rules::reading::{Implied, can_print, read};
@@ -39,8 +39,6 @@ pub struct Args {
 
 /// One template that makes the key.
 struct Maker<'a> {
-    /// All rules.
-    all: &'a [Rule],
     rule: &'a Rule,
     template: &'a Template,
     implied: Vec<Implied>,
@@ -109,7 +107,7 @@ async fn catalogue(config: &Config) -> anyhow::Result<Database> {
 
 fn makers<'a>(rules: &'a [Rule], key: &[u8]) -> Vec<Maker<'a>> {
     let of_rule = |rule: &'a Rule| {
-        let one = move |template| Some(Maker { all: rules, rule, template, implied: read(template, key)? });
+        let one = move |template| Some(Maker { rule, template, implied: read(template, key)? });
         rule.keys.iter().filter_map(one).collect::<Vec<_>>()
     };
     rules.iter().flat_map(of_rule).collect()
@@ -152,7 +150,7 @@ impl Maker<'_> {
             Ok(database) => database,
             Err(error) => return Standing::Unknown(format!("{error:#}")),
         };
-        let mut findings = audit_among(std::slice::from_ref(self.rule), self.all, database);
+        let mut findings = audit(std::slice::from_ref(self.rule), database);
         findings.retain(|finding| finding.severity == Severity::Error);
         if findings.is_empty() {
             Standing::Covered

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, RuleId, Scope};
 use crate::pgoutput::Message;
 use crate::rules::config::Rule;
+use crate::rules::heirs::Heirs;
 use crate::table::TableName;
 use crate::transaction::{Gather, Op, Reader, Step};
 
@@ -164,11 +165,12 @@ pub(super) struct Finder {
 }
 
 impl Finder {
-    /// With the rules and limits of `config`.
-    pub(super) fn new(config: &Config) -> Finder {
+    /// With the rules and limits of `config`, and what inherits from the rules' tables.
+    pub(super) fn new(config: &Config, heirs: Heirs) -> Finder {
         Finder {
             reader: Reader::new(config.rules.clone(), config.limits.max_keys_per_transaction as u64)
-                .with_manual(config.manual_keys),
+                .with_manual(config.manual_keys)
+                .with_heirs(heirs),
             names: HashMap::new(),
             by_hand: config.source.messages,
         }

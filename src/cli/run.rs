@@ -21,6 +21,7 @@ use crate::gate::Replicas;
 use crate::lsn::Lsn;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Recorder, Settings, Sights};
+use crate::rules::heirs::Heirs;
 use crate::shutdown::Shutdown;
 use crate::source::Question;
 use crate::source::dsn::Dsn;
@@ -72,10 +73,10 @@ pub async fn run(mut config: Config, path: &Path) -> Result<(), Failure> {
     let manager = tokio::spawn(systemd::tell(board.clone(), shutdown.clone().requested()));
     info!(version = env!("CARGO_PKG_VERSION"), rules = config.rules.len(), admin = %config.admin.listen, "coherd starts");
 
-    if preflight(&config, &parts, &board, shutdown.clone()).await? == Preflight::Stopped {
+    let Preflight::Passed(mut heirs) = preflight(&config, &parts, &board, shutdown.clone()).await? else {
         told(manager).await;
         return Ok(());
-    }
+    };
     let daemon = Daemon { board, metrics, shutdown };
     let mut settings = settings(&config);
     loop {
@@ -86,9 +87,9 @@ pub async fn run(mut config: Config, path: &Path) -> Result<(), Failure> {
                 reloaded = reloads.next(&config) => next = Some(reloaded),
             }
         };
-        Box::pin(daemon.follow(&config, parts, settings, stop)).await?;
+        Box::pin(daemon.follow(&config, parts, heirs, settings, stop)).await?;
         let Some(reloaded) = next else { break };
-        (config, parts) = reloaded;
+        (config, parts, heirs) = reloaded;
         daemon.board.configured(&config.source.slot, &config.source.publication, kinds(&config));
         threshold.set(&config.log)?;
         settings = Settings { is_resumed: true, ..self::settings(&config) };
@@ -109,6 +110,7 @@ impl Daemon {
         &self,
         config: &Config,
         parts: Parts,
+        heirs: Heirs,
         settings: Settings,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Failure> {
@@ -127,7 +129,7 @@ impl Daemon {
         tokio::spawn(watch(watch_config, vouched_for, watching));
         let rules = config.rules.clone();
         let pipeline = Pipeline::new(source, rules, (workers, reports), (watched, vouch), sights, settings, recorder);
-        pipeline.run(stop).await.map_err(anyhow::Error::new)?;
+        pipeline.with_heirs(heirs).run(stop).await.map_err(anyhow::Error::new)?;
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ use crate::target::config::Library;
 pub const FUNCTIONS: &str = include_str!("../../sql/coherd.sql");
 
 /// The comment on the schema that this version's functions leave behind.
-pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, invalidation by hand, status (version 6)";
+pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, invalidation by hand, status (version 7)";
 
 const FUNCTIONS_SUBJECT: &str = "schema coherd";
 
@@ -141,7 +141,7 @@ pub fn plan(rules: &[Rule], database: &Database, beside: &Beside) -> Plan {
     }
     let with_publication = if database.publication.is_some() { None } else { Some(with_publication(database)) };
     let database_then = with_publication.as_ref().unwrap_or(database);
-    for (name, rules) in by_table(rules) {
+    for (name, rules) in by_table(rules, database_then) {
         let Some(table) = database_then.table(name) else { continue };
         let act = if table.published.is_some() { Act::Changed } else { Act::Made };
         let statements = table_statements(&Demand { database: database_then, table, rules: &rules });
@@ -455,7 +455,7 @@ fn print_plan(config: &Config, database: &Database, beside: &Beside, plan: &Plan
 /// what the plan mends.
 fn left_after(rules: &[Rule], database: &Database, beside: &Beside) -> Vec<Finding> {
     let mut after = if database.publication.is_some() { database.clone() } else { with_publication(database) };
-    for (name, rules) in by_table(rules) {
+    for (name, rules) in by_table(rules, database) {
         let Some(table) = after.table(name).cloned() else { continue };
         let demand = Demand { database: &after, table: &table, rules: &rules };
         if table_statements(&demand).is_empty() {

@@ -21,14 +21,17 @@ use crate::invalidation::Action;
 use crate::ledger::Ledger;
 use crate::lsn::{CommitLsn, Lsn};
 use crate::pgoutput::{PgTime, decode};
+use crate::rules::heirs::Heirs;
 use crate::rules::name::parse_table;
 use crate::rules::shape::Shape;
 use crate::shutdown::Shutdown;
+use crate::source::catalog::look;
 use crate::source::postgres::aside::Reading;
+use crate::source::sql::connect;
 use crate::source::stream::PostgresStream;
 use crate::source::{Frame, Intake, Stream as _};
 use crate::table::TableName;
-use crate::transaction::Step;
+use crate::transaction::{Step, tables_of};
 
 /// The most keys of one commit that are shown.
 const KEYS_MAX: usize = 1000;
@@ -63,13 +66,19 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     }
     let shutdown = Shutdown::on_signal().context("listening for signals")?;
     let dsn = parts::dsn("source.dsn", &config.source.dsn)?.named("coherd tail");
-    let (source, _) = parts::postgres_aside(config, dsn);
-    let opening = source.stream_aside(Reading::Committed);
+    let (source, _) = parts::postgres_aside(config, dsn.clone());
+    let opening = async {
+        let opened = source.stream_aside(Reading::Committed).await.map_err(anyhow::Error::new)?;
+        let client = connect(&dsn).await?;
+        let tables = tables_of(&config.rules);
+        let database = look(&client, &config.source.slot, &config.source.publication, &tables).await?;
+        anyhow::Ok((opened, Heirs::of(&database.tables)))
+    };
     let opened = tokio::select! {
         () = shutdown.clone().requested() => return Ok(()),
         opened = opening => opened,
     };
-    let (mut stream, start) = opened.map_err(anyhow::Error::new)?;
+    let ((mut stream, start), heirs) = opened?;
     let _ = writeln!(io::stderr(), "following the log from {start}");
     let time_is_over = async {
         match args.lasts {
@@ -77,7 +86,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
             None => std::future::pending().await,
         }
     };
-    let mut tail = Tail::new(config, &args, start);
+    let mut tail = Tail::new(config, &args, start, heirs);
     let told = tokio::select! {
         told = tail.follow(&mut stream) => told,
         () = time_is_over => Ok(()),
@@ -102,12 +111,12 @@ struct Tail<'a> {
 }
 
 impl<'a> Tail<'a> {
-    fn new(config: &'a Config, args: &'a Args, start: Lsn) -> Self {
+    fn new(config: &'a Config, args: &'a Args, start: Lsn, heirs: Heirs) -> Self {
         Tail {
             config,
             args,
             key: args.key.as_deref().map(Shape::of_glob),
-            finder: Finder::new(config),
+            finder: Finder::new(config, heirs),
             found: Found::at_most(KEYS_MAX),
             ledger: Ledger::new(start, []),
             shown: 0,

@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use crate::database::Database;
 use crate::finding::{Finding, Severity};
 use crate::invalidation::RuleId;
-use crate::observation::{FileSeen, Horizon, LeafSeen, Observation, PartSeen, TableSeen};
-use crate::rules::audit::audit_among;
+use crate::observation::{FileSeen, Horizon, LeafSeen, NameSeen, Observation, PartSeen, TableSeen};
+use crate::rules::audit::audit;
 use crate::rules::config::Rule;
 use crate::table::TableName;
 
@@ -118,7 +118,7 @@ impl Coverage {
             }
             let is_described = |table: &&TableSeen| table.stamp.is_none() || described.contains_key(&table.name);
             let catalogue = match &look.database {
-                Some(database) if first || table.is_some_and(is_described) => held_against(rule, &self.rules, database),
+                Some(database) if first || table.is_some_and(is_described) => held_against(rule, database),
                 _ => Catalogue::AsBefore,
             };
             kept.move_on(rule.id, differs, catalogue, look.snapshot, &mut drifts);
@@ -205,7 +205,7 @@ impl Kept {
 /// Whether a change of the catalogue between two looks at a table breaks its rules, which are flushed then.
 pub fn is_broken(before: &TableSeen, now: &TableSeen) -> bool {
     before.stamp != now.stamp
-        || was_away(before, now)
+        || was_away(before.named, now.named)
         || has_other_values(before, now)
         || is_rewritten(before.file, now.file)
         || lost_rows(before, now)
@@ -214,8 +214,8 @@ pub fn is_broken(before: &TableSeen, now: &TableSeen) -> bool {
 /// Whether the table may have had another name, under which its changes came meanwhile. A new owner leaves the same trace;
 /// where there is one, it counts as the reason. So a table that is renamed and renamed back and given to another owner, all
 /// between two looks, is not noticed.
-fn was_away(before: &TableSeen, now: &TableSeen) -> bool {
-    before.named.version != now.named.version && before.named.owner == now.named.owner
+fn was_away(before: NameSeen, now: NameSeen) -> bool {
+    before.version != now.version && before.owner == now.owner
 }
 
 /// Whether rows may have other values than what was in the stream: a column, a label or an attribute has gone, or is
@@ -237,10 +237,17 @@ fn is_rewritten(before: FileSeen, now: FileSeen) -> bool {
 fn lost_rows(before: &TableSeen, now: &TableSeen) -> bool {
     let (before, now) = (&before.leaves, &now.leaves);
     let is_same = |old: &LeafSeen, new: &LeafSeen| (old.oid, old.joined) == (new.oid, new.joined);
-    let gone = |old: &LeafSeen| !now.iter().any(|new| is_same(old, new) && !is_emptied(old.file, new.file));
+    let is_other = |old: &LeafSeen, new: &LeafSeen| match (old.child, new.child) {
+        // TRUNCATE of a child comes in the stream, as of any table.
+        (Some(before), Some(now)) => was_away(before, now) || is_rewritten(old.file, new.file),
+        _ => is_emptied(old.file, new.file),
+    };
+    let gone = |old: &LeafSeen| !now.iter().any(|new| is_same(old, new) && !is_other(old, new));
     // A table's first file is called like the table.
     let is_first = |leaf: &LeafSeen| leaf.file.node == leaf.oid || leaf.file.node == 0;
-    let brought = |new: &LeafSeen| !(before.iter().any(|old| old.oid == new.oid) || new.born_here && is_first(new));
+    // What came to a new child before its first look came under a name of which nobody knew.
+    let is_empty = |leaf: &LeafSeen| leaf.child.is_none() && leaf.born_here && is_first(leaf);
+    let brought = |new: &LeafSeen| !(before.iter().any(|old| old.oid == new.oid) || is_empty(new));
     before.iter().any(gone) || now.iter().any(brought)
 }
 
@@ -262,8 +269,8 @@ enum Catalogue {
     Hides(String),
 }
 
-fn held_against(rule: &Rule, all: &[Rule], database: &Database) -> Catalogue {
-    let findings = audit_among(std::slice::from_ref(rule), all, database);
+fn held_against(rule: &Rule, database: &Database) -> Catalogue {
+    let findings = audit(std::slice::from_ref(rule), database);
     let errors: Vec<_> = findings.into_iter().filter(|its| its.severity == Severity::Error).collect();
     let hides = errors.iter().any(|its| its.hides_changes);
     let texts: Vec<String> = errors.into_iter().map(|its| text(rule, its)).collect();
@@ -277,7 +284,11 @@ fn held_against(rule: &Rule, all: &[Rule], database: &Database) -> Catalogue {
 /// Reads on after "the rule is not covered: ".
 fn text(rule: &Rule, finding: Finding) -> String {
     let Finding { subject, message, remedy, .. } = finding;
-    let message = if subject == rule.subject() { message } else { format!("{subject}: {message}") };
+    let message = match subject.strip_prefix(&rule.subject()) {
+        Some("") => message,
+        Some(heir) => format!("{}: {message}", heir.trim_start_matches(", ")),
+        None => format!("{subject}: {message}"),
+    };
     [vec![message], remedy].concat().join("\n    ")
 }
 
@@ -288,8 +299,11 @@ fn mark(rule: &Rule, table: &TableSeen) -> u64 {
     let mut text = format!("{}\n{:?} {:?} {:?}\n", rule.table, rule.action, rule.when_changed, rule.on_missing_old);
     rule.keys.iter().for_each(|key| text.extend([key.text(), "\n"]));
     rule.scopes.iter().for_each(|scope| text.extend([&scope.pattern, "\n"]));
-    let leaves = table.leaves.iter().map(|leaf| (leaf.oid, leaf.file.node, leaf.joined));
-    let leaves: Vec<(u32, u32, i64)> = leaves.collect();
+    let leaf = |leaf: &LeafSeen| match leaf.child {
+        None => (leaf.oid, leaf.file.node, leaf.joined, 0),
+        Some(named) => (leaf.oid, named.version, leaf.joined, leaf.file.columns),
+    };
+    let leaves: Vec<(u32, u32, i64, i64)> = table.leaves.iter().map(leaf).collect();
     let parts: Vec<(i64, i64)> = table.parts.iter().map(|part| (part.id, part.version)).collect();
     let TableSeen { stamp, named, file, .. } = table;
     let _ = write!(text, "{stamp:?} {leaves:?} {} {} {parts:?}", named.version, file.columns);
@@ -326,7 +340,7 @@ mod tests {
         let file = |node| FileSeen { node, ..FileSeen::default() };
         look.tables[0].leaves = leaves
             .iter()
-            .map(|&(oid, node, born_here)| LeafSeen { oid, file: file(node), born_here, joined: 0 })
+            .map(|&(oid, node, born_here)| LeafSeen { oid, file: file(node), born_here, joined: 0, child: None })
             .collect();
         look
     }

@@ -115,7 +115,7 @@ codes! {
     PUBLISHED_UNWRITABLE "published-unwritable" "writes fail to a table that is published and that no rule names";
     LIST_FULL "list-full" "a column list stands where the replica identity is FULL, and writes fail";
     LIST_IDENTITY "list-identity" "a column list leaves out part of the replica identity, and writes fail";
-    TABLE_CHILDREN "table-children" "rows of inheritance children are read with a table's, and no rule is for them";
+    TABLE_HYPERTABLE "table-hypertable" "the rows of a hypertable are in chunks of TimescaleDB, which coherd does not follow";
     LEAF_UNLOGGED "leaf-unlogged" "a partition is foreign or unlogged";
     LEAF_IDENTITY "leaf-identity" "a partition logs less of its old rows than its root says";
     LEAF_FUTURE "leaf-future" "new partitions will log less of their old rows than their root says";

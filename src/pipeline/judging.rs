@@ -168,6 +168,11 @@ impl<S: Source + 'static> Pipeline<S> {
         }
         let is_first = !self.coverage.is_known();
         let drifts = self.coverage.looked(look);
+        let reinherited = look.database.as_ref().map(|database| self.reader.looked(&database.tables));
+        if is_first {
+            // Later looks are compared with the one before, which shows that too.
+            reinherited.into_iter().flatten().for_each(|rule| self.reinherited(rule));
+        }
         for (index, drift) in drifts.iter().enumerate() {
             self.drifted(drift, drifts.get(index.wrapping_sub(1)));
         }
@@ -213,6 +218,23 @@ impl<S: Source + 'static> Pipeline<S> {
                 }
             }
             Drift::Broken(_) | Drift::Mended(_) => {}
+        }
+    }
+
+    /// Between what the rules were read with and the first look, other tables came to inherit from the rule's.
+    fn reinherited(&mut self, rule: RuleId) {
+        if self.known.is_none() {
+            return;
+        }
+        let is_whole = self.coverage.doubt(rule);
+        let text = format!("{}: other tables inherit from its table", self.recorder.subject(rule));
+        for lane in self.lanes.lanes_of(rule) {
+            if !is_whole {
+                self.lanes.ledger.withhold(lane);
+            }
+            if self.gap(lane, PUBLICATION_CHANGED, &text) {
+                self.flush(lane, rule);
+            }
         }
     }
 

@@ -65,6 +65,8 @@ struct Shared {
     run: i64,
     /// A backlog is being read.
     behind: bool,
+    /// What the rules are read with, where the test itself shows the first look.
+    heirs: Option<Heirs>,
     answers: Option<mpsc::Sender<Sighted>>,
 }
 
@@ -277,7 +279,10 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
     let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
     let recorder = Recorder::new(board.clone(), metrics, &names, &rules);
     let (watching, watched) = mpsc::channel(64);
-    watching.try_send(Watched::Seen(look(&rules, "as it was"))).unwrap();
+    let heirs = script.shared.lock().unwrap().heirs.take();
+    if heirs.is_none() {
+        watching.try_send(Watched::Seen(look(&rules, "as it was"))).unwrap();
+    }
     script.shared.lock().unwrap().watching = Some(watching.clone());
     let (vouch, mut wanted) = watch::channel(None);
     tokio::task::spawn_local(async move {
@@ -289,7 +294,7 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
     let sights = script.readers();
     let pipeline =
         Pipeline::new(script.clone(), rules, (workers, reports), (watched, vouch), sights, settings, recorder);
-    let local = async move { pipeline.run(async { drop(stopped.await) }).await };
+    let local = async move { pipeline.with_heirs(heirs.unwrap_or_default()).run(async { drop(stopped.await) }).await };
     (board, stop, tokio::task::spawn_local(local))
 }
 

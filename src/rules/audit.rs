@@ -4,6 +4,8 @@
 pub mod beside;
 mod table;
 
+use std::collections::HashMap;
+
 use super::config::Rule;
 use super::nearest;
 use super::publish::Demand;
@@ -14,31 +16,32 @@ use crate::table::{Generated, TableKind, TableName, quote_identifier};
 /// Everything that stands between the rules and the database. An empty answer means that every change of every key
 /// will be seen.
 pub fn audit(rules: &[Rule], database: &Database) -> Vec<Finding> {
-    audit_among(rules, rules, database)
-}
-
-/// [`audit`] of some of the rules, `all` of which are configured.
-pub fn audit_among(rules: &[Rule], all: &[Rule], database: &Database) -> Vec<Finding> {
     let mut findings = publication(rules, database);
-    for (name, rules) in by_table(rules) {
+    for (name, rules) in by_table(rules, database) {
         match database.table(name) {
             None => findings.extend(rules.iter().map(|rule| missing_table(rule, database))),
-            Some(table) => findings.extend(table::audit(Demand { database, table, rules: &rules }, all)),
+            Some(table) => findings.extend(table::audit(Demand { database, table, rules: &rules })),
         }
     }
     findings
 }
 
-/// The rules of each table, in the order in which the tables first appear.
-pub fn by_table(rules: &[Rule]) -> Vec<(&TableName, Vec<&Rule>)> {
+/// The rules of each table that they name or that inherits from one, in the order in which the tables first appear.
+pub fn by_table<'a>(rules: &'a [Rule], database: &'a Database) -> Vec<(&'a TableName, Vec<&'a Rule>)> {
     let mut tables: Vec<(&TableName, Vec<&Rule>)> = Vec::new();
-    let mut places = std::collections::HashMap::new();
-    for rule in rules {
-        let place = *places.entry(&rule.table).or_insert(tables.len());
+    let mut places = HashMap::new();
+    let mut add = |table: &'a TableName, rule: &'a Rule| {
+        let place = *places.entry(table).or_insert(tables.len());
         match tables.get_mut(place) {
             Some((_, of_table)) => of_table.push(rule),
-            None => tables.push((&rule.table, vec![rule])),
+            None => tables.push((table, vec![rule])),
         }
+    };
+    for rule in rules {
+        add(&rule.table, rule);
+    }
+    for heir in database.tables.iter().filter(|table| !table.parents.is_empty()) {
+        rules.iter().filter(|rule| heir.parents.contains(&rule.table)).for_each(|rule| add(&heir.name, rule));
     }
     tables
 }
@@ -77,7 +80,7 @@ fn generated(rules: &[Rule], database: &Database, held: &Publication, subject: &
     if held.generated {
         return None;
     }
-    let (column, table) = by_table(rules).into_iter().find_map(|(name, rules)| {
+    let (column, table) = by_table(rules, database).into_iter().find_map(|(name, rules)| {
         let table = database.table(name)?;
         let whole = table.published.as_ref().is_some_and(|published| published.columns.is_none());
         let demand = Demand { database, table, rules: &rules };

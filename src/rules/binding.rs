@@ -2,6 +2,7 @@
 
 use super::config::{MissingOld, Rule};
 use super::filter::Filter;
+use super::heirs::Heirs;
 use super::template::{Piece, Template};
 use crate::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
 use crate::invalidation::{Action, KEY_BYTES_MAX, RuleId, Scope};
@@ -85,13 +86,16 @@ enum Rendered {
 }
 
 impl Binding {
-    /// Binds those of `rules` that name the relation.
-    pub fn new(rules: &[Rule], relation: &Relation) -> Self {
-        let named = |rule: &&Rule| rule.table.schema == relation.schema && rule.table.name == relation.name;
+    /// Binds those of `rules` that name the relation, or a table that it inherits from.
+    pub fn new(rules: &[Rule], relation: &Relation, heirs: &Heirs) -> Self {
+        let named = |rule: &&Rule| {
+            rule.table.schema == relation.schema && rule.table.name == relation.name
+                || heirs.inherits(relation, &rule.table)
+        };
         Binding { rules: rules.iter().filter(named).map(|rule| bind_rule(rule, relation)).collect() }
     }
 
-    /// Whether no rule names the relation.
+    /// Whether the relation has no rule.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }

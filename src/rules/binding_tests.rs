@@ -2,6 +2,7 @@
 
 use super::binding::{Binding, Scratch, Strike};
 use super::config::{MissingOld, RawRule, Rule, resolve};
+use super::heirs::Heirs;
 use crate::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
 
 /// Cells as a test writes them: `~` is an unchanged TOAST value, `-` is NULL, `#` was too large to hold.
@@ -40,10 +41,14 @@ fn rules(keys: &[&str], on_missing_old: MissingOld, when_changed: &[&str]) -> Ve
 
 fn struck(rules: &[Rule], relation: &Relation, change: &Change<'_>) -> Vec<String> {
     let mut out = Vec::new();
-    Binding::new(rules, relation).strike(change, &mut Scratch::default(), &mut |strike| match strike {
-        Strike::Key { key, .. } => out.push(String::from_utf8(key.to_vec()).unwrap()),
-        Strike::Scope { scope, .. } => out.push(format!("SCOPE {}", scope.pattern)),
-    });
+    Binding::new(rules, relation, &Heirs::default()).strike(
+        change,
+        &mut Scratch::default(),
+        &mut |strike| match strike {
+            Strike::Key { key, .. } => out.push(String::from_utf8(key.to_vec()).unwrap()),
+            Strike::Scope { scope, .. } => out.push(format!("SCOPE {}", scope.pattern)),
+        },
+    );
     out.sort();
     out.dedup();
     out
@@ -182,7 +187,7 @@ fn a_table_that_no_rule_names_has_an_empty_binding() {
     let rules = rules(BOTH, MissingOld::Refuse, &[]);
     let mut other = users(ReplicaIdentity::Full, &[]);
     other.schema = "archive".into();
-    assert!(Binding::new(&rules, &other).is_empty());
+    assert!(Binding::new(&rules, &other, &Heirs::default()).is_empty());
 }
 
 #[test]

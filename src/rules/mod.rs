@@ -7,6 +7,7 @@ mod binding_tests;
 pub mod config;
 pub mod cover;
 pub mod filter;
+pub mod heirs;
 pub mod name;
 pub mod named;
 pub mod overlap;

@@ -14,7 +14,7 @@ pub struct Demand<'a> {
     pub database: &'a Database,
     /// The table.
     pub table: &'a Table,
-    /// Its rules, at least one.
+    /// Its rules, at least one: those that name it, or a table that it inherits from.
     pub rules: &'a [&'a Rule],
 }
 
@@ -32,6 +32,12 @@ pub enum Identity {
 }
 
 impl<'a> Demand<'a> {
+    /// What a finding is about that concerns this rule: `rules[2] public.users`, and the table where it inherits the rule.
+    pub fn subject_of(&self, rule: &Rule) -> String {
+        let subject = rule.subject();
+        if rule.table == self.table.name { subject } else { format!("{subject}, child {}", self.table.name) }
+    }
+
     /// The rules' columns, those that are there and can be published, in table order.
     pub fn columns(&self) -> impl Iterator<Item = &'a TableColumn> {
         let Demand { database, table, rules } = *self;

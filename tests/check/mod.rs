@@ -40,7 +40,7 @@ const NO_REMEDY: &[(&str, &str)] = &[
     ("table-partition", "the configuration is edited"),
     ("table-kind", "the configuration is edited"),
     ("table-temporary", "it ends with its session, so a check from another one finds none of that name"),
-    ("table-children", "the configuration is edited: tests/e2e/inheritance.rs"),
+    ("table-hypertable", "the configuration is edited: tests/e2e/inheritance.rs"),
     ("table-empty-tree", "the bounds of a partition are its owner's to choose"),
     ("column-missing", "the configuration is edited"),
     ("column-generated", "the configuration is edited"),

@@ -41,6 +41,8 @@ mod types;
 mod wait;
 mod wrong;
 
+use std::time::{Duration, Instant};
+
 use crate::support::postgres::Client;
 use crate::support::{Daemon, Database, Postgres, Redis, until};
 
@@ -105,5 +107,14 @@ impl Shop {
     pub fn walsender(&mut self) -> String {
         let query = format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{}'", self.database.name);
         until("somebody follows the slot", || Some(self.sql.one(&query)).filter(|pid| !pid.is_empty()))
+    }
+
+    /// Waits until the daemon has looked at the catalogue as it is now, and has gathered whatever follows from that.
+    pub fn until_looked_at(&self) {
+        let now = Instant::now();
+        until("the daemon looks at the catalogue", || {
+            let age = self.daemon.status()["last_look_age_seconds"].as_f64()?;
+            (Duration::from_secs_f64(age) < now.elapsed()).then_some(())
+        });
     }
 }

@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::lsn::Lsn;
 use crate::pgoutput::streamed::{Blocks, Streamed};
 use crate::pgoutput::{Message, PgTime};
+use crate::rules::heirs::Heirs;
 use crate::source::catalog::told;
 use crate::source::postgres::aside::{IN_PROGRESS_BYTES, Reading};
 use crate::source::sql::{OUR_SEARCH_PATH, THEIR_SEARCH_PATH, connect, connect_for_user};
@@ -55,7 +56,8 @@ pub(super) async fn find(config: &Config, args: &Args, script: &Script) -> Resul
     let other = connect(&dsn).await.context("connecting to the database")?;
     let stream = follow(config, args, &client).await?;
     let around = Around::before(config, &client, dsn).await?;
-    let attempt = Attempt { config, args, script, client: &client, nonce: format!("{:032x}", fastrand::u128(..)) };
+    let (nonce, heirs) = (format!("{:032x}", fastrand::u128(..)), around.heirs.clone());
+    let attempt = Attempt { config, args, script, client: &client, nonce, heirs };
     let tried = attempt.run(&statements, &other, stream, around).await;
     // Whatever came of it. A session that cannot take this any more is ended by the server, which comes to the same.
     let rolled_back = client.batch_execute("ROLLBACK").await;
@@ -97,6 +99,7 @@ struct Attempt<'a> {
     client: &'a Client,
     /// Tells the end of what the fix has written from anything else.
     nonce: String,
+    heirs: Heirs,
 }
 
 impl Attempt<'_> {
@@ -225,7 +228,7 @@ impl Attempt<'_> {
     }
 
     async fn read(&self, stream: &mut PostgresStream, id: u32) -> anyhow::Result<Found> {
-        let (mut blocks, mut finder) = (Blocks::default(), Finder::new(self.config));
+        let (mut blocks, mut finder) = (Blocks::default(), Finder::new(self.config, self.heirs.clone()));
         let limit = self.args.limit as usize;
         // By subtransaction, because a part of the fix may be rolled back after it was sent.
         let mut parts = std::collections::BTreeMap::<u32, Found>::new();

@@ -13,12 +13,13 @@ use crate::cli::found::{Finder, Found};
 use crate::config::Config;
 use crate::database::Database;
 use crate::rules::config::Rule;
+use crate::rules::heirs::Heirs;
 use crate::rules::nearest;
 use crate::rules::publish::Demand;
 use crate::rules::text_form::text_form;
 use crate::source::catalog::{look, told};
 use crate::source::sql::{THEIR_SEARCH_PATH, connect_for_user};
-use crate::table::{Table, TableColumn, TableKind, TableName, quote_identifier};
+use crate::table::{Table, TableColumn, TableName, quote_identifier};
 use crate::transaction::tables_of;
 
 /// Looks for the rows and binds them.
@@ -51,7 +52,8 @@ pub(super) async fn find(config: &Config, args: &Args, table: &TableName, predic
     }
     let count = rows.len() as u64;
     let mut found = Found::at_most(usize::MAX);
-    Finder::new(config).rows(&Touched { relation: asked.relation(columns), rows }, &mut found);
+    Finder::new(config, Heirs::of(&database.tables))
+        .rows(&Touched { relation: asked.relation(columns), rows }, &mut found);
     notes.insert(0, format!("{} of {table}", plural(count, "row")));
     if count > 0 {
         notes.extend(asked.text_forms());
@@ -77,7 +79,8 @@ impl<'a> Asked<'a> {
             return Err(anyhow!("there is no table {name} in database {}{hint}", quote_identifier(&database.name)));
         };
         let root_name = table.partition_root.as_ref().unwrap_or(name);
-        let rules: Vec<&Rule> = config.rules.iter().filter(|rule| rule.table == *root_name).collect();
+        let concerns = |rule: &&Rule| rule.table == *root_name || table.parents.contains(&rule.table);
+        let rules: Vec<&Rule> = config.rules.iter().filter(concerns).collect();
         if rules.is_empty() {
             let known: Vec<String> = tables_of(&config.rules).iter().map(TableName::sql).collect();
             return Err(anyhow!(
@@ -140,8 +143,7 @@ async fn read(
         format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {name}) END")
     };
     let printed = columns.iter().map(printed).collect::<Vec<_>>().join(", ");
-    let only = if table.kind == TableKind::Partitioned { "" } else { "ONLY " };
-    let head = format!("SELECT ARRAY[{printed}]::pg_catalog.text[] FROM {only}{} WHERE (", table.name);
+    let head = format!("SELECT ARRAY[{printed}]::pg_catalog.text[] FROM {} WHERE (", table.name);
     // A comment at the end of the predicate must not hide what follows.
     let sql = format!("{head}{predicate}\n) LIMIT {}", u64::from(args.limit) + 1);
     let failed = |error: tokio_postgres::Error| {

@@ -15,6 +15,7 @@ use crate::database::Database;
 use crate::finding::{Code, Finding, Severity};
 use crate::record::NEW;
 use crate::rules::audit::audit;
+use crate::rules::heirs::Heirs;
 use crate::shutdown::Shutdown;
 use crate::source::SourceError;
 use crate::source::catalog::look;
@@ -33,9 +34,9 @@ const RETRY_MOST: Duration = Duration::from_secs(5);
 /// How long a target may take to show its record.
 const RECORD_WITHIN: Duration = Duration::from_secs(5);
 
-#[derive(PartialEq, Eq)]
 pub(super) enum Preflight {
-    Passed,
+    /// With what inherits from the rules' tables.
+    Passed(Heirs),
     /// Somebody asked for the end before the database answered.
     Stopped,
 }
@@ -57,7 +58,10 @@ pub(super) async fn preflight(
             attempt = look_at(config, &parts.dsn) => attempt,
         };
         let reason = match attempt {
-            Ok(database) => return judged(&audit(&config.rules, &database), &database, &parts.targets).await,
+            Ok(database) => {
+                judged(&audit(&config.rules, &database), &database, &parts.targets).await?;
+                return Ok(Preflight::Passed(Heirs::of(&database.tables)));
+            }
             Err(SourceError::Refused(text)) => return Err(anyhow::Error::msg(text).into()),
             Err(error) => error.to_string(),
         };
@@ -85,13 +89,13 @@ async fn look_at(config: &Config, dsn: &Dsn) -> Result<Database, SourceError> {
     }
 }
 
-async fn judged(findings: &[Finding], database: &Database, targets: &[Arc<dyn Target>]) -> Result<Preflight, Failure> {
+async fn judged(findings: &[Finding], database: &Database, targets: &[Arc<dyn Target>]) -> Result<(), Failure> {
     let (errors, rest): (Vec<_>, Vec<_>) = findings.iter().partition(|its| its.severity == Severity::Error);
     for finding in rest {
         warn!("{finding}");
     }
     if errors.is_empty() {
-        return Ok(Preflight::Passed);
+        return Ok(());
     }
     // Without its publication the slot cannot be read at all.
     let is_readable = errors.iter().all(|its| its.code != Code::PUBLICATION_MISSING);
@@ -99,7 +103,7 @@ async fn judged(findings: &[Finding], database: &Database, targets: &[Arc<dyn Ta
         for finding in errors {
             error!("coherd starts without this rule, which is not covered; it keeps all others: {finding}");
         }
-        return Ok(Preflight::Passed);
+        return Ok(());
     }
     let list: Vec<String> = errors.into_iter().map(ToString::to_string).collect();
     Err(anyhow::anyhow!("not started, because invalidations would be lost:\n{}", list.join("\n")).into())

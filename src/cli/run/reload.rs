@@ -11,6 +11,7 @@ use super::super::parts::{Parts, choices};
 use crate::cli::check;
 use crate::config::Config;
 use crate::finding::{Code, Finding, Severity};
+use crate::rules::heirs::Heirs;
 
 /// Reads the configuration again at each SIGHUP.
 pub(super) struct Reloads {
@@ -25,7 +26,7 @@ impl Reloads {
     }
 
     /// Waits for a configuration that can take the place of `running`. One that cannot is told in the log.
-    pub(super) async fn next(&mut self, running: &Config) -> (Config, Parts) {
+    pub(super) async fn next(&mut self, running: &Config) -> (Config, Parts, Heirs) {
         loop {
             if self.hangups.recv().await.is_none() {
                 // The runtime ends.
@@ -41,16 +42,16 @@ impl Reloads {
     }
 
     /// Reads the file and holds it against the database, as `coherd check` does. What cannot be checked is not fine.
-    async fn read(&self, running: &Config) -> anyhow::Result<(Config, Parts)> {
+    async fn read(&self, running: &Config) -> anyhow::Result<(Config, Parts, Heirs)> {
         let config = Config::load(&self.path, &|name| std::env::var(name).ok())?;
         fixed(running, &config)?;
         let parts = Parts::of(&config).map_err(anyhow::Error::from)?;
-        let (findings, _) = check::source(&config, choices(&config, None), &|name| std::env::var(name).ok()).await;
+        let checked = check::source(&config, choices(&config, None), &|name| std::env::var(name).ok()).await;
         // Tables that no rule names are no reason to stay with the old rules.
         let counts = |its: &&Finding| its.severity > Severity::Warning && its.code != Code::PUBLISHED_UNWRITABLE;
-        let wrong: Vec<String> = findings.iter().filter(counts).map(ToString::to_string).collect();
+        let wrong: Vec<String> = checked.findings.iter().filter(counts).map(ToString::to_string).collect();
         if wrong.is_empty() {
-            return Ok((config, parts));
+            return Ok((config, parts, checked.heirs));
         }
         bail!("coherd check says:\n{}", wrong.join("\n"))
     }

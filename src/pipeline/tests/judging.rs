@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::continuity::Fork;
+use crate::database::{Database, Operations, Publication};
 use crate::observation::HeldWal;
+use crate::table::{Published, PublishedBy, Table, TableColumn, TableName};
 
 fn seen(confirmed: u64) -> Seen {
     let slot = SlotSeen::Usable { confirmed: Lsn::new(confirmed) };
@@ -251,4 +253,35 @@ fn after_a_promotion_what_was_sent_beyond_the_fork_is_sent_again() {
         assert_eq!(struck, ["user:2", "user:3"]);
         assert_eq!(bench.record().timeline, 2);
     });
+}
+
+/// A table of which every change is in the stream.
+fn published(oid: u32, name: TableName, parents: Vec<TableName>) -> Table {
+    let id = TableColumn { name: "id".into(), in_identity: true, ..TableColumn::default() };
+    let published = Some(Published { columns: None, row_filter: false, by: PublishedBy::AllTables });
+    let identity_columns = vec![id.name.clone()];
+    Table { oid, name, parents, columns: vec![id], identity_columns, published, ..Table::default() }
+}
+
+/// Changes may have come under the name of a child of which nobody knew.
+#[test]
+fn a_child_that_came_before_the_first_look_is_flushed_and_one_that_was_known_is_not() {
+    let parent = rules()[0].table.clone();
+    let child = TableName { name: "child".into(), ..parent.clone() };
+    let tables = vec![published(2, child, vec![parent.clone()]), published(1, parent, Vec::new())];
+    for (knew, is_flushed) in [(Heirs::of(&tables), false), (Heirs::default(), true)] {
+        on_paused_time(async {
+            let script = Script::default();
+            script.shared.lock().unwrap().heirs = Some(knew);
+            let bench = start_following(script, Cache::default(), SETTINGS);
+            bench.script.say(transaction(b"1", 150));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let operations = Operations { insert: true, update: true, delete: true, truncate: true };
+            let publication = Some(Publication { operations, ..Publication::default() });
+            let database = Some(Box::new(Database { tables: tables.clone(), publication, ..Database::default() }));
+            bench.shows(Observation { database, ..look(&rules(), "as it was") });
+            bench.acknowledges(150).await;
+            assert_eq!(bench.struck().contains(&"SCOPE user:*".to_owned()), is_flushed);
+        });
+    }
 }

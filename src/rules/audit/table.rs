@@ -6,20 +6,18 @@ use crate::finding::{Code, Finding};
 use crate::rules::config::{MissingOld, Rule};
 use crate::rules::nearest;
 use crate::rules::publish::{Demand, Identity, columns_sql, is_unbounded, publishable};
-use crate::table::{
-    Generated, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, TableName, quote_identifier,
-};
+use crate::table::{Generated, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, quote_identifier};
 
 /// Everything that is wrong with one table. All its findings are mended together, so one of them carries the statements
 /// and the others point to it.
-pub(super) fn audit(demand: Demand, all: &[Rule]) -> Vec<Finding> {
+pub(super) fn audit(demand: Demand) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(unseen) = unseen(demand.table) {
-        findings.extend(demand.rules.iter().map(|rule| Finding { subject: rule.subject(), ..unseen.clone() }));
+        findings.extend(demand.rules.iter().map(|rule| Finding { subject: demand.subject_of(rule), ..unseen.clone() }));
         return findings;
     }
     findings.extend(demand.rules.iter().flat_map(|rule| columns(&demand, rule)));
-    findings.extend(demand.rules.iter().filter_map(|rule| children(demand.table, rule, all)));
+    findings.extend(demand.rules.iter().filter_map(|rule| hypertable(&demand, rule)));
     let mut mendable: Vec<Finding> = writers(&demand).into_iter().collect();
     if demand.table.has_identity() {
         mendable.extend(old_rows(&demand));
@@ -69,36 +67,19 @@ fn unseen(table: &Table) -> Option<Finding> {
     }
 }
 
-/// Where TimescaleDB keeps the rows of a hypertable.
-const CHUNKS: &str = "_timescaledb_internal";
-
-/// Children for which no rule makes the same keys.
-fn children(table: &Table, rule: &Rule, all: &[Rule]) -> Option<Finding> {
-    let has_its_keys = |child: &TableName| {
-        rule.keys.iter().all(|key| {
-            let of_child = all.iter().filter(|other| other.table == *child);
-            of_child.flat_map(|other| &other.keys).any(|its| its.text() == key.text())
-        })
-    };
-    let missed: Vec<&TableName> = table.children.iter().filter(|child| !has_its_keys(child)).collect();
-    let first = missed.first()?;
-    let message = if first.schema == CHUNKS {
-        "it is a hypertable of TimescaleDB: its rows are in chunks, whose changes come under names of their own, and coherd \
-         does not follow those"
-            .to_owned()
-    } else {
-        let more = if missed.len() > 1 { format!(" and {} more", missed.len() - 1) } else { String::new() };
-        format!(
-            "its inheritance children have no rule ({first}{more}): SELECT shows their rows with its own, and their changes \
-             come under their own names. Write rules with the same keys for them, or make it a partitioned table"
-        )
-    };
-    Some(Finding::hiding(Code::TABLE_CHILDREN, rule.subject(), message))
+/// Its rows are where nobody looks for them.
+fn hypertable(demand: &Demand, rule: &Rule) -> Option<Finding> {
+    let message = "it is a hypertable of TimescaleDB: its rows are in chunks, whose changes come under names of their own, and \
+                   coherd does not follow those";
+    demand
+        .table
+        .is_hypertable
+        .then(|| Finding::hiding(Code::TABLE_HYPERTABLE, demand.subject_of(rule), message.to_owned()))
 }
 
 /// Columns that the rule names and that are not there, or never sent.
 fn columns(demand: &Demand, rule: &Rule) -> Vec<Finding> {
-    let error = |code, message: String| Some(Finding::error(code, rule.subject(), message));
+    let error = |code, message: String| Some(Finding::error(code, demand.subject_of(rule), message));
     let check = |name: &str| match demand.table.column(name) {
         None => error(Code::COLUMN_MISSING, missing_column(demand.table, name)),
         Some(column) if !publishable(demand.database, column) => error(Code::COLUMN_GENERATED, unpublishable(column)),
@@ -145,7 +126,7 @@ fn old_rows(demand: &Demand) -> Vec<Finding> {
                 list(&missing),
                 how(demand, &missing)
             );
-            findings.push(Finding::error(Code::IDENTITY_OLD_ROWS, rule.subject(), message));
+            findings.push(Finding::error(Code::IDENTITY_OLD_ROWS, demand.subject_of(rule), message));
         }
         let compared = one.missing_comparison();
         if !compared.is_empty() {
@@ -154,7 +135,7 @@ fn old_rows(demand: &Demand) -> Vec<Finding> {
                 list(&compared),
                 how(demand, &compared).trim_end()
             );
-            findings.push(Finding::warning(Code::IDENTITY_COMPARISON, rule.subject(), message));
+            findings.push(Finding::warning(Code::IDENTITY_COMPARISON, demand.subject_of(rule), message));
         }
     }
     findings
@@ -340,7 +321,7 @@ fn toast(demand: &Demand, is_good: bool) -> Vec<Finding> {
         );
         let remedy = if is_good { demand.mend(&Identity::Full) } else { vec![LATER.to_owned()] };
         (!columns.is_empty() && demand.can_be_full())
-            .then(|| Finding::warning(Code::TOAST, rule.subject(), message).mend_all(remedy))
+            .then(|| Finding::warning(Code::TOAST, demand.subject_of(rule), message).mend_all(remedy))
     };
     skipping.filter_map(finding).collect()
 }
@@ -378,7 +359,7 @@ fn leaves(demand: &Demand) -> Vec<Finding> {
 
 /// The first rule speaks for the table.
 fn subject(demand: &Demand) -> String {
-    demand.rules.first().map_or_else(|| demand.table.name.sql(), |rule| rule.subject())
+    demand.rules.first().map_or_else(|| demand.table.name.sql(), |rule| demand.subject_of(rule))
 }
 
 fn list(columns: &[&TableColumn]) -> String {

@@ -1,7 +1,7 @@
 //! The rules' tables: what they are, what their old rows hold, how the publication holds them. Every statement reads the
 //! catalogue's own tables: functions like `pg_partition_tree()` and `pg_get_expr()` lock the tables that they are about.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::Client;
 
@@ -29,11 +29,21 @@ pub(super) async fn look(
     wanted.sort();
     wanted.dedup();
     let mut tables = Vec::with_capacity(wanted.len());
+    let mut heirs = BTreeMap::new();
     for wanted in wanted.chunks(CHUNK) {
-        tables.extend(look_at(client, publication, version, wanted, held).await?);
+        let mut described = look_at(client, publication, version, wanted, held).await?;
+        read_heirs(client, &mut described, &mut heirs).await?;
+        tables.extend(described);
+    }
+    let others = if tables.len() == wanted.len() { Vec::new() } else { read_others(client).await? };
+    let beside: Vec<&TableName> = heirs.keys().filter(|name| wanted.binary_search(name).is_err()).collect();
+    for heirs in beside.chunks(CHUNK) {
+        tables.extend(look_at(client, publication, version, heirs, held).await?);
+    }
+    for table in &mut tables {
+        table.parents = heirs.remove(&table.name).unwrap_or_default();
     }
     tables.sort_by(|one: &Table, other| one.name.cmp(&other.name));
-    let others = if tables.len() == wanted.len() { Vec::new() } else { read_others(client).await? };
     Ok((tables, others))
 }
 
@@ -48,7 +58,6 @@ async fn look_at(
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let mut columns = read_columns(client, &oids).await?;
     let mut leaves = read_leaves(client, &oids).await?;
-    let mut children = read_children(client, &oids).await?;
     let mut entries = match held {
         Some(held) if held.all_tables => HashMap::new(),
         Some(_) => read_entries(client, publication, version, &oids).await?,
@@ -59,7 +68,6 @@ async fn look_at(
         let own = table.columns.iter().filter(|column| column.in_identity).map(|column| column.name.clone());
         table.identity_columns = own.collect();
         table.leaves = leaves.remove(&table.oid).unwrap_or_default();
-        table.children = children.remove(&table.oid).unwrap_or_default();
         for column in &mut table.columns {
             column.in_identity &= table.leaves.iter().all(|leaf| leaf.identity_columns.contains(&column.name));
         }
@@ -124,7 +132,8 @@ async fn read_tables(client: &Client, wanted: &[&TableName]) -> Result<Vec<Table
                 .transpose()?,
             wide: get(row, 10, WHAT)?,
             leaves: Vec::new(),
-            children: Vec::new(),
+            parents: Vec::new(),
+            is_hypertable: false,
             columns: Vec::new(),
             published: None,
         })
@@ -228,6 +237,10 @@ async fn read_leaves(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<L
     Ok(leaves)
 }
 
+/// Where TimescaleDB keeps the rows of its hypertables.
+const CHUNKS: &str = "_timescaledb_internal";
+
+/// Inheritance children, and theirs. Nobody reads the rows of a temporary one but its own session.
 const CHILDREN: &str = "
 WITH RECURSIVE tree (root, relid) AS (
     SELECT c.oid, c.oid FROM pg_catalog.pg_class c
@@ -235,17 +248,28 @@ WITH RECURSIVE tree (root, relid) AS (
     UNION
     SELECT tree.root, i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid)
 SELECT tree.root, n.nspname::text, c.relname::text
-FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid AND c.oid <> tree.root
+FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid AND c.oid <> tree.root AND c.relpersistence <> 't'
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2, 3";
 
-async fn read_children(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<TableName>>, CatalogError> {
+/// Adds to `heirs` who inherits from `tables`, each with those that it inherits from.
+async fn read_heirs(
+    client: &Client,
+    tables: &mut [Table],
+    heirs: &mut BTreeMap<TableName, Vec<TableName>>,
+) -> Result<(), CatalogError> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let rows = client.query(CHILDREN, &[&oids]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
-    let mut children: HashMap<u32, Vec<TableName>> = HashMap::new();
+    let mut places: HashMap<u32, &mut Table> = tables.iter_mut().map(|table| (table.oid, table)).collect();
     for row in &rows {
-        let name = TableName { schema: get(row, 1, WHAT)?, name: get(row, 2, WHAT)? };
-        children.entry(get(row, 0, WHAT)?).or_default().push(name);
+        let Some(parent) = places.get_mut(&get(row, 0, WHAT)?) else { continue };
+        let child = TableName { schema: get(row, 1, WHAT)?, name: get(row, 2, WHAT)? };
+        if child.schema == CHUNKS {
+            parent.is_hypertable = true;
+        } else {
+            heirs.entry(child).or_default().push(parent.name.clone());
+        }
     }
-    Ok(children)
+    Ok(())
 }
 
 /// How the publication holds each table, by name or through its schema. A schema's entry wins over a row filter.

@@ -185,17 +185,25 @@ tree (root, relid, born_here, joined) AS (
     FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid WHERE NOT i.inhdetachpending),
 members AS MATERIALIZED (
     SELECT tree.root, tree.born_here, tree.joined, c.*, identity.columns AS identity, identity.indexes,
-           CASE WHEN tree.root <> c.oid AND c.relkind <> 'p' THEN {COLUMN_ROWS} END AS column_rows
-    FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid CROSS JOIN LATERAL {IDENTITY} AS identity),
+           CASE WHEN tree.root <> c.oid AND c.relkind <> 'p' THEN {COLUMN_ROWS} END AS column_rows,
+           tree.root <> c.oid AND NOT c.relispartition AS is_child, published.entries, published.is_entered,
+           concat_ws(' ', published.stamp, {TABLE_STAMP}) AS stamp
+    FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid CROSS JOIN LATERAL {IDENTITY} AS identity
+    LEFT JOIN LATERAL ({PUBLICATION_STAMP} AND NOT c.relispartition AND c.oid <> tree.root) AS published ON true
+    WHERE tree.root = c.oid OR c.relpersistence <> 't'),
 leaves AS MATERIALIZED (
     SELECT c.root, array_agg(c.oid ORDER BY c.oid) AS oids,
-           array_agg(CASE WHEN c.relispartition THEN c.relfilenode ELSE 0 END ORDER BY c.oid) AS files,
+           array_agg(c.relfilenode ORDER BY c.oid) AS files,
            array_agg(c.column_rows ORDER BY c.oid) AS column_rows,
            array_agg(c.reltablespace ORDER BY c.oid) AS tablespaces,
            array_agg(c.reltuples > 0 ORDER BY c.oid) AS has_rows, array_agg(c.born_here ORDER BY c.oid) AS born_here,
-           array_agg(c.joined ORDER BY c.oid) AS joined,
+           array_agg(CASE WHEN c.is_child THEN hashtextextended(concat_ws(' ', c.joined, c.stamp), 0) ELSE c.joined END
+                     ORDER BY c.oid) AS joined,
+           array_agg(CASE WHEN c.is_child THEN (SELECT t.xmin::text::int8 FROM pg_catalog.pg_type t
+                                                WHERE t.oid = c.reltype) END ORDER BY c.oid) AS names,
+           array_agg(c.relowner ORDER BY c.oid) AS owners,
            string_agg(concat_ws(' ', c.oid, c.relnamespace, c.relname, c.relkind, c.relpersistence, c.relreplident,
-                                c.identity), ',' ORDER BY c.oid) AS shape
+                                c.identity, CASE WHEN c.is_child THEN c.stamp END), ',' ORDER BY c.oid) AS shape
     FROM members c WHERE c.relkind <> 'p' AND c.oid <> c.root GROUP BY c.root),
 bricks (root, oid) AS (
     SELECT wanted.oid, a.atttypid FROM wanted JOIN pg_catalog.pg_attribute a ON a.attrelid = wanted.oid
@@ -242,7 +250,8 @@ SELECT wanted.place, concat_ws(' ', wanted.publication, wanted.stamp),
        wanted.oid || ARRAY(SELECT members.oid FROM members WHERE members.root = wanted.oid AND members.oid <> wanted.oid)
            || ARRAY(SELECT t.typrelid FROM bricks JOIN pg_catalog.pg_type t ON t.oid = bricks.oid
                     WHERE bricks.root = wanted.oid AND t.typrelid <> 0),
-       wanted.entries,
+       coalesce(wanted.entries, '{}') || ARRAY(SELECT unnest(members.entries) FROM members
+                                               WHERE members.root = wanted.oid AND members.is_child),
        coalesce(wanted.indexes, '{}') || ARRAY(SELECT unnest(members.indexes) FROM members
                                                WHERE members.root = wanted.oid AND members.oid <> wanted.oid),
        ARRAY(SELECT t.oid FROM bricks JOIN pg_catalog.pg_type t ON t.oid = bricks.oid
@@ -250,7 +259,10 @@ SELECT wanted.place, concat_ws(' ', wanted.publication, wanted.stamp),
        CASE WHEN wanted.indexes IS NULL THEN ARRAY[wanted.oid] ELSE '{}' END
            || ARRAY(SELECT members.oid FROM members
                     WHERE members.root = wanted.oid AND members.oid <> wanted.oid AND members.indexes IS NULL),
-       CASE WHEN wanted.is_entered THEN '{}' ELSE ARRAY[wanted.oid] END, leaves.joined
+       CASE WHEN wanted.is_entered THEN '{}' ELSE ARRAY[wanted.oid] END
+           || ARRAY(SELECT members.oid FROM members
+                    WHERE members.root = wanted.oid AND members.is_child AND members.is_entered IS NOT TRUE),
+       leaves.joined, leaves.names, leaves.owners
 FROM wanted LEFT JOIN leaves ON leaves.root = wanted.oid LEFT JOIN parts_of ON parts_of.root = wanted.oid
 ORDER BY wanted.place";
 

@@ -74,8 +74,13 @@ fn leaves(row: &Row) -> Result<Vec<LeafSeen>, Error> {
         has_rows,
     });
     let joined: Vec<i64> = array(row, 24)?;
-    let leaves = array(row, 12)?.into_iter().zip(file).zip(born_here).zip(joined);
-    Ok(leaves.map(|(((oid, file), born_here), joined)| LeafSeen { oid, file, born_here, joined }).collect())
+    let (names, owners): (Vec<Option<i64>>, Vec<u32>) = (array(row, 25)?, array(row, 26)?);
+    let children = names.into_iter().zip(owners).map(|(version, owner)| {
+        version.map(|version| NameSeen { version: u32::try_from(version).unwrap_or_default(), owner })
+    });
+    let leaves = array(row, 12)?.into_iter().zip(file).zip(born_here).zip(joined).zip(children);
+    let leaf = |((((oid, file), born_here), joined), child)| LeafSeen { oid, file, born_here, joined, child };
+    Ok(leaves.map(leaf).collect())
 }
 
 /// NULL where there is nothing.

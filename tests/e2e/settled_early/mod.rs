@@ -168,15 +168,6 @@ impl Shop {
         stale.sort();
         stale
     }
-
-    /// Waits until the daemon has looked at the catalogue as it is now, and has gathered whatever follows from that.
-    fn until_looked_at(&self) {
-        let now = Instant::now();
-        until("the daemon looks at the catalogue", || {
-            let age = self.daemon.status()["last_look_age_seconds"].as_f64()?;
-            (Duration::from_secs_f64(age) < now.elapsed()).then_some(())
-        });
-    }
 }
 
 /// A walsender that stands still, so that reading is behind while all else goes on. It goes on when this is dropped.

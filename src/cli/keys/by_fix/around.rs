@@ -13,6 +13,8 @@ use crate::continuity::is_broken;
 use crate::finding::{Finding, Severity};
 use crate::observation::TableSeen;
 use crate::rules::audit::audit;
+use crate::rules::config::Rule;
+use crate::rules::heirs::Heirs;
 use crate::source::catalog::{look, told};
 use crate::source::dsn::Dsn;
 use crate::source::watch::{WatchConfig, look_once};
@@ -25,6 +27,7 @@ pub(super) struct Around<'a> {
     /// The first transaction that had not begun.
     since: u64,
     errors: Vec<Finding>,
+    pub(super) heirs: Heirs,
     config: &'a Config,
 }
 
@@ -63,8 +66,8 @@ impl<'a> Around<'a> {
     pub(super) async fn before(config: &'a Config, client: &Client, dsn: Dsn) -> Result<Around<'a>, Failure> {
         let watch = parts::watch_config(config, dsn);
         let (tables, since) = look_once(client, &watch, None).await.map_err(anyhow::Error::new)?;
-        let errors = errors(config, client, &watch).await?;
-        Ok(Around { watch, tables, since, errors, config })
+        let (errors, heirs) = errors(config, client, &watch).await?;
+        Ok(Around { watch, tables, since, errors, heirs, config })
     }
 
     /// Looks again, within the transaction.
@@ -72,13 +75,14 @@ impl<'a> Around<'a> {
         let (tables, _) = look_once(client, &self.watch, Some(self.since)).await?;
         let broken = |(before, now): &(&TableSeen, &TableSeen)| is_broken(before, now);
         let broken = self.tables.iter().zip(&tables).filter(broken).map(|(before, _)| before.name.clone()).collect();
-        let mut new_errors = errors(config, client, &self.watch).await?;
+        let (mut new_errors, heirs) = errors(config, client, &self.watch).await?;
         new_errors.retain(|error| !self.errors.contains(error));
         let failed = |error: tokio_postgres::Error| anyhow!("looking at what the fix did: {}", told(&error));
         let mut others = Vec::new();
         for row in client.query(CHANGED, &[]).await.map_err(failed)? {
             let name = TableName { schema: row.get(0), name: row.get(1) };
-            if !self.config.rules.iter().any(|rule| rule.table == name) {
+            let concerns = |rule: &Rule| rule.table == name || heirs.inherits_by_name(&name, &rule.table);
+            if !self.config.rules.iter().any(concerns) {
                 others.push((name.sql(), u64::try_from(row.get::<_, i64>(2)).unwrap_or_default()));
             }
         }
@@ -92,11 +96,11 @@ impl<'a> Around<'a> {
     }
 }
 
-async fn errors(config: &Config, client: &Client, watch: &WatchConfig) -> anyhow::Result<Vec<Finding>> {
+async fn errors(config: &Config, client: &Client, watch: &WatchConfig) -> anyhow::Result<(Vec<Finding>, Heirs)> {
     let database = look(client, &watch.slot, &watch.publication, &watch.tables).await?;
     let mut findings = audit(&config.rules, &database);
     findings.retain(|finding| finding.severity == Severity::Error);
-    Ok(findings)
+    Ok((findings, Heirs::of(&database.tables)))
 }
 
 impl After {

@@ -1,0 +1,112 @@
+//! Inheritance: `SELECT … FROM parent` reads the rows of a table's children too, and their changes come under the
+//! children's own names. So a child keeps the rules of every table that it inherits from.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use crate::change::Relation;
+use crate::table::{Table, TableName};
+
+/// Tables that inherit from those of rules. Known by oid, which the stream gives and a rename leaves alone.
+#[derive(Debug, Clone, Default)]
+pub struct Heirs(HashMap<u32, Heir>);
+
+#[derive(Debug, Clone)]
+struct Heir {
+    name: TableName,
+    parents: BTreeSet<TableName>,
+}
+
+impl Heirs {
+    /// Those among `tables`, as a look at the catalogue described them.
+    pub fn of(tables: &[Table]) -> Heirs {
+        let mut heirs = Heirs::default();
+        heirs.looked(tables);
+        heirs
+    }
+
+    /// Another look, at some tables and all that inherit from them. Gives what inherits otherwise than before, by oid and
+    /// with the tables that it inherits from and did.
+    pub fn looked(&mut self, tables: &[Table]) -> Vec<(u32, Vec<TableName>)> {
+        let looked_at: HashSet<&TableName> = tables.iter().map(|table| &table.name).collect();
+        let mut now = self.0.clone();
+        for heir in now.values_mut() {
+            heir.parents.retain(|parent| !looked_at.contains(parent));
+        }
+        for table in tables.iter().filter(|table| !table.parents.is_empty()) {
+            let heir = now.entry(table.oid).or_insert(Heir { name: table.name.clone(), parents: BTreeSet::new() });
+            heir.name.clone_from(&table.name);
+            heir.parents.extend(table.parents.iter().cloned());
+        }
+        now.retain(|_, heir| !heir.parents.is_empty());
+        let before = std::mem::replace(&mut self.0, now);
+        let parents =
+            |heirs: &HashMap<u32, Heir>, oid| heirs.get(oid).map_or(BTreeSet::new(), |heir| heir.parents.clone());
+        let gone = before.keys().filter(|oid| !self.0.contains_key(oid));
+        let both = self.0.keys().chain(gone).map(|oid| (*oid, parents(&before, oid), parents(&self.0, oid)));
+        both.filter(|(_, was, is)| was != is).map(|(oid, was, is)| (oid, was.union(&is).cloned().collect())).collect()
+    }
+
+    /// Whether the relation inherits from the table. One without an oid is known by its name.
+    pub fn inherits(&self, relation: &Relation, parent: &TableName) -> bool {
+        match relation.oid {
+            0 => self.named(|name| (&name.schema, &name.name) == (&relation.schema, &relation.name)),
+            oid => self.0.get(&oid),
+        }
+        .is_some_and(|heir| heir.parents.contains(parent))
+    }
+
+    /// Whether the table called `name` inherits from the other.
+    pub fn inherits_by_name(&self, name: &TableName, parent: &TableName) -> bool {
+        self.named(|its| its == name).is_some_and(|heir| heir.parents.contains(parent))
+    }
+
+    fn named(&self, is: impl Fn(&TableName) -> bool) -> Option<&Heir> {
+        self.0.values().find(|heir| is(&heir.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::ReplicaIdentity;
+
+    fn name(name: &str) -> TableName {
+        TableName { schema: "public".to_owned(), name: name.to_owned() }
+    }
+
+    fn table(oid: u32, its: &str, parents: &[&str]) -> Table {
+        Table { oid, name: name(its), parents: parents.iter().map(|its| name(its)).collect(), ..Table::default() }
+    }
+
+    fn relation(oid: u32, name: &str) -> Relation {
+        let (schema, name) = ("public".to_owned(), name.to_owned());
+        Relation { oid, schema, name, identity: ReplicaIdentity::Default, columns: Vec::new() }
+    }
+
+    #[test]
+    fn a_child_is_known_by_its_oid_and_by_its_name_where_there_is_none() {
+        let heirs = Heirs::of(&[table(1, "parent", &[]), table(2, "child", &["parent", "other"])]);
+        assert!(heirs.inherits(&relation(2, "renamed"), &name("parent")));
+        assert!(heirs.inherits(&relation(2, "child"), &name("other")));
+        assert!(heirs.inherits(&relation(0, "child"), &name("parent")));
+        assert!(!heirs.inherits(&relation(3, "child"), &name("parent")), "another one of that name");
+        assert!(!heirs.inherits(&relation(2, "child"), &name("child")));
+        assert!(heirs.inherits_by_name(&name("child"), &name("parent")));
+        assert!(!heirs.inherits_by_name(&name("parent"), &name("parent")));
+    }
+
+    #[test]
+    fn a_look_at_some_tables_leaves_what_inherits_from_others_alone() {
+        let child = |parents: &[&str]| table(3, "child", parents);
+        let mut heirs = Heirs::of(&[table(1, "a", &[]), table(2, "b", &[]), child(&["a", "b"])]);
+        let both = vec![name("a"), name("b")];
+        assert_eq!(heirs.looked(&[table(1, "a", &[]), child(&["a"])]), [], "nothing is new");
+        assert_eq!(heirs.looked(&[table(1, "a", &[])]), [(3, both)], "it does not inherit from a any more");
+        assert!(
+            heirs.inherits(&relation(3, "child"), &name("b")) && !heirs.inherits(&relation(3, "child"), &name("a"))
+        );
+        assert_eq!(heirs.looked(&[table(2, "b", &[])]), [(3, vec![name("b")])]);
+        assert_eq!(heirs.looked(&[table(2, "b", &[])]), []);
+        assert_eq!(heirs.looked(&[table(1, "a", &[]), table(4, "new", &["a"])]), [(4, vec![name("a")])]);
+    }
+}
