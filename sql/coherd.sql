@@ -11,9 +11,9 @@
 -- in can make caches colder, within the rules (manual.keys in the configuration). Where that is too much, a superuser
 -- takes it from PUBLIC. The function has another form on 17 and later, so each form is named by its own arguments:
 --     DO $$ DECLARE f regprocedure; BEGIN
---         FOR f IN SELECT oid FROM pg_proc WHERE proname = 'pg_logical_emit_message' LOOP
---             EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
---             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO coherd, coherd_operator', f);
+--         FOR f IN SELECT oid FROM pg_catalog.pg_proc WHERE proname = 'pg_logical_emit_message' LOOP
+--             EXECUTE pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
+--             EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO coherd, coherd_operator', f);
 --         END LOOP;
 --     END $$;
 
@@ -23,6 +23,19 @@ DO $$ BEGIN PERFORM pg_catalog.set_config('coherd.search_path', pg_catalog.curre
 SET search_path = pg_catalog, pg_temp;
 
 CREATE SCHEMA IF NOT EXISTS coherd;
+-- Whoever owns it may put other functions in the place of those that superusers call.
+DO $$
+DECLARE
+    owner name;
+BEGIN
+    SELECT r.rolname INTO owner FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner
+    WHERE n.nspname = 'coherd' AND r.rolname <> current_user AND NOT r.rolsuper;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the schema coherd belongs to role %, who could replace the functions in it', owner
+            USING ERRCODE = '42501', HINT = pg_catalog.format('Run this as %1$I. Or, where %1$I is not to be trusted: '
+                'DROP SCHEMA coherd CASCADE; and run this again.', owner);
+    END IF;
+END $$;
 
 -- ---------------------------------------------------------------- read your writes
 

@@ -185,12 +185,12 @@ fn the_printed_sql_is_what_setup_does() {
     COMMENT ON PUBLICATION NAME IS 'Made by coherd setup for slot NAME';
     ALTER PUBLICATION NAME ADD TABLE ONLY public.t;
     -- sql/coherd.sql
-    SELECT pg_create_logical_replication_slot('NAME', 'pgoutput');
+    SELECT pg_catalog.pg_create_logical_replication_slot('NAME', 'pgoutput');
     "#);
     assert_eq!(database.client().one("SELECT count(*) FROM pg_publication"), "0", "--print changes nothing");
-    let (before, slot) = printed.stdout.rsplit_once("SELECT pg_create").unwrap();
+    let (before, slot) = printed.stdout.rsplit_once("SELECT pg_catalog.pg_create").unwrap();
     database.run(&before.replace("NAME", &database.name));
-    database.run(&format!("SELECT pg_create{}", slot.replace("NAME", &database.name)));
+    database.run(&format!("SELECT pg_catalog.pg_create{}", slot.replace("NAME", &database.name)));
     let ended = config.coherd(&["setup"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "nothing to do: everything is there\n"));
 }
@@ -276,7 +276,7 @@ fn a_slot_older_than_its_publication_is_refused() {
     assert_eq!(ended.code, 1);
     insta::assert_snapshot!(ended.stdout, @r#"
     error [slot-before-publication] slot NAME: the slot is there but publication NAME is not, and a publication made after its slot breaks the stream. Where an earlier coherd made the slot, drop it, then run coherd setup again; where a subscription uses it, choose another name (source.slot)
-        SELECT pg_drop_replication_slot('NAME');
+        SELECT pg_catalog.pg_drop_replication_slot('NAME');
     "#);
 }
 
@@ -291,7 +291,7 @@ fn teardown_says_what_it_would_do_and_does_it_with_yes() {
     let shown = format!("{}{}", asked.stdout, asked.stderr);
     let shown: Vec<&str> = shown.lines().filter(|line| !line.starts_with("DROP ROUTINE")).collect();
     insta::assert_snapshot!(shown.join("\n"), @r#"
-    SELECT pg_drop_replication_slot('NAME');
+    SELECT pg_catalog.pg_drop_replication_slot('NAME');
     DROP PUBLICATION NAME;
     DROP VIEW coherd.status;
     DROP SCHEMA coherd;
@@ -349,7 +349,7 @@ fn teardown_leaves_what_another_coherd_needs_and_what_coherd_did_not_make() {
     let one = config.coherd(&["teardown", "--yes"]);
     insta::assert_snapshot!(one.stdout, @r#"
     kept: schema coherd: the coherds of other slots in this database may use it (NAME_b); --schema drops it nevertheless
-    SELECT pg_drop_replication_slot('NAME');
+    SELECT pg_catalog.pg_drop_replication_slot('NAME');
     DROP PUBLICATION NAME;
     "#);
     assert_eq!((one.code, database.client().one("SELECT coherd.token() IS NOT NULL")), (0, "t".to_owned()));

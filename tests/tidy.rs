@@ -41,6 +41,29 @@ fn every_module_has_its_place_in_the_layers() {
     }
 }
 
+/// Whoever pastes a statement that is printed runs it with rights of their own, and under a search path in which the owner
+/// of the database may have put functions and relations of these names first.
+#[test]
+fn every_statement_that_may_be_printed_says_whose_functions_it_means() {
+    let mut bare = Vec::new();
+    let guides = ["docs/manual-fixes.md", "docs/install.md", "docs/check.md", "README.md", "packaging/debian/prerm"];
+    for file in rust_files("src").into_iter().chain(guides.map(|guide| root().join(guide))) {
+        for (number, line) in std::fs::read_to_string(&file).unwrap().lines().enumerate() {
+            if names_catalogue_barely(line) {
+                bare.push(format!("{}:{}: {line}", file.display(), number + 1));
+            }
+        }
+    }
+    assert!(bare.is_empty(), "without pg_catalog:\n{}", bare.join("\n"));
+}
+
+fn names_catalogue_barely(line: &str) -> bool {
+    ["SELECT ", "FROM ", "JOIN "].iter().any(|word| {
+        let after = line.split(word).skip(1);
+        after.into_iter().any(|rest| rest.starts_with("pg_") && !rest.starts_with("pg_catalog."))
+    })
+}
+
 #[test]
 fn files_and_functions_are_short() {
     let mut long = Vec::new();
@@ -64,6 +87,8 @@ fn the_checks_themselves_can_fail() {
     assert_eq!(imports("use crate::lsn::Lsn;\nlet x = crate::target::open();"), ["lsn", "target"]);
     let function = format!("fn a() {{\n{}}}\n    fn b() {{}}\n", "    x();\n".repeat(80));
     assert_eq!(functions(&function), [(1, 82), (83, 1)]);
+    assert!(names_catalogue_barely("it says SELECT pg_reload_conf();") && names_catalogue_barely("a FROM pg_proc p"));
+    assert!(!names_catalogue_barely("SELECT pg_catalog.pg_reload_conf(), relname FROM pg_catalog.pg_class"));
 }
 
 fn may_import(module: &str, imported: &str) -> bool {

@@ -233,8 +233,10 @@ pub(super) fn slot_without_publication(database: &Database, slot: &Slot) -> Find
     let finding = Finding::error(Code::SLOT_BEFORE_PUBLICATION, subject, message);
     match slot.active_pid {
         Some(pid) => finding.mend(format!("-- process {pid} streams from it: stop its daemon, or choose another name")),
-        None => finding
-            .mend(format!("SELECT pg_drop_replication_slot({});", quote_literal(&database.slot_name).trim_start())),
+        None => finding.mend(format!(
+            "SELECT pg_catalog.pg_drop_replication_slot({});",
+            quote_literal(&database.slot_name).trim_start()
+        )),
     }
 }
 
@@ -439,8 +441,11 @@ fn print_plan(config: &Config, database: &Database, beside: &Beside, plan: &Plan
     if plan.slot {
         let slot = quote_literal(&database.slot_name);
         let failover = if database.server.version >= 170_000 { ", failover => true" } else { "" };
-        let _ =
-            writeln!(text, "SELECT pg_create_logical_replication_slot({}, 'pgoutput'{failover});", slot.trim_start());
+        let _ = writeln!(
+            text,
+            "SELECT pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput'{failover});",
+            slot.trim_start()
+        );
     }
     print(&text)?;
     let mut findings = plan.findings.clone();

@@ -53,7 +53,7 @@ pub fn plan(database: &Database, contents: &[String], with_schema: bool) -> Resu
             return Err(format!("the slot {name} is in use by process {pid} of the server; stop the daemon first"));
         }
         let literal = quote_literal(&database.slot_name);
-        plan.slot = Some(format!("SELECT pg_drop_replication_slot({});", literal.trim_start()));
+        plan.slot = Some(format!("SELECT pg_catalog.pg_drop_replication_slot({});", literal.trim_start()));
     }
     let others: Vec<String> = database.other_slots.iter().map(|slot| quote_identifier(slot)).collect();
     if let Some(held) = &database.publication {

@@ -118,7 +118,7 @@ async fn present(way: &Way) -> Result<Lsn, Failure> {
     let failed = |error, what| anyhow::Error::new(explain(&error, what, &dsn));
     let there = client
         .query_one(
-            "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1), to_regproc('coherd.token') IS NOT NULL",
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1), to_regproc('coherd.token') IS NOT NULL",
             &[slot],
         )
         .await

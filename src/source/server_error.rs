@@ -245,7 +245,7 @@ impl ServerError {
                     .to_owned()
             }
             Kind::ConfigurationLimit => "Raise it: ALTER SYSTEM SET max_replication_slots = …; and restart \
-                Postgres. SELECT slot_name, active FROM pg_replication_slots; shows who has them."
+                Postgres. SELECT slot_name, active FROM pg_catalog.pg_replication_slots; shows who has them."
                 .to_owned(),
             Kind::NotInState if self.is_wal_level() => {
                 "Set it and restart Postgres: ALTER SYSTEM SET wal_level = logical;".to_owned()
@@ -292,7 +292,7 @@ impl ServerError {
                 format!("{kind} {database} {user} {address}/{bits} scram-sha-256")
             }
         };
-        format!("Add a line to the server's pg_hba.conf and reload it (SELECT pg_reload_conf();): {line}")
+        format!("Add a line to the server's pg_hba.conf and reload it (SELECT pg_catalog.pg_reload_conf();): {line}")
     }
 
     fn privilege_advice(&self, doing: Doing<'_>) -> String {
@@ -335,7 +335,7 @@ fn unsupported_advice(doing: Doing<'_>) -> String {
 fn decoding_advice(doing: Doing<'_>) -> String {
     let Doing::Streaming { publication, .. } = doing else { return String::new() };
     format!(
-        "If it is a row filter, correct it: SELECT * FROM pg_publication_tables WHERE pubname = {} AND rowfilter IS NOT \
+        "If it is a row filter, correct it: SELECT * FROM pg_catalog.pg_publication_tables WHERE pubname = {} AND rowfilter IS NOT \
          NULL;",
         quote_literal(publication).trim_start()
     )

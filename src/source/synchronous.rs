@@ -66,14 +66,15 @@ impl Counted {
 
     /// Statements that mend it, in order.
     pub fn remedy(&self) -> Vec<String> {
-        let reload = "SELECT pg_reload_conf();".to_owned();
+        let reload = "SELECT pg_catalog.pg_reload_conf();".to_owned();
         match &self.mended {
             Some(setting) => {
                 vec![format!("ALTER SYSTEM SET synchronous_standby_names = {};", literal(setting)), reload]
             }
             // Postgres refuses this one as it stands, so that nobody waits for a standby called like that.
             None => vec![
-                "SELECT application_name FROM pg_stat_replication; -- the standbys' names are among these".to_owned(),
+                "SELECT application_name FROM pg_catalog.pg_stat_replication; -- the standbys' names are among these"
+                    .to_owned(),
                 "ALTER SYSTEM SET synchronous_standby_names = '<the standbys>';".to_owned(),
                 reload,
             ],
@@ -88,8 +89,8 @@ impl fmt::Display for Counted {
         match &self.mended {
             Some(_) => f.write_str(&self.remedy().join(" ")),
             None => f.write_str(
-                "ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_reload_conf(); with their \
-                 names from SELECT application_name FROM pg_stat_replication;",
+                "ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_catalog.pg_reload_conf(); with their \
+                 names from SELECT application_name FROM pg_catalog.pg_stat_replication;",
             ),
         }
     }
@@ -245,7 +246,7 @@ mod tests {
         let counted = counted("*", "coherd", &[]).unwrap();
         assert_eq!(counted.mended, None);
         insta::assert_snapshot!(counted, @r#"
-        synchronous_standby_names is '*', which counts coherd (application_name 'coherd') as a synchronous standby: writers would wait for coherd to confirm their commits, and coherd for these to become visible. Name only standbys there (on a managed service in its parameter group): ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_reload_conf(); with their names from SELECT application_name FROM pg_stat_replication;
+        synchronous_standby_names is '*', which counts coherd (application_name 'coherd') as a synchronous standby: writers would wait for coherd to confirm their commits, and coherd for these to become visible. Name only standbys there (on a managed service in its parameter group): ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_catalog.pg_reload_conf(); with their names from SELECT application_name FROM pg_catalog.pg_stat_replication;
         "#);
     }
 }

@@ -202,7 +202,7 @@ fn what_the_server_lacks_is_named_with_its_mending() {
 
     warning [sender-timeout] source: wal_sender_timeout is 0: a daemon that vanished without a word holds its slot until TCP gives up
         ALTER SYSTEM SET wal_sender_timeout = '60s';
-        SELECT pg_reload_conf();
+        SELECT pg_catalog.pg_reload_conf();
 
     warning [encoding] source: the database's encoding is SQL_ASCII, so bytes beyond ASCII come into keys as they are, and a reader that spells a key in UTF-8 may miss it. Only a new database has another encoding
 

@@ -115,7 +115,7 @@ fn allow_and_prefer_try_the_other_way_where_pg_hba_has_no_entry_for_the_first() 
     let fixture = Fixture::start();
     assert!(fixture.is_encrypted("localhost", "sealed", "sslmode=allow"));
     assert!(!fixture.is_encrypted("localhost", "open", "sslmode=prefer"));
-    insta::assert_snapshot!(fixture.refusal("localhost", "open", "sslmode=require"), @r#"Refused: Postgres at localhost:PORT: could not log in as open to database postgres: no pg_hba.conf entry for host "127.0.0.1", user "open", database "postgres", SSL encryption [SQLSTATE 28000]. Add a line to the server's pg_hba.conf and reload it (SELECT pg_reload_conf();): hostssl postgres open 127.0.0.1/32 scram-sha-256"#);
+    insta::assert_snapshot!(fixture.refusal("localhost", "open", "sslmode=require"), @r#"Refused: Postgres at localhost:PORT: could not log in as open to database postgres: no pg_hba.conf entry for host "127.0.0.1", user "open", database "postgres", SSL encryption [SQLSTATE 28000]. Add a line to the server's pg_hba.conf and reload it (SELECT pg_catalog.pg_reload_conf();): hostssl postgres open 127.0.0.1/32 scram-sha-256"#);
 }
 
 #[test]

@@ -113,3 +113,19 @@ fn a_pattern_in_a_key_raises_a_notice_that_names_flush() {
     insta::assert_snapshot!(noticed(&mut admin, "'user:1', 'user:*'"), @"coherd.invalidate(): keys are taken literally, and one of them has a * or a [ in it | coherd.flush('public.users') invalidates every key of a table's rules.");
     assert_eq!(noticed(&mut admin, "'user:1', 'page:/a?b=c', NULL"), "");
 }
+
+/// Who may create schemas could otherwise own the functions that a superuser calls.
+#[test]
+fn a_schema_that_another_role_has_made_first_is_not_trusted_with_the_functions() {
+    let database = Database::create();
+    database.run("CREATE TABLE t (id int PRIMARY KEY)");
+    let mallory = Role::create(&database, "mallory");
+    database.run(&format!("GRANT CREATE ON DATABASE {} TO {}", database.name, mallory.name));
+    let mut session = mallory.session();
+    session.run("CREATE SCHEMA coherd");
+    let refused = refusal(&mut database.client(), FUNCTIONS).replace(&mallory.name, "mallory");
+    insta::assert_snapshot!(refused, @"42501 the schema coherd belongs to role mallory, who could replace the functions in it | Run this as mallory. Or, where mallory is not to be trusted: DROP SCHEMA coherd CASCADE; and run this again.");
+    assert_eq!(database.client().one("SELECT count(*) FROM pg_proc WHERE pronamespace = 'coherd'::regnamespace"), "0");
+    session.run(FUNCTIONS);
+    session.run(FUNCTIONS);
+}

@@ -19,7 +19,7 @@ pub fn set(hosting: Hosting, setting: &str, value: &str, takes: Takes) -> Vec<St
         Hosting::Own => {
             let alter = format!("ALTER SYSTEM SET {setting} = {};", literal(value));
             let then = match takes {
-                Takes::Reload => "SELECT pg_reload_conf();",
+                Takes::Reload => "SELECT pg_catalog.pg_reload_conf();",
                 Takes::Restart => "-- then restart the server",
             };
             return vec![alter, then.to_owned()];
@@ -68,7 +68,7 @@ mod tests {
         let reload = all.map(|hosting| set(hosting, "wal_sender_timeout", "60s", Takes::Reload).join("\n"));
         insta::assert_snapshot!(reload.join("\n"), @r#"
         ALTER SYSTEM SET wal_sender_timeout = '60s';
-        SELECT pg_reload_conf();
+        SELECT pg_catalog.pg_reload_conf();
         -- Amazon RDS: set wal_sender_timeout = 60s in the instance's parameter group
         -- Cloud SQL: set the instance's flag wal_sender_timeout = 60s
         -- Azure: set the server parameter wal_sender_timeout = 60s

@@ -66,7 +66,7 @@ fn unfinished(database: &Database, slot: &Slot) -> Option<Finding> {
          nobody waits for it any more, the statement takes it back, and coherd setup makes another"
     );
     let finding = Finding::error(Code::SLOT_UNFINISHED, subject(database), message);
-    Some(finding.mend(format!("SELECT pg_cancel_backend({pid});")))
+    Some(finding.mend(format!("SELECT pg_catalog.pg_cancel_backend({pid});")))
 }
 
 /// What is gone, or about to go.

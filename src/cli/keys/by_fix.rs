@@ -74,7 +74,7 @@ async fn follow(config: &Config, args: &Args, client: &Client) -> Result<Postgre
     let opened = opening.map_err(|_| {
         anyhow!(
             "nothing was tried: the temporary slot with which the fix is followed was not ready within {} s, because it \
-             waits for the transactions that are running (SELECT pid, xact_start FROM pg_stat_activity ORDER BY \
+             waits for the transactions that are running (SELECT pid, xact_start FROM pg_catalog.pg_stat_activity ORDER BY \
              xact_start;); --timeout gives it longer",
             args.timeout.as_secs()
         )

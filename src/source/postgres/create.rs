@@ -87,7 +87,7 @@ impl Postgres {
         if standby {
             tell(&format!(
                 "creating the slot {} on a standby waits for the primary to log which transactions are running: SELECT \
-                 pg_log_standby_snapshot(); there makes it do so at once",
+                 pg_catalog.pg_log_standby_snapshot(); there makes it do so at once",
                 quote_identifier(slot)
             ));
         }
@@ -182,7 +182,7 @@ fn who(row: &Row) -> Result<String, tokio_postgres::Error> {
     };
     Ok(format!(
         "it waits for the transaction of process {pid} (user {user}, database {database}{age}) to end; SELECT \
-         pg_terminate_backend({pid}); ends it"
+         pg_catalog.pg_terminate_backend({pid}); ends it"
     ))
 }
 

@@ -36,11 +36,15 @@ impl Vouch {
             return Ok(wanted);
         }
         if let Some(walsender) = self.held.take() {
-            client.execute("SELECT pg_advisory_unlock_shared($1, $2)", &[&LOCK_CLASS, &key(walsender)]).await?;
+            client
+                .execute("SELECT pg_catalog.pg_advisory_unlock_shared($1, $2)", &[&LOCK_CLASS, &key(walsender)])
+                .await?;
         }
         if let Some(walsender) = wanted {
             // Shared: nobody who holds it too keeps anybody waiting.
-            client.execute("SELECT pg_advisory_lock_shared($1, $2)", &[&LOCK_CLASS, &key(walsender)]).await?;
+            client
+                .execute("SELECT pg_catalog.pg_advisory_lock_shared($1, $2)", &[&LOCK_CLASS, &key(walsender)])
+                .await?;
         }
         self.held = wanted;
         Ok(wanted)
