@@ -151,15 +151,16 @@ fn a_key_of_a_generated_column_works_from_18_on() {
     let (database, redis) = (Database::create(), Redis::start());
     database.run(schema);
     let mut daemon = Daemon::configure(&database, &redis.url(), "rules:\n  - table: t\n    keys: [\"t:{slug}\"]\n");
-    // Without a column list, which FULL forbids, the publication itself must say so: setup tells what to run.
-    let output = daemon.command(&["setup", "--dsn", &database.dsn()]);
-    let remedy = format!("ALTER PUBLICATION {} SET (publish_generated_columns = stored);", database.name);
-    assert!(!output.status.success() && text(&output).contains(&remedy), "{}", text(&output));
-    database.run(&remedy);
+    // Without a column list, which FULL forbids, the publication itself must say that it sends them.
     daemon.setup(&database);
     daemon.launch();
     let sql = database.client();
     let mut shop = Shop { daemon, redis, sql, database };
     shop.cache(&["t:ann", "t:bob", "t:cid"]);
     assert_eq!(shop.left_after("UPDATE t SET name = 'BOB'"), ["t:cid"]);
+    let publication = format!("ALTER PUBLICATION {} SET (publish_generated_columns =", shop.database.name);
+    shop.sql.run(&format!("{publication} none)"));
+    let checked = shop.daemon.command(&["check"]);
+    let remedy = format!("{publication} stored);");
+    assert!(!checked.status.success() && text(&checked).contains(&remedy), "{}", text(&checked));
 }
