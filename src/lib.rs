@@ -19,9 +19,8 @@ pub mod by_hand;
 pub mod pgoutput;
 pub mod rules;
 pub mod transaction;
-pub mod ledger;
 pub mod continuity;
-pub mod gate;
+pub mod core;
 pub mod backoff;
 
 // Edges: Postgres, the caches, HTTP, the service manager.

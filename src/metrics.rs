@@ -346,7 +346,7 @@ fn allocations(encoder: &mut DescriptorEncoder) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Watermarks;
+    use crate::core::Watermarks;
     use crate::lsn::Lsn;
     use crate::observation::HeldWal;
 

@@ -11,6 +11,8 @@ use crate::table::TableName;
 pub struct Observation {
     /// The log that the slot holds back; `None` where there is no such slot.
     pub wal: Option<HeldWal>,
+    /// The end of the log, read after everything else: whatever the look shows was written before it.
+    pub log_end: Lsn,
     /// Which transactions had ended when the catalogue was looked at.
     pub snapshot: Horizon,
     /// The tables that rules name and that differ from the last look, each once; all of them the first time.

@@ -4,9 +4,9 @@
 mod draining;
 mod halting;
 mod judging;
-mod lanes;
 mod link;
 mod overflow;
+mod reporting;
 mod recorder;
 mod settings;
 mod sharing;
@@ -16,23 +16,23 @@ mod stuck;
 mod tests;
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::continuity::{Budget, Coverage, History, Resume, SlotOrigin, Stranger, Stuck, resume};
+use crate::core::Core;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message};
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
 use crate::sight::Commit;
 use crate::source::{Frame, Intake, Seen, Sighted, Source, SourceError, Stream, Watched};
-use crate::target::delivery::{Lane as Worker, Report, may_have_changed};
+use crate::target::delivery::{Lane as Worker, Report};
 use crate::transaction::{Reader, Step};
 use halting::Halts;
 use judging::Asking;
-use lanes::Lanes;
 use link::{Link, Opened, Pace, Slot};
 pub use recorder::Recorder;
 pub use settings::{OnFirstStart, OnGap, Settings};
@@ -106,7 +106,9 @@ pub struct Pipeline<S: Source> {
     /// Since when no target has had room.
     full_since: Option<Instant>,
     reader: Reader,
-    lanes: Lanes,
+    core: Core,
+    /// In the order of the targets.
+    workers: Vec<Worker>,
     reports: mpsc::Receiver<Report>,
     watched: mpsc::Receiver<Watched>,
     /// For which walsender's stream this process should vouch, and whether it may.
@@ -117,6 +119,8 @@ pub struct Pipeline<S: Source> {
     sights: Sights,
     asked: Asked,
     coverage: Coverage,
+    /// The end of the log at the last look at the server.
+    log_end: Lsn,
     budget: Budget,
     stuck: Stuck,
     /// Targets that came before source and catalogue could be looked at.
@@ -152,7 +156,8 @@ impl<S: Source + 'static> Pipeline<S> {
             turned: Instant::now(),
             full_since: None,
             strangers: targets.iter().map(|_| Stranger::default()).collect(),
-            lanes: Lanes::new(targets, &rules, &settings),
+            core: Core::new(targets.len(), &rules, settings.limits(), Instant::now().into_std(), clock_us()),
+            workers: targets,
             watched,
             vouch,
             vouched: Vouched::ForNone,
@@ -160,6 +165,7 @@ impl<S: Source + 'static> Pipeline<S> {
             sights,
             asked: Asked::new(),
             coverage: Coverage::new(rules.clone()),
+            log_end: Lsn::ZERO,
             budget: Budget::new(settings.wal_budget),
             stuck: Stuck::new(settings.decoding_timeout),
             reader: Reader::new(rules, settings.transaction_keys_max).with_manual(settings.manual_keys),
@@ -182,7 +188,7 @@ impl<S: Source + 'static> Pipeline<S> {
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Stopped> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let intake = if self.lanes.has_room() { Intake::Open } else { Intake::Closed };
+            let intake = if self.core.has_room() { Intake::Open } else { Intake::Closed };
             let next_turn = self.next_turn(Instant::now());
             let event = tokio::select! {
                 biased;
@@ -214,10 +220,10 @@ impl<S: Source + 'static> Pipeline<S> {
         let stood_still = std::mem::replace(&mut self.turned, Instant::now()).elapsed();
         if stood_still >= STOPPED_MIN && matches!(self.link, Link::Streaming { .. }) {
             self.lost(SourceError::Lost(format!("this process stood still for {} s", stood_still.as_secs())))?;
-            self.lanes.unjudge();
+            self.core.unverify();
         }
         let is_streaming = matches!(self.link, Link::Streaming { .. });
-        if is_streaming && self.vouched == Vouched::OutOfReach && self.lanes.ledger.is_ahead_of_settled() {
+        if is_streaming && self.vouched == Vouched::OutOfReach && self.core.is_ahead_of_settled() {
             // The server may take long to notice that the connection which holds it is gone. It is for one walsender.
             self.lost(SourceError::Lost("the stream is opened anew, because nobody may vouch for it any more".into()))?;
         }
@@ -227,33 +233,34 @@ impl<S: Source + 'static> Pipeline<S> {
         }
         self.got_past_failure();
         self.release();
-        if let Some(lane) = self.lanes.ended() {
+        if let Some(lane) = self.workers.iter().position(Worker::has_ended) {
             return Err(Stopped::Broken(self.recorder.worker_ended(lane)));
         }
-        self.lanes.bound();
+        self.core.bound();
         let now = Instant::now();
         self.pass(now);
-        if self.lanes.marks_are_due() {
+        if self.core.take_rules_due() {
             self.vouch();
         }
-        self.lanes.ship(now);
+        self.core.send(now.into_std());
+        self.perform();
         self.acknowledge(false);
-        while let Some(lane) = self.lanes.take_returned() {
+        while let Some(lane) = self.core.take_resumed() {
             self.recorder.taken_back(lane);
         }
-        match self.lanes.take_lost_by_hand() {
+        match self.core.take_manual_lost() {
             0 => {}
             lost => self.recorder.lost_by_hand(lost),
         }
         self.tell_overflows();
-        self.recorder.turned(&mut self.reader, &self.lanes);
+        self.recorder.turned(&mut self.reader, &self.core);
         Ok(())
     }
 
     /// A stream that nobody reads keeps its walsender, and Postgres does not shut down before a walsender has sent
     /// everything. So when no target has had room for long, the stream is let go; the slot keeps its place.
     fn park_or_unpark(&mut self) {
-        if self.lanes.has_room() {
+        if self.core.has_room() {
             self.full_since = None;
         } else {
             self.full_since.get_or_insert_with(Instant::now);
@@ -271,21 +278,21 @@ impl<S: Source + 'static> Pipeline<S> {
 
     /// Reads the frames that are here, while there is room.
     fn read(&mut self) -> Result<(), SourceError> {
-        let Pipeline { link: Link::Streaming { stream, .. }, reader, lanes, recorder, .. } = self else {
+        let Pipeline { link: Link::Streaming { stream, .. }, reader, core, recorder, .. } = self else {
             return Ok(());
         };
-        while lanes.has_room() {
+        while core.has_room() {
             match stream.next()? {
                 None => break,
                 // Inside a transaction the position says nothing: its commit is still to come.
                 Some(Frame::Position(position)) if reader.is_open() => recorder.heard(position),
                 Some(Frame::Position(position)) => {
                     recorder.heard(position);
-                    lanes.ledger.idle(position);
+                    core.idle(position);
                 }
                 Some(Frame::Data(bytes)) => {
                     let message = pgoutput::decode(bytes).map_err(|error| SourceError::Protocol(error.to_string()))?;
-                    read_message(message, reader, lanes, recorder)?;
+                    read_message(message, reader, core, recorder)?;
                 }
             }
         }
@@ -295,7 +302,7 @@ impl<S: Source + 'static> Pipeline<S> {
     /// Who waits in SQL takes what is acknowledged for settled, as long as this process vouches for it. So where it is
     /// not, that is taken back first.
     fn acknowledge(&mut self, at_once: bool) {
-        let is_ahead = self.lanes.ledger.is_ahead_of_settled();
+        let is_ahead = self.core.is_ahead_of_settled();
         let Link::Streaming { stream, .. } = &mut self.link else {
             self.vouch.send_if_modified(|before| before.take().is_some());
             return;
@@ -308,8 +315,8 @@ impl<S: Source + 'static> Pipeline<S> {
         self.vouch.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
         let pace = if stream.is_behind() { ACKNOWLEDGE_BEHIND_EVERY } else { ACKNOWLEDGE_EVERY };
         if (!is_ahead || self.vouched == Vouched::ForNone)
-            && (at_once || self.lanes.is_awaited() || self.acknowledged_at.elapsed() >= pace)
-            && let Some(position) = self.lanes.ledger.acknowledge()
+            && (at_once || self.core.is_awaited() || self.acknowledged_at.elapsed() >= pace)
+            && let Some(position) = self.core.acknowledge()
         {
             stream.acknowledge(position);
             self.acknowledged_at = Instant::now();
@@ -336,18 +343,18 @@ impl<S: Source + 'static> Pipeline<S> {
                 (reached, looks) = (before.reached, before.looks);
                 if let Resume::Forked(at) = how {
                     // Targets that were sent anything of what is gone say so themselves: their records are beyond.
-                    self.lanes.fork(at, seen.timeline);
-                    self.lanes.unjudge();
+                    self.core.fork(at, seen.timeline);
+                    self.core.unverify();
                 }
             }
         }
-        self.lanes.recall_unjudged();
+        self.core.load_records();
         self.sights.opened(&seen, stream.walsender());
         self.asked = Asked::new();
         self.replicas_turned();
         // Whatever is held is for another walsender.
         self.vouched = Vouched::ForNone;
-        stream.acknowledge(self.lanes.ledger.acknowledged());
+        stream.acknowledge(self.core.acknowledged());
         self.pace.it_worked();
         self.admitted = true;
         self.recorder.streaming(&seen, start, self.stuck.is_failing());
@@ -358,21 +365,21 @@ impl<S: Source + 'static> Pipeline<S> {
     }
 
     fn resume(&self, before: &Followed, now: &Seen, origin: SlotOrigin) -> Resume {
-        let ledger = &self.lanes.ledger;
+        let core = &self.core;
         let history = |seen: &Seen, end| History {
             system_id: seen.system_id,
             timeline: seen.timeline,
             fork: seen.forks.last().map(|fork| fork.at),
             end,
         };
-        let (was, is) = (history(&before.seen, ledger.decoded()), history(now, now.wal_end));
-        resume(&was, &is, origin, ledger.acknowledged().lsn(), &now.forks)
+        let (was, is) = (history(&before.seen, core.decoded()), history(now, now.wal_end));
+        resume(&was, &is, origin, core.acknowledged().lsn(), &now.forks)
     }
 
     /// Follows another history than before, or the first one.
     fn begin(&mut self, start: Lsn, seen: &Seen) {
-        self.lanes.begin(start, seen.system_id, seen.timeline);
-        self.lanes.withhold_again(|lane| self.coverage.is_whole(|rule| rule.lanes.contains(&lane)));
+        self.core.begin(start, (seen.system_id, seen.timeline), clock_us());
+        self.core.withhold_again(|lane| self.coverage.is_whole(|rule| rule.lanes.contains(&lane)));
     }
 
     /// The stream broke: rest, then open anew. What was gathered and sent stays; what was half read comes again.
@@ -389,7 +396,7 @@ impl<S: Source + 'static> Pipeline<S> {
     /// There is no stream any more.
     fn let_go(&mut self) {
         self.reader.start_over();
-        self.lanes.ask_anew();
+        self.core.stream_closed();
         self.sights.closed();
     }
 
@@ -406,7 +413,7 @@ impl<S: Source + 'static> Pipeline<S> {
         }
         if let SourceError::Busy(_) = error {
             // Another instance writes the records now, and what this one knows is soon out of date.
-            self.lanes.unjudge();
+            self.core.unverify();
             self.known = None;
             self.admitted = true;
         }
@@ -426,73 +433,35 @@ impl<S: Source + 'static> Pipeline<S> {
         self.link = Link::Resting { source, until: Instant::now() + pause, slot };
         Ok(())
     }
-
-    fn watched(&mut self, watched: Watched) -> Result<(), Stopped> {
-        match watched {
-            Watched::Seen(look) => {
-                self.observed(&look);
-                if let (Some(why), Link::Streaming { .. }) = (look.synchronous, &self.link) {
-                    return self.lost(SourceError::Synchronous(why));
-                }
-            }
-            Watched::Away(error) => {
-                if self.vouched == Vouched::Perhaps {
-                    self.vouched = Vouched::OutOfReach;
-                }
-                self.recorder.unwatched(&error);
-            }
-            Watched::Vouched(None) if self.vouched == Vouched::Perhaps && self.vouch.borrow().is_none() => {
-                self.vouched = Vouched::ForNone;
-            }
-            Watched::Vouched(_) => {}
-        }
-        Ok(())
-    }
-
-    fn reported(&mut self, report: Report) {
-        match report {
-            Report::Recalled { lane, recollection, answer } => self.recalled(Asking { lane, recollection, answer }),
-            Report::Confirmed { lane, ticket, delivery, delivered } => {
-                self.recorder.delivered(lane, &delivery.batch, &delivered);
-                let oldest_commit = self.lanes.confirmed(lane, ticket, delivery);
-                self.recorder.applied(oldest_commit);
-            }
-            Report::Trouble { lane, fault, attempts } => {
-                if may_have_changed(fault.kind) {
-                    self.lanes.ledger.doubt(lane);
-                }
-                self.lanes.set_up(lane, false);
-                self.recorder.target_down(lane, &fault, attempts);
-            }
-            Report::Up { lane } => {
-                self.lanes.set_up(lane, true);
-                self.recorder.target_up(lane);
-            }
-        }
-    }
 }
 
 fn read_message(
     message: Message<'_>,
     reader: &mut Reader,
-    lanes: &mut Lanes,
+    core: &mut Core,
     recorder: &mut Recorder,
 ) -> Result<(), SourceError> {
     if let Message::Begin { final_lsn, commit_time, xid } = message {
-        lanes.begun(Commit { xid, at: final_lsn }, commit_time);
+        core.begun(Commit { xid, at: final_lsn }, commit_time);
     }
-    match reader.read(message, lanes) {
+    match reader.read(message, core) {
         Ok(Step::Within) => {}
         Ok(Step::Committed { end, commit_time, made }) => {
-            if lanes.commit_strikes() {
+            if core.commit_invalidates() {
                 recorder.committed(end, commit_time, made);
             }
-            lanes.ledger.committed(end);
+            core.committed(end.end());
         }
-        Ok(Step::Flushed(table)) => lanes.flushed_by_hand(table),
-        Ok(Step::Awaited(at)) => lanes.awaited(at),
+        Ok(Step::Flushed(table)) => core.flushed_manually(table),
+        Ok(Step::Awaited(at)) => core.awaited(at),
         Ok(Step::Unreadable(unreadable)) => recorder.unreadable(&unreadable),
         Err(error) => return Err(SourceError::Protocol(error.to_string())),
     }
     Ok(())
+}
+
+/// Microseconds since 1970.
+fn clock_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or_default()
 }

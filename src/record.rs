@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::invalidation::Batch;
 use crate::lsn::Lsn;
 
 /// The marks of a record that was written with a new slot, before any change was followed: what is in the target then is
@@ -68,4 +69,13 @@ pub struct Written {
     pub updated_ms: u64,
     /// The slot that the writer follows; records of earlier versions have none.
     pub slot: Option<Arc<str>>,
+}
+
+/// One batch, and the record that is written after it.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What to invalidate; may be empty where only the record moves.
+    pub batch: Batch,
+    /// Written after the invalidations.
+    pub record: Record,
 }

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::ledger::Watermarks;
+use crate::core::Watermarks;
 use crate::lsn::Lsn;
 use crate::observation::HeldWal;
 use crate::transaction::Made;

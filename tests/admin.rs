@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use coherd::admin;
 use coherd::config::Config;
-use coherd::ledger::Watermarks;
+use coherd::core::Watermarks;
 use coherd::lsn::Lsn;
 use coherd::metrics::Metrics;
 use coherd::observation::HeldWal;

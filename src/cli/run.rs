@@ -17,7 +17,7 @@ use super::Failure;
 use super::parts::{self, Parts};
 use crate::admin;
 use crate::config::Config;
-use crate::gate::Replicas;
+use crate::core::Replicas;
 use crate::lsn::Lsn;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Recorder, Settings, Sights};

@@ -192,7 +192,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::ledger::Watermarks;
+    use crate::core::Watermarks;
     use crate::lsn::Lsn;
     use crate::observation::HeldWal;
     use crate::status::{Board, State, TargetStatus};

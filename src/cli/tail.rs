@@ -17,8 +17,8 @@ use super::columns::plain;
 use super::found::{Cause, Finder, Found, Origin};
 use super::{Failure, parts};
 use crate::config::{Config, parse_duration};
+use crate::core::Core;
 use crate::invalidation::Action;
-use crate::ledger::Ledger;
 use crate::lsn::{CommitLsn, Lsn};
 use crate::pgoutput::{PgTime, decode};
 use crate::rules::heirs::Heirs;
@@ -105,7 +105,7 @@ struct Tail<'a> {
     key: Option<Shape>,
     finder: Finder,
     found: Found,
-    ledger: Ledger,
+    core: Core,
     shown: u64,
     pace: Pace,
 }
@@ -118,7 +118,7 @@ impl<'a> Tail<'a> {
             key: args.key.as_deref().map(Shape::of_glob),
             finder: Finder::new(config, heirs),
             found: Found::at_most(KEYS_MAX),
-            ledger: Ledger::new(start, []),
+            core: Core::without_targets(start),
             shown: 0,
             pace: Pace { rate: args.rate, began: Instant::now(), shown: 0, left_out: 0 },
         }
@@ -132,7 +132,7 @@ impl<'a> Tail<'a> {
                 match frame {
                     Frame::Data(bytes) => match self.finder.read(decode(bytes)?, &mut self.found)? {
                         Step::Committed { end, commit_time, .. } => {
-                            self.ledger.committed(end);
+                            self.core.committed(end.end());
                             if self.committed(end, commit_time)? {
                                 return Ok(());
                             }
@@ -140,11 +140,11 @@ impl<'a> Tail<'a> {
                         Step::Awaited(_) | Step::Flushed(_) | Step::Within | Step::Unreadable(_) => {}
                     },
                     // Within a transaction no position but its commit's means anything.
-                    Frame::Position(at) if !self.finder.is_open() => self.ledger.idle(at),
+                    Frame::Position(at) if !self.finder.is_open() => self.core.idle(at),
                     Frame::Position(_) => {}
                 }
             }
-            if let Some(at) = self.ledger.acknowledge() {
+            if let Some(at) = self.core.acknowledge() {
                 stream.acknowledge(at);
             }
         }

@@ -314,6 +314,7 @@ fn mark(rule: &Rule, table: &TableSeen) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lsn::Lsn;
     use crate::rules::config::{RawRule, resolve};
 
     fn rules(keys: &[&str]) -> Vec<Rule> {
@@ -327,6 +328,7 @@ mod tests {
         let table = TableSeen { name, stamp: Some(stamp.to_owned()), ..TableSeen::default() };
         Observation {
             wal: None,
+            log_end: Lsn::ZERO,
             snapshot: Horizon { xmin, xmax },
             tables: vec![table],
             database: None,

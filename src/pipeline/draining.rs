@@ -17,10 +17,11 @@ impl<S: Source + 'static> Pipeline<S> {
     pub(super) async fn drain(mut self) -> Result<(), Stopped> {
         self.recorder.draining();
         let deadline = Instant::now() + DRAIN_TIME;
-        while !self.lanes.is_drained() && Instant::now() < deadline {
+        while !self.core.is_drained() && Instant::now() < deadline {
             let now = Instant::now();
             self.pass(now);
-            self.lanes.ship_last(now);
+            self.core.send_last(now.into_std());
+            self.perform();
             tokio::select! {
                 biased;
                 Some(report) = self.reports.recv() => self.reported(report),
@@ -30,7 +31,7 @@ impl<S: Source + 'static> Pipeline<S> {
                     // A source that is away stays away, and one that has rested would be ready over and over.
                     if let Event::Ready(Err(_)) | Event::Opened(..) | Event::Rested = event {
                         self.link = Link::Nowhere;
-                        self.lanes.ask_anew();
+                        self.core.stream_closed();
                     }
                 }
                 () = tokio::time::sleep_until(deadline.min(now + TICK)) => {}
@@ -38,7 +39,7 @@ impl<S: Source + 'static> Pipeline<S> {
             self.acknowledge(false);
         }
         self.acknowledge(true);
-        self.recorder.drained(self.lanes.is_drained());
+        self.recorder.drained(self.core.is_drained());
         match std::mem::replace(&mut self.link, Link::Nowhere) {
             // The process ends either way, and what was not acknowledged comes again.
             Link::Streaming { stream, .. } => stream.finish().await.or(Ok(())),

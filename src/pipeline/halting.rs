@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::Pipeline;
 use super::judging::Asking;
-use super::lanes::Lanes;
 use crate::rules::config::Rule;
 use crate::source::Source;
 use crate::table::TableName;
@@ -79,31 +78,18 @@ impl<S: Source + 'static> Pipeline<S> {
     /// Lets halted targets go on of which every rule was flushed by hand: they are judged again, and what they have
     /// missed is flushed.
     pub(super) fn release(&mut self) {
-        for table in self.lanes.take_flushed_by_hand() {
+        for table in self.core.take_manual_flushes() {
             for lane in self.halts.flushed(&table) {
                 self.recorder.released_target(lane);
-                self.lanes.release(lane);
+                self.core.release(lane);
                 match self.halts.asking.iter().position(|asking| asking.lane == lane) {
                     Some(place) => {
                         let asking = self.halts.asking.swap_remove(place);
                         self.recalled(asking);
                     }
-                    None => self.lanes.recall_unjudged(),
+                    None => self.core.load_records(),
                 }
             }
         }
-    }
-}
-
-impl Lanes {
-    /// A table was flushed by hand. Remembered only while that matters.
-    pub(super) fn flushed_by_hand(&mut self, table: TableName) {
-        if self.is_halted() {
-            self.flushed_by_hand.insert(table);
-        }
-    }
-
-    fn take_flushed_by_hand(&mut self) -> BTreeSet<TableName> {
-        std::mem::take(&mut self.flushed_by_hand)
     }
 }

@@ -2,9 +2,9 @@
 
 use tokio::sync::oneshot;
 
-use super::lanes::{Lanes, Mending};
 use super::{Followed, OnFirstStart, OnGap, Pipeline};
 use crate::continuity::{Drift, Gap, Known, Overspent, Verdict};
+use crate::core::Repair;
 use crate::invalidation::{Batch, RuleId};
 use crate::lsn::Lsn;
 use crate::observation::Observation;
@@ -52,7 +52,7 @@ impl<S: Source + 'static> Pipeline<S> {
             timeline: followed.seen.timeline,
             forks: &followed.seen.forks,
             slot: followed.origin,
-            reached: followed.reached.max(self.lanes.ledger.furthest_record(lane)),
+            reached: followed.reached.max(self.core.furthest_record(lane)),
             // The lane knows the rest.
             written: Lsn::ZERO,
             sequence: 0,
@@ -61,10 +61,10 @@ impl<S: Source + 'static> Pipeline<S> {
             remembered: Lsn::MAX,
         };
         let reached_is_sure = followed.looks >= LOOKS_MIN;
-        let verdict = self.lanes.judge(lane, &asking.recollection, known);
+        let verdict = self.core.reconcile(lane, &asking.recollection, known);
         if let (Verdict::Gap(Gap::DatabaseWentBack { .. }), false) = (&verdict, reached_is_sure) {
             // Perhaps the instance before this one wrote the record while this one was waiting.
-            self.lanes.judge_later(lane);
+            self.core.verify_later(lane);
             return self.early.push(asking);
         }
         let Some(mending) = self.mending(lane, verdict, &asking.recollection) else {
@@ -72,22 +72,22 @@ impl<S: Source + 'static> Pipeline<S> {
         };
         let answer = match mending {
             mending if mending.is_nothing() => Batch::default(),
-            mending => self.lanes.mend(lane, &mending),
+            mending => self.core.repair(lane, &mending),
         };
-        self.lanes.ledger.trust(lane);
+        self.core.verified(lane);
         self.halts.resolved(lane);
         // A worker that is gone has nothing to send either.
         let _ = asking.answer.send(answer);
     }
 
     /// What follows from a verdict; `None` where a person has to decide.
-    fn mending(&mut self, lane: usize, verdict: Verdict, recollection: &Recollection) -> Option<Mending> {
-        let all = Mending { rules: self.lanes.rules(lane, |_| true), sent_after: None };
+    fn mending(&mut self, lane: usize, verdict: Verdict, recollection: &Recollection) -> Option<Repair> {
+        let all = self.flush_of(self.core.rules_of(lane, |_| true));
         let settled = recollection.record.as_ref().map_or(Lsn::ZERO, |record| record.settled);
         match verdict {
             Verdict::FirstStart if self.settings.on_first_start == OnFirstStart::Keep => {
                 self.recorder.first_start(lane);
-                Some(Mending::default())
+                Some(Repair::default())
             }
             Verdict::FirstStart => {
                 self.recorder.flushing(lane, "first_start", "first start (on_first_start: flush)");
@@ -97,7 +97,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 let broken = self.doubted(lane, recollection);
                 // Without a record it is empty.
                 if broken.is_empty() || recollection.record.is_none() {
-                    return Some(Mending::default());
+                    return Some(Repair::default());
                 }
                 let names: Vec<&str> = broken.iter().map(|rule| self.recorder.subject(*rule)).collect();
                 let text = format!(
@@ -105,15 +105,16 @@ impl<S: Source + 'static> Pipeline<S> {
                      target was last brought on, or a replica had missed changes of it",
                     names.join(", ")
                 );
-                self.gap(lane, PUBLICATION_CHANGED, &text).then_some(Mending { rules: broken, sent_after: None })
+                self.gap(lane, PUBLICATION_CHANGED, &text).then(|| self.flush_of(broken))
             }
             Verdict::Resend { after, because } => {
                 self.recorder.resent(lane, because.reason(), &because.to_string());
-                self.lanes.ledger.missed_since(lane, after);
-                Some(Mending { sent_after: Some(after), rules: self.doubted(lane, recollection) })
+                self.core.missed_since(lane, after);
+                let broken = self.doubted(lane, recollection);
+                Some(Repair { sent_after: Some(after), ..self.flush_of(broken) })
             }
             Verdict::Gap(gap) => {
-                self.lanes.ledger.missed_since(lane, settled);
+                self.core.missed_since(lane, settled);
                 self.doubted(lane, recollection);
                 let text = match (gap, &self.renewed_because) {
                     (Gap::SlotWasGone { .. }, Some(why)) => format!("{gap}: {why}"),
@@ -134,7 +135,7 @@ impl<S: Source + 'static> Pipeline<S> {
         self.recorder.gap(lane, reason, text);
         if self.settings.on_gap == OnGap::Halt {
             self.halts.halted(lane);
-            self.lanes.halt(lane);
+            self.core.halt(lane);
             self.recorder.halted_target(lane, text);
             return false;
         }
@@ -153,7 +154,7 @@ impl<S: Source + 'static> Pipeline<S> {
         let broken = self.coverage.missing(marks, goes_to(lane));
         for &rule in &broken {
             if !self.coverage.doubt(rule) {
-                self.lanes.lanes_of(rule).into_iter().for_each(|lane| self.lanes.ledger.withhold(lane));
+                self.core.targets_of(rule).into_iter().for_each(|lane| self.core.withhold(lane));
             }
         }
         self.vouch();
@@ -163,6 +164,7 @@ impl<S: Source + 'static> Pipeline<S> {
     /// The server was looked at.
     pub(super) fn observed(&mut self, look: &Observation) {
         self.recorder.observed(look);
+        self.log_end = look.log_end;
         if let (Some(held), Some(followed)) = (look.wal, &mut self.known) {
             followed.looked(held.end);
         }
@@ -183,7 +185,7 @@ impl<S: Source + 'static> Pipeline<S> {
             self.recalled(asking);
         }
         if let (Some(held), Some(_)) = (look.wal, &self.known) {
-            let laggards = self.lanes.laggards(&held);
+            let laggards = self.core.laggards(&held);
             if let Some(spent) = self.budget.looked(held) {
                 self.stuck.hurry();
                 self.give_up(&laggards, held.end, spent);
@@ -207,13 +209,13 @@ impl<S: Source + 'static> Pipeline<S> {
                 self.broken(*rule, "the way in which the publication holds its table has changed");
             }
             Drift::Mended(rule) if follows => {
-                for lane in self.lanes.lanes_of(*rule) {
+                for lane in self.core.targets_of(*rule) {
                     // Where it was broken at the same look, it has just been flushed.
                     if before != Some(&Drift::Broken(*rule)) {
                         self.flush(lane, *rule);
                     }
                     if self.coverage.is_whole(goes_to(lane)) {
-                        self.lanes.ledger.mending(lane);
+                        self.core.repaired(lane);
                     }
                 }
             }
@@ -228,9 +230,9 @@ impl<S: Source + 'static> Pipeline<S> {
         }
         let is_whole = self.coverage.doubt(rule);
         let text = format!("{}: other tables inherit from its table", self.recorder.subject(rule));
-        for lane in self.lanes.lanes_of(rule) {
+        for lane in self.core.targets_of(rule) {
             if !is_whole {
-                self.lanes.ledger.withhold(lane);
+                self.core.withhold(lane);
             }
             if self.gap(lane, PUBLICATION_CHANGED, &text) {
                 self.flush(lane, rule);
@@ -240,8 +242,8 @@ impl<S: Source + 'static> Pipeline<S> {
 
     fn broken(&mut self, rule: RuleId, why: &str) {
         let text = format!("{}: {why}", self.recorder.subject(rule));
-        for lane in self.lanes.lanes_of(rule) {
-            self.lanes.ledger.withhold(lane);
+        for lane in self.core.targets_of(rule) {
+            self.core.withhold(lane);
             if self.gap(lane, PUBLICATION_CHANGED, &text) {
                 self.flush(lane, rule);
             }
@@ -249,14 +251,20 @@ impl<S: Source + 'static> Pipeline<S> {
     }
 
     fn flush(&mut self, lane: usize, rule: RuleId) {
-        self.lanes.mend_later(lane, &Mending { rules: vec![rule], sent_after: None });
+        self.core.repair_later(lane, &self.flush_of(vec![rule]));
+    }
+
+    /// The flush of these rules, whose changes may have been missed up to the end of the log as it was last seen: the
+    /// catalogue shows what lies beyond what has been read.
+    fn flush_of(&self, rules: Vec<RuleId>) -> Repair {
+        Repair { sent_after: None, rules, missed_until: self.log_end }
     }
 
     /// Has the records say which rules are whole.
     pub(super) fn vouch(&mut self) {
-        for lane in 0..self.lanes.len() {
-            let marks = self.coverage.marks(|rule| goes_to(lane)(rule) && self.lanes.vouches_for(lane, rule.id));
-            self.lanes.vouch(lane, &marks);
+        for lane in 0..self.core.target_count() {
+            let marks = self.coverage.marks(|rule| goes_to(lane)(rule) && self.core.may_list(lane, rule.id));
+            self.core.mark_rules(lane, &marks);
         }
     }
 
@@ -265,11 +273,11 @@ impl<S: Source + 'static> Pipeline<S> {
         let text = format!("given up at {end}: {spent}");
         let found = self.known.as_ref().map_or(Lsn::ZERO, |followed| followed.reached);
         for &lane in laggards {
-            self.lanes.give_up(lane, found);
+            self.core.suspend(lane, found);
             self.recorder.given_up(lane, &text);
             if self.settings.on_gap == OnGap::Halt {
                 self.halts.halted(lane);
-                self.lanes.halt(lane);
+                self.core.halt(lane);
                 self.recorder.halted_target(lane, &text);
             }
         }
@@ -278,11 +286,4 @@ impl<S: Source + 'static> Pipeline<S> {
 
 fn goes_to(lane: usize) -> impl Fn(&Rule) -> bool {
     move |rule| rule.lanes.contains(&lane)
-}
-
-impl Lanes {
-    /// What is withheld because of rules that are not whole, after another history has begun.
-    pub(super) fn withhold_again(&mut self, is_whole: impl Fn(usize) -> bool) {
-        (0..self.len()).filter(|lane| !is_whole(*lane)).for_each(|lane| self.ledger.withhold(lane));
-    }
 }

@@ -11,13 +11,13 @@ impl<S: Source + 'static> Pipeline<S> {
         let of_transactions = self.reader.take_overflowed();
         if !of_transactions.is_empty() {
             let most = self.settings.transaction_keys_max;
-            for lane in 0..self.lanes.len() {
-                let goes_here = |rule: &&RuleId| self.lanes.lanes_of(**rule).contains(&lane);
+            for lane in 0..self.core.target_count() {
+                let goes_here = |rule: &&RuleId| self.core.targets_of(**rule).contains(&lane);
                 let rules: Vec<RuleId> = of_transactions.iter().filter(goes_here).copied().collect();
                 self.recorder.overflowed(lane, Limit::Transaction(most), &rules);
             }
         }
-        for (lane, rules) in self.lanes.take_overflows() {
+        for (lane, rules) in self.core.take_overflows() {
             self.recorder.overflowed(lane, Limit::Pending(self.settings.pending_keys_max), &rules);
         }
     }

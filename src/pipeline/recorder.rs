@@ -12,12 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use prometheus_client::metrics::histogram::Histogram;
 use tracing::{debug, error, info, warn};
 
-use super::lanes::Lanes;
 use crate::backoff::{Throttle, is_worth_a_line};
 use crate::by_hand::UnreadableOrder;
 use crate::continuity::Anew;
+use crate::core::{Core, Watermarks};
 use crate::invalidation::{Action, Batch, RuleId};
-use crate::ledger::Watermarks;
 use crate::lsn::{CommitLsn, Lsn};
 use crate::metrics::{Metrics, TableCounters, TargetMetrics};
 use crate::observation::Observation;
@@ -104,7 +103,7 @@ impl Recorder {
     }
 
     /// The loop has turned once.
-    pub(super) fn turned(&mut self, reader: &mut Reader, lanes: &Lanes) {
+    pub(super) fn turned(&mut self, reader: &mut Reader, core: &Core) {
         let mut rows = false;
         reader.take_counts(|table, op, n| {
             rows = true;
@@ -118,7 +117,7 @@ impl Recorder {
             counter.inc_by(n);
         });
         self.ignored(reader.take_ignored());
-        let watermarks = lanes.ledger.watermarks(lanes.gate.visible(lanes.ledger.decoded()));
+        let watermarks = core.watermarks();
         // A server that sends rows without a break sends no keepalive. One look at the clock for all of this turn's rows.
         if rows || watermarks.decoded != self.told.decoded {
             self.board.read();
@@ -132,13 +131,13 @@ impl Recorder {
             self.board.settled(&self.settled.0);
         }
         self.board.moved(watermarks);
-        for lane in 0..lanes.len() {
-            let (pending, in_flight) = lanes.waiting(lane);
+        for lane in 0..core.target_count() {
+            let (pending, in_flight) = core.waiting(lane);
             self.board.target(lane, |target| {
-                target.applied = lanes.ledger.applied(lane);
+                target.applied = core.applied(lane);
                 target.pending_keys = pending;
                 target.in_flight = in_flight;
-                target.is_flushing(lanes.flushing(lane));
+                target.is_flushing(core.flushing(lane));
             });
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::by_hand::ManualKeys;
+use crate::core::Limits;
 
 /// What to do where continuity is broken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -50,4 +51,10 @@ pub struct Settings {
     /// This process has followed the log before, with another configuration: a source that refuses it is tried again,
     /// as later in its life.
     pub is_resumed: bool,
+}
+
+impl Settings {
+    pub(super) fn limits(&self) -> Limits {
+        Limits { pending_keys: self.pending_keys_max, repeat_after: self.repeat_after }
+    }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::link::Link;
 use super::{Pipeline, Stopped};
-use crate::gate::{Replicas, Standing, Turn};
+use crate::core::{Replicas, Standing, Turn};
 use crate::lsn::Lsn;
 use crate::sight::Sight;
 use crate::source::{Question, Seen, Sighted, Source, SourceError, Stream};
@@ -79,15 +79,15 @@ impl<S: Source + 'static> Pipeline<S> {
     pub(super) fn pass(&mut self, now: Instant) {
         let Link::Streaming { stream, .. } = &self.link else { return };
         let walsender = stream.walsender();
-        if self.lanes.pass(now >= self.asked.again) {
+        if self.core.pass(now >= self.asked.again) {
             self.asked.at = now;
             self.sights.ask(walsender);
-        } else if self.lanes.gate.is_asking() && now >= self.asked.at + ANSWER_IS_LATE {
-            self.lanes.answer_is_late();
+        } else if self.core.visibility.is_probing() && now >= self.asked.at + ANSWER_IS_LATE {
+            self.core.answer_is_late();
             // Once for each such time, not at every turn.
             self.asked.at = now;
         }
-        let furthest = self.lanes.furthest();
+        let furthest = self.core.furthest();
         if !self.sights.replicas.is_empty() && self.sights.replicas.wanted() < furthest {
             self.sights.replicas.want(furthest, now.into_std());
         }
@@ -102,18 +102,20 @@ impl<S: Source + 'static> Pipeline<S> {
 
     /// When the loop has to turn although nothing happens.
     pub(super) fn next_turn(&self, now: Instant) -> Instant {
-        let gate = &self.lanes.gate;
+        let visibility = &self.core.visibility;
         // Without a stream nobody is asked or told anything, however late it is.
         let is_streaming = matches!(self.link, Link::Streaming { .. });
         let question = is_streaming.then(|| {
-            let late = gate.is_asking().then(|| self.asked.at + ANSWER_IS_LATE);
-            late.or_else(|| gate.is_blocked().then_some(self.asked.again))
+            let late = visibility.is_probing().then(|| self.asked.at + ANSWER_IS_LATE);
+            late.or_else(|| visibility.is_blocked().then_some(self.asked.again))
         });
         // Where it would have been time, a backlog is being read, which may have come to its end.
         let next = (self.acknowledged_at + super::ACKNOWLEDGE_EVERY).max(now + super::ACKNOWLEDGE_EVERY / 2);
-        let acknowledgement = (is_streaming && self.lanes.ledger.can_acknowledge()).then_some(next);
-        let due = question.flatten().into_iter().chain(self.lanes.next_repeat());
-        let due = due.chain(self.lanes.record_due(now)).chain(acknowledgement);
+        let acknowledgement = (is_streaming && self.core.can_acknowledge()).then_some(next);
+        let core_due =
+            self.core.next_repeat().into_iter().chain(self.core.record_due(now.into_std())).map(Instant::from_std);
+        let due = question.flatten().into_iter().chain(core_due);
+        let due = due.chain(acknowledgement);
         due.fold(now + super::TICK, Instant::min)
     }
 
@@ -142,10 +144,10 @@ impl<S: Source + 'static> Pipeline<S> {
         if std::mem::replace(&mut self.asked.in_recovery, in_recovery) && !in_recovery {
             return self.lost(SourceError::Lost("the standby that is followed was promoted".to_owned()));
         }
-        self.lanes.answered(sight);
+        self.core.answered(sight);
         let now = Instant::now();
         self.asked.pause =
-            if self.lanes.gate.is_blocked() { (self.asked.pause * 2).min(AGAIN_MOST) } else { AGAIN_FIRST / 2 };
+            if self.core.visibility.is_blocked() { (self.asked.pause * 2).min(AGAIN_MOST) } else { AGAIN_FIRST / 2 };
         self.asked.again = now + self.asked.pause;
         Ok(())
     }
@@ -160,8 +162,8 @@ impl<S: Source + 'static> Pipeline<S> {
                 Turn::Left { replica, why } => self.recorder.replica_left(replica, why),
                 Turn::Returned { replica, since } => {
                     self.recorder.replica_returned(replica);
-                    for lane in 0..self.lanes.len() {
-                        if self.lanes.heal(lane, since) {
+                    for lane in 0..self.core.target_count() {
+                        if self.core.replica_returned(lane, since) {
                             self.recorder.flushing(
                                 lane,
                                 "replica_returned",
@@ -176,8 +178,8 @@ impl<S: Source + 'static> Pipeline<S> {
             Standing::Held => None,
             Standing::Left(since) => Some(since),
         });
-        self.lanes.replayed(self.sights.replicas.replayed(), left.min());
-        let (reached, is_healing) = (self.lanes.settled_at_most(), self.lanes.is_healing());
+        self.core.replayed(self.sights.replicas.replayed(), left.min());
+        let (reached, is_healing) = (self.core.settled_at_most(), self.core.is_repairing());
         for (index, is_relied_on) in self.sights.replicas.are_relied_on(reached).enumerate() {
             self.recorder.replica_held(index, is_relied_on && !is_healing);
         }

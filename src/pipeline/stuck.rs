@@ -23,7 +23,7 @@ impl<S: Source + 'static> Pipeline<S> {
             | SourceError::Refused(_)
             | SourceError::Synchronous(_) => return error,
         };
-        let at = at.unwrap_or_else(|| self.lanes.ledger.decoded());
+        let at = at.unwrap_or_else(|| self.core.decoded());
         let what_then = match self.settings.on_gap {
             OnGap::Flush => "a new slot takes its place and every scope is flushed",
             OnGap::Halt => "a new slot takes its place and every target halts (on_gap: halt)",
@@ -49,7 +49,7 @@ impl<S: Source + 'static> Pipeline<S> {
 
     /// Looks whether the stream has got past the position where it failed.
     pub(super) fn got_past_failure(&mut self) {
-        if self.stuck.passed(self.lanes.ledger.decoded()) {
+        if self.stuck.passed(self.core.decoded()) {
             self.recorder.streams_on();
         }
     }

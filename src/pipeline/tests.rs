@@ -16,9 +16,9 @@ mod synchronous;
 use super::draining::DRAIN_TIME;
 use super::*;
 use crate::by_hand::ManualKeys;
-use crate::gate::Replicas;
+use crate::core::AckLsn;
+use crate::core::Replicas;
 use crate::invalidation::Action;
-use crate::ledger::AckLsn;
 use crate::metrics::Metrics;
 use crate::observation::{Horizon, Observation, TableSeen};
 use crate::record::{Recollection, Record};
@@ -305,6 +305,7 @@ fn look(rules: &[Rule], stamp: &str) -> Observation {
     let snapshot = Horizon { xmin: 9, xmax: 9 };
     Observation {
         wal: None,
+        log_end: Lsn::ZERO,
         snapshot,
         tables: rules.iter().map(table).collect(),
         database: None,

@@ -26,7 +26,7 @@ pub mod watch;
 use std::future::Future;
 
 use crate::continuity::Fork;
-use crate::ledger::AckLsn;
+use crate::core::AckLsn;
 use crate::lsn::Lsn;
 use crate::observation::Observation;
 use crate::sight::{ReplicaSeen, Sight};

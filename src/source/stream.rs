@@ -17,7 +17,7 @@ use super::session::{Session, lost, unexpected};
 use super::socket::Socket;
 use super::{Frame, Intake, SourceError, Stream};
 use crate::backoff::Throttle;
-use crate::ledger::AckLsn;
+use crate::core::AckLsn;
 use crate::lsn::Lsn;
 
 /// The server is told at least this often that we are alive.

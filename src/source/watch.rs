@@ -143,6 +143,7 @@ struct Watcher<'a> {
     config: &'a WatchConfig,
     client: Client,
     server: Statement,
+    log_end: Statement,
     catalogue: Looks,
 }
 
@@ -150,10 +151,11 @@ impl<'a> Watcher<'a> {
     async fn new(config: &'a WatchConfig, client: Client) -> Result<Watcher<'a>, SourceError> {
         let prepared = async {
             client.batch_execute(sql::SETTINGS).await?;
-            Ok((client.prepare(sql::SERVER).await?, Looks::new(&client).await?))
+            let (server, log_end) = (client.prepare(sql::SERVER).await?, client.prepare(sql::LOG_END).await?);
+            Ok((server, log_end, Looks::new(&client).await?))
         };
-        let (server, catalogue) = prepared.await.map_err(|error| failed(&error, config))?;
-        Ok(Watcher { config, client, server, catalogue })
+        let (server, log_end, catalogue) = prepared.await.map_err(|error| failed(&error, config))?;
+        Ok(Watcher { config, client, server, log_end, catalogue })
     }
 
     async fn look(&mut self) -> Result<Observation, SourceError> {
@@ -164,7 +166,7 @@ impl<'a> Watcher<'a> {
         });
         let glance = glance.await?;
         let synchronous = self.synchronous(&glance).await?;
-        let Watcher { config, client, catalogue, .. } = self;
+        let Watcher { config, client, log_end, catalogue, .. } = self;
         catalogue.glanced(&glance);
         let mut seen = Catalogue::default();
         if catalogue.is_due(config) && catalogue.may_differ(&glance) {
@@ -174,8 +176,14 @@ impl<'a> Watcher<'a> {
         let holder =
             in_time(ANSWER_MAX, async { catalogue.holder(client).await.map_err(|error| failed(&error, config)) });
         let holder = holder.await?;
+        let log_end = in_time(ANSWER_MAX, async {
+            let row = client.query_one(log_end, &[]).await.map_err(|error| failed(&error, config))?;
+            let text: Option<&str> = row.try_get(0).map_err(|error| failed(&error, config))?;
+            Ok(text.and_then(|text| text.parse().ok()).unwrap_or_default())
+        });
+        let (log_end, snapshot) = (log_end.await?, catalogue.horizon());
         let Catalogue { tables, database } = seen;
-        Ok(Observation { wal: glance.wal, snapshot: catalogue.horizon(), tables, database, holder, synchronous })
+        Ok(Observation { wal: glance.wal, log_end, snapshot, tables, database, holder, synchronous })
     }
 
     /// [`Observation::synchronous`]. The setting is asked for and not `pg_stat_replication`, whose `sync_priority` only

@@ -12,7 +12,7 @@ use super::watch::Watch;
 use super::{
     COMMITS_MAX, EVENTS_MAX, Event, ReplicaStatus, RuleStatus, SettledCommit, State, Status, TargetStatus, WAITERS_MAX,
 };
-use crate::ledger::Watermarks;
+use crate::core::Watermarks;
 use crate::lsn::Lsn;
 use crate::observation::HeldWal;
 

@@ -106,7 +106,7 @@ fn trouble(target: &TargetStatus, now: Instant) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Watermarks;
+    use crate::core::Watermarks;
     use crate::lsn::Lsn;
     use crate::status::{Board, LOOK_AGE_MAX, TargetStatus};
 

@@ -53,7 +53,7 @@ fn streaming(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Watermarks;
+    use crate::core::Watermarks;
     use crate::lsn::Lsn;
     use crate::status::{Board, TargetStatus};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Event, ReplicaStatus, RuleStatus, SettledCommit, Status, TargetStatus, readiness};
-use crate::ledger::Watermarks;
+use crate::core::Watermarks;
 use crate::transaction::Made;
 
 /// Positions are text as Postgres prints them; times are milliseconds since 1970 or seconds of duration.

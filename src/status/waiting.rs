@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
-use crate::ledger::Watermarks;
+use crate::core::Watermarks;
 use crate::lsn::Lsn;
 
 /// A stage that can be waited for.

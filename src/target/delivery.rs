@@ -21,8 +21,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Delivered, Delivery, Fault, FaultKind, Pending, Recollection, Target};
 use crate::backoff::Backoff;
+use crate::core::Ticket;
 use crate::invalidation::Batch;
-use crate::ledger::Ticket;
 
 /// The most deliveries of one lane that are sent and not confirmed. Enough to keep the wire busy; more would only make
 /// batches smaller, as what is not sent yet keeps gathering.

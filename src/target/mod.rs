@@ -13,8 +13,8 @@ use std::sync::Arc;
 use secrecy::ExposeSecret;
 
 use crate::finding::Finding;
-use crate::invalidation::{Action, Batch};
-pub use crate::record::{Recollection, Record};
+use crate::invalidation::Action;
+pub use crate::record::{Delivery, Recollection, Record};
 use config::TargetConfig;
 use peek::Peek;
 
@@ -29,15 +29,6 @@ pub trait Target: Send + Sync {
 
     /// What the target remembers of how far it has been brought.
     fn recall(&self) -> Pending<'_, Result<Recollection, Fault>>;
-}
-
-/// One batch and the record that vouches for it.
-#[derive(Debug)]
-pub struct Delivery {
-    /// What to invalidate; may be empty where only the record moves.
-    pub batch: Batch,
-    /// Written after the invalidations.
-    pub record: Record,
 }
 
 /// What a delivery did.

@@ -5,7 +5,7 @@
 //! way again → settled. Everything before the oldest thing that is owed is settled.
 
 use coherd::continuity::{Known, SlotOrigin, Verdict, judge};
-use coherd::gate::Gate;
+use coherd::core::Visibility;
 use coherd::lsn::Lsn;
 use coherd::record;
 use coherd::sight::Sight;
@@ -58,7 +58,7 @@ pub struct Daemon {
     /// The cache has been asked what it remembers; before, nothing is sent.
     pub is_judged: bool,
     decoded: Position,
-    pub gate: Gate,
+    pub visibility: Visibility,
     gathering: Option<Owed>,
     asked: Option<Owed>,
     blocked: Option<Owed>,
@@ -121,14 +121,14 @@ impl Daemon {
         if setup.is_ungated() {
             return owe(&mut self.ready, owed);
         }
-        self.gate.begun(commit(self.decoded));
-        self.gate.gathered(lsn(before));
+        self.visibility.begun(commit(self.decoded));
+        self.visibility.gathered(lsn(before));
         owe(&mut self.gathering, owed);
     }
 
     /// Asks the source what it shows. Whether there was a reason to.
     pub fn ask(&mut self) -> bool {
-        let asks = self.gate.ask(true);
+        let asks = self.visibility.probe(true);
         if asks {
             owe(&mut self.asked, self.gathering.take());
         }
@@ -137,14 +137,14 @@ impl Daemon {
 
     /// The answer.
     pub fn answered(&mut self, setup: &Setup, sight: Sight) {
-        let passed = self.gate.answered(sight);
+        let passed = self.visibility.answered(sight);
         if passed.blocked {
             let blocked = self.blocked.take();
             self.pass(setup, blocked);
             self.is_early = false;
         }
         let asked = self.asked.take();
-        if passed.asked {
+        if passed.probed {
             self.pass(setup, asked);
         } else {
             self.block(setup, asked);
@@ -158,7 +158,7 @@ impl Daemon {
 
     /// There is no answer in time.
     pub fn is_late(&mut self, setup: &Setup) {
-        self.gate.block();
+        self.visibility.block();
         let (asked, gathering) = (self.asked.take(), self.gathering.take());
         self.block(setup, asked);
         self.block(setup, gathering);
@@ -191,7 +191,7 @@ impl Daemon {
             return false;
         }
         let settled = self.settled();
-        if self.gate.is_clear() {
+        if self.visibility.is_clear() {
             let gathering = self.gathering.take();
             self.pass(setup, gathering);
         }

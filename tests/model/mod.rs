@@ -62,7 +62,7 @@
 //! - The pieces of a large transaction, keys that become scopes, several targets, several keys: their watermarks are the
 //!   ledger's, whose own tests cover them.
 //! - A lost replication connection, a lost slot, failover of Postgres, the WAL budget. What the answer of the source is
-//!   worth after it reconnects is `Gate::start_over`'s.
+//!   worth after it reconnects is `Visibility::start_over`'s.
 //! - Several replicas: waiting for the slowest of them is waiting for one.
 //! - Time. Every step may take any time, so time-outs are steps like any other; only that something does *not* take
 //!   longer cannot be used, and nothing here relies on it. `repeat_after` narrows the window of plain readers and closes

@@ -155,7 +155,7 @@ impl Setup {
         if daemon.can_decode(state.postgres.written) {
             actions.push(Action::Decode);
         }
-        if daemon.gate.is_asking() {
+        if daemon.visibility.is_probing() {
             actions.push(Action::Answer);
         }
         if self.faults && daemon.can_be_late() {

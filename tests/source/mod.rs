@@ -13,7 +13,7 @@ pub mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coherd::ledger::{AckLsn, Ledger};
+use coherd::core::{AckLsn, Core};
 use coherd::lsn::Lsn;
 use coherd::source::dsn::Dsn;
 use coherd::source::postgres::{Creation, Postgres, PostgresConfig};
@@ -74,9 +74,9 @@ pub fn settled_text(error: &SourceError, replace: &[(&str, &str)]) -> String {
 
 /// A position that may be acknowledged.
 pub fn ack(at: Lsn) -> AckLsn {
-    let mut ledger = Ledger::new(Lsn::ZERO, []);
-    ledger.idle(at);
-    ledger.acknowledge().unwrap()
+    let mut core = Core::without_targets(Lsn::ZERO);
+    core.idle(at);
+    core.acknowledge().unwrap()
 }
 
 /// What a stream gave.

@@ -3,7 +3,7 @@
 use tracing::{debug, info, warn};
 
 use super::Recorder;
-use crate::gate::Why;
+use crate::core::Why;
 use crate::lsn::Lsn;
 use crate::source::SourceError;
 

@@ -79,7 +79,15 @@ fn what_the_slot_holds_back_is_what_was_last_seen() {
     assert!(!its.metrics.encode().unwrap().contains("slot_retained_bytes"), "nothing was seen yet");
     let wal = Some(HeldWal { end: Lsn::new(9000), retained: 5000, safe: Some(70), segment: 16 << 20 });
     let snapshot = Horizon { xmin: 1, xmax: 1 };
-    let observation = Observation { wal, snapshot, tables: vec![], database: None, holder: None, synchronous: None };
+    let observation = Observation {
+        wal,
+        snapshot,
+        log_end: Lsn::ZERO,
+        tables: vec![],
+        database: None,
+        holder: None,
+        synchronous: None,
+    };
     its.recorder.observed(&observation);
     assert!(its.has_metric("coherd_slot_retained_bytes 5000"));
     assert_eq!(its.board.status().held.and_then(|held| held.safe), Some(70));
@@ -134,34 +142,34 @@ fn a_commit_is_timed_until_it_settles_also_where_its_keys_left_before_it_was_rea
 #[test]
 fn a_commit_strikes_when_it_has_made_a_key_and_the_next_one_does_not_for_that() {
     let its = told();
-    let mut lanes = Lanes::new(vec![], &its.rules, &crate::pipeline::tests::SETTINGS);
-    lanes.begun(Commit { xid: 7, at: Lsn::new(90) }, PgTime(0));
-    assert!(!lanes.commit_strikes());
-    lanes.key(RuleId(0), Action::Delete, b"user:1");
-    assert!(lanes.commit_strikes());
-    lanes.begun(Commit { xid: 8, at: Lsn::new(190) }, PgTime(0));
-    assert!(!lanes.commit_strikes());
+    let mut core = Core::new(0, &its.rules, crate::pipeline::tests::SETTINGS.limits(), std::time::Instant::now(), 0);
+    core.begun(Commit { xid: 7, at: Lsn::new(90) }, PgTime(0));
+    assert!(!core.commit_invalidates());
+    core.key(RuleId(0), Action::Delete, b"user:1");
+    assert!(core.commit_invalidates());
+    core.begun(Commit { xid: 8, at: Lsn::new(190) }, PgTime(0));
+    assert!(!core.commit_invalidates());
 }
 
 /// Rows, and never a keepalive.
 #[test]
 fn rows_are_a_sign_of_life_also_in_the_middle_of_a_transaction() {
     let mut its = told();
-    let mut lanes = Lanes::new(vec![], &its.rules, &crate::pipeline::tests::SETTINGS);
+    let mut core = Core::new(0, &its.rules, crate::pipeline::tests::SETTINGS.limits(), std::time::Instant::now(), 0);
     let mut reader = Reader::new(its.rules.clone(), 10);
-    its.recorder.turned(&mut reader, &lanes);
+    its.recorder.turned(&mut reader, &core);
     assert_eq!(its.board.status().last_message, None, "nothing was read");
     let begin = [b"B".as_slice(), &[0; 16], &[0, 0, 0, 9]].concat();
     let relation = b"R\0\0\0\x01public\0users\0d\0\x01\x01id\0\0\0\0\x17\xFF\xFF\xFF\xFF";
     let insert = b"I\0\0\0\x01N\0\x01t\0\0\0\x017";
     for bytes in [begin.as_slice(), relation, insert] {
-        reader.read(pgoutput::decode(bytes).unwrap(), &mut lanes).unwrap();
+        reader.read(pgoutput::decode(bytes).unwrap(), &mut core).unwrap();
     }
-    its.recorder.turned(&mut reader, &lanes);
+    its.recorder.turned(&mut reader, &core);
     let first = its.board.status().last_message.expect("a row was read");
-    its.recorder.turned(&mut reader, &lanes);
+    its.recorder.turned(&mut reader, &core);
     assert_eq!(its.board.status().last_message, Some(first), "nothing more was read");
-    lanes.ledger.committed(CommitLsn::from_end(Lsn::new(200)));
-    its.recorder.turned(&mut reader, &lanes);
+    core.committed(Lsn::new(200));
+    its.recorder.turned(&mut reader, &core);
     assert!(its.board.status().last_message > Some(first), "a commit was read");
 }

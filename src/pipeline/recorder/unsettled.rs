@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::ledger::Watermarks;
+use crate::core::Watermarks;
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
 use crate::transaction::Made;

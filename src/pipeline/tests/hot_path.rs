@@ -2,14 +2,17 @@
 
 use super::*;
 use crate::continuity::Known;
+use crate::core::Output;
 use crate::invalidation::Batch;
+use crate::target::delivery::Shipment;
 
 const ROWS: usize = 10;
 const TRANSACTIONS: u32 = 100;
 
 struct Belt {
     reader: Reader,
-    lanes: Lanes,
+    core: Core,
+    worker: delivery::Lane,
     recorder: Recorder,
     reports: mpsc::Receiver<Report>,
 }
@@ -19,28 +22,37 @@ impl Belt {
         let names = ["cache".to_owned()];
         let rules = resolve(&[RawRule::of("users", &["user:{id}", "name:{id|lower|md5}"])], &names).unwrap();
         let (sender, reports) = mpsc::channel(64);
-        let workers = vec![delivery::spawn(0, Arc::clone(cache) as _, sender)];
+        let worker = delivery::spawn(0, Arc::clone(cache) as _, sender);
         let board = Board::new("s", "p", [("cache", "redis")]);
         let recorder = Recorder::new(board.clone(), Metrics::new(&board), &["cache".into()], &rules);
         let settings = Settings { pending_keys_max: 1_000_000, transaction_keys_max: 1_000_000, ..SETTINGS };
-        let mut lanes = Lanes::new(workers, &rules, &settings);
-        lanes.begin(Lsn::new(100), 7, 1);
-        lanes.answered(Sight::Primary("1000000:1000000:".parse().unwrap()));
-        Belt { reader: Reader::new(rules, 1_000_000), lanes, recorder, reports }
+        let mut core = Core::new(1, &rules, settings.limits(), Instant::now().into_std(), 0);
+        core.begin(Lsn::new(100), (7, 1), 0);
+        core.answered(Sight::Primary("1000000:1000000:".parse().unwrap()));
+        Belt { reader: Reader::new(rules, 1_000_000), core, worker, recorder, reports }
     }
 
     fn read(&mut self, frames: &[Vec<u8>]) {
         for frame in frames {
             let message = pgoutput::decode(frame).unwrap();
-            read_message(message, &mut self.reader, &mut self.lanes, &mut self.recorder).unwrap();
+            read_message(message, &mut self.reader, &mut self.core, &mut self.recorder).unwrap();
+        }
+    }
+
+    fn send(&mut self) {
+        self.core.send(Instant::now().into_std());
+        for output in self.core.take_outputs() {
+            if let Output::Send { ticket, delivery, .. } = output {
+                self.worker.send(Shipment { ticket, delivery }).unwrap();
+            }
         }
     }
 
     /// Sends what was read and waits until it is confirmed.
     async fn deliver(&mut self) {
-        self.lanes.bound();
-        self.lanes.pass(false);
-        self.lanes.ship(Instant::now());
+        self.core.bound();
+        self.core.pass(false);
+        self.send();
         loop {
             match self.reports.recv().await.unwrap() {
                 Report::Recalled { lane, recollection, answer } => {
@@ -56,13 +68,13 @@ impl Belt {
                         is_ours: false,
                         remembered: Lsn::MAX,
                     };
-                    self.lanes.judge(lane, &recollection, known);
-                    self.lanes.ledger.trust(lane);
+                    self.core.reconcile(lane, &recollection, known);
+                    self.core.verified(lane);
                     answer.send(Batch::default()).unwrap();
-                    self.lanes.ship(Instant::now());
+                    self.send();
                 }
                 Report::Confirmed { lane, ticket, delivery, .. } => {
-                    self.lanes.confirmed(lane, ticket, delivery);
+                    self.core.confirmed(lane, ticket, delivery, Instant::now().into_std());
                     return;
                 }
                 Report::Up { .. } => {}

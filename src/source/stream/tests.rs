@@ -3,7 +3,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use super::*;
-use crate::ledger::Ledger;
+use crate::core::Core;
 
 /// A stream whose server is the other end of the socket.
 fn stream() -> (PostgresStream, UnixStream) {
@@ -147,10 +147,10 @@ fn a_request_is_answered_at_once_and_a_silent_server_hears_from_us_in_time() {
 fn an_acknowledgement_leaves_with_the_next_poll_and_never_goes_back() {
     run(async {
         let (mut stream, mut server) = stream();
-        let mut ledger = Ledger::new(Lsn::ZERO, []);
+        let mut core = Core::without_targets(Lsn::ZERO);
         for (at, told) in [(50, 100), (300, 300), (400, 400)] {
-            ledger.idle(Lsn::new(at));
-            stream.acknowledge(ledger.acknowledge().unwrap());
+            core.idle(Lsn::new(at));
+            stream.acknowledge(core.acknowledge().unwrap());
             let poll = async {
                 tokio::select! { s = status(&mut server) => s, e = stream.ready(Intake::Closed) => panic!("{e:?}") }
             };
@@ -163,10 +163,10 @@ fn an_acknowledgement_leaves_with_the_next_poll_and_never_goes_back() {
 fn a_server_that_does_not_read_makes_nothing_grow() {
     run(async {
         let (mut stream, _server) = stream();
-        let mut ledger = Ledger::new(Lsn::ZERO, []);
+        let mut core = Core::without_targets(Lsn::ZERO);
         for at in 101..100_000 {
-            ledger.idle(Lsn::new(at));
-            stream.acknowledge(ledger.acknowledge().unwrap());
+            core.idle(Lsn::new(at));
+            stream.acknowledge(core.acknowledge().unwrap());
             let ready = stream.ready(Intake::Closed);
             tokio::select! { biased; e = ready => panic!("{e:?}"), () = std::future::ready(()) => {} }
             assert!(stream.outbox.len() <= 39);

@@ -26,6 +26,19 @@ SELECT server.in_recovery, server.snapshot, server.segment, slot.retained, slot.
        current_setting('synchronous_standby_names'), current_setting('application_name')
 FROM server LEFT JOIN slot ON true";
 
+/// A position that whatever can be seen so far was written before. Not the flushed one: a commit with
+/// `synchronous_commit = off` is visible before it is flushed. At the start of a page the insert position stands behind the
+/// page's header (24 bytes; 40 in the first page of a segment), and nothing confirms that position before the next record.
+pub(super) const LOG_END: &str = "
+SELECT CASE
+    WHEN pg_catalog.pg_is_in_recovery()
+        THEN greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn())
+    ELSE (SELECT e.at - CASE
+                WHEN mod(e.at - '0/0'::pg_lsn, current_setting('wal_block_size')::numeric) = 24 THEN 24
+                WHEN mod(e.at - '0/0'::pg_lsn, pg_catalog.pg_size_bytes(current_setting('wal_segment_size'))) = 40 THEN 40
+                ELSE 0 END::numeric
+          FROM (SELECT pg_catalog.pg_current_wal_insert_lsn() AS at) e) END::text";
+
 /// Whether a row was written by a transaction that the last look may not have shown. The row version of a frozen row
 /// stays; one from two billion transactions ago counts as old.
 macro_rules! fresh {

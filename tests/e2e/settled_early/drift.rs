@@ -24,12 +24,9 @@ impl Stage {
     }
 }
 
-/// Cause: `Pipeline::drifted` and `Lanes::mend_later` give the flush `just_before(ledger.decoded())`, but the look at the
-/// catalogue goes to the server itself and shows what lies beyond what has been read. A replica that has replayed what
-/// was decoded then does not lack it, so there is no second pass. The flush must carry max(decoded, end of the log at the
-/// look).
+/// The look at the catalogue goes to the server itself and shows what lies beyond what has been read. So the flush carries
+/// the end of the log at the look.
 #[test]
-#[ignore = "settled is said too early: the flush for a change of the catalogue carries the decoded position, not the log's end"]
 fn a_change_of_the_catalogue_that_is_found_before_it_is_read_settles_only_when_it_is_replayed() {
     for looks in [false, true] {
         let mut stage = Stage::open("");
@@ -44,9 +41,8 @@ fn a_change_of_the_catalogue_that_is_found_before_it_is_read_settles_only_when_i
     }
 }
 
-/// The same cause, where the daemon keeps itself from reading: no target has room.
+/// The same, where the daemon keeps itself from reading: no target has room.
 #[test]
-#[ignore = "settled is said too early: the flush for a change of the catalogue carries the decoded position, not the log's end"]
 fn a_change_of_the_catalogue_while_no_target_has_room_settles_only_when_it_is_replayed() {
     let mut stage = Stage::open("");
     stage.shop.sql.run("INSERT INTO items SELECT generate_series(1, 100000)");
@@ -64,10 +60,8 @@ fn a_change_of_the_catalogue_while_no_target_has_room_settles_only_when_it_is_re
     stage.must_not_settle_before_it_is_replayed(token);
 }
 
-/// The same cause at a start: `Pipeline::recalled` finds that the record does not vouch for the rule, and the flush
-/// carries the position from which reading begins, 100,000 rows before the change.
+/// The same at a start: the record does not list the rule, and reading begins 100,000 rows before the change.
 #[test]
-#[ignore = "settled is said too early: the flush for a change of the catalogue carries the decoded position, not the log's end"]
 fn a_start_with_a_backlog_and_a_changed_catalogue_settles_only_when_it_is_replayed() {
     let mut stage = Stage::open("");
     stage.shop.daemon.stop(Signal::Term);
@@ -89,7 +83,6 @@ fn a_start_with_a_backlog_and_a_changed_catalogue_settles_only_when_it_is_replay
 /// The same with a target that was suspended: two stand-ins for one rule, and the one that is repeated later is the one
 /// that counts.
 #[test]
-#[ignore = "settled is said too early: neither stand-in carries the position of the last commit that it stands in for"]
 fn a_change_of_the_catalogue_while_the_target_is_suspended_settles_only_when_it_is_replayed() {
     let mut stage = Stage::open("  wal_budget: 8MiB\n");
     stage.suspend();

@@ -1,7 +1,5 @@
-//! Five ways in which settled is said too early. Each test fails today by a stale key that is vouched for, and is ignored
-//! until the core that it describes is built: `cargo test --test coherd -- --ignored settled_early::` runs them all.
-//!
-//! The doc comment of each says where the cause lies and what must be true.
+//! Ways in which settled was said too early. Those that are ignored fail by a stale key although everything is said to be
+//! settled, until the record's protocol finds what they show: `cargo test --test coherd -- --ignored settled_early::`.
 
 mod drift;
 mod put_back;

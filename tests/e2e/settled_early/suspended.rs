@@ -46,12 +46,8 @@ impl Stage {
     }
 }
 
-/// Cause: `Lanes::give_up` (`pipeline/lanes/giving_up.rs`) sets `about.last` of the flush to what was decoded *then*, and
-/// `Lanes::gather` passes over a suspended lane without a word. `Lanes::ship_one` finds that the replicas do not lack that
-/// position, sends the flush as `Strike::Only`, and no second pass follows. Whatever stands in for commits must carry the
-/// position of the last commit that it stands in for.
+/// The scopes that leave when the target is back stand in for it, so they carry its position.
 #[test]
-#[ignore = "settled is said too early: the flush that stands in for missed commits carries the position of the suspension"]
 fn a_commit_that_a_suspended_target_missed_settles_only_when_the_replica_has_replayed_it() {
     let mut stage = Stage::open(BUDGET);
     stage.suspend();
@@ -60,10 +56,9 @@ fn a_commit_that_a_suspended_target_missed_settles_only_when_the_replica_has_rep
     stage.must_not_settle_before_it_is_replayed(token);
 }
 
-/// The same cause, where commits follow that the target gets by name: they carry positions of their own, and settled must
-/// wait for the oldest of what is not repeated, not for the newest that is.
+/// Commits that follow carry positions of their own. Settled must wait for the oldest batch whose replica pass is due, not
+/// for the newest.
 #[test]
-#[ignore = "settled is said too early: the flush that stands in for missed commits carries the position of the suspension"]
 fn commits_after_the_return_do_not_vouch_for_those_before_it() {
     let mut stage = Stage::open(BUDGET);
     stage.suspend();
@@ -73,11 +68,8 @@ fn commits_after_the_return_do_not_vouch_for_those_before_it() {
     stage.must_not_settle_before_it_is_replayed(token);
 }
 
-/// Cause: `Lanes::strike_again_when_visible` (`pipeline/lanes/gating.rs`) appends the flush's batch to what is blocked and
-/// drops its `about`. When the commit becomes visible, the repetition carries position zero, which no replica lacks, and is
-/// the last: the replica pass is left out. The repetition when visible must carry the position of the commit too.
+/// The scopes leave once more when the commit is visible, and carry its position then too.
 #[test]
-#[ignore = "settled is said too early: what is invalidated again when the commit is visible has lost its position"]
 fn a_commit_that_was_not_visible_when_the_target_came_back_is_waited_for_on_the_replica_too() {
     let mut stage = Stage::open(BUDGET);
     stage.suspend();
@@ -97,10 +89,9 @@ fn a_commit_that_was_not_visible_when_the_target_came_back_is_waited_for_on_the_
     stage.must_not_settle_before_it_is_replayed(token);
 }
 
-/// The same causes without a hand on the clock: 200 writes a second, a replica that replays them `delay` later, readers at
+/// The same at random: 200 writes a second, a replica that replays them `delay` later, readers at
 /// both, and a cache that is suspended and comes back in the middle of it.
 #[test]
-#[ignore = "settled is said too early: the flush that stands in for missed commits carries the position of the suspension"]
 fn under_load_nothing_is_stale_when_a_suspended_target_comes_back_before_a_slow_replica() {
     for delay in ["2s", "500ms"] {
         let mut stage = Stage::open(BUDGET);

@@ -181,10 +181,7 @@ fn whatever_changes_values_without_changing_rows_is_seen() {
         database.run("ALTER TABLE t ADD COLUMN triple int GENERATED ALWAYS AS (v * 3) STORED");
         step(&database, "t", &["ALTER TABLE t ALTER COLUMN triple SET EXPRESSION AS (v * 4)"], moves);
     }
-    if database.server.version() >= 180_000 {
-        database.run("ALTER TABLE t ADD COLUMN virtual int GENERATED ALWAYS AS (v * 3) VIRTUAL");
-        step(&database, "t", &["ALTER TABLE t ALTER COLUMN virtual SET EXPRESSION AS (v * 4)"], moves);
-    }
+    // Of a virtual column the server refuses it while the table is published (0A000, 18 and 19).
     if database.server.version() >= 190_000 {
         step(&database, "t", &["REPACK t", "REPACK (CONCURRENTLY) t"], stays);
     }

@@ -1,0 +1,138 @@
+//! Invalidations that wait together, and the stages in which they wait.
+
+use std::sync::Arc;
+
+use crate::invalidation::{BATCH_BYTES_MAX, Batch, Load, RuleId, Scope};
+use crate::lsn::Lsn;
+use crate::pgoutput::PgTime;
+use crate::sight::Commit;
+
+/// A rule's scopes and the targets that it goes to.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) targets: Vec<usize>,
+    pub(super) scopes: Arc<[Scope]>,
+}
+
+/// The scopes of a rule; none for a rule that is not configured.
+pub(super) fn scopes_of(routes: &[Route], rule: RuleId) -> &[Scope] {
+    routes.get(usize::from(rule.0)).map_or(&[][..], |route| &route.scopes)
+}
+
+/// A batch that waits for one target, with everything that is known of the commits in it. Whatever moves the batch moves
+/// that along, so that there is no second list of positions to keep in step.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) batch: Batch,
+    /// What was decoded before the first entry of the batch was rendered. It holds watermarks: a target has passed a
+    /// stage up to the smallest `since` that has not. `None` where nothing in the batch counts.
+    pub(super) since: Option<Lsn>,
+    /// The last commit record that the batch stands in for, whether its keys are in the batch or a scope covers them.
+    /// It decides what replicas must have replayed.
+    pub(super) last: Lsn,
+    /// When the oldest commit in it was made.
+    pub(super) oldest: Option<PgTime>,
+    /// It repairs what is not in the log, so the stored record must not list its rules before it is confirmed.
+    pub(super) repairs: bool,
+}
+
+impl Pending {
+    pub(super) fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Something rendered after `decoded` was added to the batch.
+    pub(super) fn holds_since(&mut self, decoded: Lsn) {
+        self.since = Some(self.since.map_or(decoded, |since| since.min(decoded)));
+    }
+
+    /// The batch stands in for this commit.
+    pub(super) fn stands_in_for(&mut self, commit: Option<(Commit, PgTime)>) {
+        if let Some((commit, time)) = commit {
+            self.last = self.last.max(commit.at);
+            self.oldest.get_or_insert(time);
+        }
+    }
+
+    /// Takes everything out of `other`, which keeps its memory.
+    pub(super) fn absorb(&mut self, other: &mut Pending) {
+        if self.batch.is_empty() && !other.batch.is_empty() {
+            std::mem::swap(&mut self.batch, &mut other.batch);
+        } else {
+            self.batch.append(&other.batch);
+        }
+        other.batch.clear();
+        self.since = self.since.into_iter().chain(other.since.take()).min();
+        self.last = self.last.max(std::mem::take(&mut other.last));
+        self.oldest = self.oldest.into_iter().chain(other.oldest.take()).min();
+        self.repairs |= std::mem::take(&mut other.repairs);
+    }
+
+    /// It counts as rendered no later than at `at`.
+    pub(super) fn clamp(&mut self, at: Lsn) {
+        self.since = self.since.map(|since| since.min(at));
+    }
+
+    pub(super) fn load(&self) -> Load {
+        Load { keys: self.batch.len(), bytes: self.batch.bytes() }
+    }
+
+    /// Coarsens the batch where it has more than `keys_max` keys, or more text than a batch may have. Returns the rules
+    /// whose scopes replaced their keys.
+    pub(super) fn limit(&mut self, keys_max: usize, routes: &[Route]) -> Vec<RuleId> {
+        if self.batch.len() <= keys_max && self.batch.bytes() <= BATCH_BYTES_MAX {
+            return Vec::new();
+        }
+        self.batch.coarsen(|rule| scopes_of(routes, rule))
+    }
+}
+
+/// Where invalidations wait before their first counting delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// No visibility probe was sent after they were rendered.
+    Fresh,
+    /// A probe that was sent later is on its way.
+    Probed,
+    /// The probe showed that one of their commits is not visible yet, or its answer is late.
+    Blocked,
+    /// Everything in it is visible: it leaves as soon as the target has room.
+    Ready,
+}
+
+/// One `Pending` for each [`Stage`].
+#[derive(Debug, Default)]
+pub(super) struct Stages {
+    fresh: Pending,
+    probed: Pending,
+    blocked: Pending,
+    ready: Pending,
+}
+
+impl Stages {
+    pub(super) fn at(&self, stage: Stage) -> &Pending {
+        match stage {
+            Stage::Fresh => &self.fresh,
+            Stage::Probed => &self.probed,
+            Stage::Blocked => &self.blocked,
+            Stage::Ready => &self.ready,
+        }
+    }
+
+    pub(super) fn at_mut(&mut self, stage: Stage) -> &mut Pending {
+        match stage {
+            Stage::Fresh => &mut self.fresh,
+            Stage::Probed => &mut self.probed,
+            Stage::Blocked => &mut self.blocked,
+            Stage::Ready => &mut self.ready,
+        }
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Pending> {
+        [&self.fresh, &self.probed, &self.blocked, &self.ready].into_iter()
+    }
+
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
+        [&mut self.fresh, &mut self.probed, &mut self.blocked, &mut self.ready].into_iter()
+    }
+}

@@ -1,0 +1,97 @@
+//! What a target has to be sent beside what is gathered for it: something it has lost, or the scopes of rules of which it
+//! may have missed changes.
+
+use super::gathering::push_scopes;
+use super::pending::{Route, Stage};
+use super::{Core, just_before};
+use crate::continuity::Recent;
+use crate::invalidation::{Batch, RuleId};
+use crate::lsn::Lsn;
+
+/// A repair.
+#[derive(Debug, Default)]
+pub struct Repair {
+    /// What the target was sent for commits after this position is sent again.
+    pub sent_after: Option<Lsn>,
+    /// The scopes of these rules are flushed.
+    pub rules: Vec<RuleId>,
+    /// The end of what the scopes stand in for, where it is later than what is decoded: the end of the log when the fault
+    /// was seen.
+    pub missed_until: Lsn,
+}
+
+impl Repair {
+    /// Whether there is nothing to repair.
+    pub fn is_nothing(&self) -> bool {
+        self.sent_after.is_none() && self.rules.is_empty()
+    }
+
+    fn put(&self, recent: &mut Recent, routes: &[Route], into: &mut Batch) {
+        if let Some(after) = self.sent_after {
+            recent.since(after, into);
+        }
+        push_scopes(&self.rules, routes, into);
+    }
+}
+
+impl Core {
+    /// Returns what a worker that waits for an answer has to send, so that no record is written before. Where nothing is in
+    /// flight it leaves with the next delivery instead.
+    pub fn repair(&mut self, index: usize, repair: &Repair) -> Batch {
+        let mut answer = Batch::default();
+        if let Some(target) = self.targets.get_mut(index).filter(|target| !target.in_flight.is_empty()) {
+            repair.put(&mut target.recent, &self.routes, &mut answer);
+            if let Some(oldest) = target.in_flight.front_mut() {
+                oldest.scopes += answer.scopes().len();
+            }
+        }
+        // The worker returns nothing of it that a replica pass could repeat.
+        if answer.is_empty() || self.replay.has_replicas() {
+            self.repair_later(index, repair);
+        }
+        answer
+    }
+
+    /// The same, where no worker waits for an answer: behind whatever is in flight.
+    pub fn repair_later(&mut self, index: usize, repair: &Repair) {
+        let (decoded, has_replicas) = (self.decoded, self.replay.has_replicas());
+        let Some(target) = self.targets.get_mut(index) else { return };
+        let since = target.unverified.unwrap_or(decoded);
+        let ready = target.stages.at_mut(Stage::Ready);
+        repair.put(&mut target.recent, &self.routes, &mut ready.batch);
+        ready.holds_since(since);
+        if !repair.rules.is_empty() {
+            let last = just_before(decoded.max(repair.missed_until));
+            ready.repairs |= has_replicas;
+            ready.last = ready.last.max(last);
+            self.rules_are_due |= has_replicas;
+            self.furthest = self.furthest.max(last);
+            self.touch(&repair.rules);
+        }
+    }
+
+    /// Changes for a target may be missing from the stream from here on. Nothing more of it settles until
+    /// [`Core::repaired`]; the slot goes on.
+    pub fn withhold(&mut self, index: usize) {
+        let decoded = self.decoded;
+        if let Some(target) = self.targets.get_mut(index) {
+            target.uncovered.get_or_insert(target.applied(decoded));
+        }
+    }
+
+    /// The repair of everything that was missed since [`Core::withhold`] is gathered and ready: once it is confirmed,
+    /// everything settles again.
+    pub fn repaired(&mut self, index: usize) {
+        let decoded = self.decoded;
+        if let Some(target) = self.targets.get_mut(index) {
+            let since = target.unverified.unwrap_or(decoded);
+            let since = target.uncovered.take().map_or(since, |uncovered| uncovered.min(since));
+            target.stage(Stage::Ready).holds_since(since);
+        }
+    }
+
+    /// What is withheld because of rules that are not whole, after another history has begun.
+    pub fn withhold_again(&mut self, is_whole: impl Fn(usize) -> bool) {
+        (0..self.target_count()).filter(|target| !is_whole(*target)).for_each(|target| self.withhold(target));
+    }
+}

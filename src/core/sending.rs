@@ -1,0 +1,196 @@
+//! Deliveries leave and are confirmed, each with the record that it leaves behind.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::pending::{Pending, Stage};
+use super::target::{Mode, Pass, Sent, TargetState, Ticket};
+use super::{Core, Output, WINDOW_DELIVERIES};
+use crate::pgoutput::PgTime;
+use crate::record::{Delivery, Record};
+
+/// A record on a stream that brings no invalidations moves this often in the long run, unless somebody waits for it; and,
+/// with nothing to say, about this often too: that is how a target that has gone away is noticed.
+const RECORD_PACE: Duration = Duration::from_secs(1);
+/// When deliveries have come to rest, the record says so after this time: under load the next delivery does, which brings
+/// a record anyway.
+const RECORD_AFTER: Duration = Duration::from_millis(2);
+/// Moves that were not needed are saved up, as time, so that on a quiet database nobody waits for a timer.
+const RECORD_SAVED: Duration = Duration::from_mins(5);
+
+impl Core {
+    /// Whether nothing is left to do for any target that answers. What waits for its visibility or for replicas may do so
+    /// for long, and comes again.
+    pub fn is_drained(&self) -> bool {
+        let drained = |(index, target): (usize, &TargetState)| {
+            let leaves_soon = [Stage::Fresh, Stage::Probed, Stage::Ready].map(|stage| target.stages.at(stage));
+            let is_quiet = leaves_soon.into_iter().chain([&target.replayed]).all(Pending::is_empty);
+            is_quiet && target.in_flight.is_empty() && !target.rules.1 && !self.record_is_behind(index)
+        };
+        self.targets.iter().enumerate().filter(|(_, target)| target.up).all(drained)
+    }
+
+    /// Sends whatever can be sent, and the last records.
+    pub fn send_last(&mut self, now: Instant) {
+        for index in 0..self.targets.len() {
+            if self.record_is_behind(index)
+                && let Some(target) = self.targets.get_mut(index)
+            {
+                target.settled_due = Some(now);
+            }
+        }
+        self.send(now);
+    }
+
+    /// Sends whatever can be sent: invalidations at once, a bare record where one is due.
+    pub fn send(&mut self, now: Instant) {
+        for index in 0..self.targets.len() {
+            self.repeat(index, now);
+            while self.send_one(index, now) {}
+        }
+    }
+
+    /// When a record is due that waits for nothing but its time.
+    pub fn record_due(&self, now: Instant) -> Option<Instant> {
+        let waits = self.targets.iter().filter(|target| target.mode == Mode::Live && target.in_flight.is_empty());
+        waits.filter_map(|target| target.settled_due).filter(|due| *due > now).min()
+    }
+
+    fn send_one(&mut self, index: usize, now: Instant) -> bool {
+        let record_is_behind = self.record_is_behind(index);
+        let awaited = self.awaited;
+        let Some(target) = self.targets.get_mut(index) else { return false };
+        let record_is_awaited = target.recorded < awaited;
+        let is_suspended = target.suspended.is_some();
+        let is_bare = target.replayed.is_empty() && target.stage(Stage::Ready).is_empty() && target.repeat.is_empty();
+        if target.mode != Mode::Live
+            || target.in_flight.len() >= WINDOW_DELIVERIES
+            // Its scopes wait until it answers, and take nothing up meanwhile.
+            || (is_suspended && !target.up)
+            || (is_bare && !target.record_is_due(record_is_behind, record_is_awaited, now))
+        {
+            return false;
+        }
+        if is_bare && record_is_behind && target.settled_due.is_none() {
+            // However many had to move for somebody who waits, the next one comes in time.
+            target.paced_until = target.paced_until.clamp(now, now + RECORD_SAVED) + RECORD_PACE;
+        }
+        target.settled_due = None;
+        target.last_sent = now;
+        if is_suspended {
+            target.suspended = None;
+            self.resumed.push(index);
+            self.invalidate_again_when_visible(index);
+        }
+        self.dispatch(index)
+    }
+
+    /// Takes what leaves next, and puts its record with it.
+    fn dispatch(&mut self, index: usize) -> bool {
+        let record = self.next_record(index);
+        let Core { targets, replay, decoded, outputs, .. } = self;
+        let Some(target) = targets.get_mut(index) else { return false };
+        let (pass, Pending { batch, since, last, oldest, repairs }) = target.take_next();
+        let pass = match pass {
+            // A record alone is for no reader.
+            Pass::First if batch.is_empty() || !replay.lacks(last) => Pass::Only,
+            pass => pass,
+        };
+        let ticket = Ticket::new(target.next_ticket);
+        target.next_ticket += 1;
+        target.sent = target.sent.max(record.applied);
+        target.in_flight.push_back(Sent {
+            ticket,
+            pass,
+            since: since.unwrap_or(*decoded),
+            last,
+            oldest,
+            repairs,
+            decoded: *decoded,
+            scopes: batch.scopes().len(),
+            is_void: false,
+        });
+        outputs.push(Output::Send { target: index, ticket, delivery: Delivery { batch, record } });
+        true
+    }
+
+    fn next_record(&mut self, index: usize) -> Record {
+        let (system_id, timeline) = self.identity;
+        self.sequence += 1;
+        let applied = self.recordable(index);
+        let decoded = self.decoded;
+        let (confirmed, settled, floor, marks) = match self.targets.get_mut(index) {
+            Some(target) => {
+                let marks = std::mem::take(&mut target.rules.1).then(|| Arc::clone(&target.rules.0));
+                (target.confirmed_up_to(decoded), target.settled(decoded), target.floor, marks)
+            }
+            None => (decoded, decoded, super::target::Floor::default(), None),
+        };
+        Record {
+            applied: applied.max(floor.applied),
+            struck: confirmed.max(floor.confirmed),
+            settled: settled.max(floor.settled),
+            system_id,
+            timeline,
+            sequence: self.sequence,
+            marks,
+        }
+    }
+
+    /// A target has confirmed a delivery. Returns the commit time of the oldest commit in it, where this was its first pass.
+    pub fn confirmed(&mut self, index: usize, ticket: Ticket, delivery: Delivery, now: Instant) -> Option<PgTime> {
+        let target = self.targets.get_mut(index)?;
+        let at = target.in_flight.iter().position(|sent| sent.ticket == ticket);
+        let Sent { pass, since, last, oldest, repairs, decoded, is_void, .. } =
+            at.and_then(|at| target.in_flight.remove(at))?;
+        if !is_void {
+            target.recorded = target.recorded.max(delivery.record.struck);
+            target.written = target.written.max(delivery.record.applied);
+            target.confirmed_sequence = target.confirmed_sequence.max(delivery.record.sequence);
+        }
+        target.acquainted = true;
+        if target.in_flight.is_empty() && target.load().keys == 0 {
+            target.overflow.is_over();
+        }
+        // What it holds may have overtaken what its record has to wait for.
+        target.recent.remember(delivery.record.applied.max(decoded), &delivery.batch);
+        if !delivery.batch.is_empty() {
+            target.settled_due.get_or_insert_with(|| now + RECORD_AFTER);
+        }
+        self.rules_are_due |= repairs;
+        let mut batch = delivery.batch;
+        match pass {
+            Pass::First => {
+                self.await_replay(index, Pending { batch, since: Some(since), last, oldest: None, repairs });
+            }
+            Pass::Repeat => {
+                batch.clear();
+                target.spare.push(batch);
+            }
+            Pass::Only | Pass::Replica => self.repeat_later(index, batch, now),
+        }
+        oldest
+    }
+}
+
+impl TargetState {
+    /// What leaves next: neither first passes nor replica passes hold the others up, and repetitions hold up none.
+    fn take_next(&mut self) -> (Pass, Pending) {
+        let was_first = self.in_flight.back().is_some_and(|sent| sent.pass != Pass::Replica);
+        let ready_is_empty = self.stages.at(Stage::Ready).is_empty();
+        let (pass, pending) = match (self.replayed.is_empty(), self.repeat.is_empty()) {
+            (false, _) if ready_is_empty || was_first => (Pass::Replica, &mut self.replayed),
+            (true, false) if ready_is_empty => (Pass::Repeat, &mut self.repeat),
+            _ => (Pass::First, self.stages.at_mut(Stage::Ready)),
+        };
+        let spare = Pending { batch: self.spare.pop().unwrap_or_default(), ..Pending::default() };
+        (pass, std::mem::replace(pending, spare))
+    }
+
+    fn record_is_due(&self, is_behind: bool, is_awaited: bool, now: Instant) -> bool {
+        let moves = is_behind && (is_awaited || (self.settled_due.is_none() && self.paced_until <= now + RECORD_SAVED));
+        let heartbeat = now.duration_since(self.last_sent) >= RECORD_PACE;
+        let settled_is_due = self.settled_due.is_some_and(|due| due <= now);
+        self.in_flight.is_empty() && (settled_is_due || self.rules.1 || moves || heartbeat)
+    }
+}

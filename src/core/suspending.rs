@@ -1,0 +1,66 @@
+//! The slot goes on without a target that holds it back for too long.
+
+use super::gathering::push_scopes;
+use super::pending::{Pending, Stage};
+use super::{Core, just_before};
+use crate::invalidation::Batch;
+use crate::lsn::Lsn;
+use crate::observation::HeldWal;
+
+impl Core {
+    /// Whether the slot goes on without the target.
+    pub fn is_suspended(&self, target: usize) -> bool {
+        self.targets.get(target).is_some_and(|target| target.suspended.is_some())
+    }
+
+    /// The next suspended target that is served again.
+    pub fn take_resumed(&mut self) -> Option<usize> {
+        self.resumed.pop()
+    }
+
+    /// The targets for which something waits, that have come less far since the last look than the log, and that hold back
+    /// at least half of what the slot does: another part of it may be held back by a transaction that runs for long.
+    pub fn laggards(&mut self, held: &HeldWal) -> Vec<usize> {
+        let end = held.end;
+        let grown = self.log_end.replace(end).map(|before| end.bytes_since(before));
+        let mut laggards = Vec::new();
+        for index in 0..self.targets.len() {
+            let held_at = self.held_by(index);
+            let Some(target) = self.targets.get_mut(index) else { continue };
+            let before = std::mem::replace(&mut target.held_at, held_at);
+            if let (Some(grown), Some(before), Some(now)) = (grown, before, held_at)
+                && now.bytes_since(before) < grown
+                && end.bytes_since(now) >= held.retained / 2
+            {
+                laggards.push(index);
+            }
+        }
+        laggards
+    }
+
+    /// The slot goes on without the target, which therefore misses something. Its scopes stand in for everything that it
+    /// was still to be sent, and for everything to come. Its watermarks stay where they are, and its record will prove the
+    /// gap: nothing is acknowledged that is not past every record that the target may hold. `found` is the furthest record
+    /// that it may have had before this process came.
+    pub fn suspend(&mut self, index: usize, found: Lsn) {
+        let rules = self.rules_of(index, |_| true);
+        let (decoded, repairs) = (self.decoded, self.replay.has_replicas());
+        let Some(target) = self.targets.get_mut(index) else { return };
+        let mut all = Batch::default();
+        let (mut since, mut last) = (Some(target.unverified.unwrap_or(decoded)), just_before(decoded));
+        for pending in target.pendings_mut() {
+            // The scopes stand in for all but manual keys.
+            let _replaced = pending.batch.coarsen(|_| &[]);
+            all.append(&std::mem::take(&mut pending.batch));
+            since = since.into_iter().chain(pending.since.take()).min();
+            last = last.max(pending.last);
+            *pending = Pending::default();
+        }
+        target.awaiting_replay.clear();
+        target.repeats.clear();
+        push_scopes(&rules, &self.routes, &mut all);
+        *target.stage(Stage::Ready) = Pending { batch: all, since, last, oldest: None, repairs };
+        target.suspended.get_or_insert(target.sent.max(found));
+        self.touch(&rules);
+    }
+}

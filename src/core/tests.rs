@@ -1,0 +1,407 @@
+//! Watermarks and acknowledgements of a core that is driven by hand.
+
+use std::time::Duration;
+
+use super::*;
+use crate::continuity::SlotOrigin;
+use crate::invalidation::Action;
+use crate::record::Record;
+use crate::rules::config::{RawRule, resolve};
+use crate::sight::Sight;
+use crate::transaction::Gather;
+
+fn lsn(n: u64) -> Lsn {
+    Lsn::new(n)
+}
+
+/// A core with one rule, `users`, that goes to every target.
+struct Desk {
+    core: Core,
+    now: Instant,
+    xid: u32,
+}
+
+type Sent = (usize, Ticket, Delivery);
+
+impl Desk {
+    /// The log is followed from 100, and every target has said that it holds everything up to there.
+    fn new(targets: usize) -> Desk {
+        let mut desk = Desk::unverified(targets);
+        for target in 0..targets {
+            desk.reconcile(target, 100);
+        }
+        desk
+    }
+
+    fn unverified(targets: usize) -> Desk {
+        let names: Vec<String> = (0..targets).map(|n| format!("cache-{n}")).collect();
+        let rules = resolve(&[RawRule::of("users", &["user:{id}"])], &names).unwrap();
+        let limits = Limits { pending_keys: 100, repeat_after: Duration::ZERO };
+        let now = Instant::now();
+        let mut core = Core::new(targets, &rules, limits, now, 0);
+        core.begin(lsn(100), (7, 1), 0);
+        core.answered(Sight::Primary("1000000:1000000:".parse().unwrap()));
+        (0..targets).for_each(|target| core.set_up(target, true));
+        Desk { core, now, xid: 10 }
+    }
+
+    /// The target says that everything up to `at` was confirmed.
+    fn reconcile(&mut self, target: usize, at: u64) -> Verdict {
+        let (applied, struck, settled) = (lsn(at), lsn(at), lsn(at));
+        let record = Record { applied, struck, settled, system_id: 7, timeline: 1, sequence: 0, marks: None };
+        let its = Recollection { record: Some(record), empty: false, written: None };
+        let known = Known {
+            system_id: 7,
+            timeline: 1,
+            forks: &[],
+            slot: SlotOrigin::Found { confirmed: lsn(100) },
+            reached: Lsn::MAX,
+            written: Lsn::ZERO,
+            sequence: 0,
+            acquainted: false,
+            is_ours: false,
+            remembered: Lsn::MAX,
+        };
+        let verdict = self.core.reconcile(target, &its, known);
+        self.core.verified(target);
+        verdict
+    }
+
+    /// One more row of the transaction that commits at `at`.
+    fn row(&mut self, at: u64) {
+        self.core.begun(Commit { xid: self.xid, at: lsn(at) }, PgTime(0));
+        self.core.key(RuleId(0), Action::Delete, format!("user:{}", self.xid).as_bytes());
+        self.xid += 1;
+    }
+
+    /// A transaction with one row, whose Commit message ends at `end`.
+    fn commit(&mut self, end: u64) {
+        self.row(end - 10);
+        self.core.committed(lsn(end));
+    }
+
+    /// Sends whatever is due `later`, and keeps it in flight.
+    fn send_later(&mut self, later: Duration) -> Vec<Sent> {
+        self.now += later;
+        self.core.pass(false);
+        self.core.send(self.now);
+        let sends = self.core.take_outputs().filter_map(|output| match output {
+            Output::Send { target, ticket, delivery } => Some((target, ticket, delivery)),
+            Output::LoadRecord { .. } => None,
+        });
+        sends.collect()
+    }
+
+    fn send(&mut self) -> Vec<Sent> {
+        self.send_later(Duration::ZERO)
+    }
+
+    fn confirm(&mut self, (target, ticket, delivery): Sent) {
+        self.core.confirmed(target, ticket, delivery, self.now);
+    }
+
+    fn confirm_all(&mut self, sent: Vec<Sent>) {
+        for sent in sent {
+            self.confirm(sent);
+        }
+    }
+
+    /// Sends and confirms until nothing is left, records included.
+    fn drain(&mut self) {
+        loop {
+            let sent = self.send_later(Duration::from_millis(5));
+            if sent.is_empty() {
+                return;
+            }
+            self.confirm_all(sent);
+        }
+    }
+
+    fn settled(&self) -> u64 {
+        self.core.watermarks().settled.as_u64()
+    }
+
+    fn acknowledge(&mut self) -> Option<u64> {
+        self.core.acknowledge().map(|position| position.lsn().as_u64())
+    }
+
+    /// The scopes of the rule, for changes that were missed up to `until`.
+    fn flush(&mut self, target: usize, until: u64) {
+        let repair = Repair { rules: vec![RuleId(0)], missed_until: lsn(until), ..Repair::default() };
+        self.core.repair_later(target, &repair);
+    }
+}
+
+#[test]
+fn a_commit_that_matches_nothing_settles_at_once_but_is_acknowledged_only_after_the_record() {
+    let mut desk = Desk::new(1);
+    desk.core.committed(lsn(200));
+    assert_eq!((desk.settled(), desk.acknowledge()), (200, None));
+    desk.drain();
+    assert_eq!((desk.acknowledge(), desk.acknowledge()), (Some(200), None), "once is enough");
+}
+
+#[test]
+fn a_commit_whose_keys_are_not_confirmed_holds_every_watermark_after_decoded() {
+    let mut desk = Desk::new(1);
+    desk.drain();
+    desk.commit(200);
+    assert_eq!(desk.settled(), 100);
+    let sent = desk.send();
+    desk.core.committed(lsn(300));
+    desk.core.idle(lsn(400));
+    assert_eq!((desk.core.watermarks().decoded, desk.settled()), (lsn(400), 100));
+    desk.confirm_all(sent);
+    assert_eq!((desk.settled(), desk.acknowledge()), (400, None), "as far as the record goes");
+    desk.drain();
+    assert_eq!(desk.acknowledge(), Some(400));
+}
+
+#[test]
+fn a_transaction_sent_in_pieces_settles_with_its_commit() {
+    let mut desk = Desk::new(1);
+    desk.drain();
+    desk.row(190);
+    desk.drain();
+    assert_eq!(desk.settled(), 100, "its commit is still to come");
+    desk.row(190);
+    let second = desk.send();
+    desk.core.committed(lsn(200));
+    assert_eq!(desk.settled(), 100);
+    desk.confirm_all(second);
+    assert_eq!(desk.settled(), 200);
+}
+
+#[test]
+fn deliveries_confirmed_out_of_order_move_nothing_past_the_oldest_one_in_flight() {
+    let mut desk = Desk::new(1);
+    desk.drain();
+    let sent: Vec<Sent> = [200, 300, 400]
+        .into_iter()
+        .flat_map(|end| {
+            desk.commit(end);
+            desk.send()
+        })
+        .collect();
+    assert_eq!(sent.len(), 3);
+    let mut reversed = sent.into_iter().rev();
+    desk.confirm(reversed.next().unwrap());
+    desk.confirm(reversed.next().unwrap());
+    assert_eq!((desk.settled(), desk.acknowledge()), (100, None));
+    desk.confirm(reversed.next().unwrap());
+    assert_eq!(desk.settled(), 400);
+    desk.drain();
+    assert_eq!(desk.acknowledge(), Some(400));
+}
+
+#[test]
+fn the_slowest_target_holds_the_acknowledgement_but_not_the_others_watermark() {
+    let mut desk = Desk::new(2);
+    desk.drain();
+    desk.commit(200);
+    let (fast, slow): (Vec<Sent>, Vec<Sent>) = desk.send().into_iter().partition(|(target, ..)| *target == 0);
+    desk.confirm_all(fast);
+    assert_eq!((desk.core.applied(0), desk.core.applied(1)), (lsn(200), lsn(100)));
+    assert_eq!(desk.acknowledge(), None);
+    desk.confirm_all(slow);
+    desk.drain();
+    assert_eq!(desk.acknowledge(), Some(200));
+}
+
+#[test]
+fn nothing_counts_as_applied_while_it_is_not_known_what_the_target_holds() {
+    let mut desk = Desk::new(1);
+    desk.core.doubt(0);
+    desk.core.committed(lsn(200));
+    desk.core.doubt(0);
+    assert_eq!(desk.settled(), 100);
+    desk.flush(0, 0);
+    desk.core.verified(0);
+    assert_eq!(desk.settled(), 100, "the repair waits");
+    desk.drain();
+    assert_eq!(desk.settled(), 200);
+}
+
+#[test]
+fn a_target_that_may_have_missed_anything_has_settled_nothing_until_the_repair_is_confirmed() {
+    let mut desk = Desk::new(1);
+    desk.core.missed_since(0, Lsn::ZERO);
+    desk.core.doubt(0);
+    desk.core.idle(lsn(200));
+    assert_eq!(desk.settled(), 0);
+    desk.flush(0, 0);
+    desk.core.verified(0);
+    let repair = desk.send();
+    assert_eq!(desk.settled(), 0, "the repair is in flight");
+    desk.confirm_all(repair);
+    assert_eq!(desk.settled(), 200);
+    desk.drain();
+    assert_eq!(desk.acknowledge(), Some(200));
+}
+
+#[test]
+fn a_position_seen_again_after_a_reconnect_moves_nothing_back() {
+    let mut desk = Desk::new(1);
+    desk.core.committed(lsn(300));
+    desk.core.committed(lsn(200));
+    desk.core.idle(lsn(150));
+    assert_eq!(desk.core.decoded(), lsn(300));
+}
+
+#[test]
+fn a_suspended_target_holds_settled_but_not_the_slot_and_its_record_proves_the_gap() {
+    let mut desk = Desk::new(2);
+    desk.drain();
+    desk.core.set_up(0, false);
+    desk.core.idle(lsn(250));
+    let sent = desk.send_later(Duration::from_secs(2));
+    let (away, others): (Vec<Sent>, Vec<Sent>) = sent.into_iter().partition(|(target, ..)| *target == 0);
+    assert_eq!(away[0].2.record.applied, lsn(250));
+    desk.confirm_all(others);
+    desk.core.suspend(0, Lsn::ZERO);
+    assert_eq!(desk.acknowledge(), None, "its record may say 250");
+    for (end, acknowledged) in [(300, Some(300)), (400, Some(400))] {
+        desk.commit(end);
+        let sent = desk.send_later(Duration::from_millis(5));
+        desk.confirm_all(sent);
+        desk.drain();
+        assert_eq!(desk.acknowledge(), acknowledged);
+    }
+    assert_eq!(desk.settled(), 250);
+    desk.confirm_all(away);
+    assert_eq!(desk.settled(), 250, "what it missed waits");
+    desk.core.set_up(0, true);
+    let back = desk.send();
+    assert_eq!(back[0].2.batch.scopes().len(), 1);
+    assert_eq!(desk.core.take_resumed(), Some(0));
+    desk.core.idle(lsn(500));
+    assert_eq!(desk.acknowledge(), None, "the slot waits for it again");
+    desk.confirm_all(back);
+    desk.drain();
+    assert_eq!((desk.settled(), desk.acknowledge()), (500, Some(500)));
+}
+
+#[test]
+fn an_uncovered_rule_holds_settled_until_its_repair_is_confirmed_and_never_the_slot() {
+    let mut desk = Desk::new(1);
+    desk.core.idle(lsn(200));
+    desk.drain();
+    desk.core.withhold(0);
+    desk.commit(300);
+    desk.drain();
+    assert_eq!((desk.core.watermarks().applied, desk.settled()), (lsn(300), 200));
+    assert_eq!(desk.acknowledge(), Some(300));
+    desk.flush(0, 0);
+    desk.core.repaired(0);
+    assert_eq!(desk.settled(), 200);
+    let flush = desk.send();
+    desk.core.committed(lsn(400));
+    assert_eq!(desk.settled(), 200, "it counts from where it was missed, although it leaves later");
+    desk.confirm_all(flush);
+    assert_eq!(desk.settled(), 400);
+}
+
+#[test]
+fn a_fork_takes_back_what_was_decoded_after_it_and_keeps_what_waits() {
+    let mut desk = Desk::new(1);
+    desk.drain();
+    desk.commit(300);
+    let before = desk.send();
+    desk.core.fork(lsn(250), 2);
+    assert_eq!((desk.core.decoded(), desk.settled()), (lsn(250), 100));
+    desk.confirm_all(before);
+    assert_eq!(desk.settled(), 250);
+    assert_eq!(desk.acknowledge(), None, "the record that was confirmed is one of the other history");
+    desk.drain();
+    assert_eq!(desk.acknowledge(), Some(250));
+}
+
+#[test]
+fn beginning_anew_trusts_nothing_that_was_known() {
+    let mut desk = Desk::new(1);
+    desk.commit(300);
+    let before = desk.send();
+    desk.core.withhold(0);
+    desk.core.suspend(0, Lsn::ZERO);
+    desk.core.begin(lsn(50), (8, 1), 0);
+    assert_eq!((desk.core.decoded(), desk.settled()), (lsn(50), 0));
+    desk.confirm_all(before);
+    assert!(desk.send_later(Duration::from_secs(2)).is_empty(), "its record has not been read");
+    assert_ne!(desk.reconcile(0, 60), Verdict::Continue);
+    desk.flush(0, 0);
+    desk.core.idle(lsn(70));
+    assert_eq!((desk.settled(), desk.acknowledge()), (0, None));
+    desk.drain();
+    assert_eq!((desk.settled(), desk.acknowledge()), (70, Some(70)));
+}
+
+#[test]
+fn what_a_target_turns_out_to_have_missed_is_not_settled_any_more() {
+    let mut desk = Desk::new(1);
+    desk.core.idle(lsn(500));
+    desk.core.doubt(0);
+    desk.core.missed_since(0, lsn(300));
+    desk.flush(0, 0);
+    desk.core.verified(0);
+    assert_eq!(desk.settled(), 300);
+    desk.drain();
+    assert_eq!(desk.settled(), 500);
+}
+
+/// A held replica has replayed everything before 100 and no more.
+fn with_a_lagging_replica() -> Desk {
+    let mut desk = Desk::new(1);
+    desk.core.replayed(lsn(100), None);
+    desk.drain();
+    desk
+}
+
+#[test]
+fn the_scopes_of_a_suspended_target_stand_in_for_later_commits_too_and_wait_for_their_replay() {
+    let mut desk = with_a_lagging_replica();
+    desk.core.set_up(0, false);
+    desk.core.suspend(0, Lsn::ZERO);
+    desk.commit(300);
+    desk.core.replayed(lsn(200), None);
+    desk.core.set_up(0, true);
+    desk.drain();
+    assert!(desk.settled() < 300, "a reader of the replica may still fill the old row in");
+    desk.core.replayed(lsn(301), None);
+    desk.drain();
+    assert_eq!(desk.settled(), 300);
+}
+
+#[test]
+fn the_flush_for_a_change_that_only_the_catalogue_shows_waits_for_the_replay_of_the_logs_end() {
+    let mut desk = with_a_lagging_replica();
+    desk.core.withhold(0);
+    desk.flush(0, 400);
+    desk.core.repaired(0);
+    desk.core.replayed(lsn(200), None);
+    desk.drain();
+    desk.core.idle(lsn(400));
+    assert!(desk.settled() < 400, "what was missed lies between what was decoded and the end of the log");
+    desk.core.replayed(lsn(400), None);
+    desk.drain();
+    assert_eq!(desk.settled(), 400);
+}
+
+#[test]
+fn scopes_that_leave_again_when_their_commits_are_visible_keep_what_they_stand_in_for() {
+    let mut desk = with_a_lagging_replica();
+    desk.core.set_up(0, false);
+    desk.core.suspend(0, Lsn::ZERO);
+    desk.core.begun(Commit { xid: 2_000_000, at: lsn(290) }, PgTime(0));
+    desk.core.key(RuleId(0), Action::Delete, b"user:1");
+    desk.core.committed(lsn(300));
+    desk.core.set_up(0, true);
+    desk.drain();
+    assert!(desk.settled() < 300, "it is not visible");
+    desk.core.pass(true);
+    desk.core.answered(Sight::Primary("3000000:3000000:".parse().unwrap()));
+    desk.drain();
+    assert!(desk.settled() < 300, "it is not replayed");
+    desk.core.replayed(lsn(301), None);
+    desk.drain();
+    assert_eq!(desk.settled(), 300);
+}

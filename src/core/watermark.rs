@@ -1,0 +1,152 @@
+//! Watermarks: how far each stage has come, and how far the slot may be acknowledged.
+//!
+//! One rule makes all of them: a target has passed a stage up to the smallest `since` of what has not passed it, and up to
+//! everything decoded where there is none. It holds for commits that match no rule, for transactions that leave in pieces
+//! and for deliveries that are confirmed out of order.
+
+use super::Core;
+use super::pending::Stage;
+use super::target::{Pass, TargetState};
+use crate::lsn::Lsn;
+
+/// A position that every target has confirmed and recorded. Only this module makes one, and it is all that a stream's
+/// `acknowledge` takes: acknowledging too early does not compile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AckLsn(Lsn);
+
+impl AckLsn {
+    /// The position.
+    pub const fn lsn(self) -> Lsn {
+        self.0
+    }
+}
+
+/// The watermarks: everything committed at or before the position has passed the stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Watermarks {
+    /// Read from the log, keys rendered.
+    pub decoded: Lsn,
+    /// Visible to new snapshots on the source.
+    pub visible: Lsn,
+    /// Confirmed by every target.
+    pub applied: Lsn,
+    /// Applied, replayed by every held replica and invalidated again after that; every rule covered.
+    pub settled: Lsn,
+}
+
+impl TargetState {
+    /// Everything up to this position is confirmed for the first time.
+    pub(super) fn applied(&self, decoded: Lsn) -> Lsn {
+        // Not only the oldest delivery: a repair reaches further back than what left before it.
+        let in_flight = self.in_flight.iter().filter(|sent| matches!(sent.pass, Pass::Only | Pass::First));
+        let waiting = self.stages.all().filter_map(|pending| pending.since);
+        waiting.chain(self.unverified).chain(in_flight.map(|sent| sent.since)).min().unwrap_or(decoded)
+    }
+
+    /// The same, where the replica pass is confirmed too.
+    pub(super) fn confirmed_up_to(&self, decoded: Lsn) -> Lsn {
+        let in_flight = self.in_flight.iter().filter(|sent| sent.pass != Pass::Repeat).map(|sent| sent.since);
+        let waiting = self.awaiting_replay.iter().chain([&self.replayed]).filter_map(|pending| pending.since);
+        self.applied(decoded).min(waiting.chain(in_flight).min().unwrap_or(decoded))
+    }
+
+    /// The same, where every rule was covered all the time.
+    pub(super) fn settled(&self, decoded: Lsn) -> Lsn {
+        self.uncovered.unwrap_or(Lsn::MAX).min(self.confirmed_up_to(decoded))
+    }
+
+    /// How far the slot may go on for this target; `None` where it goes on without the target.
+    fn allows(&self, decoded: Lsn) -> Option<Lsn> {
+        self.suspended.is_none().then(|| self.confirmed_up_to(decoded))
+    }
+
+    /// Whether something waits for nothing but the target.
+    fn waits_for_target(&self) -> bool {
+        let is_waiting = self.stages.at(Stage::Ready).since.or(self.replayed.since).or(self.unverified).is_some();
+        is_waiting || !self.in_flight.is_empty()
+    }
+}
+
+impl Core {
+    /// Everything up to this position is decoded.
+    pub fn decoded(&self) -> Lsn {
+        self.decoded
+    }
+
+    /// The present watermarks.
+    pub fn watermarks(&self) -> Watermarks {
+        let lowest =
+            |of: fn(&TargetState, Lsn) -> Lsn| self.targets.iter().map(|target| of(target, self.decoded)).min();
+        let [applied, settled] = [TargetState::applied, TargetState::settled];
+        Watermarks {
+            decoded: self.decoded,
+            visible: self.visibility.visible(self.decoded),
+            applied: lowest(applied).unwrap_or(self.decoded),
+            settled: lowest(settled).unwrap_or(self.decoded),
+        }
+    }
+
+    /// What one target has confirmed without a gap.
+    pub fn applied(&self, target: usize) -> Lsn {
+        self.targets.get(target).map_or(self.decoded, |target| target.applied(self.decoded))
+    }
+
+    /// How far a delivery that leaves now brings a target: up to what still waits for its visibility.
+    pub(super) fn recordable(&self, target: usize) -> Lsn {
+        let Some(target) = self.targets.get(target) else { return self.decoded };
+        let held_up = [Stage::Fresh, Stage::Probed, Stage::Blocked].map(|stage| target.stages.at(stage).since);
+        held_up.into_iter().flatten().min().unwrap_or(self.decoded).max(target.sent)
+    }
+
+    /// What the slot waits for a target to confirm, where it waits for nothing but the target.
+    pub(super) fn held_by(&self, target: usize) -> Option<Lsn> {
+        let target = self.targets.get(target).filter(|target| target.waits_for_target())?;
+        Some(target.allows(self.decoded)?.min(target.recorded))
+    }
+
+    /// Whether acknowledging further waits only for the record of this target to move.
+    pub(super) fn record_is_behind(&self, target: usize) -> bool {
+        let allowed = self.allowed();
+        self.targets.get(target).is_some_and(|target| target.suspended.is_none() && target.recorded < allowed)
+    }
+
+    /// What every target has confirmed that the slot waits for.
+    fn allowed(&self) -> Lsn {
+        self.targets.iter().filter_map(|target| target.allows(self.decoded)).min().unwrap_or(self.decoded)
+    }
+
+    /// The position that may be acknowledged, where it is further than the last one. It is never past what a target's
+    /// stored record says is confirmed, or the next start would take the record for one that went back in time. Past the
+    /// record of a suspended target it always is, so that the next start finds the gap.
+    fn acknowledgeable(&self) -> Option<Lsn> {
+        let waited_for = self.targets.iter().filter(|target| target.suspended.is_none());
+        let recorded = waited_for.map(|target| target.recorded).min().unwrap_or(Lsn::MAX);
+        let position = recorded.min(self.allowed());
+        let suspended = self.targets.iter().filter_map(|target| target.suspended).max();
+        let proves_the_gap = suspended.is_none_or(|past| position > past);
+        (position > self.acknowledged && proves_the_gap).then_some(position)
+    }
+
+    /// Whether what is acknowledged, or may be, is past what is settled: because a target is suspended, a rule is not
+    /// covered, or a target's record has not been read yet.
+    pub fn is_ahead_of_settled(&self) -> bool {
+        self.acknowledgeable().unwrap_or(self.acknowledged) > self.watermarks().settled
+    }
+
+    /// Whether [`Core::acknowledge`] would return a position.
+    pub fn can_acknowledge(&self) -> bool {
+        self.acknowledgeable().is_some()
+    }
+
+    /// The position to acknowledge, where it is further than the last one.
+    pub fn acknowledge(&mut self) -> Option<AckLsn> {
+        let position = self.acknowledgeable()?;
+        self.acknowledged = position;
+        Some(AckLsn(position))
+    }
+
+    /// The last position that [`Core::acknowledge`] returned, for a stream that is opened again.
+    pub fn acknowledged(&self) -> AckLsn {
+        AckLsn(self.acknowledged)
+    }
+}
