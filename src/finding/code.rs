@@ -156,6 +156,7 @@ codes! {
     LIBRARY_UNSUPPORTED "library-unsupported" "the cache has no functions; readers take scripts";
     ACL_UNLINK "acl-unlink" "the cache's user may not UNLINK";
     ACL_HSET "acl-hset" "the cache's user may not HSET";
+    ACL_HGET "acl-hget" "the cache's user may not HGET";
     ACL_HGETALL "acl-hgetall" "the cache's user may not HGETALL";
     ACL_DBSIZE "acl-dbsize" "the cache's user may not DBSIZE";
     ACL_SCAN "acl-scan" "the cache's user may not SCAN";

@@ -354,7 +354,9 @@ impl Worker {
 /// Whether the target may be another one after this fault, or have gone back in time.
 pub fn may_have_changed(kind: FaultKind) -> bool {
     match kind {
-        FaultKind::Connection | FaultKind::Timeout | FaultKind::ReadOnly | FaultKind::NotReady => true,
+        FaultKind::Connection | FaultKind::Timeout | FaultKind::ReadOnly | FaultKind::NotReady | FaultKind::Changed => {
+            true
+        }
         FaultKind::OutOfMemory | FaultKind::Denied | FaultKind::Rejected => false,
     }
 }

@@ -70,6 +70,8 @@ pub enum FaultKind {
     ReadOnly,
     /// `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `TRYAGAIN`, `BUSY`: not at the moment.
     NotReady,
+    /// The stored record is not what was written last: the data was changed behind the connection.
+    Changed,
     /// `OOM`: no memory.
     OutOfMemory,
     /// `NOAUTH`, `WRONGPASS`, `NOPERM`: somebody has to mend the credentials or the ACL.
@@ -86,6 +88,7 @@ impl FaultKind {
             FaultKind::Timeout => "timeout",
             FaultKind::ReadOnly => "readonly",
             FaultKind::NotReady => "not_ready",
+            FaultKind::Changed => "record_changed",
             FaultKind::OutOfMemory => "oom",
             FaultKind::Denied => "denied",
             FaultKind::Rejected => "rejected",
@@ -99,6 +102,7 @@ impl FaultKind {
             | FaultKind::Timeout
             | FaultKind::ReadOnly
             | FaultKind::NotReady
+            | FaultKind::Changed
             | FaultKind::OutOfMemory => true,
             FaultKind::Denied | FaultKind::Rejected => false,
         }

@@ -27,6 +27,7 @@ pub const LACKING: &[Lacking] = &[
     lacking("acl-unlink", DELETE, &["-unlink"]),
     lacking("acl-unlink", BUMP, &["-unlink"]),
     lacking("acl-hset", DELETE, &["-hset"]),
+    lacking("acl-hget", DELETE, &["-hget"]),
     lacking("acl-hgetall", DELETE, &["-hgetall"]),
     lacking("acl-dbsize", DELETE, &["-dbsize"]),
     lacking("acl-scan", DELETE, &["-scan"]),

@@ -7,7 +7,7 @@ use coherd::target::{FaultKind, Target};
 
 use super::{in_each_form, in_each_form_on, told};
 use crate::support::Redis;
-use crate::target::{delivery, open_url};
+use crate::target::{deliver, delivery, open_url};
 
 fn now_us() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()
@@ -17,7 +17,7 @@ fn now_us() -> u64 {
 fn bump(target: &dyn Target, key: &str) -> Result<(), FaultKind> {
     let runtime = tokio::runtime::Handle::current();
     let delivery = delivery(1, &[(Action::Bump, key)]);
-    runtime.block_on(target.deliver(&delivery)).map(drop).map_err(|fault| fault.kind)
+    runtime.block_on(deliver(target, &delivery)).map(drop).map_err(|fault| fault.kind)
 }
 
 #[test]
@@ -93,7 +93,7 @@ async fn a_pointer_shows_no_number_twice_whoever_makes_moves_or_evicts_it() {
 /// Bumps, and tells whether what stood there gave way.
 fn replaced_by_a_bump(target: &dyn Target, key: &str) -> bool {
     let bump = delivery(1, &[(Action::Bump, key)]);
-    let delivered = tokio::runtime::Handle::current().block_on(target.deliver(&bump)).expect("delivers");
+    let delivered = tokio::runtime::Handle::current().block_on(deliver(target, &bump)).expect("delivers");
     assert_eq!(delivered.hit, 1);
     !delivered.replaced.keys.is_empty()
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use coherd::invalidation::Action;
 use coherd::target::config::TargetConfig;
 
-use super::{Asked, config, flush, open, open_url};
+use super::{Asked, config, deliver, flush, open, open_url};
 use crate::support::Redis;
 
 fn left(asked: &mut Asked) -> Vec<String> {
@@ -35,7 +35,7 @@ async fn glob_characters_in_a_template_mean_themselves() {
         for key in covered.iter().chain(others) {
             asked.set(*key);
         }
-        let delivered = target.deliver(&flush(1, &[(Action::Delete, pattern)])).await.unwrap();
+        let delivered = deliver(&*target, &flush(1, &[(Action::Delete, pattern)])).await.unwrap();
         let mut expected = others.to_vec();
         expected.sort_unstable();
         assert_eq!(left(&mut asked), expected, "{pattern}");
@@ -156,7 +156,7 @@ async fn scopes_that_only_redis_can_read_are_flushed_beside_the_others() {
         (Action::Delete, r"e\[1\]:*"),
         (Action::Bump, "f:*"),
     ];
-    let delivered = open_url(&server.url()).deliver(&flush(1, &scopes)).await.unwrap();
+    let delivered = deliver(&*open_url(&server.url()), &flush(1, &scopes)).await.unwrap();
     assert_eq!(delivered.hit, 5);
     assert_eq!(left(&mut asked), ["a:x", "b:22", "cxd:1", "f:1", "f:1:version"]);
     assert!(asked.pointer("f:1").unwrap() > 5);
@@ -168,7 +168,7 @@ async fn a_key_of_two_scopes_is_removed_rather_than_moved() {
     let mut asked = Asked::of(&server);
     for scopes in [[(Action::Delete, "p:*"), (Action::Bump, "p:*")], [(Action::Bump, "p:*"), (Action::Delete, "p:*")]] {
         asked.run::<()>(&["MSET", "p:1", "v", "p:1:version", "5"]);
-        assert_eq!(open_url(&server.url()).deliver(&flush(1, &scopes)).await.unwrap().hit, 2);
+        assert_eq!(deliver(&*open_url(&server.url()), &flush(1, &scopes)).await.unwrap().hit, 2);
         assert_eq!(left(&mut asked), [""; 0]);
     }
 }

@@ -6,7 +6,7 @@ use coherd::invalidation::{Action, Batch, RuleId};
 use coherd::target::Delivery;
 use coherd::target::config::TargetConfig;
 
-use super::{Asked, config, delivery, flush, open, record};
+use super::{Asked, config, deliver, delivery, flush, open, record};
 use crate::protocol::{in_each_form_on, lease_of};
 use crate::support::{Redis, until};
 
@@ -36,13 +36,13 @@ async fn a_struck_key_of_any_shape_takes_its_lease_along() {
                 let mut batch = Batch::default();
                 batch.push(Action::Delete, RuleId(0), key);
                 let strike = Delivery { batch, record: record(1) };
-                let delivered = runtime.block_on(target.deliver(&strike)).unwrap();
+                let delivered = runtime.block_on(deliver(&*target, &strike)).unwrap();
                 assert_eq!(delivered.hit, 0, "a lease is no key that was hit");
                 assert_eq!(reader.raw(&lease_of(key)), None, "{key:?}");
                 assert!(!reader.fill(key, &token, b"old"), "{key:?}");
                 let token = reader.lease(key);
                 assert!(reader.fill(key, &token, b"new"));
-                assert_eq!(runtime.block_on(target.deliver(&strike)).unwrap().hit, 1);
+                assert_eq!(runtime.block_on(deliver(&*target, &strike)).unwrap().hit, 1);
             }
         });
     });
@@ -75,7 +75,7 @@ async fn without_leases_or_with_another_action_none_is_touched() {
     ];
     for (target, strike) in strikes {
         set_all(&mut asked, &leases);
-        target.deliver(&strike).await.unwrap();
+        deliver(&*target, &strike).await.unwrap();
         assert!(leases.iter().all(|lease| asked.has(lease)), "{strike:?}");
     }
 }

@@ -17,7 +17,7 @@ use ::redis::ToRedisArgs;
 use coherd::invalidation::{Action, Batch, RuleId, Scope};
 use coherd::lsn::Lsn;
 use coherd::target::config::TargetConfig;
-use coherd::target::{Delivery, Record, Target};
+use coherd::target::{Delivered, Delivery, Fault, Record, Target};
 
 use crate::support::Redis;
 
@@ -31,6 +31,12 @@ pub fn open(config: &TargetConfig) -> Arc<dyn Target> {
 
 pub fn open_url(url: &str) -> Arc<dyn Target> {
     open(&config(url))
+}
+
+/// Delivers as a worker does that has just connected: the record is read before it is written over.
+pub async fn deliver(target: &dyn Target, delivery: &Delivery) -> Result<Delivered, Fault> {
+    target.recall().await?;
+    target.deliver(delivery).await
 }
 
 pub fn record(applied: u64) -> Record {

@@ -5,7 +5,7 @@ use coherd::invalidation::Action;
 use coherd::target::FaultKind;
 use coherd::target::config::TargetConfig;
 
-use super::{Asked, config, delivery, flush, open, open_url};
+use super::{Asked, config, deliver, delivery, flush, open, open_url};
 use crate::protocol::{Form, Reader, lease_of};
 use crate::support::Redis;
 
@@ -47,7 +47,7 @@ async fn a_pointer_that_is_none_is_replaced_and_the_others_move() {
         asked.run::<()>(&["FLUSHALL"]);
         asked.set("k");
         let _: ::redis::Value = asked.run(&spoil);
-        let delivered = target.deliver(&bump).await.unwrap_or_else(|fault| panic!("{spoil:?}: {fault}"));
+        let delivered = deliver(&*target, &bump).await.unwrap_or_else(|fault| panic!("{spoil:?}: {fault}"));
         assert_eq!(delivered.hit, 4, "{spoil:?}");
         let pointers = ["a", "b", "c"].map(|key| asked.pointer(key).unwrap());
         assert!(pointers.iter().all(|pointer| (1 << 50..1 << 53).contains(pointer)), "{spoil:?}: {pointers:?}");
@@ -63,9 +63,9 @@ async fn the_last_number_that_readers_take_is_followed_by_one_they_take() {
     let target = open_url(&server.url());
     asked.run::<()>(&["SET", "p:version", "9007199254740989"]);
     let bump = delivery(1, &[(Action::Bump, "p")]);
-    target.deliver(&bump).await.unwrap();
+    deliver(&*target, &bump).await.unwrap();
     assert_eq!(asked.pointer("p"), Some(9_007_199_254_740_990));
-    target.deliver(&bump).await.unwrap();
+    deliver(&*target, &bump).await.unwrap();
     assert!(asked.pointer("p").unwrap() < 9_007_199_254_740_990, "the clock, from which it goes on");
     let mut reader = Reader { connection: server.client(), form: Form::Script };
     assert_eq!(Some(reader.version("p")), asked.pointer("p"));
@@ -136,7 +136,11 @@ async fn a_record_that_is_spoiled_while_deliveries_go_on_is_replaced_also_where_
         asked.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
         asked.run::<()>(&["SET", "coherd:app", "mine"]);
         asked.run::<()>(&["CONFIG", "SET", "maxmemory", full]);
-        target.deliver(&delivery(applied, &[(Action::Delete, "k")])).await.unwrap();
+        let next = delivery(applied, &[(Action::Delete, "k")]);
+        let fault = target.deliver(&next).await.expect_err("somebody else wrote there");
+        assert_eq!(fault.kind, FaultKind::Changed);
+        assert!(target.recall().await.unwrap().record.expect("a spoiled one").is_unreadable());
+        target.deliver(&next).await.unwrap();
         assert_eq!(target.recall().await.unwrap().record, Some(super::record(applied)));
     }
 }

@@ -13,7 +13,7 @@
 //! The user in the URL needs no more than
 //!
 //! ```text
-//! ACL SETUSER coherd on >PASSWORD ~* &coherd:* +client|setname +select +hset +hgetall +dbsize +unlink +scan +info
+//! ACL SETUSER coherd on >PASSWORD ~* &coherd:* +client|setname +select +hset +hget +hgetall +dbsize +unlink +scan +info
 //!     +eval +evalsha
 //!     +time +get +set +publish +multi +discard
 //!     +function|list +function|load
@@ -27,12 +27,12 @@
 
 mod bounds;
 mod bump;
+mod chain;
 mod connection;
 mod dial;
 mod flush;
 mod library;
 pub mod lua;
-mod owner;
 mod peek;
 mod record;
 mod reply;
@@ -53,9 +53,9 @@ use tracing::warn;
 
 use super::config::{Library, TargetConfig};
 use super::{Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Recollection, Record, Replaced, Target};
+use chain::Chain;
 use connection::{Connected, Line};
 use library::Courier;
-use owner::Owner;
 use record::Unreadable;
 use reply::{Step, Tally, broken, refused, unexpected};
 use strike::{Manner, Salvo};
@@ -78,7 +78,7 @@ struct Redis {
     record_key: String,
     /// What the record names as its writer's.
     slot: String,
-    owner: Owner,
+    chain: Chain,
     channel: String,
     scopes_channel: String,
     version_ttl_ms: u64,
@@ -114,7 +114,7 @@ impl Redis {
             turn: Mutex::new(()),
             record_key: config.record_key.clone(),
             slot: config.slot.clone(),
-            owner: Owner::default(),
+            chain: Chain::default(),
             channel: config.channel.clone(),
             scopes_channel: format!("{}:scopes", config.channel),
             version_ttl_ms: u64::try_from(config.version_ttl.as_millis()).unwrap_or(u64::MAX).max(1),
@@ -129,10 +129,6 @@ impl Redis {
     async fn carry_out(&self, delivery: &Delivery) -> Result<Delivered, Fault> {
         let turn = self.turn.lock().await;
         let connected = self.line.connected().await?;
-        if delivery.batch.is_empty() {
-            let owned = self.own_record(&connected, &delivery.record).await;
-            self.keep_or_lose(&connected, owned).await?;
-        }
         let mut outcome = self.strike(&connected, turn, delivery).await;
         if let Ok(Tally { script_unknown: true, .. }) = outcome {
             // SCRIPT FLUSH, or another server behind the same connection. Everything again, with the script in full.
@@ -140,12 +136,18 @@ impl Redis {
             outcome = self.strike(&connected, self.turn.lock().await, delivery).await;
         }
         let outcome = outcome.and_then(|tally| self.delivered(tally));
+        if outcome.is_ok() {
+            self.chain.confirmed(delivery.record.sequence);
+        }
         self.keep_or_lose(&connected, outcome).await
     }
 
     fn delivered(&self, tally: Tally) -> Result<Delivered, Fault> {
         if tally.record_replaced {
             self.spoilt("it is of another type");
+        }
+        if tally.record_changed {
+            return Err(self.changed());
         }
         if let Some(fault) = tally.fault {
             return Err(fault);
@@ -172,7 +174,8 @@ impl Redis {
             let mut salvo = strikes.load(&manner);
             let last = strikes.are_spent();
             if last && tally.fault.is_none() {
-                let mut write = record::write(record, &self.record_key, &delivery.record);
+                let expected = self.chain.next(delivery.record.sequence);
+                let mut write = record::write(record, &self.record_key, &delivery.record, &expected);
                 write.arg("slot").arg(&self.slot);
                 salvo.push(Step::WriteRecord, write);
             }
@@ -217,6 +220,7 @@ impl Redis {
             [hash, Value::Int(keys)] => (hash, *keys),
             _ => return Err(unexpected(place, Step::Count)),
         };
+        self.chain.begin(record::identity(hash));
         let record = match record::read(hash) {
             Ok(record) => record,
             Err(Unreadable::Shape) if *hash != Value::Nil => return Err(unexpected(place, Step::ReadRecord)),
@@ -227,6 +231,16 @@ impl Redis {
         let empty = keys <= i64::from(record.is_some());
         let written = record.as_ref().filter(|record| !record.is_unreadable()).and_then(|_| record::written(hash));
         Ok(Recollection { record, empty, written })
+    }
+
+    fn changed(&self) -> Fault {
+        let (place, key) = (&self.line.place, &self.record_key);
+        let message = format!(
+            "{place}: the record {key} is not what this connection wrote last: somebody changed it or the data behind the \
+             connection (FLUSHALL, SWAPDB, a restore, a proxy that failed over), or another coherd writes it. coherd reads \
+             it again and compares"
+        );
+        Fault { kind: FaultKind::Changed, message }
     }
 
     /// What stands in the record's place is none. Told once, until the next delivery has put that right.

@@ -7,15 +7,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use redis::{Cmd, Value};
 
 use super::bump::{RECORD_SOURCE, Script};
+use super::chain::{Expected, Read};
 use crate::lsn::Lsn;
 use crate::record::Written;
 use crate::target::Record;
 
-/// One call of the script that writes the record.
-pub(super) fn write(script: Script, key: &str, record: &Record) -> Cmd {
+/// One call of the script that writes the record over what is expected there.
+pub(super) fn write(script: Script, key: &str, record: &Record, expected: &Expected) -> Cmd {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut command = script.begin(&RECORD_SOURCE, 20, key.len() + 192);
+    let mut command = script.begin(&RECORD_SOURCE, 28, key.len() + 320);
+    let Expected { writer, sequences, read } = expected;
     command.arg(1).arg(key);
+    command.arg(writer).arg(sequences.start()).arg(sequences.end()).arg(&read.writer).arg(&read.sequence);
+    command.arg("writer").arg(writer);
     command.arg("applied").arg(record.applied.as_u64());
     command.arg("struck").arg(record.struck.as_u64());
     command.arg("settled").arg(record.settled.as_u64());
@@ -65,6 +69,14 @@ pub(super) fn written(reply: &Value) -> Option<Written> {
     let fields: HashMap<&[u8], &[u8]> = pairs.filter_map(|(name, value)| Some((bytes(name)?, bytes(value)?))).collect();
     let slot = fields.get(b"slot".as_slice()).map(|slot| String::from_utf8_lossy(slot).into());
     Some(Written { updated_ms: number(&fields, "updated_ms").unwrap_or_default(), slot })
+}
+
+/// By what the record is known again when it is written over.
+pub(super) fn identity(reply: &Value) -> Read {
+    let Some(pairs) = reply.as_map_iter() else { return Read::of_another_type() };
+    let fields: HashMap<&[u8], &[u8]> = pairs.filter_map(|(name, value)| Some((bytes(name)?, bytes(value)?))).collect();
+    let text = |name: &[u8]| fields.get(name).map(|value| value.to_vec()).unwrap_or_default();
+    Read { writer: text(b"writer"), sequence: text(b"sequence") }
 }
 
 fn bytes(value: &Value) -> Option<&[u8]> {

@@ -68,6 +68,8 @@ pub(super) struct Tally {
     pub(super) fault: Option<Fault>,
     /// The server does not know a script: it has to be sent whole.
     pub(super) script_unknown: bool,
+    /// The record was not what it should have been, and was not written.
+    pub(super) record_changed: bool,
     /// The record was written in place of a key of another type.
     pub(super) record_replaced: bool,
     /// Pointers that gave way, by their places among the keys of all bumps.
@@ -93,6 +95,7 @@ impl Tally {
                 },
                 (Step::WriteRecord, Value::Int(written)) => {
                     self.record_replaced |= *written == RECORD_REPLACED;
+                    self.record_changed |= *written == RECORD_CHANGED;
                     continue;
                 }
                 (Step::UnlinkLeases | Step::Publish, Value::Int(_)) => continue,
@@ -130,6 +133,8 @@ impl Tally {
     }
 }
 
+/// What the record's script says where the record was not what it should have been.
+const RECORD_CHANGED: i64 = 0;
 /// What the record's script says where a key of another type stood in its place.
 const RECORD_REPLACED: i64 = 2;
 

@@ -1,10 +1,6 @@
-//! What a Redis holds is changed behind a connection that stays. The record of DESIGN §6 proves it: a delivery's script
-//! writes it only if `writer` is this connection's and `sequence` is that of the delivery before; otherwise it changes
-//! nothing, returns what it found, and the target is reconciled at once.
-//!
-//! Cause of all that follows: `target::redis` reads the record when it connects and at no other time
-//! (`Redis::look`), and writes it with a plain HSET whose reply says nothing (`record::write`). So the next delivery
-//! writes the newest record over the proof, and not even a restart finds it.
+//! The data of a Redis is changed behind a connection that stays. The record proves it: a delivery's script writes the record
+//! only if its `writer` is this connection's and its `sequence` that of the delivery before. Otherwise the script changes
+//! nothing, and coherd reconciles the target at once.
 
 use super::*;
 
@@ -37,7 +33,9 @@ impl Shop {
     fn invalidate(&mut self) {
         self.sql.run(&format!("UPDATE users SET n = n + 1 WHERE id <= {LOST}"));
         self.settle();
-        assert!(self.cached().is_empty(), "{:?}", self.cached());
+        // Pointers stay, and have moved.
+        let cached: Vec<String> = self.cached().into_iter().filter(|key| key.starts_with("user:")).collect();
+        assert!(cached.is_empty(), "{cached:?}");
     }
 
     /// One more commit, which is settled like everything before it.
@@ -98,7 +96,6 @@ fn failed_over() -> (Shop, Proxy) {
 }
 
 #[test]
-#[ignore = "settled is said too early: the record is only read at a connection, so a failover behind the proxy goes unnoticed"]
 fn a_failover_behind_the_proxy_is_noticed_by_the_next_delivery() {
     let (mut shop, _proxy) = failed_over();
     shop.commit_and_settle();
@@ -106,7 +103,6 @@ fn a_failover_behind_the_proxy_is_noticed_by_the_next_delivery() {
 }
 
 #[test]
-#[ignore = "stale for good: the first record written after the failover covers up the proof of it"]
 fn a_failover_behind_the_proxy_is_made_good_by_a_restart_at_the_latest() {
     let (mut shop, _proxy) = failed_over();
     shop.commit_and_settle();
@@ -116,7 +112,6 @@ fn a_failover_behind_the_proxy_is_made_good_by_a_restart_at_the_latest() {
 
 /// The record moves once a second on an idle stream, and that is a delivery like any other.
 #[test]
-#[ignore = "the record is written over without a look at what is there, so an idle daemon never notices"]
 fn a_failover_behind_the_proxy_is_noticed_although_nobody_writes() {
     let (mut shop, _proxy) = failed_over();
     let before = shop.record_sequence();
@@ -131,7 +126,6 @@ fn a_failover_behind_the_proxy_is_noticed_although_nobody_writes() {
 
 /// Several deliveries are in flight when it happens; the check follows the order of sending.
 #[test]
-#[ignore = "settled is said too early: the record is only read at a connection, so a failover behind the proxy goes unnoticed"]
 fn a_failover_behind_the_proxy_under_load_is_noticed() {
     let (mut shop, proxy) = behind_proxy();
     let replica = lagging_replica(&shop);
@@ -151,7 +145,6 @@ fn a_failover_behind_the_proxy_under_load_is_noticed() {
 }
 
 #[test]
-#[ignore = "settled is said too early: a record that is gone from an open connection is written anew without a word"]
 fn flushall_and_old_entries_over_an_open_connection_are_noticed() {
     let (mut shop, _proxy) = behind_proxy();
     shop.invalidate();
@@ -177,7 +170,6 @@ fn swap_databases(shop: &mut Shop) {
 }
 
 #[test]
-#[ignore = "settled is said too early: the record of the database that was swapped in is written over without a look at it"]
 fn swapdb_is_noticed() {
     let (mut shop, _proxy) = behind_proxy();
     swap_databases(&mut shop);
@@ -185,7 +177,6 @@ fn swapdb_is_noticed() {
 }
 
 #[test]
-#[ignore = "stale for good: the first record written after SWAPDB covers up the proof of it"]
 fn swapdb_is_made_good_by_a_restart_at_the_latest() {
     let (mut shop, _proxy) = behind_proxy();
     swap_databases(&mut shop);
@@ -205,7 +196,6 @@ fn restore_an_old_record(shop: &mut Shop) {
 }
 
 #[test]
-#[ignore = "settled is said too early: an old record is written over without a look at it"]
 fn an_old_record_that_is_restored_is_noticed() {
     let (mut shop, _proxy) = behind_proxy();
     restore_an_old_record(&mut shop);
@@ -213,7 +203,6 @@ fn an_old_record_that_is_restored_is_noticed() {
 }
 
 #[test]
-#[ignore = "stale for good: the first record written after the restore covers up the proof of it"]
 fn an_old_record_that_is_restored_is_made_good_by_a_restart_at_the_latest() {
     let (mut shop, _proxy) = behind_proxy();
     restore_an_old_record(&mut shop);

@@ -1,8 +1,32 @@
--- Writes the record: KEYS[1] is the record, ARGV its fields, each followed by its value. Fields that are not named stay.
+-- Writes the record, unless somebody else has changed it: KEYS[1] is the record.
+-- ARGV: writer, least, most     accepted where the record names this writer and has a sequence from least to most
+--       writer, sequence        accepted too: what the record said when it was read; both empty where there was none,
+--                               'WRONGTYPE' where a key of another type stood there, 'NOTHING' to accept no more than above
+--       field, value, ...       the fields to write; those that are not named stay
+--   0  nothing was written: the record is not what it was
 --   1  written
 --   2  written in place of what another had put there, a key of another type
+local function field(name)
+  return redis.pcall('HGET', KEYS[1], name)
+end
+
 local function write()
-  return redis.pcall('HSET', KEYS[1], unpack(ARGV))
+  return redis.pcall('HSET', KEYS[1], unpack(ARGV, 6))
+end
+
+local writer, sequence = field('writer'), nil
+if type(writer) == 'table' then
+  if not string.find(writer.err, 'WRONGTYPE', 1, true) then
+    return writer
+  end
+  writer, sequence = 'WRONGTYPE', ''
+else
+  writer, sequence = writer or '', field('sequence') or ''
+end
+local number = tonumber(sequence)
+local ours = writer == ARGV[1] and number and number >= tonumber(ARGV[2]) and number <= tonumber(ARGV[3])
+if not ours and not (writer == ARGV[4] and sequence == ARGV[5]) then
+  return 0
 end
 
 local done = write()
@@ -19,8 +43,8 @@ foreign = foreign or kept.err
 -- A script whose first write takes no memory may go on beyond maxmemory (Redis manual, "Scripting with Lua", "Execution
 -- under low memory conditions"), on Redis 6 too, which knows no flag allow-oom. So the record is made again, whole.
 redis.call('UNLINK', KEYS[1])
-for field = 1, #kept, 2 do
-  redis.call('HSET', KEYS[1], kept[field], kept[field + 1])
+for at = 1, #kept, 2 do
+  redis.call('HSET', KEYS[1], kept[at], kept[at + 1])
 end
 done = write()
 if type(done) == 'table' then

@@ -20,7 +20,7 @@ return {told(redis.pcall('TIME')), told(redis.pcall('GET', KEYS[1])), told(redis
 
 /// What the record's script does, with `HSET` refused for its arguments once rights were looked at.
 const RECORD_SCRIPT: &str = "local function told(reply) return type(reply) == 'table' and reply.err or '' end
-return {told(redis.pcall('HSET', KEYS[1], 'applied', '0', 'settled'))}";
+return {told(redis.pcall('HSET', KEYS[1], 'applied', '0', 'settled')), told(redis.pcall('HGET', KEYS[1], 'writer'))}";
 
 /// A right that coherd needs.
 pub(super) struct Right {
@@ -37,6 +37,11 @@ const fn right(code: Code, why: &'static str, grant: &'static str) -> Right {
 
 const UNLINK: Right = right(Code::ACL_UNLINK, "it may not UNLINK, so that no key is ever deleted", "+unlink");
 const HSET: Right = right(Code::ACL_HSET, "it may not HSET, so that no record is written and nothing settles", "+hset");
+const HGET: Right = right(
+    Code::ACL_HGET,
+    "it may not HGET, so that the record cannot be compared, none is written and nothing settles",
+    "+hget",
+);
 const HGETALL: Right =
     right(Code::ACL_HGETALL, "it may not HGETALL, so that the record cannot be read and nothing begins", "+hgetall");
 const DBSIZE: Right = right(
@@ -177,6 +182,7 @@ impl Probe {
         match &self.tried {
             Tried::Unlink { .. } | Tried::UnlinkLeases { .. } => &UNLINK,
             Tried::WriteRecord { .. } if details.starts_with("HSET|") => &HSET,
+            Tried::WriteRecord { .. } if details.starts_with("HGET|") => &HGET,
             Tried::WriteRecord { .. } => &EVAL,
             Tried::WriteRecordSha { .. } => &EVALSHA,
             Tried::ReadRecord { .. } => &HGETALL,
@@ -222,7 +228,7 @@ impl Probe {
         }
         let (steps, replies): (&[&str], _) = match (&self.tried, reply) {
             (Tried::Eval { .. }, Value::Array(replies)) => (&["TIME", "GET", "SET"], replies),
-            (Tried::WriteRecord { .. }, Value::Array(replies)) => (&["HSET"], replies),
+            (Tried::WriteRecord { .. }, Value::Array(replies)) => (&["HSET", "HGET"], replies),
             _ => return Vec::new(),
         };
         let caught = |(step, reply): (&str, &Value)| {
