@@ -11,6 +11,7 @@ use std::fmt;
 
 use crate::lsn::Lsn;
 use crate::record::{Recollection, Record};
+use crate::sight::Commit;
 pub use budget::{Budget, Overspent};
 pub use coverage::{Coverage, Drift, is_broken};
 pub use recent::Recent;
@@ -111,6 +112,11 @@ pub enum Gap {
         /// The end of the server's log.
         reached: Lsn,
     },
+    /// The server's log has another transaction where the record names its last one, or none: the database was put back.
+    OtherHistory {
+        /// The record's last transaction.
+        commit: Commit,
+    },
     /// The server was promoted since the record was written.
     NewTimeline {
         /// The record's timeline.
@@ -129,7 +135,7 @@ impl Gap {
             Gap::RecordIsUnreadable => "record_unreadable",
             Gap::TargetWentBack { .. } => "target_went_back",
             Gap::OtherDatabase => "other_database",
-            Gap::DatabaseWentBack { .. } => "database_went_back",
+            Gap::DatabaseWentBack { .. } | Gap::OtherHistory { .. } => "database_went_back",
             Gap::NewTimeline { .. } => "new_timeline",
         }
     }
@@ -159,6 +165,13 @@ impl fmt::Display for Gap {
                 write!(
                     f,
                     "the target was brought to {record}, but the server's log ends at {reached}: it went back in time"
+                )
+            }
+            Gap::OtherHistory { commit: Commit { xid, at } } => {
+                write!(
+                    f,
+                    "the target was sent transaction {xid}, committed at {at}, and the server's log has no such transaction: \
+                     the database was put back to an earlier state"
                 )
             }
             Gap::NewTimeline { was, is } => {
@@ -254,7 +267,16 @@ mod tests {
     fn at(applied: u64) -> Recollection {
         let applied = Lsn::new(applied);
         let struck = applied;
-        let record = Record { applied, struck, settled: struck, system_id: 7, timeline: 1, sequence: 0, marks: None };
+        let record = Record {
+            applied,
+            struck,
+            settled: struck,
+            system_id: 7,
+            timeline: 1,
+            sequence: 0,
+            commit: None,
+            marks: None,
+        };
         Recollection { record: Some(record), empty: false, written: None }
     }
 

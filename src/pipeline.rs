@@ -232,6 +232,7 @@ impl<S: Source + 'static> Pipeline<S> {
             self.lost(error)?;
         }
         self.got_past_failure();
+        self.other_histories();
         self.release();
         if let Some(lane) = self.workers.iter().position(Worker::has_ended) {
             return Err(Stopped::Broken(self.recorder.worker_ended(lane)));
@@ -348,6 +349,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 }
             }
         }
+        self.core.opened(start);
         self.core.load_records();
         self.sights.opened(&seen, stream.walsender());
         self.asked = Asked::new();

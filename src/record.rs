@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::invalidation::Batch;
 use crate::lsn::Lsn;
+use crate::sight::Commit;
 
 /// The marks of a record that was written with a new slot, before any change was followed: what is in the target then is
 /// trusted.
@@ -26,6 +27,10 @@ pub struct Record {
     pub timeline: u32,
     /// Grows with each delivery: of two records with the same positions, which is the later one. Zero in the first.
     pub sequence: u64,
+    /// The last transaction with rows that was sent here, [`Commit::NONE`] before the first; a history that has another one
+    /// there, or none, is another history. `None` where the record has none; and, in a record to be written, where the one
+    /// that is stored stays.
+    pub commit: Option<Commit>,
     /// The marks of the rules that were kept without a break up to here, between spaces, or [`NEW`]. `None` where the
     /// record has none, because a target that was emptied was sent only the rest of it; and, in a record to be written,
     /// where those that are stored stay.
@@ -42,6 +47,7 @@ impl Record {
         system_id: 0,
         timeline: 0,
         sequence: 0,
+        commit: None,
         marks: None,
     };
 

@@ -16,6 +16,15 @@ pub struct Commit {
 }
 
 impl Commit {
+    /// None at all: no transaction has the id zero.
+    pub const NONE: Commit = Commit { xid: 0, at: Lsn::ZERO };
+
+    /// The one that is further in the log.
+    #[must_use]
+    pub fn latest(one: Option<Commit>, other: Option<Commit>) -> Option<Commit> {
+        one.into_iter().chain(other).max_by_key(|commit| commit.at)
+    }
+
     /// Beyond both: the later id, the later position.
     #[must_use]
     pub fn later(self, other: Commit) -> Commit {

@@ -107,7 +107,16 @@ mod tests {
 
     fn record(system_id: u64, slot: Option<&str>, updated_ms: u64) -> Recollection {
         let at = Lsn::new(100);
-        let record = Record { applied: at, struck: at, settled: at, system_id, timeline: 1, sequence: 0, marks: None };
+        let record = Record {
+            applied: at,
+            struck: at,
+            settled: at,
+            system_id,
+            timeline: 1,
+            sequence: 0,
+            commit: None,
+            marks: None,
+        };
         let written = Some(Written { updated_ms, slot: slot.map(Into::into) });
         Recollection { record: Some(record), empty: false, written }
     }

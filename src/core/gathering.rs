@@ -51,6 +51,7 @@ impl Core {
                 // Its scopes stand in for this commit too, and replicas have to replay it before they count.
                 let ready = target.stage(Stage::Ready);
                 ready.last = ready.last.max(at);
+                ready.has_rows_of(*commit);
                 continue;
             }
             let since = target.unverified.unwrap_or(*decoded);
@@ -58,6 +59,7 @@ impl Core {
             put(&mut pending.batch);
             pending.holds_since(since);
             pending.stands_in_for(*commit);
+            pending.has_rows_of(*commit);
             let coarsened = pending.limit(limits.pending_keys, routes);
             target.overflow.note(coarsened);
         }

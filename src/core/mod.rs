@@ -8,6 +8,7 @@
 //! Start with [`target::TargetState`], then [`watermark`].
 
 mod gathering;
+mod history;
 mod passing;
 mod pending;
 mod repairing;
@@ -60,6 +61,7 @@ pub struct Limits {
 
 /// Something to be done.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are the large one")]
 pub enum Output {
     /// Send a delivery to a target. The worker has room: no more than [`WINDOW_DELIVERIES`] are in flight.
     Send {
@@ -112,6 +114,9 @@ pub struct Core {
     log_end: Option<Lsn>,
     /// Somebody waits for this position: records that are behind it move at once.
     awaited: Lsn,
+    shown: history::Shown,
+    /// Targets that belong to another history, not reported yet.
+    other_histories: Vec<(usize, Commit)>,
     /// Suspended targets that are served again, not reported yet.
     resumed: Vec<usize>,
     outputs: Vec<Output>,
@@ -145,6 +150,8 @@ impl Core {
             first_sequence: u64::MAX,
             log_end: None,
             awaited: Lsn::ZERO,
+            shown: history::Shown::default(),
+            other_histories: Vec::new(),
             resumed: Vec::new(),
             outputs: Vec::new(),
         }
@@ -203,6 +210,7 @@ impl Core {
 
     /// A transaction begins in the stream.
     pub fn begun(&mut self, commit: Commit, time: PgTime) {
+        self.shows(commit);
         self.visibility.begun(commit);
         self.commit = Some((commit, time));
     }
@@ -214,6 +222,7 @@ impl Core {
 
     /// The source says, while no transaction is half read, that nothing before `at` is still to come.
     pub fn idle(&mut self, at: Lsn) {
+        self.passes(at, None);
         self.decoded = self.decoded.max(at);
     }
 
@@ -249,9 +258,9 @@ impl Core {
 
     /// Compares a target's stored record with what is known. Unless the target is halted, it may be sent something from
     /// now on: what the verdict asks for first.
-    pub fn reconcile(&mut self, target: usize, its: &Recollection, known: Known<'_>) -> Verdict {
+    pub fn reconcile(&mut self, index: usize, its: &Recollection, known: Known<'_>) -> Verdict {
         let ours = self.first_sequence..=self.sequence;
-        let Some(target) = self.targets.get_mut(target) else { return Verdict::Continue };
+        let Some(target) = self.targets.get_mut(index) else { return Verdict::Continue };
         let known = Known {
             written: target.written,
             sequence: target.confirmed_sequence,
@@ -272,6 +281,12 @@ impl Core {
         };
         // It may have lost those too.
         target.rules.1 = true;
+        if let (Verdict::Continue | Verdict::Resend { .. }, Some(record), false) =
+            (&verdict, &its.record, known.is_ours)
+        {
+            target.history = None;
+            self.expect_history(index, record.commit);
+        }
         verdict
     }
 

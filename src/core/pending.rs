@@ -30,6 +30,8 @@ pub(super) struct Pending {
     /// The last commit record that the batch stands in for, whether its keys are in the batch or a scope covers them.
     /// It decides what replicas must have replayed.
     pub(super) last: Lsn,
+    /// The last transaction with rows in it.
+    pub(super) newest: Option<Commit>,
     /// When the oldest commit in it was made.
     pub(super) oldest: Option<PgTime>,
     /// It repairs what is not in the log, so the stored record must not list its rules before it is confirmed.
@@ -54,6 +56,11 @@ impl Pending {
         }
     }
 
+    /// The batch stands in for rows of this commit.
+    pub(super) fn has_rows_of(&mut self, commit: Option<(Commit, PgTime)>) {
+        self.newest = Commit::latest(self.newest, commit.map(|(commit, _)| commit));
+    }
+
     /// Takes everything out of `other`, which keeps its memory.
     pub(super) fn absorb(&mut self, other: &mut Pending) {
         if self.batch.is_empty() && !other.batch.is_empty() {
@@ -64,6 +71,7 @@ impl Pending {
         other.batch.clear();
         self.since = self.since.into_iter().chain(other.since.take()).min();
         self.last = self.last.max(std::mem::take(&mut other.last));
+        self.newest = Commit::latest(self.newest, other.newest.take());
         self.oldest = self.oldest.into_iter().chain(other.oldest.take()).min();
         self.repairs |= std::mem::take(&mut other.repairs);
     }

@@ -8,6 +8,7 @@ use super::target::{Mode, Pass, Sent, TargetState, Ticket};
 use super::{Core, Output, WINDOW_DELIVERIES};
 use crate::pgoutput::PgTime;
 use crate::record::{Delivery, Record};
+use crate::sight::Commit;
 
 /// A record on a stream that brings no invalidations moves this often in the long run, unless somebody waits for it; and,
 /// with nothing to say, about this often too: that is how a target that has gone away is noticed.
@@ -90,7 +91,7 @@ impl Core {
         let record = self.next_record(index);
         let Core { targets, replay, decoded, outputs, .. } = self;
         let Some(target) = targets.get_mut(index) else { return false };
-        let (pass, Pending { batch, since, last, oldest, repairs }) = target.take_next();
+        let (pass, Pending { batch, since, last, oldest, repairs, .. }) = target.take_next();
         let pass = match pass {
             // A record alone is for no reader.
             Pass::First if batch.is_empty() || !replay.lacks(last) => Pass::Only,
@@ -119,13 +120,12 @@ impl Core {
         self.sequence += 1;
         let applied = self.recordable(index);
         let decoded = self.decoded;
-        let (confirmed, settled, floor, marks) = match self.targets.get_mut(index) {
-            Some(target) => {
-                let marks = std::mem::take(&mut target.rules.1).then(|| Arc::clone(&target.rules.0));
-                (target.confirmed_up_to(decoded), target.settled(decoded), target.floor, marks)
-            }
-            None => (decoded, decoded, super::target::Floor::default(), None),
-        };
+        let Some(target) = self.targets.get_mut(index) else { return Record::UNREADABLE };
+        let marks = std::mem::take(&mut target.rules.1).then(|| Arc::clone(&target.rules.0));
+        let (confirmed, settled, floor) = (target.confirmed_up_to(decoded), target.settled(decoded), target.floor);
+        // What leaves with this record, too: the record is written after it. The proof of another history is kept.
+        target.commit = Commit::latest(target.commit, target.stages.at(Stage::Ready).newest);
+        let commit = target.history.is_none().then(|| target.commit.unwrap_or(Commit::NONE));
         Record {
             applied: applied.max(floor.applied),
             struck: confirmed.max(floor.confirmed),
@@ -133,6 +133,7 @@ impl Core {
             system_id,
             timeline,
             sequence: self.sequence,
+            commit,
             marks,
         }
     }
@@ -161,7 +162,7 @@ impl Core {
         let mut batch = delivery.batch;
         match pass {
             Pass::First => {
-                self.await_replay(index, Pending { batch, since: Some(since), last, oldest: None, repairs });
+                self.await_replay(index, Pending { batch, since: Some(since), last, repairs, ..Pending::default() });
             }
             Pass::Repeat => {
                 batch.clear();

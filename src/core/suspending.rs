@@ -6,6 +6,7 @@ use super::{Core, just_before};
 use crate::invalidation::Batch;
 use crate::lsn::Lsn;
 use crate::observation::HeldWal;
+use crate::sight::Commit;
 
 impl Core {
     /// Whether the slot goes on without the target.
@@ -48,18 +49,20 @@ impl Core {
         let Some(target) = self.targets.get_mut(index) else { return };
         let mut all = Batch::default();
         let (mut since, mut last) = (Some(target.unverified.unwrap_or(decoded)), just_before(decoded));
+        let mut newest = None;
         for pending in target.pendings_mut() {
             // The scopes stand in for all but manual keys.
             let _replaced = pending.batch.coarsen(|_| &[]);
             all.append(&std::mem::take(&mut pending.batch));
             since = since.into_iter().chain(pending.since.take()).min();
             last = last.max(pending.last);
+            newest = Commit::latest(newest, pending.newest);
             *pending = Pending::default();
         }
         target.awaiting_replay.clear();
         target.repeats.clear();
         push_scopes(&rules, &self.routes, &mut all);
-        *target.stage(Stage::Ready) = Pending { batch: all, since, last, oldest: None, repairs };
+        *target.stage(Stage::Ready) = Pending { batch: all, since, last, newest, oldest: None, repairs };
         target.suspended.get_or_insert(target.sent.max(found));
         self.touch(&rules);
     }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::gathering::Overflow;
+use super::history::History;
 use super::pending::{Pending, Stage, Stages};
 use super::repeating::Repeat;
 use crate::continuity::Recent;
 use crate::invalidation::Batch;
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
+use crate::sight::Commit;
 
 /// One delivery on its way; comes back with its confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +104,10 @@ pub(super) struct TargetState {
     pub(super) recorded: Lsn,
     /// The furthest `applied` of a record that was sent.
     pub(super) sent: Lsn,
+    /// The last transaction with rows that was sent.
+    pub(super) commit: Option<Commit>,
+    /// Set until the stream has shown that the history which is followed has the target's last transaction.
+    pub(super) history: Option<History>,
     /// The furthest `applied` of a record that was confirmed since the slot is followed.
     pub(super) written: Lsn,
     /// The sequence of the last delivery confirmed since the slot is followed.
@@ -141,6 +147,8 @@ impl TargetState {
             uncovered: None,
             recorded: Lsn::ZERO,
             sent: Lsn::ZERO,
+            commit: None,
+            history: None,
             written: Lsn::ZERO,
             confirmed_sequence: 0,
             acquainted: false,
@@ -193,6 +201,8 @@ impl TargetState {
         for mark in [&mut self.unverified, &mut self.uncovered, &mut self.suspended] {
             *mark = mark.map(|mark| mark.min(at));
         }
+        self.commit = self.commit.filter(|commit| commit.at < at);
+        self.history = self.history.filter(|history| history.commit.at < at);
         self.recorded = self.recorded.min(at);
         self.sent = self.sent.min(at);
     }

@@ -15,17 +15,17 @@ fn lsn(n: u64) -> Lsn {
 }
 
 /// A core with one rule, `users`, that goes to every target.
-struct Desk {
-    core: Core,
-    now: Instant,
+pub(super) struct Desk {
+    pub(super) core: Core,
+    pub(super) now: Instant,
     xid: u32,
 }
 
-type Sent = (usize, Ticket, Delivery);
+pub(super) type Sent = (usize, Ticket, Delivery);
 
 impl Desk {
     /// The log is followed from 100, and every target has said that it holds everything up to there.
-    fn new(targets: usize) -> Desk {
+    pub(super) fn new(targets: usize) -> Desk {
         let mut desk = Desk::unverified(targets);
         for target in 0..targets {
             desk.reconcile(target, 100);
@@ -33,7 +33,7 @@ impl Desk {
         desk
     }
 
-    fn unverified(targets: usize) -> Desk {
+    pub(super) fn unverified(targets: usize) -> Desk {
         let names: Vec<String> = (0..targets).map(|n| format!("cache-{n}")).collect();
         let rules = resolve(&[RawRule::of("users", &["user:{id}"])], &names).unwrap();
         let limits = Limits { pending_keys: 100, repeat_after: Duration::ZERO };
@@ -46,9 +46,14 @@ impl Desk {
     }
 
     /// The target says that everything up to `at` was confirmed.
-    fn reconcile(&mut self, target: usize, at: u64) -> Verdict {
+    pub(super) fn reconcile(&mut self, target: usize, at: u64) -> Verdict {
+        self.reconcile_with(target, at, None)
+    }
+
+    /// The same, and `commit` was the last transaction.
+    pub(super) fn reconcile_with(&mut self, target: usize, at: u64, commit: Option<Commit>) -> Verdict {
         let (applied, struck, settled) = (lsn(at), lsn(at), lsn(at));
-        let record = Record { applied, struck, settled, system_id: 7, timeline: 1, sequence: 0, marks: None };
+        let record = Record { applied, struck, settled, system_id: 7, timeline: 1, sequence: 0, commit, marks: None };
         let its = Recollection { record: Some(record), empty: false, written: None };
         let known = Known {
             system_id: 7,
@@ -75,13 +80,13 @@ impl Desk {
     }
 
     /// A transaction with one row, whose Commit message ends at `end`.
-    fn commit(&mut self, end: u64) {
+    pub(super) fn commit(&mut self, end: u64) {
         self.row(end - 10);
         self.core.committed(lsn(end));
     }
 
     /// Sends whatever is due `later`, and keeps it in flight.
-    fn send_later(&mut self, later: Duration) -> Vec<Sent> {
+    pub(super) fn send_later(&mut self, later: Duration) -> Vec<Sent> {
         self.now += later;
         self.core.pass(false);
         self.core.send(self.now);
@@ -100,14 +105,14 @@ impl Desk {
         self.core.confirmed(target, ticket, delivery, self.now);
     }
 
-    fn confirm_all(&mut self, sent: Vec<Sent>) {
+    pub(super) fn confirm_all(&mut self, sent: Vec<Sent>) {
         for sent in sent {
             self.confirm(sent);
         }
     }
 
     /// Sends and confirms until nothing is left, records included.
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         loop {
             let sent = self.send_later(Duration::from_millis(5));
             if sent.is_empty() {
@@ -117,7 +122,7 @@ impl Desk {
         }
     }
 
-    fn settled(&self) -> u64 {
+    pub(super) fn settled(&self) -> u64 {
         self.core.watermarks().settled.as_u64()
     }
 

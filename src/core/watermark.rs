@@ -50,9 +50,10 @@ impl TargetState {
         self.applied(decoded).min(waiting.chain(in_flight).min().unwrap_or(decoded))
     }
 
-    /// The same, where every rule was covered all the time.
+    /// The same, where every rule was covered all the time, and the history is known to be the target's.
     pub(super) fn settled(&self, decoded: Lsn) -> Lsn {
-        self.uncovered.unwrap_or(Lsn::MAX).min(self.confirmed_up_to(decoded))
+        let unproved = self.history.map(|history| history.since);
+        self.uncovered.into_iter().chain(unproved).min().unwrap_or(Lsn::MAX).min(self.confirmed_up_to(decoded))
     }
 
     /// How far the slot may go on for this target; `None` where it goes on without the target.

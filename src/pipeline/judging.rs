@@ -125,6 +125,19 @@ impl<S: Source + 'static> Pipeline<S> {
         }
     }
 
+    /// What targets hold turned out to be of another history.
+    pub(super) fn other_histories(&mut self) {
+        for (target, commit) in self.core.take_other_histories() {
+            let gap = Gap::OtherHistory { commit };
+            let all = self.flush_of(self.core.rules_of(target, |_| true));
+            self.core.missed_since(target, Lsn::ZERO);
+            if self.gap(target, gap.reason(), &gap.to_string()) {
+                self.core.repair_later(target, &all);
+                self.core.verified(target);
+            }
+        }
+    }
+
     /// Tells of a gap. Gives whether it is to be mended with a flush, or waits for a person.
     fn gap(&mut self, lane: usize, reason: &'static str, text: &str) -> bool {
         if self.halts.is_pardoned(lane) {

@@ -463,6 +463,7 @@ fn no_record_is_written_before_the_source_was_seen_and_none_moves_back() {
             system_id: 7,
             timeline: 1,
             sequence: 0,
+            commit: None,
             marks: None,
         };
         let cache = Cache { record: Mutex::new(Some(record)), ..Cache::default() };

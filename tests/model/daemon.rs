@@ -268,6 +268,7 @@ impl Daemon {
             system_id: 7,
             timeline: 1,
             sequence: u64::from(!found.is_older),
+            commit: None,
             marks: None,
         };
         let verdict = judge(&known, &record::Recollection { record: Some(record), empty: false, written: None });

@@ -47,6 +47,7 @@ pub fn record(applied: u64) -> Record {
         system_id: u64::MAX,
         timeline: 7,
         sequence: 0,
+        commit: None,
         marks: None,
     }
 }

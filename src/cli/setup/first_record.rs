@@ -21,6 +21,7 @@ pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn,
         system_id: seen.system_id,
         timeline: seen.timeline,
         sequence: 0,
+        commit: None,
         marks: Some(NEW.into()),
     };
     let mut findings = Vec::new();

@@ -141,7 +141,16 @@ fn a_record_that_does_not_vouch_for_a_rule_has_it_flushed() {
             [(marks("new"), &[][..]), (marks("1 2 3"), flushed), (marks(""), flushed), (None, flushed)]
         {
             let at = Lsn::new(100);
-            let record = Record { applied: at, struck: at, settled: at, system_id: 7, timeline: 1, sequence: 0, marks };
+            let record = Record {
+                applied: at,
+                struck: at,
+                settled: at,
+                system_id: 7,
+                timeline: 1,
+                sequence: 0,
+                commit: None,
+                marks,
+            };
             let cache = Cache { record: Mutex::new(Some(record)), not_empty: true, ..Cache::default() };
             let bench = start(cache, SETTINGS);
             bench.script.say([Say::Position(500)]);

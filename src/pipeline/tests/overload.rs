@@ -48,6 +48,7 @@ fn a_standby_that_takes_over_asks_its_targets_anew() {
             system_id: 7,
             timeline: 1,
             sequence: 0,
+            commit: None,
             marks: Some("new".into()),
         };
         let record = Mutex::new(Some(at(Lsn::new(100))));

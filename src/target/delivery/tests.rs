@@ -169,7 +169,16 @@ impl Bench {
 
 fn record(applied: u64) -> Record {
     let applied = Lsn::new(applied);
-    Record { applied, struck: Lsn::ZERO, settled: Lsn::ZERO, system_id: 1, timeline: 1, sequence: 0, marks: None }
+    Record {
+        applied,
+        struck: Lsn::ZERO,
+        settled: Lsn::ZERO,
+        system_id: 1,
+        timeline: 1,
+        sequence: 0,
+        commit: None,
+        marks: None,
+    }
 }
 
 fn scope(pattern: &str) -> Scope {

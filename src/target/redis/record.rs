@@ -10,12 +10,13 @@ use super::bump::{RECORD_SOURCE, Script};
 use super::chain::{Expected, Read};
 use crate::lsn::Lsn;
 use crate::record::Written;
+use crate::sight::Commit;
 use crate::target::Record;
 
 /// One call of the script that writes the record over what is expected there.
 pub(super) fn write(script: Script, key: &str, record: &Record, expected: &Expected) -> Cmd {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut command = script.begin(&RECORD_SOURCE, 28, key.len() + 320);
+    let mut command = script.begin(&RECORD_SOURCE, 32, key.len() + 400);
     let Expected { writer, sequences, read } = expected;
     command.arg(1).arg(key);
     command.arg(writer).arg(sequences.start()).arg(sequences.end()).arg(&read.writer).arg(&read.sequence);
@@ -27,6 +28,9 @@ pub(super) fn write(script: Script, key: &str, record: &Record, expected: &Expec
     command.arg("timeline").arg(record.timeline);
     command.arg("sequence").arg(record.sequence);
     command.arg("updated_ms").arg(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    if let Some(Commit { xid, at }) = record.commit {
+        command.arg("commit_lsn").arg(at.as_u64()).arg("commit_xid").arg(xid);
+    }
     if let Some(marks) = &record.marks {
         command.arg("marks").arg(&**marks);
     }
@@ -59,6 +63,10 @@ pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
         system_id: number(&fields, "system_id")?,
         timeline: number(&fields, "timeline")?,
         sequence: if fields.contains_key(b"sequence".as_slice()) { number(&fields, "sequence")? } else { 0 },
+        commit: match (number(&fields, "commit_lsn"), number(&fields, "commit_xid")) {
+            (Ok(at), Ok(xid)) => Some(Commit { xid, at: Lsn::new(at) }),
+            _ => None,
+        },
         marks: fields.get(b"marks".as_slice()).map(|marks| String::from_utf8_lossy(marks).into()),
     }))
 }

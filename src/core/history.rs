@@ -1,0 +1,183 @@
+//! Whether the history that is followed is the one that a target's record belongs to.
+//!
+//! A position alone does not tell: a database that is put back to an earlier state writes other transactions at the same
+//! positions. So a record names the last transaction with rows that was sent, by position and id. The slot sends it again
+//! unless it was acknowledged, and then nothing of another history can have been sent after it. Until the stream has shown
+//! it, nothing more settles for that target and its record keeps naming it; where the stream passes the position and shows
+//! another transaction there, or none, everything that the target holds is of another history.
+
+use super::Core;
+use super::target::{Floor, Mode};
+use crate::lsn::Lsn;
+use crate::sight::Commit;
+
+/// Transactions that are remembered for targets whose record has not been read yet.
+const BEGUN_MAX: usize = 1 << 16;
+
+/// A transaction that the stream has to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct History {
+    pub(super) commit: Commit,
+    /// What had settled when that began.
+    pub(super) since: Lsn,
+}
+
+/// The transactions that the stream has shown since it was opened.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    /// Everything that was acknowledged then.
+    start: Lsn,
+    /// Oldest first; only while the record of a target has not been read.
+    commits: Vec<Commit>,
+    /// It has shown everything before this position.
+    up_to: Lsn,
+}
+
+impl Core {
+    /// The stream is open, and shows again what was committed after `start`.
+    pub fn opened(&mut self, start: Lsn) {
+        self.shown = Shown { start, commits: Vec::new(), up_to: start };
+        let decoded = self.decoded;
+        for target in &mut self.targets {
+            let since = target.settled(decoded);
+            let of_before = target.history.map(|history| history.commit).or(target.commit);
+            target.history = of_before.filter(|commit| commit.at >= start).map(|commit| History { commit, since });
+        }
+    }
+
+    /// The record of a target, which another process has written, names this transaction as its last one.
+    pub(super) fn expect_history(&mut self, index: usize, commit: Option<Commit>) {
+        let Some(commit) = commit.filter(|commit| commit.at >= self.shown.start && *commit != Commit::NONE) else {
+            return;
+        };
+        let Some(target) = self.targets.get_mut(index) else { return };
+        if self.shown.commits.contains(&commit) {
+            target.commit = Commit::latest(target.commit, Some(commit));
+        } else if commit.at >= self.shown.up_to {
+            target.history = Some(History { commit, since: self.shown.start });
+        } else {
+            self.other_histories.push((index, commit));
+        }
+    }
+
+    /// The stream shows a transaction.
+    pub(super) fn shows(&mut self, commit: Commit) {
+        if self.shown.commits.len() < BEGUN_MAX && self.targets.iter().any(|target| target.mode != Mode::Live) {
+            self.shown.commits.push(commit);
+        }
+        self.passes(commit.at, Some(commit));
+    }
+
+    /// The stream has shown everything before `at`, and then `commit`.
+    pub(super) fn passes(&mut self, at: Lsn, commit: Option<Commit>) {
+        self.shown.up_to = self.shown.up_to.max(at);
+        for (index, target) in self.targets.iter_mut().enumerate() {
+            let Some(history) = target.history else { continue };
+            if commit == Some(history.commit) {
+                target.history = None;
+                target.commit = Commit::latest(target.commit, Some(history.commit));
+            } else if history.commit.at < at || commit.is_some_and(|commit| commit.at == history.commit.at) {
+                target.history = None;
+                self.other_histories.push((index, history.commit));
+            }
+        }
+    }
+
+    /// The targets that turned out to belong to another history since the last call, and the last transaction of each.
+    pub fn take_other_histories(&mut self) -> Vec<(usize, Commit)> {
+        for (index, _) in &self.other_histories {
+            if let Some(target) = self.targets.get_mut(*index) {
+                (target.commit, target.floor) = (None, Floor::default());
+            }
+        }
+        std::mem::take(&mut self.other_histories)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Desk;
+    use super::*;
+    use crate::pgoutput::PgTime;
+
+    const LAST: Commit = Commit { xid: 7, at: Lsn::new(290) };
+
+    /// A target whose record names [`LAST`], which the slot sends again.
+    fn desk() -> Desk {
+        let mut desk = Desk::unverified(1);
+        desk.core.opened(Lsn::new(100));
+        desk.reconcile_with(0, 300, Some(LAST));
+        desk
+    }
+
+    fn begun(desk: &mut Desk, xid: u32, at: u64) {
+        desk.core.begun(Commit { xid, at: Lsn::new(at) }, PgTime(0));
+        desk.core.committed(Lsn::new(at + 10));
+    }
+
+    #[test]
+    fn nothing_more_settles_and_the_record_keeps_its_proof_until_the_stream_shows_the_last_transaction() {
+        let mut desk = desk();
+        begun(&mut desk, 5, 190);
+        let sent = desk.send_later(std::time::Duration::ZERO);
+        assert_eq!((desk.settled(), sent[0].2.record.commit), (100, None));
+        desk.confirm_all(sent);
+        begun(&mut desk, 7, 290);
+        desk.drain();
+        assert_eq!((desk.settled(), desk.core.take_other_histories()), (300, vec![]));
+        desk.core.opened(Lsn::new(100));
+        begun(&mut desk, 7, 290);
+        assert_eq!(desk.core.take_other_histories(), [], "the same again, after a reconnection");
+    }
+
+    #[test]
+    fn another_transaction_there_or_none_is_another_history() {
+        let others: [fn(&mut Desk); 4] = [
+            |desk| begun(desk, 8, 290),
+            |desk| begun(desk, 7, 291),
+            |desk| begun(desk, 8, 400),
+            |desk| desk.core.idle(Lsn::new(291)),
+        ];
+        for other in others {
+            let mut desk = desk();
+            begun(&mut desk, 5, 190);
+            desk.core.idle(Lsn::new(290));
+            assert_eq!(desk.core.take_other_histories(), []);
+            other(&mut desk);
+            assert_eq!(desk.core.take_other_histories(), [(0, LAST)]);
+        }
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_of_this_history() {
+        let mut desk = Desk::unverified(1);
+        desk.core.opened(Lsn::new(300));
+        desk.reconcile_with(0, 300, Some(LAST));
+        desk.core.idle(Lsn::new(500));
+        assert_eq!(desk.core.take_other_histories(), []);
+    }
+
+    #[test]
+    fn a_record_that_is_read_late_is_compared_with_what_the_stream_has_shown() {
+        for (xid, is_other) in [(7, false), (8, true)] {
+            let mut desk = Desk::unverified(1);
+            desk.core.opened(Lsn::new(100));
+            begun(&mut desk, xid, 290);
+            begun(&mut desk, 9, 390);
+            desk.reconcile_with(0, 300, Some(LAST));
+            assert_eq!(!desk.core.take_other_histories().is_empty(), is_other, "{xid}");
+        }
+    }
+
+    #[test]
+    fn what_this_process_has_sent_is_expected_again_of_a_stream_that_begins_before_it() {
+        let mut desk = Desk::new(1);
+        desk.commit(300);
+        desk.drain();
+        desk.core.opened(Lsn::new(100));
+        desk.core.idle(Lsn::new(400));
+        let others = desk.core.take_other_histories();
+        assert_eq!(others.len(), 1, "{others:?}");
+        assert_eq!(desk.core.take_other_histories(), [], "once");
+    }
+}
