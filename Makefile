@@ -18,11 +18,11 @@ model: ## why it is built as it is: every order of steps, with READERS (3) reade
 	COHERD_MODEL_READERS=$(or $(READERS),3) COHERD_MODEL_COMMITS=$(or $(COMMITS),1) COHERD_MODEL_THREADS=2 \
 		$(CARGO) test --test coherd model:: -- --nocapture --test-threads=1
 
-chaos: prerequisites ## everything breaks at random for SECONDS (60), chosen by SEED (a new one each time); UNPROVED=1: also what it cannot withstand yet
-	COHERD_CHAOS_SECONDS=$(or $(SECONDS),60) COHERD_CHAOS_SEED=$(SEED) COHERD_UNPROVED=$(UNPROVED) $(CARGO) test --test coherd chaos:: -- --nocapture
+chaos: prerequisites ## everything breaks at random for SECONDS (60), chosen by SEED (a new one each time)
+	COHERD_CHAOS_SECONDS=$(or $(SECONDS),60) COHERD_CHAOS_SEED=$(SEED) $(CARGO) test --test coherd chaos:: -- --nocapture
 
-torture: prerequisites ## readers of every protocol against hanging commits and lagging replicas for SECONDS (60), SEED and UNPROVED as above
-	COHERD_TORTURE_SECONDS=$(or $(SECONDS),60) COHERD_TORTURE_SEED=$(SEED) COHERD_UNPROVED=$(UNPROVED) $(CARGO) test --test coherd torture:: -- --nocapture
+torture: prerequisites ## readers of every protocol against hanging commits and lagging replicas for SECONDS (60), SEED as above
+	COHERD_TORTURE_SECONDS=$(or $(SECONDS),60) COHERD_TORTURE_SEED=$(SEED) $(CARGO) test --test coherd torture:: -- --nocapture
 
 outage: prerequisites ## a cache is away for SECONDS (600) under load: memory and the log held back stay within bounds
 	COHERD_OUTAGE_SECONDS=$(or $(SECONDS),600) $(CARGO) test --test coherd e2e::soak:: -- --nocapture

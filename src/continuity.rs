@@ -216,12 +216,12 @@ fn judge_record(known: &Known, record: &Record) -> Verdict {
         SlotOrigin::CreatedHere => Lsn::ZERO,
         SlotOrigin::Found { confirmed } => confirmed,
     };
-    let of_another = (record.struck < confirmed).then_some((record.struck, confirmed));
+    let of_another = (record.confirmed < confirmed).then_some((record.confirmed, confirmed));
     // Within a large transaction many deliveries have the same position.
     let its_own = (applied < known.written || record.sequence < known.sequence).then_some((applied, known.written));
     if let Some((said, needed)) = its_own.or(of_another) {
         // What is applied may have been sent and refused.
-        known.resend(record.struck.min(applied), Gap::TargetWentBack { record: said, needed })
+        known.resend(record.confirmed.min(applied), Gap::TargetWentBack { record: said, needed })
     } else if applied > known.reached {
         Verdict::Gap(Gap::DatabaseWentBack { record: applied, reached: known.reached })
     } else {
@@ -266,23 +266,23 @@ mod tests {
 
     fn at(applied: u64) -> Recollection {
         let applied = Lsn::new(applied);
-        let struck = applied;
+        let confirmed = applied;
         let record = Record {
             applied,
-            struck,
-            settled: struck,
+            confirmed,
+            settled: confirmed,
             system_id: 7,
             timeline: 1,
             sequence: 0,
             commit: None,
-            marks: None,
+            rules: None,
         };
         Recollection { record: Some(record), empty: false, written: None }
     }
 
-    fn struck_only(struck: u64, applied: u64) -> Recollection {
+    fn confirmed_only(confirmed: u64, applied: u64) -> Recollection {
         let mut recollection = at(applied);
-        recollection.record.as_mut().unwrap().struck = Lsn::new(struck);
+        recollection.record.as_mut().unwrap().confirmed = Lsn::new(confirmed);
         recollection
     }
 
@@ -361,14 +361,14 @@ mod tests {
     #[test]
     fn only_what_was_struck_for_good_counts_for_sending_again() {
         let known = Known { remembered: Lsn::new(160), ..wrote() };
-        assert!(matches!(judge(&known, &struck_only(150, 200)), Verdict::Gap(Gap::TargetWentBack { .. })));
+        assert!(matches!(judge(&known, &confirmed_only(150, 200)), Verdict::Gap(Gap::TargetWentBack { .. })));
     }
 
     #[test]
     fn a_record_from_before_the_last_strike_of_what_the_slot_has_left_behind_is_a_gap() {
         let went_back = Gap::TargetWentBack { record: Lsn::new(99), needed: Lsn::new(100) };
-        assert_eq!(judge(&known(), &struck_only(99, 300)), Verdict::Gap(went_back));
-        assert_eq!(judge(&known(), &struck_only(100, 300)), Verdict::Continue);
+        assert_eq!(judge(&known(), &confirmed_only(99, 300)), Verdict::Gap(went_back));
+        assert_eq!(judge(&known(), &confirmed_only(100, 300)), Verdict::Continue);
     }
 
     #[test]

@@ -191,6 +191,17 @@ impl Batch {
         &self.scopes
     }
 
+    /// Whether there is a key, whatever scopes there are.
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// Takes the scopes out, as a batch of their own.
+    #[must_use]
+    pub fn take_scopes(&mut self) -> Batch {
+        Batch { scopes: std::mem::take(&mut self.scopes), ..Batch::default() }
+    }
+
     /// Puts the scopes of the rules in place of their keys, and gives those rules. `scopes_of` gives the scopes of a rule.
     /// Keys named by hand stay.
     pub fn coarsen<'s>(&mut self, scopes_of: impl Fn(RuleId) -> &'s [Scope]) -> Vec<RuleId> {

@@ -18,7 +18,7 @@ pub struct Record {
     pub applied: Lsn,
     /// Everything committed at or before this position was struck here for good, and confirmed, before this record was
     /// written. Whoever holds the record has all of it, so the slot is acknowledged up to here and no further.
-    pub struck: Lsn,
+    pub confirmed: Lsn,
     /// The same, where every rule was covered all the time; readers rely on it.
     pub settled: Lsn,
     /// The database it came from.
@@ -34,7 +34,7 @@ pub struct Record {
     /// The marks of the rules that were kept without a break up to here, between spaces, or [`NEW`]. `None` where the
     /// record has none, because a target that was emptied was sent only the rest of it; and, in a record to be written,
     /// where those that are stored stay.
-    pub marks: Option<Arc<str>>,
+    pub rules: Option<Arc<str>>,
 }
 
 impl Record {
@@ -42,13 +42,13 @@ impl Record {
     /// nothing, and somebody was here before.
     pub const UNREADABLE: Record = Record {
         applied: Lsn::ZERO,
-        struck: Lsn::ZERO,
+        confirmed: Lsn::ZERO,
         settled: Lsn::ZERO,
         system_id: 0,
         timeline: 0,
         sequence: 0,
         commit: None,
-        marks: None,
+        rules: None,
     };
 
     /// Whether it stands for one that cannot be read. No database system has the identifier zero.

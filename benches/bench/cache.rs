@@ -70,10 +70,10 @@ impl Cache {
         for (field, value) in ["applied", "system_id", "timeline"].iter().zip(&row[0]) {
             record.arg(field).arg(value);
         }
-        for field in ["struck", "settled"] {
+        for field in ["confirmed", "settled"] {
             record.arg(field).arg(&row[0][0]);
         }
-        record.arg("marks").arg("new").arg("updated_ms").arg(0);
+        record.arg("rules").arg("new").arg("updated_ms").arg(0);
         let () = record.query(&mut self.client).expect("HSET");
     }
 

@@ -109,13 +109,13 @@ mod tests {
         let at = Lsn::new(100);
         let record = Record {
             applied: at,
-            struck: at,
+            confirmed: at,
             settled: at,
             system_id,
             timeline: 1,
             sequence: 0,
             commit: None,
-            marks: None,
+            rules: None,
         };
         let written = Some(Written { updated_ms, slot: slot.map(Into::into) });
         Recollection { record: Some(record), empty: false, written }

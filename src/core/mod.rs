@@ -27,7 +27,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::continuity::{Known, Verdict, judge};
-use crate::invalidation::RuleId;
+use crate::invalidation::{Batch, RuleId};
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
 use crate::record::{Delivery, Recollection};
@@ -61,7 +61,6 @@ pub struct Limits {
 
 /// Something to be done.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all of them are the large one")]
 pub enum Output {
     /// Send a delivery to a target. The worker has room: no more than [`WINDOW_DELIVERIES`] are in flight.
     Send {
@@ -71,6 +70,15 @@ pub enum Output {
         ticket: Ticket,
         /// What to send.
         delivery: Delivery,
+    },
+    /// Have a target flush the scopes of a batch, beside its deliveries. No other flush of it is in flight.
+    Flush {
+        /// Which target.
+        target: usize,
+        /// Comes back with the confirmation.
+        ticket: Ticket,
+        /// Scopes and nothing else.
+        batch: Batch,
     },
     /// Ask a target for its stored record before anything more is sent to it.
     LoadRecord {
@@ -275,7 +283,7 @@ impl Core {
         }
         target.floor = match (&verdict, &its.record) {
             (Verdict::Continue, Some(record)) => {
-                Floor { applied: record.applied, confirmed: record.struck, settled: record.settled }
+                Floor { applied: record.applied, confirmed: record.confirmed, settled: record.settled }
             }
             _ => Floor::default(),
         };

@@ -76,6 +76,18 @@ impl Pending {
         self.repairs |= std::mem::take(&mut other.repairs);
     }
 
+    /// Takes the scopes out. Both parts hold the watermarks.
+    pub(super) fn take_scopes(&mut self) -> Pending {
+        let batch = self.batch.take_scopes();
+        Pending {
+            batch,
+            since: self.since,
+            last: self.last,
+            repairs: std::mem::take(&mut self.repairs),
+            ..Pending::default()
+        }
+    }
+
     /// It counts as rendered no later than at `at`.
     pub(super) fn clamp(&mut self, at: Lsn) {
         self.since = self.since.map(|since| since.min(at));

@@ -39,9 +39,11 @@ impl Core {
     /// flight it leaves with the next delivery instead.
     pub fn repair(&mut self, index: usize, repair: &Repair) -> Batch {
         let mut answer = Batch::default();
-        if let Some(target) = self.targets.get_mut(index).filter(|target| !target.in_flight.is_empty()) {
+        if let Some(target) =
+            self.targets.get_mut(index).filter(|target| target.in_flight.iter().any(|sent| !sent.is_flush))
+        {
             repair.put(&mut target.recent, &self.routes, &mut answer);
-            if let Some(oldest) = target.in_flight.front_mut() {
+            if let Some(oldest) = target.in_flight.iter_mut().find(|sent| !sent.is_flush) {
                 oldest.scopes += answer.scopes().len();
             }
         }
@@ -54,7 +56,7 @@ impl Core {
 
     /// The same, where no worker waits for an answer: behind whatever is in flight.
     pub fn repair_later(&mut self, index: usize, repair: &Repair) {
-        let (decoded, has_replicas) = (self.decoded, self.replay.has_replicas());
+        let decoded = self.decoded;
         let Some(target) = self.targets.get_mut(index) else { return };
         let since = target.unverified.unwrap_or(decoded);
         let ready = target.stages.at_mut(Stage::Ready);
@@ -62,9 +64,9 @@ impl Core {
         ready.holds_since(since);
         if !repair.rules.is_empty() {
             let last = just_before(decoded.max(repair.missed_until));
-            ready.repairs |= has_replicas;
+            ready.repairs = true;
             ready.last = ready.last.max(last);
-            self.rules_are_due |= has_replicas;
+            self.rules_are_due = true;
             self.furthest = self.furthest.max(last);
             self.touch(&repair.rules);
         }

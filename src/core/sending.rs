@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::pending::{Pending, Stage};
 use super::target::{Mode, Pass, Sent, TargetState, Ticket};
 use super::{Core, Output, WINDOW_DELIVERIES};
+use crate::invalidation::Batch;
 use crate::pgoutput::PgTime;
 use crate::record::{Delivery, Record};
 use crate::sight::Commit;
@@ -47,14 +48,25 @@ impl Core {
     pub fn send(&mut self, now: Instant) {
         for index in 0..self.targets.len() {
             self.repeat(index, now);
+            self.resume(index);
             while self.send_one(index, now) {}
+            self.send_flush(index);
         }
     }
 
     /// When a record is due that waits for nothing but its time.
     pub fn record_due(&self, now: Instant) -> Option<Instant> {
-        let waits = self.targets.iter().filter(|target| target.mode == Mode::Live && target.in_flight.is_empty());
+        let waits = self.targets.iter().filter(|target| target.mode == Mode::Live && target.deliveries() == 0);
         waits.filter_map(|target| target.settled_due).filter(|due| *due > now).min()
+    }
+
+    /// A suspended target that answers is served again. Until then its scopes wait, and take nothing up.
+    fn resume(&mut self, index: usize) {
+        let Some(target) = self.targets.get_mut(index) else { return };
+        if target.mode == Mode::Live && target.up && target.suspended.take().is_some() {
+            self.resumed.push(index);
+            self.invalidate_again_when_visible(index);
+        }
     }
 
     fn send_one(&mut self, index: usize, now: Instant) -> bool {
@@ -62,12 +74,11 @@ impl Core {
         let awaited = self.awaited;
         let Some(target) = self.targets.get_mut(index) else { return false };
         let record_is_awaited = target.recorded < awaited;
-        let is_suspended = target.suspended.is_some();
-        let is_bare = target.replayed.is_empty() && target.stage(Stage::Ready).is_empty() && target.repeat.is_empty();
+        let has_keys = |pending: &Pending| pending.batch.has_keys();
+        let is_bare = ![target.stages.at(Stage::Ready), &target.replayed, &target.repeat].into_iter().any(has_keys);
         if target.mode != Mode::Live
-            || target.in_flight.len() >= WINDOW_DELIVERIES
-            // Its scopes wait until it answers, and take nothing up meanwhile.
-            || (is_suspended && !target.up)
+            || target.suspended.is_some()
+            || target.deliveries() >= WINDOW_DELIVERIES
             || (is_bare && !target.record_is_due(record_is_behind, record_is_awaited, now))
         {
             return false;
@@ -78,41 +89,60 @@ impl Core {
         }
         target.settled_due = None;
         target.last_sent = now;
-        if is_suspended {
-            target.suspended = None;
-            self.resumed.push(index);
-            self.invalidate_again_when_visible(index);
-        }
-        self.dispatch(index)
+        let record = self.next_record(index);
+        let Some(target) = self.targets.get_mut(index) else { return false };
+        let (pass, pending) = target.take_next();
+        target.sent = target.sent.max(record.applied);
+        let (ticket, batch) = self.leaves(index, pass, pending, false);
+        self.outputs.push(Output::Send { target: index, ticket, delivery: Delivery { batch, record } });
+        true
     }
 
-    /// Takes what leaves next, and puts its record with it.
-    fn dispatch(&mut self, index: usize) -> bool {
-        let record = self.next_record(index);
-        let Core { targets, replay, decoded, outputs, .. } = self;
-        let Some(target) = targets.get_mut(index) else { return false };
-        let (pass, Pending { batch, since, last, oldest, repairs, .. }) = target.take_next();
+    /// Scopes take long, and leave beside the deliveries: one flush at a time. They need no record of their own. As long as
+    /// they are not confirmed they hold `confirmed` in the records of other deliveries, or keep their rules out of them.
+    fn send_flush(&mut self, index: usize) {
+        let Some(target) = self.targets.get_mut(index) else { return };
+        let is_flushing = target.in_flight.iter().any(|sent| sent.is_flush);
+        if target.mode != Mode::Live || target.suspended.is_some() || is_flushing {
+            return;
+        }
+        let [ready, replayed, repeat] = [target.stages.at_mut(Stage::Ready), &mut target.replayed, &mut target.repeat];
+        let places = [(Pass::First, ready), (Pass::Replica, replayed), (Pass::Repeat, repeat)];
+        let has_scopes = |(_, pending): &(Pass, &mut Pending)| !pending.batch.scopes().is_empty();
+        let Some((pass, pending)) = places.into_iter().find(has_scopes) else { return };
+        let scopes = pending.take_scopes();
+        if pending.is_empty() {
+            pending.since = None;
+        }
+        let (ticket, batch) = self.leaves(index, pass, scopes, true);
+        self.outputs.push(Output::Flush { target: index, ticket, batch });
+    }
+
+    /// What is pending is in flight from now on.
+    fn leaves(&mut self, index: usize, pass: Pass, pending: Pending, is_flush: bool) -> (Ticket, Batch) {
+        let Pending { batch, since, last, oldest, repairs, .. } = pending;
         let pass = match pass {
             // A record alone is for no reader.
-            Pass::First if batch.is_empty() || !replay.lacks(last) => Pass::Only,
+            Pass::First if batch.is_empty() || !self.replay.lacks(last) => Pass::Only,
             pass => pass,
         };
+        let decoded = self.decoded;
+        let Some(target) = self.targets.get_mut(index) else { return (Ticket::new(0), batch) };
         let ticket = Ticket::new(target.next_ticket);
         target.next_ticket += 1;
-        target.sent = target.sent.max(record.applied);
         target.in_flight.push_back(Sent {
             ticket,
             pass,
-            since: since.unwrap_or(*decoded),
+            since: since.unwrap_or(decoded),
             last,
             oldest,
             repairs,
-            decoded: *decoded,
+            decoded,
             scopes: batch.scopes().len(),
+            is_flush,
             is_void: false,
         });
-        outputs.push(Output::Send { target: index, ticket, delivery: Delivery { batch, record } });
-        true
+        (ticket, batch)
     }
 
     fn next_record(&mut self, index: usize) -> Record {
@@ -128,38 +158,52 @@ impl Core {
         let commit = target.history.is_none().then(|| target.commit.unwrap_or(Commit::NONE));
         Record {
             applied: applied.max(floor.applied),
-            struck: confirmed.max(floor.confirmed),
+            confirmed: confirmed.max(floor.confirmed),
             settled: settled.max(floor.settled),
             system_id,
             timeline,
             sequence: self.sequence,
             commit,
-            marks,
+            rules: marks,
         }
     }
 
     /// A target has confirmed a delivery. Returns the commit time of the oldest commit in it, where this was its first pass.
     pub fn confirmed(&mut self, index: usize, ticket: Ticket, delivery: Delivery, now: Instant) -> Option<PgTime> {
         let target = self.targets.get_mut(index)?;
-        let at = target.in_flight.iter().position(|sent| sent.ticket == ticket);
-        let Sent { pass, since, last, oldest, repairs, decoded, is_void, .. } =
-            at.and_then(|at| target.in_flight.remove(at))?;
-        if !is_void {
-            target.recorded = target.recorded.max(delivery.record.struck);
-            target.written = target.written.max(delivery.record.applied);
-            target.confirmed_sequence = target.confirmed_sequence.max(delivery.record.sequence);
+        let sent = target.take_sent(ticket)?;
+        let Delivery { batch, record } = delivery;
+        if !sent.is_void {
+            target.recorded = target.recorded.max(record.confirmed);
+            target.written = target.written.max(record.applied);
+            target.confirmed_sequence = target.confirmed_sequence.max(record.sequence);
         }
         target.acquainted = true;
+        // What it holds may have overtaken what its record has to wait for.
+        target.recent.remember(record.applied.max(sent.decoded), &batch);
+        self.landed(index, sent, batch, now);
+        sent.oldest
+    }
+
+    /// A target has flushed the scopes of a batch. Returns the same.
+    pub fn flushed(&mut self, index: usize, ticket: Ticket, batch: Batch, now: Instant) -> Option<PgTime> {
+        let target = self.targets.get_mut(index)?;
+        let sent = target.take_sent(ticket)?;
+        target.recent.remember(sent.decoded, &batch);
+        self.landed(index, sent, batch, now);
+        sent.oldest
+    }
+
+    fn landed(&mut self, index: usize, sent: Sent, mut batch: Batch, now: Instant) {
+        let Some(target) = self.targets.get_mut(index) else { return };
         if target.in_flight.is_empty() && target.load().keys == 0 {
             target.overflow.is_over();
         }
-        // What it holds may have overtaken what its record has to wait for.
-        target.recent.remember(delivery.record.applied.max(decoded), &delivery.batch);
-        if !delivery.batch.is_empty() {
+        if !batch.is_empty() {
             target.settled_due.get_or_insert_with(|| now + RECORD_AFTER);
         }
+        let Sent { pass, since, last, repairs, .. } = sent;
         self.rules_are_due |= repairs;
-        let mut batch = delivery.batch;
         match pass {
             Pass::First => {
                 self.await_replay(index, Pending { batch, since: Some(since), last, repairs, ..Pending::default() });
@@ -170,28 +214,44 @@ impl Core {
             }
             Pass::Only | Pass::Replica => self.repeat_later(index, batch, now),
         }
-        oldest
     }
 }
 
 impl TargetState {
     /// What leaves next: neither first passes nor replica passes hold the others up, and repetitions hold up none.
     fn take_next(&mut self) -> (Pass, Pending) {
-        let was_first = self.in_flight.back().is_some_and(|sent| sent.pass != Pass::Replica);
-        let ready_is_empty = self.stages.at(Stage::Ready).is_empty();
-        let (pass, pending) = match (self.replayed.is_empty(), self.repeat.is_empty()) {
+        let last = self.in_flight.iter().rev().find(|sent| !sent.is_flush);
+        let was_first = last.is_some_and(|sent| sent.pass != Pass::Replica);
+        let has_no_key = |pending: &Pending| !pending.batch.has_keys();
+        let ready_is_empty = has_no_key(self.stages.at(Stage::Ready));
+        let (pass, pending) = match (has_no_key(&self.replayed), has_no_key(&self.repeat)) {
             (false, _) if ready_is_empty || was_first => (Pass::Replica, &mut self.replayed),
             (true, false) if ready_is_empty => (Pass::Repeat, &mut self.repeat),
             _ => (Pass::First, self.stages.at_mut(Stage::Ready)),
         };
         let spare = Pending { batch: self.spare.pop().unwrap_or_default(), ..Pending::default() };
-        (pass, std::mem::replace(pending, spare))
+        let mut taken = std::mem::replace(pending, spare);
+        if !taken.batch.scopes().is_empty() {
+            // They wait for their flush.
+            *pending = taken.take_scopes();
+        }
+        (pass, taken)
+    }
+
+    /// Deliveries that are in flight, flushes left out.
+    fn deliveries(&self) -> usize {
+        self.in_flight.iter().filter(|sent| !sent.is_flush).count()
+    }
+
+    fn take_sent(&mut self, ticket: Ticket) -> Option<Sent> {
+        let at = self.in_flight.iter().position(|sent| sent.ticket == ticket)?;
+        self.in_flight.remove(at)
     }
 
     fn record_is_due(&self, is_behind: bool, is_awaited: bool, now: Instant) -> bool {
         let moves = is_behind && (is_awaited || (self.settled_due.is_none() && self.paced_until <= now + RECORD_SAVED));
         let heartbeat = now.duration_since(self.last_sent) >= RECORD_PACE;
         let settled_is_due = self.settled_due.is_some_and(|due| due <= now);
-        self.in_flight.is_empty() && (settled_is_due || self.rules.1 || moves || heartbeat)
+        self.deliveries() == 0 && (settled_is_due || self.rules.1 || moves || heartbeat)
     }
 }

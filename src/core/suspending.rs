@@ -45,7 +45,7 @@ impl Core {
     /// that it may have had before this process came.
     pub fn suspend(&mut self, index: usize, found: Lsn) {
         let rules = self.rules_of(index, |_| true);
-        let (decoded, repairs) = (self.decoded, self.replay.has_replicas());
+        let decoded = self.decoded;
         let Some(target) = self.targets.get_mut(index) else { return };
         let mut all = Batch::default();
         let (mut since, mut last) = (Some(target.unverified.unwrap_or(decoded)), just_before(decoded));
@@ -62,7 +62,7 @@ impl Core {
         target.awaiting_replay.clear();
         target.repeats.clear();
         push_scopes(&rules, &self.routes, &mut all);
-        *target.stage(Stage::Ready) = Pending { batch: all, since, last, newest, oldest: None, repairs };
+        *target.stage(Stage::Ready) = Pending { batch: all, since, last, newest, oldest: None, repairs: true };
         target.suspended.get_or_insert(target.sent.max(found));
         self.touch(&rules);
     }

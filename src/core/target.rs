@@ -63,6 +63,8 @@ pub(super) struct Sent {
     pub(super) decoded: Lsn,
     /// How many scopes it flushes.
     pub(super) scopes: usize,
+    /// It is a flush, beside the deliveries and without a record.
+    pub(super) is_flush: bool,
     /// Its record belongs to a history that is not followed any more.
     pub(super) is_void: bool,
 }

@@ -21,6 +21,7 @@ pub(super) struct Desk {
     xid: u32,
 }
 
+/// A flush has an unreadable record, because it has none.
 pub(super) type Sent = (usize, Ticket, Delivery);
 
 impl Desk {
@@ -52,8 +53,9 @@ impl Desk {
 
     /// The same, and `commit` was the last transaction.
     pub(super) fn reconcile_with(&mut self, target: usize, at: u64, commit: Option<Commit>) -> Verdict {
-        let (applied, struck, settled) = (lsn(at), lsn(at), lsn(at));
-        let record = Record { applied, struck, settled, system_id: 7, timeline: 1, sequence: 0, commit, marks: None };
+        let (applied, confirmed, settled) = (lsn(at), lsn(at), lsn(at));
+        let record =
+            Record { applied, confirmed, settled, system_id: 7, timeline: 1, sequence: 0, commit, rules: None };
         let its = Recollection { record: Some(record), empty: false, written: None };
         let known = Known {
             system_id: 7,
@@ -92,6 +94,9 @@ impl Desk {
         self.core.send(self.now);
         let sends = self.core.take_outputs().filter_map(|output| match output {
             Output::Send { target, ticket, delivery } => Some((target, ticket, delivery)),
+            Output::Flush { target, ticket, batch } => {
+                Some((target, ticket, Delivery { batch, record: Record::UNREADABLE }))
+            }
             Output::LoadRecord { .. } => None,
         });
         sends.collect()
@@ -102,7 +107,11 @@ impl Desk {
     }
 
     fn confirm(&mut self, (target, ticket, delivery): Sent) {
-        self.core.confirmed(target, ticket, delivery, self.now);
+        if delivery.record.is_unreadable() {
+            self.core.flushed(target, ticket, delivery.batch, self.now);
+        } else {
+            self.core.confirmed(target, ticket, delivery, self.now);
+        }
     }
 
     pub(super) fn confirm_all(&mut self, sent: Vec<Sent>) {

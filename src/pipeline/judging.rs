@@ -159,7 +159,7 @@ impl<S: Source + 'static> Pipeline<S> {
     /// The rules for which the target's record does not vouch: it may have missed what was not in the stream. Where
     /// transactions run that may still hide something, nothing counts as settled before they have ended.
     fn doubted(&mut self, lane: usize, recollection: &Recollection) -> Vec<RuleId> {
-        let marks = recollection.record.as_ref().and_then(|record| record.marks.clone());
+        let marks = recollection.record.as_ref().and_then(|record| record.rules.clone());
         let marks = marks.as_deref().unwrap_or_default();
         if marks == NEW {
             return Vec::new();

@@ -20,6 +20,12 @@ impl<S: Source + 'static> Pipeline<S> {
                         let _ = worker.send(Shipment { ticket, delivery });
                     }
                 }
+                Output::Flush { target, ticket, batch } => {
+                    if let Some(worker) = self.workers.get_mut(target) {
+                        // The same: no other flush is in flight.
+                        let _ = worker.flush(ticket, batch);
+                    }
+                }
                 Output::LoadRecord { target } => {
                     if let Some(worker) = self.workers.get(target) {
                         worker.recall();
@@ -57,6 +63,11 @@ impl<S: Source + 'static> Pipeline<S> {
             Report::Confirmed { lane, ticket, delivery, delivered } => {
                 self.recorder.delivered(lane, &delivery.batch, &delivered);
                 let oldest_commit = self.core.confirmed(lane, ticket, delivery, Instant::now().into_std());
+                self.recorder.applied(oldest_commit);
+            }
+            Report::Flushed { lane, ticket, batch, delivered } => {
+                self.recorder.delivered(lane, &batch, &delivered);
+                let oldest_commit = self.core.flushed(lane, ticket, batch, Instant::now().into_std());
                 self.recorder.applied(oldest_commit);
             }
             Report::Trouble { lane, fault, attempts } => {

@@ -458,13 +458,13 @@ fn no_record_is_written_before_the_source_was_seen_and_none_moves_back() {
         script.shared.lock().unwrap().look_takes = Duration::from_secs(5);
         let record = Record {
             applied: Lsn::new(400),
-            struck: Lsn::new(400),
+            confirmed: Lsn::new(400),
             settled: Lsn::new(400),
             system_id: 7,
             timeline: 1,
             sequence: 0,
             commit: None,
-            marks: None,
+            rules: None,
         };
         let cache = Cache { record: Mutex::new(Some(record)), ..Cache::default() };
         let Bench { script, cache, stop: _stop, .. } = start_following(script, cache, SETTINGS);

@@ -1,7 +1,8 @@
 //! The worker that brings deliveries to one target, whatever its kind: order, window, retry, receipts.
 //!
 //! Deliveries are begun in order and may be in flight together, so a target must carry them out in the order in which
-//! their futures are first polled. One that holds scopes is alone in flight. After a failure everything that is not
+//! their futures are first polled. One that holds scopes is alone in flight; as a rule scopes are no part of a delivery, and
+//! one flush of them goes on beside the deliveries. After a failure everything that is not
 //! confirmed is sent again, in order and one by one until something is confirmed. A target that may have changed
 //! meanwhile, or that is to be judged anew, is asked first what it remembers.
 //!
@@ -18,6 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Delivered, Delivery, Fault, FaultKind, Pending, Recollection, Target};
 use crate::backoff::Backoff;
@@ -69,6 +71,17 @@ pub enum Report {
         /// What it did.
         delivered: Delivered,
     },
+    /// The target has flushed every scope of the batch.
+    Flushed {
+        /// Which lane.
+        lane: usize,
+        /// The ticket it came with.
+        ticket: Ticket,
+        /// As it was sent.
+        batch: Batch,
+        /// What it did.
+        delivered: Delivered,
+    },
     /// An attempt failed; the next one follows by itself.
     Trouble {
         /// Which lane.
@@ -89,11 +102,18 @@ pub enum Report {
 #[derive(Debug)]
 pub struct Lane {
     inbox: mpsc::Sender<Shipment>,
+    flushes: mpsc::Sender<(Ticket, Batch)>,
     recall: Arc<Notify>,
     unconfirmed: Arc<AtomicUsize>,
 }
 
 impl Lane {
+    /// Has the scopes of a batch flushed beside the deliveries. Returns the batch where another flush is not confirmed yet,
+    /// or the worker has ended.
+    pub fn flush(&mut self, ticket: Ticket, batch: Batch) -> Result<(), Box<Batch>> {
+        self.flushes.try_send((ticket, batch)).map_err(|refused| Box::new(refused.into_inner().1))
+    }
+
     /// Whether one more delivery may be sent. Only a [`Report::Confirmed`] makes room.
     pub fn has_room(&self) -> bool {
         self.unconfirmed.load(Ordering::Relaxed) < WINDOW_DELIVERIES
@@ -132,12 +152,15 @@ impl Lane {
 /// Needs a tokio runtime.
 pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report>) -> Lane {
     let (sender, inbox) = mpsc::channel(WINDOW_DELIVERIES);
+    let (flush_sender, flushes) = mpsc::channel(1);
     let (unconfirmed, recall) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
     let worker = Worker {
         lane: index,
         target,
         reports,
         inbox,
+        flushes,
+        flush: None,
         recall: Arc::clone(&recall),
         count: Arc::clone(&unconfirmed),
         unconfirmed: VecDeque::with_capacity(WINDOW_DELIVERIES),
@@ -151,7 +174,7 @@ pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report
     tokio::spawn(async move {
         let ControlFlow::Break(Ended) = worker.run().await;
     });
-    Lane { inbox: sender, recall, unconfirmed }
+    Lane { inbox: sender, flushes: flush_sender, recall, unconfirmed }
 }
 
 /// The lane or the reports' receiver is gone.
@@ -174,11 +197,22 @@ struct Unconfirmed {
     flight: Option<Pending<'static, Result<Delivered, Fault>>>,
 }
 
+/// A flush that is not confirmed.
+struct Flush {
+    ticket: Ticket,
+    batch: Arc<Batch>,
+    flight: Option<Pending<'static, Result<Delivered, Fault>>>,
+    /// Not to be tried again before.
+    wait_until: Instant,
+}
+
 struct Worker {
     lane: usize,
     target: Arc<dyn Target>,
     reports: mpsc::Sender<Report>,
     inbox: mpsc::Receiver<Shipment>,
+    flushes: mpsc::Receiver<(Ticket, Batch)>,
+    flush: Option<Flush>,
     recall: Arc<Notify>,
     count: Arc<AtomicUsize>,
     /// Oldest first; at most [`WINDOW_DELIVERIES`], which the lane sees to.
@@ -200,7 +234,9 @@ impl Worker {
                 continue;
             }
             self.launch();
-            let Worker { unconfirmed, inbox, reports, recall, .. } = &mut self;
+            self.launch_flush();
+            let Worker { unconfirmed, inbox, flushes, flush, reports, recall, .. } = &mut self;
+            let may_flush = flush.is_none();
             tokio::select! {
                 biased;
                 () = recall.notified() => self.ground(),
@@ -209,6 +245,15 @@ impl Worker {
                     Err(fault) => self.fail(fault).await?,
                 },
                 shipment = inbox.recv() => self.take(shipment)?,
+                Some((ticket, batch)) = flushes.recv(), if may_flush => {
+                    let (batch, wait_until) = (Arc::new(batch), Instant::now());
+                    self.flush = Some(Flush { ticket, batch, flight: None, wait_until });
+                }
+                outcome = flushed(flush) => match outcome {
+                    None => {}
+                    Some(Ok(delivered)) => self.confirm_flush(delivered).await?,
+                    Some(Err(fault)) => self.fail_flush(fault).await?,
+                },
                 () = reports.closed() => return ControlFlow::Break(Ended),
             }
         }
@@ -243,6 +288,40 @@ impl Worker {
         }
     }
 
+    /// Begins the flush, where there is one that may begin.
+    fn launch_flush(&mut self) {
+        if let Some(flush) =
+            self.flush.as_mut().filter(|flush| flush.flight.is_none() && flush.wait_until <= Instant::now())
+        {
+            let (target, batch) = (Arc::clone(&self.target), Arc::clone(&flush.batch));
+            flush.flight = Some(Box::pin(async move { target.flush(&batch).await }));
+        }
+    }
+
+    async fn confirm_flush(&mut self, delivered: Delivered) -> Step<()> {
+        let Some(Flush { ticket, batch, flight, .. }) = self.flush.take() else { return ControlFlow::Continue(()) };
+        // Its share of the batch goes with it.
+        drop(flight);
+        let batch = Arc::try_unwrap(batch).unwrap_or_default();
+        self.report(Report::Flushed { lane: self.lane, ticket, batch, delivered }).await?;
+        self.up().await
+    }
+
+    /// Deliveries go on, unless the target may be another one.
+    async fn fail_flush(&mut self, fault: Fault) -> Step<()> {
+        if may_have_changed(fault.kind) {
+            return self.fail(fault).await;
+        }
+        let wait = if fault.kind.passes_by_itself() { &mut self.brief } else { &mut self.slow };
+        let wait_until = Instant::now() + wait.next(fastrand::u32(..));
+        if let Some(flush) = &mut self.flush {
+            (flush.flight, flush.wait_until) = (None, wait_until);
+        }
+        self.standing = Standing::Down;
+        self.attempts = self.attempts.saturating_add(1);
+        self.report(Report::Trouble { lane: self.lane, fault, attempts: self.attempts }).await
+    }
+
     /// Puts what has to be sent beside the deliveries into the oldest one. It is in no flight: such things come only
     /// from a recollection, and a recollection only after every flight has been dropped.
     fn heal(&mut self) {
@@ -258,6 +337,9 @@ impl Worker {
     fn ground(&mut self) {
         for unconfirmed in &mut self.unconfirmed {
             unconfirmed.flight = None;
+        }
+        if let Some(flush) = &mut self.flush {
+            flush.flight = None;
         }
         self.standing = Standing::Down;
         self.recall_due = true;
@@ -358,6 +440,18 @@ pub fn may_have_changed(kind: FaultKind) -> bool {
             true
         }
         FaultKind::OutOfMemory | FaultKind::Denied | FaultKind::Rejected => false,
+    }
+}
+
+/// Waits for the flush; `None` where it is time to try it again.
+async fn flushed(flush: &mut Option<Flush>) -> Option<Result<Delivered, Fault>> {
+    match flush {
+        None => std::future::pending().await,
+        Some(Flush { flight: Some(flight), .. }) => Some(flight.as_mut().await),
+        Some(Flush { wait_until, .. }) => {
+            tokio::time::sleep_until(*wait_until).await;
+            None
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use secrecy::ExposeSecret;
 
 use crate::finding::Finding;
-use crate::invalidation::Action;
+use crate::invalidation::{Action, Batch};
 pub use crate::record::{Delivery, Recollection, Record};
 use config::TargetConfig;
 use peek::Peek;
@@ -26,6 +26,10 @@ pub trait Target: Send + Sync {
     /// Carries out every invalidation of the batch and then writes the record. `Ok` means that the cache confirmed all
     /// of it; after an `Err` any part may have happened, and the same delivery is sent again.
     fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Pending<'a, Result<Delivered, Fault>>;
+
+    /// Carries out the scopes of a batch that has nothing else, beside deliveries, and writes no record. `Ok` means that the
+    /// cache confirmed all of it; after an `Err` any part may have happened, and all of it is tried again.
+    fn flush<'a>(&'a self, batch: &'a Batch) -> Pending<'a, Result<Delivered, Fault>>;
 
     /// What the target remembers of how far it has been brought.
     fn recall(&self) -> Pending<'_, Result<Recollection, Fault>>;

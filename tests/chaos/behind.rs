@@ -1,6 +1,5 @@
 //! What changes behind the daemon's back: a cache that is another one behind a connection that stays, or whose entries and
-//! record go back in time over somebody else's connection; and a target that is suspended. They are inflicted where
-//! `COHERD_UNPROVED` says so.
+//! record go back in time over somebody else's connection; and a target that is suspended.
 
 use std::time::{Duration, Instant};
 

@@ -71,9 +71,7 @@ impl Cache {
                 } else {
                     self.snapshots.push(snapshot);
                 }
-                if super::unproved() {
-                    self.remember_old();
-                }
+                self.remember_old();
                 Hurt::ForGood
             }
             (Fault::RestoreCache, State::Up | State::Frozen) if !self.snapshots.is_empty() => {

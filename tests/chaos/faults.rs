@@ -310,8 +310,7 @@ impl Faults {
     }
 
     fn choose(&mut self, harm: Harm) -> Fault {
-        let more = if super::unproved() { behind::WEIGHTS } else { &[] };
-        one_of(&mut self.rng, WEIGHTS.iter().chain(more).filter(|(_, fault)| fault.is_of(harm)))
+        one_of(&mut self.rng, WEIGHTS.iter().chain(behind::WEIGHTS).filter(|(_, fault)| fault.is_of(harm)))
     }
 
     /// Gives false where the fault makes no sense at the moment. `one` is the cache, where it concerns one.

@@ -1,10 +1,9 @@
 //! Everything breaks at random while writers write and readers fill the caches. In the end no key may be stale.
 //!
 //! `make chaos SECONDS=60 SEED=7` runs it for longer, or again. The seed decides what is done; how the threads and
-//! processes meet stays chance. With `UNPROVED=1` come rounds of faults that coherd does not withstand yet (`behind.rs`,
-//! [`Harm::Behind`]): what a cache holds changes behind a connection that stays; and in all rounds `wal_budget` is small
-//! and is spent now and then while a target is away and the catalogue drifts. Such a run is expected to find stale keys,
-//! and says nothing of a change that is being made. Lagging replicas are torture's affair.
+//! processes meet stays chance. In some rounds what a cache holds changes behind a connection that stays (`behind.rs`); and
+//! in all rounds `wal_budget` is small and is spent now and then while a target is away and the catalogue drifts. Lagging
+//! replicas are torture's affair.
 
 mod behind;
 mod caches;
@@ -41,14 +40,7 @@ const ROUND: Duration = Duration::from_secs(8);
 const CALM: Duration = Duration::from_millis(700);
 const WRITERS: usize = 3;
 /// What the rounds are after, one after the other.
-const HARMS: &[Harm] = &[Harm::Connections, Harm::Memories, Harm::Catalogue];
-/// The same where [`unproved`] faults come too.
-const HARMS_UNPROVED: &[Harm] = &[Harm::Connections, Harm::Behind, Harm::Memories, Harm::Behind, Harm::Catalogue];
-
-/// Whether faults are inflicted that coherd does not withstand yet, here and in torture.
-pub fn unproved() -> bool {
-    std::env::var("COHERD_UNPROVED").is_ok_and(|text| !text.is_empty())
-}
+const HARMS: &[Harm] = &[Harm::Connections, Harm::Behind, Harm::Memories, Harm::Behind, Harm::Catalogue];
 
 /// What all threads share.
 pub struct World {
@@ -100,12 +92,11 @@ fn whatever_breaks_no_key_is_stale_in_the_end() {
     let seconds = given("COHERD_CHAOS_SECONDS").map_or(SECONDS, |text| text.parse().expect("whole seconds"));
     let seed =
         given("COHERD_CHAOS_SEED").map_or_else(|| fastrand::u64(..1_000_000), |text| text.parse().expect("a number"));
-    println!("chaos: seed {seed}, {seconds} s of faults{}", if unproved() { ", unproved ones too" } else { "" });
+    println!("chaos: seed {seed}, {seconds} s of faults");
     let mut rng = Rng::with_seed(seed);
     let (mut faults, _database) = stage(&mut rng);
     let rounds = usize::try_from(seconds.div_ceil(ROUND.as_secs()).max(1)).expect("a modest number");
-    let harms = if unproved() { HARMS_UNPROVED } else { HARMS };
-    for harm in harms.iter().copied().cycle().take(rounds) {
+    for harm in HARMS.iter().copied().cycle().take(rounds) {
         let stale = round(&mut faults, &mut rng, harm);
         if !stale.is_empty() {
             let log = std::env::temp_dir().join(format!("coherd-chaos-{seed}.log"));
@@ -138,9 +129,7 @@ fn stage(rng: &mut Rng) -> (Faults, Database) {
     let urls = format!("{}\n  {}:\n    url: {}", caches[0].url_of_proxy(), caches[1].name, caches[1].url_of_proxy());
     let mut daemon = Daemon::configure(&database, &urls, &rest);
     daemon.edit(&format!("127.0.0.1:{}/", postgres.port()), &format!("127.0.0.1:{}/", source.port()));
-    if unproved() {
-        daemon.edit("source:\n", &format!("source:\n  wal_budget: {}\n", behind::BUDGET));
-    }
+    daemon.edit("source:\n", &format!("source:\n  wal_budget: {}\n", behind::BUDGET));
     daemon.setup(&database);
     daemon.launch();
     let world = Arc::new(World {

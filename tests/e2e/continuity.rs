@@ -136,6 +136,28 @@ fn slot_and_record_continue() {
     }
 }
 
+/// The record has other names for two fields, and neither a writer nor a last transaction.
+#[test]
+fn a_record_of_an_earlier_build_continues() {
+    let mut shop = Shop::open(SCHEMA, RULE);
+    shop.change_user_1();
+    shop.settle();
+    shop.daemon.stop(Signal::Term);
+    let (mut cache, key) = (shop.redis.client(), format!("coherd:{}", shop.database.name));
+    for (field, before) in [("confirmed", "struck"), ("rules", "marks")] {
+        let value: String = redis::cmd("HGET").arg(&key).arg(field).query(&mut cache).unwrap();
+        let () = redis::cmd("HSET").arg(&key).arg(before).arg(value).query(&mut cache).unwrap();
+        let () = redis::cmd("HDEL").arg(&key).arg(field).query(&mut cache).unwrap();
+    }
+    let () = redis::cmd("HDEL").arg(&key).arg(&["writer", "commit_lsn", "commit_xid"]).query(&mut cache).unwrap();
+    shop.cache(&["user:1", "user:2"]);
+    shop.change_user_1();
+    shop.daemon.launch();
+    shop.settle();
+    assert_eq!(shop.cached(), ["user:2"]);
+    assert_eq!((shop.told("gaps"), shop.told("flushes")), (vec![], vec![]));
+}
+
 #[test]
 fn record_but_no_slot_dropped_while_down() {
     let mut shop = Shop::open(SCHEMA, RULE);

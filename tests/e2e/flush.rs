@@ -77,7 +77,6 @@ fn a_lost_slot_costs_two_passes_over_the_keys_whatever_the_number_of_rules() {
 }
 
 #[test]
-#[ignore = "live invalidations wait behind a flush: a delivery with scopes is alone in flight (pipeline lanes)"]
 fn live_changes_go_on_while_many_rules_are_flushed() {
     // The pace makes the flush long: 19 rules with 3,000 keys each.
     let mut shop = shop(5_000);

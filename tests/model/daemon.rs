@@ -263,13 +263,13 @@ impl Daemon {
         };
         let record = record::Record {
             applied: lsn(found.applied),
-            struck: lsn(said),
+            confirmed: lsn(said),
             settled: lsn(found.settled),
             system_id: 7,
             timeline: 1,
             sequence: u64::from(!found.is_older),
             commit: None,
-            marks: None,
+            rules: None,
         };
         let verdict = judge(&known, &record::Recollection { record: Some(record), empty: false, written: None });
         let before = found.settled.min(said);

@@ -43,12 +43,12 @@ async fn a_record_that_is_there_keeps_the_fields_that_are_not_written() {
     let (server, mut asked) = server();
     let target = open_url(&server.url());
     let mut first = delivery(100, &[]);
-    first.record.marks = Some("1f 2e".into());
+    first.record.rules = Some("1f 2e".into());
     target.deliver(&first).await.unwrap();
     fill_up(&mut asked);
     target.deliver(&delivery(200, &[])).await.unwrap();
     let recalled = target.recall().await.unwrap().record.unwrap();
-    assert_eq!((recalled.marks.as_deref(), recalled.applied.as_u64()), (Some("1f 2e"), 200));
+    assert_eq!((recalled.rules.as_deref(), recalled.applied.as_u64()), (Some("1f 2e"), 200));
 }
 
 #[tokio::test]

@@ -42,13 +42,13 @@ pub async fn deliver(target: &dyn Target, delivery: &Delivery) -> Result<Deliver
 pub fn record(applied: u64) -> Record {
     Record {
         applied: Lsn::new(applied),
-        struck: Lsn::new(applied / 2),
+        confirmed: Lsn::new(applied / 2),
         settled: Lsn::new(applied / 2),
         system_id: u64::MAX,
         timeline: 7,
         sequence: 0,
         commit: None,
-        marks: None,
+        rules: None,
     }
 }
 

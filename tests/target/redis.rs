@@ -27,6 +27,24 @@ async fn the_record_is_a_hash_of_decimal_numbers() {
 }
 
 #[tokio::test]
+async fn a_record_of_an_earlier_build_is_read_and_gives_way_to_one_of_this_build() {
+    let server = Redis::start();
+    let mut asked = Asked::of(&server);
+    let old = "applied 200 struck 150 settled 150 system_id 7 timeline 3 sequence 17 marks 1f updated_ms 1 slot app";
+    let set: Vec<&str> = ["HSET", "coherd:app"].into_iter().chain(old.split(' ')).collect();
+    asked.run::<()>(&set);
+    let target = open_url(&server.url());
+    let record = target.recall().await.unwrap().record.unwrap();
+    assert_eq!((record.applied.as_u64(), record.confirmed.as_u64(), record.sequence), (200, 150, 17));
+    assert_eq!(record.rules.as_deref(), Some("1f"));
+    let mut next = delivery(300, &[]);
+    next.record.rules = Some("2e".into());
+    target.deliver(&next).await.unwrap();
+    assert_eq!(asked.field("rules").as_deref(), Some("2e"));
+    assert_eq!((asked.field("struck"), asked.field("marks")), (None, None));
+}
+
+#[tokio::test]
 async fn a_hundred_thousand_keys_go_in_few_commands_and_are_all_gone() {
     let server = Redis::start();
     let mut asked = Asked::of(&server);

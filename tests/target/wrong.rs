@@ -120,7 +120,7 @@ async fn a_record_that_is_none_proves_that_something_was_missed_and_is_replaced(
         }
         let recalled = target.recall().await.unwrap_or_else(|fault| panic!("{spoil:?}: {fault}"));
         let record = recalled.record.expect("not none, which could pass for a first start");
-        assert_eq!((record.applied.as_u64(), record.struck.as_u64(), record.marks), (0, 0, None), "{spoil:?}");
+        assert_eq!((record.applied.as_u64(), record.confirmed.as_u64(), record.rules), (0, 0, None), "{spoil:?}");
         target.deliver(&delivery(500, &[(Action::Delete, "k")])).await.unwrap();
         assert_eq!(target.recall().await.unwrap().record, Some(super::record(500)), "{spoil:?}");
     }

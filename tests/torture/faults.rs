@@ -96,7 +96,7 @@ pub struct Faults {
     pub primary: Arc<Postgres>,
     pub replica: Postgres,
     /// Between the daemon and the cache, where faults meet.
-    pub network: Option<Proxy>,
+    pub network: Proxy,
     pub rng: Rng,
     pub daemon_is: State,
     pub unseen: Vec<Unseen>,
@@ -107,7 +107,7 @@ pub struct Faults {
 impl Faults {
     pub fn new(
         world: Arc<World>,
-        (daemon, network): (Daemon, Option<Proxy>),
+        (daemon, network): (Daemon, Proxy),
         primary: Arc<Postgres>,
         replica: Postgres,
         rng: Rng,
@@ -129,8 +129,7 @@ impl Faults {
     pub fn rage(&mut self, lasts: Duration) {
         let end = Instant::now() + lasts;
         while Instant::now() < end {
-            let more = if self.network.is_some() { together::WEIGHTS } else { &[] };
-            let fault = one_of(&mut self.rng, WEIGHTS.iter().chain(more));
+            let fault = one_of(&mut self.rng, WEIGHTS.iter().chain(together::WEIGHTS));
             if self.inflict(fault) {
                 self.world.history.of_all(&format!("fault: {fault:?}"));
                 self.world.history.count(&format!("faults: {fault:?}"), 1);
@@ -273,7 +272,7 @@ impl Faults {
             }
             // Something else has happened to it since.
             Mend::StartDaemon | Mend::ThawDaemon => return,
-            Mend::Cache => self.network.iter().for_each(Proxy::behave),
+            Mend::Cache => self.network.behave(),
             Mend::Walsender(pid) => send_signal(pid, Signal::Continue),
         }
         self.world.history.of_all(&format!("mended: {mend:?}"));

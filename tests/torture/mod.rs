@@ -7,9 +7,8 @@
 //! that position. What level 0 and plain SETs at level 1 do not promise is counted.
 //!
 //! `make torture SECONDS=120 SEED=7` runs it for longer, or again. The seed decides what is done; how the threads and
-//! processes meet stays chance. With `UNPROVED=1` faults meet that coherd does not withstand yet (`together.rs`): the cache
-//! is away and the target suspended, the catalogue drifts, reading stands still and the replica lags, all at once. Such a
-//! run is expected to find violations, and says nothing of a change that is being made.
+//! processes meet stays chance. Some faults are made to meet (`together.rs`): the cache is away and the target suspended, the
+//! catalogue drifts, reading stands still and the replica lags, all at once.
 
 mod faults;
 mod link;
@@ -29,7 +28,7 @@ use fastrand::Rng;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::chaos::{history::History, unproved};
+use crate::chaos::history::History;
 use crate::support::{Daemon, Database, Postgres, Proxy, Redis};
 use faults::Faults;
 use link::Link;
@@ -187,10 +186,7 @@ fn no_reader_with_a_protocol_is_ever_served_what_is_older_than_settled() {
     let seed =
         given("COHERD_TORTURE_SEED").map_or_else(|| fastrand::u64(..1_000_000), |text| text.parse().expect("a number"));
     let repeat = given("COHERD_TORTURE_REPEAT").map_or_else(String::new, |pause| format!("repeat_after: {pause}\n"));
-    println!(
-        "torture: seed {seed}, {seconds} s of faults {repeat}{}",
-        if unproved() { ", unproved ones too" } else { "" }
-    );
+    println!("torture: seed {seed}, {seconds} s of faults {repeat}");
     let mut rng = Rng::with_seed(seed);
     for promise in [Promise::Always, Promise::WhileHeld] {
         half(promise, Duration::from_secs(seconds.div_ceil(2)), &repeat, &mut rng, seed);
@@ -247,13 +243,10 @@ fn stage(promise: Promise, repeat: &str, rng: &mut Rng) -> (Faults, Redis, Datab
     let database = Database::create_on(Arc::clone(&primary));
     database.run(&schema());
     let redis = Redis::start();
-    let network = unproved().then(|| Proxy::start(redis.port()));
-    let port = network.as_ref().map_or(redis.port(), Proxy::port);
-    let url = format!("redis://127.0.0.1:{port}/0\n    leases: true");
+    let network = Proxy::start(redis.port());
+    let url = format!("redis://127.0.0.1:{}/0\n    leases: true", network.port());
     let mut daemon = Daemon::configure(&database, &url, &format!("{RULES}{repeat}"));
-    if network.is_some() {
-        daemon.edit("source:\n", &format!("source:\n  wal_budget: {}\n", together::BUDGET));
-    }
+    daemon.edit("source:\n", &format!("source:\n  wal_budget: {}\n", together::BUDGET));
     let replica = primary.standby(quiet);
     replica.catch_up(&primary);
     let dsn = replica.dsn_as("coherd", &database.name);

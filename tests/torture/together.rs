@@ -1,6 +1,5 @@
 //! Faults that meet: the cache is away for the daemon and `wal_budget` is spent, the table leaves the publication, changes
-//! and comes back, the walsender stands still, and the replica lags, each alone and all at once. They are inflicted where
-//! `COHERD_UNPROVED` says so.
+//! and comes back, the walsender stands still, and the replica lags, each alone and all at once.
 
 use std::time::{Duration, Instant};
 
@@ -47,9 +46,8 @@ impl Faults {
 
     /// Writers are to pause afterwards, until all of it is mended.
     fn all_at_once(&mut self) -> bool {
-        let Some(network) = &self.network else { return false };
-        network.refuse(true);
-        network.cut();
+        self.network.refuse(true);
+        self.network.cut();
         let is_suspended = self.spend_budget();
         // A commit that hangs has the flush repeated with the keys of those behind it, which hides what it stands in for.
         self.follow_standby("");
@@ -71,9 +69,8 @@ impl Faults {
     }
 
     fn cache_away(&mut self) -> bool {
-        let Some(network) = &self.network else { return false };
-        network.refuse(true);
-        network.cut();
+        self.network.refuse(true);
+        self.network.cut();
         self.later(2500, Mend::Cache)
     }
 

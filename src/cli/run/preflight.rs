@@ -124,7 +124,7 @@ async fn has_run_before(database: &Database, targets: &[Arc<dyn Target>]) -> boo
     while let Some(looked) = looking.join_next().await {
         match looked.ok().flatten() {
             None => {}
-            Some(record) if record.marks.as_deref() == Some(NEW) => is_first_start = true,
+            Some(record) if record.rules.as_deref() == Some(NEW) => is_first_start = true,
             Some(_) => return true,
         }
     }

@@ -16,13 +16,13 @@ use crate::target::{Delivery, Fault, Target};
 pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn, seen: &Seen) -> Vec<Finding> {
     let record = Record {
         applied: at,
-        struck: at,
+        confirmed: at,
         settled: at,
         system_id: seen.system_id,
         timeline: seen.timeline,
         sequence: 0,
         commit: None,
-        marks: Some(NEW.into()),
+        rules: Some(NEW.into()),
     };
     let mut findings = Vec::new();
     for (lane, (settings, target)) in config.targets.iter().zip(targets).enumerate() {

@@ -1,6 +1,7 @@
 //! A scripted target.
 
 use super::*;
+use crate::invalidation::Batch;
 
 /// A cache that remembers what it was told, and confirms nothing while it is closed.
 #[derive(Default)]
@@ -18,29 +19,49 @@ pub(super) struct Cache {
     pub(super) not_empty: bool,
 }
 
+impl Cache {
+    /// Whatever goes wrong, goes wrong before anything is carried out.
+    async fn goes_wrong(&self) -> Result<(), Fault> {
+        if *self.closed.lock().unwrap() {
+            return Err(Fault { kind: FaultKind::OutOfMemory, message: "full".into() });
+        }
+        if std::mem::take(&mut *self.lost.lock().unwrap()) {
+            return Err(Fault { kind: FaultKind::Connection, message: "gone".into() });
+        }
+        if *self.stalled.lock().unwrap() {
+            std::future::pending::<()>().await;
+        }
+        let broken = *self.broken.lock().unwrap();
+        assert!(!broken, "a bug in a target");
+        Ok(())
+    }
+
+    fn remember(&self, batch: &Batch) {
+        let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+        let mut keys = self.keys.lock().unwrap();
+        keys.extend(batch.keys(Action::Delete).map(text));
+        keys.extend(batch.scopes().iter().map(|scope| format!("SCOPE {}", scope.pattern)));
+    }
+}
+
 impl Target for Cache {
     fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Pending<'a, Result<Delivered, Fault>> {
         Box::pin(async move {
-            if *self.closed.lock().unwrap() {
-                return Err(Fault { kind: FaultKind::OutOfMemory, message: "full".into() });
-            }
-            if std::mem::take(&mut *self.lost.lock().unwrap()) {
-                return Err(Fault { kind: FaultKind::Connection, message: "gone".into() });
-            }
-            if *self.stalled.lock().unwrap() {
-                std::future::pending::<()>().await;
-            }
-            let broken = *self.broken.lock().unwrap();
-            assert!(!broken, "a bug in a target");
+            self.goes_wrong().await?;
             self.records.lock().unwrap().push(delivery.record.clone());
-            let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
-            let mut keys = self.keys.lock().unwrap();
-            keys.extend(delivery.batch.keys(Action::Delete).map(text));
-            keys.extend(delivery.batch.scopes().iter().map(|scope| format!("SCOPE {}", scope.pattern)));
+            self.remember(&delivery.batch);
             let mut record = self.record.lock().unwrap();
-            let kept = record.as_ref().and_then(|record| record.marks.clone());
-            let marks = delivery.record.marks.clone().or(kept);
-            *record = Some(Record { marks, ..delivery.record.clone() });
+            let kept = record.as_ref().and_then(|record| record.rules.clone());
+            let marks = delivery.record.rules.clone().or(kept);
+            *record = Some(Record { rules: marks, ..delivery.record.clone() });
+            Ok(Delivered::default())
+        })
+    }
+
+    fn flush<'a>(&'a self, batch: &'a Batch) -> Pending<'a, Result<Delivered, Fault>> {
+        Box::pin(async move {
+            self.goes_wrong().await?;
+            self.remember(batch);
             Ok(Delivered::default())
         })
     }

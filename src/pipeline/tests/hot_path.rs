@@ -77,7 +77,7 @@ impl Belt {
                     self.core.confirmed(lane, ticket, delivery, Instant::now().into_std());
                     return;
                 }
-                Report::Up { .. } => {}
+                Report::Up { .. } | Report::Flushed { .. } => {}
                 Report::Trouble { fault, .. } => panic!("{fault}"),
             }
         }

@@ -116,7 +116,7 @@ fn a_changed_publication_flushes_the_rule_and_settles_only_then() {
         let bench = start(Cache::default(), SETTINGS);
         bench.script.say([Say::Position(200)]);
         bench.acknowledges(200).await;
-        let before = bench.record().marks;
+        let before = bench.record().rules;
         let running = Horizon { xmin: 9, xmax: 12 };
         bench.shows(Observation { snapshot: running, ..look(&rules(), "otherwise") });
         eventually("the rule is flushed", || bench.struck() == ["SCOPE user:*"]).await;
@@ -127,7 +127,7 @@ fn a_changed_publication_flushes_the_rule_and_settles_only_then() {
         bench.shows(Observation { snapshot: Horizon { xmin: 12, xmax: 12 }, ..look(&rules(), "otherwise") });
         eventually("it is flushed again", || bench.struck() == ["SCOPE user:*", "SCOPE user:*"]).await;
         eventually("it is settled", || bench.record().settled == Lsn::new(300)).await;
-        let marks = bench.cache.records.lock().unwrap().iter().filter_map(|its| its.marks.clone()).next_back();
+        let marks = bench.cache.records.lock().unwrap().iter().filter_map(|its| its.rules.clone()).next_back();
         assert!(marks.is_some() && marks != before, "the record vouches for the rule again");
     });
 }
@@ -143,13 +143,13 @@ fn a_record_that_does_not_vouch_for_a_rule_has_it_flushed() {
             let at = Lsn::new(100);
             let record = Record {
                 applied: at,
-                struck: at,
+                confirmed: at,
                 settled: at,
                 system_id: 7,
                 timeline: 1,
                 sequence: 0,
                 commit: None,
-                marks,
+                rules: marks,
             };
             let cache = Cache { record: Mutex::new(Some(record)), not_empty: true, ..Cache::default() };
             let bench = start(cache, SETTINGS);
@@ -226,7 +226,7 @@ fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew
             bench.acknowledges(200).await;
             bench.forget_what_was_struck();
             let position = Lsn::new(if seen == self::seen(250) { 250 } else { 200 });
-            let record = Record { applied: position, struck: position, settled: position, ..bench.record() };
+            let record = Record { applied: position, confirmed: position, settled: position, ..bench.record() };
             *bench.cache.record.lock().unwrap() = Some(record);
             bench.script.shared.lock().unwrap().acknowledged.clear();
             bench.comes_back_as(seen.clone());

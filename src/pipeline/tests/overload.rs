@@ -43,13 +43,13 @@ fn a_standby_that_takes_over_asks_its_targets_anew() {
         script.shared.lock().unwrap().busy = true;
         let at = |applied| Record {
             applied,
-            struck: applied,
+            confirmed: applied,
             settled: applied,
             system_id: 7,
             timeline: 1,
             sequence: 0,
             commit: None,
-            marks: Some("new".into()),
+            rules: Some("new".into()),
         };
         let record = Mutex::new(Some(at(Lsn::new(100))));
         let cache = Cache { record, not_empty: true, ..Cache::default() };

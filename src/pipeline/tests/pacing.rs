@@ -70,7 +70,7 @@ fn the_source_is_never_told_more_than_the_record_says_was_struck() {
             tokio::time::sleep(Duration::from_millis(700)).await;
             bench.script.say(transaction(b"12", end));
             eventually("it is told", || {
-                let struck = bench.cache.record.lock().unwrap().as_ref().map(|record| record.struck.as_u64());
+                let struck = bench.cache.record.lock().unwrap().as_ref().map(|record| record.confirmed.as_u64());
                 assert!(bench.script.acknowledged() <= struck, "{:?} {struck:?}", bench.script.acknowledged());
                 bench.script.acknowledged() == Some(end)
             })

@@ -134,7 +134,7 @@ fn a_replica_that_stays_behind_is_left_and_the_rules_are_flushed_when_it_is_back
         tokio::time::sleep(MAX_LAG * 9 / 10).await;
         assert_eq!(script.acknowledged(), Some(100));
         eventually("it settles without the replica", || script.acknowledged() == Some(200)).await;
-        let marks = || cache.record.lock().unwrap().as_ref().and_then(|record| record.marks.clone()).unwrap();
+        let marks = || cache.record.lock().unwrap().as_ref().and_then(|record| record.rules.clone()).unwrap();
         assert_eq!(&*marks(), "", "no record vouches for a rule that readers of the replica may spoil");
         behind.abort();
         let _back = script.replicas_say(&[1000]);
@@ -197,7 +197,7 @@ fn a_flush_of_a_gap_is_repeated_for_the_replicas_and_the_record_vouches_after_th
         let behind = script.replicas_say(&[50]);
         eventually("it is flushed", || cache.struck("SCOPE user:*") == 1).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let marks = || cache.record.lock().unwrap().as_ref().and_then(|record| record.marks.clone()).unwrap();
+        let marks = || cache.record.lock().unwrap().as_ref().and_then(|record| record.rules.clone()).unwrap();
         assert_eq!(&*marks(), "");
         behind.abort();
         let _there = script.replicas_say(&[1000]);

@@ -29,11 +29,13 @@ enum Act {
 enum Event {
     Recalled,
     Wrote { applied: u64, scopes: Vec<String> },
+    Flushed(Vec<String>),
 }
 
 #[derive(Default)]
 struct Scripted {
     acts: Mutex<VecDeque<Act>>,
+    flush_acts: Mutex<VecDeque<Act>>,
     recalls: Mutex<VecDeque<FaultKind>>,
     events: Mutex<Vec<Event>>,
     begun_at: Mutex<Vec<Instant>>,
@@ -47,6 +49,20 @@ impl Scripted {
 
     fn events(&self) -> Vec<Event> {
         self.events.lock().unwrap().clone()
+    }
+
+    async fn act(&self, act: Act, carry_out: impl FnOnce()) -> Result<Delivered, Fault> {
+        if let Act::Reject(kind) = act {
+            return Err(fault(kind));
+        }
+        carry_out();
+        match act {
+            Act::RespondSlowly(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+            Act::HoldResponse => std::future::pending().await,
+            Act::FailAfterWrite(kind) => return Err(fault(kind)),
+            Act::Accept | Act::Reject(_) => {}
+        }
+        Ok(Delivered { hit: 1, ..Delivered::default() })
     }
 
     fn write(&self, delivery: &Delivery) {
@@ -64,19 +80,22 @@ impl Target for Scripted {
         Box::pin(async move {
             let act = self.acts.lock().unwrap().pop_front().unwrap_or(Act::Accept);
             self.begun_at.lock().unwrap().push(Instant::now());
-            if let Act::Reject(kind) = act {
-                return Err(fault(kind));
-            }
-            self.write(delivery);
-            self.in_flight.lock().unwrap().push(delivery.record.applied.as_u64());
-            match act {
-                Act::RespondSlowly(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
-                Act::HoldResponse => std::future::pending().await,
-                Act::FailAfterWrite(kind) => return Err(fault(kind)),
-                Act::Accept | Act::Reject(_) => {}
-            }
-            self.in_flight.lock().unwrap().retain(|applied| *applied != delivery.record.applied.as_u64());
-            Ok(Delivered { hit: 1, ..Delivered::default() })
+            let applied = delivery.record.applied.as_u64();
+            let delivered = self.act(act, || {
+                self.write(delivery);
+                self.in_flight.lock().unwrap().push(applied);
+            });
+            let delivered = delivered.await?;
+            self.in_flight.lock().unwrap().retain(|other| *other != applied);
+            Ok(delivered)
+        })
+    }
+
+    fn flush<'a>(&'a self, batch: &'a Batch) -> Pending<'a, Result<Delivered, Fault>> {
+        Box::pin(async move {
+            let act = self.flush_acts.lock().unwrap().pop_front().unwrap_or(Act::Accept);
+            let scopes = batch.scopes().iter().map(|scope| scope.pattern.to_string()).collect();
+            self.act(act, || self.events.lock().unwrap().push(Event::Flushed(scopes))).await
         })
     }
 
@@ -171,13 +190,13 @@ fn record(applied: u64) -> Record {
     let applied = Lsn::new(applied);
     Record {
         applied,
-        struck: Lsn::ZERO,
+        confirmed: Lsn::ZERO,
         settled: Lsn::ZERO,
         system_id: 1,
         timeline: 1,
         sequence: 0,
         commit: None,
-        marks: None,
+        rules: None,
     }
 }
 
@@ -402,4 +421,58 @@ async fn dropping_the_lane_ends_the_worker_in_the_midst_of_anything() {
         tokio::time::timeout(Duration::from_millis(1), all).await.expect("the worker ends at once");
         assert_eq!(Arc::strong_count(&target), 1, "and lets the target go");
     }
+}
+
+impl Bench {
+    fn flush(&mut self, pattern: &str) -> Ticket {
+        let (mut batch, ticket) = (Batch::default(), self.ticket());
+        batch.push_scope(&scope(pattern));
+        self.lane.flush(ticket, batch).expect("no other flush is in flight");
+        ticket
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deliveries_go_on_beside_a_flush_that_takes_long() {
+    let target = Scripted::new(&[]);
+    target.flush_acts.lock().unwrap().push_back(Act::RespondSlowly(60_000));
+    let mut bench = Bench::up(&target).await;
+    let flush = bench.flush("user:*");
+    for applied in [100, 200] {
+        let ticket = bench.send(applied, &[]);
+        let Report::Confirmed { ticket: its, .. } = bench.next().await else { panic!("no confirmation") };
+        assert_eq!(its, ticket);
+    }
+    let Report::Flushed { ticket, batch, .. } = bench.next().await else { panic!("the flush is confirmed last") };
+    assert_eq!((ticket, batch.scopes().len()), (flush, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_is_refused_is_tried_again_and_deliveries_go_on() {
+    let target = Scripted::new(&[]);
+    target.flush_acts.lock().unwrap().extend([Act::Reject(FaultKind::Denied), Act::Accept]);
+    let mut bench = Bench::up(&target).await;
+    bench.flush("user:*");
+    assert!(matches!(bench.next().await, Report::Trouble { attempts: 1, .. }));
+    bench.send(100, &[]);
+    assert!(matches!(bench.next().await, Report::Confirmed { .. }));
+    assert!(matches!(bench.next().await, Report::Up { .. }));
+    assert!(matches!(bench.next().await, Report::Flushed { .. }));
+    let flushed = |event: &Event| matches!(event, Event::Flushed(_));
+    assert_eq!(target.events().iter().filter(|event| flushed(event)).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_whose_connection_is_lost_is_begun_again_after_the_record_was_read() {
+    let target = Scripted::new(&[]);
+    target.flush_acts.lock().unwrap().extend([Act::FailAfterWrite(FaultKind::Connection), Act::Accept]);
+    let mut bench = Bench::up(&target).await;
+    bench.flush("user:*");
+    assert!(matches!(bench.next().await, Report::Trouble { .. }));
+    bench.answer(&[]).await;
+    let mut reports = vec![bench.next().await, bench.next().await];
+    reports.retain(|report| !matches!(report, Report::Up { .. }));
+    assert!(matches!(reports.as_slice(), [Report::Flushed { .. }]), "{reports:?}");
+    let scopes = || Event::Flushed(vec!["user:*".to_owned()]);
+    assert_eq!(target.events(), [scopes(), Event::Recalled, scopes()]);
 }

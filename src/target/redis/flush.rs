@@ -97,7 +97,12 @@ fn aims(scopes: &[Scope], leases: bool) -> [Vec<Aim>; 2] {
 
 impl Redis {
     /// Flushes every scope. An `Err` is a lost connection; refusals are in the tally.
-    pub(super) async fn flush(&self, connected: &Connected, scopes: &[Scope], tally: &mut Tally) -> Result<(), Fault> {
+    pub(super) async fn sweep_scopes(
+        &self,
+        connected: &Connected,
+        scopes: &[Scope],
+        tally: &mut Tally,
+    ) -> Result<(), Fault> {
         for Scope { pattern, .. } in scopes.iter().filter(|scope| scope.action == Action::Publish) {
             let command = publish(&self.scopes_channel, pattern.as_bytes());
             self.ask(connected, Step::Publish, command, tally).await?;

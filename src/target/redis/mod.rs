@@ -53,6 +53,7 @@ use tracing::warn;
 
 use super::config::{Library, TargetConfig};
 use super::{Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Recollection, Record, Replaced, Target};
+use crate::invalidation::Batch;
 use chain::Chain;
 use connection::{Connected, Line};
 use library::Courier;
@@ -96,6 +97,10 @@ struct Redis {
 impl Target for Redis {
     fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Pending<'a, Result<Delivered, Fault>> {
         Box::pin(self.carry_out(delivery))
+    }
+
+    fn flush<'a>(&'a self, batch: &'a Batch) -> Pending<'a, Result<Delivered, Fault>> {
+        Box::pin(self.flush_aside(batch))
     }
 
     fn recall(&self) -> Pending<'_, Result<Recollection, Fault>> {
@@ -142,6 +147,20 @@ impl Redis {
         self.keep_or_lose(&connected, outcome).await
     }
 
+    /// Flushes while deliveries go on: nothing of it depends on their order.
+    async fn flush_aside(&self, batch: &Batch) -> Result<Delivered, Fault> {
+        let connected = self.line.connected().await?;
+        let mut tally = Tally::default();
+        let mut outcome = self.sweep_scopes(&connected, batch.scopes(), &mut tally).await;
+        if outcome.is_ok() && tally.script_unknown {
+            connected.forgot_scripts();
+            tally = Tally::default();
+            outcome = self.sweep_scopes(&connected, batch.scopes(), &mut tally).await;
+        }
+        let outcome = outcome.and_then(|()| self.delivered(tally));
+        self.keep_or_lose(&connected, outcome).await
+    }
+
     fn delivered(&self, tally: Tally) -> Result<Delivered, Fault> {
         if tally.record_replaced {
             self.spoilt("it is of another type");
@@ -164,7 +183,7 @@ impl Redis {
         delivery: &Delivery,
     ) -> Result<Tally, Fault> {
         let mut tally = Tally::default();
-        self.flush(connected, delivery.batch.scopes(), &mut tally).await?;
+        self.sweep_scopes(connected, delivery.batch.scopes(), &mut tally).await?;
         let (bump, record) = connected.scripts();
         let manner = Manner { bump, version_ttl_ms: self.version_ttl_ms, channel: &self.channel, leases: self.leases };
         let mut strikes = strike::strikes(&delivery.batch);

@@ -22,7 +22,7 @@ pub(super) fn write(script: Script, key: &str, record: &Record, expected: &Expec
     command.arg(writer).arg(sequences.start()).arg(sequences.end()).arg(&read.writer).arg(&read.sequence);
     command.arg("writer").arg(writer);
     command.arg("applied").arg(record.applied.as_u64());
-    command.arg("struck").arg(record.struck.as_u64());
+    command.arg("confirmed").arg(record.confirmed.as_u64());
     command.arg("settled").arg(record.settled.as_u64());
     command.arg("system_id").arg(record.system_id);
     command.arg("timeline").arg(record.timeline);
@@ -31,8 +31,8 @@ pub(super) fn write(script: Script, key: &str, record: &Record, expected: &Expec
     if let Some(Commit { xid, at }) = record.commit {
         command.arg("commit_lsn").arg(at.as_u64()).arg("commit_xid").arg(xid);
     }
-    if let Some(marks) = &record.marks {
-        command.arg("marks").arg(&**marks);
+    if let Some(rules) = &record.rules {
+        command.arg("rules").arg(&**rules);
     }
     command
 }
@@ -54,11 +54,15 @@ pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
         return Ok(None);
     }
     let settled = number(&fields, "settled")?;
-    // Whatever has settled was struck for good.
-    let struck = if fields.contains_key(b"struck".as_slice()) { number(&fields, "struck")? } else { settled };
+    // Whatever has settled was confirmed. The second names are those of earlier builds.
+    let confirmed = match ["confirmed", "struck"].into_iter().find(|name| fields.contains_key(name.as_bytes())) {
+        Some(name) => number(&fields, name)?,
+        None => settled,
+    };
+    let rules = fields.get(b"rules".as_slice()).or_else(|| fields.get(b"marks".as_slice()));
     Ok(Some(Record {
         applied: Lsn::new(number(&fields, "applied")?),
-        struck: Lsn::new(struck),
+        confirmed: Lsn::new(confirmed),
         settled: Lsn::new(settled),
         system_id: number(&fields, "system_id")?,
         timeline: number(&fields, "timeline")?,
@@ -67,7 +71,7 @@ pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
             (Ok(at), Ok(xid)) => Some(Commit { xid, at: Lsn::new(at) }),
             _ => None,
         },
-        marks: fields.get(b"marks".as_slice()).map(|marks| String::from_utf8_lossy(marks).into()),
+        rules: rules.map(|rules| String::from_utf8_lossy(rules).into()),
     }))
 }
 
@@ -112,7 +116,7 @@ mod tests {
 
     const WHOLE: [(&str, &str); 6] = [
         ("applied", "97500059720"),
-        ("struck", "97500059001"),
+        ("confirmed", "97500059001"),
         ("settled", "97500059000"),
         ("system_id", "18446744073709551615"),
         ("timeline", "3"),
@@ -123,18 +127,18 @@ mod tests {
     fn a_whole_record_is_read_and_an_empty_hash_is_none() {
         let record = read(&hash(&WHOLE)).unwrap().unwrap();
         assert_eq!(record.applied, "16/B374D848".parse().unwrap());
-        assert_eq!((record.struck.as_u64(), record.settled.as_u64()), (97_500_059_001, 97_500_059_000));
+        assert_eq!((record.confirmed.as_u64(), record.settled.as_u64()), (97_500_059_001, 97_500_059_000));
         assert_eq!((record.system_id, record.timeline), (u64::MAX, 3));
-        assert_eq!((record.marks, record.sequence), (None, 0));
+        assert_eq!((record.rules, record.sequence), (None, 0));
         assert_eq!(read(&hash(&[])), Ok(None));
-        let more: Vec<_> = WHOLE.into_iter().chain([("marks", "1f 2e"), ("sequence", "17")]).collect();
+        let more: Vec<_> = WHOLE.into_iter().chain([("rules", "1f 2e"), ("sequence", "17")]).collect();
         let record = read(&hash(&more)).unwrap().unwrap();
-        assert_eq!((record.marks.as_deref(), record.sequence), (Some("1f 2e"), 17));
+        assert_eq!((record.rules.as_deref(), record.sequence), (Some("1f 2e"), 17));
     }
 
     #[test]
     fn a_field_that_is_missing_or_no_number_is_named() {
-        for (index, name) in ["applied", "struck", "settled", "system_id", "timeline"].into_iter().enumerate() {
+        for (index, name) in ["applied", "confirmed", "settled", "system_id", "timeline"].into_iter().enumerate() {
             let mut fields = WHOLE.to_vec();
             for wrong in ["", "x", "-1", "+1", "1.5", "99999999999999999999"] {
                 fields[index].1 = wrong;
@@ -142,10 +146,21 @@ mod tests {
             }
             fields.remove(index);
             match read(&hash(&fields)) {
-                Ok(Some(record)) => assert_eq!((name, record.struck), ("struck", record.settled)),
+                Ok(Some(record)) => assert_eq!((name, record.confirmed), ("confirmed", record.settled)),
                 other => assert_eq!(other, Err(Unreadable::Field(name))),
             }
         }
         assert_eq!(read(&Value::Int(1)), Err(Unreadable::Shape));
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_build_is_read_under_its_own_names() {
+        let mut fields = WHOLE.map(|(name, value)| (if name == "confirmed" { "struck" } else { name }, value)).to_vec();
+        fields.push(("marks", "1f 2e"));
+        let record = read(&hash(&fields)).unwrap().unwrap();
+        assert_eq!((record.confirmed.as_u64(), record.rules.as_deref()), (97_500_059_001, Some("1f 2e")));
+        fields.extend([("confirmed", "97500059002"), ("rules", "3d")]);
+        let record = read(&hash(&fields)).unwrap().unwrap();
+        assert_eq!((record.confirmed.as_u64(), record.rules.as_deref()), (97_500_059_002, Some("3d")));
     }
 }

@@ -29,6 +29,10 @@ if not ours and not (writer == ARGV[4] and sequence == ARGV[5]) then
   return 0
 end
 
+-- The fields of an earlier build would go stale beside those of this one, which come all together the first time.
+if not ours and writer ~= 'WRONGTYPE' and type(field('struck')) == 'string' then
+  redis.call('UNLINK', KEYS[1])
+end
 local done = write()
 if type(done) ~= 'table' then
   return 1
