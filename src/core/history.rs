@@ -7,12 +7,13 @@
 //! another transaction there, or none, everything that the target holds is of another history.
 
 use super::Core;
-use super::target::{Floor, Mode};
+use super::target::Floor;
 use crate::lsn::Lsn;
 use crate::sight::Commit;
 
-/// Transactions that are remembered for targets whose record has not been read yet.
-const BEGUN_MAX: usize = 1 << 16;
+/// Transactions that are remembered for records that are read later, 1 MiB of them. A record's last transaction is as a rule
+/// one of the first that the stream shows.
+const SHOWN_MAX: usize = 1 << 16;
 
 /// A transaction that the stream has to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub(super) struct History {
 pub(super) struct Shown {
     /// Everything that was acknowledged then.
     start: Lsn,
-    /// Oldest first; only while the record of a target has not been read.
+    /// The first ones, oldest first.
     commits: Vec<Commit>,
     /// It has shown everything before this position.
     up_to: Lsn,
@@ -36,7 +37,11 @@ pub(super) struct Shown {
 impl Core {
     /// The stream is open, and shows again what was committed after `start`.
     pub fn opened(&mut self, start: Lsn) {
-        self.shown = Shown { start, commits: Vec::new(), up_to: start };
+        let mut commits = std::mem::take(&mut self.shown.commits);
+        commits.clear();
+        // Or reading would allocate now and then.
+        commits.reserve(SHOWN_MAX);
+        self.shown = Shown { start, commits, up_to: start };
         let decoded = self.decoded;
         for target in &mut self.targets {
             let since = target.settled(decoded);
@@ -62,7 +67,7 @@ impl Core {
 
     /// The stream shows a transaction.
     pub(super) fn shows(&mut self, commit: Commit) {
-        if self.shown.commits.len() < BEGUN_MAX && self.targets.iter().any(|target| target.mode != Mode::Live) {
+        if self.shown.commits.len() < SHOWN_MAX {
             self.shown.commits.push(commit);
         }
         self.passes(commit.at, Some(commit));

@@ -28,6 +28,7 @@ impl Belt {
         let settings = Settings { pending_keys_max: 1_000_000, transaction_keys_max: 1_000_000, ..SETTINGS };
         let mut core = Core::new(1, &rules, settings.limits(), Instant::now().into_std(), 0);
         core.begin(Lsn::new(100), (7, 1), 0);
+        core.opened(Lsn::new(100));
         core.answered(Sight::Primary("1000000:1000000:".parse().unwrap()));
         Belt { reader: Reader::new(rules, 1_000_000), core, worker, recorder, reports }
     }
