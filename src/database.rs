@@ -26,8 +26,12 @@ pub struct Database {
     pub functions: Option<String>,
     /// Whether there is a role `coherd_operator`, whose members may invalidate by hand.
     pub operators: bool,
-    /// The tables that were asked for and are there, in the order of their names.
+    /// The tables that were asked for.
+    pub asked: Vec<TableName>,
+    /// Those that are there and all that inherit from one, in the order of their names.
     pub tables: Vec<Table>,
+    /// Whether any of them inherits from another.
+    pub has_heirs: bool,
     /// Names of other tables, asked for only where one is missing; at most [`OTHERS_MAX`].
     pub others: Vec<TableName>,
     /// The other slots of this database that read with pgoutput, temporary ones left out: each may belong to another

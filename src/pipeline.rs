@@ -345,6 +345,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 if let Resume::Forked(at) = how {
                     // Targets that were sent anything of what is gone say so themselves: their records are beyond.
                     self.core.fork(at, seen.timeline);
+                    self.log_end = seen.wal_end;
                     self.core.unverify();
                 }
             }
@@ -356,7 +357,7 @@ impl<S: Source + 'static> Pipeline<S> {
         self.replicas_turned();
         // Whatever is held is for another walsender.
         self.vouched = Vouched::ForNone;
-        stream.acknowledge(self.core.acknowledged());
+        stream.acknowledge(self.core.acknowledged_at(start));
         self.pace.it_worked();
         self.admitted = true;
         self.recorder.streaming(&seen, start, self.stuck.is_failing());
@@ -380,6 +381,7 @@ impl<S: Source + 'static> Pipeline<S> {
 
     /// Follows another history than before, or the first one.
     fn begin(&mut self, start: Lsn, seen: &Seen) {
+        self.log_end = seen.wal_end;
         self.core.begin(start, (seen.system_id, seen.timeline), clock_us());
         self.core.withhold_again(|lane| self.coverage.is_whole(|rule| rule.lanes.contains(&lane)));
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::by_hand::{self, ManualKeys, Order, Touched, UnreadableOrder};
 use crate::change::{Change, Relation, Row};
+use crate::database::Database;
 use crate::invalidation::{Action, RuleId, Scope};
 use crate::lsn::{CommitLsn, Lsn};
 use crate::pgoutput::{Message, PgTime, Truncated};
@@ -12,7 +13,7 @@ use crate::rules::binding::{Binding, Scratch, Strike};
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
 use crate::rules::named::Cover;
-use crate::table::{Table, TableName};
+use crate::table::TableName;
 
 /// Takes what a transaction invalidates.
 pub trait Gather {
@@ -198,9 +199,9 @@ impl Reader {
 
     /// Tables of rules were looked at, and those that inherit from them. Gives the rules that other tables keep than
     /// before, each once.
-    pub fn looked(&mut self, tables: &[Table]) -> Vec<RuleId> {
+    pub fn looked(&mut self, database: &Database) -> Vec<RuleId> {
         let mut parents = BTreeSet::new();
-        for (oid, its_parents) in self.heirs.looked(tables) {
+        for (oid, its_parents) in self.heirs.looked(&database.asked, &database.tables) {
             self.bind(oid);
             parents.extend(its_parents);
         }

@@ -149,7 +149,7 @@ async fn look_at_source(config: &Config, choices: Choices, env: &dyn Fn(&str) ->
     findings.extend(overlaps(&config.rules, &lanes, &database));
     let (way, reached) = path::replication(&look, &own).await;
     findings.extend(way);
-    Source { findings, reached, heirs: Heirs::of(&database.tables) }
+    Source { findings, reached, heirs: Heirs::of(&database) }
 }
 
 async fn read(

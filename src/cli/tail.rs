@@ -72,7 +72,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         let client = connect(&dsn).await?;
         let tables = tables_of(&config.rules);
         let database = look(&client, &config.source.slot, &config.source.publication, &tables).await?;
-        anyhow::Ok((opened, Heirs::of(&database.tables)))
+        anyhow::Ok((opened, Heirs::of(&database)))
     };
     let opened = tokio::select! {
         () = shutdown.clone().requested() => return Ok(()),

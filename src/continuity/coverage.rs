@@ -102,9 +102,7 @@ impl Coverage {
             if first { (0..self.rules.len()).collect() } else { seen.keys().chain(&self.unsound).copied().collect() };
         concerned.sort_unstable();
         concerned.dedup();
-        let described: HashMap<&TableName, usize> = look.database.as_deref().map_or_else(HashMap::new, |database| {
-            database.tables.iter().enumerate().map(|(place, table)| (&table.name, place)).collect()
-        });
+        let described: HashSet<&TableName> = look.database.iter().flat_map(|database| &database.asked).collect();
         let mut drifts = Vec::new();
         for place in concerned {
             let (Some(rule), Some(kept)) = (self.rules.get(place), self.kept.get_mut(place)) else { continue };
@@ -116,7 +114,7 @@ impl Coverage {
             if first || table.is_some() {
                 kept.mark = mark(rule, &kept.table);
             }
-            let is_described = |table: &&TableSeen| table.stamp.is_none() || described.contains_key(&table.name);
+            let is_described = |table: &&TableSeen| table.stamp.is_none() || described.contains(&table.name);
             let catalogue = match &look.database {
                 Some(database) if first || table.is_some_and(is_described) => held_against(rule, database),
                 _ => Catalogue::AsBefore,

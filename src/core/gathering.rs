@@ -83,10 +83,10 @@ impl Core {
     }
 
     /// What is flushed has to be flushed again where a replica has left.
-    pub(super) fn touch(&mut self, rules: &[RuleId]) {
+    pub(super) fn touch(&mut self, rules: &[RuleId], at: Lsn) {
         for rule in rules {
             if let Some(touched) = self.touched.get_mut(usize::from(rule.0)) {
-                *touched = self.decoded.max(*touched);
+                *touched = at.max(*touched);
             }
         }
     }

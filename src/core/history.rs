@@ -34,6 +34,17 @@ pub(super) struct Shown {
     up_to: Lsn,
 }
 
+impl Shown {
+    /// The stream has shown everything before this position.
+    pub(super) fn up_to(&self) -> Lsn {
+        self.up_to
+    }
+
+    pub(super) fn shows_up_to(&mut self, at: Lsn) {
+        self.up_to = self.up_to.max(at);
+    }
+}
+
 impl Core {
     /// The stream is open, and shows again what was committed after `start`.
     pub fn opened(&mut self, start: Lsn) {
@@ -50,19 +61,20 @@ impl Core {
         }
     }
 
-    /// The record of a target, which another process has written, names this transaction as its last one.
-    pub(super) fn expect_history(&mut self, index: usize, commit: Option<Commit>) {
-        let Some(commit) = commit.filter(|commit| commit.at >= self.shown.start && *commit != Commit::NONE) else {
-            return;
-        };
-        let Some(target) = self.targets.get_mut(index) else { return };
+    /// The record of a target, which another process has written, names this transaction as its last one. Returns it where
+    /// the stream has shown that it belongs to another history.
+    pub(super) fn expect_history(&mut self, index: usize, commit: Option<Commit>) -> Option<Commit> {
+        let commit = commit.filter(|commit| commit.at >= self.shown.start && *commit != Commit::NONE)?;
+        let target = self.targets.get_mut(index)?;
         if self.shown.commits.contains(&commit) {
             target.commit = Commit::latest(target.commit, Some(commit));
         } else if commit.at >= self.shown.up_to {
             target.history = Some(History { commit, since: self.shown.start });
         } else {
-            self.other_histories.push((index, commit));
+            (target.commit, target.floor) = (None, Floor::default());
+            return Some(commit);
         }
+        None
     }
 
     /// The stream shows a transaction.
@@ -75,7 +87,7 @@ impl Core {
 
     /// The stream has shown everything before `at`, and then `commit`.
     pub(super) fn passes(&mut self, at: Lsn, commit: Option<Commit>) {
-        self.shown.up_to = self.shown.up_to.max(at);
+        self.shown.shows_up_to(at);
         for (index, target) in self.targets.iter_mut().enumerate() {
             let Some(history) = target.history else { continue };
             if commit == Some(history.commit) {
@@ -103,6 +115,7 @@ impl Core {
 mod tests {
     use super::super::tests::Desk;
     use super::*;
+    use crate::continuity::Verdict;
     use crate::pgoutput::PgTime;
 
     const LAST: Commit = Commit { xid: 7, at: Lsn::new(290) };
@@ -169,8 +182,8 @@ mod tests {
             desk.core.opened(Lsn::new(100));
             begun(&mut desk, xid, 290);
             begun(&mut desk, 9, 390);
-            desk.reconcile_with(0, 300, Some(LAST));
-            assert_eq!(!desk.core.take_other_histories().is_empty(), is_other, "{xid}");
+            let verdict = desk.reconcile_with(0, 300, Some(LAST));
+            assert_eq!(matches!(verdict, Verdict::Gap(_)), is_other, "{xid}");
         }
     }
 

@@ -26,7 +26,7 @@ mod watermark;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::continuity::{Known, Verdict, judge};
+use crate::continuity::{Gap, Known, Verdict, judge};
 use crate::invalidation::{Batch, RuleId};
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
@@ -183,11 +183,14 @@ impl Core {
         self.sequence = self.sequence.max(clock_us);
         self.first_sequence = self.sequence + 1;
         self.identity = (system_id, timeline);
-        self.awaited = Lsn::ZERO;
-        for target in &mut self.targets {
+        (self.awaited, self.commit) = (Lsn::ZERO, None);
+        for (index, target) in self.targets.iter_mut().enumerate() {
             target.clamp(Lsn::ZERO);
             target.unverified = Some(Lsn::ZERO);
-            (target.suspended, target.uncovered) = (None, None);
+            if target.suspended.take().is_some() {
+                self.resumed.push(index);
+            }
+            target.uncovered = None;
             target.unverify();
             (target.written, target.confirmed_sequence) = (Lsn::ZERO, 0);
             target.floor = Floor::default();
@@ -204,8 +207,10 @@ impl Core {
         self.acknowledged = self.acknowledged.min(at);
         self.identity.1 = timeline;
         self.awaited = self.awaited.min(at);
+        self.commit = self.commit.filter(|(commit, _)| commit.at < at);
         for target in &mut self.targets {
             target.clamp(at);
+            target.unverified.get_or_insert(at);
             if target.floor.applied > decoded {
                 // A process before this one has sent more than this one has come to.
                 target.recent.begin(target.floor.applied);
@@ -225,6 +230,7 @@ impl Core {
 
     /// Its Commit message, which ends at `end`, was read, and its keys are gathered.
     pub fn committed(&mut self, end: Lsn) {
+        self.shown.shows_up_to(end);
         self.decoded = self.decoded.max(end);
     }
 
@@ -293,8 +299,11 @@ impl Core {
             (&verdict, &its.record, known.is_ours)
         {
             target.history = None;
-            self.expect_history(index, record.commit);
+            if let Some(commit) = self.expect_history(index, record.commit) {
+                return Verdict::Gap(Gap::OtherHistory { commit });
+            }
         }
+        self.sweep_again(index);
         verdict
     }
 
@@ -311,7 +320,8 @@ impl Core {
     /// confirmed.
     pub fn missed_since(&mut self, target: usize, at: Lsn) {
         if let Some(target) = self.targets.get_mut(target) {
-            for sent in &mut target.in_flight {
+            let unproved = target.unproved.iter_mut().map(|unproved| &mut unproved.sent);
+            for sent in target.in_flight.iter_mut().chain(unproved) {
                 sent.since = sent.since.min(at);
             }
             target.stages.all_mut().for_each(|pending| pending.clamp(at));
@@ -321,7 +331,7 @@ impl Core {
 
     /// The target's record was reconciled, and what it may have missed is gathered.
     pub fn verified(&mut self, target: usize) {
-        if let Some(target) = self.targets.get_mut(target) {
+        if let Some(target) = self.targets.get_mut(target).filter(|target| target.mode != Mode::Halted) {
             target.unverified = None;
         }
     }

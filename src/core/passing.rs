@@ -96,8 +96,10 @@ impl Core {
         for stage in [Stage::Fresh, Stage::Probed, Stage::Blocked] {
             self.put(stage, Stage::Ready);
         }
-        for index in 0..self.targets.len() {
-            self.stop_awaiting_replay(index);
+        if shared == Lsn::ZERO {
+            for index in 0..self.targets.len() {
+                self.stop_awaiting_replay(index);
+            }
         }
     }
 

@@ -68,7 +68,7 @@ impl Core {
             ready.last = ready.last.max(last);
             self.rules_are_due = true;
             self.furthest = self.furthest.max(last);
-            self.touch(&repair.rules);
+            self.touch(&repair.rules, decoded.max(repair.missed_until));
         }
     }
 

@@ -85,7 +85,9 @@ impl Core {
         if rules.is_empty() {
             return false;
         }
-        let (since, last) = (Some(self.decoded), just_before(self.decoded));
+        let touched = rules.iter().filter_map(|rule| self.touched.get(usize::from(rule.0))).max();
+        let last = just_before(self.decoded.max(touched.copied().unwrap_or_default()));
+        let since = Some(self.decoded);
         let mut pending = Pending { since, last, repairs: true, ..Pending::default() };
         push_scopes(&rules, &self.routes, &mut pending.batch);
         self.rules_are_due = true;

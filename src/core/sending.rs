@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pending::{Pending, Stage};
-use super::target::{Mode, Pass, Sent, TargetState, Ticket};
+use super::target::{Mode, Pass, Sent, TargetState, Ticket, Unproved};
 use super::{Core, Output, WINDOW_DELIVERIES};
 use crate::invalidation::Batch;
 use crate::pgoutput::PgTime;
@@ -27,7 +27,7 @@ impl Core {
         let drained = |(index, target): (usize, &TargetState)| {
             let leaves_soon = [Stage::Fresh, Stage::Probed, Stage::Ready].map(|stage| target.stages.at(stage));
             let is_quiet = leaves_soon.into_iter().chain([&target.replayed]).all(Pending::is_empty);
-            is_quiet && target.in_flight.is_empty() && !target.rules.1 && !self.record_is_behind(index)
+            is_quiet && target.sent().next().is_none() && !target.rules.1 && !self.record_is_behind(index)
         };
         self.targets.iter().enumerate().filter(|(_, target)| target.up).all(drained)
     }
@@ -107,9 +107,14 @@ impl Core {
             return;
         }
         let [ready, replayed, repeat] = [target.stages.at_mut(Stage::Ready), &mut target.replayed, &mut target.repeat];
-        let places = [(Pass::First, ready), (Pass::Replica, replayed), (Pass::Repeat, repeat)];
+        let mut places = [(Pass::First, ready), (Pass::Replica, replayed), (Pass::Repeat, repeat)];
+        if !target.flushed_replica_pass {
+            // In turns, or one of them may wait for ever.
+            places.swap(0, 1);
+        }
         let has_scopes = |(_, pending): &(Pass, &mut Pending)| !pending.batch.scopes().is_empty();
         let Some((pass, pending)) = places.into_iter().find(has_scopes) else { return };
+        target.flushed_replica_pass = pass == Pass::Replica;
         let scopes = pending.take_scopes();
         if pending.is_empty() {
             pending.since = None;
@@ -182,6 +187,9 @@ impl Core {
         // What it holds may have overtaken what its record has to wait for.
         target.recent.remember(record.applied.max(sent.decoded), &batch);
         self.landed(index, sent, batch, now);
+        if !sent.is_void {
+            self.prove(index, record.sequence, now);
+        }
         sent.oldest
     }
 
@@ -190,8 +198,36 @@ impl Core {
         let target = self.targets.get_mut(index)?;
         let sent = target.take_sent(ticket)?;
         target.recent.remember(sent.decoded, &batch);
-        self.landed(index, sent, batch, now);
+        let sequence = self.sequence;
+        target.unproved.push(Unproved { sent, batch, sequence });
+        target.settled_due.get_or_insert_with(|| now + RECORD_AFTER);
         sent.oldest
+    }
+
+    /// A record was confirmed: it proves the flushes that were done before it was sent.
+    fn prove(&mut self, index: usize, sequence: u64, now: Instant) {
+        let Some(target) = self.targets.get_mut(index) else { return };
+        let unproved = std::mem::take(&mut target.unproved);
+        let (proved, unproved) = unproved.into_iter().partition(|flush| flush.sequence < sequence);
+        target.unproved = unproved;
+        for Unproved { sent, batch, .. } in proved {
+            self.landed(index, sent, batch, now);
+        }
+    }
+
+    /// The target may have lost flushes that no record proves: they leave once more.
+    pub(super) fn sweep_again(&mut self, index: usize) {
+        let Some(target) = self.targets.get_mut(index) else { return };
+        for Unproved { sent, batch, .. } in std::mem::take(&mut target.unproved) {
+            let Sent { pass, since, last, repairs, .. } = sent;
+            let mut pending = Pending { batch, since: Some(since), last, repairs, ..Pending::default() };
+            let place = match pass {
+                Pass::Only | Pass::First => target.stages.at_mut(Stage::Ready),
+                Pass::Replica => &mut target.replayed,
+                Pass::Repeat => &mut target.repeat,
+            };
+            place.absorb(&mut pending);
+        }
     }
 
     fn landed(&mut self, index: usize, sent: Sent, mut batch: Batch, now: Instant) {

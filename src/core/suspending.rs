@@ -64,6 +64,6 @@ impl Core {
         push_scopes(&rules, &self.routes, &mut all);
         *target.stage(Stage::Ready) = Pending { batch: all, since, last, newest, oldest: None, repairs: true };
         target.suspended.get_or_insert(target.sent.max(found));
-        self.touch(&rules);
+        self.touch(&rules, decoded);
     }
 }

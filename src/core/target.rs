@@ -69,6 +69,15 @@ pub(super) struct Sent {
     pub(super) is_void: bool,
 }
 
+/// A flush that is done.
+#[derive(Debug)]
+pub(super) struct Unproved {
+    pub(super) sent: Sent,
+    pub(super) batch: Batch,
+    /// The sequence of the last delivery that was sent before it was done.
+    pub(super) sequence: u64,
+}
+
 /// What a record said when it was read.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Floor {
@@ -84,6 +93,11 @@ pub(super) struct TargetState {
     pub(super) up: bool,
     pub(super) mode: Mode,
     pub(super) in_flight: VecDeque<Sent>,
+    /// Flushes that are done. A failover could still take them back unnoticed, so they hold what they hold until a record
+    /// proves them that was sent later.
+    pub(super) unproved: Vec<Unproved>,
+    /// Whether the flush that left last was a replica pass.
+    pub(super) flushed_replica_pass: bool,
     pub(super) next_ticket: u64,
     /// What waits for its first pass.
     pub(super) stages: Stages,
@@ -137,6 +151,8 @@ impl TargetState {
             up: false,
             mode: Mode::Unverified,
             in_flight: VecDeque::new(),
+            unproved: Vec::new(),
+            flushed_replica_pass: false,
             next_ticket: 0,
             stages: Stages::default(),
             awaiting_replay: VecDeque::new(),
@@ -189,17 +205,26 @@ impl TargetState {
 
     /// Whether it waits for a repair, or one is in flight.
     pub(super) fn is_repaired(&self) -> bool {
-        self.pendings().any(|pending| pending.repairs) || self.in_flight.iter().any(|sent| sent.repairs)
+        self.pendings().any(|pending| pending.repairs) || self.sent().any(|sent| sent.repairs)
+    }
+
+    /// What is sent and not proved by a record.
+    pub(super) fn sent(&self) -> impl Iterator<Item = &Sent> {
+        self.in_flight.iter().chain(self.unproved.iter().map(|unproved| &unproved.sent))
     }
 
     /// What was decoded after `at` is not part of the history that is followed: whatever held a later position holds `at`,
     /// and records that are in flight do not count.
     pub(super) fn clamp(&mut self, at: Lsn) {
-        for sent in &mut self.in_flight {
+        let unproved = self.unproved.iter_mut().map(|unproved| &mut unproved.sent);
+        for sent in self.in_flight.iter_mut().chain(unproved) {
             sent.since = sent.since.min(at);
             sent.is_void = true;
         }
-        self.pendings_mut().for_each(|pending| pending.clamp(at));
+        for pending in self.pendings_mut() {
+            pending.clamp(at);
+            pending.newest = pending.newest.filter(|commit| commit.at < at);
+        }
         for mark in [&mut self.unverified, &mut self.uncovered, &mut self.suspended] {
             *mark = mark.map(|mark| mark.min(at));
         }

@@ -38,14 +38,14 @@ impl TargetState {
     /// Everything up to this position is confirmed for the first time.
     pub(super) fn applied(&self, decoded: Lsn) -> Lsn {
         // Not only the oldest delivery: a repair reaches further back than what left before it.
-        let in_flight = self.in_flight.iter().filter(|sent| matches!(sent.pass, Pass::Only | Pass::First));
+        let in_flight = self.sent().filter(|sent| matches!(sent.pass, Pass::Only | Pass::First));
         let waiting = self.stages.all().filter_map(|pending| pending.since);
         waiting.chain(self.unverified).chain(in_flight.map(|sent| sent.since)).min().unwrap_or(decoded)
     }
 
     /// The same, where the replica pass is confirmed too.
     pub(super) fn confirmed_up_to(&self, decoded: Lsn) -> Lsn {
-        let in_flight = self.in_flight.iter().filter(|sent| sent.pass != Pass::Repeat).map(|sent| sent.since);
+        let in_flight = self.sent().filter(|sent| sent.pass != Pass::Repeat).map(|sent| sent.since);
         let waiting = self.awaiting_replay.iter().chain([&self.replayed]).filter_map(|pending| pending.since);
         self.applied(decoded).min(waiting.chain(in_flight).min().unwrap_or(decoded))
     }
@@ -122,7 +122,8 @@ impl Core {
     fn acknowledgeable(&self) -> Option<Lsn> {
         let waited_for = self.targets.iter().filter(|target| target.suspended.is_none());
         let recorded = waited_for.map(|target| target.recorded).min().unwrap_or(Lsn::MAX);
-        let position = recorded.min(self.allowed());
+        // What this stream has not shown may be of another history.
+        let position = recorded.min(self.allowed()).min(self.shown.up_to());
         let suspended = self.targets.iter().filter_map(|target| target.suspended).max();
         let proves_the_gap = suspended.is_none_or(|past| position > past);
         (position > self.acknowledged && proves_the_gap).then_some(position)
@@ -146,8 +147,13 @@ impl Core {
         Some(AckLsn(position))
     }
 
-    /// The last position that [`Core::acknowledge`] returned, for a stream that is opened again.
+    /// The last position that [`Core::acknowledge`] returned.
     pub fn acknowledged(&self) -> AckLsn {
         AckLsn(self.acknowledged)
+    }
+
+    /// What a stream may be told that begins at `start`: no more than the slot has acknowledged already.
+    pub fn acknowledged_at(&self, start: Lsn) -> AckLsn {
+        AckLsn(self.acknowledged.min(start))
     }
 }

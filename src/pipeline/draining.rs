@@ -20,6 +20,10 @@ impl<S: Source + 'static> Pipeline<S> {
         while !self.core.is_drained() && Instant::now() < deadline {
             let now = Instant::now();
             self.pass(now);
+            self.other_histories();
+            if self.core.take_rules_due() {
+                self.vouch();
+            }
             self.core.send_last(now.into_std());
             self.perform();
             tokio::select! {

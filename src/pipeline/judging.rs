@@ -183,7 +183,7 @@ impl<S: Source + 'static> Pipeline<S> {
         }
         let is_first = !self.coverage.is_known();
         let drifts = self.coverage.looked(look);
-        let reinherited = look.database.as_ref().map(|database| self.reader.looked(&database.tables));
+        let reinherited = look.database.as_ref().map(|database| self.reader.looked(database));
         if is_first {
             // Later looks are compared with the one before, which shows that too.
             reinherited.into_iter().flatten().for_each(|rule| self.reinherited(rule));

@@ -40,7 +40,8 @@ pub fn by_table<'a>(rules: &'a [Rule], database: &'a Database) -> Vec<(&'a Table
     for rule in rules {
         add(&rule.table, rule);
     }
-    for heir in database.tables.iter().filter(|table| !table.parents.is_empty()) {
+    let heirs = database.tables.iter().filter(|table| database.has_heirs && !table.parents.is_empty());
+    for heir in heirs {
         rules.iter().filter(|rule| heir.parents.contains(&rule.table)).for_each(|rule| add(&heir.name, rule));
     }
     tables

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::change::Relation;
+use crate::database::Database;
 use crate::table::{Table, TableName};
 
 /// Tables that inherit from those of rules. Known by oid, which the stream gives and a rename leaves alone.
@@ -17,17 +18,18 @@ struct Heir {
 }
 
 impl Heirs {
-    /// Those among `tables`, as a look at the catalogue described them.
-    pub fn of(tables: &[Table]) -> Heirs {
+    /// Those that a look at the catalogue described.
+    pub fn of(database: &Database) -> Heirs {
         let mut heirs = Heirs::default();
-        heirs.looked(tables);
+        heirs.looked(&database.asked, &database.tables);
         heirs
     }
 
-    /// Another look, at some tables and all that inherit from them. Gives what inherits otherwise than before, by oid and
+    /// Another look, at the tables that were `asked` for and all that inherit from them, which may be tables of other rules:
+    /// of those it says nothing. Gives what inherits otherwise than before, by oid and
     /// with the tables that it inherits from and did.
-    pub fn looked(&mut self, tables: &[Table]) -> Vec<(u32, Vec<TableName>)> {
-        let looked_at: HashSet<&TableName> = tables.iter().map(|table| &table.name).collect();
+    pub fn looked(&mut self, asked: &[TableName], tables: &[Table]) -> Vec<(u32, Vec<TableName>)> {
+        let looked_at: HashSet<&TableName> = asked.iter().collect();
         let mut now = self.0.clone();
         for heir in now.values_mut() {
             heir.parents.retain(|parent| !looked_at.contains(parent));
@@ -83,9 +85,15 @@ mod tests {
         Relation { oid, schema, name, identity: ReplicaIdentity::Default, columns: Vec::new() }
     }
 
+    /// Looks at the tables with these names, and whatever inherits from them.
+    fn look(heirs: &mut Heirs, asked: &[&str], tables: &[Table]) -> Vec<(u32, Vec<TableName>)> {
+        heirs.looked(&asked.iter().map(|its| name(its)).collect::<Vec<_>>(), tables)
+    }
+
     #[test]
     fn a_child_is_known_by_its_oid_and_by_its_name_where_there_is_none() {
-        let heirs = Heirs::of(&[table(1, "parent", &[]), table(2, "child", &["parent", "other"])]);
+        let mut heirs = Heirs::default();
+        look(&mut heirs, &["parent", "other"], &[table(1, "parent", &[]), table(2, "child", &["parent", "other"])]);
         assert!(heirs.inherits(&relation(2, "renamed"), &name("parent")));
         assert!(heirs.inherits(&relation(2, "child"), &name("other")));
         assert!(heirs.inherits(&relation(0, "child"), &name("parent")));
@@ -98,15 +106,32 @@ mod tests {
     #[test]
     fn a_look_at_some_tables_leaves_what_inherits_from_others_alone() {
         let child = |parents: &[&str]| table(3, "child", parents);
-        let mut heirs = Heirs::of(&[table(1, "a", &[]), table(2, "b", &[]), child(&["a", "b"])]);
+        let mut heirs = Heirs::default();
+        look(&mut heirs, &["a", "b"], &[table(1, "a", &[]), table(2, "b", &[]), child(&["a", "b"])]);
         let both = vec![name("a"), name("b")];
-        assert_eq!(heirs.looked(&[table(1, "a", &[]), child(&["a"])]), [], "nothing is new");
-        assert_eq!(heirs.looked(&[table(1, "a", &[])]), [(3, both)], "it does not inherit from a any more");
+        assert_eq!(look(&mut heirs, &["a"], &[table(1, "a", &[]), child(&["a"])]), [], "nothing is new");
+        assert_eq!(look(&mut heirs, &["a"], &[table(1, "a", &[])]), [(3, both)], "it does not inherit from a any more");
         assert!(
             heirs.inherits(&relation(3, "child"), &name("b")) && !heirs.inherits(&relation(3, "child"), &name("a"))
         );
-        assert_eq!(heirs.looked(&[table(2, "b", &[])]), [(3, vec![name("b")])]);
-        assert_eq!(heirs.looked(&[table(2, "b", &[])]), []);
-        assert_eq!(heirs.looked(&[table(1, "a", &[]), table(4, "new", &["a"])]), [(4, vec![name("a")])]);
+        assert_eq!(look(&mut heirs, &["b"], &[table(2, "b", &[])]), [(3, vec![name("b")])]);
+        assert_eq!(look(&mut heirs, &["b"], &[table(2, "b", &[])]), []);
+        assert_eq!(look(&mut heirs, &["a"], &[table(1, "a", &[]), table(4, "new", &["a"])]), [(4, vec![name("a")])]);
+    }
+
+    #[test]
+    fn a_child_that_is_a_table_of_a_rule_itself_keeps_its_own_children_when_its_parent_alone_is_looked_at() {
+        let mut heirs = Heirs::default();
+        let tables =
+            [table(1, "vehicles", &[]), table(2, "cars", &["vehicles"]), table(3, "sports", &["vehicles", "cars"])];
+        look(&mut heirs, &["vehicles", "cars"], &tables);
+        let more = [
+            table(1, "vehicles", &[]),
+            table(2, "cars", &["vehicles"]),
+            table(3, "sports", &["vehicles"]),
+            table(4, "trucks", &["vehicles"]),
+        ];
+        assert_eq!(look(&mut heirs, &["vehicles"], &more), [(4, vec![name("vehicles")])]);
+        assert!(heirs.inherits(&relation(3, "sports"), &name("cars")));
     }
 }

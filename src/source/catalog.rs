@@ -55,6 +55,7 @@ pub async fn look(
         None => publication == PUBLICATION_DEFAULT && other_slots.is_empty(),
     });
     let held = held.await?;
+    let asked = tables.to_vec();
     let (tables, others) = tables::look(client, publication, version, tables, held.as_ref()).await?;
     let row = one(client, "the functions", FUNCTIONS, &[]).await?;
     Ok(Database {
@@ -67,6 +68,8 @@ pub async fn look(
         publication: held,
         slot_name: slot.to_owned(),
         slot: read_slot(client, slot).await?,
+        asked,
+        has_heirs: tables.iter().any(|table| !table.parents.is_empty()),
         tables,
         others,
         other_slots,

@@ -52,8 +52,7 @@ pub(super) async fn find(config: &Config, args: &Args, table: &TableName, predic
     }
     let count = rows.len() as u64;
     let mut found = Found::at_most(usize::MAX);
-    Finder::new(config, Heirs::of(&database.tables))
-        .rows(&Touched { relation: asked.relation(columns), rows }, &mut found);
+    Finder::new(config, Heirs::of(&database)).rows(&Touched { relation: asked.relation(columns), rows }, &mut found);
     notes.insert(0, format!("{} of {table}", plural(count, "row")));
     if count > 0 {
         notes.extend(asked.text_forms());

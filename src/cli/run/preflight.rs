@@ -60,7 +60,7 @@ pub(super) async fn preflight(
         let reason = match attempt {
             Ok(database) => {
                 judged(&audit(&config.rules, &database), &database, &parts.targets).await?;
-                return Ok(Preflight::Passed(Heirs::of(&database.tables)));
+                return Ok(Preflight::Passed(Heirs::of(&database)));
             }
             Err(SourceError::Refused(text)) => return Err(anyhow::Error::msg(text).into()),
             Err(error) => error.to_string(),

@@ -278,16 +278,18 @@ fn a_child_that_came_before_the_first_look_is_flushed_and_one_that_was_known_is_
     let parent = rules()[0].table.clone();
     let child = TableName { name: "child".into(), ..parent.clone() };
     let tables = vec![published(2, child, vec![parent.clone()]), published(1, parent, Vec::new())];
-    for (knew, is_flushed) in [(Heirs::of(&tables), false), (Heirs::default(), true)] {
+    let operations = Operations { insert: true, update: true, delete: true, truncate: true };
+    let publication = Some(Publication { operations, ..Publication::default() });
+    let asked = vec![rules()[0].table.clone()];
+    let database = Database { asked, tables, has_heirs: true, publication, ..Database::default() };
+    for (knew, is_flushed) in [(Heirs::of(&database), false), (Heirs::default(), true)] {
         on_paused_time(async {
             let script = Script::default();
             script.shared.lock().unwrap().heirs = Some(knew);
             let bench = start_following(script, Cache::default(), SETTINGS);
             bench.script.say(transaction(b"1", 150));
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let operations = Operations { insert: true, update: true, delete: true, truncate: true };
-            let publication = Some(Publication { operations, ..Publication::default() });
-            let database = Some(Box::new(Database { tables: tables.clone(), publication, ..Database::default() }));
+            let database = Some(Box::new(database.clone()));
             bench.shows(Observation { database, ..look(&rules(), "as it was") });
             bench.acknowledges(150).await;
             assert_eq!(bench.struck().contains(&"SCOPE user:*".to_owned()), is_flushed);

@@ -200,7 +200,7 @@ fn a_flush_of_a_gap_is_repeated_for_the_replicas_and_the_record_vouches_after_th
         let marks = || cache.record.lock().unwrap().as_ref().and_then(|record| record.rules.clone()).unwrap();
         assert_eq!(&*marks(), "");
         behind.abort();
-        let _there = script.replicas_say(&[1000]);
+        let _there = script.replicas_say(&[20_000]);
         eventually("the record vouches", || !marks().is_empty()).await;
         assert_eq!(cache.struck("SCOPE user:*"), 2);
     });
@@ -228,7 +228,7 @@ fn a_snapshot_from_between_the_two_strikes_is_a_gap_for_the_next_process() {
     on_paused_time(async {
         let cache = Cache { not_empty: true, ..Cache::default() };
         let Bench { script, cache, stop, running } = start_following(with_replicas(1), cache, SETTINGS);
-        let caught_up = script.replicas_say(&[1000]);
+        let caught_up = script.replicas_say(&[20_000]);
         eventually("the first start's flush is over", || cache.settled() == 100).await;
         caught_up.abort();
         let behind = script.replicas_say(&[150]);
@@ -237,7 +237,7 @@ fn a_snapshot_from_between_the_two_strikes_is_a_gap_for_the_next_process() {
         eventually("it is struck once", || cache.applied() == 200).await;
         let snapshot = cache.record.lock().unwrap().clone();
         behind.abort();
-        let _there = script.replicas_say(&[1000]);
+        let _there = script.replicas_say(&[20_000]);
         eventually("it is struck for good", || script.acknowledged() == Some(200)).await;
         assert_eq!(cache.struck("user:1"), 2);
         drop(stop);

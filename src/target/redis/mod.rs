@@ -182,6 +182,8 @@ impl Redis {
         turn: MutexGuard<'_, ()>,
         delivery: &Delivery,
     ) -> Result<Tally, Fault> {
+        // In the order of the deliveries, whatever becomes of this one.
+        let expected = self.chain.next(delivery.record.sequence);
         let mut tally = Tally::default();
         self.sweep_scopes(connected, delivery.batch.scopes(), &mut tally).await?;
         let (bump, record) = connected.scripts();
@@ -193,7 +195,6 @@ impl Redis {
             let mut salvo = strikes.load(&manner);
             let last = strikes.are_spent();
             if last && tally.fault.is_none() {
-                let expected = self.chain.next(delivery.record.sequence);
                 let mut write = record::write(record, &self.record_key, &delivery.record, &expected);
                 write.arg("slot").arg(&self.slot);
                 salvo.push(Step::WriteRecord, write);

@@ -100,7 +100,7 @@ async fn errors(config: &Config, client: &Client, watch: &WatchConfig) -> anyhow
     let database = look(client, &watch.slot, &watch.publication, &watch.tables).await?;
     let mut findings = audit(&config.rules, &database);
     findings.retain(|finding| finding.severity == Severity::Error);
-    Ok((findings, Heirs::of(&database.tables)))
+    Ok((findings, Heirs::of(&database)))
 }
 
 impl After {
