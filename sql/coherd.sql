@@ -17,6 +17,9 @@
 --         END LOOP;
 --     END $$;
 
+-- All or nothing, also where psql goes on after an error.
+BEGIN;
+
 -- Under another search path, names here could mean what somebody has made in a schema of this database. The one of the
 -- session comes back at the end.
 DO $$ BEGIN PERFORM pg_catalog.set_config('coherd.search_path', pg_catalog.current_setting('search_path'), false); END $$;
@@ -34,6 +37,16 @@ BEGIN
         RAISE EXCEPTION 'the schema coherd belongs to role %, who could replace the functions in it', owner
             USING ERRCODE = '42501', HINT = pg_catalog.format('Run this as %1$I. Or, where %1$I is not to be trusted: '
                 'DROP SCHEMA coherd CASCADE; and run this again.', owner);
+    END IF;
+    -- CREATE OR REPLACE leaves a function to its owner.
+    SELECT r.rolname INTO owner
+    FROM (SELECT proowner AS role FROM pg_catalog.pg_proc WHERE pronamespace = 'coherd'::pg_catalog.regnamespace
+        UNION ALL
+        SELECT relowner FROM pg_catalog.pg_class WHERE relnamespace = 'coherd'::pg_catalog.regnamespace) made
+    JOIN pg_catalog.pg_roles r ON r.oid = made.role WHERE r.rolname <> current_user AND NOT r.rolsuper;
+    IF FOUND THEN
+        RAISE EXCEPTION 'a function or a view in the schema coherd belongs to role %, who could replace it', owner
+            USING ERRCODE = '42501', HINT = 'DROP SCHEMA coherd CASCADE; and run this again.';
     END IF;
 END $$;
 
@@ -478,3 +491,5 @@ $$;
 COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 7)';
 
 DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('coherd.search_path'), false); END $$;
+
+COMMIT;

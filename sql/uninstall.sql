@@ -2,6 +2,9 @@
 -- publication is not called "coherd", use "coherd teardown", or change the names below. As often as you like. What coherd
 -- did not make, and what another coherd may still use, stays; a notice says so.
 
+-- All or nothing, also where psql goes on after an error. A slot that was dropped stays so.
+BEGIN;
+
 -- Under another search path, names here could mean what somebody has made in a schema of this database. The one of the
 -- session comes back at the end.
 DO $$ BEGIN PERFORM pg_catalog.set_config('coherd.search_path', pg_catalog.current_setting('search_path'), false); END $$;
@@ -90,3 +93,5 @@ END
 $$;
 
 DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('coherd.search_path'), false); END $$;
+
+COMMIT;

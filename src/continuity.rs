@@ -40,9 +40,9 @@ pub struct Fork {
     pub at: Lsn,
 }
 
-/// What this process knows when it judges a target.
+/// What this process knows of the server's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known<'a> {
+pub struct Server<'a> {
     /// `IDENTIFY_SYSTEM`'s `systemid`.
     pub system_id: u64,
     /// `IDENTIFY_SYSTEM`'s `timeline`.
@@ -53,6 +53,13 @@ pub struct Known<'a> {
     pub slot: SlotOrigin,
     /// The furthest position that the server is known to have.
     pub reached: Lsn,
+}
+
+/// What this process knows when it reconciles a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known<'a> {
+    /// The server's history.
+    pub server: Server<'a>,
     /// The furthest `applied` of a record that this target has confirmed since the slot is followed; zero before the
     /// first.
     pub written: Lsn,
@@ -82,6 +89,8 @@ pub enum Verdict {
     },
     /// It has missed something, or may have.
     Gap(Gap),
+    /// Another instance that follows the same slot has begun to write the record since this one did.
+    Overtaken,
 }
 
 /// Why something may have been missed.
@@ -186,7 +195,7 @@ pub fn judge(known: &Known, recollection: &Recollection) -> Verdict {
     match &recollection.record {
         // Nothing in it, so nothing stale in it.
         None if recollection.empty => Verdict::Continue,
-        None if known.slot == SlotOrigin::CreatedHere && !known.acquainted => Verdict::FirstStart,
+        None if known.server.slot == SlotOrigin::CreatedHere && !known.acquainted => Verdict::FirstStart,
         None => Verdict::Gap(Gap::RecordIsGone),
         Some(record) if record.is_unreadable() => Verdict::Gap(Gap::RecordIsUnreadable),
         Some(record) => judge_record(known, record),
@@ -195,15 +204,15 @@ pub fn judge(known: &Known, recollection: &Recollection) -> Verdict {
 
 fn judge_record(known: &Known, record: &Record) -> Verdict {
     let applied = record.applied;
-    if record.system_id != known.system_id {
+    if record.system_id != known.server.system_id {
         return Verdict::Gap(Gap::OtherDatabase);
     }
-    if known.slot == SlotOrigin::CreatedHere && known.written == Lsn::ZERO {
+    if known.server.slot == SlotOrigin::CreatedHere && known.written == Lsn::ZERO {
         return Verdict::Gap(Gap::SlotWasGone { record: applied });
     }
-    if record.timeline != known.timeline {
-        let gap = Gap::NewTimeline { was: record.timeline, is: known.timeline };
-        match known.forks.iter().find(|fork| fork.timeline == record.timeline) {
+    if record.timeline != known.server.timeline {
+        let gap = Gap::NewTimeline { was: record.timeline, is: known.server.timeline };
+        match known.server.forks.iter().find(|fork| fork.timeline == record.timeline) {
             // Where its timeline was left, everything that it was sent is part of the server's history.
             Some(fork) if applied <= fork.at => {}
             Some(fork) if known.is_ours => return known.resend(fork.at, gap),
@@ -212,7 +221,7 @@ fn judge_record(known: &Known, record: &Record) -> Verdict {
         }
     }
     // What the slot has left behind was struck for good, by this process or another. What this one wrote since it knows.
-    let confirmed = match known.slot {
+    let confirmed = match known.server.slot {
         SlotOrigin::CreatedHere => Lsn::ZERO,
         SlotOrigin::Found { confirmed } => confirmed,
     };
@@ -222,8 +231,8 @@ fn judge_record(known: &Known, record: &Record) -> Verdict {
     if let Some((said, needed)) = its_own.or(of_another) {
         // What is applied may have been sent and refused.
         known.resend(record.confirmed.min(applied), Gap::TargetWentBack { record: said, needed })
-    } else if applied > known.reached {
-        Verdict::Gap(Gap::DatabaseWentBack { record: applied, reached: known.reached })
+    } else if applied > known.server.reached {
+        Verdict::Gap(Gap::DatabaseWentBack { record: applied, reached: known.server.reached })
     } else {
         Verdict::Continue
     }
@@ -241,13 +250,17 @@ mod tests {
 
     const FORKS: &[Fork] = &[Fork { timeline: 1, at: Lsn::new(250) }];
 
+    const SERVER: Server<'static> = Server {
+        system_id: 7,
+        timeline: 1,
+        forks: &[],
+        slot: SlotOrigin::Found { confirmed: Lsn::new(100) },
+        reached: Lsn::new(500),
+    };
+
     fn known() -> Known<'static> {
         Known {
-            system_id: 7,
-            timeline: 1,
-            forks: &[],
-            slot: SlotOrigin::Found { confirmed: Lsn::new(100) },
-            reached: Lsn::new(500),
+            server: SERVER,
             written: Lsn::ZERO,
             sequence: 0,
             acquainted: false,
@@ -256,12 +269,14 @@ mod tests {
         }
     }
 
+    const FORKED: Server<'static> = Server { timeline: 2, forks: FORKS, ..SERVER };
+
     fn wrote() -> Known<'static> {
         Known { written: Lsn::new(300), acquainted: true, ..known() }
     }
 
     fn created() -> Known<'static> {
-        Known { slot: SlotOrigin::CreatedHere, ..known() }
+        Known { server: Server { slot: SlotOrigin::CreatedHere, ..SERVER }, ..known() }
     }
 
     fn at(applied: u64) -> Recollection {
@@ -293,7 +308,10 @@ mod tests {
         for slot in [SlotOrigin::CreatedHere, SlotOrigin::Found { confirmed: Lsn::ZERO }] {
             for empty in [false, true] {
                 let its = Recollection { record: Some(Record::UNREADABLE), empty, written: None };
-                assert_eq!(judge(&Known { slot, ..known() }, &its), Verdict::Gap(Gap::RecordIsUnreadable));
+                assert_eq!(
+                    judge(&Known { server: Server { slot, ..SERVER }, ..known() }, &its),
+                    Verdict::Gap(Gap::RecordIsUnreadable)
+                );
             }
         }
     }
@@ -312,9 +330,9 @@ mod tests {
 
     #[test]
     fn every_other_case_is_a_gap_with_its_reason() {
-        let other = Known { system_id: 8, ..known() };
-        let promoted = Known { timeline: 2, ..known() };
-        let forked = Known { forks: FORKS, ..promoted };
+        let other = Known { server: Server { system_id: 8, ..SERVER }, ..known() };
+        let promoted = Known { server: Server { timeline: 2, ..SERVER }, ..known() };
+        let forked = Known { server: FORKED, ..known() };
         for (known, recollection, reason) in [
             (known(), NOTHING, "record_gone"),
             (Known { acquainted: true, ..created() }, NOTHING, "record_gone"),
@@ -337,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_record_of_a_timeline_that_was_left_later_goes_on() {
-        let forked = Known { timeline: 2, forks: FORKS, ..known() };
+        let forked = Known { server: FORKED, ..known() };
         for applied in [100, 250] {
             assert_eq!(judge(&forked, &at(applied)), Verdict::Continue, "{applied}");
         }
@@ -351,7 +369,7 @@ mod tests {
         let resend = Verdict::Resend { after: after(200), because: went_back };
         assert_eq!(judge(&remembers(200, wrote()), &at(200)), resend);
         assert_eq!(judge(&remembers(201, wrote()), &at(200)), Verdict::Gap(went_back));
-        let forked = Known { timeline: 2, forks: FORKS, is_ours: true, ..known() };
+        let forked = Known { server: FORKED, is_ours: true, ..known() };
         let beyond = Gap::NewTimeline { was: 1, is: 2 };
         let resend = Verdict::Resend { after: after(250), because: beyond };
         assert_eq!(judge(&remembers(250, forked), &at(400)), resend);
@@ -381,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_slot_created_here_goes_on_once_its_target_has_a_record_of_this_process() {
-        let wrote = Known { slot: SlotOrigin::CreatedHere, ..wrote() };
+        let wrote = Known { server: Server { slot: SlotOrigin::CreatedHere, ..SERVER }, ..wrote() };
         assert_eq!(judge(&wrote, &at(300)), Verdict::Continue);
     }
 }

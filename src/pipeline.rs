@@ -6,8 +6,8 @@ mod halting;
 mod judging;
 mod link;
 mod overflow;
-mod reporting;
 mod recorder;
+mod reporting;
 mod settings;
 mod sharing;
 mod sighting;
@@ -202,7 +202,7 @@ impl<S: Source + 'static> Pipeline<S> {
             };
             match event {
                 Event::Shutdown => return self.drain().await,
-                Event::Report(report) => self.reported(report),
+                Event::Report(report) => self.reported(report)?,
                 Event::Watched(watched) => self.watched(watched)?,
                 Event::Sighted(sighted) => self.sighted(sighted)?,
                 Event::Opened(source, _, Ok(opened)) => self.opened(source, opened),
@@ -233,7 +233,7 @@ impl<S: Source + 'static> Pipeline<S> {
         }
         self.got_past_failure();
         self.other_histories();
-        self.release();
+        self.release()?;
         if let Some(lane) = self.workers.iter().position(Worker::has_ended) {
             return Err(Stopped::Broken(self.recorder.worker_ended(lane)));
         }

@@ -87,8 +87,9 @@ impl Coverage {
     }
 
     /// Another look. Gives what is different, in the order in which it is to be acted upon. Costs in proportion to what
-    /// differs, and to the rules that are not whole.
-    pub fn looked(&mut self, look: &Observation) -> Vec<Drift> {
+    /// differs, and to the rules that are not whole. The tables of `reinherited` rules have other children than before,
+    /// whose changes are read from now on.
+    pub fn looked(&mut self, look: &Observation, reinherited: &[RuleId]) -> Vec<Drift> {
         let first = self.horizon.replace(look.snapshot).is_none();
         if first {
             self.since = look.snapshot.xmax;
@@ -120,6 +121,10 @@ impl Coverage {
                 _ => Catalogue::AsBefore,
             };
             kept.move_on(rule.id, differs, catalogue, look.snapshot, &mut drifts);
+            if differs && reinherited.contains(&rule.id) {
+                kept.wait_for_the_next_look();
+                drifts.retain(|drift| *drift != Drift::Mended(rule.id));
+            }
             if kept.standing == Standing::Whole {
                 self.unsound.remove(&place);
             } else {
@@ -154,6 +159,14 @@ impl Coverage {
         self.rules.iter().zip(&self.kept).filter(unknown).map(|(rule, _)| rule.id).collect()
     }
 
+    /// Between what the rule was read with and the first look, other tables came to inherit from its table.
+    pub fn reinherited(&mut self, rule: RuleId) {
+        if let Some(kept) = self.kept.get_mut(usize::from(rule.0)) {
+            kept.wait_for_the_next_look();
+            self.unsound.insert(usize::from(rule.0));
+        }
+    }
+
     /// A target's record does not vouch for the rule, so it may have been broken before the first look. Gives whether it
     /// is mended with one flush.
     pub fn doubt(&mut self, rule: RuleId) -> bool {
@@ -167,6 +180,13 @@ impl Coverage {
 }
 
 impl Kept {
+    /// Transactions that began after the present look may have been read before it was acted upon.
+    fn wait_for_the_next_look(&mut self) {
+        if self.standing != Standing::Uncovered {
+            self.standing = Standing::Mending { below: u64::MAX };
+        }
+    }
+
     fn move_on(&mut self, rule: RuleId, differs: bool, catalogue: Catalogue, now: Horizon, drifts: &mut Vec<Drift>) {
         match catalogue {
             Catalogue::Hides(text) => {
@@ -350,49 +370,69 @@ mod tests {
     #[test]
     fn a_changed_stamp_is_mended_when_the_transactions_of_that_moment_have_ended() {
         let mut coverage = Coverage::new(rules(&["user:{id}"]));
-        assert_eq!(coverage.looked(&look("a", 5, 9)), []);
+        assert_eq!(coverage.looked(&look("a", 5, 9), &[]), []);
         let whole = coverage.marks(|_| true);
-        assert_eq!(coverage.looked(&look("a", 5, 10)), []);
-        assert_eq!(coverage.looked(&look("b", 5, 10)), [Drift::Broken(RULE)]);
+        assert_eq!(coverage.looked(&look("a", 5, 10), &[]), []);
+        assert_eq!(coverage.looked(&look("b", 5, 10), &[]), [Drift::Broken(RULE)]);
         assert_eq!(coverage.marks(|_| true), "", "nobody vouches for it meanwhile");
-        assert_eq!(coverage.looked(&look("b", 9, 20)), []);
-        assert_eq!(coverage.looked(&look("b", 10, 20)), [Drift::Mended(RULE)]);
+        assert_eq!(coverage.looked(&look("b", 9, 20), &[]), []);
+        assert_eq!(coverage.looked(&look("b", 10, 20), &[]), [Drift::Mended(RULE)]);
         assert_ne!(coverage.marks(|_| true), whole);
-        assert_eq!(coverage.looked(&look("c", 20, 20)), [Drift::Broken(RULE), Drift::Mended(RULE)], "nothing ran");
+        assert_eq!(coverage.looked(&look("c", 20, 20), &[]), [Drift::Broken(RULE), Drift::Mended(RULE)], "nothing ran");
+    }
+
+    #[test]
+    fn where_a_child_comes_the_transactions_until_the_next_look_are_waited_for_too() {
+        let mut coverage = Coverage::new(rules(&["user:{id}"]));
+        coverage.looked(&look("a", 9, 9), &[]);
+        assert_eq!(
+            coverage.looked(&look("b", 10, 10), &[RULE]),
+            [Drift::Broken(RULE)],
+            "10 may come before its children"
+        );
+        assert_eq!(coverage.looked(&look("b", 10, 12), &[]), [], "11 may have");
+        assert_eq!(coverage.looked(&look("b", 11, 30), &[]), []);
+        assert_eq!(coverage.looked(&look("b", 12, 30), &[]), [Drift::Mended(RULE)]);
+        assert_eq!(coverage.looked(&look("b", 12, 30), &[RULE]), [], "nothing came of it");
+        let mut first = Coverage::new(rules(&["user:{id}"]));
+        first.looked(&look("a", 9, 9), &[]);
+        first.reinherited(RULE);
+        assert_eq!(first.looked(&look("a", 9, 12), &[]), []);
+        assert_eq!(first.looked(&look("a", 12, 12), &[]), [Drift::Mended(RULE)]);
     }
 
     #[test]
     fn transaction_ids_that_go_back_do_not_leave_a_rule_unmended_for_ever() {
         let mut coverage = Coverage::new(rules(&["user:{id}"]));
-        coverage.looked(&look("a", 90, 90));
-        assert_eq!(coverage.looked(&look("b", 90, 95)), [Drift::Broken(RULE)]);
-        assert_eq!(coverage.looked(&look("b", 50, 60)), []);
-        assert_eq!(coverage.looked(&look("b", 60, 61)), [Drift::Mended(RULE)]);
+        coverage.looked(&look("a", 90, 90), &[]);
+        assert_eq!(coverage.looked(&look("b", 90, 95), &[]), [Drift::Broken(RULE)]);
+        assert_eq!(coverage.looked(&look("b", 50, 60), &[]), []);
+        assert_eq!(coverage.looked(&look("b", 60, 61), &[]), [Drift::Mended(RULE)]);
     }
 
     #[test]
     fn a_second_change_while_the_first_is_mended_begins_anew() {
         let mut coverage = Coverage::new(rules(&["user:{id}"]));
-        coverage.looked(&look("a", 5, 9));
-        coverage.looked(&look("b", 5, 10));
-        assert_eq!(coverage.looked(&look("c", 10, 30)), [Drift::Broken(RULE)]);
-        assert_eq!(coverage.looked(&look("c", 29, 30)), []);
-        assert_eq!(coverage.looked(&look("c", 30, 30)), [Drift::Mended(RULE)]);
+        coverage.looked(&look("a", 5, 9), &[]);
+        coverage.looked(&look("b", 5, 10), &[]);
+        assert_eq!(coverage.looked(&look("c", 10, 30), &[]), [Drift::Broken(RULE)]);
+        assert_eq!(coverage.looked(&look("c", 29, 30), &[]), []);
+        assert_eq!(coverage.looked(&look("c", 30, 30), &[]), [Drift::Mended(RULE)]);
     }
 
     #[test]
     fn a_record_vouches_for_the_rules_and_tables_that_it_was_written_with() {
         let mut coverage = Coverage::new(rules(&["user:{id}", "u:{id}"]));
-        coverage.looked(&look("a", 9, 9));
+        coverage.looked(&look("a", 9, 9), &[]);
         let marks = coverage.marks(|_| true);
         assert_eq!(coverage.missing(&marks, |_| true), []);
         assert_eq!(coverage.missing("", |_| true), [RuleId(0), RuleId(1)]);
         assert_eq!(coverage.missing("", |rule| rule.id == RULE), [RULE]);
         assert_eq!(coverage.missing("what is this", |_| true).len(), 2);
-        coverage.looked(&look("b", 9, 9));
+        coverage.looked(&look("b", 9, 9), &[]);
         assert_eq!(coverage.missing(&marks, |_| true).len(), 2, "the publication has changed");
         let mut other = Coverage::new(rules(&["user:{id}", "person:{id}"]));
-        other.looked(&look("a", 9, 9));
+        other.looked(&look("a", 9, 9), &[]);
         assert_eq!(other.missing(&marks, |_| true), [RuleId(1)], "the rule has changed");
     }
 
@@ -400,10 +440,10 @@ mod tests {
     fn a_doubted_rule_waits_for_the_transactions_that_run() {
         let mut coverage = Coverage::new(rules(&["user:{id}"]));
         assert!(!coverage.is_known());
-        coverage.looked(&look("a", 9, 12));
+        coverage.looked(&look("a", 9, 12), &[]);
         assert!(!coverage.doubt(RULE));
-        assert_eq!(coverage.looked(&look("a", 11, 13)), []);
-        assert_eq!(coverage.looked(&look("a", 12, 14)), [Drift::Mended(RULE)]);
+        assert_eq!(coverage.looked(&look("a", 11, 13), &[]), []);
+        assert_eq!(coverage.looked(&look("a", 12, 14), &[]), [Drift::Mended(RULE)]);
         assert!(coverage.doubt(RULE), "what ran at the first look has ended, one flush is enough");
     }
 
@@ -418,10 +458,10 @@ mod tests {
             (&[(1, 1, true)], &[(1, 1, true), (2, 7, true)], true),
         ] {
             let mut coverage = Coverage::new(rules(&["user:{id}"]));
-            coverage.looked(&leaves(before));
+            coverage.looked(&leaves(before), &[]);
             let marks = coverage.marks(|_| true);
             let expected = if is_loss { &drifts[..] } else { &[] };
-            assert_eq!(coverage.looked(&leaves(now)), expected, "{before:?} {now:?}");
+            assert_eq!(coverage.looked(&leaves(now), &[]), expected, "{before:?} {now:?}");
             assert_ne!(coverage.marks(|_| true), marks, "the record follows either way");
         }
     }

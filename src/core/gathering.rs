@@ -54,7 +54,7 @@ impl Core {
                 ready.has_rows_of(*commit);
                 continue;
             }
-            let since = target.unverified.unwrap_or(*decoded);
+            let since = target.since(*decoded);
             let pending = target.stage(Stage::Fresh);
             put(&mut pending.batch);
             pending.holds_since(since);
@@ -129,7 +129,7 @@ impl Gather for Core {
                 (true, false) => self.manual_is_full = true,
                 (false, _) => {}
             }
-            let since = target.unverified.unwrap_or(self.decoded);
+            let since = target.since(self.decoded);
             let pending = target.stage(Stage::Fresh);
             pending.batch.push_by_hand(Action::Delete, key);
             pending.holds_since(since);

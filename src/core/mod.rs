@@ -26,7 +26,7 @@ mod watermark;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::continuity::{Gap, Known, Verdict, judge};
+use crate::continuity::{Gap, Known, Server, Verdict, judge};
 use crate::invalidation::{Batch, RuleId};
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
@@ -272,16 +272,24 @@ impl Core {
 
     /// Compares a target's stored record with what is known. Unless the target is halted, it may be sent something from
     /// now on: what the verdict asks for first.
-    pub fn reconcile(&mut self, index: usize, its: &Recollection, known: Known<'_>) -> Verdict {
+    pub fn reconcile(&mut self, index: usize, its: &Recollection, server: Server<'_>) -> Verdict {
         let ours = self.first_sequence..=self.sequence;
         let Some(target) = self.targets.get_mut(index) else { return Verdict::Continue };
+        let sequence = its.record.as_ref().map_or(0, |record| record.sequence);
+        let is_known = its.record.as_ref().is_some_and(|record| record.system_id == server.system_id);
+        let last = self.sequence;
+        self.sequence = sequence.max(last);
+        if is_known && sequence > last && target.written > Lsn::ZERO {
+            // Told apart once: where the stream turns out to be open still, its clock was ahead of this one's.
+            return Verdict::Overtaken;
+        }
         let known = Known {
+            server,
             written: target.written,
             sequence: target.confirmed_sequence,
             acquainted: target.acquainted,
-            is_ours: its.record.as_ref().is_some_and(|record| ours.contains(&record.sequence)),
+            is_ours: target.sent > Lsn::ZERO && ours.contains(&sequence),
             remembered: target.recent.reaches_back_to(),
-            ..known
         };
         let verdict = judge(&known, its);
         if target.mode == Mode::Unverified {
@@ -295,6 +303,8 @@ impl Core {
         };
         // It may have lost those too.
         target.rules.1 = true;
+        self.sweep_again(index);
+        let Some(target) = self.targets.get_mut(index) else { return verdict };
         if let (Verdict::Continue | Verdict::Resend { .. }, Some(record), false) =
             (&verdict, &its.record, known.is_ours)
         {
@@ -303,7 +313,6 @@ impl Core {
                 return Verdict::Gap(Gap::OtherHistory { commit });
             }
         }
-        self.sweep_again(index);
         verdict
     }
 
@@ -320,10 +329,7 @@ impl Core {
     /// confirmed.
     pub fn missed_since(&mut self, target: usize, at: Lsn) {
         if let Some(target) = self.targets.get_mut(target) {
-            let unproved = target.unproved.iter_mut().map(|unproved| &mut unproved.sent);
-            for sent in target.in_flight.iter_mut().chain(unproved) {
-                sent.since = sent.since.min(at);
-            }
+            target.sent_mut().for_each(|sent| sent.since = sent.since.min(at));
             target.stages.all_mut().for_each(|pending| pending.clamp(at));
             target.unverified = Some(target.unverified.map_or(at, |since| since.min(at)));
         }

@@ -74,11 +74,7 @@ impl Core {
         self.answer_is_late();
         let Some(target) = self.targets.get_mut(index) else { return };
         let ready = std::mem::take(target.stage(Stage::Ready));
-        let blocked = target.stage(Stage::Blocked);
-        blocked.batch.append(&ready.batch);
-        blocked.since = blocked.since.into_iter().chain(ready.since).min();
-        blocked.last = blocked.last.max(ready.last);
-        blocked.repairs |= ready.repairs;
+        target.stage(Stage::Blocked).join(&ready);
         *target.stage(Stage::Ready) = ready;
     }
 
@@ -90,7 +86,7 @@ impl Core {
         self.furthest = self.furthest.min(last);
         // Or it would wait for what is never replayed.
         for target in &mut self.targets {
-            target.in_flight.iter_mut().for_each(|sent| sent.last = sent.last.min(last));
+            target.sent_mut().for_each(|sent| sent.last = sent.last.min(last));
             target.pendings_mut().for_each(|pending| pending.last = pending.last.min(last));
         }
         for stage in [Stage::Fresh, Stage::Probed, Stage::Blocked] {
@@ -98,7 +94,7 @@ impl Core {
         }
         if shared == Lsn::ZERO {
             for index in 0..self.targets.len() {
-                self.stop_awaiting_replay(index);
+                self.take_replayed(index, |_| true);
             }
         }
     }

@@ -65,15 +65,20 @@ impl Pending {
     pub(super) fn absorb(&mut self, other: &mut Pending) {
         if self.batch.is_empty() && !other.batch.is_empty() {
             std::mem::swap(&mut self.batch, &mut other.batch);
-        } else {
-            self.batch.append(&other.batch);
         }
+        self.join(other);
         other.batch.clear();
-        self.since = self.since.into_iter().chain(other.since.take()).min();
-        self.last = self.last.max(std::mem::take(&mut other.last));
-        self.newest = Commit::latest(self.newest, other.newest.take());
-        self.oldest = self.oldest.into_iter().chain(other.oldest.take()).min();
-        self.repairs |= std::mem::take(&mut other.repairs);
+        *other = Pending { batch: std::mem::take(&mut other.batch), ..Pending::default() };
+    }
+
+    /// Adds what is in `other`, which stays as it is.
+    pub(super) fn join(&mut self, other: &Pending) {
+        self.batch.append(&other.batch);
+        self.since = self.since.into_iter().chain(other.since).min();
+        self.last = self.last.max(other.last);
+        self.newest = Commit::latest(self.newest, other.newest);
+        self.oldest = self.oldest.into_iter().chain(other.oldest).min();
+        self.repairs |= other.repairs;
     }
 
     /// Takes the scopes out. Both parts hold the watermarks.

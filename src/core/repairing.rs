@@ -58,7 +58,7 @@ impl Core {
     pub fn repair_later(&mut self, index: usize, repair: &Repair) {
         let decoded = self.decoded;
         let Some(target) = self.targets.get_mut(index) else { return };
-        let since = target.unverified.unwrap_or(decoded);
+        let since = target.since(decoded);
         let ready = target.stages.at_mut(Stage::Ready);
         repair.put(&mut target.recent, &self.routes, &mut ready.batch);
         ready.holds_since(since);
@@ -86,7 +86,7 @@ impl Core {
     pub fn repaired(&mut self, index: usize) {
         let decoded = self.decoded;
         if let Some(target) = self.targets.get_mut(index) {
-            let since = target.unverified.unwrap_or(decoded);
+            let since = target.since(decoded);
             let since = target.uncovered.take().map_or(since, |uncovered| uncovered.min(since));
             target.stage(Stage::Ready).holds_since(since);
         }

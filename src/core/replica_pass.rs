@@ -43,15 +43,16 @@ impl Core {
         self.rules_are_due |= self.replay.left != left;
         self.replay = Replay { replayed: Some(replayed), left };
         for index in 0..self.targets.len() {
-            self.take_replayed(index);
+            self.take_replayed(index, |_| false);
         }
     }
 
-    /// What is replayed by now waits for its replica pass.
-    fn take_replayed(&mut self, index: usize) {
+    /// What is replayed by now, and what need not be, waits for its replica pass.
+    pub(super) fn take_replayed(&mut self, index: usize, need_not_be: impl Fn(&Pending) -> bool) {
         let Core { targets, routes, limits, replay, .. } = self;
         let Some(target) = targets.get_mut(index) else { return };
-        while let Some(mut pending) = target.awaiting_replay.pop_front_if(|pending| !replay.lacks(pending.last)) {
+        let is_taken = |pending: &mut Pending| !replay.lacks(pending.last) || need_not_be(pending);
+        while let Some(mut pending) = target.awaiting_replay.pop_front_if(is_taken) {
             target.replayed.absorb(&mut pending);
             target.overflow.note(target.replayed.limit(limits.pending_keys, routes));
             target.spare.push(pending.batch);
@@ -74,7 +75,7 @@ impl Core {
             target.overflow.note(before.limit(limits.pending_keys, routes));
             target.spare.push(last.batch);
         }
-        self.take_replayed(index);
+        self.take_replayed(index, |_| false);
     }
 
     /// A replica is held again that had replayed everything before `since` when it left: its readers may have filled in
@@ -129,16 +130,5 @@ impl Core {
         // How far one had come that was restarted, or has never answered, is not known: it may lack what is older than
         // this history.
         touched >= since && (touched > Lsn::ZERO || since == Lsn::ZERO)
-    }
-
-    /// What waits for replicas waits no more.
-    pub(super) fn stop_awaiting_replay(&mut self, index: usize) {
-        let Core { targets, routes, limits, .. } = self;
-        let Some(target) = targets.get_mut(index) else { return };
-        while let Some(mut pending) = target.awaiting_replay.pop_front() {
-            target.replayed.absorb(&mut pending);
-            target.overflow.note(target.replayed.limit(limits.pending_keys, routes));
-            target.spare.push(pending.batch);
-        }
     }
 }

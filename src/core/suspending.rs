@@ -3,17 +3,10 @@
 use super::gathering::push_scopes;
 use super::pending::{Pending, Stage};
 use super::{Core, just_before};
-use crate::invalidation::Batch;
 use crate::lsn::Lsn;
 use crate::observation::HeldWal;
-use crate::sight::Commit;
 
 impl Core {
-    /// Whether the slot goes on without the target.
-    pub fn is_suspended(&self, target: usize) -> bool {
-        self.targets.get(target).is_some_and(|target| target.suspended.is_some())
-    }
-
     /// The next suspended target that is served again.
     pub fn take_resumed(&mut self) -> Option<usize> {
         self.resumed.pop()
@@ -47,22 +40,19 @@ impl Core {
         let rules = self.rules_of(index, |_| true);
         let decoded = self.decoded;
         let Some(target) = self.targets.get_mut(index) else { return };
-        let mut all = Batch::default();
-        let (mut since, mut last) = (Some(target.unverified.unwrap_or(decoded)), just_before(decoded));
-        let mut newest = None;
+        let since = Some(target.since(decoded));
+        let mut all = Pending { since, last: just_before(decoded), repairs: true, ..Pending::default() };
         for pending in target.pendings_mut() {
             // The scopes stand in for all but manual keys.
             let _replaced = pending.batch.coarsen(|_| &[]);
-            all.append(&std::mem::take(&mut pending.batch));
-            since = since.into_iter().chain(pending.since.take()).min();
-            last = last.max(pending.last);
-            newest = Commit::latest(newest, pending.newest);
-            *pending = Pending::default();
+            all.join(&std::mem::take(pending));
         }
         target.awaiting_replay.clear();
         target.repeats.clear();
-        push_scopes(&rules, &self.routes, &mut all);
-        *target.stage(Stage::Ready) = Pending { batch: all, since, last, newest, oldest: None, repairs: true };
+        push_scopes(&rules, &self.routes, &mut all.batch);
+        // How long they waited says nothing of how fast a commit is invalidated.
+        all.oldest = None;
+        *target.stage(Stage::Ready) = all;
         target.suspended.get_or_insert(target.sent.max(found));
         self.touch(&rules, decoded);
     }

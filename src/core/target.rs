@@ -213,11 +213,19 @@ impl TargetState {
         self.in_flight.iter().chain(self.unproved.iter().map(|unproved| &unproved.sent))
     }
 
+    pub(super) fn sent_mut(&mut self) -> impl Iterator<Item = &mut Sent> {
+        self.in_flight.iter_mut().chain(self.unproved.iter_mut().map(|unproved| &mut unproved.sent))
+    }
+
+    /// What is rendered now counts as rendered after this position: whatever the target may have missed comes before.
+    pub(super) fn since(&self, decoded: Lsn) -> Lsn {
+        self.unverified.unwrap_or(decoded)
+    }
+
     /// What was decoded after `at` is not part of the history that is followed: whatever held a later position holds `at`,
     /// and records that are in flight do not count.
     pub(super) fn clamp(&mut self, at: Lsn) {
-        let unproved = self.unproved.iter_mut().map(|unproved| &mut unproved.sent);
-        for sent in self.in_flight.iter_mut().chain(unproved) {
+        for sent in self.sent_mut() {
             sent.since = sent.since.min(at);
             sent.is_void = true;
         }

@@ -1,7 +1,10 @@
 //! Watermarks and acknowledgements of a core that is driven by hand.
 
+mod standing_in;
+
 use std::time::Duration;
 
+use super::target::Pass;
 use super::*;
 use crate::continuity::SlotOrigin;
 use crate::invalidation::Action;
@@ -12,6 +15,11 @@ use crate::transaction::Gather;
 
 fn lsn(n: u64) -> Lsn {
     Lsn::new(n)
+}
+
+fn record_at(at: u64) -> Record {
+    let (applied, confirmed, settled) = (lsn(at), lsn(at), lsn(at));
+    Record { applied, confirmed, settled, system_id: 7, timeline: 1, sequence: 0, commit: None, rules: None }
 }
 
 /// A core with one rule, `users`, that goes to every target.
@@ -53,23 +61,19 @@ impl Desk {
 
     /// The same, and `commit` was the last transaction.
     pub(super) fn reconcile_with(&mut self, target: usize, at: u64, commit: Option<Commit>) -> Verdict {
-        let (applied, confirmed, settled) = (lsn(at), lsn(at), lsn(at));
-        let record =
-            Record { applied, confirmed, settled, system_id: 7, timeline: 1, sequence: 0, commit, rules: None };
-        let its = Recollection { record: Some(record), empty: false, written: None };
-        let known = Known {
+        let record = Record { commit, ..record_at(at) };
+        self.reconcile_its(target, &Recollection { record: Some(record), empty: false, written: None })
+    }
+
+    fn reconcile_its(&mut self, target: usize, its: &Recollection) -> Verdict {
+        let server = Server {
             system_id: 7,
             timeline: 1,
             forks: &[],
             slot: SlotOrigin::Found { confirmed: lsn(100) },
             reached: Lsn::MAX,
-            written: Lsn::ZERO,
-            sequence: 0,
-            acquainted: false,
-            is_ours: false,
-            remembered: Lsn::MAX,
         };
-        let verdict = self.core.reconcile(target, &its, known);
+        let verdict = self.core.reconcile(target, its, server);
         self.core.verified(target);
         verdict
     }
@@ -376,60 +380,68 @@ fn what_a_target_turns_out_to_have_missed_is_not_settled_any_more() {
     assert_eq!(desk.settled(), 500);
 }
 
-/// A held replica has replayed everything before 100 and no more.
-fn with_a_lagging_replica() -> Desk {
+#[test]
+fn a_fork_trusts_no_target_before_its_record_is_reconciled() {
     let mut desk = Desk::new(1);
-    desk.core.replayed(lsn(100), None);
     desk.drain();
-    desk
+    desk.core.fork(lsn(100), 2);
+    desk.core.idle(lsn(200));
+    assert_eq!(desk.settled(), 100);
+    desk.reconcile(0, 100);
+    assert_eq!(desk.settled(), 200);
 }
 
 #[test]
-fn the_scopes_of_a_suspended_target_stand_in_for_later_commits_too_and_wait_for_their_replay() {
-    let mut desk = with_a_lagging_replica();
-    desk.core.set_up(0, false);
-    desk.core.suspend(0, Lsn::ZERO);
-    desk.commit(300);
-    desk.core.replayed(lsn(200), None);
-    desk.core.set_up(0, true);
+fn first_passes_and_replica_passes_of_flushes_take_turns() {
+    let mut desk = Desk::new(1);
+    desk.core.replayed(lsn(1000), None);
     desk.drain();
-    assert!(desk.settled() < 300, "a reader of the replica may still fill the old row in");
-    desk.core.replayed(lsn(301), None);
-    desk.drain();
-    assert_eq!(desk.settled(), 300);
+    for replayed in [false, true] {
+        desk.flush(0, if replayed { 0 } else { 1500 });
+        if !replayed {
+            let first = desk.send();
+            desk.confirm_all(first);
+            desk.drain();
+            desk.core.replayed(lsn(1600), None);
+        }
+    }
+    // One of each waits now.
+    let mut passes = Vec::new();
+    for _ in 0..2 {
+        let sent = desk.send();
+        passes.push(desk.core.targets[0].in_flight.iter().find(|sent| sent.is_flush).map(|sent| sent.pass));
+        desk.confirm_all(sent);
+        desk.flush(0, 0);
+    }
+    assert_eq!(passes, [Some(Pass::Replica), Some(Pass::Only)]);
 }
 
 #[test]
-fn the_flush_for_a_change_that_only_the_catalogue_shows_waits_for_the_replay_of_the_logs_end() {
-    let mut desk = with_a_lagging_replica();
-    desk.core.withhold(0);
-    desk.flush(0, 400);
-    desk.core.repaired(0);
-    desk.core.replayed(lsn(200), None);
+fn nothing_is_acknowledged_that_the_stream_has_not_shown() {
+    let mut desk = Desk::unverified(1);
+    desk.core.opened(lsn(100));
+    desk.reconcile(0, 500);
+    desk.core.decoded = lsn(500);
     desk.drain();
-    desk.core.idle(lsn(400));
-    assert!(desk.settled() < 400, "what was missed lies between what was decoded and the end of the log");
-    desk.core.replayed(lsn(400), None);
+    assert_eq!(desk.acknowledge(), None, "a target that is read later may hold another history up to there");
+    desk.core.idle(lsn(300));
     desk.drain();
-    assert_eq!(desk.settled(), 400);
+    assert_eq!(desk.acknowledge(), Some(300));
 }
 
 #[test]
-fn scopes_that_leave_again_when_their_commits_are_visible_keep_what_they_stand_in_for() {
-    let mut desk = with_a_lagging_replica();
-    desk.core.set_up(0, false);
-    desk.core.suspend(0, Lsn::ZERO);
-    desk.core.begun(Commit { xid: 2_000_000, at: lsn(290) }, PgTime(0));
-    desk.core.key(RuleId(0), Action::Delete, b"user:1");
-    desk.core.committed(lsn(300));
-    desk.core.set_up(0, true);
+fn a_record_with_a_later_sequence_is_another_instances_and_counts_as_such_once() {
+    let mut desk = Desk::new(1);
+    desk.commit(200);
     desk.drain();
-    assert!(desk.settled() < 300, "it is not visible");
-    desk.core.pass(true);
-    desk.core.answered(Sight::Primary("3000000:3000000:".parse().unwrap()));
-    desk.drain();
-    assert!(desk.settled() < 300, "it is not replayed");
-    desk.core.replayed(lsn(301), None);
-    desk.drain();
-    assert_eq!(desk.settled(), 300);
+    let mut its =
+        Recollection { record: Some(Record { sequence: 9_000, ..record_at(300) }), empty: false, written: None };
+    assert_eq!(desk.reconcile_its(0, &its), Verdict::Overtaken);
+    assert_ne!(desk.reconcile_its(0, &its), Verdict::Overtaken, "its clock was ahead");
+    desk.commit(400);
+    let sent = desk.send_later(Duration::from_secs(2));
+    assert!(sent.iter().all(|(.., delivery)| delivery.record.sequence > 9_000));
+    desk.confirm_all(sent);
+    its.record = Some(Record { sequence: 99_000, system_id: 8, ..record_at(300) });
+    assert_eq!(desk.reconcile_its(0, &its), Verdict::Gap(Gap::OtherDatabase));
 }

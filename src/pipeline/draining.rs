@@ -28,7 +28,7 @@ impl<S: Source + 'static> Pipeline<S> {
             self.perform();
             tokio::select! {
                 biased;
-                Some(report) = self.reports.recv() => self.reported(report),
+                Some(report) = self.reports.recv() => self.reported(report)?,
                 Some(watched) = self.watched.recv() => self.watched(watched)?,
                 Some(sighted) = self.sights.sighted.recv() => self.sighted(sighted)?,
                 event = self.link.turned(Intake::Closed) => {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::Pipeline;
 use super::judging::Asking;
+use super::{Pipeline, Stopped};
 use crate::rules::config::Rule;
 use crate::source::Source;
 use crate::table::TableName;
@@ -77,7 +77,7 @@ impl Halts {
 impl<S: Source + 'static> Pipeline<S> {
     /// Lets halted targets go on of which every rule was flushed by hand: they are judged again, and what they have
     /// missed is flushed.
-    pub(super) fn release(&mut self) {
+    pub(super) fn release(&mut self) -> Result<(), Stopped> {
         for table in self.core.take_manual_flushes() {
             for lane in self.halts.flushed(&table) {
                 self.recorder.released_target(lane);
@@ -85,11 +85,12 @@ impl<S: Source + 'static> Pipeline<S> {
                 match self.halts.asking.iter().position(|asking| asking.lane == lane) {
                     Some(place) => {
                         let asking = self.halts.asking.swap_remove(place);
-                        self.recalled(asking);
+                        self.recalled(asking)?;
                     }
                     None => self.core.load_records(),
                 }
             }
         }
+        Ok(())
     }
 }

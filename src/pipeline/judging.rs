@@ -2,15 +2,16 @@
 
 use tokio::sync::oneshot;
 
-use super::{Followed, OnFirstStart, OnGap, Pipeline};
-use crate::continuity::{Drift, Gap, Known, Overspent, Verdict};
+use super::link::Link;
+use super::{Followed, OnFirstStart, OnGap, Pipeline, Stopped};
+use crate::continuity::{Drift, Gap, Overspent, Server, Verdict};
 use crate::core::Repair;
 use crate::invalidation::{Batch, RuleId};
 use crate::lsn::Lsn;
 use crate::observation::Observation;
 use crate::record::{NEW, Recollection};
 use crate::rules::config::Rule;
-use crate::source::Source;
+use crate::source::{Source, SourceError};
 
 /// The `reason` of a gap that the catalogue shows.
 const PUBLICATION_CHANGED: &str = "publication_changed";
@@ -37,38 +38,50 @@ impl Followed {
 
 impl<S: Source + 'static> Pipeline<S> {
     /// A target says what it remembers.
-    pub(super) fn recalled(&mut self, asking: Asking) {
+    pub(super) fn recalled(&mut self, asking: Asking) -> Result<(), Stopped> {
         let lane = asking.lane;
+        if !matches!(self.link, Link::Streaming { .. }) {
+            // Another instance may be at work by now, and the record be its own. It is asked for again when the stream is
+            // open.
+            if let Link::Parked { .. } = self.link {
+                self.full_since = None;
+                self.link.reopen();
+            }
+            self.early.push(asking);
+            return Ok(());
+        }
         let (Some(followed), true) = (&self.known, self.coverage.is_known()) else {
-            return self.early.push(asking);
+            self.early.push(asking);
+            return Ok(());
         };
         let system_id = followed.seen.system_id;
         if !self.has_record_alone(&asking, system_id) {
-            return;
+            return Ok(());
         }
-        let Some(followed) = &self.known else { return };
-        let known = Known {
+        let Some(followed) = &self.known else { return Ok(()) };
+        let server = Server {
             system_id: followed.seen.system_id,
             timeline: followed.seen.timeline,
             forks: &followed.seen.forks,
             slot: followed.origin,
             reached: followed.reached.max(self.core.furthest_record(lane)),
-            // The lane knows the rest.
-            written: Lsn::ZERO,
-            sequence: 0,
-            acquainted: false,
-            is_ours: false,
-            remembered: Lsn::MAX,
         };
         let reached_is_sure = followed.looks >= LOOKS_MIN;
-        let verdict = self.core.reconcile(lane, &asking.recollection, known);
+        let verdict = self.core.reconcile(lane, &asking.recollection, server);
+        if verdict == Verdict::Overtaken {
+            // As a rule the server has not told yet that the stream is lost. The answer is dropped: it is asked for again.
+            let text = self.recorder.overtaken(lane);
+            return self.lost(SourceError::Lost(text));
+        }
         if let (Verdict::Gap(Gap::DatabaseWentBack { .. }), false) = (&verdict, reached_is_sure) {
             // Perhaps the instance before this one wrote the record while this one was waiting.
             self.core.verify_later(lane);
-            return self.early.push(asking);
+            self.early.push(asking);
+            return Ok(());
         }
         let Some(mending) = self.mending(lane, verdict, &asking.recollection) else {
-            return self.halts.wait(asking);
+            self.halts.wait(asking);
+            return Ok(());
         };
         let answer = match mending {
             mending if mending.is_nothing() => Batch::default(),
@@ -78,6 +91,7 @@ impl<S: Source + 'static> Pipeline<S> {
         self.halts.resolved(lane);
         // A worker that is gone has nothing to send either.
         let _ = asking.answer.send(answer);
+        Ok(())
     }
 
     /// What follows from a verdict; `None` where a person has to decide.
@@ -85,6 +99,7 @@ impl<S: Source + 'static> Pipeline<S> {
         let all = self.flush_of(self.core.rules_of(lane, |_| true));
         let settled = recollection.record.as_ref().map_or(Lsn::ZERO, |record| record.settled);
         match verdict {
+            Verdict::Overtaken => None,
             Verdict::FirstStart if self.settings.on_first_start == OnFirstStart::Keep => {
                 self.recorder.first_start(lane);
                 Some(Repair::default())
@@ -175,18 +190,20 @@ impl<S: Source + 'static> Pipeline<S> {
     }
 
     /// The server was looked at.
-    pub(super) fn observed(&mut self, look: &Observation) {
+    pub(super) fn observed(&mut self, look: &Observation) -> Result<(), Stopped> {
         self.recorder.observed(look);
         self.log_end = look.log_end;
         if let (Some(held), Some(followed)) = (look.wal, &mut self.known) {
             followed.looked(held.end);
         }
         let is_first = !self.coverage.is_known();
-        let drifts = self.coverage.looked(look);
-        let reinherited = look.database.as_ref().map(|database| self.reader.looked(database));
+        let reinherited = look.database.as_ref().map(|database| self.reader.looked(database)).unwrap_or_default();
+        let drifts = self.coverage.looked(look, &reinherited);
         if is_first {
             // Later looks are compared with the one before, which shows that too.
-            reinherited.into_iter().flatten().for_each(|rule| self.reinherited(rule));
+            for rule in reinherited {
+                self.reinherited(rule);
+            }
         }
         for (index, drift) in drifts.iter().enumerate() {
             self.drifted(drift, drifts.get(index.wrapping_sub(1)));
@@ -195,7 +212,7 @@ impl<S: Source + 'static> Pipeline<S> {
             self.vouch();
         }
         for asking in std::mem::take(&mut self.early) {
-            self.recalled(asking);
+            self.recalled(asking)?;
         }
         if let (Some(held), Some(_)) = (look.wal, &self.known) {
             let laggards = self.core.laggards(&held);
@@ -204,6 +221,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 self.give_up(&laggards, held.end, spent);
             }
         }
+        Ok(())
     }
 
     fn drifted(&mut self, drift: &Drift, before: Option<&Drift>) {
@@ -241,12 +259,10 @@ impl<S: Source + 'static> Pipeline<S> {
         if self.known.is_none() {
             return;
         }
-        let is_whole = self.coverage.doubt(rule);
+        self.coverage.reinherited(rule);
         let text = format!("{}: other tables inherit from its table", self.recorder.subject(rule));
         for lane in self.core.targets_of(rule) {
-            if !is_whole {
-                self.core.withhold(lane);
-            }
+            self.core.withhold(lane);
             if self.gap(lane, PUBLICATION_CHANGED, &text) {
                 self.flush(lane, rule);
             }

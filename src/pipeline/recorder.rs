@@ -395,6 +395,14 @@ impl Recorder {
         }
     }
 
+    /// What is said of the target when another instance has written its record.
+    pub(super) fn overtaken(&self, lane: usize) -> String {
+        format!(
+            "another instance has written the record of target {}, so the slot may be its own by now",
+            self.name(lane)
+        )
+    }
+
     /// Changes that concern the rule may not be in the stream; `text` says why and what mends it, and reads on after
     /// "the rule is not covered: ".
     pub(super) fn uncovered(&mut self, rule: RuleId, text: &str) {

@@ -38,7 +38,7 @@ impl<S: Source + 'static> Pipeline<S> {
     pub(super) fn watched(&mut self, watched: Watched) -> Result<(), Stopped> {
         match watched {
             Watched::Seen(look) => {
-                self.observed(&look);
+                self.observed(&look)?;
                 if let (Some(why), Link::Streaming { .. }) = (look.synchronous, &self.link) {
                     return self.lost(SourceError::Synchronous(why));
                 }
@@ -57,9 +57,11 @@ impl<S: Source + 'static> Pipeline<S> {
         Ok(())
     }
 
-    pub(super) fn reported(&mut self, report: Report) {
+    pub(super) fn reported(&mut self, report: Report) -> Result<(), Stopped> {
         match report {
-            Report::Recalled { lane, recollection, answer } => self.recalled(Asking { lane, recollection, answer }),
+            Report::Recalled { lane, recollection, answer } => {
+                return self.recalled(Asking { lane, recollection, answer });
+            }
             Report::Confirmed { lane, ticket, delivery, delivered } => {
                 self.recorder.delivered(lane, &delivery.batch, &delivered);
                 let oldest_commit = self.core.confirmed(lane, ticket, delivery, Instant::now().into_std());
@@ -82,5 +84,6 @@ impl<S: Source + 'static> Pipeline<S> {
                 self.recorder.target_up(lane);
             }
         }
+        Ok(())
     }
 }

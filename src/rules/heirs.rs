@@ -26,8 +26,8 @@ impl Heirs {
     }
 
     /// Another look, at the tables that were `asked` for and all that inherit from them, which may be tables of other rules:
-    /// of those it says nothing. Gives what inherits otherwise than before, by oid and
-    /// with the tables that it inherits from and did.
+    /// of those it says nothing. Gives what inherits otherwise than before, by oid and with the tables that it inherits from
+    /// and did.
     pub fn looked(&mut self, asked: &[TableName], tables: &[Table]) -> Vec<(u32, Vec<TableName>)> {
         let looked_at: HashSet<&TableName> = asked.iter().collect();
         let mut now = self.0.clone();

@@ -119,11 +119,6 @@ impl Lane {
         self.unconfirmed.load(Ordering::Relaxed) < WINDOW_DELIVERIES
     }
 
-    /// Deliveries sent and not confirmed.
-    pub fn unconfirmed(&self) -> usize {
-        self.unconfirmed.load(Ordering::Relaxed)
-    }
-
     /// Asks the target again what it remembers, before anything more is sent to it.
     pub fn recall(&self) {
         self.recall.notify_one();
@@ -166,6 +161,7 @@ pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report
         unconfirmed: VecDeque::with_capacity(WINDOW_DELIVERIES),
         healing: Batch::default(),
         standing: Standing::Down,
+        is_known_up: false,
         recall_due: true,
         attempts: 0,
         brief: BRIEF,
@@ -204,6 +200,10 @@ struct Flush {
     flight: Option<Pending<'static, Result<Delivered, Fault>>>,
     /// Not to be tried again before.
     wait_until: Instant,
+    /// Deliveries that are confirmed meanwhile say nothing of it.
+    brief: Backoff,
+    slow: Backoff,
+    attempts: u32,
 }
 
 struct Worker {
@@ -220,10 +220,20 @@ struct Worker {
     /// What has to be sent beside the deliveries, and is in none of them yet.
     healing: Batch,
     standing: Standing,
+    /// It was reported to be up, and nothing else since.
+    is_known_up: bool,
     recall_due: bool,
     attempts: u32,
     brief: Backoff,
     slow: Backoff,
+}
+
+impl Flush {
+    fn new(ticket: Ticket, batch: Batch) -> Flush {
+        let (brief, slow) = (BRIEF, SLOW);
+        let batch = Arc::new(batch);
+        Flush { ticket, batch, flight: None, wait_until: Instant::now(), brief, slow, attempts: 0 }
+    }
 }
 
 impl Worker {
@@ -246,8 +256,7 @@ impl Worker {
                 },
                 shipment = inbox.recv() => self.take(shipment)?,
                 Some((ticket, batch)) = flushes.recv(), if may_flush => {
-                    let (batch, wait_until) = (Arc::new(batch), Instant::now());
-                    self.flush = Some(Flush { ticket, batch, flight: None, wait_until });
+                    self.flush = Some(Flush::new(ticket, batch));
                 }
                 outcome = flushed(flush) => match outcome {
                     None => {}
@@ -312,14 +321,13 @@ impl Worker {
         if may_have_changed(fault.kind) {
             return self.fail(fault).await;
         }
-        let wait = if fault.kind.passes_by_itself() { &mut self.brief } else { &mut self.slow };
-        let wait_until = Instant::now() + wait.next(fastrand::u32(..));
-        if let Some(flush) = &mut self.flush {
-            (flush.flight, flush.wait_until) = (None, wait_until);
-        }
-        self.standing = Standing::Down;
-        self.attempts = self.attempts.saturating_add(1);
-        self.report(Report::Trouble { lane: self.lane, fault, attempts: self.attempts }).await
+        let Some(flush) = &mut self.flush else { return ControlFlow::Continue(()) };
+        let backoff = if fault.kind.passes_by_itself() { &mut flush.brief } else { &mut flush.slow };
+        (flush.flight, flush.wait_until) = (None, Instant::now() + backoff.next(fastrand::u32(..)));
+        flush.attempts = flush.attempts.saturating_add(1);
+        let attempts = flush.attempts;
+        self.is_known_up = false;
+        self.report(Report::Trouble { lane: self.lane, fault, attempts }).await
     }
 
     /// Puts what has to be sent beside the deliveries into the oldest one. It is in no flight: such things come only
@@ -341,7 +349,7 @@ impl Worker {
         if let Some(flush) = &mut self.flush {
             flush.flight = None;
         }
-        self.standing = Standing::Down;
+        (self.standing, self.is_known_up) = (Standing::Down, false);
         self.recall_due = true;
     }
 
@@ -364,10 +372,12 @@ impl Worker {
         self.attempts = 0;
         self.brief.reset();
         self.slow.reset();
-        match std::mem::replace(&mut self.standing, Standing::Up) {
-            Standing::Up => ControlFlow::Continue(()),
-            Standing::Down => self.report(Report::Up { lane: self.lane }).await,
+        self.standing = Standing::Up;
+        let is_flush_refused = self.flush.as_ref().is_some_and(|flush| flush.attempts > 0);
+        if is_flush_refused || std::mem::replace(&mut self.is_known_up, true) {
+            return ControlFlow::Continue(());
         }
+        self.report(Report::Up { lane: self.lane }).await
     }
 
     /// Drops every flight, tells, and waits.

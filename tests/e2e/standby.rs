@@ -197,11 +197,16 @@ fn ten_handovers_under_load_lose_no_key_flush_none_and_never_have_two_at_work() 
     }
     let () = pipe.query(&mut shop.redis.client()).unwrap();
     let (done, stop) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+    // However long a handover takes, there is load left for the others.
+    let last = Arc::new(AtomicU32::new(ROWS / 11));
     let writer = std::thread::spawn({
-        let (dsn, done, stop) = (shop.database.dsn(), Arc::clone(&done), Arc::clone(&stop));
+        let (dsn, done, stop, last) = (shop.database.dsn(), Arc::clone(&done), Arc::clone(&stop), Arc::clone(&last));
         move || {
             let mut sql = postgres_client(&dsn).unwrap();
             for id in 1..=ROWS {
+                while id >= last.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
+                    std::thread::park();
+                }
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
@@ -217,6 +222,8 @@ fn ten_handovers_under_load_lose_no_key_flush_none_and_never_have_two_at_work() 
     let mut second = second(&shop);
     for round in 0..10 {
         let before = done.load(Ordering::Relaxed);
+        last.fetch_add(ROWS / 11, Ordering::Relaxed);
+        writer.thread().unpark();
         until("the load goes on", || (done.load(Ordering::Relaxed) >= before + 20).then_some(()));
         shop.daemon.stop(if round % 2 == 0 { Signal::Kill } else { Signal::Term });
         until_at_work(&second);
@@ -225,6 +232,7 @@ fn ten_handovers_under_load_lose_no_key_flush_none_and_never_have_two_at_work() 
         std::mem::swap(&mut shop.daemon, &mut second);
     }
     stop.store(true, Ordering::Relaxed);
+    writer.thread().unpark();
     writer.join().unwrap();
     assert!(watcher.join().unwrap() > 0, "nobody was seen at work");
     shop.settle();

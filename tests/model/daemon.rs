@@ -4,7 +4,7 @@
 //! What is owed moves through stages: gathering → asked or blocked → ready → on its way → waiting for replicas → on its
 //! way again → settled. Everything before the oldest thing that is owed is settled.
 
-use coherd::continuity::{Known, SlotOrigin, Verdict, judge};
+use coherd::continuity::{Known, Server, SlotOrigin, Verdict, judge};
 use coherd::core::Visibility;
 use coherd::lsn::Lsn;
 use coherd::record;
@@ -249,12 +249,15 @@ impl Daemon {
         let found = cache.record;
         self.record = found;
         let said = if setup.by_applied() { found.applied } else { found.settled };
-        let known = Known {
+        let server = Server {
             system_id: 7,
             timeline: 1,
             forks: &[],
             slot: SlotOrigin::Found { confirmed: lsn(postgres.acknowledged) },
             reached: lsn(postgres.written),
+        };
+        let known = Known {
+            server,
             written: self.written.map_or(Lsn::ZERO, lsn),
             sequence: u64::from(self.is_acquainted()),
             acquainted: self.is_acquainted(),
@@ -277,7 +280,8 @@ impl Daemon {
             _ if setup.is(Broken::NoHealing) => false,
             Verdict::Continue | Verdict::FirstStart => false,
             Verdict::Resend { .. } => self.delivered.is_some_and(|at| at >= before),
-            Verdict::Gap(_) => true,
+            // No other instance is modelled.
+            Verdict::Gap(_) | Verdict::Overtaken => true,
         };
         if missed {
             owe(&mut self.ready, Some(Owed { before, upto: self.decoded }));

@@ -10,7 +10,7 @@
 //! A strike removes what is old. It must come after everything that could put the old row back:
 //!
 //! 1. A commit is in the log, and so with the daemon, before it is visible. Struck then, the key is filled with the old
-//!    row again by the next reader of the primary. Hence **the gate** (`coherd::gate`, used here as it is).
+//!    row again by the next reader of the primary. Hence **the gate** (`coherd::core::Visibility`, used here as it is).
 //! 2. A replica replays later. Struck when the commit is visible, the key is filled with the old row by a reader of the
 //!    replica. Hence **the second strike**, when it has replayed. Only then does the commit count as settled.
 //! 3. A reader may have read before all of that and store afterwards, however late. No strike helps; a **lease** that
@@ -48,7 +48,7 @@
 //!   moves to max(old + 1, clock), as long as the cache's clock does not go back behind an evicted or restored pointer.
 //! - **The cache** drops anything at any moment, and goes back once to one saved state. Expiry is eviction.
 //! - **The daemon** is coherd's gate and coherd's verdict on a record, and between them a small one of the model's own
-//!   with the same stages as the ledger. One delivery is in flight, everything ready leaves with it, the record behind the
+//!   with the same stages as the core. One delivery is in flight, everything ready leaves with it, the record behind the
 //!   strike. A key whose commits are replayed everywhere before the first strike leaves is struck once.
 //! - **A standby as source** may have a commit decoded before it is replayed, which Postgres does not do.
 //! - **A crash** loses its memory; slot and cache stay. What it had sent last may be carried out at any time later.
@@ -60,7 +60,7 @@
 //! - Several deliveries in flight. They are carried out in order on one connection, so the record of a later one is
 //!   behind the strikes of an earlier one; a refusal in between is modelled within one delivery.
 //! - The pieces of a large transaction, keys that become scopes, several targets, several keys: their watermarks are the
-//!   ledger's, whose own tests cover them.
+//!   core's, whose own tests cover them.
 //! - A lost replication connection, a lost slot, failover of Postgres, the WAL budget. What the answer of the source is
 //!   worth after it reconnects is `Visibility::start_over`'s.
 //! - Several replicas: waiting for the slowest of them is waiting for one.

@@ -129,3 +129,29 @@ fn a_schema_that_another_role_has_made_first_is_not_trusted_with_the_functions()
     session.run(FUNCTIONS);
     session.run(FUNCTIONS);
 }
+
+#[test]
+fn a_function_of_another_role_in_the_schema_is_not_replaced_because_it_would_stay_that_roles() {
+    let (database, mut admin) = database(T);
+    let mallory = Role::create(&database, "mallory");
+    admin.run(&format!("ALTER FUNCTION coherd.token() OWNER TO {}", mallory.name));
+    let refused = refusal(&mut admin, FUNCTIONS).replace(&mallory.name, "mallory");
+    insta::assert_snapshot!(refused, @"42501 a function or a view in the schema coherd belongs to role mallory, who could replace it | DROP SCHEMA coherd CASCADE; and run this again.");
+    admin.run("DROP SCHEMA coherd CASCADE");
+    admin.run(FUNCTIONS);
+}
+
+/// psql goes on after an error.
+#[test]
+fn a_file_that_is_refused_changes_nothing_also_where_psql_goes_on() {
+    let (database, mut admin) = database(T);
+    let mallory = Role::create(&database, "mallory");
+    admin.run(&format!("ALTER FUNCTION coherd.token() OWNER TO {}; COMMENT ON SCHEMA coherd IS 'old'", mallory.name));
+    let psql = std::process::Command::new("psql")
+        .args(["-X", "-q", "-d", &database.dsn(), "-f", concat!(env!("CARGO_MANIFEST_DIR"), "/sql/coherd.sql")])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&psql.stderr);
+    assert!(told.contains("in the schema coherd belongs to role"), "{told}");
+    assert_eq!(admin.one("SELECT obj_description('coherd'::regnamespace)"), "old");
+}

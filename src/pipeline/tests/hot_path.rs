@@ -1,7 +1,7 @@
 //! From a frame to a delivery, nothing is allocated for a row or a key.
 
 use super::*;
-use crate::continuity::Known;
+use crate::continuity::Server;
 use crate::core::Output;
 use crate::invalidation::Batch;
 use crate::target::delivery::Shipment;
@@ -57,19 +57,14 @@ impl Belt {
         loop {
             match self.reports.recv().await.unwrap() {
                 Report::Recalled { lane, recollection, answer } => {
-                    let known = Known {
+                    let server = Server {
                         system_id: 7,
                         timeline: 1,
                         forks: &[],
                         slot: SlotOrigin::Found { confirmed: Lsn::new(100) },
                         reached: Lsn::MAX,
-                        written: Lsn::ZERO,
-                        sequence: 0,
-                        acquainted: false,
-                        is_ours: false,
-                        remembered: Lsn::MAX,
                     };
-                    self.core.reconcile(lane, &recollection, known);
+                    self.core.reconcile(lane, &recollection, server);
                     self.core.verified(lane);
                     answer.send(Batch::default()).unwrap();
                     self.send();

@@ -242,6 +242,49 @@ fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew
     });
 }
 
+/// Another instance writes the record, and the target's connection breaks.
+fn another_instance_writes(bench: &Bench) {
+    let at = Lsn::new(300);
+    let sequence = bench.record().sequence + 1_000_000;
+    *bench.cache.record.lock().unwrap() =
+        Some(Record { applied: at, confirmed: at, settled: at, sequence, ..bench.record() });
+    *bench.cache.lost.lock().unwrap() = true;
+}
+
+#[test]
+fn without_a_stream_a_record_is_left_alone_because_another_instance_may_have_written_it() {
+    on_paused_time(async {
+        let bench = start(Cache::default(), SETTINGS);
+        bench.script.say(transaction(b"1", 200));
+        bench.acknowledges(200).await;
+        bench.script.shared.lock().unwrap().look_takes = Duration::from_secs(20);
+        another_instance_writes(&bench);
+        bench.comes_back_as(seen(300));
+        let its = bench.record();
+        tokio::time::sleep(Duration::from_secs(19)).await;
+        assert_eq!(bench.record(), its, "no heartbeat has written over it");
+        bench.script.say([Say::Position(600)]);
+        bench.acknowledges(600).await;
+        assert!(bench.record().sequence > its.sequence);
+        assert_eq!(bench.struck(), ["user:1"], "nothing was flushed");
+    });
+}
+
+#[test]
+fn a_record_of_another_instance_has_the_stream_opened_anew_before_anything_is_written_over_it() {
+    on_paused_time(async {
+        let bench = start(Cache::default(), SETTINGS);
+        bench.script.say(transaction(b"1", 200));
+        bench.acknowledges(200).await;
+        bench.script.shared.lock().unwrap().busy = true;
+        another_instance_writes(&bench);
+        let its = bench.record();
+        eventually("the stream is let go", || bench.script.shared.lock().unwrap().let_go == 1).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!((bench.record(), bench.struck()), (its, vec!["user:1".to_owned()]));
+    });
+}
+
 #[test]
 fn after_a_promotion_what_was_sent_beyond_the_fork_is_sent_again() {
     on_paused_time(async {

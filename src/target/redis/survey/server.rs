@@ -75,8 +75,8 @@ impl Survey {
             (Code::EVICTION_NONE, message.to_owned())
         } else if policy.starts_with("allkeys-") {
             let message = format!(
-                "maxmemory-policy is {policy}: when memory is full, the record {} may be evicted, which the next start \
-                 takes for a lost memory, and flushes. Leases and version pointers may go without harm. volatile-lru evicts \
+                "maxmemory-policy is {policy}: when memory is full, the record {} may be evicted, which coherd \
+                 takes for a lost memory: it flushes every scope. Leases and version pointers may go without harm. volatile-lru evicts \
                  what has a time to live (give entries one), and never the record",
                 self.config.record_key
             );
