@@ -25,8 +25,8 @@ pub use error::{ConfigError, Fault, Place};
 pub use scalar::{check_slot, parse_duration, parse_size};
 
 pub use crate::by_hand::ManualKeys;
+pub use crate::core::{OnFirstStart, OnGap};
 pub use crate::database::Publish;
-pub use crate::pipeline::{OnFirstStart, OnGap};
 use crate::rules::config::Rule;
 
 /// Where the file is looked for when nobody says otherwise.

@@ -19,7 +19,6 @@ pub mod by_hand;
 pub mod pgoutput;
 pub mod rules;
 pub mod transaction;
-pub mod continuity;
 pub mod core;
 pub mod backoff;
 
@@ -33,7 +32,7 @@ pub mod admin;
 pub mod systemd;
 
 // Will: what happens next.
-pub mod pipeline;
+pub mod runtime;
 pub mod shutdown;
 
 // Doors: how people come in.

@@ -9,9 +9,9 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// rows above; within a row from those before it, except that source, target and rules never see one another.
 const LAYERS: &[&[&str]] = &[
     &["lsn", "change", "table", "database", "observation", "finding", "invalidation", "sight", "record"],
-    &["pgoutput", "rules", "by_hand", "transaction", "continuity", "core", "backoff"],
+    &["pgoutput", "rules", "by_hand", "transaction", "core", "backoff"],
     &["tls", "source", "target", "status", "metrics", "admin", "systemd"],
-    &["pipeline", "shutdown"],
+    &["runtime", "shutdown"],
     &["config", "cli"],
 ];
 
@@ -83,7 +83,7 @@ fn files_and_functions_are_short() {
 #[test]
 fn the_checks_themselves_can_fail() {
     assert!(!may_import("pgoutput", "source") && !may_import("source", "target") && !may_import("rules", "target"));
-    assert!(may_import("pipeline", "source") && may_import("cli", "lsn") && may_import("core", "lsn"));
+    assert!(may_import("runtime", "source") && may_import("cli", "lsn") && may_import("core", "lsn"));
     assert_eq!(imports("use crate::lsn::Lsn;\nlet x = crate::target::open();"), ["lsn", "target"]);
     let function = format!("fn a() {{\n{}}}\n    fn b() {{}}\n", "    x();\n".repeat(80));
     assert_eq!(functions(&function), [(1, 82), (83, 1)]);

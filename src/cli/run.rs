@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::core::Replicas;
 use crate::lsn::Lsn;
 use crate::metrics::Metrics;
-use crate::pipeline::{Pipeline, Recorder, Settings, Sights};
 use crate::rules::heirs::Heirs;
+use crate::runtime::{Observer, Pipeline, Settings, Sights};
 use crate::shutdown::Shutdown;
 use crate::source::Question;
 use crate::source::dsn::Dsn;
@@ -120,7 +120,7 @@ impl Daemon {
         let spawn = |(lane, target)| delivery::spawn(lane, target, sender.clone());
         let workers = targets.into_iter().enumerate().map(spawn).collect();
         self.board.replicas(replicas.iter().map(|dsn| dsn.to_string().into()));
-        let recorder = Recorder::new(self.board.clone(), self.metrics.clone(), &names, &config.rules);
+        let observer = Observer::new(self.board.clone(), self.metrics.clone(), &names, &config.rules);
         let watch_config = parts::watch_config(config, dsn.clone());
         let sights = sights(config, dsn.clone(), replicas, self.board.waiters());
         let source = parts::postgres(config, dsn, Creation::default().tell);
@@ -128,7 +128,7 @@ impl Daemon {
         let (vouch, vouched_for) = tokio::sync::watch::channel(None);
         tokio::spawn(watch(watch_config, vouched_for, watching));
         let rules = config.rules.clone();
-        let pipeline = Pipeline::new(source, rules, (workers, reports), (watched, vouch), sights, settings, recorder);
+        let pipeline = Pipeline::new(source, rules, (workers, reports), (watched, vouch), sights, settings, observer);
         pipeline.with_heirs(heirs).run(stop).await.map_err(anyhow::Error::new)?;
         Ok(())
     }
@@ -141,7 +141,12 @@ async fn told(manager: JoinHandle<()>) {
 }
 
 /// Starts those who ask the source and its replicas what their readers see.
-fn sights(config: &Config, dsn: Dsn, replicas: Vec<Dsn>, waiters: tokio::sync::watch::Receiver<usize>) -> Sights {
+fn sights(
+    config: &Config,
+    dsn: Dsn,
+    replicas: Vec<Dsn>,
+    waiters: tokio::sync::watch::Receiver<usize>,
+) -> (Sights, Replicas) {
     let (answers, sighted) = mpsc::channel(SIGHTED_MAX);
     let (questions, asked) = tokio::sync::watch::channel(Question::default());
     let (wanted, waited_for) = tokio::sync::watch::channel(Lsn::ZERO);
@@ -153,7 +158,7 @@ fn sights(config: &Config, dsn: Dsn, replicas: Vec<Dsn>, waiters: tokio::sync::w
         tokio::spawn(follow_replica(index, follow, waited_for.clone(), answers.clone()));
     }
     let replicas = Replicas::new(count, config.source.max_replica_lag, Instant::now());
-    Sights { sighted, questions, wanted, replicas }
+    (Sights { sighted, questions, wanted }, replicas)
 }
 
 fn settings(config: &Config) -> Settings {

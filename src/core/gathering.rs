@@ -36,7 +36,7 @@ impl Core {
     /// Puts something into the fresh batch of every target that `rule` goes to, and coarsens those that have grown too
     /// large.
     fn gather(&mut self, rule: RuleId, put: impl Fn(&mut Batch)) {
-        let Core { targets, routes, decoded, visibility, limits, commit, touched, furthest, .. } = self;
+        let Core { targets, routes, decoded, visibility, policy, commit, touched, furthest, .. } = self;
         let Some(route) = routes.get(usize::from(rule.0)) else { return };
         visibility.gathered(*decoded);
         let at = commit.map_or(Lsn::ZERO, |(commit, _)| commit.at);
@@ -60,7 +60,7 @@ impl Core {
             pending.holds_since(since);
             pending.stands_in_for(*commit);
             pending.has_rows_of(*commit);
-            let coarsened = pending.limit(limits.pending_keys, routes);
+            let coarsened = pending.limit(policy.pending_keys, routes);
             target.overflow.note(coarsened);
         }
     }
@@ -68,16 +68,16 @@ impl Core {
     /// Coarsens what waits for a target, wherever, if it is more than may. Once a turn, because reading in between is
     /// bounded by [`INTAKE_KEYS`].
     pub fn bound(&mut self) {
-        let Core { targets, routes, limits, .. } = self;
+        let Core { targets, routes, policy, .. } = self;
         for target in &mut *targets {
             let Load { keys, bytes } = target.load();
-            if keys > limits.pending_keys || bytes > BATCH_BYTES_MAX {
+            if keys > policy.pending_keys || bytes > BATCH_BYTES_MAX {
                 let coarsened: Vec<RuleId> =
                     target.pendings_mut().flat_map(|pending| pending.limit(0, routes)).collect();
                 target.overflow.note(coarsened);
             }
         }
-        let most = limits.pending_keys / 2;
+        let most = policy.pending_keys / 2;
         let mut waited_for = targets.iter().filter(|target| target.suspended.is_none());
         self.manual_is_full = waited_for.any(|target| target.is_full_of_manual(most));
     }
@@ -89,11 +89,6 @@ impl Core {
                 *touched = at.max(*touched);
             }
         }
-    }
-
-    /// How many manual keys were lost with a suspended target since the last call.
-    pub fn take_manual_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.manual_lost)
     }
 
     /// The targets whose overflow has begun since the last call, with the rules concerned.
@@ -115,7 +110,7 @@ impl Gather for Core {
     }
 
     fn by_hand(&mut self, key: &[u8], targets: Option<&[usize]>) {
-        let most = self.limits.pending_keys / 2;
+        let most = self.policy.pending_keys / 2;
         self.visibility.gathered(self.decoded);
         self.furthest = self.commit.map_or(self.furthest, |(commit, _)| commit.at.max(self.furthest));
         let is_meant = |index: &usize| targets.is_none_or(|targets| targets.contains(index));

@@ -115,7 +115,7 @@ impl Core {
 mod tests {
     use super::super::tests::Desk;
     use super::*;
-    use crate::continuity::Verdict;
+    use crate::core::continuity::Verdict;
     use crate::pgoutput::PgTime;
 
     const LAST: Commit = Commit { xid: 7, at: Lsn::new(290) };

@@ -1,16 +1,25 @@
 //! The protocol: what waits for which target, what may leave, and how far the slot may be acknowledged.
 //!
-//! The core does no IO and reads no clock. Rows come in by plain calls ([`Gather`](crate::transaction::Gather)); everything
-//! else is a method that takes what happened and, where time matters, `now`. What has to be done comes out of
+//! The core does no IO and reads no clock. Rows come in by plain calls ([`Gather`](crate::transaction::Gather)) between
+//! [`Core::begun`] and [`Core::committed`]; everything else is an [`Input`] of [`Core::step`]. What has to be done comes out of
 //! [`Core::take_outputs`], and whoever performs it decides nothing. Everything that a commit is waiting for is a value in
 //! here, once: a [`Pending`](pending::Pending) in one place of one target.
 //!
 //! Start with [`target::TargetState`], then [`watermark`].
 
+mod attesting;
+pub mod continuity;
+mod following;
 mod gathering;
+mod halting;
 mod history;
+mod input;
+mod observing;
 mod passing;
 mod pending;
+mod policy;
+mod probing;
+mod reconciling;
 mod repairing;
 mod repeating;
 mod replica_pass;
@@ -23,20 +32,21 @@ mod tests;
 mod visibility;
 mod watermark;
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::continuity::{Gap, Known, Server, Verdict, judge};
-use crate::invalidation::{Batch, RuleId};
+use crate::invalidation::RuleId;
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
-use crate::record::{Delivery, Recollection};
+use crate::record::Recollection;
 use crate::rules::config::Rule;
 use crate::sight::Commit;
-use crate::table::TableName;
+pub use attesting::{ACKNOWLEDGE_BEHIND_EVERY, ACKNOWLEDGE_EVERY};
+use continuity::Stuck;
+pub use input::{Event, Input, Opening, Output, Reopen, Why};
 use pending::Route;
+pub use policy::{OnFirstStart, OnGap, Policy};
 pub use repairing::Repair;
-pub use replicas::{Replicas, Standing, Turn, Why};
+pub use replicas::{Absent, Replicas};
 pub use target::Ticket;
 use target::{Floor, Mode, TargetState};
 pub use visibility::Visibility;
@@ -50,68 +60,42 @@ const RECENT_BYTES: usize = 8 << 20;
 /// batches smaller, because what is not sent yet keeps gathering.
 pub const WINDOW_DELIVERIES: usize = 4;
 
-/// What the core needs of the configuration.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// `limits.max_pending_keys`.
-    pub pending_keys: usize,
-    /// `repeat_after`; zero for never.
-    pub repeat_after: Duration,
-}
-
-/// Something to be done.
-#[derive(Debug)]
-pub enum Output {
-    /// Send a delivery to a target. The worker has room: no more than [`WINDOW_DELIVERIES`] are in flight.
-    Send {
-        /// Which target.
-        target: usize,
-        /// Comes back with the confirmation.
-        ticket: Ticket,
-        /// What to send.
-        delivery: Delivery,
-    },
-    /// Have a target flush the scopes of a batch, beside its deliveries. No other flush of it is in flight.
-    Flush {
-        /// Which target.
-        target: usize,
-        /// Comes back with the confirmation.
-        ticket: Ticket,
-        /// Scopes and nothing else.
-        batch: Batch,
-    },
-    /// Ask a target for its stored record before anything more is sent to it.
-    LoadRecord {
-        /// Which target.
-        target: usize,
-    },
-}
+/// How often the loop turns when nothing happens.
+pub const TURN_EVERY: Duration = Duration::from_millis(100);
 
 /// All targets, and everything that waits for them.
 #[derive(Debug)]
 pub struct Core {
-    limits: Limits,
+    policy: Policy,
+    following: following::Following,
     decoded: Lsn,
     acknowledged: Lsn,
-    pub(crate) visibility: Visibility,
+    visibility: Visibility,
+    probing: probing::Probing,
+    replicas: Replicas,
     targets: Vec<TargetState>,
     /// In the order of the rules' ids.
     routes: Vec<Route>,
     /// For each rule, the commit record of the latest transaction that made a key of it since the history is followed.
     touched: Vec<Lsn>,
+    catalogue: observing::Catalogue,
+    stuck: Stuck,
+    halts: halting::Halts,
+    attesting: attesting::Attesting,
+    /// Targets whose records were read when they could not be reconciled yet.
+    early: Vec<(usize, Recollection)>,
     /// System identifier and timeline of the source.
     identity: (u64, u32),
     /// The transaction that is being read, and when it was committed.
     commit: Option<(Commit, PgTime)>,
-    /// The last commit record that replicas have to replay.
+    /// The last commit record that replicas have to replay, and the one that they were last asked for.
     furthest: Lsn,
+    polled: Lsn,
     replay: replica_pass::Replay,
     /// A target that the slot waits for holds more manual keys than it may.
     manual_is_full: bool,
-    /// Manual keys that a suspended target could not hold, not reported yet.
+    /// Manual keys that a suspended target could not hold, not told yet.
     manual_lost: u64,
-    /// Tables that were flushed manually while a target was halted, not looked at yet.
-    manual_flushes: BTreeSet<TableName>,
     /// Stored records may list other rules than before.
     rules_are_due: bool,
     /// The sequence of the last delivery, over all targets.
@@ -123,54 +107,132 @@ pub struct Core {
     /// Somebody waits for this position: records that are behind it move at once.
     awaited: Lsn,
     shown: history::Shown,
-    /// Targets that belong to another history, not reported yet.
+    /// Targets that turned out to belong to another history.
     other_histories: Vec<(usize, Commit)>,
-    /// Suspended targets that are served again, not reported yet.
-    resumed: Vec<usize>,
+    /// Nothing more is read.
+    is_draining: bool,
     outputs: Vec<Output>,
 }
 
 impl Core {
-    /// `count` targets, in the order of the numbers that rules name. `clock_us`, microseconds since 1970, makes sequences
-    /// later than whatever another process has given out.
-    pub fn new(count: usize, rules: &[Rule], limits: Limits, now: Instant, clock_us: u64) -> Core {
+    /// `count` targets, in the order of the numbers that rules name.
+    pub fn new(count: usize, rules: Vec<Rule>, policy: Policy, replicas: Replicas, now: Instant) -> Core {
         let target = || TargetState::new(RECENT_BYTES / count.max(1), now);
         Core {
-            limits,
+            following: following::Following::new(now),
             decoded: Lsn::ZERO,
             acknowledged: Lsn::ZERO,
             visibility: Visibility::default(),
+            probing: probing::Probing::new(now),
+            replicas,
             targets: std::iter::repeat_with(target).take(count).collect(),
             routes: rules
                 .iter()
                 .map(|rule| Route { targets: rule.lanes.clone(), scopes: rule.scopes.as_slice().into() })
                 .collect(),
             touched: vec![Lsn::ZERO; rules.len()],
+            stuck: Stuck::new(policy.decoding_timeout),
+            halts: halting::Halts::new(count, &rules),
+            catalogue: observing::Catalogue::new(rules, policy.wal_budget),
+            attesting: attesting::Attesting::new(now),
+            policy,
+            early: Vec::new(),
             identity: (0, 0),
             commit: None,
             furthest: Lsn::ZERO,
+            polled: Lsn::ZERO,
             replay: replica_pass::Replay::default(),
             manual_is_full: false,
             manual_lost: 0,
-            manual_flushes: BTreeSet::new(),
             rules_are_due: false,
-            sequence: clock_us,
+            sequence: 0,
             first_sequence: u64::MAX,
             log_end: None,
             awaited: Lsn::ZERO,
             shown: history::Shown::default(),
             other_histories: Vec::new(),
-            resumed: Vec::new(),
+            is_draining: false,
             outputs: Vec::new(),
         }
     }
 
     /// A core without targets: everything decoded after `start` may be acknowledged.
     pub fn without_targets(start: Lsn) -> Core {
-        let limits = Limits { pending_keys: 0, repeat_after: Duration::ZERO };
-        let mut core = Core::new(0, &[], limits, Instant::now(), 0);
+        let now = Instant::now();
+        let replicas = Replicas::new(0, Duration::ZERO, now);
+        let mut core = Core::new(0, Vec::new(), Policy::patient(), replicas, now);
         (core.decoded, core.acknowledged) = (start, start);
         core
+    }
+
+    /// Something has happened. What follows is in [`Core::take_outputs`].
+    pub fn step(&mut self, now: Instant, input: Input<'_>) {
+        match input {
+            Input::StreamOpened(opening, clock_us) => self.stream_opened(opening, clock_us, now),
+            Input::StreamClosed if self.walsender().is_none() => {}
+            Input::StreamClosed => self.stream_closed(),
+            Input::SlotBusy => self.slot_busy(),
+            Input::SlotLost(why) => self.following.lost_because = Some(why.to_owned()),
+            Input::Snapshot(walsender, sight) => self.probe_answered(walsender, sight, now),
+            Input::ReplicaReported(replica, seen) => self.replica_reported(replica, seen, now),
+            Input::Observed(look, reinherited) => self.observed(look, reinherited, now),
+            Input::Unobserved => self.attestation_is_out_of_reach(),
+            Input::Attested(walsender) => self.attested(walsender),
+            Input::RecordLoaded(target, stored) => self.record_loaded(target, stored, now),
+            Input::Confirmed(target, ticket, delivery) => {
+                let oldest = self.confirmed(target, ticket, delivery, now);
+                self.tell(Event::Applied(oldest));
+            }
+            Input::Flushed(target, ticket, batch) => {
+                let oldest = self.flushed(target, ticket, batch, now);
+                self.tell(Event::Applied(oldest));
+            }
+            Input::Trouble(target, may_have_changed) => {
+                if may_have_changed {
+                    self.doubt(target);
+                }
+                self.set_up(target, false);
+            }
+            Input::Up(target) => self.set_up(target, true),
+            Input::Turned => self.turned(now),
+            Input::Read(is_behind) => self.read(is_behind, now),
+            Input::Drain => self.is_draining = true,
+        }
+    }
+
+    /// Moves everything on by as much as there is room for.
+    fn read(&mut self, is_behind: bool, now: Instant) {
+        self.got_past_failure();
+        self.other_histories();
+        self.release(now);
+        self.bound();
+        self.pass_or_probe(now);
+        if std::mem::take(&mut self.rules_are_due) {
+            self.list_rules();
+        }
+        if self.is_draining {
+            self.send_last(now);
+        } else {
+            self.send(now);
+        }
+        self.tell_source(is_behind, now);
+        match std::mem::take(&mut self.manual_lost) {
+            0 => {}
+            lost => self.tell(Event::ManualLost(lost)),
+        }
+        for (target, rules) in self.take_overflows() {
+            self.tell(Event::Overflowed(target, rules));
+        }
+    }
+
+    /// When the loop has to turn although nothing happens.
+    pub fn turn_due(&self, now: Instant) -> Instant {
+        let due = self.probe_due().into_iter().chain(self.next_repeat()).chain(self.record_due(now));
+        due.chain(self.acknowledgement_due(now)).fold(now + TURN_EVERY, Instant::min)
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.outputs.push(Output::Event(event));
     }
 
     /// Another history is followed from `start` on, for the first time or because the one before came to an end:
@@ -188,7 +250,7 @@ impl Core {
             target.clamp(Lsn::ZERO);
             target.unverified = Some(Lsn::ZERO);
             if target.suspended.take().is_some() {
-                self.resumed.push(index);
+                self.outputs.push(Output::Event(Event::Resumed(index)));
             }
             target.uncovered = None;
             target.unverify();
@@ -256,64 +318,11 @@ impl Core {
         self.targets.iter_mut().for_each(TargetState::unverify);
     }
 
-    /// Nothing is sent to this target before its record was loaded again.
-    pub fn verify_later(&mut self, target: usize) {
-        if let Some(target) = self.targets.get_mut(target) {
-            target.unverify();
-        }
-    }
-
     /// Asks every target for its record that may not be sent anything before.
     pub fn load_records(&mut self) {
         let unverified = |target: &(usize, &TargetState)| target.1.mode == Mode::Unverified;
         let unverified = self.targets.iter().enumerate().filter(unverified);
-        self.outputs.extend(unverified.map(|(target, _)| Output::LoadRecord { target }));
-    }
-
-    /// Compares a target's stored record with what is known. Unless the target is halted, it may be sent something from
-    /// now on: what the verdict asks for first.
-    pub fn reconcile(&mut self, index: usize, its: &Recollection, server: Server<'_>) -> Verdict {
-        let ours = self.first_sequence..=self.sequence;
-        let Some(target) = self.targets.get_mut(index) else { return Verdict::Continue };
-        let sequence = its.record.as_ref().map_or(0, |record| record.sequence);
-        let is_known = its.record.as_ref().is_some_and(|record| record.system_id == server.system_id);
-        let last = self.sequence;
-        self.sequence = sequence.max(last);
-        if is_known && sequence > last && target.written > Lsn::ZERO {
-            // Told apart once: where the stream turns out to be open still, its clock was ahead of this one's.
-            return Verdict::Overtaken;
-        }
-        let known = Known {
-            server,
-            written: target.written,
-            sequence: target.confirmed_sequence,
-            acquainted: target.acquainted,
-            is_ours: target.sent > Lsn::ZERO && ours.contains(&sequence),
-            remembered: target.recent.reaches_back_to(),
-        };
-        let verdict = judge(&known, its);
-        if target.mode == Mode::Unverified {
-            target.mode = Mode::Live;
-        }
-        target.floor = match (&verdict, &its.record) {
-            (Verdict::Continue, Some(record)) => {
-                Floor { applied: record.applied, confirmed: record.confirmed, settled: record.settled }
-            }
-            _ => Floor::default(),
-        };
-        // It may have lost those too.
-        target.rules.1 = true;
-        self.sweep_again(index);
-        let Some(target) = self.targets.get_mut(index) else { return verdict };
-        if let (Verdict::Continue | Verdict::Resend { .. }, Some(record), false) =
-            (&verdict, &its.record, known.is_ours)
-        {
-            target.history = None;
-            if let Some(commit) = self.expect_history(index, record.commit) {
-                return Verdict::Gap(Gap::OtherHistory { commit });
-            }
-        }
-        verdict
+        self.outputs.extend(unverified.map(|(target, _)| Output::LoadRecord(target)));
     }
 
     /// It is not known what the target holds: its connection is lost. Nothing more of it counts as applied until
@@ -342,45 +351,10 @@ impl Core {
         }
     }
 
-    /// Nothing more is sent to the target until [`Core::release`].
-    pub fn halt(&mut self, target: usize) {
-        if let Some(target) = self.targets.get_mut(target) {
-            target.mode = Mode::Halted;
-        }
-    }
-
-    /// The target is halted no more, and its record is to be reconciled.
-    pub fn release(&mut self, target: usize) {
-        if let Some(target) = self.targets.get_mut(target) {
-            target.mode = Mode::Unverified;
-        }
-    }
-
-    /// A table was flushed manually. Remembered only while a target is halted.
-    pub fn flushed_manually(&mut self, table: TableName) {
-        if self.targets.iter().any(|target| target.mode == Mode::Halted) {
-            self.manual_flushes.insert(table);
-        }
-    }
-
-    /// The tables that were flushed manually since the last call.
-    pub fn take_manual_flushes(&mut self) -> BTreeSet<TableName> {
-        std::mem::take(&mut self.manual_flushes)
-    }
-
     /// The target answers, or does not.
     pub fn set_up(&mut self, target: usize, up: bool) {
         if let Some(target) = self.targets.get_mut(target) {
             target.up = up;
-        }
-    }
-
-    /// The rules that have missed nothing have these marks now; the record says so with the next delivery.
-    pub fn mark_rules(&mut self, target: usize, marks: &str) {
-        if let Some(target) = self.targets.get_mut(target)
-            && *target.rules.0 != *marks
-        {
-            target.rules = (marks.into(), true);
         }
     }
 
@@ -400,11 +374,6 @@ impl Core {
         self.targets.get(target).map_or(0, |target| target.in_flight.iter().map(|sent| sent.scopes).sum())
     }
 
-    /// The furthest `applied` of a record that was sent to the target in the history that is followed.
-    pub fn furthest_record(&self, target: usize) -> Lsn {
-        self.targets.get(target).map_or(Lsn::ZERO, |target| target.sent)
-    }
-
     /// The targets that a rule goes to.
     pub fn targets_of(&self, rule: RuleId) -> Vec<usize> {
         self.routes.get(usize::from(rule.0)).map(|route| route.targets.clone()).unwrap_or_default()
@@ -417,13 +386,18 @@ impl Core {
         picked.map(|(rule, _)| rule).collect()
     }
 
-    /// What has to be done, in order.
-    pub fn take_outputs(&mut self) -> std::vec::Drain<'_, Output> {
-        self.outputs.drain(..)
+    /// What has to be done, in order, is moved behind what is in `into`.
+    pub fn take_outputs(&mut self, into: &mut Vec<Output>) {
+        into.append(&mut self.outputs);
     }
 }
 
 /// The last position that is replayed by whoever has replayed everything before `at`.
 fn just_before(at: Lsn) -> Lsn {
     Lsn::new(at.as_u64().saturating_sub(1))
+}
+
+/// Whether a rule goes to the target.
+fn goes_to(target: usize) -> impl Fn(&Rule) -> bool {
+    move |rule| rule.lanes.contains(&target)
 }

@@ -40,8 +40,8 @@ impl Core {
         self.invalidate_early(Stage::Fresh);
     }
 
-    /// The stream is closed: no answer counts that was asked for over it.
-    pub fn stream_closed(&mut self) {
+    /// No answer counts that was asked for so far.
+    pub(super) fn invalidate_what_is_asked_about(&mut self) {
         self.visibility.start_over();
         self.invalidate_early(Stage::Probed);
         self.invalidate_early(Stage::Fresh);
@@ -53,12 +53,12 @@ impl Core {
             // All of it is known to be visible, and nothing would ever let it pass.
             return self.put(stage, Stage::Ready);
         }
-        let Core { targets, routes, limits, .. } = self;
+        let Core { targets, routes, policy, .. } = self;
         for target in targets {
             let early = std::mem::take(target.stage(stage));
             let ready = target.stage(Stage::Ready);
             ready.batch.append(&early.batch);
-            let coarsened = ready.limit(limits.pending_keys, routes);
+            let coarsened = ready.limit(policy.pending_keys, routes);
             target.overflow.note(coarsened);
             *target.stage(stage) = early;
         }
@@ -100,13 +100,13 @@ impl Core {
     }
 
     fn put(&mut self, from: Stage, to: Stage) {
-        let Core { targets, routes, limits, .. } = self;
+        let Core { targets, routes, policy, .. } = self;
         for target in targets {
             let mut pending = std::mem::take(target.stage(from));
             let had_keys = !pending.is_empty();
             target.stage(to).absorb(&mut pending);
             if had_keys {
-                let coarsened = target.stage(to).limit(limits.pending_keys, routes);
+                let coarsened = target.stage(to).limit(policy.pending_keys, routes);
                 target.overflow.note(coarsened);
             }
             // With its memory.

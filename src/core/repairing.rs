@@ -4,7 +4,7 @@
 use super::gathering::push_scopes;
 use super::pending::{Route, Stage};
 use super::{Core, just_before};
-use crate::continuity::Recent;
+use crate::core::continuity::Recent;
 use crate::invalidation::{Batch, RuleId};
 use crate::lsn::Lsn;
 
@@ -90,10 +90,5 @@ impl Core {
             let since = target.uncovered.take().map_or(since, |uncovered| uncovered.min(since));
             target.stage(Stage::Ready).holds_since(since);
         }
-    }
-
-    /// What is withheld because of rules that are not whole, after another history has begun.
-    pub fn withhold_again(&mut self, is_whole: impl Fn(usize) -> bool) {
-        (0..self.target_count()).filter(|target| !is_whole(*target)).for_each(|target| self.withhold(target));
     }
 }

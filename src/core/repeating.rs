@@ -28,18 +28,18 @@ impl Core {
 
     /// What was confirmed for good is repeated after the pause.
     pub(super) fn repeat_later(&mut self, index: usize, mut batch: Batch, now: Instant) {
-        let Core { targets, routes, limits, .. } = self;
+        let Core { targets, routes, policy, .. } = self;
         let Some(target) = targets.get_mut(index) else { return };
-        if limits.repeat_after == Duration::ZERO || batch.is_empty() {
+        if policy.repeat_after == Duration::ZERO || batch.is_empty() {
             batch.clear();
             return target.spare.push(batch);
         }
-        let due = now + limits.repeat_after;
+        let due = now + policy.repeat_after;
         let mut pending = Pending { batch, ..Pending::default() };
-        match target.repeats.back_mut().filter(|last| due < last.first + limits.repeat_after / PARTS) {
+        match target.repeats.back_mut().filter(|last| due < last.first + policy.repeat_after / PARTS) {
             Some(last) => {
                 last.pending.absorb(&mut pending);
-                target.overflow.note(last.pending.limit(limits.pending_keys, routes));
+                target.overflow.note(last.pending.limit(policy.pending_keys, routes));
                 last.due = due;
                 target.spare.push(pending.batch);
             }
@@ -49,11 +49,11 @@ impl Core {
 
     /// Takes what is due now.
     pub(super) fn repeat(&mut self, index: usize, now: Instant) {
-        let Core { targets, routes, limits, .. } = self;
+        let Core { targets, routes, policy, .. } = self;
         let Some(target) = targets.get_mut(index) else { return };
         while let Some(Repeat { mut pending, .. }) = target.repeats.pop_front_if(|repeat| repeat.due <= now) {
             target.repeat.absorb(&mut pending);
-            target.overflow.note(target.repeat.limit(limits.pending_keys, routes));
+            target.overflow.note(target.repeat.limit(policy.pending_keys, routes));
             target.spare.push(pending.batch);
         }
     }

@@ -49,30 +49,30 @@ impl Core {
 
     /// What is replayed by now, and what need not be, waits for its replica pass.
     pub(super) fn take_replayed(&mut self, index: usize, need_not_be: impl Fn(&Pending) -> bool) {
-        let Core { targets, routes, limits, replay, .. } = self;
+        let Core { targets, routes, policy, replay, .. } = self;
         let Some(target) = targets.get_mut(index) else { return };
         let is_taken = |pending: &mut Pending| !replay.lacks(pending.last) || need_not_be(pending);
         while let Some(mut pending) = target.awaiting_replay.pop_front_if(is_taken) {
             target.replayed.absorb(&mut pending);
-            target.overflow.note(target.replayed.limit(limits.pending_keys, routes));
+            target.overflow.note(target.replayed.limit(policy.pending_keys, routes));
             target.spare.push(pending.batch);
         }
     }
 
     /// A first pass was confirmed: what was in it waits for the replicas.
     pub(super) fn await_replay(&mut self, index: usize, pending: Pending) {
-        let Core { targets, routes, limits, .. } = self;
+        let Core { targets, routes, policy, .. } = self;
         let Some(target) = targets.get_mut(index) else { return };
         target.awaiting_replay.push_back(pending);
         let keys: usize = target.awaiting_replay.iter().map(|pending| pending.batch.len()).sum();
-        let is_too_much = keys > limits.pending_keys;
+        let is_too_much = keys > policy.pending_keys;
         while target.awaiting_replay.len() > PARTS_MAX || (is_too_much && target.awaiting_replay.len() > 1) {
             let (Some(mut last), Some(before)) = (target.awaiting_replay.pop_back(), target.awaiting_replay.back_mut())
             else {
                 break;
             };
             before.absorb(&mut last);
-            target.overflow.note(before.limit(limits.pending_keys, routes));
+            target.overflow.note(before.limit(policy.pending_keys, routes));
             target.spare.push(last.batch);
         }
         self.take_replayed(index, |_| false);
@@ -113,16 +113,6 @@ impl Core {
     pub fn settled_at_most(&self) -> Option<Lsn> {
         let are_known = self.targets.iter().all(|target| target.mode == Mode::Live);
         are_known.then(|| self.targets.iter().map(|target| target.floor.settled).fold(self.decoded, Lsn::max))
-    }
-
-    /// Whether records may list other rules than when this was asked last.
-    pub fn take_rules_due(&mut self) -> bool {
-        std::mem::take(&mut self.rules_are_due)
-    }
-
-    /// The furthest position that replicas have to replay.
-    pub fn furthest(&self) -> Lsn {
-        self.furthest
     }
 
     fn was_touched(&self, rule: RuleId, since: Lsn) -> bool {

@@ -4,16 +4,16 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::continuity::Fork;
+use crate::core::continuity::Fork;
 use crate::lsn::Lsn;
 use crate::sight::ReplicaSeen;
 
 /// Into how many parts the longest lag is divided, to tell how old a position is.
 const MARKS: u32 = 256;
 
-/// Why a replica is not waited for.
+/// Absent a replica is not waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
+pub enum Absent {
     /// It has not replayed for so long what it should have.
     #[error("it has not replayed what was committed {} s ago", .0.as_secs())]
     Behind(Duration),
@@ -65,8 +65,8 @@ pub enum Turn {
     Left {
         /// Which one.
         replica: usize,
-        /// Why.
-        why: Why,
+        /// Absent.
+        why: Absent,
     },
     /// It is waited for again. Its readers may have filled in what was older than what had settled.
     Returned {
@@ -85,7 +85,7 @@ struct Replica {
     /// When it last answered as a replica of the source, or the beginning.
     answered: Instant,
     /// What it said instead, last.
-    strange: Option<Why>,
+    strange: Option<Absent>,
     /// What it has to have replayed before readers may rely on it; not known before it is waited for.
     needs: Option<Lsn>,
     /// It has replayed less than it had, and nobody has been told: its readers see what is older than what has settled.
@@ -223,7 +223,7 @@ impl Replicas {
 
     /// What has changed by now, one at a time, until there is nothing more.
     pub fn turn(&mut self, now: Instant) -> Option<Turn> {
-        let lags: Vec<(Duration, Why)> = self.each.iter().map(|replica| self.lag(replica, now)).collect();
+        let lags: Vec<(Duration, Absent)> = self.each.iter().map(|replica| self.lag(replica, now)).collect();
         for (index, (replica, (lag, why))) in self.each.iter_mut().zip(lags).enumerate() {
             let back_to = replica.back_to.take();
             if let (Standing::Left(since), Some(to)) = (&mut replica.standing, back_to) {
@@ -232,7 +232,7 @@ impl Replicas {
             match replica.standing {
                 Standing::Held if let Some(to) = back_to => {
                     replica.standing = Standing::Left(to);
-                    let why = if to == Lsn::ZERO { Why::Restarted } else { Why::Back { to } };
+                    let why = if to == Lsn::ZERO { Absent::Restarted } else { Absent::Back { to } };
                     return Some(Turn::Left { replica: index, why });
                 }
                 Standing::Held if lag > self.max_lag => {
@@ -268,15 +268,15 @@ impl Replicas {
     }
 
     /// For how long a replica has owed something, and why that may be.
-    fn lag(&self, replica: &Replica, now: Instant) -> (Duration, Why) {
+    fn lag(&self, replica: &Replica, now: Instant) -> (Duration, Absent) {
         let silent = now.saturating_duration_since(replica.answered);
         let owed = self.marks.iter().chain(&self.furthest).find(|(at, _)| *at >= replica.replayed);
         let behind = owed.map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(*since));
         match replica.strange {
             Some(why) => (silent, why),
-            None if behind > silent => (behind, Why::Behind(behind)),
+            None if behind > silent => (behind, Absent::Behind(behind)),
             // Between two questions it is silent too.
-            None => (silent, Why::Silent(silent)),
+            None => (silent, Absent::Silent(silent)),
         }
     }
 }
@@ -299,20 +299,20 @@ impl Origin {
     }
 
     /// How far the replica has replayed the source's history.
-    fn judge(&self, seen: ReplicaSeen) -> Result<Lsn, Why> {
+    fn judge(&self, seen: ReplicaSeen) -> Result<Lsn, Absent> {
         let ReplicaSeen { system_id, timeline, replayed, .. } = seen;
         if system_id != self.system_id {
-            return Err(Why::OtherDatabase { system_id });
+            return Err(Absent::OtherDatabase { system_id });
         }
         let Some(replayed) = replayed else {
             let is_source = timeline == self.timeline && self.takes_writes;
-            return if is_source { Ok(Lsn::MAX) } else { Err(Why::Primary { timeline }) };
+            return if is_source { Ok(Lsn::MAX) } else { Err(Absent::Primary { timeline }) };
         };
         if timeline == self.timeline {
             return Ok(replayed);
         }
         // What it has replayed beyond the fork was never, or is no more, part of the history.
-        self.left(timeline).map(|at| replayed.min(at)).ok_or(Why::OtherTimeline { timeline })
+        self.left(timeline).map(|at| replayed.min(at)).ok_or(Absent::OtherTimeline { timeline })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::pending::{Pending, Stage};
 use super::target::{Mode, Pass, Sent, TargetState, Ticket, Unproved};
-use super::{Core, Output, WINDOW_DELIVERIES};
+use super::{Core, Event, Output, WINDOW_DELIVERIES};
 use crate::invalidation::Batch;
 use crate::pgoutput::PgTime;
 use crate::record::{Delivery, Record};
@@ -64,7 +64,7 @@ impl Core {
     fn resume(&mut self, index: usize) {
         let Some(target) = self.targets.get_mut(index) else { return };
         if target.mode == Mode::Live && target.up && target.suspended.take().is_some() {
-            self.resumed.push(index);
+            self.tell(Event::Resumed(index));
             self.invalidate_again_when_visible(index);
         }
     }

@@ -7,11 +7,6 @@ use crate::lsn::Lsn;
 use crate::observation::HeldWal;
 
 impl Core {
-    /// The next suspended target that is served again.
-    pub fn take_resumed(&mut self) -> Option<usize> {
-        self.resumed.pop()
-    }
-
     /// The targets for which something waits, that have come less far since the last look than the log, and that hold back
     /// at least half of what the slot does: another part of it may be held back by a transaction that runs for long.
     pub fn laggards(&mut self, held: &HeldWal) -> Vec<usize> {

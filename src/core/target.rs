@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::continuity::{Recent, Stranger};
 use super::gathering::Overflow;
 use super::history::History;
 use super::pending::{Pending, Stage, Stages};
 use super::repeating::Repeat;
-use crate::continuity::Recent;
 use crate::invalidation::Batch;
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
@@ -135,6 +135,8 @@ pub(super) struct TargetState {
     /// The marks of the rules that have missed nothing, and whether the record still has to be written with them.
     pub(super) rules: (Arc<str>, bool),
     pub(super) recent: Recent,
+    /// Who else writes the record.
+    pub(super) stranger: Stranger,
     pub(super) overflow: Overflow,
     /// When the record has to say what is settled, after invalidations were confirmed.
     pub(super) settled_due: Option<Instant>,
@@ -173,6 +175,7 @@ impl TargetState {
             floor: Floor::default(),
             rules: ("".into(), false),
             recent: Recent::new(recent_bytes),
+            stranger: Stranger::default(),
             overflow: Overflow::default(),
             settled_due: Some(now),
             last_sent: now,

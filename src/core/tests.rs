@@ -4,11 +4,11 @@ mod standing_in;
 
 use std::time::Duration;
 
+use super::continuity::{Gap, SlotOrigin, Verdict};
 use super::target::Pass;
 use super::*;
-use crate::continuity::SlotOrigin;
 use crate::invalidation::Action;
-use crate::record::Record;
+use crate::record::{Delivery, Record};
 use crate::rules::config::{RawRule, resolve};
 use crate::sight::Sight;
 use crate::transaction::Gather;
@@ -22,11 +22,19 @@ fn record_at(at: u64) -> Record {
     Record { applied, confirmed, settled, system_id: 7, timeline: 1, sequence: 0, commit: None, rules: None }
 }
 
+fn opening() -> Opening {
+    let (start, wal_end) = (lsn(100), Lsn::MAX);
+    let slot = SlotOrigin::Found { confirmed: start };
+    Opening { system_id: 7, timeline: 1, wal_end, forks: Vec::new(), slot, start, walsender: 4711 }
+}
+
 /// A core with one rule, `users`, that goes to every target.
 pub(super) struct Desk {
     pub(super) core: Core,
     pub(super) now: Instant,
     xid: u32,
+    /// Every event.
+    told: Vec<Event>,
 }
 
 /// A flush has an unreadable record, because it has none.
@@ -45,13 +53,14 @@ impl Desk {
     pub(super) fn unverified(targets: usize) -> Desk {
         let names: Vec<String> = (0..targets).map(|n| format!("cache-{n}")).collect();
         let rules = resolve(&[RawRule::of("users", &["user:{id}"])], &names).unwrap();
-        let limits = Limits { pending_keys: 100, repeat_after: Duration::ZERO };
+        let policy = Policy { pending_keys: 100, ..Policy::patient() };
         let now = Instant::now();
-        let mut core = Core::new(targets, &rules, limits, now, 0);
-        core.begin(lsn(100), (7, 1), 0);
+        let mut core = Core::new(targets, rules, policy, Replicas::new(0, Duration::ZERO, now), now);
+        core.stream_opened(opening(), 0, now);
+        core.take_outputs(&mut Vec::new());
         core.answered(Sight::Primary("1000000:1000000:".parse().unwrap()));
         (0..targets).for_each(|target| core.set_up(target, true));
-        Desk { core, now, xid: 10 }
+        Desk { core, now, xid: 10, told: Vec::new() }
     }
 
     /// The target says that everything up to `at` was confirmed.
@@ -66,14 +75,7 @@ impl Desk {
     }
 
     fn reconcile_its(&mut self, target: usize, its: &Recollection) -> Verdict {
-        let server = Server {
-            system_id: 7,
-            timeline: 1,
-            forks: &[],
-            slot: SlotOrigin::Found { confirmed: lsn(100) },
-            reached: Lsn::MAX,
-        };
-        let verdict = self.core.reconcile(target, its, server);
+        let verdict = self.core.reconcile(target, its);
         self.core.verified(target);
         verdict
     }
@@ -96,12 +98,19 @@ impl Desk {
         self.now += later;
         self.core.pass(false);
         self.core.send(self.now);
-        let sends = self.core.take_outputs().filter_map(|output| match output {
+        let mut outputs = Vec::new();
+        self.core.take_outputs(&mut outputs);
+        let told = &mut self.told;
+        let sends = outputs.into_iter().filter_map(|output| match output {
+            Output::Event(event) => {
+                told.push(event);
+                None
+            }
             Output::Send { target, ticket, delivery } => Some((target, ticket, delivery)),
             Output::Flush { target, ticket, batch } => {
                 Some((target, ticket, Delivery { batch, record: Record::UNREADABLE }))
             }
-            Output::LoadRecord { .. } => None,
+            _ => None,
         });
         sends.collect()
     }
@@ -291,7 +300,7 @@ fn a_suspended_target_holds_settled_but_not_the_slot_and_its_record_proves_the_g
     desk.core.set_up(0, true);
     let back = desk.send();
     assert_eq!(back[0].2.batch.scopes().len(), 1);
-    assert_eq!(desk.core.take_resumed(), Some(0));
+    assert!(desk.told.contains(&Event::Resumed(0)));
     desk.core.idle(lsn(500));
     assert_eq!(desk.acknowledge(), None, "the slot waits for it again");
     desk.confirm_all(back);

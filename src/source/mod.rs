@@ -25,8 +25,8 @@ pub mod watch;
 
 use std::future::Future;
 
-use crate::continuity::Fork;
 use crate::core::AckLsn;
+use crate::core::continuity::Fork;
 use crate::lsn::Lsn;
 use crate::observation::Observation;
 use crate::sight::{ReplicaSeen, Sight};

@@ -17,7 +17,7 @@ use super::socket::Socket;
 use super::stream::{PostgresStream, StreamSettings};
 use super::synchronous::{STANDBYS, counted};
 use super::{Seen, SlotSeen, Source, SourceError, handshake, timeline};
-use crate::continuity::Fork;
+use crate::core::continuity::Fork;
 use crate::lsn::Lsn;
 use crate::table::{quote_identifier, quote_literal};
 

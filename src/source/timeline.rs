@@ -1,7 +1,7 @@
 //! The history file of a timeline, as `TIMELINE_HISTORY` sends it: where the log left each earlier timeline (Postgres
 //! manual, "Timelines"; `timeline.c`).
 
-use crate::continuity::Fork;
+use crate::core::continuity::Fork;
 use crate::lsn::Lsn;
 
 /// What is wrong with a history file. It names lines, not what stands in them.

@@ -4,8 +4,8 @@
 //! What is owed moves through stages: gathering → asked or blocked → ready → on its way → waiting for replicas → on its
 //! way again → settled. Everything before the oldest thing that is owed is settled.
 
-use coherd::continuity::{Known, Server, SlotOrigin, Verdict, judge};
 use coherd::core::Visibility;
+use coherd::core::continuity::{Known, Server, SlotOrigin, Verdict, judge};
 use coherd::lsn::Lsn;
 use coherd::record;
 use coherd::sight::Sight;

@@ -1,6 +1,6 @@
 //! A standby that becomes the primary.
 
-use coherd::continuity::Fork;
+use coherd::core::continuity::Fork;
 use coherd::lsn::Lsn;
 use coherd::source::{Source, SourceError};
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::parts;
 use crate::config::Config;
-use crate::continuity::{Shared, Stranger, Writer};
+use crate::core::continuity::{Shared, Stranger, Writer};
 use crate::finding::{Code, Finding};
 use crate::source::reach::Reached;
 use crate::target::Target;

@@ -47,7 +47,7 @@ impl Scene {
     }
 }
 
-fn left(replica: usize, why: Why) -> Vec<Turn> {
+fn left(replica: usize, why: Absent) -> Vec<Turn> {
     vec![Turn::Left { replica, why }]
 }
 
@@ -101,7 +101,7 @@ fn one_that_is_behind_for_too_long_leaves_and_returns_when_it_is_well_below() {
         assert_eq!((scene.turns(), scene.replayed()), (vec![], 2500));
     }
     scene.pass(1);
-    assert_eq!(scene.turns(), left(1, Why::Behind(Duration::from_secs(31))));
+    assert_eq!(scene.turns(), left(1, Absent::Behind(Duration::from_secs(31))));
     assert_eq!(scene.replayed(), 2501);
     let standings: Vec<Standing> = scene.replicas.standings().collect();
     assert_eq!(standings, [Standing::Held, Standing::Left(Lsn::new(2500))]);
@@ -133,7 +133,7 @@ fn one_that_says_nothing_leaves_also_where_nothing_is_wanted() {
     scene.pass(30);
     assert_eq!(scene.turns(), []);
     scene.pass(1);
-    assert_eq!(scene.turns(), left(0, Why::Silent(Duration::from_secs(31))));
+    assert_eq!(scene.turns(), left(0, Absent::Silent(Duration::from_secs(31))));
     assert_eq!(scene.replayed(), ALL);
     scene.pass(100);
     scene.says(0, 2500);
@@ -141,7 +141,7 @@ fn one_that_says_nothing_leaves_also_where_nothing_is_wanted() {
     // One that never said anything.
     let mut scene = Scene::of(1);
     scene.pass(31);
-    assert_eq!(scene.turns(), left(0, Why::Silent(Duration::from_secs(31))));
+    assert_eq!(scene.turns(), left(0, Absent::Silent(Duration::from_secs(31))));
     scene.says(0, 2500);
     assert_eq!(scene.turns(), returned(0, 0));
 }
@@ -149,11 +149,11 @@ fn one_that_says_nothing_leaves_also_where_nothing_is_wanted() {
 #[test]
 fn what_is_no_replica_of_the_source_counts_for_nothing_and_leaves_with_its_reason() {
     for (system_id, timeline, replayed, why) in [
-        (8, 3, Some(9000), Why::OtherDatabase { system_id: 8 }),
-        (7, 4, Some(9000), Why::OtherTimeline { timeline: 4 }),
-        (7, 0, Some(9000), Why::OtherTimeline { timeline: 0 }),
-        (7, 4, None, Why::Primary { timeline: 4 }),
-        (7, 2, None, Why::Primary { timeline: 2 }),
+        (8, 3, Some(9000), Absent::OtherDatabase { system_id: 8 }),
+        (7, 4, Some(9000), Absent::OtherTimeline { timeline: 4 }),
+        (7, 0, Some(9000), Absent::OtherTimeline { timeline: 0 }),
+        (7, 4, None, Absent::Primary { timeline: 4 }),
+        (7, 2, None, Absent::Primary { timeline: 2 }),
     ] {
         let mut scene = Scene::of(1);
         scene.says(0, 2500);
@@ -195,7 +195,7 @@ fn the_source_itself_may_be_listed() {
     scene.says_of(0, 7, 3, None);
     assert_eq!(scene.replayed(), 0);
     scene.pass(31);
-    assert_eq!(scene.turns(), left(0, Why::Primary { timeline: 3 }));
+    assert_eq!(scene.turns(), left(0, Absent::Primary { timeline: 3 }));
     // It becomes a replica after it was the source: it has not gone back.
     scene.replicas.source_takes_writes(true);
     scene.says_of(0, 7, 3, None);
@@ -247,7 +247,7 @@ fn one_that_has_gone_back_leaves_and_returns_since_where_it_went() {
     scene.says(0, 2300);
     scene.says(0, 2400);
     let to = Lsn::new(2300);
-    assert_eq!(scene.turns(), [left(0, Why::Back { to }), returned(0, 2300)].concat());
+    assert_eq!(scene.turns(), [left(0, Absent::Back { to }), returned(0, 2300)].concat());
     assert_eq!(scene.replayed(), 2400);
     // While it is not waited for.
     scene.want(2400);
@@ -325,7 +325,7 @@ fn one_that_was_restarted_leaves_and_returns_however_far_it_is_when_it_answers()
     scene.says(0, 2500);
     scene.run += 1;
     scene.says(0, 2600);
-    assert_eq!(scene.turns(), [left(0, Why::Restarted), returned(0, 0)].concat());
+    assert_eq!(scene.turns(), [left(0, Absent::Restarted), returned(0, 0)].concat());
     scene.says(0, 2700);
     assert_eq!(scene.turns(), [], "once");
 }

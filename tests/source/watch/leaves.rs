@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coherd::continuity::is_broken;
+use coherd::core::continuity::is_broken;
 
 use super::super::own_server;
 use super::Watching;

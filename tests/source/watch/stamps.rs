@@ -1,6 +1,6 @@
 //! After which changes of the catalogue a rule is flushed, and after which not.
 
-use coherd::continuity::is_broken;
+use coherd::core::continuity::is_broken;
 use coherd::observation::TableSeen;
 
 use super::Watching;

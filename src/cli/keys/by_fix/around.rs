@@ -9,7 +9,7 @@ use crate::cli::columns::plural;
 use crate::cli::found::Cause;
 use crate::cli::{Failure, parts};
 use crate::config::Config;
-use crate::continuity::is_broken;
+use crate::core::continuity::is_broken;
 use crate::finding::{Finding, Severity};
 use crate::observation::TableSeen;
 use crate::rules::audit::audit;

@@ -2,21 +2,21 @@
 
 use tracing::{debug, info, warn};
 
-use super::Recorder;
-use crate::core::Why;
+use super::Observer;
+use crate::core::Absent;
 use crate::lsn::Lsn;
 use crate::source::SourceError;
 
-impl Recorder {
+impl Observer {
     /// The source says what its readers see.
-    pub(in crate::pipeline) fn sighted(&mut self) {
+    pub(in crate::runtime) fn sighted(&mut self) {
         if self.board.sighted() {
             info!("the source can be asked again what its readers see");
         }
     }
 
     /// It cannot be asked, though the stream may run.
-    pub(in crate::pipeline) fn unsighted(&mut self, error: &SourceError) {
+    pub(in crate::runtime) fn unsighted(&mut self, error: &SourceError) {
         let fault = error.to_string();
         if self.board.unsighted(&fault) {
             warn!(
@@ -29,7 +29,7 @@ impl Recorder {
     }
 
     /// A replica has answered.
-    pub(in crate::pipeline) fn replica_seen(&mut self, replica: usize, replayed: Option<Lsn>) {
+    pub(in crate::runtime) fn replica_seen(&mut self, replica: usize, replayed: Option<Lsn>) {
         let recovers = self.board.replica(replica, |its| {
             its.replayed = replayed;
             its.fault.take().is_some()
@@ -40,7 +40,7 @@ impl Recorder {
     }
 
     /// A replica cannot be asked.
-    pub(in crate::pipeline) fn replica_away(&mut self, replica: usize, error: &SourceError) {
+    pub(in crate::runtime) fn replica_away(&mut self, replica: usize, error: &SourceError) {
         let fault = error.to_string();
         let is_new = self.board.replica(replica, |its| {
             its.held = false;
@@ -54,12 +54,12 @@ impl Recorder {
     }
 
     /// Whether readers may rely on the replica, as far as its answers go.
-    pub(in crate::pipeline) fn replica_held(&mut self, replica: usize, held: bool) {
+    pub(in crate::runtime) fn replica_held(&mut self, replica: usize, held: bool) {
         self.board.replica(replica, |its| its.held = held && its.fault.is_none());
     }
 
     /// What the replica has not replayed settles without it.
-    pub(in crate::pipeline) fn replica_left(&mut self, replica: usize, why: Why) {
+    pub(in crate::runtime) fn replica_left(&mut self, replica: usize, why: Absent) {
         let why = why.to_string();
         warn!(
             replica = &*self.board.replica_name(replica),
@@ -70,7 +70,7 @@ impl Recorder {
     }
 
     /// It is waited for again.
-    pub(in crate::pipeline) fn replica_returned(&mut self, replica: usize) {
+    pub(in crate::runtime) fn replica_returned(&mut self, replica: usize) {
         info!(replica = &*self.board.replica_name(replica), "the replica has caught up and is waited for again");
         self.board.replica_stands(replica, None);
     }

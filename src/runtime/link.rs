@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Event;
 use crate::backoff::Backoff;
-use crate::continuity::SlotOrigin;
+use crate::core::continuity::SlotOrigin;
 use crate::lsn::Lsn;
 use crate::source::{Intake, Seen, SlotSeen, Source, SourceError, Stream};
 

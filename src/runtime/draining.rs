@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::link::Link;
-use super::{Event, Pipeline, Stopped, TICK};
+use super::{Event, Pipeline, Stopped};
+use crate::core::{Input, TURN_EVERY};
 use crate::source::{Intake, Source, Stream};
 
 /// How long a shutdown waits for targets to confirm what is on its way. What they do not is sent again at the next start.
@@ -15,17 +16,11 @@ impl<S: Source + 'static> Pipeline<S> {
     /// The second, smaller loop: nothing more is read; what is gathered is sent and confirmed, the records move, and
     /// the source hears of it.
     pub(super) async fn drain(mut self) -> Result<(), Stopped> {
-        self.recorder.draining();
+        self.observer.draining();
+        self.step(Input::Drain)?;
         let deadline = Instant::now() + DRAIN_TIME;
         while !self.core.is_drained() && Instant::now() < deadline {
-            let now = Instant::now();
-            self.pass(now);
-            self.other_histories();
-            if self.core.take_rules_due() {
-                self.vouch();
-            }
-            self.core.send_last(now.into_std());
-            self.perform();
+            self.step(Input::Read(false))?;
             tokio::select! {
                 biased;
                 Some(report) = self.reports.recv() => self.reported(report)?,
@@ -35,15 +30,14 @@ impl<S: Source + 'static> Pipeline<S> {
                     // A source that is away stays away, and one that has rested would be ready over and over.
                     if let Event::Ready(Err(_)) | Event::Opened(..) | Event::Rested = event {
                         self.link = Link::Nowhere;
-                        self.core.stream_closed();
+                        self.step(Input::StreamClosed)?;
                     }
                 }
-                () = tokio::time::sleep_until(deadline.min(now + TICK)) => {}
+                () = tokio::time::sleep_until(deadline.min(Instant::now() + TURN_EVERY)) => {}
             }
-            self.acknowledge(false);
         }
-        self.acknowledge(true);
-        self.recorder.drained(self.core.is_drained());
+        self.step(Input::Read(false))?;
+        self.observer.drained(self.core.is_drained());
         match std::mem::replace(&mut self.link, Link::Nowhere) {
             // The process ends either way, and what was not acknowledged comes again.
             Link::Streaming { stream, .. } => stream.finish().await.or(Ok(())),

@@ -1,18 +1,18 @@
-//! A stream that fails at the same position again and again.
+//! What a failure of the stream means.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
-use super::{OnGap, Pipeline};
-use crate::continuity::Failed;
+use super::Pipeline;
+use crate::core::OnGap;
+use crate::core::continuity::Failed;
 use crate::source::{Source, SourceError};
 
 /// The `reason` of the gap that a new slot leaves, which begins after what cannot be decoded.
 const LOG_NOT_DECODABLE: &str = "log_not_decodable";
 
 impl<S: Source + 'static> Pipeline<S> {
-    /// What a failure of the stream means. Where decoding has failed at one position for long, that is a gap: only a new
-    /// slot gets past it. What this process cannot make sense of at one position counts as well: the server may have a
-    /// fault, and it would send the same again.
+    /// Where decoding has failed at one position for long, that is a gap: only a new slot gets past it. What this process
+    /// cannot make sense of at one position counts as well: the server may have a fault, and it would send the same again.
     pub(super) fn failed_for_good(&mut self, error: SourceError) -> SourceError {
         let (at, text) = match error {
             SourceError::NotDecodable { at, text } => (at, text),
@@ -23,34 +23,26 @@ impl<S: Source + 'static> Pipeline<S> {
             | SourceError::Refused(_)
             | SourceError::Synchronous(_) => return error,
         };
-        let at = at.unwrap_or_else(|| self.core.decoded());
         let what_then = match self.settings.on_gap {
             OnGap::Flush => "a new slot takes its place and every scope is flushed",
             OnGap::Halt => "a new slot takes its place and every target halts (on_gap: halt)",
         };
-        match self.stuck.failed(at, Instant::now()) {
-            Failed::TryAgain(patience) => SourceError::NotDecodable {
+        match self.core.decoding_failed(at, Instant::now().into_std()) {
+            (at, Failed::TryAgain(patience)) => SourceError::NotDecodable {
                 at: Some(at),
                 text: format!(
                     "the log cannot be decoded at {at}: {text} coherd tries again for {} s; then {what_then}",
                     patience.as_secs()
                 ),
             },
-            Failed::ForGood { times, lasted } => {
+            (at, Failed::ForGood { times, lasted }) => {
                 let text = format!(
                     "the log cannot be decoded at {at}, in {times} attempts over {} s: {text} Now {what_then}",
                     lasted.as_secs()
                 );
-                self.recorder.source_gap(LOG_NOT_DECODABLE, &text);
+                self.observer.source_gap(LOG_NOT_DECODABLE, &text);
                 SourceError::Gap(text)
             }
-        }
-    }
-
-    /// Looks whether the stream has got past the position where it failed.
-    pub(super) fn got_past_failure(&mut self) {
-        if self.stuck.passed(self.core.decoded()) {
-            self.recorder.streams_on();
         }
     }
 }

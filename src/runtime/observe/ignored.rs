@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::Recorder;
+use super::Observer;
 use crate::backoff::Throttle;
 
 /// Between two lines of the log, at least.
@@ -24,7 +24,7 @@ impl Default for Ignored {
     }
 }
 
-impl Recorder {
+impl Observer {
     pub(super) fn ignored(&mut self, keys: u64) {
         if keys > 0 {
             self.metrics.ignored(keys);

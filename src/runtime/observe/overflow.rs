@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use super::Recorder;
+use super::Observer;
 use crate::invalidation::RuleId;
 
 /// Limits that are reached again and again have one line in the log in this time, whichever target's they are.
@@ -12,7 +12,7 @@ pub(super) const OVERFLOW_PACE: Duration = Duration::from_secs(10);
 
 /// What was reached, and how much it allows.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::pipeline) enum Limit {
+pub(in crate::runtime) enum Limit {
     /// `limits.max_keys_per_transaction`
     Transaction(u64),
     /// `limits.max_pending_keys`, or what their text takes.
@@ -29,9 +29,9 @@ impl Limit {
     }
 }
 
-impl Recorder {
+impl Observer {
     /// Scopes of these rules stand in for their keys at the target.
-    pub(in crate::pipeline) fn overflowed(&mut self, lane: usize, limit: Limit, rules: &[RuleId]) {
+    pub(in crate::runtime) fn overflowed(&mut self, lane: usize, limit: Limit, rules: &[RuleId]) {
         if rules.is_empty() {
             return;
         }

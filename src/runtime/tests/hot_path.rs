@@ -1,8 +1,7 @@
 //! From a frame to a delivery, nothing is allocated for a row or a key.
 
 use super::*;
-use crate::continuity::Server;
-use crate::core::Output;
+use crate::core::continuity::SlotOrigin;
 use crate::invalidation::Batch;
 use crate::target::delivery::Shipment;
 
@@ -13,8 +12,10 @@ struct Belt {
     reader: Reader,
     core: Core,
     worker: delivery::Lane,
-    recorder: Recorder,
+    observer: Observer,
     reports: mpsc::Receiver<Report>,
+    answer: Option<oneshot::Sender<Batch>>,
+    outputs: Vec<Output>,
 }
 
 impl Belt {
@@ -24,53 +25,66 @@ impl Belt {
         let (sender, reports) = mpsc::channel(64);
         let worker = delivery::spawn(0, Arc::clone(cache) as _, sender);
         let board = Board::new("s", "p", [("cache", "redis")]);
-        let recorder = Recorder::new(board.clone(), Metrics::new(&board), &["cache".into()], &rules);
+        let observer = Observer::new(board.clone(), Metrics::new(&board), &["cache".into()], &rules);
         let settings = Settings { pending_keys_max: 1_000_000, transaction_keys_max: 1_000_000, ..SETTINGS };
-        let mut core = Core::new(1, &rules, settings.limits(), Instant::now().into_std(), 0);
-        core.begin(Lsn::new(100), (7, 1), 0);
-        core.opened(Lsn::new(100));
-        core.answered(Sight::Primary("1000000:1000000:".parse().unwrap()));
-        Belt { reader: Reader::new(rules, 1_000_000), core, worker, recorder, reports }
+        let now = Instant::now().into_std();
+        let replicas = Replicas::new(0, MAX_LAG, now);
+        let mut core = Core::new(1, rules.clone(), settings.policy("s"), replicas, now);
+        let slot = SlotOrigin::Found { confirmed: Lsn::new(100) };
+        let opening = Opening {
+            system_id: 7,
+            timeline: 1,
+            wal_end: Lsn::MAX,
+            forks: Vec::new(),
+            slot,
+            start: Lsn::new(100),
+            walsender: 4711,
+        };
+        core.step(now, Input::Observed(&look(&rules, "as it was"), &[]));
+        core.step(now, Input::StreamOpened(opening, 0));
+        core.step(now, Input::Snapshot(4711, Sight::Primary("1000000:1000000:".parse().unwrap())));
+        Belt {
+            reader: Reader::new(rules, 1_000_000),
+            core,
+            worker,
+            observer,
+            reports,
+            answer: None,
+            outputs: Vec::new(),
+        }
     }
 
     fn read(&mut self, frames: &[Vec<u8>]) {
         for frame in frames {
             let message = pgoutput::decode(frame).unwrap();
-            read_message(message, &mut self.reader, &mut self.core, &mut self.recorder).unwrap();
+            read_message(message, &mut self.reader, &mut self.core, &mut self.observer).unwrap();
         }
     }
 
-    fn send(&mut self) {
-        self.core.send(Instant::now().into_std());
-        for output in self.core.take_outputs() {
-            if let Output::Send { ticket, delivery, .. } = output {
-                self.worker.send(Shipment { ticket, delivery }).unwrap();
+    fn step(&mut self, input: Input<'_>) {
+        self.core.step(Instant::now().into_std(), input);
+        self.core.take_outputs(&mut self.outputs);
+        for output in self.outputs.drain(..) {
+            match output {
+                Output::Send { ticket, delivery, .. } => self.worker.send(Shipment { ticket, delivery }).unwrap(),
+                Output::Reconciled(_, batch) => self.answer.take().unwrap().send(batch).unwrap(),
+                _ => {}
             }
         }
     }
 
     /// Sends what was read and waits until it is confirmed.
     async fn deliver(&mut self) {
-        self.core.bound();
-        self.core.pass(false);
-        self.send();
+        self.step(Input::Read(false));
         loop {
             match self.reports.recv().await.unwrap() {
                 Report::Recalled { lane, recollection, answer } => {
-                    let server = Server {
-                        system_id: 7,
-                        timeline: 1,
-                        forks: &[],
-                        slot: SlotOrigin::Found { confirmed: Lsn::new(100) },
-                        reached: Lsn::MAX,
-                    };
-                    self.core.reconcile(lane, &recollection, server);
-                    self.core.verified(lane);
-                    answer.send(Batch::default()).unwrap();
-                    self.send();
+                    self.answer = Some(answer);
+                    self.step(Input::RecordLoaded(lane, recollection));
+                    self.step(Input::Read(false));
                 }
                 Report::Confirmed { lane, ticket, delivery, .. } => {
-                    self.core.confirmed(lane, ticket, delivery, Instant::now().into_std());
+                    self.step(Input::Confirmed(lane, ticket, delivery));
                     return;
                 }
                 Report::Up { .. } | Report::Flushed { .. } => {}

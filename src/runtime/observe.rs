@@ -1,5 +1,6 @@
 //! What the pipeline tells people: log, status board, metrics. Nothing here decides anything.
 
+mod events;
 mod ignored;
 mod overflow;
 mod sights;
@@ -12,9 +13,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use prometheus_client::metrics::histogram::Histogram;
 use tracing::{debug, error, info, warn};
 
+use super::Settings;
 use crate::backoff::{Throttle, is_worth_a_line};
 use crate::by_hand::UnreadableOrder;
-use crate::continuity::Anew;
 use crate::core::{Core, Watermarks};
 use crate::invalidation::{Action, Batch, RuleId};
 use crate::lsn::{CommitLsn, Lsn};
@@ -22,14 +23,13 @@ use crate::metrics::{Metrics, TableCounters, TargetMetrics};
 use crate::observation::Observation;
 use crate::pgoutput::PgTime;
 use crate::rules::config::Rule;
-use crate::source::{Seen, SourceError};
-use crate::status::{Board, COMMITS_MAX, HALT_ADVICE, SettledCommit, State, record_advice};
+use crate::source::SourceError;
+use crate::status::{Board, COMMITS_MAX, SettledCommit, State};
 use crate::table::TableName;
 use crate::target::{Delivered, Fault, Replaced};
 use crate::transaction::{Made, Op, Reader, tables_of};
 use ignored::Ignored;
-pub(super) use overflow::Limit;
-use overflow::OVERFLOW_PACE;
+use overflow::{Limit, OVERFLOW_PACE};
 use unsettled::{Sample, Unsettled};
 
 /// How often the board hears of targets whose watermark stands still.
@@ -39,7 +39,7 @@ const TELL_PACE: Duration = Duration::from_millis(100);
 const UNREADABLE_PACE: Duration = Duration::from_secs(10);
 
 /// Tells what happens.
-pub struct Recorder {
+pub struct Observer {
     board: Board,
     metrics: Metrics,
     targets: Vec<(Arc<str>, TargetMetrics)>,
@@ -62,18 +62,21 @@ pub struct Recorder {
     away: u32,
     /// Keys that became flushes, of all targets together.
     overflow: Throttle,
+    /// `limits.max_keys_per_transaction` and `limits.max_pending_keys`.
+    transaction_keys_max: u64,
+    pending_keys_max: usize,
     /// Of which lane and rule it was told that something else stood at its keys. At most all of them.
     told_replaced: HashSet<(usize, String)>,
 }
 
-impl Recorder {
+impl Observer {
     /// For `targets`, in the order of their lanes, and the tables that `rules` name.
     pub fn new(board: Board, metrics: Metrics, targets: &[Arc<str>], rules: &[Rule]) -> Self {
         let tables: Vec<TableName> = tables_of(rules);
         let rules: Vec<Arc<str>> = rules.iter().map(|rule| rule.subject().into()).collect();
         board.rules(rules.iter().cloned());
         board.tables(tables.iter().map(|table| table.to_string().into()));
-        Recorder {
+        Observer {
             targets: targets.iter().map(|name| (Arc::clone(name), metrics.target(name))).collect(),
             tables: tables.iter().map(|table| metrics.table(table)).collect(),
             commit_to_applied: metrics.commit_to_applied(),
@@ -90,8 +93,16 @@ impl Recorder {
             ignored: Ignored::default(),
             away: 0,
             overflow: Throttle::new(OVERFLOW_PACE),
+            transaction_keys_max: u64::MAX,
+            pending_keys_max: usize::MAX,
             told_replaced: HashSet::new(),
         }
+    }
+
+    /// With the limits of these settings, which it names where they are reached.
+    pub(super) fn with_limits(self, settings: &Settings) -> Self {
+        let Settings { transaction_keys_max, pending_keys_max, .. } = *settings;
+        Observer { transaction_keys_max, pending_keys_max, ..self }
     }
 
     fn name(&self, lane: usize) -> &str {
@@ -117,6 +128,14 @@ impl Recorder {
             counter.inc_by(n);
         });
         self.ignored(reader.take_ignored());
+        let overflowed = reader.take_overflowed();
+        if !overflowed.is_empty() {
+            for target in 0..core.target_count() {
+                let goes_here = |rule: &&RuleId| core.targets_of(**rule).contains(&target);
+                let rules: Vec<RuleId> = overflowed.iter().filter(goes_here).copied().collect();
+                self.overflowed(target, Limit::Transaction(self.transaction_keys_max), &rules);
+            }
+        }
         let watermarks = core.watermarks();
         // A server that sends rows without a break sends no keepalive. One look at the clock for all of this turn's rows.
         if rows || watermarks.decoded != self.told.decoded {
@@ -167,21 +186,6 @@ impl Recorder {
     /// The server says that its log reaches `position`.
     pub(super) fn heard(&mut self, position: Lsn) {
         self.board.heard(position);
-    }
-
-    /// There is a stream. One that has failed before is not called one until it has got past that position.
-    pub(super) fn streaming(&mut self, seen: &Seen, start: Lsn, has_failed: bool) {
-        self.board.seen(seen.system_id, seen.timeline, seen.wal_end);
-        if !has_failed {
-            info!(%start, wal_end = %seen.wal_end, timeline = seen.timeline, "following the log");
-            self.board.enter(State::Streaming);
-        }
-    }
-
-    /// The stream has got past the position where it failed.
-    pub(super) fn streams_on(&mut self) {
-        info!("following the log again, beyond where it could not be decoded");
-        self.board.enter(State::Streaming);
     }
 
     pub(super) fn source_away(&mut self, error: &SourceError, pause: Duration) {
@@ -256,13 +260,6 @@ impl Recorder {
         }
     }
 
-    /// Every delivery counts once, by the oldest commit in it.
-    pub(super) fn applied(&mut self, oldest_commit: Option<PgTime>) {
-        if let Some(took) = oldest_commit.and_then(since) {
-            self.commit_to_applied.observe(took.as_secs_f64());
-        }
-    }
-
     pub(super) fn target_down(&mut self, lane: usize, fault: &Fault, attempts: u32) {
         if let Some((_, metrics)) = self.targets.get(lane) {
             metrics.retries(fault.kind.reason()).inc();
@@ -283,23 +280,13 @@ impl Recorder {
         self.board.target(lane, crate::status::TargetStatus::is_up);
     }
 
-    /// Why nothing can go on.
+    /// Absent nothing can go on.
     pub(super) fn worker_ended(&self, lane: usize) -> String {
         format!(
             "the worker of target {} has ended, which is a bug in coherd; start it again: nothing is lost, and what is \
              not confirmed is sent again",
             self.name(lane)
         )
-    }
-
-    pub(super) fn first_start(&mut self, lane: usize) {
-        info!(to = self.name(lane), "first start: what is in the target is trusted (on_first_start: keep)");
-    }
-
-    pub(super) fn gap(&mut self, lane: usize, reason: &'static str, text: &str) {
-        let text = format!("{}: {text}", self.name(lane));
-        self.metrics.gap(reason);
-        self.board.gap(reason, text);
     }
 
     /// A gap in the stream, which concerns every target.
@@ -309,44 +296,8 @@ impl Recorder {
         self.board.gap(reason, text.to_owned());
     }
 
-    pub(super) fn flushing(&mut self, lane: usize, reason: &'static str, text: &str) {
-        warn!(to = self.name(lane), reason, "{text}; flushing every scope concerned");
-        self.metrics.flushed(reason);
-        self.board.flushed(reason, format!("{}: {text}", self.name(lane)));
-    }
-
-    /// The target gets nothing any more, until somebody decides; the others go on.
-    pub(super) fn halted_target(&mut self, lane: usize, text: &str) {
-        error!(to = self.name(lane), "halted (on_gap: halt): {text}; {HALT_ADVICE}");
-        self.board.target(lane, |target| target.halted = Some(text.to_owned()));
-    }
-
     pub(super) fn slot(&self) -> String {
         self.board.slot()
-    }
-
-    /// Another coherd writes the target's record as well, so this one sends it nothing. `text` says for which databases.
-    pub(super) fn record_is_taken(&mut self, lane: usize, text: String) {
-        let mut is_new = false;
-        self.board.target(lane, |target| {
-            is_new = target.taken.as_ref() != Some(&text);
-            target.taken = Some(text.clone());
-        });
-        if is_new {
-            let name = self.name(lane);
-            error!(to = name, "nothing is sent: {text}. {}", record_advice(name));
-        }
-    }
-
-    /// Nobody else writes it.
-    pub(super) fn record_is_free(&mut self, lane: usize) {
-        self.board.target(lane, |target| target.taken = None);
-    }
-
-    /// Somebody has flushed every rule of a halted target.
-    pub(super) fn released_target(&mut self, lane: usize) {
-        warn!(to = self.name(lane), "every rule of the halted target was flushed by hand; it goes on");
-        self.board.target(lane, |target| target.halted = None);
     }
 
     pub(super) fn unreadable(&mut self, unreadable: &UnreadableOrder) {
@@ -401,60 +352,6 @@ impl Recorder {
             "another instance has written the record of target {}, so the slot may be its own by now",
             self.name(lane)
         )
-    }
-
-    /// Changes that concern the rule may not be in the stream; `text` says why and what mends it, and reads on after
-    /// "the rule is not covered: ".
-    pub(super) fn uncovered(&mut self, rule: RuleId, text: &str) {
-        if self.board.uncover(usize::from(rule.0), text) {
-            // The text may end in SQL, after which nothing must stand.
-            error!("{} is not covered: {text}", self.subject(rule));
-        }
-    }
-
-    /// Every change that concerns the rule is in the stream again.
-    pub(super) fn covered(&mut self, rule: RuleId) {
-        if self.board.cover(usize::from(rule.0)) {
-            info!("{} is covered again", self.subject(rule));
-        }
-    }
-
-    /// The slot goes on without the target, to keep the server's disk from filling up. `text` reads on after "the
-    /// target was ": "given up at 0/123 to keep the log within wal_budget (10 GiB)".
-    pub(super) fn given_up(&mut self, lane: usize, text: &str) {
-        error!(to = self.name(lane), "{text}; it is flushed when it returns");
-        self.gap(lane, "wal_budget", text);
-        self.board.target(lane, |target| target.given_up = Some(text.to_owned()));
-    }
-
-    /// A target that was given up is brought along again.
-    pub(super) fn taken_back(&mut self, lane: usize) {
-        info!(to = self.name(lane), "the target that was given up is brought along again");
-        self.board.target(lane, |target| target.given_up = None);
-    }
-
-    /// A target that went back in time is sent again, from memory, what it has lost.
-    pub(super) fn resent(&mut self, lane: usize, reason: &'static str, text: &str) {
-        warn!(to = self.name(lane), reason, "{text}; what it lost is sent again from memory");
-        self.metrics.resent(reason);
-        self.board.resent(reason, format!("{}: {text}; what it lost was sent again", self.name(lane)));
-    }
-
-    /// Nothing that this process knows counts any more.
-    pub(super) fn anew(&mut self, why: Anew) {
-        self.board.turned();
-        self.unsettled = Unsettled::new();
-        warn!("{why}; every target is compared with the server anew");
-    }
-
-    /// Keys named by hand went with a target that is given up.
-    pub(super) fn lost_by_hand(&mut self, keys: u64) {
-        self.board.turned();
-        error!(
-            keys,
-            "more keys were named by hand than fit in memory for a target that is given up (source.wal_budget): those \
-             outside of the rules' scopes have to be named again when it is back"
-        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! When the source hears what is acknowledged.
 
 use super::*;
+use crate::core::ACKNOWLEDGE_BEHIND_EVERY;
 
 /// A daemon that has told the source something just now.
 async fn just_told(settings: Settings) -> Bench {

@@ -1,6 +1,8 @@
 //! What is told, as `/readyz`, `/status` and `/metrics` show it.
 
 use super::*;
+use crate::core::continuity::{Gap, Overspent, SlotOrigin};
+use crate::core::{Event, Opening, Policy, Replicas, Why};
 use crate::observation::{HeldWal, Horizon};
 use crate::pgoutput;
 use crate::rules::config::{RawRule, resolve};
@@ -11,7 +13,7 @@ use crate::transaction::Gather;
 const MAX_LAG: Duration = Duration::from_secs(10);
 
 struct Told {
-    recorder: Recorder,
+    observer: Observer,
     board: Board,
     metrics: Metrics,
     rules: Vec<Rule>,
@@ -22,10 +24,10 @@ fn told() -> Told {
     let rules = resolve(&raw, &["cache".into()]).unwrap();
     let board = Board::new("coherd", "coherd", [("cache", "redis")]);
     let metrics = Metrics::new(&board);
-    let recorder = Recorder::new(board.clone(), metrics.clone(), &["cache".into()], &rules);
+    let observer = Observer::new(board.clone(), metrics.clone(), &["cache".into()], &rules);
     board.enter(State::Streaming);
     board.target(0, crate::status::TargetStatus::is_up);
-    Told { recorder, board, metrics, rules }
+    Told { observer, board, metrics, rules }
 }
 
 impl Told {
@@ -42,35 +44,40 @@ impl Told {
 fn a_rule_that_is_not_covered_is_not_ready_and_counts_as_0_until_it_is_covered_again() {
     let mut its = told();
     assert!(its.has_metric("coherd_rule_covered{rule=\"rules[1] public.orders\"} 1"));
-    its.recorder.uncovered(RuleId(1), "the publication lacks the table; ALTER PUBLICATION coherd ADD TABLE orders;");
+    its.observer.tell(Event::Uncovered(
+        RuleId(1),
+        "the publication lacks the table; ALTER PUBLICATION coherd ADD TABLE orders;".to_owned(),
+    ));
     insta::assert_snapshot!(its.reasons(), @"rules[1] public.orders is not covered: the publication lacks the table; ALTER PUBLICATION coherd ADD TABLE orders;");
     assert!(its.has_metric("coherd_rule_covered{rule=\"rules[0] public.users\"} 1"));
     assert!(its.has_metric("coherd_rule_covered{rule=\"rules[1] public.orders\"} 0"));
-    its.recorder.covered(RuleId(1));
+    its.observer.tell(Event::Covered(RuleId(1)));
     assert_eq!(its.reasons(), "");
-    its.recorder.uncovered(RuleId(9), "a rule that is none is nobody's trouble");
+    its.observer.tell(Event::Uncovered(RuleId(9), "a rule that is none is nobody's trouble".to_owned()));
     assert_eq!(its.reasons(), "");
 }
 
 #[test]
 fn a_target_that_was_given_up_is_a_gap_and_not_ready_until_it_is_taken_back() {
     let mut its = told();
-    its.recorder.given_up(0, "given up at 0/123 to keep the log within wal_budget (10 GiB)");
-    insta::assert_snapshot!(its.reasons(), @"target cache was given up at 0/123 to keep the log within wal_budget (10 GiB); it is flushed when it returns");
+    let spent = Overspent::Budget { retained: 10 << 30, limit: 10 << 30 };
+    its.observer.tell(Event::Suspended(0, Why::Overspent(Lsn::new(0x123), spent)));
+    insta::assert_snapshot!(its.reasons(), @"target cache was given up at 0/123: the slot holds back 10240 MiB of log, and source.wal_budget is 10240 MiB; it is flushed when it returns");
     assert!(its.has_metric("coherd_gaps_total{reason=\"wal_budget\"} 1"));
     let gaps = its.board.status().gaps;
     assert_eq!(gaps.back().map(|gap| gap.reason), Some("wal_budget"));
-    its.recorder.taken_back(0);
+    its.observer.tell(Event::Resumed(0));
     assert_eq!(its.reasons(), "");
 }
 
 #[test]
 fn what_is_sent_again_from_memory_is_counted_and_remembered() {
     let mut its = told();
-    its.recorder.resent(0, "target_went_back", "its record says 0/10, not 0/20");
+    let (record, needed) = (Lsn::new(0x10), Lsn::new(0x20));
+    its.observer.tell(Event::Resent(0, Gap::TargetWentBack { record, needed }));
     assert!(its.has_metric("coherd_resends_total{reason=\"target_went_back\"} 1"));
     let resends = its.board.status().resends;
-    insta::assert_snapshot!(resends[0].text, @"cache: its record says 0/10, not 0/20; what it lost was sent again");
+    insta::assert_snapshot!(resends[0].text, @"cache: the target's record says 0/10, but it had been brought to 0/20: it went back in time; what it lost was sent again");
 }
 
 #[test]
@@ -88,7 +95,7 @@ fn what_the_slot_holds_back_is_what_was_last_seen() {
         holder: None,
         synchronous: None,
     };
-    its.recorder.observed(&observation);
+    its.observer.observed(&observation);
     assert!(its.has_metric("coherd_slot_retained_bytes 5000"));
     assert_eq!(its.board.status().held.and_then(|held| held.safe), Some(70));
 }
@@ -96,7 +103,7 @@ fn what_the_slot_holds_back_is_what_was_last_seen() {
 #[test]
 fn a_look_that_fails_is_told_after_half_a_minute_with_its_reason() {
     let mut its = told();
-    its.recorder.unwatched(&SourceError::Refused("permission denied for pg_publication_rel".to_owned()));
+    its.observer.unwatched(&SourceError::Refused("permission denied for pg_publication_rel".to_owned()));
     assert_eq!(its.reasons(), "");
     let late = Instant::now() + crate::status::LOOK_AGE_MAX;
     let reasons = readiness(&its.board.status(), late, MAX_LAG).unwrap_err().join("\n");
@@ -106,16 +113,12 @@ fn a_look_that_fails_is_told_after_half_a_minute_with_its_reason() {
 #[test]
 fn a_halted_target_stays_halted_when_the_state_changes() {
     let mut its = told();
-    its.recorder.halted_target(0, "the target holds keys but no record of how far it was brought");
-    its.recorder.source_away(&SourceError::Lost("gone".to_owned()), Duration::ZERO);
-    let seen = Seen {
-        system_id: 7,
-        timeline: 1,
-        wal_end: Lsn::new(100),
-        slot: crate::source::SlotSeen::Missing,
-        forks: vec![],
-    };
-    its.recorder.streaming(&seen, Lsn::new(100), false);
+    its.observer.tell(Event::Halted(0, Why::Gap(Gap::RecordIsGone, None)));
+    its.observer.source_away(&SourceError::Lost("gone".to_owned()), Duration::ZERO);
+    let slot = SlotOrigin::CreatedHere;
+    let (start, wal_end) = (Lsn::new(100), Lsn::new(100));
+    let opening = Opening { system_id: 7, timeline: 1, wal_end, forks: vec![], slot, start, walsender: 4711 };
+    its.observer.tell(Event::Streaming(opening, false));
     assert!(its.reasons().contains("target cache is halted (on_gap: halt)"), "{}", its.reasons());
 }
 
@@ -123,26 +126,27 @@ fn a_halted_target_stays_halted_when_the_state_changes() {
 fn a_commit_is_timed_until_it_settles_also_where_its_keys_left_before_it_was_read() {
     let mut its = told();
     let commit =
-        |its: &mut Told, at| its.recorder.committed(CommitLsn::from_end(Lsn::new(at)), PgTime(0), Made::default());
+        |its: &mut Told, at| its.observer.committed(CommitLsn::from_end(Lsn::new(at)), PgTime(0), Made::default());
     let watermarks = |decoded, settled| Watermarks {
         decoded: Lsn::new(decoded),
         settled: Lsn::new(settled),
         ..Watermarks::default()
     };
     commit(&mut its, 100);
-    its.recorder.settled(&watermarks(100, 100));
+    its.observer.settled(&watermarks(100, 100));
     assert!(its.has_metric("coherd_commit_to_settled_seconds_count 1"));
     commit(&mut its, 200);
-    its.recorder.settled(&watermarks(200, 100));
+    its.observer.settled(&watermarks(200, 100));
     assert!(its.has_metric("coherd_commit_to_settled_seconds_count 1"));
-    its.recorder.settled(&watermarks(300, 200));
+    its.observer.settled(&watermarks(300, 200));
     assert!(its.has_metric("coherd_commit_to_settled_seconds_count 2"));
 }
 
 #[test]
 fn a_commit_strikes_when_it_has_made_a_key_and_the_next_one_does_not_for_that() {
     let its = told();
-    let mut core = Core::new(0, &its.rules, crate::pipeline::tests::SETTINGS.limits(), std::time::Instant::now(), 0);
+    let now = Instant::now();
+    let mut core = Core::new(0, its.rules.clone(), Policy::patient(), Replicas::new(0, Duration::ZERO, now), now);
     core.begun(Commit { xid: 7, at: Lsn::new(90) }, PgTime(0));
     assert!(!core.commit_invalidates());
     core.key(RuleId(0), Action::Delete, b"user:1");
@@ -155,9 +159,9 @@ fn a_commit_strikes_when_it_has_made_a_key_and_the_next_one_does_not_for_that() 
 #[test]
 fn rows_are_a_sign_of_life_also_in_the_middle_of_a_transaction() {
     let mut its = told();
-    let mut core = Core::new(0, &its.rules, crate::pipeline::tests::SETTINGS.limits(), std::time::Instant::now(), 0);
+    let mut core = Core::without_targets(Lsn::ZERO);
     let mut reader = Reader::new(its.rules.clone(), 10);
-    its.recorder.turned(&mut reader, &core);
+    its.observer.turned(&mut reader, &core);
     assert_eq!(its.board.status().last_message, None, "nothing was read");
     let begin = [b"B".as_slice(), &[0; 16], &[0, 0, 0, 9]].concat();
     let relation = b"R\0\0\0\x01public\0users\0d\0\x01\x01id\0\0\0\0\x17\xFF\xFF\xFF\xFF";
@@ -165,11 +169,11 @@ fn rows_are_a_sign_of_life_also_in_the_middle_of_a_transaction() {
     for bytes in [begin.as_slice(), relation, insert] {
         reader.read(pgoutput::decode(bytes).unwrap(), &mut core).unwrap();
     }
-    its.recorder.turned(&mut reader, &core);
+    its.observer.turned(&mut reader, &core);
     let first = its.board.status().last_message.expect("a row was read");
-    its.recorder.turned(&mut reader, &core);
+    its.observer.turned(&mut reader, &core);
     assert_eq!(its.board.status().last_message, Some(first), "nothing more was read");
     core.committed(Lsn::new(200));
-    its.recorder.turned(&mut reader, &core);
+    its.observer.turned(&mut reader, &core);
     assert!(its.board.status().last_message > Some(first), "a commit was read");
 }

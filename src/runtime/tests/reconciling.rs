@@ -1,7 +1,7 @@
 //! What follows from what targets remember and from what watching the server shows.
 
 use super::*;
-use crate::continuity::Fork;
+use crate::core::continuity::Fork;
 use crate::database::{Database, Operations, Publication};
 use crate::observation::HeldWal;
 use crate::table::{Published, PublishedBy, Table, TableColumn, TableName};
@@ -338,4 +338,16 @@ fn a_child_that_came_before_the_first_look_is_flushed_and_one_that_was_known_is_
             assert_eq!(bench.struck().contains(&"SCOPE user:*".to_owned()), is_flushed);
         });
     }
+}
+
+#[test]
+fn with_on_gap_halt_nothing_is_flushed_nor_acknowledged() {
+    on_paused_time(async {
+        let cache = Cache { not_empty: true, ..Cache::default() };
+        let Bench { script, cache, stop: _stop, .. } = start(cache, Settings { on_gap: OnGap::Halt, ..SETTINGS });
+        script.say([Say::Position(500)]);
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert_eq!(script.acknowledged(), Some(100));
+        assert!(cache.keys.lock().unwrap().is_empty());
+    });
 }

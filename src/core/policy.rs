@@ -1,0 +1,62 @@
+//! What people decide.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// What to do where continuity is broken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnGap {
+    /// Flush every scope concerned, and go on.
+    #[default]
+    Flush,
+    /// Stay up, not ready, until somebody decides.
+    Halt,
+}
+
+/// What to do with a cache that coherd has never seen before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFirstStart {
+    /// Trust what is in it.
+    #[default]
+    Keep,
+    /// Flush every scope.
+    Flush,
+}
+
+/// What the core needs of the configuration.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The slot that is followed, as records name it.
+    pub slot: Arc<str>,
+    /// Broken continuity.
+    pub on_gap: OnGap,
+    /// First start.
+    pub on_first_start: OnFirstStart,
+    /// `limits.max_pending_keys`.
+    pub pending_keys: usize,
+    /// `source.wal_budget`, in bytes; `None` is without bound.
+    pub wal_budget: Option<u64>,
+    /// `source.decoding_timeout`.
+    pub decoding_timeout: Duration,
+    /// `repeat_after`; zero for never.
+    pub repeat_after: Duration,
+}
+
+impl Policy {
+    /// Waits for everything, and repeats nothing.
+    pub fn patient() -> Policy {
+        Policy {
+            slot: "".into(),
+            on_gap: OnGap::Flush,
+            on_first_start: OnFirstStart::Keep,
+            pending_keys: usize::MAX,
+            wal_budget: None,
+            decoding_timeout: Duration::MAX,
+            repeat_after: Duration::ZERO,
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What follows from a target's stored record: go on, send again, flush, halt.
+
+use std::time::Instant;
+
+use super::continuity::{Gap, Known, Server, Shared, Verdict, judge};
+use super::following::Stream;
+use super::target::{Floor, Mode};
+use super::{Core, Event, OnFirstStart, OnGap, Output, Reopen, Repair, Why, goes_to};
+use crate::invalidation::{Batch, RuleId};
+use crate::lsn::Lsn;
+use crate::record::{NEW, Recollection};
+
+impl Core {
+    /// A target's stored record was read.
+    pub(super) fn record_loaded(&mut self, index: usize, stored: Recollection, now: Instant) {
+        if self.walsender().is_none() {
+            // Another instance may be at work by now, and the record be its own. It is loaded again when the stream is open.
+            if self.following.stream == Stream::Parked {
+                self.unpark();
+            }
+            return self.early.push((index, stored));
+        }
+        let (Some(followed), true) = (&self.following.followed, self.catalogue.coverage.is_known()) else {
+            return self.early.push((index, stored));
+        };
+        let (system_id, is_reached_sure) = (followed.opening.system_id, followed.is_reached_sure());
+        if !self.has_record_alone(index, &stored, system_id, now) {
+            return self.outputs.push(Output::LoadAgain(index));
+        }
+        let verdict = self.reconcile(index, &stored);
+        match verdict {
+            Verdict::Overtaken => {
+                // As a rule the server has not told yet that the stream is lost.
+                self.outputs.push(Output::LoadAgain(index));
+                return self.reopen(Reopen::Overtaken(index));
+            }
+            Verdict::Gap(Gap::DatabaseWentBack { .. }) if !is_reached_sure => {
+                // Perhaps the instance before this one wrote the record while this one was waiting.
+                if let Some(target) = self.targets.get_mut(index) {
+                    target.unverify();
+                }
+                return self.early.push((index, stored));
+            }
+            _ => {}
+        }
+        let Some(repair) = self.follows(index, verdict, &stored) else {
+            return self.halts.wait(index, stored);
+        };
+        let answer = if repair.is_nothing() { Batch::default() } else { self.repair(index, &repair) };
+        self.verified(index);
+        self.halts.resolved(index);
+        self.outputs.push(Output::Reconciled(index, answer));
+    }
+
+    /// Whether nobody else writes the target's record, as far as can be seen. Where somebody does, nothing is sent.
+    fn has_record_alone(&mut self, index: usize, stored: &Recollection, system_id: u64, now: Instant) -> bool {
+        let Some(target) = self.targets.get_mut(index) else { return true };
+        match target.stranger.read(stored, system_id, &self.policy.slot, now) {
+            Shared::Free => {
+                self.tell(Event::RecordFree(index));
+                true
+            }
+            Shared::Watch => false,
+            Shared::Taken(writer) => {
+                self.tell(Event::RecordTaken(index, writer, system_id));
+                false
+            }
+        }
+    }
+
+    /// Compares a target's stored record with what is known. Unless the target is halted, it may be sent something from
+    /// now on: what the verdict asks for first.
+    pub(super) fn reconcile(&mut self, index: usize, its: &Recollection) -> Verdict {
+        let ours = self.first_sequence..=self.sequence;
+        let (Some(target), Some(followed)) = (self.targets.get_mut(index), &self.following.followed) else {
+            return Verdict::Continue;
+        };
+        let opening = &followed.opening;
+        let sequence = its.record.as_ref().map_or(0, |record| record.sequence);
+        let is_known = its.record.as_ref().is_some_and(|record| record.system_id == opening.system_id);
+        let last = self.sequence;
+        self.sequence = sequence.max(last);
+        if is_known && sequence > last && target.written > Lsn::ZERO {
+            // Told apart once: where the stream turns out to be open still, its clock was ahead of this one's.
+            return Verdict::Overtaken;
+        }
+        let server = Server {
+            system_id: opening.system_id,
+            timeline: opening.timeline,
+            forks: &opening.forks,
+            slot: opening.slot,
+            reached: followed.reached.max(target.sent),
+        };
+        let known = Known {
+            server,
+            written: target.written,
+            sequence: target.confirmed_sequence,
+            acquainted: target.acquainted,
+            is_ours: target.sent > Lsn::ZERO && ours.contains(&sequence),
+            remembered: target.recent.reaches_back_to(),
+        };
+        let (verdict, is_ours) = (judge(&known, its), known.is_ours);
+        if target.mode == Mode::Unverified {
+            target.mode = Mode::Live;
+        }
+        target.floor = match (&verdict, &its.record) {
+            (Verdict::Continue, Some(record)) => {
+                Floor { applied: record.applied, confirmed: record.confirmed, settled: record.settled }
+            }
+            _ => Floor::default(),
+        };
+        // It may have lost those too.
+        target.rules.1 = true;
+        self.sweep_again(index);
+        if let (Verdict::Continue | Verdict::Resend { .. }, Some(record), false) = (&verdict, &its.record, is_ours) {
+            if let Some(target) = self.targets.get_mut(index) {
+                target.history = None;
+            }
+            if let Some(commit) = self.expect_history(index, record.commit) {
+                return Verdict::Gap(Gap::OtherHistory { commit });
+            }
+        }
+        verdict
+    }
+
+    /// What follows from a verdict; `None` where a person has to decide.
+    fn follows(&mut self, index: usize, verdict: Verdict, stored: &Recollection) -> Option<Repair> {
+        let all = self.flush_of(self.rules_of(index, |_| true));
+        let settled = stored.record.as_ref().map_or(Lsn::ZERO, |record| record.settled);
+        match verdict {
+            Verdict::FirstStart if self.policy.on_first_start == OnFirstStart::Keep => {
+                self.tell(Event::FirstStart(index));
+                Some(Repair::default())
+            }
+            Verdict::FirstStart => {
+                self.tell(Event::Flushing(index, Why::FirstStart));
+                Some(all)
+            }
+            Verdict::Continue | Verdict::Overtaken => {
+                let not_listed = self.not_listed(index, stored);
+                // Without a record it is empty.
+                if not_listed.is_empty() || stored.record.is_none() {
+                    return Some(Repair::default());
+                }
+                let repair = self.flush_of(not_listed.clone());
+                self.gap(index, Why::NotListed(not_listed)).then_some(repair)
+            }
+            Verdict::Resend { after, because } => {
+                self.tell(Event::Resent(index, because));
+                self.missed_since(index, after);
+                let not_listed = self.not_listed(index, stored);
+                Some(Repair { sent_after: Some(after), ..self.flush_of(not_listed) })
+            }
+            Verdict::Gap(gap) => {
+                self.missed_since(index, settled);
+                self.not_listed(index, stored);
+                let lost_because = self.following.lost_because.clone();
+                let lost_because = lost_because.filter(|_| matches!(gap, Gap::SlotWasGone { .. }));
+                self.gap(index, Why::Gap(gap, lost_because)).then_some(all)
+            }
+        }
+    }
+
+    /// What targets hold turned out to be of another history.
+    pub(super) fn other_histories(&mut self) {
+        for (index, commit) in self.take_other_histories() {
+            let all = self.flush_of(self.rules_of(index, |_| true));
+            self.missed_since(index, Lsn::ZERO);
+            if self.gap(index, Why::Gap(Gap::OtherHistory { commit }, None)) {
+                self.repair_later(index, &all);
+                self.verified(index);
+            }
+        }
+    }
+
+    /// Tells of a gap. Gives whether it is repaired with a flush, or waits for a person.
+    pub(super) fn gap(&mut self, index: usize, why: Why) -> bool {
+        if self.halts.is_pardoned(index) {
+            // It was told when it halted.
+            self.tell(Event::Flushing(index, why));
+            return true;
+        }
+        self.tell(Event::Gap(index, why.clone()));
+        if self.policy.on_gap == OnGap::Halt {
+            self.halt(index, why);
+            return false;
+        }
+        self.tell(Event::Flushing(index, why));
+        true
+    }
+
+    /// The rules that the target's record does not list: it may have missed what was not in the stream. Where transactions
+    /// run that may still hide something, nothing counts as settled before they have ended.
+    fn not_listed(&mut self, index: usize, stored: &Recollection) -> Vec<RuleId> {
+        let marks = stored.record.as_ref().and_then(|record| record.rules.clone());
+        let marks = marks.as_deref().unwrap_or_default();
+        if marks == NEW {
+            return Vec::new();
+        }
+        let not_listed = self.catalogue.coverage.missing(marks, goes_to(index));
+        for &rule in &not_listed {
+            if !self.catalogue.coverage.doubt(rule) {
+                self.targets_of(rule).into_iter().for_each(|target| self.withhold(target));
+            }
+        }
+        self.list_rules();
+        not_listed
+    }
+}

@@ -1,0 +1,288 @@
+//! The one loop: changes in, deliveries out, acknowledgements back. It tells the core what has happened, and does what the
+//! core says; it knows the traits of source and target, never Postgres or Redis.
+
+mod draining;
+mod failing;
+mod link;
+mod observe;
+mod performing;
+mod settings;
+mod sights;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::core::{Core, Input, Opening, Output, Replicas};
+use crate::invalidation::Batch;
+use crate::pgoutput::{self, Message};
+use crate::rules::config::Rule;
+use crate::rules::heirs::Heirs;
+use crate::sight::Commit;
+use crate::source::{Frame, Intake, Sighted, Source, SourceError, Stream, Watched};
+use crate::target::delivery::{Lane as Worker, Report};
+use crate::transaction::{Reader, Step};
+use link::{Link, Opened, Pace, Slot};
+pub use observe::Observer;
+pub use settings::Settings;
+pub use sights::Sights;
+
+/// Why the pipeline ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// The source will not let us in.
+    #[error("{0}")]
+    Refused(String),
+    /// A worker has ended, which none ever should.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Everything that can happen.
+enum Event<S: Source> {
+    Shutdown,
+    Report(Report),
+    Watched(Watched),
+    Sighted(Sighted),
+    Opened(S, Slot, Result<Opened<S::Stream>, SourceError>),
+    Rested,
+    Ready(Result<(), SourceError>),
+    Tick,
+}
+
+/// From source to targets and back.
+pub struct Pipeline<S: Source> {
+    link: Link<S>,
+    pace: Pace,
+    /// This process has followed the log, or waited to take over from another one.
+    admitted: bool,
+    reader: Reader,
+    core: Core,
+    /// In the order of the targets.
+    workers: Vec<Worker>,
+    /// For each target, how its worker hears what follows from the record that it has read.
+    answers: Vec<Option<oneshot::Sender<Batch>>>,
+    reports: mpsc::Receiver<Report>,
+    watched: mpsc::Receiver<Watched>,
+    /// For which walsender's stream this process should attest, and whether it may.
+    attest: watch::Sender<Option<u32>>,
+    sights: Sights,
+    settings: Settings,
+    observer: Observer,
+    /// Keeps its memory.
+    outputs: Vec<Output>,
+}
+
+impl<S: Source + 'static> Pipeline<S> {
+    /// `targets` are in the order of the numbers that rules name, and report to `reports`. Whoever watches the server sends
+    /// what it shows to `watched`, and sees to it that this process attests what `attest` says. Others ask the source and its
+    /// replicas, as `sights` has it.
+    pub fn new(
+        source: S,
+        rules: Vec<Rule>,
+        (targets, reports): (Vec<Worker>, mpsc::Receiver<Report>),
+        (watched, attest): (mpsc::Receiver<Watched>, watch::Sender<Option<u32>>),
+        (sights, replicas): (Sights, Replicas),
+        settings: Settings,
+        observer: Observer,
+    ) -> Self {
+        let policy = settings.policy(&observer.slot());
+        let now = Instant::now().into_std();
+        Pipeline {
+            link: Link::open(source, Slot::Keep),
+            pace: Pace::new(settings.decoding_timeout),
+            admitted: settings.is_resumed,
+            reader: Reader::new(rules.clone(), settings.transaction_keys_max).with_manual(settings.manual_keys),
+            core: Core::new(targets.len(), rules, policy, replicas, now),
+            answers: targets.iter().map(|_| None).collect(),
+            workers: targets,
+            reports,
+            watched,
+            attest,
+            sights,
+            settings,
+            observer: observer.with_limits(&settings),
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Which tables inherit from those of rules, as the catalogue had it last.
+    #[must_use]
+    pub fn with_heirs(self, heirs: Heirs) -> Self {
+        Pipeline { reader: self.reader.with_heirs(heirs), ..self }
+    }
+
+    /// Runs until `shutdown` is done, then drains.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Stopped> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let intake = if self.core.has_room() { Intake::Open } else { Intake::Closed };
+            let next_turn = Instant::from_std(self.core.turn_due(Instant::now().into_std()));
+            let event = tokio::select! {
+                biased;
+                () = &mut shutdown => Event::Shutdown,
+                // Room is made before more is taken in.
+                Some(report) = self.reports.recv() => Event::Report(report),
+                Some(watched) = self.watched.recv() => Event::Watched(watched),
+                Some(sighted) = self.sights.sighted.recv() => Event::Sighted(sighted),
+                event = self.link.turned(intake) => event,
+                () = tokio::time::sleep_until(next_turn) => Event::Tick,
+            };
+            match event {
+                Event::Shutdown => return self.drain().await,
+                Event::Report(report) => self.reported(report)?,
+                Event::Watched(watched) => self.watched(watched)?,
+                Event::Sighted(sighted) => self.sighted(sighted)?,
+                Event::Opened(source, _, Ok(opened)) => self.opened(source, opened)?,
+                Event::Opened(source, slot, Err(error)) => self.rest(source, slot, error)?,
+                Event::Rested => self.link.reopen(),
+                Event::Ready(Ok(())) | Event::Tick => {}
+                Event::Ready(Err(error)) => self.lost(error)?,
+            }
+            self.turn()?;
+        }
+    }
+
+    /// Moves everything on by as much as there is room for.
+    fn turn(&mut self) -> Result<(), Stopped> {
+        self.step(Input::Turned)?;
+        if let Err(error) = self.read() {
+            self.lost(error)?;
+        }
+        if let Some(target) = self.workers.iter().position(Worker::has_ended) {
+            return Err(Stopped::Broken(self.observer.worker_ended(target)));
+        }
+        let is_behind = matches!(&self.link, Link::Streaming { stream, .. } if stream.is_behind());
+        self.step(Input::Read(is_behind))?;
+        self.observer.turned(&mut self.reader, &self.core);
+        Ok(())
+    }
+
+    /// Tells the core what has happened, and does what follows.
+    fn step(&mut self, input: Input<'_>) -> Result<(), Stopped> {
+        self.core.step(Instant::now().into_std(), input);
+        self.perform()
+    }
+
+    /// Reads the frames that are here, while there is room.
+    fn read(&mut self) -> Result<(), SourceError> {
+        let Pipeline { link: Link::Streaming { stream, .. }, reader, core, observer, .. } = self else {
+            return Ok(());
+        };
+        while core.has_room() {
+            match stream.next()? {
+                None => break,
+                // Inside a transaction the position says nothing: its commit is still to come.
+                Some(Frame::Position(position)) if reader.is_open() => observer.heard(position),
+                Some(Frame::Position(position)) => {
+                    observer.heard(position);
+                    core.idle(position);
+                }
+                Some(Frame::Data(bytes)) => {
+                    let message = pgoutput::decode(bytes).map_err(|error| SourceError::Protocol(error.to_string()))?;
+                    read_message(message, reader, core, observer)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, source: S, opened: Opened<S::Stream>) -> Result<(), Stopped> {
+        let Opened { stream, seen, origin, start } = opened;
+        let opening = Opening {
+            system_id: seen.system_id,
+            timeline: seen.timeline,
+            wal_end: seen.wal_end,
+            forks: seen.forks,
+            slot: origin,
+            start,
+            walsender: stream.walsender(),
+        };
+        self.pace.it_worked();
+        self.admitted = true;
+        self.link = Link::Streaming { source, stream };
+        self.step(Input::StreamOpened(opening, clock_us()))
+    }
+
+    /// The stream broke: rest, then open anew. What was gathered and sent stays; what was half read comes again.
+    fn lost(&mut self, error: SourceError) -> Result<(), Stopped> {
+        let Some(source) = self.link.take_source() else { return Ok(()) };
+        let error = self.failed_for_good(error);
+        self.rest(source, Slot::Keep, error)
+    }
+
+    /// There is no stream any more.
+    fn let_go(&mut self) -> Result<(), Stopped> {
+        self.reader.start_over();
+        self.sights.closed();
+        self.step(Input::StreamClosed)
+    }
+
+    fn rest(&mut self, source: S, slot: Slot, error: SourceError) -> Result<(), Stopped> {
+        self.let_go()?;
+        if let (SourceError::Refused(text), false, false) = (&error, self.core.is_following(), self.settings.is_resumed)
+        {
+            return Err(Stopped::Refused(text.clone()));
+        }
+        if let (SourceError::Synchronous(text), false) = (&error, self.admitted) {
+            return Err(Stopped::Refused(text.clone()));
+        }
+        // A gap in the stream is in the slot: only a new one gets past it.
+        let slot = match &error {
+            SourceError::Gap(text) => {
+                self.step(Input::SlotLost(text))?;
+                Slot::Renew
+            }
+            SourceError::Busy(_) => {
+                self.step(Input::SlotBusy)?;
+                self.admitted = true;
+                // Whoever is at work has made it anew, where that was due.
+                Slot::Keep
+            }
+            SourceError::Lost(_)
+            | SourceError::Refused(_)
+            | SourceError::Synchronous(_)
+            | SourceError::Protocol(_)
+            | SourceError::NotDecodable { .. } => slot,
+        };
+        let pause = self.pace.rest_after(&error);
+        self.observer.source_away(&error, pause);
+        self.link = Link::Resting { source, until: Instant::now() + pause, slot };
+        Ok(())
+    }
+}
+
+fn read_message(
+    message: Message<'_>,
+    reader: &mut Reader,
+    core: &mut Core,
+    observer: &mut Observer,
+) -> Result<(), SourceError> {
+    if let Message::Begin { final_lsn, commit_time, xid } = message {
+        core.begun(Commit { xid, at: final_lsn }, commit_time);
+    }
+    match reader.read(message, core) {
+        Ok(Step::Within) => {}
+        Ok(Step::Committed { end, commit_time, made }) => {
+            if core.commit_invalidates() {
+                observer.committed(end, commit_time, made);
+            }
+            core.committed(end.end());
+        }
+        Ok(Step::Flushed(table)) => core.flushed_manually(table),
+        Ok(Step::Awaited(at)) => core.awaited(at),
+        Ok(Step::Unreadable(unreadable)) => observer.unreadable(&unreadable),
+        Err(error) => return Err(SourceError::Protocol(error.to_string())),
+    }
+    Ok(())
+}
+
+/// Microseconds since 1970.
+fn clock_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or_default()
+}
