@@ -1,12 +1,12 @@
 //! What a target is told: keys, scopes, and batches of both.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 
 /// What happens to a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
     /// The key is removed.
     Delete,
@@ -37,7 +37,7 @@ pub struct Scope {
 }
 
 /// Where a key came from, so that an overfull batch can put the rule's scopes in its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RuleId(pub u16);
 
 /// The most bytes of key text that one batch holds. Beyond it a batch says it is full, whatever its number of keys.
@@ -49,7 +49,7 @@ pub const KEY_BYTES_MAX: usize = 64 << 10;
 /// Keys and scopes on their way to one target, each once.
 ///
 /// Keys lie end to end in one arena, so that adding one allocates nothing once the batch has been used before.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     arena: Vec<u8>,
     keys: Vec<Entry>,
@@ -60,7 +60,7 @@ pub struct Batch {
 }
 
 /// A number of keys and the bytes of their text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Load {
     /// Keys.
     pub keys: usize,
@@ -68,7 +68,7 @@ pub struct Load {
     pub bytes: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Entry {
     end: u32,
     rule: u16,
@@ -76,7 +76,7 @@ struct Entry {
 }
 
 /// What made a key: a rule, or somebody by hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Maker(u16);
 
 /// A key that no rule made: it was named by hand, through the log.
@@ -86,6 +86,22 @@ impl Maker {
     /// The rule, where it was one.
     pub fn rule(self) -> Option<RuleId> {
         (self.0 != BY_HAND).then_some(RuleId(self.0))
+    }
+}
+
+/// The same keys and scopes, in the same order.
+impl PartialEq for Batch {
+    fn eq(&self, other: &Batch) -> bool {
+        self.items().eq(other.items()) && self.scopes == other.scopes
+    }
+}
+
+impl Eq for Batch {}
+
+impl Hash for Batch {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.items().for_each(|item| item.hash(state));
+        self.scopes.hash(state);
     }
 }
 

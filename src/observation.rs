@@ -27,7 +27,7 @@ pub struct Observation {
 }
 
 /// The log that a slot holds back; sizes in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HeldWal {
     /// The end of the log.
     pub end: Lsn,
@@ -41,7 +41,7 @@ pub struct HeldWal {
 
 /// `pg_current_snapshot()`, in 64-bit transaction ids. Transactions of other databases count only where it is not known
 /// that they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Horizon {
     /// Every transaction below had ended.
     pub xmin: u64,
@@ -50,7 +50,7 @@ pub struct Horizon {
 }
 
 /// One table and how the publication holds it, as marks that are compared and never read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct TableSeen {
     /// Its name in the rules.
     pub name: TableName,
@@ -69,7 +69,7 @@ pub struct TableSeen {
 
 /// A name that was given up and taken back leaves a trace in the row version of the table's row type, and so does a new
 /// owner.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct NameSeen {
     /// `xmin` of the row type.
     pub version: u32,
@@ -78,7 +78,7 @@ pub struct NameSeen {
 }
 
 /// A table's file, and what tells why it is another one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct FileSeen {
     /// `pg_class.relfilenode`; 0 where the file counts for nothing.
     pub node: u32,
@@ -91,7 +91,7 @@ pub struct FileSeen {
 }
 
 /// Something of which a row's values are made: a column, an enum's label, an attribute of a composite type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PartSeen {
     /// Stands for what it is; never used again for another one.
     pub id: i64,
@@ -102,7 +102,7 @@ pub struct PartSeen {
 }
 
 /// One partition, or inheritance child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeafSeen {
     /// `pg_class.oid`.
     pub oid: u32,

@@ -11,7 +11,7 @@ use crate::sight::Commit;
 pub const NEW: &str = "new";
 
 /// How far a target has been brought, as it is stored there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {
     /// Everything committed at or before this position has been sent here, once at least, up to and with what came with
     /// this record.
@@ -58,7 +58,7 @@ impl Record {
 }
 
 /// What a target remembers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Recollection {
     /// Its record, if it has one.
     pub record: Option<Record>,
@@ -69,7 +69,7 @@ pub struct Recollection {
 }
 
 /// What a target adds to a record by itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Written {
     /// When, in milliseconds since 1970 by the writer's clock: to see that it moves, and for nothing else.
     pub updated_ms: u64,
@@ -78,7 +78,7 @@ pub struct Written {
 }
 
 /// One batch, and the record that is written after it.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Delivery {
     /// What to invalidate; may be empty where only the record moves.
     pub batch: Batch,

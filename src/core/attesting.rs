@@ -16,7 +16,7 @@ pub const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(2);
 pub const ACKNOWLEDGE_BEHIND_EVERY: Duration = Duration::from_millis(50);
 
 /// Whether SQL may see that this process attests the present stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Seen {
     ForNone,
     Perhaps,
@@ -25,7 +25,7 @@ enum Seen {
 }
 
 /// The attestation, and when the source was told last what is acknowledged.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Attesting {
     /// What was asked for last.
     wanted: Option<u32>,
@@ -36,6 +36,13 @@ pub(super) struct Attesting {
 impl Attesting {
     pub(super) fn new(now: Instant) -> Attesting {
         Attesting { wanted: None, seen: Seen::ForNone, acknowledged_at: now }
+    }
+}
+
+impl Attesting {
+    /// See [`Core::rest`].
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.acknowledged_at = now;
     }
 }
 

@@ -18,7 +18,7 @@ const STOPPED_MIN: Duration = Duration::from_secs(2);
 const LOOKS_MIN: u8 = 2;
 
 /// The stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Stream {
     Closed,
     Open {
@@ -29,7 +29,7 @@ pub(super) enum Stream {
 }
 
 /// What is known of the source since it was first opened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Followed {
     pub(super) opening: Opening,
     /// The end of the log when following began. Beyond it only records of this process are to be believed.
@@ -53,7 +53,7 @@ impl Followed {
 }
 
 /// How the source stands.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Following {
     pub(super) stream: Stream,
     pub(super) followed: Option<Followed>,
@@ -68,6 +68,14 @@ pub(super) struct Following {
 impl Following {
     pub(super) fn new(now: Instant) -> Following {
         Following { stream: Stream::Closed, followed: None, lost_because: None, full_since: None, turned: now }
+    }
+}
+
+impl Following {
+    /// See [`Core::rest`].
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.turned = now;
+        self.full_since = self.full_since.map(|_| now);
     }
 }
 
@@ -126,7 +134,8 @@ impl Core {
         self.following.full_since = None;
         self.replicas_turned(now);
         self.attestation_is_for_none();
-        self.outputs.push(Output::Acknowledge(self.acknowledged_at(start)));
+        let acknowledged = self.acknowledged_at(start);
+        self.outputs.push(Output::Acknowledge(acknowledged));
         self.tell(Event::Streaming(opening.clone(), self.stuck.is_failing()));
         self.following.followed = Some(Followed { opening, reached, looks });
     }

@@ -135,7 +135,7 @@ impl Gather for Core {
 
 /// A time in which more waited for a target than may: the rules whose scopes replaced their keys, and whether that still
 /// has to be reported.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Overflow {
     rules: Vec<RuleId>,
     is_new: bool,

@@ -1,19 +1,21 @@
 //! Targets that a gap has halted (`on_gap: halt`), and `coherd flush`, which lets them go on.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::target::Mode;
+use super::uncounted::Uncounted;
 use super::{Core, Event, Output, Why};
 use crate::record::Recollection;
 use crate::rules::config::Rule;
 use crate::table::TableName;
 
 /// The targets that wait for a person.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Halts {
     /// The tables of each target's rules.
-    tables: Vec<BTreeSet<TableName>>,
+    tables: Uncounted<Arc<[BTreeSet<TableName>]>>,
     /// For each halted target, the tables that have still to be flushed manually.
     left: Vec<Option<BTreeSet<TableName>>>,
     /// What their records say, where their workers wait for an answer.
@@ -35,7 +37,12 @@ impl Halts {
             }
         }
         let (waiting, pardoned, flushed) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
-        Halts { left: vec![None; count], tables, waiting, pardoned, flushed }
+        Halts { left: vec![None; count], tables: Uncounted(tables.into()), waiting, pardoned, flushed }
+    }
+
+    /// What the records of halted targets say.
+    pub(super) fn stored_mut(&mut self) -> impl Iterator<Item = &mut Recollection> {
+        self.waiting.iter_mut().map(|(_, stored)| stored)
     }
 
     /// Its worker waits for an answer.

@@ -16,7 +16,7 @@ use crate::sight::Commit;
 const SHOWN_MAX: usize = 1 << 16;
 
 /// A transaction that the stream has to show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct History {
     pub(super) commit: Commit,
     /// What had settled when that began.
@@ -24,7 +24,7 @@ pub(super) struct History {
 }
 
 /// The transactions that the stream has shown since it was opened.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Shown {
     /// Everything that was acknowledged then.
     start: Lsn,
@@ -105,6 +105,7 @@ impl Core {
         for (index, _) in &self.other_histories {
             if let Some(target) = self.targets.get_mut(*index) {
                 (target.commit, target.floor) = (None, Floor::default());
+                (target.written, target.confirmed_sequence) = (Lsn::ZERO, 0);
             }
         }
         std::mem::take(&mut self.other_histories)

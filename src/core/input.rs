@@ -12,7 +12,7 @@ use crate::record::{Delivery, Recollection};
 use crate::sight::{ReplicaSeen, Sight};
 
 /// What a look at the server showed when the stream was opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Opening {
     /// `IDENTIFY_SYSTEM`'s `systemid`.
     pub system_id: u64,
@@ -71,7 +71,7 @@ pub enum Input<'a> {
 }
 
 /// Something to be done.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Output {
     /// Ask the source what its new snapshots show.
     Probe,

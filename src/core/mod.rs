@@ -8,6 +8,7 @@
 //! Start with [`target::TargetState`], then [`watermark`].
 
 mod attesting;
+mod canonical;
 pub mod continuity;
 mod following;
 mod gathering;
@@ -29,9 +30,11 @@ mod suspending;
 mod target;
 #[cfg(test)]
 mod tests;
+mod uncounted;
 mod visibility;
 mod watermark;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::invalidation::RuleId;
@@ -44,17 +47,14 @@ pub use attesting::{ACKNOWLEDGE_BEHIND_EVERY, ACKNOWLEDGE_EVERY};
 use continuity::Stuck;
 pub use input::{Event, Input, Opening, Output, Reopen, Why};
 use pending::Route;
-pub use policy::{OnFirstStart, OnGap, Policy};
+pub use policy::{OnFirstStart, OnGap, Policy, RECENT_BYTES};
 pub use repairing::Repair;
 pub use replicas::{Absent, Replicas};
 pub use target::Ticket;
 use target::{Floor, Mode, TargetState};
+use uncounted::Uncounted;
 pub use visibility::Visibility;
 pub use watermark::{AckLsn, Watermarks};
-
-/// What all targets together were delivered lately and is kept in memory, in bytes, to be sent again to a target that has
-/// lost it.
-const RECENT_BYTES: usize = 8 << 20;
 
 /// The most deliveries to one target that are sent and not confirmed. Enough to keep the wire busy; more would only make
 /// batches smaller, because what is not sent yet keeps gathering.
@@ -64,9 +64,9 @@ pub const WINDOW_DELIVERIES: usize = 4;
 pub const TURN_EVERY: Duration = Duration::from_millis(100);
 
 /// All targets, and everything that waits for them.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Core {
-    policy: Policy,
+    policy: Uncounted<Policy>,
     following: following::Following,
     decoded: Lsn,
     acknowledged: Lsn,
@@ -75,7 +75,7 @@ pub struct Core {
     replicas: Replicas,
     targets: Vec<TargetState>,
     /// In the order of the rules' ids.
-    routes: Vec<Route>,
+    routes: Uncounted<Arc<[Route]>>,
     /// For each rule, the commit record of the latest transaction that made a key of it since the history is followed.
     touched: Vec<Lsn>,
     catalogue: observing::Catalogue,
@@ -100,8 +100,8 @@ pub struct Core {
     rules_are_due: bool,
     /// The sequence of the last delivery, over all targets.
     sequence: u64,
-    /// The first one since the slot is followed.
-    first_sequence: u64,
+    /// The last one before the slot was followed.
+    sequence_before: u64,
     /// Where the log ended at the last look at the server.
     log_end: Option<Lsn>,
     /// Somebody waits for this position: records that are behind it move at once.
@@ -111,13 +111,14 @@ pub struct Core {
     other_histories: Vec<(usize, Commit)>,
     /// Nothing more is read.
     is_draining: bool,
-    outputs: Vec<Output>,
+    outputs: Uncounted<Vec<Output>>,
 }
 
 impl Core {
     /// `count` targets, in the order of the numbers that rules name.
     pub fn new(count: usize, rules: Vec<Rule>, policy: Policy, replicas: Replicas, now: Instant) -> Core {
-        let target = || TargetState::new(RECENT_BYTES / count.max(1), now);
+        let target = || TargetState::new(policy.recent_bytes / count.max(1), now);
+        let route = |rule: &Rule| Route { targets: rule.lanes.clone(), scopes: rule.scopes.as_slice().into() };
         Core {
             following: following::Following::new(now),
             decoded: Lsn::ZERO,
@@ -126,16 +127,13 @@ impl Core {
             probing: probing::Probing::new(now),
             replicas,
             targets: std::iter::repeat_with(target).take(count).collect(),
-            routes: rules
-                .iter()
-                .map(|rule| Route { targets: rule.lanes.clone(), scopes: rule.scopes.as_slice().into() })
-                .collect(),
+            routes: Uncounted(rules.iter().map(route).collect()),
             touched: vec![Lsn::ZERO; rules.len()],
             stuck: Stuck::new(policy.decoding_timeout),
             halts: halting::Halts::new(count, &rules),
             catalogue: observing::Catalogue::new(rules, policy.wal_budget),
             attesting: attesting::Attesting::new(now),
-            policy,
+            policy: Uncounted(policy),
             early: Vec::new(),
             identity: (0, 0),
             commit: None,
@@ -146,13 +144,13 @@ impl Core {
             manual_lost: 0,
             rules_are_due: false,
             sequence: 0,
-            first_sequence: u64::MAX,
+            sequence_before: u64::MAX,
             log_end: None,
             awaited: Lsn::ZERO,
             shown: history::Shown::default(),
             other_histories: Vec::new(),
             is_draining: false,
-            outputs: Vec::new(),
+            outputs: Uncounted::default(),
         }
     }
 
@@ -243,7 +241,7 @@ impl Core {
         (self.decoded, self.acknowledged) = (start, start);
         self.touched.fill(Lsn::ZERO);
         self.sequence = self.sequence.max(clock_us);
-        self.first_sequence = self.sequence + 1;
+        self.sequence_before = self.sequence;
         self.identity = (system_id, timeline);
         (self.awaited, self.commit) = (Lsn::ZERO, None);
         for (index, target) in self.targets.iter_mut().enumerate() {
@@ -381,7 +379,7 @@ impl Core {
 
     /// Those rules of a target that `of` picks.
     pub fn rules_of(&self, target: usize, of: impl Fn(RuleId) -> bool) -> Vec<RuleId> {
-        let ids = (0..=u16::MAX).map(RuleId).zip(&self.routes);
+        let ids = (0..=u16::MAX).map(RuleId).zip(self.routes.iter());
         let picked = ids.filter(|(rule, route)| route.targets.contains(&target) && of(*rule));
         picked.map(|(rule, _)| rule).collect()
     }

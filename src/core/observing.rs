@@ -10,7 +10,7 @@ use crate::observation::Observation;
 use crate::rules::config::Rule;
 
 /// What watching the server has shown.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Catalogue {
     pub(super) coverage: Coverage,
     pub(super) budget: Budget,

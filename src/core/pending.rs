@@ -21,7 +21,7 @@ pub(super) fn scopes_of(routes: &[Route], rule: RuleId) -> &[Scope] {
 
 /// A batch that waits for one target, with everything that is known of the commits in it. Whatever moves the batch moves
 /// that along, so that there is no second list of positions to keep in step.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Pending {
     pub(super) batch: Batch,
     /// What was decoded before the first entry of the batch was rendered. It holds watermarks: a target has passed a
@@ -126,7 +126,7 @@ pub(super) enum Stage {
 }
 
 /// One `Pending` for each [`Stage`].
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Stages {
     fresh: Pending,
     probed: Pending,

@@ -27,6 +27,9 @@ pub enum OnFirstStart {
     Flush,
 }
 
+/// What is kept of what was delivered lately, where nobody says otherwise.
+pub const RECENT_BYTES: usize = 8 << 20;
+
 /// What the core needs of the configuration.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -42,6 +45,9 @@ pub struct Policy {
     pub wal_budget: Option<u64>,
     /// `source.decoding_timeout`.
     pub decoding_timeout: Duration,
+    /// What all targets together were delivered lately and is kept in memory, in bytes, to be sent again to a target that
+    /// has lost it.
+    pub recent_bytes: usize,
     /// `repeat_after`; zero for never.
     pub repeat_after: Duration,
 }
@@ -56,6 +62,7 @@ impl Policy {
             pending_keys: usize::MAX,
             wal_budget: None,
             decoding_timeout: Duration::MAX,
+            recent_bytes: RECENT_BYTES,
             repeat_after: Duration::ZERO,
         }
     }

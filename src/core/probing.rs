@@ -17,7 +17,7 @@ const AGAIN_MOST: Duration = Duration::from_millis(50);
 const REPLICAS_EVERY: Duration = Duration::from_millis(100);
 
 /// When the source was asked, and when to ask again.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Probing {
     at: Instant,
     again: Instant,
@@ -31,6 +31,11 @@ pub(super) struct Probing {
 impl Probing {
     pub(super) fn new(now: Instant) -> Probing {
         Probing { at: now, again: now, pause: AGAIN_FIRST, in_recovery: false, replicas: now }
+    }
+
+    /// See [`Core::rest`].
+    pub(super) fn rest(&mut self, now: Instant) {
+        *self = Probing { in_recovery: self.in_recovery, ..Probing::new(now) };
     }
 }
 
@@ -94,16 +99,13 @@ impl Core {
         if self.replicas.is_empty() {
             return;
         }
+        let mut returned = Vec::new();
         while let Some(turn) = self.replicas.turn(now) {
             match turn {
                 Turn::Left { replica, why } => self.tell(Event::ReplicaLeft(replica, why)),
                 Turn::Returned { replica, since } => {
                     self.tell(Event::ReplicaReturned(replica));
-                    for target in 0..self.target_count() {
-                        if self.replica_returned(target, since) {
-                            self.tell(Event::Flushing(target, Why::ReplicaReturned));
-                        }
-                    }
+                    returned.push(since);
                 }
             }
         }
@@ -113,6 +115,14 @@ impl Core {
         });
         let (replayed, left) = (self.replicas.replayed(), left.min());
         self.replayed(replayed, left);
+        // Only now is it known that what is flushed for them has to wait for them too.
+        for since in returned {
+            for target in 0..self.target_count() {
+                if self.replica_returned(target, since) {
+                    self.tell(Event::Flushing(target, Why::ReplicaReturned));
+                }
+            }
+        }
         let (reached, is_repairing) = (self.settled_at_most(), self.is_repairing());
         let relied_on: Vec<bool> = self.replicas.are_relied_on(reached).collect();
         for (index, is_relied_on) in relied_on.into_iter().enumerate() {

@@ -71,14 +71,13 @@ impl Core {
     /// Compares a target's stored record with what is known. Unless the target is halted, it may be sent something from
     /// now on: what the verdict asks for first.
     pub(super) fn reconcile(&mut self, index: usize, its: &Recollection) -> Verdict {
-        let ours = self.first_sequence..=self.sequence;
+        let (before, last) = (self.sequence_before, self.sequence);
         let (Some(target), Some(followed)) = (self.targets.get_mut(index), &self.following.followed) else {
             return Verdict::Continue;
         };
         let opening = &followed.opening;
         let sequence = its.record.as_ref().map_or(0, |record| record.sequence);
         let is_known = its.record.as_ref().is_some_and(|record| record.system_id == opening.system_id);
-        let last = self.sequence;
         self.sequence = sequence.max(last);
         if is_known && sequence > last && target.written > Lsn::ZERO {
             // Told apart once: where the stream turns out to be open still, its clock was ahead of this one's.
@@ -96,7 +95,7 @@ impl Core {
             written: target.written,
             sequence: target.confirmed_sequence,
             acquainted: target.acquainted,
-            is_ours: target.sent > Lsn::ZERO && ours.contains(&sequence),
+            is_ours: target.sent > Lsn::ZERO && before < sequence && sequence <= last,
             remembered: target.recent.reaches_back_to(),
         };
         let (verdict, is_ours) = (judge(&known, its), known.is_ours);
@@ -118,6 +117,9 @@ impl Core {
             }
             if let Some(commit) = self.expect_history(index, record.commit) {
                 return Verdict::Gap(Gap::OtherHistory { commit });
+            }
+            if let (Verdict::Continue, Some(target)) = (&verdict, self.targets.get_mut(index)) {
+                target.found(record);
             }
         }
         verdict

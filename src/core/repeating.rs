@@ -11,13 +11,20 @@ use crate::invalidation::Batch;
 const PARTS: u32 = 8;
 
 /// What is to be repeated together.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Repeat {
     /// When the first of it is due.
     first: Instant,
     /// When the last of it is.
     due: Instant,
     pub(super) pending: Pending,
+}
+
+impl Repeat {
+    /// See [`Core::rest`].
+    pub(super) fn rest(&mut self, now: Instant) {
+        (self.first, self.due) = (now, now);
+    }
 }
 
 impl Core {

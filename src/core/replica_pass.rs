@@ -13,7 +13,7 @@ use crate::lsn::Lsn;
 const PARTS_MAX: usize = 8;
 
 /// How far the replicas have come.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Replay {
     /// Everything before is replayed by all held replicas; `None` where none is listed.
     replayed: Option<Lsn>,

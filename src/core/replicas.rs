@@ -12,7 +12,7 @@ use crate::sight::ReplicaSeen;
 const MARKS: u32 = 256;
 
 /// Absent a replica is not waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Absent {
     /// It has not replayed for so long what it should have.
     #[error("it has not replayed what was committed {} s ago", .0.as_secs())]
@@ -50,7 +50,7 @@ pub enum Absent {
 }
 
 /// Whether the settled watermark waits for a replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Standing {
     /// It does.
     Held,
@@ -77,7 +77,7 @@ pub enum Turn {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Replica {
     standing: Standing,
     /// Everything before is replayed, in the source's history.
@@ -96,7 +96,7 @@ struct Replica {
 }
 
 /// The server that replicas are compared with.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Origin {
     system_id: u64,
     timeline: u32,
@@ -105,7 +105,7 @@ struct Origin {
 }
 
 /// All listed replicas.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Replicas {
     each: Vec<Replica>,
     max_lag: Duration,
@@ -130,6 +130,15 @@ impl Replicas {
             marks: VecDeque::new(),
             furthest: None,
         }
+    }
+
+    /// See [`Core::rest`](super::Core::rest). One that has left stays so until it answers.
+    pub(super) fn rest(&mut self, now: Instant) {
+        let long_ago = now.checked_sub(2 * self.max_lag).unwrap_or(now);
+        for replica in &mut self.each {
+            replica.answered = if replica.standing == Standing::Held { now } else { long_ago };
+        }
+        self.marks.iter_mut().chain(&mut self.furthest).for_each(|(_, since)| *since = now);
     }
 
     /// Whether none is listed.

@@ -133,8 +133,7 @@ impl Core {
         };
         let decoded = self.decoded;
         let Some(target) = self.targets.get_mut(index) else { return (Ticket::new(0), batch) };
-        let ticket = Ticket::new(target.next_ticket);
-        target.next_ticket += 1;
+        let ticket = target.unused_ticket();
         target.in_flight.push_back(Sent {
             ticket,
             pass,
@@ -277,6 +276,13 @@ impl TargetState {
     /// Deliveries that are in flight, flushes left out.
     fn deliveries(&self) -> usize {
         self.in_flight.iter().filter(|sent| !sent.is_flush).count()
+    }
+
+    /// A few are in flight at most.
+    fn unused_ticket(&self) -> Ticket {
+        let is_used = |ticket: &Ticket| self.in_flight.iter().any(|sent| sent.ticket == *ticket);
+        let mut tickets = (0..=self.in_flight.len() as u64).map(Ticket::new);
+        tickets.find(|ticket| !is_used(ticket)).unwrap_or(Ticket::new(0))
     }
 
     fn take_sent(&mut self, ticket: Ticket) -> Option<Sent> {

@@ -9,13 +9,15 @@ use super::gathering::Overflow;
 use super::history::History;
 use super::pending::{Pending, Stage, Stages};
 use super::repeating::Repeat;
+use super::uncounted::Uncounted;
 use crate::invalidation::Batch;
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
+use crate::record::Record;
 use crate::sight::Commit;
 
 /// One delivery on its way; comes back with its confirmation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(u64);
 
 impl Ticket {
@@ -26,7 +28,7 @@ impl Ticket {
 }
 
 /// Whether a target may be sent anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Mode {
     /// Its record has not been read since the stream was opened, and must not be written over.
     Unverified,
@@ -37,7 +39,7 @@ pub(super) enum Mode {
 }
 
 /// What a delivery is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Pass {
     /// The first pass, and the only one: every held replica has replayed its commits.
     Only,
@@ -50,7 +52,7 @@ pub(super) enum Pass {
 }
 
 /// A delivery that is sent and not confirmed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Sent {
     pub(super) ticket: Ticket,
     pub(super) pass: Pass,
@@ -70,7 +72,7 @@ pub(super) struct Sent {
 }
 
 /// A flush that is done.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Unproved {
     pub(super) sent: Sent,
     pub(super) batch: Batch,
@@ -79,7 +81,7 @@ pub(super) struct Unproved {
 }
 
 /// What a record said when it was read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Floor {
     pub(super) applied: Lsn,
     pub(super) confirmed: Lsn,
@@ -87,7 +89,7 @@ pub(super) struct Floor {
 }
 
 /// One target.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct TargetState {
     /// It answers.
     pub(super) up: bool,
@@ -98,7 +100,6 @@ pub(super) struct TargetState {
     pub(super) unproved: Vec<Unproved>,
     /// Whether the flush that left last was a replica pass.
     pub(super) flushed_replica_pass: bool,
-    pub(super) next_ticket: u64,
     /// What waits for its first pass.
     pub(super) stages: Stages,
     /// What was confirmed once and waits for the replicas, oldest first.
@@ -109,7 +110,7 @@ pub(super) struct TargetState {
     pub(super) repeats: VecDeque<Repeat>,
     pub(super) repeat: Pending,
     /// Empty batches that keep their memory.
-    pub(super) spare: Vec<Batch>,
+    pub(super) spare: Uncounted<Vec<Batch>>,
     /// Set while it is not known what the target holds: what was decoded when that began.
     pub(super) unverified: Option<Lsn>,
     /// Set while the slot goes on without the target: the furthest record that the target may hold.
@@ -124,9 +125,9 @@ pub(super) struct TargetState {
     pub(super) commit: Option<Commit>,
     /// Set until the stream has shown that the history which is followed has the target's last transaction.
     pub(super) history: Option<History>,
-    /// The furthest `applied` of a record that was confirmed since the slot is followed.
+    /// The furthest `applied` of a record that was confirmed, or found to be another process's, since the slot is followed.
     pub(super) written: Lsn,
-    /// The sequence of the last delivery confirmed since the slot is followed.
+    /// The sequence of that record.
     pub(super) confirmed_sequence: u64,
     /// This process has written a record to the target, whatever became of the slot since.
     pub(super) acquainted: bool,
@@ -155,13 +156,12 @@ impl TargetState {
             in_flight: VecDeque::new(),
             unproved: Vec::new(),
             flushed_replica_pass: false,
-            next_ticket: 0,
             stages: Stages::default(),
             awaiting_replay: VecDeque::new(),
             replayed: Pending::default(),
             repeats: VecDeque::new(),
             repeat: Pending::default(),
-            spare: Vec::new(),
+            spare: Uncounted::default(),
             unverified: None,
             suspended: None,
             uncovered: None,
@@ -187,6 +187,17 @@ impl TargetState {
     pub(super) fn unverify(&mut self) {
         if self.mode == Mode::Live {
             self.mode = Mode::Unverified;
+        }
+    }
+
+    /// The target holds a record that another process has written. It counts like one of this process from now on: where a
+    /// later one says less, the target went back. What the other one has sent is not in this one's memory, and does not come
+    /// again with the first delivery.
+    pub(super) fn found(&mut self, record: &Record) {
+        self.written = self.written.max(record.applied);
+        self.confirmed_sequence = self.confirmed_sequence.max(record.sequence);
+        if record.applied > self.recent.reaches_back_to() {
+            self.recent.begin(record.applied);
         }
     }
 

@@ -439,6 +439,16 @@ fn nothing_is_acknowledged_that_the_stream_has_not_shown() {
 }
 
 #[test]
+fn a_record_that_says_less_than_one_that_was_read_before_is_of_a_target_that_went_back() {
+    let mut desk = Desk::unverified(1);
+    assert_eq!(desk.reconcile(0, 300), Verdict::Continue);
+    let sent = desk.send_later(Duration::from_secs(2));
+    assert_eq!(sent[0].2.record.settled, lsn(300), "what the one before had settled");
+    let (record, needed) = (lsn(200), lsn(300));
+    assert_eq!(desk.reconcile(0, 200), Verdict::Gap(Gap::TargetWentBack { record, needed }));
+}
+
+#[test]
 fn a_record_with_a_later_sequence_is_another_instances_and_counts_as_such_once() {
     let mut desk = Desk::new(1);
     desk.commit(200);

@@ -17,7 +17,7 @@ use crate::change::{CUT, Change, Column, OldImage, Relation, ReplicaIdentity, Ro
 use crate::lsn::{CommitLsn, Lsn};
 
 /// Microseconds since 2000-01-01 00:00 UTC, as Postgres counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PgTime(pub i64);
 
 impl PgTime {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::by_hand::ManualKeys;
-use crate::core::{OnFirstStart, OnGap, Policy};
+use crate::core::{OnFirstStart, OnGap, Policy, RECENT_BYTES};
 
 /// How the pipeline behaves.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,7 @@ impl Settings {
             pending_keys: self.pending_keys_max,
             wal_budget: self.wal_budget,
             decoding_timeout: self.decoding_timeout,
+            recent_bytes: RECENT_BYTES,
             repeat_after: self.repeat_after,
         }
     }

@@ -58,8 +58,8 @@ fn widened(setup: Setup) -> Setup {
     Setup {
         readers: at_least("COHERD_MODEL_READERS", setup.readers),
         commits: at_least("COHERD_MODEL_COMMITS", setup.commits),
-        faults: setup.faults || at_least("COHERD_MODEL_FAULTS", 0) > 0,
-        strays: setup.strays || at_least("COHERD_MODEL_FAULTS", 0) > 0,
+        faults: at_least("COHERD_MODEL_FAULTS", setup.faults),
+        crashes: at_least("COHERD_MODEL_CRASHES", setup.crashes),
         ..setup
     }
 }

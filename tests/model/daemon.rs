@@ -1,306 +1,299 @@
-//! The daemon: coherd's own gate and its own verdict on a record, with as much around them as it takes to strike one key.
-//! All of it is lost in a crash.
-//!
-//! What is owed moves through stages: gathering → asked or blocked → ready → on its way → waiting for replicas → on its
-//! way again → settled. Everything before the oldest thing that is owed is settled.
+//! One process: coherd's own core, and the worker that talks to the cache. All of it is lost in a crash.
 
-use coherd::core::Visibility;
-use coherd::core::continuity::{Known, Server, SlotOrigin, Verdict, judge};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use coherd::core::continuity::SlotOrigin;
+use coherd::core::{Core, Event, Input, Opening, Output, Policy, Replicas, Ticket};
+use coherd::invalidation::{Action, Batch, RuleId};
 use coherd::lsn::Lsn;
-use coherd::record;
-use coherd::sight::Sight;
+use coherd::observation::{Horizon, Observation, TableSeen};
+use coherd::pgoutput::PgTime;
+use coherd::record::{Delivery, Recollection, Record};
+use coherd::rules::config::{RawRule, Rule, resolve};
+use coherd::sight::{ReplicaSeen, Sight};
+use coherd::transaction::Gather;
 
-use super::setup::{Broken, Setup, Strategy};
-use super::world::{Cache, Position, Postgres, Record, commit, lsn};
+use super::setup::{Broken, Setup};
+use super::world::{Position, Postgres, commit, lsn, position};
 
-/// Commits whose key is owed: those after `before`, up to `upto`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Owed {
-    pub before: Position,
-    pub upto: Position,
-}
+/// The system identifier.
+pub const SYSTEM: u64 = 7;
 
-/// Puts `more` to what is owed already.
-fn owe(owed: &mut Option<Owed>, more: Option<Owed>) {
-    let Some(more) = more else { return };
-    let both = owed.map_or(more, |owed| Owed { before: owed.before.min(more.before), upto: owed.upto.max(more.upto) });
-    *owed = Some(both);
+/// Far from the beginning of the clock, so that there is a time long before.
+static NOW: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_hours(100));
+
+static RULES: LazyLock<Vec<Rule>> =
+    LazyLock::new(|| resolve(&[RawRule::of("t", &["k:{id}"])], &["cache".to_owned()]).unwrap());
+
+/// Some deliveries are remembered, and not all.
+const RECENT_BYTES: usize = 400;
+
+const MAX_LAG: Duration = Duration::from_mins(10);
+
+/// How much time has passed since anything happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Enough for whatever is paced, and too little for an answer to be late.
+    Moment,
+    /// An answer that is not here is late.
+    Late,
+    /// A replica that is not here is silent for too long.
+    Long,
 }
 
 /// How far a delivery has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
+    /// It is to be sent when the record has been reconciled.
+    Waiting,
     Sent,
     /// The key is gone, its lease still stands. Only where that is broken.
     Halfway,
-    /// The cache has carried it out, and the answer is on its way.
-    Done,
-    /// The cache has written the record and refused the strike.
+    /// The cache has carried it out, and the answer is on its way; whether it has written the record.
+    Done(bool),
+    /// The cache has written the record and refused the invalidation.
     Refused,
 }
 
-/// A delivery: perhaps a strike of the key, then the record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Delivery {
-    /// Struck for the first time, and to be struck again.
-    first: Option<Owed>,
-    /// Struck for the last time.
-    last: Option<Owed>,
-    /// Where it strikes: the last commit it strikes for.
-    pub upto: Option<Position>,
-    pub record: Record,
+/// A delivery, or a flush, which has no record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Flight {
+    ticket: Ticket,
+    batch: Batch,
+    pub record: Option<Record>,
     pub stage: Stage,
 }
 
-/// What one process knows.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+impl Flight {
+    pub fn invalidates(&self) -> bool {
+        !self.batch.is_empty()
+    }
+}
+
+/// Whether the worker may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// It has to load the record first.
+    Unread,
+    /// It waits to be told what follows from it.
+    Asking,
+    Working,
+}
+
+/// One process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is something that is so or not")]
 pub struct Daemon {
-    /// The cache has been asked what it remembers; before, nothing is sent.
-    pub is_judged: bool,
-    decoded: Position,
-    pub visibility: Visibility,
-    gathering: Option<Owed>,
-    asked: Option<Owed>,
-    blocked: Option<Owed>,
-    /// What is blocked is to be struck early, which does not count.
-    is_early: bool,
-    /// Visible, to be struck.
-    ready: Option<Owed>,
-    /// What waits until replicas have replayed it: struck once already, unless there is one strike only.
-    waiting: Vec<Owed>,
-    pub delivery: Option<Delivery>,
-    /// The record that the cache is known to hold.
-    record: Record,
-    /// The furthest record that was confirmed to this process.
-    written: Option<Position>,
-    /// What was decoded when the last strike that was confirmed left.
-    delivered: Option<Position>,
-    /// Everything delivered for commits after this one is remembered.
-    began: Position,
+    pub core: Core,
+    pub is_open: bool,
+    pub is_asked: bool,
+    pub standing: Standing,
+    /// Oldest first.
+    pub flights: Vec<Flight>,
+    pub flush: Option<Flight>,
+    /// What the core has acknowledged.
+    pub acknowledging: Position,
+    /// SQL takes the slot's position for settled.
+    pub attests: bool,
+    /// It may not, and still does.
+    pub takes_back: bool,
+    /// Readers may rely on the replica.
+    pub is_held: bool,
+    pub is_up: bool,
+    /// What is flushed for a replica that has returned is confirmed and not done. Only where that is broken.
+    pub skips_flush: bool,
+}
+
+/// Where the slot stands, and a clock that is later than every sequence.
+pub fn open(daemon: &mut Daemon, setup: &Setup, postgres: Postgres, clock: u64) {
+    let start = lsn(postgres.acknowledged);
+    let opening = Opening {
+        system_id: SYSTEM,
+        timeline: 1,
+        wal_end: lsn(setup.commits),
+        forks: Vec::new(),
+        slot: SlotOrigin::Found { confirmed: start },
+        start,
+        walsender: 1,
+    };
+    daemon.is_open = true;
+    daemon.acknowledging = postgres.acknowledged;
+    daemon.step(setup, Wait::Moment, Input::StreamOpened(opening, clock));
 }
 
 impl Daemon {
-    /// A process that begins where the slot stands.
-    pub fn begin(acknowledged: Position) -> Daemon {
-        Daemon { decoded: acknowledged, began: acknowledged, ..Daemon::default() }
+    /// A process that begins.
+    pub fn begin(setup: &Setup) -> Daemon {
+        // What is remembered matters only where the cache goes back.
+        let recent_bytes = if setup.rolls_back { RECENT_BYTES } else { 0 };
+        let policy = Policy { slot: "s".into(), pending_keys: 100, recent_bytes, ..Policy::patient() };
+        let replicas = Replicas::new(usize::from(setup.is_waited_for()), MAX_LAG, *NOW);
+        let mut daemon = Daemon {
+            core: Core::new(1, RULES.clone(), policy, replicas, *NOW),
+            is_open: false,
+            is_asked: false,
+            standing: Standing::Unread,
+            flights: Vec::new(),
+            flush: None,
+            acknowledging: 0,
+            attests: false,
+            takes_back: false,
+            is_held: false,
+            is_up: false,
+            skips_flush: false,
+        };
+        let table = TableSeen { name: RULES[0].table.clone(), stamp: Some(String::new()), ..TableSeen::default() };
+        let look = Observation {
+            wal: None,
+            log_end: Lsn::ZERO,
+            snapshot: Horizon { xmin: 9, xmax: 9 },
+            tables: vec![table],
+            database: None,
+            holder: None,
+            synchronous: None,
+        };
+        daemon.step(setup, Wait::Moment, Input::Observed(&look, &[]));
+        daemon
     }
 
-    /// Everything up to here is settled.
-    pub fn settled(&self) -> Position {
-        let on_its_way = self.delivery.iter().flat_map(|delivery| [delivery.first, delivery.last]);
-        let waiting = self.waiting.iter().copied().map(Some);
-        self.unstruck()
-            .into_iter()
-            .chain(waiting)
-            .chain(on_its_way)
-            .flatten()
-            .map(|owed| owed.before)
-            .min()
-            .unwrap_or(self.decoded)
+    /// Tells the core what has happened, and does what follows.
+    pub fn step(&mut self, setup: &Setup, wait: Wait, input: Input<'_>) {
+        let later = match wait {
+            Wait::Moment => Duration::from_millis(50),
+            Wait::Late => Duration::from_secs(2),
+            Wait::Long => MAX_LAG * 2,
+        };
+        self.core.step(*NOW + later, input);
+        let mut outputs = Vec::new();
+        self.core.take_outputs(&mut outputs);
+        for output in outputs {
+            self.perform(setup, output);
+        }
+        self.core.rest(*NOW);
     }
 
-    fn unstruck(&self) -> [Option<Owed>; 4] {
-        [self.gathering, self.asked, self.blocked, self.ready]
+    fn perform(&mut self, setup: &Setup, output: Output) {
+        match output {
+            Output::Probe => self.is_asked = true,
+            Output::Send { ticket, delivery: Delivery { batch, record }, .. } => {
+                let stage = if self.standing == Standing::Working { Stage::Sent } else { Stage::Waiting };
+                self.flights.push(Flight { ticket, batch, record: Some(record), stage });
+            }
+            Output::Flush { ticket, batch, .. } => {
+                let stage = if self.standing == Standing::Working { Stage::Sent } else { Stage::Waiting };
+                self.flush = Some(Flight { ticket, batch, record: None, stage });
+            }
+            Output::LoadRecord(_) | Output::LoadAgain(_) => self.ground(),
+            Output::Reconciled(_, batch) => self.reconciled(&batch),
+            Output::Acknowledge(at) => self.acknowledging = self.acknowledging.max(position(at.lsn())),
+            Output::Attest(walsender) => {
+                self.takes_back = walsender.is_none() && self.attests;
+                self.attests |= walsender.is_some();
+            }
+            Output::Reopen(_) | Output::Park => self.is_open = false,
+            Output::Event(Event::ReplicaHeld(_, is_held)) => self.is_held = is_held,
+            Output::Event(Event::ReplicaReturned(_)) => self.skips_flush = setup.is(Broken::NoFlushOnReturn),
+            Output::PollReplicas(_) | Output::Unpark | Output::Event(_) => {}
+        }
     }
 
-    /// Everything up to here has been struck once, or is on its way to be.
-    fn applied(&self) -> Position {
-        self.unstruck().into_iter().flatten().map(|owed| owed.before).min().unwrap_or(self.decoded)
+    /// Drops every flight, so that the record can be read.
+    fn ground(&mut self) {
+        self.standing = Standing::Unread;
+        self.flights.iter_mut().chain(&mut self.flush).for_each(|flight| flight.stage = Stage::Waiting);
+    }
+
+    fn reconciled(&mut self, batch: &Batch) {
+        self.standing = Standing::Working;
+        self.flights.iter_mut().chain(&mut self.flush).for_each(|flight| flight.stage = Stage::Sent);
+        match self.flights.first_mut() {
+            Some(oldest) => oldest.batch.append(batch),
+            None => debug_assert!(batch.is_empty(), "nothing is in flight that it could leave with"),
+        }
     }
 
     /// Whether there is more to decode in a log that goes up to `end`.
     pub fn can_decode(&self, end: Position) -> bool {
-        self.is_judged && self.decoded < end
+        self.is_open && position(self.core.decoded()) < end && self.core.has_room()
     }
 
     /// Reads the next commit from the slot.
-    pub fn decode(&mut self, setup: &Setup) {
-        let before = self.decoded;
-        self.decoded += 1;
-        let owed = Some(Owed { before, upto: self.decoded });
-        if setup.is_ungated() {
-            return owe(&mut self.ready, owed);
-        }
-        self.visibility.begun(commit(self.decoded));
-        self.visibility.gathered(lsn(before));
-        owe(&mut self.gathering, owed);
+    pub fn decode(&mut self) {
+        let next = position(self.core.decoded()) + 1;
+        self.core.begun(commit(next), PgTime(0));
+        self.core.key(RuleId(0), Action::Delete, b"k:1");
+        self.core.committed(lsn(next));
+        self.core.rest(*NOW);
     }
 
-    /// Asks the source what it shows. Whether there was a reason to.
-    pub fn ask(&mut self) -> bool {
-        let asks = self.visibility.probe(true);
-        if asks {
-            owe(&mut self.asked, self.gathering.take());
-        }
-        asks
-    }
-
-    /// The answer.
     pub fn answered(&mut self, setup: &Setup, sight: Sight) {
-        let passed = self.visibility.answered(sight);
-        if passed.blocked {
-            let blocked = self.blocked.take();
-            self.pass(setup, blocked);
-            self.is_early = false;
-        }
-        let asked = self.asked.take();
-        if passed.probed {
-            self.pass(setup, asked);
-        } else {
-            self.block(setup, asked);
-        }
+        self.is_asked = false;
+        self.step(setup, Wait::Moment, Input::Snapshot(1, sight));
     }
 
-    /// Whether an answer may be late.
-    pub fn can_be_late(&self) -> bool {
-        self.asked.is_some()
+    /// Lets the core do whatever is due.
+    pub fn turn(&mut self, setup: &Setup, wait: Wait) {
+        self.step(setup, wait, Input::Read(false));
     }
 
-    /// There is no answer in time.
-    pub fn is_late(&mut self, setup: &Setup) {
-        self.visibility.block();
-        let (asked, gathering) = (self.asked.take(), self.gathering.take());
-        self.block(setup, asked);
-        self.block(setup, gathering);
+    /// The replica says how far it has come.
+    pub fn hears_replica(&mut self, setup: &Setup, replayed: Position) {
+        let replayed = Some(lsn(replayed));
+        let seen = ReplicaSeen { system_id: SYSTEM, timeline: 1, replayed, run: 1 };
+        self.step(setup, Wait::Moment, Input::ReplicaReported(0, seen));
     }
 
-    fn block(&mut self, setup: &Setup, asked: Option<Owed>) {
-        self.is_early |= asked.is_some() && setup.strategy == Strategy::Twice;
-        owe(&mut self.blocked, asked);
-    }
-
-    fn pass(&mut self, setup: &Setup, owed: Option<Owed>) {
-        match setup.strategy {
-            Strategy::Once => self.wait(owed),
-            Strategy::AtDecode | Strategy::Twice => owe(&mut self.ready, owed),
+    /// The record is loaded.
+    pub fn loads(&mut self, setup: &Setup, record: Record) {
+        self.standing = Standing::Asking;
+        let stored = Recollection { record: Some(record), empty: false, written: None };
+        self.step(setup, Wait::Moment, Input::RecordLoaded(0, stored));
+        if self.standing == Standing::Working && self.flights.is_empty() {
+            self.up(setup);
         }
     }
 
-    fn wait(&mut self, owed: Option<Owed>) {
-        let Some(owed) = owed else { return };
-        match self.waiting.iter_mut().find(|waiting| waiting.upto == owed.upto) {
-            Some(waiting) => waiting.before = waiting.before.min(owed.before),
-            None => self.waiting.push(owed),
+    fn up(&mut self, setup: &Setup) {
+        if !std::mem::replace(&mut self.is_up, true) {
+            self.step(setup, Wait::Moment, Input::Up(0));
         }
     }
 
-    /// Sends what can be sent, or the record where there is news for it. `replayed` is what all those replicas have
-    /// replayed that are waited for. Whether there was anything.
-    pub fn send(&mut self, setup: &Setup, replayed: Position) -> bool {
-        if !self.is_judged || self.delivery.is_some() {
-            return false;
+    /// The cache has answered to the oldest delivery.
+    pub fn hears(&mut self, setup: &Setup) {
+        let flight = self.flights.remove(0);
+        if flight.stage != Stage::Done(true) {
+            self.flights.insert(0, flight.clone());
+            return self.fails(setup, flight.stage == Stage::Done(false));
         }
-        let settled = self.settled();
-        if self.visibility.is_clear() {
-            let gathering = self.gathering.take();
-            self.pass(setup, gathering);
-        }
-        let (mut first, mut last) = (self.ready.take(), None);
-        if first.is_some_and(|owed| setup.strikes_once() || owed.upto <= replayed) {
-            owe(&mut last, first.take());
-        }
-        self.waiting.retain(|owed| {
-            let is_due = owed.upto <= replayed;
-            owe(&mut last, is_due.then_some(*owed));
-            !is_due
-        });
-        let early = self.blocked.filter(|_| std::mem::take(&mut self.is_early));
-        let struck = [first, last, early];
-        let upto = struck.into_iter().flatten().map(|owed| owed.upto).max();
-        // A record is never moved back.
-        let confirmed = settled.max(self.record.settled);
-        let applied = if setup.by_applied() { self.applied().max(self.record.applied) } else { confirmed };
-        let vouched = if setup.is(Broken::RecordVouchesForItself) { self.settled().max(confirmed) } else { confirmed };
-        let record = Record { applied, settled: vouched, is_older: false };
-        if upto.is_none() && record == (Record { is_older: false, ..self.record }) {
-            return false;
-        }
-        self.delivery = Some(Delivery { first, last, upto, record, stage: Stage::Sent });
-        true
+        let Flight { ticket, batch, record, .. } = flight;
+        let Some(record) = record else { return };
+        self.step(setup, Wait::Moment, Input::Confirmed(0, ticket, Delivery { batch, record }));
+        self.up(setup);
     }
 
-    /// The cache has answered, or the connection is lost and it is not known what became of it.
-    pub fn hears(&mut self, is_lost: bool) -> Option<Stage> {
-        let delivery = self.delivery.take()?;
-        if is_lost || delivery.stage == Stage::Refused {
-            // A strike that did not count is not repeated.
-            owe(&mut self.ready, delivery.first);
-            owe(&mut self.ready, delivery.last);
-        } else {
-            self.wait(delivery.first);
-            self.record = delivery.record;
-            self.written = self.written.max(Some(delivery.record.applied));
-            if delivery.upto.is_some() {
-                self.delivered = Some(self.decoded);
-            }
+    /// The flush is done.
+    pub fn hears_of_flush(&mut self, setup: &Setup) {
+        let Some(Flight { ticket, batch, .. }) = self.flush.take() else { return };
+        self.step(setup, Wait::Moment, Input::Flushed(0, ticket, batch));
+        self.up(setup);
+    }
+
+    /// A delivery is refused, or the connection is lost, after which the cache may be another one.
+    pub fn fails(&mut self, setup: &Setup, may_have_changed: bool) {
+        self.is_up = false;
+        self.step(setup, Wait::Moment, Input::Trouble(0, may_have_changed));
+        if may_have_changed {
+            return self.ground();
         }
-        self.is_judged &= !is_lost;
-        Some(delivery.stage)
-    }
-
-    /// Whether a record was confirmed to this process.
-    pub fn is_acquainted(&self) -> bool {
-        self.written.is_some()
-    }
-
-    /// Reads the record and sees to what the cache has missed.
-    pub fn judge(&mut self, setup: &Setup, postgres: Postgres, cache: &Cache) {
-        self.is_judged = true;
-        let found = cache.record;
-        self.record = found;
-        let said = if setup.by_applied() { found.applied } else { found.settled };
-        let server = Server {
-            system_id: 7,
-            timeline: 1,
-            forks: &[],
-            slot: SlotOrigin::Found { confirmed: lsn(postgres.acknowledged) },
-            reached: lsn(postgres.written),
-        };
-        let known = Known {
-            server,
-            written: self.written.map_or(Lsn::ZERO, lsn),
-            sequence: u64::from(self.is_acquainted()),
-            acquainted: self.is_acquainted(),
-            is_ours: self.is_acquainted(),
-            remembered: lsn(self.began),
-        };
-        let record = record::Record {
-            applied: lsn(found.applied),
-            confirmed: lsn(said),
-            settled: lsn(found.settled),
-            system_id: 7,
-            timeline: 1,
-            sequence: u64::from(!found.is_older),
-            commit: None,
-            rules: None,
-        };
-        let verdict = judge(&known, &record::Recollection { record: Some(record), empty: false, written: None });
-        let before = found.settled.min(said);
-        let missed = match verdict {
-            _ if setup.is(Broken::NoHealing) => false,
-            Verdict::Continue | Verdict::FirstStart => false,
-            Verdict::Resend { .. } => self.delivered.is_some_and(|at| at >= before),
-            // No other instance is modelled.
-            Verdict::Gap(_) | Verdict::Overtaken => true,
-        };
-        if missed {
-            owe(&mut self.ready, Some(Owed { before, upto: self.decoded }));
+        for flight in &mut self.flights {
+            flight.stage = Stage::Sent;
         }
     }
 
-    /// What may be acknowledged: what is settled, and not more than the cache's record says.
-    pub fn acknowledgeable(&self, setup: &Setup) -> Position {
-        if setup.is(Broken::AcknowledgesEarly) {
-            let on_its_way = self.delivery.iter().flat_map(|delivery| [delivery.first, delivery.last]).flatten();
-            return on_its_way.map(|owed| owed.before).min().unwrap_or(self.applied()).min(self.record.applied);
-        }
-        self.settled().min(if setup.by_applied() { self.record.applied } else { self.record.settled })
-    }
-
-    /// A replica is waited for again that had replayed everything up to `since` when it left: what has settled since is
-    /// struck.
-    pub fn make_up(&mut self, setup: &Setup, since: Position) {
-        let upto = if setup.is(Broken::OneFlushOnReturn) { 0 } else { self.decoded };
-        owe(&mut self.ready, Some(Owed { before: since.min(self.decoded), upto }));
+    /// What readers may take for settled.
+    pub fn settled(&self) -> Position {
+        position(self.core.watermarks().settled)
     }
 }

@@ -11,7 +11,7 @@ pub enum Protocol {
     Pointer(Pointer),
 }
 
-/// How a strike moves a version pointer.
+/// How an invalidation moves a version pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pointer {
     /// To a value it never had, each time. One that was evicted comes back as a value it never had, too.
@@ -20,12 +20,13 @@ pub enum Pointer {
     ToCommit,
 }
 
-/// When the daemon strikes.
+/// When the daemon invalidates. The core is always the same; what it is told differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
-    /// As soon as the commit is decoded.
+    /// As soon as the commit is decoded: the source always answers that it is visible, and no replica is listed.
     AtDecode,
-    /// Once, when the commit is visible and every replica has replayed it.
+    /// Once, when the commit is visible and every replica has replayed it: the source does not show it before, and no
+    /// replica is listed.
     Once,
     /// When it is visible, and again when every replica has replayed it. This is what coherd does.
     Twice,
@@ -47,14 +48,14 @@ pub enum Reads {
     Both,
 }
 
-/// One mechanism of the daemon, taken away.
+/// One mechanism, taken away: what the core is told, or what becomes of what it says, is wrong in this way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
-    /// The first strike does not wait until the commit is visible.
+    /// The first invalidation does not wait until the commit is visible.
     NoGate,
-    /// The first strike settles, whatever the replica has replayed.
-    NoSecondStrike,
-    /// The slot is acknowledged when the first strike is confirmed.
+    /// The first invalidation settles, whatever the replica has replayed.
+    NoReplicaPass,
+    /// The slot is acknowledged up to what is decoded.
     AcknowledgesEarly,
     /// The key goes first and its lease a moment later.
     LeaseAfterKey,
@@ -63,18 +64,23 @@ pub enum Broken {
     /// A pointer that was evicted begins from the bottom again.
     PointerReborn,
     /// A cache that went back in time is not asked what it remembers.
-    NoHealing,
+    NoRepair,
     /// A record says that what it comes with is settled.
-    RecordVouchesForItself,
-    /// After a start, a cache is judged by what its record says was sent, and the slot is acknowledged up to there.
-    JudgedByApplied,
+    RecordAheadOfItself,
+    /// A cache is reconciled by what its record says was sent.
+    ReconciledByApplied,
+    /// The cache writes a record over whatever it holds.
+    NoComparison,
     /// Nothing is flushed for a replica that is waited for again.
     NoFlushOnReturn,
-    /// What is flushed for it is not flushed again when it has replayed everything.
+    /// What is flushed for it is not flushed again when it has replayed everything: it is believed to have done so.
     OneFlushOnReturn,
-    /// A daemon that begins takes it that a replica has never been away.
+    /// A daemon that begins takes it that a replica has never been away: the record lists every rule.
     ForgetsWhoLeft,
 }
+
+/// However many times.
+pub const FOR_EVER: u8 = u8::MAX;
 
 /// One cell.
 #[derive(Debug, Clone, Copy)]
@@ -90,16 +96,23 @@ pub struct Setup {
     pub readers: u8,
     /// The commits change different rows of one key, so that one may be in the log before another is visible.
     pub overlap: bool,
-    /// The daemon may be killed at any point.
-    pub crashes: bool,
+    /// The daemon may be killed at any point, so many times.
+    pub crashes: u8,
     /// What a process had sent when it died may be carried out at any point after.
     pub strays: bool,
-    /// The connection to the cache may break at any point, and an answer may say that a strike was refused.
-    pub faults: bool,
+    /// The connection to the cache may break at any point, an answer may say that an invalidation was refused, and that of
+    /// the source may be late: so many times.
+    pub faults: u8,
     /// The cache may drop anything at any point.
     pub evicts: bool,
     /// The cache may go back to an earlier state, once.
     pub rolls_back: bool,
+    /// The connection to it stays then, behind a proxy.
+    pub silently: bool,
+    /// Several deliveries may be in flight.
+    pub pipelines: bool,
+    /// The stream may break at any point, and be opened again.
+    pub reopens: bool,
     /// The replica may be so far behind that it is not waited for.
     pub lags: bool,
     pub broken: Option<Broken>,
@@ -118,11 +131,14 @@ impl Setup {
             commits: 1,
             readers: 2,
             overlap: true,
-            crashes: true,
+            crashes: FOR_EVER,
             strays: true,
-            faults: false,
+            faults: 0,
             evicts: true,
             rolls_back: false,
+            silently: false,
+            pipelines: false,
+            reopens: false,
             lags: false,
             broken: None,
         }
@@ -136,18 +152,13 @@ impl Setup {
         self.broken == Some(broken)
     }
 
-    /// Whether records are judged by what was sent.
-    pub fn by_applied(&self) -> bool {
-        self.is(Broken::JudgedByApplied) || self.is(Broken::AcknowledgesEarly)
-    }
-
-    /// Whether commits are struck without asking who sees them.
+    /// Whether the source says of every commit that it is visible.
     pub fn is_ungated(&self) -> bool {
         self.strategy == Strategy::AtDecode || self.is(Broken::NoGate)
     }
 
-    /// Whether the first strike is the last.
-    pub fn strikes_once(&self) -> bool {
-        self.strategy == Strategy::AtDecode || self.is(Broken::NoSecondStrike)
+    /// Whether the daemon knows of the replica.
+    pub fn is_waited_for(&self) -> bool {
+        self.is_listed && self.strategy == Strategy::Twice && !self.is(Broken::NoReplicaPass)
     }
 }

@@ -2,11 +2,11 @@
 
 use stateright::Path;
 
-use super::daemon::Stage;
+use super::daemon::{Flight, Stage};
 use super::reader::{Place, Reader, Step};
 use super::setup::{Protocol, Setup};
 use super::system::{Action, State};
-use super::world::{Position, Row, Token};
+use super::world::{Position, Row, Token, position};
 
 /// Step by step.
 pub fn tell(setup: &Setup, path: Path<State, Action>) -> String {
@@ -25,36 +25,49 @@ fn say(setup: &Setup, before: &State, action: Action, after: &State) -> String {
         Action::Show(n) => format!("commit {n} is visible on the primary"),
         Action::Replay => format!("the replica replays commit {}", after.postgres.replayed),
         Action::Decode => "the daemon decodes the next commit".into(),
-        Action::Ask => "the daemon asks the source what it shows".into(),
+        Action::Open => format!("the stream is opened at {}", after.postgres.acknowledged),
         Action::Answer => "the source answers".into(),
-        Action::Late => "the source does not answer in time".into(),
-        Action::Send => match &after.daemon.delivery {
-            Some(delivery) if delivery.upto.is_some() => "the daemon sends a strike and a record".into(),
-            _ => "the daemon sends a record".into(),
-        },
-        Action::CarryOut => match after.daemon.delivery.map(|delivery| delivery.stage) {
-            Some(Stage::Halfway) => "the cache drops the key".into(),
-            _ => format!("the cache carries it out; its record says that {} is settled", after.cache.record.settled),
-        },
-        Action::Refuse => "the cache refuses the strike and writes the record".into(),
+        Action::Late => format!("time passes, and the daemon turns{}", sent(before, after)),
+        Action::Turn => format!("the daemon turns{}", sent(before, after)),
+        Action::CarryOut if after.daemon.flights.iter().any(|flight| flight.stage == Stage::Halfway) => {
+            "the cache drops the key".into()
+        }
+        Action::CarryOut => {
+            let settled = position(after.cache.record.settled);
+            format!("the cache carries out a delivery; its record says that {settled} is settled")
+        }
+        Action::Refuse => "the cache refuses the invalidation and writes the record".into(),
         Action::Hear => "the daemon hears so".into(),
-        Action::Acknowledge => format!("the daemon acknowledges {} to the slot", after.postgres.acknowledged),
+        Action::Flush => "the cache is flushed".into(),
+        Action::HearOfFlush => "the daemon hears of the flush".into(),
+        Action::TakeBack => "the attestation is taken back".into(),
+        Action::Close => "the stream is lost".into(),
         Action::Disconnect => "the connection to the cache is lost".into(),
         Action::Crash => format!("the daemon is killed and begins at {}", after.postgres.acknowledged),
-        Action::Judge => {
-            format!("the daemon reads the record, which says that {} is settled", before.cache.record.settled)
+        Action::Load => {
+            let settled = position(before.cache.record.settled);
+            format!("the record is loaded, which says that {settled} is settled")
         }
         Action::LandStray => "the cache carries out what the dead daemon had sent".into(),
         Action::EvictEntry(_) => "the cache evicts the row".into(),
         Action::EvictToken => "the cache evicts the lease or pointer".into(),
         Action::Save => "the cache saves what it holds".into(),
         Action::RollBack => "the cache goes back to what it saved".into(),
-        Action::Leave => "the replica is too far behind to be waited for".into(),
-        Action::Return => "the replica is waited for again".into(),
+        Action::Leave => "the replica is silent for too long to be held".into(),
+        Action::Return => "the replica answers again".into(),
         Action::Reader(index, step) => reader(setup, before, index, step, after),
     };
     let news = (after.promised != before.promised).then(|| format!(" (settled is {} now)", after.promised));
     format!("{step}{}", news.unwrap_or_default())
+}
+
+/// What the daemon has sent.
+fn sent(before: &State, after: &State) -> String {
+    let is_new = |flight: &&Flight| !before.daemon.flights.contains(flight);
+    let sent = after.daemon.flights.iter().find(is_new);
+    let flushes = before.daemon.flush.is_none() && after.daemon.flush.is_some();
+    let delivery = sent.map(|flight| if flight.invalidates() { ", invalidates the key" } else { ", moves the record" });
+    format!("{}{}", delivery.unwrap_or_default(), if flushes { ", flushes" } else { "" })
 }
 
 fn reader(setup: &Setup, before: &State, index: usize, step: Step, after: &State) -> String {

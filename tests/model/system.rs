@@ -1,13 +1,15 @@
 //! All of it together: the states, what may happen in each, and what must hold.
 
+use coherd::core::Input;
+use coherd::record::{NEW, Record};
+use coherd::sight::Sight;
 use stateright::{Model, Property};
 
-use super::daemon::{Daemon, Delivery, Stage};
+use super::daemon::{self, Daemon, Flight, SYSTEM, Stage, Standing, Wait};
+use super::form::SEQUENCES_APART;
 use super::reader::{Place, Reader, Step};
-use super::setup::{Broken, Pointer, Protocol, Setup, Source};
-use super::world::{Cache, Position, Postgres, Row, Snapshot, Token};
-use coherd::lsn::Lsn;
-use coherd::sight::Sight;
+use super::setup::{Broken, Pointer, Protocol, Setup, Source, Strategy};
+use super::world::{Cache, Position, Postgres, Row, Token, Writer, lsn, position};
 
 /// No reader is served from the cache what is older than what had settled when it began.
 pub const CACHE: &str = "no reader is served from the cache what is older than what had settled when it began";
@@ -20,21 +22,32 @@ pub const OUTRUN: &str = "a reader is outrun: what it has still to read will not
 
 /// One state of everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is something that is so or not")]
 pub struct State {
     pub postgres: Postgres,
     pub daemon: Daemon,
     /// A delivery of a process that died, which the cache may still carry out.
-    pub stray: Option<Delivery>,
+    pub stray: Option<Flight>,
     pub cache: Cache,
-    pub snapshot: Option<Snapshot>,
+    /// An earlier state of the cache that it may go back to: a file on its disk, or a replica of it that lags behind.
+    pub snapshot: Option<Cache>,
     pub has_rolled_back: bool,
-    /// The replica is not waited for: what it had replayed when it left.
-    pub left: Option<Position>,
-    /// The replica has been away, and what its readers may have stored is not made up for: nothing is promised.
+    /// What may still happen.
+    pub crashes_left: u8,
+    pub faults_left: u8,
+    pub leaves_left: u8,
+    /// It has gone back, and the daemon has not loaded its record since.
+    pub is_swapped: bool,
+    /// The same, and what the daemon attested before has not been taken back.
+    pub is_attested_wrongly: bool,
+    /// The replica does not answer.
+    pub is_away: bool,
+    /// The replica has been away, and readers may not rely on it yet: nothing is promised.
     pub is_excused: bool,
     /// In ascending order: who is who does not matter.
     pub readers: Vec<Reader>,
-    /// What readers may know to be settled: from the daemon's watermark or from the record, the higher of both.
+    /// What readers may know to be settled: from the daemon's watermark, from the record, or from the slot's position
+    /// where the daemon attests it; the highest of them.
     pub promised: Position,
 }
 
@@ -44,18 +57,21 @@ pub enum Action {
     Commit,
     Show(Position),
     Replay,
+    Open,
     Decode,
-    Ask,
     Answer,
+    Turn,
     Late,
-    Send,
+    Load,
     CarryOut,
     Refuse,
     Hear,
-    Acknowledge,
+    Flush,
+    HearOfFlush,
+    TakeBack,
     Disconnect,
+    Close,
     Crash,
-    Judge,
     LandStray,
     EvictEntry(Token),
     EvictToken,
@@ -66,24 +82,40 @@ pub enum Action {
     Reader(usize, Step),
 }
 
+/// As setup writes it.
+fn first_record() -> Record {
+    let (applied, confirmed, settled) = (lsn(0), lsn(0), lsn(0));
+    let rules = Some(NEW.into());
+    Record { applied, confirmed, settled, system_id: SYSTEM, timeline: 1, sequence: 0, commit: None, rules }
+}
+
 impl Model for Setup {
     type State = State;
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
         let idle = Reader::Idle;
-        vec![State {
+        let cache = Cache { entries: Vec::new(), token: None, record: first_record(), writer: Writer::Earlier };
+        let mut state = State {
             postgres: Postgres::default(),
-            daemon: Daemon::begin(0),
+            daemon: Daemon::begin(self),
             stray: None,
-            cache: Cache::default(),
+            cache,
             snapshot: None,
             has_rolled_back: false,
-            left: None,
+            crashes_left: self.crashes,
+            faults_left: self.faults,
+            leaves_left: u8::from(self.lags),
+            is_swapped: false,
+            is_attested_wrongly: false,
+            is_away: false,
             is_excused: false,
             readers: vec![idle; usize::from(self.readers)],
             promised: 0,
-        }]
+        };
+        daemon::open(&mut state.daemon, self, state.postgres, SEQUENCES_APART);
+        state.tidy(self);
+        vec![state]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -92,6 +124,7 @@ impl Model for Setup {
         }
         self.steps_of_postgres(state, actions);
         self.steps_of_daemon(state, actions);
+        Self::steps_of_worker(state, actions);
         self.steps_of_cache(state, actions);
         for (index, reader) in state.readers.iter().enumerate() {
             // Of readers in the same place one is enough.
@@ -138,48 +171,69 @@ impl Setup {
         actions.extend((1..=postgres.written).filter(|n| postgres.visible.lacks(*n)).map(Action::Show));
         if self.has_replica() && postgres.replayed < postgres.written {
             actions.push(Action::Replay);
-            if self.lags && state.left.is_none() {
-                actions.push(Action::Leave);
-            }
         }
-        if state.left.is_some() && state.daemon.is_judged {
+        if state.is_away {
             actions.push(Action::Return);
+        } else if state.leaves_left > 0 && self.is_waited_for() {
+            actions.push(Action::Leave);
         }
     }
 
     fn steps_of_daemon(&self, state: &State, actions: &mut Vec<Action>) {
         let daemon = &state.daemon;
-        if !daemon.is_judged {
-            actions.push(Action::Judge);
+        if !daemon.is_open {
+            actions.push(Action::Open);
         }
         if daemon.can_decode(state.postgres.written) {
             actions.push(Action::Decode);
         }
-        if daemon.visibility.is_probing() {
+        let shows_all =
+            state.postgres.visible.0 & Row::at(state.postgres.replayed).0 == Row::at(state.postgres.written).0;
+        // An answer that does not show everything has the core invalidate early, and once more.
+        if daemon.is_asked && daemon.is_open && (self.strategy != Strategy::Once || shows_all) {
             actions.push(Action::Answer);
         }
-        if self.faults && daemon.can_be_late() {
-            actions.push(Action::Late);
-        }
-        actions.extend([Action::Ask, Action::Send]);
-        match &daemon.delivery {
-            Some(Delivery { stage: Stage::Sent | Stage::Halfway, upto, .. }) => {
-                actions.push(Action::CarryOut);
-                if self.faults && upto.is_some() {
-                    actions.push(Action::Refuse);
-                }
+        if self.pipelines || daemon.flights.is_empty() {
+            actions.push(Action::Turn);
+            if state.faults_left > 0 {
+                actions.push(Action::Late);
             }
-            Some(_) => actions.push(Action::Hear),
-            None => {}
         }
-        if self.faults && daemon.delivery.is_some() {
-            actions.push(Action::Disconnect);
+        if daemon.takes_back {
+            actions.push(Action::TakeBack);
         }
-        if daemon.acknowledgeable(self) > state.postgres.acknowledged {
-            actions.push(Action::Acknowledge);
+        if self.reopens && state.faults_left > 0 && daemon.is_open {
+            actions.push(Action::Close);
         }
-        if self.crashes {
+        if state.crashes_left > 0 {
             actions.push(Action::Crash);
+        }
+    }
+
+    fn steps_of_worker(state: &State, actions: &mut Vec<Action>) {
+        let daemon = &state.daemon;
+        if daemon.standing == Standing::Unread {
+            actions.push(Action::Load);
+        }
+        if daemon.flights.iter().any(|flight| matches!(flight.stage, Stage::Sent | Stage::Halfway)) {
+            actions.push(Action::CarryOut);
+            if state.faults_left > 0 && daemon.flights.first().is_some_and(Flight::invalidates) {
+                actions.push(Action::Refuse);
+            }
+        }
+        if daemon.flights.first().is_some_and(|first| matches!(first.stage, Stage::Done(_) | Stage::Refused)) {
+            actions.push(Action::Hear);
+        }
+        match daemon.flush.as_ref().map(|flush| flush.stage) {
+            Some(Stage::Sent) => actions.push(Action::Flush),
+            Some(Stage::Done(_)) => actions.push(Action::HearOfFlush),
+            _ => {}
+        }
+        if state.faults_left > 0
+            && (!daemon.flights.is_empty() || daemon.flush.is_some())
+            && daemon.standing == Standing::Working
+        {
+            actions.push(Action::Disconnect);
         }
         if state.stray.is_some() {
             actions.push(Action::LandStray);
@@ -205,113 +259,182 @@ impl Setup {
 
     /// Takes the step; `None` where it turns out to be none.
     fn step(&self, state: &mut State, action: Action) -> Option<()> {
+        let clock = state.latest_sequence() + SEQUENCES_APART;
+        state.uses_up(action);
         let State { postgres, daemon, .. } = state;
         match action {
             Action::Commit => postgres.written += 1,
             Action::Show(n) => postgres.visible.0 |= 1 << (n - 1),
             Action::Replay => postgres.replayed += 1,
-            Action::Decode => daemon.decode(self),
-            Action::Ask => return daemon.ask().then_some(()),
+            Action::Open => daemon::open(daemon, self, *postgres, clock),
+            Action::Decode => daemon.decode(),
             Action::Answer => daemon.answered(self, self.sight(*postgres)),
-            Action::Late => daemon.is_late(self),
-            Action::Send => {
-                let is_waited_for = self.is_listed && state.left.is_none();
-                let replayed = if is_waited_for { postgres.replayed } else { Position::MAX };
-                return daemon.send(self, replayed).then_some(());
-            }
+            Action::Turn => self.turn(state, Wait::Moment),
+            Action::Late => self.turn(state, Wait::Late),
+            Action::Load => self.load(state),
             Action::CarryOut => self.carry_out(state, true),
             Action::Refuse => self.carry_out(state, false),
-            Action::Hear => {
-                daemon.hears(false);
-                if let Some(snapshot) = &mut state.snapshot {
-                    snapshot.cache.record.is_older |= snapshot.is_behind;
+            Action::Hear => daemon.hears(self),
+            Action::Flush => {
+                if !std::mem::take(&mut daemon.skips_flush) {
+                    self.invalidate(state);
                 }
+                state.daemon.flush.as_mut()?.stage = Stage::Done(true);
             }
-            Action::Acknowledge => postgres.acknowledged = daemon.acknowledgeable(self),
-            Action::Disconnect => {
-                daemon.hears(true);
+            Action::HearOfFlush => daemon.hears_of_flush(self),
+            Action::TakeBack => {
+                (daemon.attests, daemon.takes_back) = (false, false);
+                daemon.step(self, Wait::Moment, Input::Attested(None));
+            }
+            Action::Disconnect => daemon.fails(self, true),
+            Action::Close => {
+                (daemon.is_open, daemon.is_asked) = (false, false);
+                daemon.step(self, Wait::Moment, Input::StreamClosed);
             }
             Action::Crash => self.crash(state),
-            Action::Judge => daemon.judge(self, *postgres, &state.cache),
-            Action::LandStray => {
-                let stray = state.stray.take()?;
-                self.strike(state, &stray);
-                state.cache.record.is_older = state.daemon.is_acquainted();
-            }
+            Action::LandStray => self.land(state)?,
             Action::EvictEntry(name) => state.cache.remove(name),
             Action::EvictToken => state.cache.token = None,
-            Action::Save => state.snapshot = Some(Snapshot { cache: state.cache.clone(), is_behind: false }),
-            Action::RollBack => {
-                state.cache = state.snapshot.take()?.cache;
-                state.has_rolled_back = true;
-                (state.stray, state.promised) = (None, state.cache.record.settled);
-                daemon.hears(true);
-                daemon.is_judged = self.is(Broken::NoHealing);
+            Action::Save => state.snapshot = Some(state.cache.clone()),
+            Action::RollBack => self.roll_back(state)?,
+            Action::Leave => {
+                (state.is_away, state.is_excused) = (true, true);
+                daemon.turn(self, Wait::Long);
             }
-            Action::Leave => (state.left, state.is_excused) = (Some(postgres.replayed), true),
             Action::Return => {
-                let since = state.left.take()?;
-                if !self.is(Broken::NoFlushOnReturn) {
-                    daemon.make_up(self, since);
-                }
+                state.is_away = false;
+                let replayed = if self.is(Broken::OneFlushOnReturn) { postgres.written } else { postgres.replayed };
+                daemon.hears_replica(self, replayed);
             }
             Action::Reader(index, step) => self.step_of_reader(state, index, step),
         }
         Some(())
     }
 
+    /// The daemon turns, and has heard of the replica how far it is.
+    fn turn(&self, state: &mut State, wait: Wait) {
+        if self.is_waited_for() && !state.is_away {
+            state.daemon.hears_replica(self, state.postgres.replayed);
+        }
+        state.daemon.turn(self, wait);
+        // Otherwise it is being taken back.
+        state.is_attested_wrongly &= state.is_swapped || state.daemon.takes_back;
+    }
+
     fn sight(&self, postgres: Postgres) -> Sight {
+        let both = Row(postgres.visible.0 & Row::at(postgres.replayed).0);
         match self.source {
-            Source::Primary => postgres.snapshot(),
-            Source::Standby => Sight::Standby(Lsn::new(u64::from(postgres.replayed) * 10)),
+            Source::Primary if self.is_ungated() => postgres.snapshot(Row::at(postgres.written)),
+            Source::Primary if self.strategy == Strategy::Once => postgres.snapshot(both),
+            Source::Primary => postgres.snapshot(postgres.visible),
+            Source::Standby => Sight::Standby(lsn(postgres.replayed)),
         }
     }
 
     fn crash(&self, state: &mut State) {
         if self.strays {
-            state.stray = state.daemon.delivery.filter(|delivery| delivery.stage == Stage::Sent).or(state.stray);
+            let sent = state.daemon.flights.drain(..).find(|flight| flight.stage == Stage::Sent);
+            state.stray = sent.or(state.stray.take());
         }
-        state.daemon = Daemon::begin(state.postgres.acknowledged);
-        // Which replicas a record vouches for stands in it. Another one is taken to have been away from the beginning.
-        state.left = (state.is_excused && !self.is(Broken::ForgetsWhoLeft)).then_some(0);
+        state.daemon = Daemon::begin(self);
+        let clock = state.latest_sequence() + SEQUENCES_APART;
+        daemon::open(&mut state.daemon, self, state.postgres, clock);
+        if self.is(Broken::ForgetsWhoLeft) {
+            state.cache.record.rules = Some(NEW.into());
+        }
     }
 
-    /// The cache does what the delivery says.
-    fn carry_out(&self, state: &mut State, obeys: bool) {
-        let Some(mut delivery) = state.daemon.delivery else { return };
-        let in_halves = self.is(Broken::LeaseAfterKey) && delivery.upto.is_some();
-        delivery.stage = match (obeys, delivery.stage) {
-            (false, _) => Stage::Refused,
-            (true, Stage::Sent) if in_halves => Stage::Halfway,
-            (true, _) => Stage::Done,
-        };
-        match delivery.stage {
-            Stage::Halfway => state.cache.remove(0),
-            Stage::Done if in_halves => (state.cache.token, state.cache.record) = (None, delivery.record),
-            Stage::Refused => state.cache.record = delivery.record,
-            _ => self.strike(state, &delivery),
+    /// The worker reads the record, and the connection becomes its writer.
+    fn load(&self, state: &mut State) {
+        let mut record = state.cache.record.clone();
+        if self.is(Broken::ReconciledByApplied) {
+            (record.confirmed, record.settled) = (record.applied, record.applied);
         }
-        state.daemon.delivery = Some(delivery);
+        (state.cache.writer, state.is_swapped) = (Writer::Present, false);
+        // Whoever wrote before is no writer any more, also of what may come back.
+        if let Some(stray) = &mut state.stray {
+            stray.record = None;
+        }
+        state.stray = state.stray.take().filter(Flight::invalidates);
         if let Some(snapshot) = &mut state.snapshot {
-            snapshot.is_behind = true;
+            snapshot.writer = Writer::Earlier;
         }
+        state.daemon.loads(self, record);
     }
 
-    fn strike(&self, state: &mut State, delivery: &Delivery) {
-        if let Some(upto) = delivery.upto {
-            match self.protocol {
-                Protocol::Plain => state.cache.remove(0),
-                Protocol::Lease => {
-                    state.cache.remove(0);
-                    state.cache.token = state.cache.token.filter(|_| self.is(Broken::LeaseStays));
-                }
-                Protocol::Pointer(Pointer::Advances) => state.cache.token = Some(state.unused_token()),
-                Protocol::Pointer(Pointer::ToCommit) => {
-                    state.cache.token = state.cache.token.max(Some(upto));
-                }
+    /// The cache does what the next delivery says.
+    fn carry_out(&self, state: &mut State, obeys: bool) {
+        let next = |flight: &Flight| matches!(flight.stage, Stage::Sent | Stage::Halfway);
+        let Some(place) = state.daemon.flights.iter().position(next) else { return };
+        let mut flight = state.daemon.flights[place].clone();
+        let in_halves = self.is(Broken::LeaseAfterKey) && flight.invalidates();
+        if obeys && in_halves && flight.stage == Stage::Sent {
+            state.daemon.flights[place].stage = Stage::Halfway;
+            return state.cache.remove(0);
+        }
+        match (obeys, in_halves) {
+            (true, true) => state.cache.token = None,
+            (true, false) if flight.invalidates() => self.invalidate(state),
+            (true | false, _) => {}
+        }
+        let is_written = self.write(state, flight.record.as_ref());
+        flight.stage = if obeys || !is_written { Stage::Done(is_written) } else { Stage::Refused };
+        state.daemon.flights[place] = flight;
+    }
+
+    /// The record is written only by the connection that has read it. Whether it is.
+    fn write(&self, state: &mut State, record: Option<&Record>) -> bool {
+        let Some(record) = record else { return true };
+        if state.cache.writer != Writer::Present && !self.is(Broken::NoComparison) && !self.is(Broken::NoRepair) {
+            return false;
+        }
+        let before = std::mem::replace(&mut state.cache.record, record.clone());
+        let now = &mut state.cache.record;
+        now.commit = now.commit.or(before.commit);
+        now.rules = now.rules.take().or(before.rules);
+        if self.is(Broken::RecordAheadOfItself) {
+            (now.confirmed, now.settled) = (now.applied, now.applied);
+        }
+        true
+    }
+
+    /// What a dead process had sent reaches the cache.
+    fn land(&self, state: &mut State) -> Option<()> {
+        let stray = state.stray.take()?;
+        if stray.invalidates() {
+            self.invalidate(state);
+        }
+        self.write(state, stray.record.as_ref());
+        Some(())
+    }
+
+    /// The cache is an earlier one from now on. What readers may know is what its record says.
+    fn roll_back(&self, state: &mut State) -> Option<()> {
+        state.cache = Cache { writer: Writer::Earlier, ..state.snapshot.take()? };
+        (state.has_rolled_back, state.is_swapped, state.stray) = (true, true, None);
+        state.is_attested_wrongly = true;
+        state.promised = position(state.cache.record.settled);
+        if self.is(Broken::NoRepair) {
+            (state.is_swapped, state.is_attested_wrongly) = (false, false);
+        } else if !self.silently {
+            state.daemon.fails(self, true);
+        }
+        Some(())
+    }
+
+    fn invalidate(&self, state: &mut State) {
+        match self.protocol {
+            Protocol::Plain => state.cache.remove(0),
+            Protocol::Lease => {
+                state.cache.remove(0);
+                state.cache.token = state.cache.token.filter(|_| self.is(Broken::LeaseStays));
+            }
+            Protocol::Pointer(Pointer::Advances) => state.cache.token = Some(state.unused_token()),
+            Protocol::Pointer(Pointer::ToCommit) => {
+                let upto = position(state.daemon.core.decoded());
+                state.cache.token = state.cache.token.max(Some(upto));
             }
         }
-        state.cache.record = delivery.record;
     }
 
     fn step_of_reader(&self, state: &mut State, index: usize, step: Step) {
@@ -356,88 +479,5 @@ impl Setup {
         let from_the_bottom = self.is(Broken::PointerReborn) || self.protocol == Protocol::Pointer(Pointer::ToCommit);
         let new = if from_the_bottom { 0 } else { state.unused_token() };
         *state.cache.token.get_or_insert(new)
-    }
-}
-
-impl State {
-    /// Where a reader got what it should not have.
-    pub fn misled(&self) -> Option<Place> {
-        self.readers.iter().find_map(|reader| if let Reader::Misled(place) = reader { Some(*place) } else { None })
-    }
-
-    /// A token that nobody can take for another: a nonce, or a pointer's clock.
-    fn unused_token(&self) -> Token {
-        let is_used = |token: &Token| self.stands(*token) || self.cache.get(*token).is_some();
-        let is_held = |token: &Token| self.readers.iter().any(|reader| reader.token() == Some(*token));
-        (0..=Token::MAX).find(|token| !is_used(token) && !is_held(token)).unwrap_or_default()
-    }
-
-    /// Whether the token stands in the cache, or may again.
-    fn stands(&self, token: Token) -> bool {
-        let saved = self.snapshot.as_ref().and_then(|snapshot| snapshot.cache.token);
-        [self.cache.token, saved].contains(&Some(token))
-    }
-
-    /// Notes what readers may know by now, and brings states that nobody can tell apart into one form.
-    fn tidy(&mut self, setup: &Setup) {
-        if self.daemon.is_judged {
-            self.promised = self.promised.max(self.daemon.settled());
-        }
-        self.promised = self.promised.max(self.cache.record.settled);
-        if self.is_excused && self.left.is_none() && self.daemon.is_judged {
-            self.is_excused = self.daemon.settled() < self.promised;
-        }
-        if setup.protocol != Protocol::Plain && !setup.is(Broken::PointerReborn) {
-            self.forget_dead_tokens(setup.protocol);
-        }
-        if setup.protocol == Protocol::Pointer(Pointer::Advances) && !setup.is(Broken::PointerReborn) {
-            self.rename_pointers();
-        }
-        self.readers.sort_unstable();
-    }
-
-    /// What is stored under a token that neither stands nor is known to somebody who has still to look is never read.
-    fn forget_dead_tokens(&mut self, protocol: Protocol) {
-        let saved = self.snapshot.as_ref().and_then(|snapshot| snapshot.cache.token);
-        let known = self.readers.iter().filter_map(|reader| reader.known());
-        let counting: Vec<Token> = known.chain(self.cache.token).chain(saved).collect();
-        for reader in &mut self.readers {
-            if reader.token().is_some_and(|token| !counting.contains(&token)) {
-                *reader = reader.bereft();
-            }
-        }
-        if protocol != Protocol::Lease {
-            self.cache.entries.retain(|(name, _)| counting.contains(name));
-            if let Some(snapshot) = &mut self.snapshot {
-                snapshot.cache.entries.retain(|(name, _)| counting.contains(name));
-            }
-        }
-    }
-
-    /// The values of pointers matter only in so far as they are the same: the one that stands is 0, the one that was
-    /// saved follows, then the others, ordered by what is stored under them and who knows them.
-    fn rename_pointers(&mut self) {
-        let saved = self.snapshot.as_ref().map(|snapshot| &snapshot.cache);
-        let mut names: Vec<Token> = self.readers.iter().filter_map(|reader| reader.token()).collect();
-        names.extend([self.cache.token, saved.and_then(|cache| cache.token)].into_iter().flatten());
-        names.sort_unstable();
-        names.dedup();
-        names.sort_by_cached_key(|name| {
-            let known = self.readers.iter().filter(|reader| reader.token() == Some(*name));
-            let mut known: Vec<Reader> = known.map(|reader| reader.renamed(|_| 0)).collect();
-            known.sort_unstable();
-            let stands = [self.cache.token, saved.and_then(|cache| cache.token)].map(|token| token != Some(*name));
-            (stands, self.cache.get(*name), saved.and_then(|cache| cache.get(*name)), known)
-        });
-        let rename =
-            |name: Token| (0..).zip(&names).find_map(|(new, old)| (*old == name).then_some(new)).unwrap_or(name);
-        for cache in
-            [Some(&mut self.cache), self.snapshot.as_mut().map(|snapshot| &mut snapshot.cache)].into_iter().flatten()
-        {
-            cache.token = cache.token.map(rename);
-            cache.entries.iter_mut().for_each(|(name, _)| *name = rename(*name));
-            cache.entries.sort_unstable();
-        }
-        self.readers.iter_mut().for_each(|reader| *reader = reader.renamed(rename));
     }
 }

@@ -1,4 +1,4 @@
-//! The table: who reads how, against when the daemon strikes.
+//! The table: who reads how, against when the daemon invalidates.
 
 use super::check::{is_safe, is_stale};
 use super::setup::{Pointer, Protocol, Setup, Strategy};
@@ -7,32 +7,32 @@ const POINTER: Protocol = Protocol::Pointer(Pointer::Advances);
 const TO_COMMIT: Protocol = Protocol::Pointer(Pointer::ToCommit);
 
 #[test]
-fn plain_struck_at_decode_is_stale() {
+fn plain_invalidated_at_decode_is_stale() {
     is_stale(Setup::new(Protocol::Plain, Strategy::AtDecode));
 }
 
 #[test]
-fn plain_struck_once_is_stale() {
+fn plain_invalidated_once_is_stale() {
     is_stale(Setup::new(Protocol::Plain, Strategy::Once));
 }
 
 #[test]
-fn plain_struck_twice_is_stale() {
+fn plain_invalidated_twice_is_stale() {
     is_stale(Setup::new(Protocol::Plain, Strategy::Twice));
 }
 
 #[test]
-fn a_lease_struck_at_decode_is_stale() {
+fn a_lease_invalidated_at_decode_is_stale() {
     is_stale(Setup::new(Protocol::Lease, Strategy::AtDecode));
 }
 
 #[test]
-fn a_lease_struck_once_is_safe() {
+fn a_lease_invalidated_once_is_safe() {
     is_safe(Setup::new(Protocol::Lease, Strategy::Once));
 }
 
 #[test]
-fn a_lease_struck_twice_is_safe() {
+fn a_lease_invalidated_twice_is_safe() {
     is_safe(Setup::new(Protocol::Lease, Strategy::Twice));
 }
 

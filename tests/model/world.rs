@@ -1,6 +1,7 @@
 //! The world around the daemon: what Postgres has committed and shows, and what the cache holds.
 
 use coherd::lsn::Lsn;
+use coherd::record::Record;
 use coherd::sight::{Commit, Sight};
 
 /// How many commits are decoded, replayed, settled …: everything up to that one, in the order of the log.
@@ -30,14 +31,22 @@ impl Row {
     }
 }
 
+/// Where the log begins.
+const BEGIN: u64 = 1000;
+
 /// The position in the log just after commit `n`.
 pub fn lsn(n: Position) -> Lsn {
-    Lsn::new(u64::from(n) * 10)
+    Lsn::new(BEGIN + u64::from(n) * 10)
+}
+
+/// The commits up to a position in the log.
+pub fn position(lsn: Lsn) -> Position {
+    Position::try_from(lsn.as_u64().saturating_sub(BEGIN) / 10).unwrap_or(Position::MAX)
 }
 
 /// Commit `n`, counted from 1, as the stream names it.
 pub fn commit(n: Position) -> Commit {
-    Commit { xid: 100 + u32::from(n), at: Lsn::new(u64::from(n) * 10 - 5) }
+    Commit { xid: 100 + u32::from(n), at: Lsn::new(lsn(n).as_u64() - 5) }
 }
 
 /// The primary, its one replica, and the slot.
@@ -54,38 +63,36 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// `pg_current_snapshot()` on the primary.
-    pub fn snapshot(self) -> Sight {
+    /// `pg_current_snapshot()` of a server that shows these commits.
+    pub fn snapshot(self, shown: Row) -> Sight {
         let xid = |n: Position| u64::from(commit(n).xid);
-        let written = 1..=self.written;
-        let highest = written.clone().rev().find(|n| !self.visible.lacks(*n)).unwrap_or(0);
+        let highest = (1..=self.written).rev().find(|n| !shown.lacks(*n)).unwrap_or(0);
         let xmax = xid(highest + 1);
-        let running: Vec<u64> = (1..highest).filter(|n| self.visible.lacks(*n)).map(xid).collect();
+        let running: Vec<u64> = (1..highest).filter(|n| shown.lacks(*n)).map(xid).collect();
         let xmin = running.first().copied().unwrap_or(xmax);
         let list = running.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
         Sight::Primary(format!("{xmin}:{xmax}:{list}").parse().unwrap())
     }
 }
 
-/// The record that the cache carries.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Record {
-    /// What had been sent when it was written.
-    pub applied: Position,
-    /// What had been confirmed.
-    pub settled: Position,
-    /// Its sequence is lower than that of a delivery which was confirmed.
-    pub is_older: bool,
+/// Who may write the record: the connection that has read it last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Writer {
+    /// The connection of the process that is at work.
+    Present,
+    /// An earlier one.
+    Earlier,
 }
 
 /// What the cache holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cache {
     /// Rows: under the key itself, here 0, or, with version pointers, each under the pointer's value. Ascending.
     pub entries: Vec<(Token, Row)>,
     /// The lease of the key, or its version pointer.
     pub token: Option<Token>,
     pub record: Record,
+    pub writer: Writer,
 }
 
 impl Cache {
@@ -102,12 +109,4 @@ impl Cache {
     pub fn remove(&mut self, under: Token) {
         self.entries.retain(|(name, _)| *name != under);
     }
-}
-
-/// An earlier state of the cache that it may go back to: a file on its disk, or a replica of it that lags behind.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Snapshot {
-    pub cache: Cache,
-    /// A delivery was carried out since.
-    pub is_behind: bool,
 }

@@ -11,7 +11,7 @@ const LOOKS_AHEAD: u64 = 2;
 const SAFE_SEGMENTS: u64 = 2;
 
 /// Watches the log that is held back.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Budget {
     /// In bytes; `None` is without bound.
     limit: Option<u64>,
@@ -19,7 +19,7 @@ pub struct Budget {
 }
 
 /// The budget is as good as spent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Overspent {
     /// The slot holds back nearly all that `wal_budget` allows.
     Budget {

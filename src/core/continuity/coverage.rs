@@ -7,11 +7,13 @@
 //! What is published is decided when a change is written, and it is seen when its transaction commits. So the flush
 //! that mends a break is done once more when every transaction has ended that was running when the break was found.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::super::uncounted::Uncounted;
 use crate::database::Database;
 use crate::finding::{Finding, Severity};
 use crate::invalidation::RuleId;
@@ -36,20 +38,20 @@ pub enum Drift {
 }
 
 /// All rules, and how the catalogue held them at the last look.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Coverage {
-    rules: Vec<Rule>,
+    rules: Uncounted<Arc<[Rule]>>,
     kept: Vec<Kept>,
     /// The rules of each table, by their places.
-    places: HashMap<TableName, Vec<usize>>,
+    places: Uncounted<Arc<HashMap<TableName, Vec<usize>>>>,
     /// Rules that are not whole.
-    unsound: HashSet<usize>,
+    unsound: BTreeSet<usize>,
     horizon: Option<Horizon>,
     /// `xmax` of the first look: later transactions see the publication as it was then, or the looks see the change.
     since: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Kept {
     table: TableSeen,
     /// Stands for the rule and the table.
@@ -59,7 +61,7 @@ struct Kept {
     is_told: bool,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 enum Standing {
     #[default]
     Whole,
@@ -78,7 +80,8 @@ impl Coverage {
         for (place, rule) in rules.iter().enumerate() {
             places.entry(rule.table.clone()).or_default().push(place);
         }
-        Coverage { rules, kept, places, unsound: HashSet::new(), horizon: None, since: 0 }
+        let (rules, places) = (Uncounted(rules.into()), Uncounted(Arc::new(places)));
+        Coverage { rules, kept, places, unsound: BTreeSet::new(), horizon: None, since: 0 }
     }
 
     /// Whether there has been a look.

@@ -20,7 +20,7 @@ pub use stranger::{Shared, Stranger, Writer};
 pub use stuck::{Failed, Stuck};
 
 /// How this process came by its slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SlotOrigin {
     /// There was none: what happened before is not in it.
     CreatedHere,
@@ -32,7 +32,7 @@ pub enum SlotOrigin {
 }
 
 /// Where the log left a timeline for the next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fork {
     /// The timeline that was left.
     pub timeline: u32,
@@ -94,7 +94,7 @@ pub enum Verdict {
 }
 
 /// Why something may have been missed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Gap {
     /// The target has a record, but the slot is new.
     SlotWasGone {

@@ -11,7 +11,7 @@ const ITEM_BYTES: usize = size_of::<Item>();
 const DELIVERY_BYTES: usize = size_of::<Delivered>();
 
 /// Confirmed deliveries, oldest first, of at most so many bytes.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Recent {
     bytes_max: usize,
     /// Every invalidation of commits after this position is in here, or in no delivery that was confirmed yet.
@@ -23,7 +23,7 @@ pub struct Recent {
     scopes: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Delivered {
     /// What had been decoded when it left. What it holds belongs to commits before that, or to the next commit after.
     at: Lsn,
@@ -32,7 +32,7 @@ struct Delivered {
     scopes: Vec<Scope>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Item {
     maker: Maker,
     action: Action,

@@ -6,7 +6,7 @@ use super::{Fork, SlotOrigin};
 use crate::lsn::Lsn;
 
 /// What was followed before, and how far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct History {
     /// `IDENTIFY_SYSTEM`'s `systemid`.
     pub system_id: u64,

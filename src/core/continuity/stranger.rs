@@ -17,7 +17,7 @@ const WATCHED_FOR: Duration = Duration::from_secs(5);
 const LEFT_FOR: Duration = Duration::from_secs(30);
 
 /// Who wrote a record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Writer {
     /// The database's system identifier.
     pub system_id: u64,
@@ -56,10 +56,10 @@ pub enum Shared {
 }
 
 /// What is known of the record of one target.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Stranger(Option<Seen>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Seen {
     writer: Writer,
     updated_ms: u64,

@@ -15,7 +15,7 @@ const DOUBLED_MOST: u32 = 3;
 const FORGOTTEN_AFTER: u32 = 16;
 
 /// The failures at one position.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Failing {
     at: Lsn,
     since: Instant,
@@ -37,7 +37,7 @@ pub enum Failed {
 }
 
 /// Counts failures to decode.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Stuck {
     timeout: Duration,
     failing: Option<Failing>,

@@ -1,6 +1,7 @@
 //! What stands in for commits waits until replicas have replayed all of them.
 
 use super::*;
+use crate::sight::ReplicaSeen;
 
 /// A held replica has replayed everything before 100 and no more.
 fn with_a_lagging_replica() -> Desk {
@@ -73,4 +74,28 @@ fn what_waits_and_what_no_record_proves_yet_waits_for_no_replay_of_another_histo
     desk.drain();
     desk.core.idle(lsn(160));
     assert_eq!(desk.settled(), 160, "5000 is never replayed there");
+}
+
+#[test]
+fn what_is_flushed_for_a_replica_that_is_back_waits_until_it_has_replayed_everything() {
+    let max_lag = Duration::from_secs(10);
+    let mut desk = Desk::new(1);
+    desk.core.replicas = Replicas::new(1, max_lag, desk.now);
+    desk.core.replicas.opened(7, 1, &[]);
+    let says = |desk: &mut Desk, replayed| {
+        let seen = ReplicaSeen { system_id: 7, timeline: 1, replayed: Some(lsn(replayed)), run: 1 };
+        desk.core.replica_reported(0, seen, desk.now);
+    };
+    says(&mut desk, 150);
+    desk.drain();
+    desk.now += max_lag * 2;
+    desk.core.replicas_turned(desk.now);
+    desk.commit(300);
+    desk.drain();
+    assert_eq!(desk.settled(), 300, "it is not waited for");
+    says(&mut desk, 150);
+    let flushes = |sent: Vec<Sent>| sent.iter().any(|(.., delivery)| !delivery.batch.scopes().is_empty());
+    assert!(!flushes(desk.send()), "its readers may still fill the old row in");
+    says(&mut desk, 300);
+    assert!(flushes(desk.send()));
 }

@@ -1,0 +1,138 @@
+//! One form for states that nobody can tell apart, and what readers may know in each.
+
+use coherd::record::Record;
+
+use super::reader::{Place, Reader};
+use super::setup::{Broken, FOR_EVER, Pointer, Protocol, Setup};
+use super::system::{Action, State};
+use super::world::{Token, position};
+
+/// Between two sequences, so that the next ones do not touch what is known.
+pub const SEQUENCES_APART: u64 = 16;
+
+impl State {
+    /// Where a reader got what it should not have.
+    pub fn misled(&self) -> Option<Place> {
+        self.readers.iter().find_map(|reader| if let Reader::Misled(place) = reader { Some(*place) } else { None })
+    }
+
+    /// A token that nobody can take for another: a nonce, or a pointer's clock.
+    pub fn unused_token(&self) -> Token {
+        let is_used = |token: &Token| self.stands(*token) || self.cache.get(*token).is_some();
+        let is_held = |token: &Token| self.readers.iter().any(|reader| reader.token() == Some(*token));
+        (0..=Token::MAX).find(|token| !is_used(token) && !is_held(token)).unwrap_or_default()
+    }
+
+    /// Whether the token stands in the cache, or may again.
+    fn stands(&self, token: Token) -> bool {
+        let saved = self.snapshot.as_ref().and_then(|snapshot| snapshot.token);
+        [self.cache.token, saved].contains(&Some(token))
+    }
+
+    pub fn uses_up(&mut self, action: Action) {
+        let left = match action {
+            Action::Crash => &mut self.crashes_left,
+            Action::Late | Action::Refuse | Action::Disconnect | Action::Close => &mut self.faults_left,
+            Action::Leave => &mut self.leaves_left,
+            _ => return,
+        };
+        if *left < FOR_EVER {
+            *left = left.saturating_sub(1);
+        }
+    }
+
+    fn records_mut(&mut self) -> impl Iterator<Item = &mut Record> {
+        let flights = self.daemon.flights.iter_mut().chain(&mut self.stray);
+        let caches = [&mut self.cache].into_iter().chain(&mut self.snapshot);
+        flights.filter_map(|flight| flight.record.as_mut()).chain(caches.map(|cache| &mut cache.record))
+    }
+
+    pub fn latest_sequence(&mut self) -> u64 {
+        let records = self.records_mut().map(|record| record.sequence).max();
+        let known = self.daemon.core.sequences_mut().map(|sequence| *sequence).filter(|its| *its < u64::MAX).max();
+        records.max(known).unwrap_or(0)
+    }
+
+    /// Sequences are compared, and nothing else.
+    fn renumber(&mut self) {
+        let mut known: Vec<u64> = self.daemon.core.sequences_mut().map(|sequence| *sequence).collect();
+        known.extend(self.records_mut().map(|record| record.sequence));
+        known.retain(|sequence| ![0, u64::MAX].contains(sequence));
+        known.sort_unstable();
+        known.dedup();
+        let number = |sequence: &mut u64| {
+            if let Ok(place) = known.binary_search(sequence) {
+                *sequence = (place as u64 + 1) * SEQUENCES_APART;
+            }
+        };
+        self.daemon.core.sequences_mut().for_each(number);
+        self.records_mut().for_each(|record| number(&mut record.sequence));
+    }
+
+    /// Notes what readers may know by now, and brings states that nobody can tell apart into one form.
+    pub fn tidy(&mut self, setup: &Setup) {
+        self.postgres.acknowledged = self.postgres.acknowledged.max(self.daemon.acknowledging);
+        if setup.is(Broken::AcknowledgesEarly) {
+            self.postgres.acknowledged = position(self.daemon.core.decoded());
+        }
+        self.is_attested_wrongly = self.daemon.attests && (self.is_attested_wrongly || self.is_swapped);
+        if !self.is_swapped {
+            self.promised = self.promised.max(self.daemon.settled());
+            if self.daemon.attests && !self.is_attested_wrongly {
+                self.promised = self.promised.max(self.postgres.acknowledged);
+            }
+        }
+        self.promised = self.promised.max(position(self.cache.record.settled));
+        self.is_excused &= self.is_away || !self.daemon.is_held;
+        self.renumber();
+        if setup.protocol != Protocol::Plain && !setup.is(Broken::PointerReborn) {
+            self.forget_dead_tokens(setup.protocol);
+        }
+        if setup.protocol == Protocol::Pointer(Pointer::Advances) && !setup.is(Broken::PointerReborn) {
+            self.rename_pointers();
+        }
+        self.readers.sort_unstable();
+    }
+    /// What is stored under a token that neither stands nor is known to somebody who has still to look is never read.
+    fn forget_dead_tokens(&mut self, protocol: Protocol) {
+        let saved = self.snapshot.as_ref().and_then(|snapshot| snapshot.token);
+        let known = self.readers.iter().filter_map(|reader| reader.known());
+        let counting: Vec<Token> = known.chain(self.cache.token).chain(saved).collect();
+        for reader in &mut self.readers {
+            if reader.token().is_some_and(|token| !counting.contains(&token)) {
+                *reader = reader.bereft();
+            }
+        }
+        if protocol != Protocol::Lease {
+            self.cache.entries.retain(|(name, _)| counting.contains(name));
+            if let Some(snapshot) = &mut self.snapshot {
+                snapshot.entries.retain(|(name, _)| counting.contains(name));
+            }
+        }
+    }
+
+    /// The values of pointers matter only in so far as they are the same: the one that stands is 0, the one that was
+    /// saved follows, then the others, ordered by what is stored under them and who knows them.
+    fn rename_pointers(&mut self) {
+        let saved = self.snapshot.as_ref();
+        let mut names: Vec<Token> = self.readers.iter().filter_map(|reader| reader.token()).collect();
+        names.extend([self.cache.token, saved.and_then(|cache| cache.token)].into_iter().flatten());
+        names.sort_unstable();
+        names.dedup();
+        names.sort_by_cached_key(|name| {
+            let known = self.readers.iter().filter(|reader| reader.token() == Some(*name));
+            let mut known: Vec<Reader> = known.map(|reader| reader.renamed(|_| 0)).collect();
+            known.sort_unstable();
+            let stands = [self.cache.token, saved.and_then(|cache| cache.token)].map(|token| token != Some(*name));
+            (stands, self.cache.get(*name), saved.and_then(|cache| cache.get(*name)), known)
+        });
+        let rename =
+            |name: Token| (0..).zip(&names).find_map(|(new, old)| (*old == name).then_some(new)).unwrap_or(name);
+        for cache in [Some(&mut self.cache), self.snapshot.as_mut()].into_iter().flatten() {
+            cache.token = cache.token.map(rename);
+            cache.entries.iter_mut().for_each(|(name, _)| *name = rename(*name));
+            cache.entries.sort_unstable();
+        }
+        self.readers.iter_mut().for_each(|reader| *reader = reader.renamed(rename));
+    }
+}

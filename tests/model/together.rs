@@ -1,0 +1,45 @@
+//! Several things at once that are each safe alone.
+
+use super::check::is_safe;
+use super::setup::{Protocol, Reads, Setup, Strategy};
+
+/// One reader does: what it stores late, the next in its place is served.
+const LEASE: Setup =
+    Setup { crashes: 0, evicts: false, strays: false, readers: 1, ..Setup::new(Protocol::Lease, Strategy::Twice) };
+
+#[test]
+fn several_deliveries_are_in_flight() {
+    is_safe(Setup { pipelines: true, commits: 2, overlap: false, ..LEASE });
+}
+
+#[test]
+fn several_deliveries_are_in_flight_when_the_connection_breaks() {
+    is_safe(Setup { pipelines: true, faults: 1, ..LEASE });
+}
+
+#[test]
+fn a_cache_goes_back_behind_an_open_connection() {
+    is_safe(Setup { rolls_back: true, silently: true, ..LEASE });
+}
+
+#[test]
+fn a_cache_goes_back_behind_an_open_connection_while_several_deliveries_are_in_flight() {
+    is_safe(Setup {
+        rolls_back: true,
+        silently: true,
+        pipelines: true,
+        is_listed: false,
+        reads: Reads::Primary,
+        ..LEASE
+    });
+}
+
+#[test]
+fn the_stream_breaks_while_the_replica_is_not_held() {
+    is_safe(Setup { reopens: true, faults: 1, lags: true, ..LEASE });
+}
+
+#[test]
+fn the_replica_is_not_held_while_the_connection_to_the_cache_breaks() {
+    is_safe(Setup { lags: true, faults: 1, ..LEASE });
+}
