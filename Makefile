@@ -2,7 +2,7 @@
 CARGO ?= cargo
 KEEP ?=
 
-.PHONY: demo test test-full model chaos torture outage waits lint bench bench-large fuzz deb package-test test-matrix prerequisites readers
+.PHONY: demo test test-full model mutations chaos torture outage waits lint bench bench-large fuzz deb package-test test-matrix prerequisites readers
 
 demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
 	$(CARGO) build --release --bins --example demo
@@ -17,6 +17,9 @@ test-full: prerequisites readers ## the same with long tests at their full lengt
 model: ## why it is built as it is: every order of steps, with READERS (3) readers and COMMITS (1) commits; takes minutes
 	COHERD_MODEL_READERS=$(or $(READERS),3) COHERD_MODEL_COMMITS=$(or $(COMMITS),1) COHERD_MODEL_THREADS=2 \
 		$(CARGO) test --test coherd model:: -- --nocapture --test-threads=1
+
+mutations: ## takes away one line of the core after the other: a unit test or the model must fail each time
+	tests/model/mutations.sh
 
 chaos: prerequisites ## everything breaks at random for SECONDS (60), chosen by SEED (a new one each time)
 	COHERD_CHAOS_SECONDS=$(or $(SECONDS),60) COHERD_CHAOS_SEED=$(SEED) $(CARGO) test --test coherd chaos:: -- --nocapture

@@ -79,7 +79,7 @@ fn a_cache_that_goes_back_in_time_is_repaired_for_two_readers_at_once() {
 
 #[test]
 fn a_cache_of_pointers_that_goes_back_in_time_is_repaired() {
-    is_safe(Setup { protocol: POINTER.protocol, ..ROLLBACK });
+    is_safe(Setup { protocol: POINTER.protocol, crashes: 0, ..ROLLBACK });
 }
 
 #[test]
@@ -135,5 +135,5 @@ fn a_daemon_that_follows_a_standby_cannot_know_what_readers_of_the_primary_see()
 
 #[test]
 fn two_commits_of_one_key_one_of_which_waits_to_be_visible() {
-    is_safe(Setup { commits: 2, crashes: 0, evicts: false, ..LEASE });
+    is_safe(Setup { commits: 2, crashes: 0, evicts: false, reads: Reads::Primary, ..LEASE });
 }

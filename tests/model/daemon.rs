@@ -4,10 +4,10 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use coherd::core::continuity::SlotOrigin;
-use coherd::core::{Core, Event, Input, Opening, Output, Policy, Replicas, Ticket};
+use coherd::core::{Core, Event, Input, OnGap, Opening, Output, Policy, Replicas, Ticket};
 use coherd::invalidation::{Action, Batch, RuleId};
 use coherd::lsn::Lsn;
-use coherd::observation::{Horizon, Observation, TableSeen};
+use coherd::observation::{HeldWal, Observation, TableSeen};
 use coherd::pgoutput::PgTime;
 use coherd::record::{Delivery, Recollection, Record};
 use coherd::rules::config::{RawRule, Rule, resolve};
@@ -28,6 +28,9 @@ static RULES: LazyLock<Vec<Rule>> =
 
 /// Some deliveries are remembered, and not all.
 const RECENT_BYTES: usize = 400;
+
+/// Bytes of log that the slot may hold back, in cells that have a budget.
+const BUDGET: u64 = 100;
 
 const MAX_LAG: Duration = Duration::from_mins(10);
 
@@ -101,6 +104,7 @@ pub struct Daemon {
     /// Readers may rely on the replica.
     pub is_held: bool,
     pub is_up: bool,
+    pub is_halted: bool,
     /// What is flushed for a replica that has returned is confirmed and not done. Only where that is broken.
     pub skips_flush: bool,
 }
@@ -124,10 +128,17 @@ pub fn open(daemon: &mut Daemon, setup: &Setup, postgres: Postgres, clock: u64) 
 
 impl Daemon {
     /// A process that begins.
-    pub fn begin(setup: &Setup) -> Daemon {
+    pub fn begin(setup: &Setup, postgres: Postgres) -> Daemon {
         // What is remembered matters only where the cache goes back.
-        let recent_bytes = if setup.rolls_back { RECENT_BYTES } else { 0 };
-        let policy = Policy { slot: "s".into(), pending_keys: 100, recent_bytes, ..Policy::patient() };
+        let recent_bytes = if setup.rolls_back && !setup.halts { RECENT_BYTES } else { 0 };
+        let policy = Policy {
+            slot: "s".into(),
+            pending_keys: 100,
+            recent_bytes,
+            wal_budget: setup.overspends.then_some(BUDGET),
+            on_gap: if setup.halts { OnGap::Halt } else { OnGap::Flush },
+            ..Policy::patient()
+        };
         let replicas = Replicas::new(usize::from(setup.is_waited_for()), MAX_LAG, *NOW);
         let mut daemon = Daemon {
             core: Core::new(1, RULES.clone(), policy, replicas, *NOW),
@@ -141,20 +152,41 @@ impl Daemon {
             takes_back: false,
             is_held: false,
             is_up: false,
+            is_halted: false,
             skips_flush: false,
         };
-        let table = TableSeen { name: RULES[0].table.clone(), stamp: Some(String::new()), ..TableSeen::default() };
+        daemon.looks(setup, postgres, None);
+        daemon
+    }
+
+    /// The server is looked at.
+    pub fn looks(&mut self, setup: &Setup, postgres: Postgres, wal: Option<HeldWal>) {
+        let stamp = Some(format!("{:?}", postgres.unpublished));
+        let table = TableSeen { name: RULES[0].table.clone(), stamp, ..TableSeen::default() };
         let look = Observation {
-            wal: None,
-            log_end: Lsn::ZERO,
-            snapshot: Horizon { xmin: 9, xmax: 9 },
+            wal,
+            log_end: lsn(postgres.written),
+            snapshot: postgres.horizon(),
             tables: vec![table],
             database: None,
             holder: None,
             synchronous: None,
         };
-        daemon.step(setup, Wait::Moment, Input::Observed(&look, &[]));
-        daemon
+        self.step(setup, Wait::Moment, Input::Observed(&look, &[]));
+    }
+
+    /// Two looks, between which the log grows beyond the budget.
+    pub fn overspends(&mut self, setup: &Setup, postgres: Postgres) {
+        let end = |more: u64| Lsn::new(lsn(postgres.written).as_u64() + more);
+        for (end, retained) in [(end(BUDGET), 1), (end(3 * BUDGET), 2 * BUDGET)] {
+            self.looks(setup, postgres, Some(HeldWal { end, retained, safe: None, segment: 1 }));
+        }
+    }
+
+    /// Somebody flushes the table manually, through the log.
+    pub fn flushed_manually(&mut self, setup: &Setup) {
+        self.core.flushed_manually(RULES[0].table.clone());
+        self.turn(setup, Wait::Moment);
     }
 
     /// Tells the core what has happened, and does what follows.
@@ -192,6 +224,8 @@ impl Daemon {
                 self.attests |= walsender.is_some();
             }
             Output::Reopen(_) | Output::Park => self.is_open = false,
+            Output::Event(Event::Halted(..)) => self.is_halted = true,
+            Output::Event(Event::Released(_)) => self.is_halted = false,
             Output::Event(Event::ReplicaHeld(_, is_held)) => self.is_held = is_held,
             Output::Event(Event::ReplicaReturned(_)) => self.skips_flush = setup.is(Broken::NoFlushOnReturn),
             Output::PollReplicas(_) | Output::Unpark | Output::Event(_) => {}
@@ -219,11 +253,15 @@ impl Daemon {
     }
 
     /// Reads the next commit from the slot.
-    pub fn decode(&mut self) {
+    pub fn decode(&mut self, postgres: Postgres) {
         let next = position(self.core.decoded()) + 1;
-        self.core.begun(commit(next), PgTime(0));
-        self.core.key(RuleId(0), Action::Delete, b"k:1");
-        self.core.committed(lsn(next));
+        if postgres.unpublished == Some(next) {
+            self.core.idle(lsn(next));
+        } else {
+            self.core.begun(commit(next), PgTime(0));
+            self.core.key(RuleId(0), Action::Delete, b"k:1");
+            self.core.committed(lsn(next));
+        }
         self.core.rest(*NOW);
     }
 

@@ -4,7 +4,7 @@ use coherd::record::Record;
 
 use super::reader::{Place, Reader};
 use super::setup::{Broken, FOR_EVER, Pointer, Protocol, Setup};
-use super::system::{Action, State};
+use super::system::{Action, Look, State};
 use super::world::{Token, position};
 
 /// Between two sequences, so that the next ones do not touch what is known.
@@ -29,11 +29,17 @@ impl State {
         [self.cache.token, saved].contains(&Some(token))
     }
 
+    /// What the catalogue shows now.
+    pub fn look(&self) -> Look {
+        (self.postgres.unpublished, self.postgres.visible)
+    }
+
     pub fn uses_up(&mut self, action: Action) {
         let left = match action {
             Action::Crash => &mut self.crashes_left,
             Action::Late | Action::Refuse | Action::Disconnect | Action::Close => &mut self.faults_left,
             Action::Leave => &mut self.leaves_left,
+            Action::Overspend => &mut self.overspends_left,
             _ => return,
         };
         if *left < FOR_EVER {
@@ -83,6 +89,8 @@ impl State {
             }
         }
         self.promised = self.promised.max(position(self.cache.record.settled));
+        let is_unseen = self.postgres.unpublished.filter(|_| self.looked.0 != self.postgres.unpublished);
+        self.is_too_late |= is_unseen.is_some_and(|unseen| self.promised >= unseen);
         self.is_excused &= self.is_away || !self.daemon.is_held;
         self.renumber();
         if setup.protocol != Protocol::Plain && !setup.is(Broken::PointerReborn) {

@@ -70,7 +70,8 @@
 //!   `pg_last_wal_replay_lsn()` mean what the manual says (`tests/source` asks real servers).
 //!
 //! A longer run: `COHERD_MODEL_READERS=3`, `COHERD_MODEL_COMMITS=2`, `COHERD_MODEL_FAULTS=3`, `COHERD_MODEL_CRASHES=2`,
-//! `COHERD_MODEL_THREADS=2`, or `make model`.
+//! `COHERD_MODEL_THREADS=2`, or `make model`. `make mutations` takes away one line of the core after the other
+//! (`mutations.tsv`), and wants a unit test or the model to fail each time.
 
 mod broken;
 mod check;

@@ -115,6 +115,12 @@ pub struct Setup {
     pub reopens: bool,
     /// The replica may be so far behind that it is not waited for.
     pub lags: bool,
+    /// The slot may hold back too much log once, so that it goes on without a target that does not keep up.
+    pub overspends: bool,
+    /// One commit is not in the stream, because the publication had left the table out: only the catalogue shows it.
+    pub drifts: bool,
+    /// A gap halts the target, until somebody flushes the table manually.
+    pub halts: bool,
     pub broken: Option<Broken>,
 }
 
@@ -140,6 +146,9 @@ impl Setup {
             pipelines: false,
             reopens: false,
             lags: false,
+            overspends: false,
+            drifts: false,
+            halts: false,
             broken: None,
         }
     }

@@ -23,6 +23,10 @@ fn say(setup: &Setup, before: &State, action: Action, after: &State) -> String {
     let step = match action {
         Action::Commit => format!("commit {} is in the log", after.postgres.written),
         Action::Show(n) => format!("commit {n} is visible on the primary"),
+        Action::CommitUnpublished => format!("commit {} is in the log, and not in the stream", after.postgres.written),
+        Action::Look => "the daemon looks at the catalogue".into(),
+        Action::Overspend => "the slot holds back too much log".into(),
+        Action::FlushManually => "somebody flushes the table manually".into(),
         Action::Replay => format!("the replica replays commit {}", after.postgres.replayed),
         Action::Decode => "the daemon decodes the next commit".into(),
         Action::Open => format!("the stream is opened at {}", after.postgres.acknowledged),

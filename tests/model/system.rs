@@ -20,6 +20,9 @@ pub const SETTLES: &str = "everything settles, is acknowledged and is served fro
 /// The race that is won.
 pub const OUTRUN: &str = "a reader is outrun: what it has still to read will not be stored";
 
+/// The commit that is not in the stream, and what is visible.
+pub type Look = (Option<Position>, Row);
+
 /// One state of everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "each is something that is so or not")]
@@ -36,6 +39,12 @@ pub struct State {
     pub crashes_left: u8,
     pub faults_left: u8,
     pub leaves_left: u8,
+    pub overspends_left: u8,
+    /// What the catalogue showed when it was looked at last.
+    pub looked: Look,
+    /// What only the catalogue shows has settled before it was looked at: for a second that can be, and nothing is promised
+    /// any more.
+    pub is_too_late: bool,
     /// It has gone back, and the daemon has not loaded its record since.
     pub is_swapped: bool,
     /// The same, and what the daemon attested before has not been taken back.
@@ -55,6 +64,7 @@ pub struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Commit,
+    CommitUnpublished,
     Show(Position),
     Replay,
     Open,
@@ -79,14 +89,24 @@ pub enum Action {
     RollBack,
     Leave,
     Return,
+    Look,
+    Overspend,
+    FlushManually,
     Reader(usize, Step),
 }
 
-/// As setup writes it.
-fn first_record() -> Record {
+/// As a process leaves it that has followed the log for a while.
+fn first_record(setup: &Setup) -> Record {
     let (applied, confirmed, settled) = (lsn(0), lsn(0), lsn(0));
     let rules = Some(NEW.into());
-    Record { applied, confirmed, settled, system_id: SYSTEM, timeline: 1, sequence: 0, commit: None, rules }
+    let new = Record { applied, confirmed, settled, system_id: SYSTEM, timeline: 1, sequence: 0, commit: None, rules };
+    let mut before = Daemon::begin(setup, Postgres::default());
+    daemon::open(&mut before, setup, Postgres::default(), 0);
+    before.loads(setup, new.clone());
+    before.turn(setup, Wait::Moment);
+    let rules = before.flights.first().and_then(|flight| flight.record.as_ref()?.rules.clone());
+    assert!(rules.is_some(), "the first record lists the rules");
+    Record { rules, ..new }
 }
 
 impl Model for Setup {
@@ -95,10 +115,10 @@ impl Model for Setup {
 
     fn init_states(&self) -> Vec<State> {
         let idle = Reader::Idle;
-        let cache = Cache { entries: Vec::new(), token: None, record: first_record(), writer: Writer::Earlier };
+        let cache = Cache { entries: Vec::new(), token: None, record: first_record(self), writer: Writer::Earlier };
         let mut state = State {
             postgres: Postgres::default(),
-            daemon: Daemon::begin(self),
+            daemon: Daemon::begin(self, Postgres::default()),
             stray: None,
             cache,
             snapshot: None,
@@ -106,6 +126,9 @@ impl Model for Setup {
             crashes_left: self.crashes,
             faults_left: self.faults,
             leaves_left: u8::from(self.lags),
+            overspends_left: u8::from(self.overspends),
+            looked: (None, Row::default()),
+            is_too_late: false,
             is_swapped: false,
             is_attested_wrongly: false,
             is_away: false,
@@ -167,6 +190,9 @@ impl Setup {
         let may_overlap = self.overlap || postgres.visible == Row::at(postgres.written);
         if postgres.written < self.commits && may_overlap {
             actions.push(Action::Commit);
+            if self.drifts && postgres.unpublished.is_none() {
+                actions.push(Action::CommitUnpublished);
+            }
         }
         actions.extend((1..=postgres.written).filter(|n| postgres.visible.lacks(*n)).map(Action::Show));
         if self.has_replica() && postgres.replayed < postgres.written {
@@ -198,6 +224,15 @@ impl Setup {
             if state.faults_left > 0 {
                 actions.push(Action::Late);
             }
+        }
+        if self.drifts && state.looked != state.look() {
+            actions.push(Action::Look);
+        }
+        if state.overspends_left > 0 && !daemon.flights.is_empty() {
+            actions.push(Action::Overspend);
+        }
+        if daemon.is_halted {
+            actions.push(Action::FlushManually);
         }
         if daemon.takes_back {
             actions.push(Action::TakeBack);
@@ -264,10 +299,20 @@ impl Setup {
         let State { postgres, daemon, .. } = state;
         match action {
             Action::Commit => postgres.written += 1,
+            Action::CommitUnpublished => {
+                postgres.written += 1;
+                postgres.unpublished = Some(postgres.written);
+            }
+            Action::Look => {
+                daemon.looks(self, *postgres, None);
+                state.looked = state.look();
+            }
+            Action::Overspend => daemon.overspends(self, *postgres),
+            Action::FlushManually => daemon.flushed_manually(self),
             Action::Show(n) => postgres.visible.0 |= 1 << (n - 1),
             Action::Replay => postgres.replayed += 1,
             Action::Open => daemon::open(daemon, self, *postgres, clock),
-            Action::Decode => daemon.decode(),
+            Action::Decode => daemon.decode(*postgres),
             Action::Answer => daemon.answered(self, self.sight(*postgres)),
             Action::Turn => self.turn(state, Wait::Moment),
             Action::Late => self.turn(state, Wait::Late),
@@ -336,7 +381,8 @@ impl Setup {
             let sent = state.daemon.flights.drain(..).find(|flight| flight.stage == Stage::Sent);
             state.stray = sent.or(state.stray.take());
         }
-        state.daemon = Daemon::begin(self);
+        state.daemon = Daemon::begin(self, state.postgres);
+        state.looked = state.look();
         let clock = state.latest_sequence() + SEQUENCES_APART;
         daemon::open(&mut state.daemon, self, state.postgres, clock);
         if self.is(Broken::ForgetsWhoLeft) {
@@ -438,7 +484,7 @@ impl Setup {
     }
 
     fn step_of_reader(&self, state: &mut State, index: usize, step: Step) {
-        let settled = if state.is_excused { 0 } else { state.promised };
+        let settled = if state.is_excused || state.is_too_late { 0 } else { state.promised };
         let reader = state.readers[index];
         state.readers[index] = match (reader, step) {
             (Reader::Idle, Step::Begin) => match self.protocol {

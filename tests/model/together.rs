@@ -9,7 +9,7 @@ const LEASE: Setup =
 
 #[test]
 fn several_deliveries_are_in_flight() {
-    is_safe(Setup { pipelines: true, commits: 2, overlap: false, ..LEASE });
+    is_safe(Setup { pipelines: true, commits: 2, is_listed: false, reads: Reads::Primary, ..LEASE });
 }
 
 #[test]
@@ -36,10 +36,37 @@ fn a_cache_goes_back_behind_an_open_connection_while_several_deliveries_are_in_f
 
 #[test]
 fn the_stream_breaks_while_the_replica_is_not_held() {
-    is_safe(Setup { reopens: true, faults: 1, lags: true, ..LEASE });
+    is_safe(Setup { reopens: true, faults: 1, lags: true, reads: Reads::Replica, ..LEASE });
 }
 
 #[test]
 fn the_replica_is_not_held_while_the_connection_to_the_cache_breaks() {
-    is_safe(Setup { lags: true, faults: 1, ..LEASE });
+    is_safe(Setup { lags: true, faults: 1, reads: Reads::Replica, ..LEASE });
+}
+
+/// The scopes of a suspended target stand in for what it misses, on the replica too.
+#[test]
+fn the_slot_goes_on_without_a_target_while_the_replica_lags() {
+    is_safe(Setup { overspends: true, faults: 1, ..LEASE });
+}
+
+#[test]
+fn the_slot_goes_on_without_a_target_and_the_daemon_is_killed() {
+    is_safe(Setup { overspends: true, crashes: 1, is_listed: false, reads: Reads::Primary, ..LEASE });
+}
+
+/// What only the catalogue shows lies beyond what has been read.
+#[test]
+fn a_change_that_is_not_in_the_stream_settles_only_when_it_is_replayed() {
+    is_safe(Setup { drifts: true, ..LEASE });
+}
+
+#[test]
+fn a_change_that_is_not_in_the_stream_is_found_by_the_next_process() {
+    is_safe(Setup { drifts: true, crashes: 1, is_listed: false, reads: Reads::Primary, ..LEASE });
+}
+
+#[test]
+fn a_target_that_halts_is_flushed_when_somebody_has_flushed_its_table() {
+    is_safe(Setup { halts: true, rolls_back: true, silently: true, ..LEASE });
 }

@@ -1,6 +1,7 @@
 //! The world around the daemon: what Postgres has committed and shows, and what the cache holds.
 
 use coherd::lsn::Lsn;
+use coherd::observation::Horizon;
 use coherd::record::Record;
 use coherd::sight::{Commit, Sight};
 
@@ -58,11 +59,21 @@ pub struct Postgres {
     pub visible: Row,
     /// How far the replica has replayed.
     pub replayed: Position,
+    /// The commit that is not in the stream.
+    pub unpublished: Option<Position>,
     /// The slot's `confirmed_flush_lsn`: what comes again to a process that begins.
     pub acknowledged: Position,
 }
 
 impl Postgres {
+    /// Which transactions have ended.
+    pub fn horizon(self) -> Horizon {
+        let xid = |n: Position| u64::from(commit(n).xid);
+        let next = self.written + 1;
+        let running = (1..next).find(|n| self.visible.lacks(*n)).unwrap_or(next);
+        Horizon { xmin: xid(running), xmax: xid(next) }
+    }
+
     /// `pg_current_snapshot()` of a server that shows these commits.
     pub fn snapshot(self, shown: Row) -> Sight {
         let xid = |n: Position| u64::from(commit(n).xid);
