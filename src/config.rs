@@ -51,7 +51,7 @@ pub struct Config {
     pub on_gap: OnGap,
     /// What to do with a cache that has no record yet.
     pub on_first_start: OnFirstStart,
-    /// The pause after which every strike is repeated; zero: not at all.
+    /// The pause after which every invalidation is repeated; zero: not at all.
     pub repeat_after: Duration,
     /// Which keys count that are named by hand.
     pub manual_keys: ManualKeys,

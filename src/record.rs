@@ -16,7 +16,7 @@ pub struct Record {
     /// Everything committed at or before this position has been sent here, once at least, up to and with what came with
     /// this record.
     pub applied: Lsn,
-    /// Everything committed at or before this position was struck here for good, and confirmed, before this record was
+    /// Everything committed at or before this position was invalidated here for good, and confirmed, before this record was
     /// written. Whoever holds the record has all of it, so the slot is acknowledged up to here and no further.
     pub confirmed: Lsn,
     /// The same, where every rule was covered all the time; readers rely on it.

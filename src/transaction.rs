@@ -9,7 +9,7 @@ use crate::database::Database;
 use crate::invalidation::{Action, RuleId, Scope};
 use crate::lsn::{CommitLsn, Lsn};
 use crate::pgoutput::{Message, PgTime, Truncated};
-use crate::rules::binding::{Binding, Scratch, Strike};
+use crate::rules::binding::{Binding, Invalidation, Scratch};
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
 use crate::rules::named::Cover;
@@ -255,8 +255,8 @@ impl Reader {
                 count(&mut self.counts, &mut self.counted, bound.table, Op::of(&change));
                 open.made.wrote(bound.table);
                 let (keys_max, overflowed) = (self.keys_max, &mut self.overflowed);
-                bound.binding.strike(&change, &mut self.scratch, &mut |strike| {
-                    overflowed.extend(open.gather(strike, keys_max, &self.rules, gather));
+                bound.binding.invalidate(&change, &mut self.scratch, &mut |invalidation| {
+                    overflowed.extend(open.gather(invalidation, keys_max, &self.rules, gather));
                 });
             }
             Message::Begin { .. } => {
@@ -323,7 +323,7 @@ impl Reader {
             let bound = self.relations.get(&relation).ok_or(OutOfOrder::NotDescribed(relation))?;
             count(&mut self.counts, &mut self.counted, bound.table, Op::Truncate);
             open.made.wrote(bound.table);
-            bound.binding.strike_scopes(&mut |strike| pass_on(strike, gather));
+            bound.binding.invalidate_scopes(&mut |invalidation| pass_on(invalidation, gather));
         }
         Ok(())
     }
@@ -377,32 +377,32 @@ impl Reader {
         let mut cells = Vec::new();
         for row in &touched.rows {
             let Some(count) = Touched::encode(row, &mut cells) else {
-                binding.strike_scopes(&mut |strike| pass_on(strike, gather));
+                binding.invalidate_scopes(&mut |invalidation| pass_on(invalidation, gather));
                 continue;
             };
             let change = Change::Insert { new: Row::new(count, &cells) };
-            binding.strike(&change, &mut self.scratch, &mut |strike| pass_on(strike, gather));
+            binding.invalidate(&change, &mut self.scratch, &mut |invalidation| pass_on(invalidation, gather));
         }
     }
 }
 
 impl Open {
-    /// Passes a strike on, until the transaction has made too many keys: then each rule's scopes go in their place. Gives
+    /// Passes an invalidation on, until the transaction has made too many keys: then each rule's scopes go in their place. Gives
     /// the rule where that begins.
     fn gather(
         &mut self,
-        strike: Strike<'_>,
+        invalidation: Invalidation<'_>,
         keys_max: u64,
         rules: &[Rule],
         gather: &mut impl Gather,
     ) -> Option<RuleId> {
-        let Strike::Key { rule, .. } = strike else {
-            pass_on(strike, gather);
+        let Invalidation::Key { rule, .. } = invalidation else {
+            pass_on(invalidation, gather);
             return None;
         };
         self.made.keys += 1;
         if self.made.keys <= keys_max {
-            pass_on(strike, gather);
+            pass_on(invalidation, gather);
             return None;
         }
         if self.coarsened.insert(rule.0)
@@ -415,10 +415,10 @@ impl Open {
     }
 }
 
-fn pass_on(strike: Strike<'_>, gather: &mut impl Gather) {
-    match strike {
-        Strike::Key { rule, action, key } => gather.key(rule, action, key),
-        Strike::Scope { rule, scope } => gather.scope(rule, scope),
+fn pass_on(invalidation: Invalidation<'_>, gather: &mut impl Gather) {
+    match invalidation {
+        Invalidation::Key { rule, action, key } => gather.key(rule, action, key),
+        Invalidation::Scope { rule, scope } => gather.scope(rule, scope),
     }
 }
 

@@ -100,7 +100,7 @@ fn an_emptied_table_flushes_its_scopes() {
 }
 
 #[test]
-fn orders_by_hand_strike_keys_rows_and_tables() {
+fn orders_by_hand_invalidation_keys_rows_and_tables() {
     let mut reader = reader(10).with_manual(ManualKeys::Any);
     let mut seen = Seen::default();
     for content in [

@@ -216,11 +216,11 @@ fn the_fuzzer_begins_with_the_fixture() {
     }
 }
 
-/// What a step strikes, as text.
+/// What a step invalidations, as text.
 #[derive(Default)]
-struct Struck(Vec<String>);
+struct Invalidated(Vec<String>);
 
-impl Gather for Struck {
+impl Gather for Invalidated {
     fn key(&mut self, _: RuleId, _: Action, key: &[u8]) {
         self.0.push(String::from_utf8(key.to_vec()).unwrap());
     }
@@ -253,15 +253,15 @@ fn the_rules_make_the_right_keys_of_the_fixture() {
     let mut text = String::new();
     for step in fixture() {
         writeln!(text, "# {}", step.done).unwrap();
-        let mut struck = Struck::default();
+        let mut invalidated = Invalidated::default();
         for message in &step.messages {
-            let read = reader.read(decode(message).unwrap(), &mut struck).unwrap();
+            let read = reader.read(decode(message).unwrap(), &mut invalidated).unwrap();
             assert!(matches!(read, Step::Within | Step::Committed { .. }), "{read:?}");
         }
         assert!(!reader.is_open(), "{}", step.done);
-        struck.0.sort();
-        struck.0.dedup();
-        for line in struck.0 {
+        invalidated.0.sort();
+        invalidated.0.dedup();
+        for line in invalidated.0 {
             writeln!(text, "{line}").unwrap();
         }
     }

@@ -14,7 +14,7 @@ use crate::rules::heirs::Heirs;
 use crate::table::TableName;
 use crate::transaction::{Gather, Op, Reader, Step};
 
-/// Why a key or a scope is struck.
+/// Why a key or a scope is invalidated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cause {
     /// Its row is there: nobody has changed it.
@@ -81,7 +81,7 @@ pub(super) struct Found {
     pub(super) scopes: BTreeMap<(String, Action), Origin>,
     /// Changes of each table of the publication.
     pub(super) changes: BTreeMap<(TableName, Op), u64>,
-    /// Strikes of keys beyond the limit; a key may be among them more than once.
+    /// Invalidations of keys beyond the limit; a key may be among them more than once.
     pub(super) left_out: u64,
     /// Keys named by hand that count nowhere.
     pub(super) ignored: u64,
@@ -95,7 +95,7 @@ impl Found {
         Found { keys_max, ..Found::default() }
     }
 
-    /// Whether nothing is struck.
+    /// Whether nothing is invalidated.
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.scopes.is_empty()
     }
@@ -176,7 +176,7 @@ impl Finder {
         }
     }
 
-    /// Reads one message and adds what it strikes.
+    /// Reads one message and adds what it invalidates.
     pub(super) fn read(&mut self, message: Message<'_>, found: &mut Found) -> anyhow::Result<Step> {
         let mut changed = |relation: &u32, op| {
             if let Some(name) = self.names.get(relation) {

@@ -163,17 +163,18 @@ impl<'a> Tail<'a> {
         Ok(!write(&told)? || self.args.limit.is_some_and(|limit| self.shown >= limit))
     }
 
-    /// What was struck and is asked for: by table and cause.
-    fn entries<'f>(&self, found: &'f Found) -> BTreeMap<(String, Cause), Vec<Struck<'f>>> {
-        let mut entries: BTreeMap<(String, Cause), Vec<Struck<'f>>> = BTreeMap::new();
+    /// What was invalidated and is asked for: by table and cause.
+    fn entries<'f>(&self, found: &'f Found) -> BTreeMap<(String, Cause), Vec<Invalidated<'f>>> {
+        let mut entries: BTreeMap<(String, Cause), Vec<Invalidated<'f>>> = BTreeMap::new();
         let covered = |key: &[u8]| self.key.as_ref().is_none_or(|glob| glob.meets(&Shape::of_key(key)));
         let keys = found.keys.iter().filter(|((key, _), _)| covered(key));
-        let keys = keys.map(|((key, action), origin)| (Struck::Key(*action, key), origin));
-        let scopes = found.scopes.iter().map(|((pattern, action), origin)| (Struck::Scope(*action, pattern), origin));
-        for (struck, origin) in keys.chain(scopes) {
+        let keys = keys.map(|((key, action), origin)| (Invalidated::Key(*action, key), origin));
+        let scopes =
+            found.scopes.iter().map(|((pattern, action), origin)| (Invalidated::Scope(*action, pattern), origin));
+        for (invalidated, origin) in keys.chain(scopes) {
             for table in self.tables(origin) {
                 for cause in &origin.causes {
-                    entries.entry((table.clone(), *cause)).or_default().push(struck);
+                    entries.entry((table.clone(), *cause)).or_default().push(invalidated);
                 }
             }
         }
@@ -197,17 +198,17 @@ impl<'a> Tail<'a> {
         at: Lsn,
         time: PgTime,
         found: &Found,
-        entries: &BTreeMap<(String, Cause), Vec<Struck<'_>>>,
+        entries: &BTreeMap<(String, Cause), Vec<Invalidated<'_>>>,
         left_out: u64,
     ) -> String {
         let time = utc(time);
         if self.args.json {
-            let changes: Vec<Value> = entries.iter().map(|((table, cause), struck)| {
-                let of = |wanted: fn(&Struck) -> bool| {
-                    struck.iter().filter(|its| wanted(its)).map(|its| json!({ "action": its.action().name(), "name": its.name() })).collect::<Vec<_>>()
+            let changes: Vec<Value> = entries.iter().map(|((table, cause), invalidated)| {
+                let of = |wanted: fn(&Invalidated) -> bool| {
+                    invalidated.iter().filter(|its| wanted(its)).map(|its| json!({ "action": its.action().name(), "name": its.name() })).collect::<Vec<_>>()
                 };
                 json!({ "table": table, "operation": cause.name(),
-                    "keys": of(|its| matches!(its, Struck::Key(..))), "scopes": of(|its| matches!(its, Struck::Scope(..))) })
+                    "keys": of(|its| matches!(its, Invalidated::Key(..))), "scopes": of(|its| matches!(its, Invalidated::Scope(..))) })
             }).collect();
             let told = json!({ "commit": at.to_string(), "time": time, "changes": changes,
                 "more": found.left_out > 0, "not_shown": left_out });
@@ -218,9 +219,9 @@ impl<'a> Tail<'a> {
         if left_out > 0 {
             let _ = writeln!(out, "… {left_out} commits not shown (--rate)");
         }
-        for ((table, cause), struck) in entries {
-            let struck: Vec<String> = struck.iter().map(Struck::text).collect();
-            let line = format!("{at}  {time}  {table}  {}  {}", cause.name(), struck.join(" "));
+        for ((table, cause), invalidated) in entries {
+            let invalidated: Vec<String> = invalidated.iter().map(Invalidated::text).collect();
+            let line = format!("{at}  {time}  {table}  {}  {}", cause.name(), invalidated.join(" "));
             out.extend([&plain(&line), "\n"]);
         }
         if found.left_out > 0 {
@@ -237,30 +238,30 @@ impl<'a> Tail<'a> {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Struck<'a> {
+enum Invalidated<'a> {
     Key(Action, &'a [u8]),
     Scope(Action, &'a str),
 }
 
-impl Struck<'_> {
+impl Invalidated<'_> {
     const fn action(&self) -> Action {
         match self {
-            Struck::Key(action, _) | Struck::Scope(action, _) => *action,
+            Invalidated::Key(action, _) | Invalidated::Scope(action, _) => *action,
         }
     }
 
     fn name(&self) -> String {
         match self {
-            Struck::Key(_, key) => key_text(key),
-            Struck::Scope(_, pattern) => (*pattern).to_owned(),
+            Invalidated::Key(_, key) => key_text(key),
+            Invalidated::Scope(_, pattern) => (*pattern).to_owned(),
         }
     }
 
     fn text(&self) -> String {
         match self {
-            Struck::Key(Action::Delete, key) => key_text(key),
-            Struck::Key(action, key) => format!("{}({})", action.name(), key_text(key)),
-            Struck::Scope(_, pattern) => format!("flush({pattern})"),
+            Invalidated::Key(Action::Delete, key) => key_text(key),
+            Invalidated::Key(action, key) => format!("{}({})", action.name(), key_text(key)),
+            Invalidated::Scope(_, pattern) => format!("flush({pattern})"),
         }
     }
 }

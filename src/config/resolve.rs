@@ -361,7 +361,7 @@ impl Resolver<'_> {
         let reason = match self.section::<String>(FIELD).as_deref().map(parse_duration) {
             None => return Duration::ZERO,
             Some(Ok(pause)) if pause <= REPEAT_AFTER_MAX => return pause,
-            Some(Ok(_)) => "it is above 1m; the keys to strike again are kept in memory".to_owned(),
+            Some(Ok(_)) => "it is above 1m; the keys to invalidate again are kept in memory".to_owned(),
             Some(Err(reason)) => reason,
         };
         let place = self.root.get(FIELD).map_or(self.root.place, |node| node.place);

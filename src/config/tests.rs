@@ -242,7 +242,7 @@ fn a_repetition_is_soon_or_not_at_all() {
     let pause = |text: &str| parse(&format!("{GOOD}repeat_after: {text}\n"));
     assert_eq!(pause("0s").unwrap().repeat_after, Duration::ZERO);
     assert_eq!(pause("1500ms").unwrap().repeat_after, Duration::from_millis(1500));
-    insta::assert_snapshot!(pause("2m").unwrap_err(), @r#"c.yaml:4:15: repeat_after: it is above 1m; the keys to strike again are kept in memory"#);
+    insta::assert_snapshot!(pause("2m").unwrap_err(), @r#"c.yaml:4:15: repeat_after: it is above 1m; the keys to invalidate again are kept in memory"#);
     insta::assert_snapshot!(pause("soon").unwrap_err(), @r#"c.yaml:4:15: repeat_after: `soon` is no duration: write a whole number and a unit, e.g. 500ms, 30s, 5m, 24h, 7d"#);
 }
 

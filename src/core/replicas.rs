@@ -1,4 +1,4 @@
-//! Which replicas everything has to be replayed by before it is struck a second time, and which are too far behind to
+//! Which replicas everything has to be replayed by before it is invalidated a second time, and which are too far behind to
 //! be waited for.
 
 use std::collections::VecDeque;

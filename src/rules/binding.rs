@@ -7,9 +7,9 @@ use super::template::{Piece, Template};
 use crate::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
 use crate::invalidation::{Action, KEY_BYTES_MAX, RuleId, Scope};
 
-/// What a change strikes. Order and repetition mean nothing.
+/// What a change invalidates. Order and repetition mean nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strike<'a> {
+pub enum Invalidation<'a> {
     /// One key.
     Key {
         /// The rule that made it.
@@ -100,8 +100,13 @@ impl Binding {
         self.rules.is_empty()
     }
 
-    /// Gives `strike` everything that one change invalidates.
-    pub fn strike(&self, change: &Change<'_>, scratch: &mut Scratch, strike: &mut impl FnMut(Strike<'_>)) {
+    /// Gives `invalidation` everything that one change invalidates.
+    pub fn invalidate(
+        &self,
+        change: &Change<'_>,
+        scratch: &mut Scratch,
+        invalidation: &mut impl FnMut(Invalidation<'_>),
+    ) {
         for rule in &self.rules {
             if let Change::Update { old, new } = change
                 && rule.leaves_alone(*old, *new)
@@ -109,16 +114,16 @@ impl Binding {
                 continue;
             }
             for template in &rule.templates {
-                template.strike(rule, change, scratch, strike);
+                template.invalidate(rule, change, scratch, invalidation);
             }
         }
     }
 
-    /// Gives `strike` every scope: the relation was emptied, or nothing more is known.
-    pub fn strike_scopes(&self, strike: &mut impl FnMut(Strike<'_>)) {
+    /// Gives `invalidation` every scope: the relation was emptied, or nothing more is known.
+    pub fn invalidate_scopes(&self, invalidation: &mut impl FnMut(Invalidation<'_>)) {
         for rule in &self.rules {
             for template in &rule.templates {
-                strike(Strike::Scope { rule: rule.id, scope: &template.scope });
+                invalidation(Invalidation::Scope { rule: rule.id, scope: &template.scope });
             }
         }
     }
@@ -182,15 +187,15 @@ impl BoundRule {
 }
 
 impl BoundTemplate {
-    fn strike(
+    fn invalidate(
         &self,
         rule: &BoundRule,
         change: &Change<'_>,
         scratch: &mut Scratch,
-        strike: &mut impl FnMut(Strike<'_>),
+        invalidation: &mut impl FnMut(Invalidation<'_>),
     ) {
         let Some(pieces) = &self.pieces else {
-            return strike(Strike::Scope { rule: rule.id, scope: &self.scope });
+            return invalidation(Invalidation::Scope { rule: rule.id, scope: &self.scope });
         };
         let (old, new) = match *change {
             Change::Insert { new } => (None, Some(new)),
@@ -199,7 +204,7 @@ impl BoundTemplate {
         };
         let mut flush = false;
         let mut send = |rendered, scratch: &Scratch| match rendered {
-            Rendered::Key => strike(Strike::Key { rule: rule.id, action: rule.action, key: &scratch.key }),
+            Rendered::Key => invalidation(Invalidation::Key { rule: rule.id, action: rule.action, key: &scratch.key }),
             Rendered::NoSuchKey => {}
             Rendered::Unknown => flush = true,
         };
@@ -222,7 +227,7 @@ impl BoundTemplate {
             Some(_) => {}
         }
         if flush {
-            strike(Strike::Scope { rule: rule.id, scope: &self.scope });
+            invalidation(Invalidation::Scope { rule: rule.id, scope: &self.scope });
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What each kind of change strikes, for each replica identity.
+//! What each kind of change invalidates, for each replica identity.
 
-use super::binding::{Binding, Scratch, Strike};
+use super::binding::{Binding, Invalidation, Scratch};
 use super::config::{MissingOld, RawRule, Rule, resolve};
 use super::heirs::Heirs;
 use crate::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
@@ -39,16 +39,14 @@ fn rules(keys: &[&str], on_missing_old: MissingOld, when_changed: &[&str]) -> Ve
     resolve(&[raw], &["cache".into()]).unwrap()
 }
 
-fn struck(rules: &[Rule], relation: &Relation, change: &Change<'_>) -> Vec<String> {
+fn invalidated(rules: &[Rule], relation: &Relation, change: &Change<'_>) -> Vec<String> {
     let mut out = Vec::new();
-    Binding::new(rules, relation, &Heirs::default()).strike(
-        change,
-        &mut Scratch::default(),
-        &mut |strike| match strike {
-            Strike::Key { key, .. } => out.push(String::from_utf8(key.to_vec()).unwrap()),
-            Strike::Scope { scope, .. } => out.push(format!("SCOPE {}", scope.pattern)),
-        },
-    );
+    Binding::new(rules, relation, &Heirs::default()).invalidate(change, &mut Scratch::default(), &mut |invalidation| {
+        match invalidation {
+            Invalidation::Key { key, .. } => out.push(String::from_utf8(key.to_vec()).unwrap()),
+            Invalidation::Scope { scope, .. } => out.push(format!("SCOPE {}", scope.pattern)),
+        }
+    });
     out.sort();
     out.dedup();
     out
@@ -62,22 +60,22 @@ fn update(rules: &[Rule], relation: &Relation, old: Option<&[&str]>, new: &[&str
         (Some(_), ReplicaIdentity::Full) => OldImage::Full(row),
         (Some(_), _) => OldImage::Key(row),
     };
-    struck(rules, relation, &Change::Update { old, new: Row::new(3, &new_cells) })
+    invalidated(rules, relation, &Change::Update { old, new: Row::new(3, &new_cells) })
 }
 
 const BOTH: &[&str] = &["user:{id}", "user:by-email:{email|lower}"];
 
 #[test]
-fn an_insert_strikes_every_key_of_the_new_row() {
+fn an_insert_invalidates_every_key_of_the_new_row() {
     let new = cells(&["7", "Ann@X", "1"]);
     let change = Change::Insert { new: Row::new(3, &new) };
     let rules = rules(BOTH, MissingOld::Refuse, &[]);
     let relation = users(ReplicaIdentity::Full, &[]);
-    assert_eq!(struck(&rules, &relation, &change), ["user:7", "user:by-email:ann@x"]);
+    assert_eq!(invalidated(&rules, &relation, &change), ["user:7", "user:by-email:ann@x"]);
 }
 
 #[test]
-fn with_full_identity_both_images_of_an_update_are_struck() {
+fn with_full_identity_both_images_of_an_update_are_invalidated() {
     let rules = rules(BOTH, MissingOld::Refuse, &[]);
     let relation = users(ReplicaIdentity::Full, &[]);
     let keys = update(&rules, &relation, Some(&["7", "old@x", "1"]), &["7", "new@x", "1"]);
@@ -107,13 +105,13 @@ fn a_null_outside_the_key_part_of_an_old_row_is_not_taken_for_a_value() {
     let old = cells(&["7", "-", "-"]);
     let change = Change::Delete { old: OldImage::Key(Row::new(3, &old)) };
     let relation = users(ReplicaIdentity::Default, &["id"]);
-    let with = |missing| struck(&rules(BOTH, missing, &[]), &relation, &change);
+    let with = |missing| invalidated(&rules(BOTH, missing, &[]), &relation, &change);
     assert_eq!(with(MissingOld::Flush), ["SCOPE user:by-email:*", "user:7"]);
     assert_eq!(with(MissingOld::Skip), ["user:7"]);
 }
 
 #[test]
-fn a_changed_primary_key_strikes_both() {
+fn a_changed_primary_key_invalidates_both() {
     let rules = rules(&["user:{id}"], MissingOld::Refuse, &[]);
     let relation = users(ReplicaIdentity::Default, &["id"]);
     assert_eq!(update(&rules, &relation, Some(&["7", "-", "-"]), &["8", "a", "1"]), ["user:7", "user:8"]);
@@ -179,7 +177,7 @@ fn a_key_too_long_to_be_one_flushes_the_scope() {
     let new = cells(&["7", &long, "1"]);
     let change = Change::Insert { new: Row::new(3, &new) };
     let relation = users(ReplicaIdentity::Full, &[]);
-    assert_eq!(struck(&rules, &relation, &change), ["SCOPE user:by-email:*", "user:7"]);
+    assert_eq!(invalidated(&rules, &relation, &change), ["SCOPE user:by-email:*", "user:7"]);
 }
 
 #[test]
@@ -195,7 +193,7 @@ fn filters_are_applied_in_their_order() {
     let rules = rules(&["u:{email|trim|lower|hex}"], MissingOld::Refuse, &[]);
     let new = cells(&["7", " AB ", "1"]);
     let change = Change::Insert { new: Row::new(3, &new) };
-    assert_eq!(struck(&rules, &users(ReplicaIdentity::Full, &[]), &change), ["u:6162"]);
+    assert_eq!(invalidated(&rules, &users(ReplicaIdentity::Full, &[]), &change), ["u:6162"]);
 }
 
 #[test]

@@ -120,7 +120,7 @@ pub struct Kind {
     pub schemes: &'static [&'static str],
     /// What it is and how its URL looks, in a line.
     pub about: &'static str,
-    /// Whether readers may hold leases in it, which a strike then ends.
+    /// Whether readers may hold leases in it, which an invalidation then ends.
     pub leases: bool,
     /// Makes one; connects to nothing yet.
     pub open: fn(&TargetConfig) -> Result<Arc<dyn Target>, OpenError>,

@@ -23,7 +23,7 @@ pub struct Peeked {
 /// One key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeySeen {
-    /// What the invalidation would strike: the key, or with `bump` its version pointer.
+    /// What the invalidation would invalidate: the key, or with `bump` its version pointer.
     pub held: Held,
     /// The number in the version pointer, with `bump`.
     pub version: Option<String>,

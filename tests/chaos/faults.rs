@@ -24,7 +24,7 @@ const SHUTDOWN_MOST: Duration = Duration::from_secs(30);
 /// What a round's faults are after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Harm {
-    /// Processes and connections: every key has to be struck by itself.
+    /// Processes and connections: every key has to be invalidated by itself.
     Connections,
     /// The memories too: slots go, caches come back as something else. Then the daemon flushes.
     Memories,
@@ -34,7 +34,7 @@ pub enum Harm {
     Catalogue,
 }
 
-/// One that concerns caches or their network strikes one of them.
+/// One that concerns caches or their network invalidations one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     KillDaemon,

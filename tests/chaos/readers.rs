@@ -118,8 +118,8 @@ fn listen(world: &World, one: usize, cache: &mut redis::Connection) -> redis::Re
                 let key: String = message.get_payload()?;
                 // An entry under a version is told of its key, or every version would be a key of its own.
                 let key = key.rsplit_once(":v").map_or(key.as_str(), |(key, _)| key);
-                world.history.of_keys([key], &format!("{}: struck", NAMES[one]));
-                world.history.count("keys: struck (heard of)", 1);
+                world.history.of_keys([key], &format!("{}: invalidated", NAMES[one]));
+                world.history.count("keys: invalidated (heard of)", 1);
             }
             Err(error) if error.is_timeout() => {}
             Err(error) => return Err(error),

@@ -101,7 +101,7 @@ fn stale_in(cache: &Cache, truth: &HashMap<String, String>, history: &History) -
     stale
 }
 
-/// A key may be struck once more at any time, also without need: then it has no value.
+/// A key may be invalidated once more at any time, also without need: then it has no value.
 fn mget(cache: &mut redis::Connection, names: &[String]) -> Vec<Option<String>> {
     redis::cmd("MGET").arg(names).query(cache).expect("MGET")
 }

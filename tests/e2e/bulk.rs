@@ -28,7 +28,7 @@ fn a_transaction_of_a_million_rows_takes_little_memory() {
     let peak = peak_rss_kib(shop.daemon.pid());
     println!("peak RSS {} MiB", peak / 1024);
     assert!(peak <= 64 << 10, "{peak} KiB");
-    assert!(!shop.daemon.log().contains("flushing"), "each key was struck by name");
+    assert!(!shop.daemon.log().contains("flushing"), "each key was invalidated by name");
 }
 
 #[test]

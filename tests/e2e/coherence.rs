@@ -105,7 +105,7 @@ impl Shop {
         std::thread::spawn(move || client.run(sql))
     }
 
-    fn until_struck(&self, key: &str) {
+    fn until_invalidated(&self, key: &str) {
         until("the key is gone", || (!self.cached().iter().any(|its| its == key)).then_some(()));
     }
 }
@@ -117,7 +117,7 @@ fn a_row_that_was_filled_in_while_its_commit_waited_for_an_absent_standby_is_gon
     let mut reader = pair.shop.database.client();
     pair.shop.cache(&["user:1", "user:2"]);
     let writer = pair.shop.change("UPDATE users SET n = 1 WHERE id = 1");
-    pair.shop.until_struck("user:1");
+    pair.shop.until_invalidated("user:1");
     let old = reader.one("SELECT n FROM users WHERE id = 1");
     assert_eq!(old, "0", "the commit is in the log and not visible");
     pair.shop.fill(1, &old);
@@ -134,10 +134,10 @@ fn commits_that_wait_for_nobody_are_applied_while_another_one_waits_for_its_stan
     pair.shop.sql.run("SET synchronous_commit = local");
     pair.shop.cache(&["user:1"]);
     let writer = pair.shop.change("UPDATE users SET n = 1 WHERE id = 1");
-    pair.shop.until_struck("user:1");
+    pair.shop.until_invalidated("user:1");
     pair.shop.cache(&["user:1", "user:2"]);
     pair.shop.sql.run("UPDATE users SET n = 1 WHERE id = 2");
-    pair.shop.until_struck("user:2");
+    pair.shop.until_invalidated("user:2");
     assert!(!pair.is_settled());
     pair.standby.launch();
     writer.join().unwrap();
@@ -173,7 +173,7 @@ fn a_row_that_was_filled_in_from_a_replica_that_had_not_replayed_it_is_gone_once
 }
 
 #[test]
-fn a_kill_between_the_two_strikes_loses_neither() {
+fn a_kill_between_the_two_invalidates_loses_neither() {
     let mut pair = Pair::with_replica("");
     pair.pause();
     pair.shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");

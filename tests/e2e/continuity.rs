@@ -51,17 +51,17 @@ impl Shop {
         until("the daemon is ready", || (self.daemon.http("/readyz").0 == 200).then_some(()));
     }
 
-    /// Nothing of the rules is left in the cache, only `other`, and the gap is told once; after that, keys are struck
+    /// Nothing of the rules is left in the cache, only `other`, and the gap is told once; after that, keys are invalidated
     /// by name again.
     fn is_flushed_because(&mut self, reason: &str) {
         until("every key of the rules is gone", || (self.cached() == ["other"]).then_some(()));
         self.ready();
         assert_eq!((self.told("gaps"), self.told("flushes")), (vec![reason.to_owned()], vec![reason.to_owned()]));
-        self.strikes_by_name();
+        self.invalidates_by_name();
     }
 
     /// A change costs its own key and no other.
-    fn strikes_by_name(&mut self) {
+    fn invalidates_by_name(&mut self) {
         self.settle();
         self.cache(&["user:3", "user:4"]);
         let left = self.left_after("UPDATE users SET n = n + 1 WHERE id = 3");
@@ -110,7 +110,7 @@ fn no_slot_no_record_keeps_what_is_cached() {
     assert_eq!(shop.left_after("UPDATE users SET n = 1 WHERE id = 5"), ["other", "user:1"]);
     assert!(shop.told("gaps").is_empty() && shop.told("flushes").is_empty());
     assert!(shop.left_after("UPDATE users SET n = 1 WHERE id = 1") == ["other"]);
-    shop.strikes_by_name();
+    shop.invalidates_by_name();
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn no_slot_no_record_flushes_where_on_first_start_says_so() {
     let mut shop = first_start("flush");
     until("every key of the rules is gone", || (shop.cached() == ["other"]).then_some(()));
     assert_eq!((shop.told("gaps"), shop.told("flushes")), (vec![], vec!["first_start".to_owned()]));
-    shop.strikes_by_name();
+    shop.invalidates_by_name();
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn slot_but_no_record_empty_target() {
     shop.change_user_1();
     shop.daemon.launch();
     shop.cache(&["other"]);
-    shop.strikes_by_name();
+    shop.invalidates_by_name();
     assert!(shop.told("gaps").is_empty() && shop.told("flushes").is_empty());
 }
 
@@ -244,7 +244,7 @@ fn slot_but_no_record_full_target() {
     shop.is_flushed_because("record_gone");
 }
 
-/// A cache with `user:1`, and a snapshot of that; then the key is struck, and the record is further.
+/// A cache with `user:1`, and a snapshot of that; then the key is invalidated, and the record is further.
 fn with_snapshot(shop: &mut Shop) -> Vec<u8> {
     shop.cache(&["user:1", "user:2", "other"]);
     let snapshot = shop.redis.dump();
@@ -363,7 +363,7 @@ impl Shop {
         assert_eq!(self.cached(), left);
         assert!(flushed.is_empty() || flushed == ["new_timeline"], "{flushed:?}");
         let () = redis::cmd("DEL").arg("user:2").query(&mut self.redis.client()).unwrap();
-        self.strikes_by_name();
+        self.invalidates_by_name();
     }
 }
 

@@ -64,7 +64,7 @@ fn what_may_have_hidden_changes_flushes_the_rule_and_no_other() {
         assert!(shop.rule_covered());
         shop.cache(&["user:1", "user:2"]);
         shop.sql.run("INSERT INTO users VALUES (1, 1, 1) ON CONFLICT (id) DO UPDATE SET n = 7");
-        until("keys are struck by name again", || (shop.cached() == ["cart:1", "other", "user:2"]).then_some(()));
+        until("keys are invalidated by name again", || (shop.cached() == ["cart:1", "other", "user:2"]).then_some(()));
         until("it is ready", || (shop.daemon.http("/readyz").0 == 200).then_some(()));
     }
 }

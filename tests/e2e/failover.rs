@@ -172,7 +172,7 @@ fn a_daemon_that_starts_before_the_standby_is_promoted_waits_for_it() {
 }
 
 #[test]
-fn with_a_failover_slot_what_was_written_around_the_failover_is_struck() {
+fn with_a_failover_slot_what_was_written_around_the_failover_is_invalidated() {
     let Some(mut pair) = Pair::with_failover_slot() else { return };
     pair.fill();
     pair.shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
@@ -277,7 +277,7 @@ fn held_back() -> Option<Pair> {
     Some(pair)
 }
 
-/// The standby is back: what was held back is struck, and nothing else.
+/// The standby is back: what was held back is invalidated, and nothing else.
 fn let_go(pair: &mut Pair) {
     let server = Arc::clone(&pair.shop.database.server);
     pair.standby.follow(&server);

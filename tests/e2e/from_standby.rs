@@ -40,8 +40,8 @@ fn followed() -> Option<(Shop, Postgres)> {
     Some((shop, standby))
 }
 
-fn struck(shop: &Shop, key: &str) {
-    until("the key is struck", || (!shop.cached().contains(&key.to_owned())).then_some(()));
+fn invalidated(shop: &Shop, key: &str) {
+    until("the key is invalidated", || (!shop.cached().contains(&key.to_owned())).then_some(()));
 }
 
 fn on(standby: &Postgres, shop: &Shop) -> Client {
@@ -55,7 +55,7 @@ fn active(sql: &mut Client, slot: &str) -> Option<String> {
 }
 
 #[test]
-fn changes_on_the_primary_are_struck_promptly_from_the_standbys_slot() {
+fn changes_on_the_primary_are_invalidated_promptly_from_the_standbys_slot() {
     let Some((mut shop, standby)) = followed() else { return };
     let slot = format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = '{}'", shop.database.name);
     assert_eq!(shop.sql.rows(&slot).len(), 0, "the primary has no slot");
@@ -66,7 +66,7 @@ fn changes_on_the_primary_are_struck_promptly_from_the_standbys_slot() {
         shop.cache(&[&key]);
         shop.sql.run(&format!("UPDATE users SET n = n + 1 WHERE id = {id}"));
         let began = Instant::now();
-        struck(&shop, &key);
+        invalidated(&shop, &key);
         took.push(began.elapsed());
     }
     took.sort();
@@ -100,7 +100,7 @@ fn the_stream_goes_on_when_the_standby_is_promoted() {
     let Some((mut shop, standby)) = followed() else { return };
     shop.cache(&["user:1", "user:2", "user:3", "other"]);
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
-    struck(&shop, "user:1");
+    invalidated(&shop, "user:1");
     let walsender = active(&mut on(&standby, &shop), &shop.database.name);
     shop.database.server.stop(Signal::Interrupt);
     standby.promote();

@@ -46,7 +46,7 @@ fn changes_are_counted_and_latencies_observed() {
     ] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
-    // A commit that was not visible when it was asked about is struck at once and again.
+    // A commit that was not visible when it was asked about is invalidated at once and again.
     let deleted = [2, 4].map(|n| format!("coherd_invalidations_total{{target=\"cache\",action=\"delete\"}} {n}\n"));
     assert!(deleted.iter().any(|line| metrics.contains(line)), "neither 2 nor 4 keys were sent:\n{metrics}");
 }

@@ -27,7 +27,7 @@ fn a_changed_email_drops_the_old_key_and_the_new_one() {
 }
 
 #[test]
-fn inserts_and_deletes_strike_too() {
+fn inserts_and_deletes_invalidation_too() {
     let mut shop = Shop::open(USERS, BY_ID_AND_EMAIL);
     shop.cache(&["user:3", "user:by-email:cid@x", "user:2", "user:by-email:bob@x"]);
     assert_eq!(shop.left_after("INSERT INTO users VALUES (3, 'Cid', 'cid@x')"), ["user:2", "user:by-email:bob@x"]);
@@ -35,7 +35,7 @@ fn inserts_and_deletes_strike_too() {
 }
 
 #[test]
-fn what_is_rolled_back_strikes_nothing_and_a_prepared_transaction_only_when_it_commits() {
+fn what_is_rolled_back_invalidates_nothing_and_a_prepared_transaction_only_when_it_commits() {
     let mut shop = Shop::alone("max_prepared_transactions = 5", USERS, BY_ID_AND_EMAIL);
     shop.cache(&["user:1", "user:2"]);
     assert_eq!(shop.left_after("BEGIN; UPDATE users SET name = 'x'; ROLLBACK"), ["user:1", "user:2"]);

@@ -47,7 +47,7 @@ fn a_killed_cache_costs_no_walsender_and_comes_back_coherent() {
     until("readiness says no", || (shop.daemon.http("/readyz").0 == 503).then_some(()));
     assert_eq!(shop.walsender(), before);
     shop.redis.restart();
-    // Filled by a reader before the daemon is back: what it delivers next must still strike it.
+    // Filled by a reader before the daemon is back: what it delivers next must still invalidation it.
     shop.cache(&["user:1", "other"]);
     shop.settle();
     assert_eq!(shop.cached(), ["other"]);

@@ -185,7 +185,7 @@ fn the_level_of_the_log_follows() {
     until("a line of that level", || shop.daemon.log().contains("\"level\":\"DEBUG\"").then_some(()));
 }
 
-/// Every key is cached before the commit that strikes it, while the configuration is read again and again.
+/// Every key is cached before the commit that invalidates it, while the configuration is read again and again.
 #[test]
 fn nothing_is_lost_while_it_is_reloaded_again_and_again() {
     let mut shop = shop();

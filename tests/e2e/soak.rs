@@ -57,7 +57,7 @@ fn a_target_away_under_load_costs_neither_memory_nor_log() {
         stale.len()
     );
     assert!(stale.is_empty(), "{stale:?}\n{}", soak.daemon.log());
-    soak.strikes_by_name();
+    soak.invalidates_by_name();
     assert!(peak_mib <= RSS_MOST_MIB, "{peak_mib} MiB");
     let allowed_mib = budget_mib + SEGMENT_MIB;
     assert!(written_mib > allowed_mib, "{written_mib} MiB of log are too few to hold back too much");
@@ -135,7 +135,7 @@ impl Soak {
     }
 
     /// A change costs its own key and no other.
-    fn strikes_by_name(&mut self) {
+    fn invalidates_by_name(&mut self) {
         let mut client = self.redis.client();
         let () = redis::cmd("MSET").arg("item:2").arg(0).arg("item:3").arg(0).query(&mut client).expect("MSET");
         self.sql.run("UPDATE items SET n = n + 1 WHERE id = 2");

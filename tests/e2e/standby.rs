@@ -81,7 +81,7 @@ fn a_standby_has_taken_over_within_a_second_of_the_kill() {
             let killed = Instant::now();
             shop.daemon.stop(Signal::Kill);
             shop.sql.run("UPDATE users SET n = n + 1");
-            let took = until("the second strikes a key", || shop.cached().is_empty().then(|| killed.elapsed()));
+            let took = until("the replica pass a key", || shop.cached().is_empty().then(|| killed.elapsed()));
             until_at_work(&second);
             std::mem::swap(&mut shop.daemon, &mut second);
             took
@@ -120,7 +120,7 @@ fn hang_the_first(shop: &mut Shop, second: &Daemon) {
     shop.daemon.signal(Signal::Stop);
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
     // wal_sender_timeout and a second; the rest is for a busy machine.
-    until_within(Duration::from_secs(8), "the second strikes the key", || (shop.cached() == ["user:2"]).then_some(()));
+    until_within(Duration::from_secs(8), "the replica pass the key", || (shop.cached() == ["user:2"]).then_some(()));
     until_at_work(second);
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 3");
     let written = shop.sql.one("SELECT pg_current_wal_lsn()");

@@ -61,7 +61,7 @@ fn keys(redis: &Redis) -> Vec<String> {
 }
 
 #[test]
-fn a_rule_strikes_only_the_targets_it_names() {
+fn a_rule_invalidates_only_the_targets_it_names() {
     let mut pair = Pair::open("");
     for redis in [&pair.cache, &pair.edge] {
         fill(redis, &["user:1", "user:2", "cart:1"]);

@@ -75,7 +75,7 @@ fn a_truncate_that_is_rolled_back_flushes_nothing() {
 }
 
 #[test]
-fn what_a_transaction_writes_after_its_truncate_is_struck_as_well() {
+fn what_a_transaction_writes_after_its_truncate_is_invalidated_as_well() {
     let mut shop = Shop::open(TABLES, RULES);
     shop.cache(&["a:1", "b:1", "c:1", "c:2"]);
     let both = "BEGIN; INSERT INTO c VALUES (2); TRUNCATE a; INSERT INTO b VALUES (5); COMMIT";

@@ -187,7 +187,7 @@ fn upgraded(desk: &Desk, service: &mut Service, next: &str, prove: &str) {
         ("750 root coherd".into(), "640 root coherd".into())
     );
     assert_eq!(service.stop().0, 0);
-    // What is committed while it is down is struck when it is up.
+    // What is committed while it is down is invalidated when it is up.
     desk.follow("redis-cli SET user:1 old; psql -d app -c \"UPDATE users SET name = 'Anna' WHERE id = 1\"");
     *service = Service::start();
     assert_eq!(desk.follow("coherd wait; redis-cli EXISTS user:1").lines().last(), Some("0"));

@@ -1,4 +1,4 @@
-//! `coherd keys --sql`: what it lists is what the daemon then really strikes, and nothing is left of the preview.
+//! `coherd keys --sql`: what it lists is what the daemon then really invalidations, and nothing is left of the preview.
 
 use std::collections::BTreeSet;
 
@@ -134,7 +134,7 @@ fn announced(preview: &Value, universe: &[String]) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_preview_of_each_fix_lists_what_the_daemon_then_strikes_and_leaves_nothing_behind() {
+fn the_preview_of_each_fix_lists_what_the_daemon_then_invalidates_and_leaves_nothing_behind() {
     let mut shop = Shop::open(SCHEMA, RULES);
     let universe = universe();
     let all: Vec<&str> = universe.iter().map(String::as_str).collect();
@@ -154,18 +154,18 @@ fn the_preview_of_each_fix_lists_what_the_daemon_then_strikes_and_leaves_nothing
 
         shop.sql.run(&format!("BEGIN; {fix}; COMMIT"));
         shop.settle();
-        let struck = |shop: &Shop| -> BTreeSet<String> {
+        let invalidated = |shop: &Shop| -> BTreeSet<String> {
             let left = shop.cached();
             let gone = universe.iter().filter(|key| !left.contains(key)).cloned();
             let moved = pointers(shop).into_iter().zip(&pointed).zip(1..).filter(|((now, then), _)| now != *then);
             gone.chain(moved.map(|(_, n)| format!("product:{n}"))).collect()
         };
         if preview["scopes"].as_array().unwrap().is_empty() {
-            assert_eq!(struck(&shop), expected, "{name}: {preview}");
+            assert_eq!(invalidated(&shop), expected, "{name}: {preview}");
             continue;
         }
         // What only the catalogue shows is found within a second, and flushed again when all transactions have ended.
-        until("the scopes are flushed", || (struck(&shop) == expected).then_some(()));
+        until("the scopes are flushed", || (invalidated(&shop) == expected).then_some(()));
         no_slot_is_left(&mut shop);
         shop = Shop::open(SCHEMA, RULES);
     }

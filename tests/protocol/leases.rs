@@ -68,7 +68,7 @@ fn a_reader_that_repeats_a_call_whose_reply_was_lost_is_still_the_first() {
 }
 
 #[test]
-fn a_slow_reader_whose_lease_was_struck_is_refused() {
+fn a_slow_reader_whose_lease_was_invalidated_is_refused() {
     in_each_form(|reader| {
         let old = reader.lease(b"k");
         assert_eq!(reader.unlink(&lease_of(b"k")), 1);
@@ -106,7 +106,7 @@ fn one_lease_fills_once_whoever_of_its_readers_is_first() {
         assert!(reader.fill(b"k", &token, b"a follower's"));
         assert!(!reader.fill(b"k", &token, b"the first one's"));
         assert_eq!(reader.raw(b"k").unwrap(), b"a follower's");
-        // The value was evicted or struck: a fill from before is no better for it.
+        // The value was evicted or invalidated: a fill from before is no better for it.
         reader.unlink(b"k");
         assert!(!reader.fill(b"k", &token, b"the first one's"));
     });
@@ -118,7 +118,7 @@ fn a_value_that_somebody_stored_past_the_lease_is_given_and_then_replaced() {
         let token = reader.lease(b"k");
         let () = reader.run(&["SET", "k", "past"]).unwrap();
         assert_eq!(reader.get(b"k"), Got::Value(b"past".to_vec()));
-        assert!(reader.fill(b"k", &token, b"v"), "no change was struck since the lease");
+        assert!(reader.fill(b"k", &token, b"v"), "no change was invalidated since the lease");
         assert_eq!(reader.raw(b"k").unwrap(), b"v");
         assert!((1..=60_000).contains(&reader.run::<i64>(&["PTTL", "k"]).unwrap()));
     });

@@ -34,20 +34,20 @@ struct Mind {
 
 const KEY: &[u8] = b"k";
 
-/// Plays one order. Whether an old value was served, or is cached, once the change was struck.
+/// Plays one order. Whether an old value was served, or is cached, once the change was invalidated.
 fn is_stale(reader: &mut Reader, protocol: Protocol, order: &[Step]) -> bool {
     let lease = lease_of(KEY);
     reader.unlink(KEY);
     reader.unlink(&lease);
     let mut minds = [Mind::default(), Mind::default()];
     let mut row: &'static [u8] = b"old";
-    let mut strikes = 0;
+    let mut invalidations = 0;
     for step in order {
         match *step {
             Step::Ask(who) => {
                 let nonce = format!("{NONCE}{who}");
                 match reader.get_as(KEY, &nonce) {
-                    Got::Value(value) if strikes == 2 && value == b"old" => return true,
+                    Got::Value(value) if invalidations == 2 && value == b"old" => return true,
                     Got::Value(_) => {}
                     Got::Lease { token, .. } => minds[who].token = Some(token),
                 }
@@ -64,7 +64,7 @@ fn is_stale(reader: &mut Reader, protocol: Protocol, order: &[Step]) -> bool {
             }
             Step::Commit => row = b"new",
             Step::StrikeLease | Step::StrikeKey => {
-                strikes += 1;
+                invalidations += 1;
                 reader.unlink(if *step == Step::StrikeLease { &lease } else { KEY });
             }
             Step::EvictLease => drop(reader.unlink(&lease)),
@@ -126,7 +126,7 @@ fn no_order_of_two_readers_a_change_and_an_eviction_leaves_an_old_value() {
 }
 
 #[test]
-fn the_search_finds_what_goes_wrong_with_a_plain_set_or_with_the_key_struck_before_its_lease() {
+fn the_search_finds_what_goes_wrong_with_a_plain_set_or_with_the_key_invalidated_before_its_lease() {
     let server = Redis::start();
     in_each_form_on(&server, |reader| {
         let (culprit, _) = search(reader, Protocol::PlainSet, &STRIKE, &[]);

@@ -118,7 +118,7 @@ fn misses_fill_and_hits_do_not(shop: &mut Shop, reader: &mut Reader) {
     assert_eq!(reader.ask("user 9"), r#"{"id":9,"name":"Zoe"}"#);
 }
 
-fn a_fill_whose_lease_was_struck_is_refused(shop: &mut Shop, reader: &mut Reader) {
+fn a_fill_whose_lease_was_invalidated_is_refused(shop: &mut Shop, reader: &mut Reader) {
     shop.rename("users", "Ann");
     let read = shop.while_reading(reader, "user 1", |shop| shop.rename("users", "Bea"));
     assert_eq!(read, ANN, "the caller has its value all the same");
@@ -150,7 +150,7 @@ fn who_has_written_reads_it(shop: &mut Shop, reader: &mut Reader) {
     assert_eq!(reader.ask("user 1"), row("Cleo"));
     shop.daemon.signal(Signal::Stop);
     let token = reader.ask("rename 1 Dora");
-    assert_eq!(reader.ask("user 1"), row("Cleo"), "nobody is there to strike it");
+    assert_eq!(reader.ask("user 1"), row("Cleo"), "nobody is there to invalidate it");
     assert_eq!(reader.ask(&format!("own 1 {token}")), row("Dora"));
     shop.daemon.signal(Signal::Continue);
     until("the record says that the write is settled", || {
@@ -234,7 +234,7 @@ fn check(language: Language) {
     let mut shop = open();
     let mut reader = Reader::start(command, &shop, language);
     misses_fill_and_hits_do_not(&mut shop, &mut reader);
-    a_fill_whose_lease_was_struck_is_refused(&mut shop, &mut reader);
+    a_fill_whose_lease_was_invalidated_is_refused(&mut shop, &mut reader);
     a_change_moves_the_version(&mut shop, &mut reader);
     who_has_written_reads_it(&mut shop, &mut reader);
     followers_get_what_the_first_has_read(&mut shop, &mut reader);

@@ -35,8 +35,8 @@ pub async fn conforms(target: Arc<dyn Target>, cache: &mut dyn Cache) {
     assert!(!target.recall().await.expect("recalls").empty, "keys are seen");
 
     let keys = ["user:1", "absent", "ключ", " with space\n"].map(|key| (Action::Delete, key));
-    let struck = target.deliver(&delivery(100, &keys)).await.expect("delivers");
-    assert_eq!(struck.hit, 3, "only keys that were there count");
+    let invalidated = target.deliver(&delivery(100, &keys)).await.expect("delivers");
+    assert_eq!(invalidated.hit, 3, "only keys that were there count");
     assert!(!cache.has("user:1") && !cache.has("ключ") && !cache.has(" with space\n"));
     assert!(cache.has("user:2") && cache.has("order:1"), "nothing else is touched");
     assert_eq!(target.recall().await.expect("recalls").record, Some(record(100)));

@@ -42,7 +42,7 @@ async fn holds_until_mended(driver: &mut Driver, kind: FaultKind, mend: impl FnO
 fn proof(server: &Redis) {
     let mut asked = Asked::of(server);
     assert_eq!(asked.field("applied").as_deref(), Some("400"));
-    assert!([200, 300, 400].iter().all(|n| !asked.has(&format!("user:{n}"))), "struck after the mending");
+    assert!([200, 300, 400].iter().all(|n| !asked.has(&format!("user:{n}"))), "invalidated after the mending");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

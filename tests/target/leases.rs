@@ -25,7 +25,7 @@ fn set_all<K: AsRef<str>>(asked: &mut Asked, keys: &[K]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_struck_key_of_any_shape_takes_its_lease_along() {
+async fn a_invalidated_key_of_any_shape_takes_its_lease_along() {
     let server = Redis::start();
     let target = open(&with_leases(&server));
     let runtime = tokio::runtime::Handle::current();
@@ -35,14 +35,14 @@ async fn a_struck_key_of_any_shape_takes_its_lease_along() {
                 let token = reader.lease(key);
                 let mut batch = Batch::default();
                 batch.push(Action::Delete, RuleId(0), key);
-                let strike = Delivery { batch, record: record(1) };
-                let delivered = runtime.block_on(deliver(&*target, &strike)).unwrap();
+                let invalidation = Delivery { batch, record: record(1) };
+                let delivered = runtime.block_on(deliver(&*target, &invalidation)).unwrap();
                 assert_eq!(delivered.hit, 0, "a lease is no key that was hit");
                 assert_eq!(reader.raw(&lease_of(key)), None, "{key:?}");
                 assert!(!reader.fill(key, &token, b"old"), "{key:?}");
                 let token = reader.lease(key);
                 assert!(reader.fill(key, &token, b"new"));
-                assert_eq!(runtime.block_on(deliver(&*target, &strike)).unwrap().hit, 1);
+                assert_eq!(runtime.block_on(deliver(&*target, &invalidation)).unwrap().hit, 1);
             }
         });
     });
@@ -68,15 +68,15 @@ async fn without_leases_or_with_another_action_none_is_touched() {
     let server = Redis::start();
     let mut asked = Asked::of(&server);
     let leases = names(&["k", "{k}:x"]);
-    let strikes = [
+    let invalidations = [
         (open(&config(&server.url())), delivery(1, &[(Action::Delete, "k"), (Action::Delete, "{k}:x")])),
         (open(&with_leases(&server)), delivery(2, &[(Action::Bump, "k"), (Action::Publish, "{k}:x")])),
         (open(&with_leases(&server)), flush(3, &[(Action::Bump, "*k*"), (Action::Publish, "*k*")])),
     ];
-    for (target, strike) in strikes {
+    for (target, invalidation) in invalidations {
         set_all(&mut asked, &leases);
-        deliver(&*target, &strike).await.unwrap();
-        assert!(leases.iter().all(|lease| asked.has(lease)), "{strike:?}");
+        deliver(&*target, &invalidation).await.unwrap();
+        assert!(leases.iter().all(|lease| asked.has(lease)), "{invalidation:?}");
     }
 }
 

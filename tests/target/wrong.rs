@@ -91,10 +91,10 @@ async fn a_lease_and_a_key_of_another_type_go_like_any() {
     let mut asked = Asked::of(&server);
     let target = open(&TargetConfig { leases: true, ..config(&server.url()) });
     let lease = String::from_utf8(lease_of(b"user:1")).unwrap();
-    for strike in [delivery(1, &[(Action::Delete, "user:1")]), flush(2, &[(Action::Delete, "user:*")])] {
+    for invalidation in [delivery(1, &[(Action::Delete, "user:1")]), flush(2, &[(Action::Delete, "user:*")])] {
         asked.run::<()>(&["RPUSH", "user:1", "x"]);
         asked.run::<()>(&["HSET", &lease, "a", "x"]);
-        assert_eq!(target.deliver(&strike).await.unwrap().hit, 1);
+        assert_eq!(target.deliver(&invalidation).await.unwrap().hit, 1);
         assert!(!asked.has("user:1") && !asked.has(&lease));
     }
 }

@@ -53,7 +53,7 @@ pub enum Promise {
     /// It stands still for longer, and crashes, which may take it back. Then the promise holds for readers who read
     /// from the replica only after the daemon has told them, since they have their lease or their version, that it is
     /// `held`: `/status` was asked after the lease was granted, and says so in time. Whatever had settled by then it has
-    /// replayed, so what the reader reads afterwards is no older; and what settles later strikes the reader's lease, or
+    /// replayed, so what the reader reads afterwards is no older; and what settles later invalidates the reader's lease, or
     /// moves its pointer. Without an answer they read from the primary.
     WhileHeld,
 }

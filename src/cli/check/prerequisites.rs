@@ -14,7 +14,7 @@ const VERSION_MIN: u32 = 140_000;
 /// The oldest Postgres that decodes on a standby.
 const STANDBY_VERSION_MIN: u32 = 160_000;
 
-/// Beyond this the times from commit to strike mean nothing, in ms.
+/// Beyond this the times from commit to invalidation mean nothing, in ms.
 const CLOCK_MS_MAX: i64 = 1000;
 
 const SOURCE: &str = "source";
@@ -139,7 +139,7 @@ fn clock(look: &Look) -> Option<Finding> {
     let (ahead, doubt) = (look.surroundings.clock_ahead_ms, look.surroundings.clock_doubt_ms);
     let direction = if ahead > 0 { "ahead of" } else { "behind" };
     let message = format!(
-        "the database's clock is {}.{} s {direction} this machine's, so that the times from commit to strike (metrics, \
+        "the database's clock is {}.{} s {direction} this machine's, so that the times from commit to invalidation (metrics, \
          status) are wrong by as much; invalidation itself needs no clock. Let both follow a time server (timedatectl \
          set-ntp true)",
         ahead.abs() / 1000,

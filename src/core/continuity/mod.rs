@@ -220,7 +220,7 @@ fn judge_record(known: &Known, record: &Record) -> Verdict {
             _ => return Verdict::Gap(gap),
         }
     }
-    // What the slot has left behind was struck for good, by this process or another. What this one wrote since it knows.
+    // What the slot has left behind was invalidated for good, by this process or another. What this one wrote since it knows.
     let confirmed = match known.server.slot {
         SlotOrigin::CreatedHere => Lsn::ZERO,
         SlotOrigin::Found { confirmed } => confirmed,
@@ -377,13 +377,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_struck_for_good_counts_for_sending_again() {
+    fn only_what_was_invalidated_for_good_counts_for_sending_again() {
         let known = Known { remembered: Lsn::new(160), ..wrote() };
         assert!(matches!(judge(&known, &confirmed_only(150, 200)), Verdict::Gap(Gap::TargetWentBack { .. })));
     }
 
     #[test]
-    fn a_record_from_before_the_last_strike_of_what_the_slot_has_left_behind_is_a_gap() {
+    fn a_record_from_before_the_last_invalidation_of_what_the_slot_has_left_behind_is_a_gap() {
         let went_back = Gap::TargetWentBack { record: Lsn::new(99), needed: Lsn::new(100) };
         assert_eq!(judge(&known(), &confirmed_only(99, 300)), Verdict::Gap(went_back));
         assert_eq!(judge(&known(), &confirmed_only(100, 300)), Verdict::Continue);

@@ -143,7 +143,7 @@ fn a_commit_is_timed_until_it_settles_also_where_its_keys_left_before_it_was_rea
 }
 
 #[test]
-fn a_commit_strikes_when_it_has_made_a_key_and_the_next_one_does_not_for_that() {
+fn a_commit_invalidates_when_it_has_made_a_key_and_the_next_one_does_not_for_that() {
     let its = told();
     let now = Instant::now();
     let mut core = Core::new(0, its.rules.clone(), Policy::patient(), Replicas::new(0, Duration::ZERO, now), now);

@@ -110,7 +110,7 @@ fn keys_named_by_hand_wait_in_the_log_for_a_target_that_is_away() {
         for cache in caches {
             // A stream that was let go meanwhile sends some of them twice.
             let keys: std::collections::HashSet<String> = cache.keys.lock().unwrap().iter().cloned().collect();
-            assert_eq!(keys.len(), 10_001, "every key is struck, and no scope");
+            assert_eq!(keys.len(), 10_001, "every key is invalidated, and no scope");
         }
     });
 }

@@ -64,15 +64,19 @@ fn a_shutdown_tells_all_that_is_confirmed_at_once() {
 }
 
 #[test]
-fn the_source_is_never_told_more_than_the_record_says_was_struck() {
+fn the_source_is_never_told_more_than_the_record_says_was_invalidated() {
     on_paused_time(async {
         let bench = just_told(SETTINGS).await;
         for end in [200, 300, 400] {
             tokio::time::sleep(Duration::from_millis(700)).await;
             bench.script.say(transaction(b"12", end));
             eventually("it is told", || {
-                let struck = bench.cache.record.lock().unwrap().as_ref().map(|record| record.confirmed.as_u64());
-                assert!(bench.script.acknowledged() <= struck, "{:?} {struck:?}", bench.script.acknowledged());
+                let invalidated = bench.cache.record.lock().unwrap().as_ref().map(|record| record.confirmed.as_u64());
+                assert!(
+                    bench.script.acknowledged() <= invalidated,
+                    "{:?} {invalidated:?}",
+                    bench.script.acknowledged()
+                );
                 bench.script.acknowledged() == Some(end)
             })
             .await;

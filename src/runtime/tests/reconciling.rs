@@ -12,11 +12,11 @@ fn seen(confirmed: u64) -> Seen {
 }
 
 impl Bench {
-    fn struck(&self) -> Vec<String> {
+    fn invalidated(&self) -> Vec<String> {
         self.cache.keys.lock().unwrap().clone()
     }
 
-    fn forget_what_was_struck(&self) {
+    fn forget_what_was_invalidated(&self) {
         self.cache.keys.lock().unwrap().clear();
     }
 
@@ -69,13 +69,13 @@ fn a_target_beyond_the_budget_is_given_up_and_flushed_when_it_is_back() {
         bench.script.say([Say::Position(20_400)]);
         bench.acknowledges(20_400).await;
         assert!(bench.record().applied < Lsn::new(20_400), "the record proves the gap to another start");
-        bench.forget_what_was_struck();
+        bench.forget_what_was_invalidated();
         *bench.cache.closed.lock().unwrap() = false;
-        eventually("it is flushed", || bench.struck().contains(&"SCOPE user:*".to_owned())).await;
-        assert!(!bench.struck().contains(&"user:2".to_owned()), "nothing was gathered while it was given up");
+        eventually("it is flushed", || bench.invalidated().contains(&"SCOPE user:*".to_owned())).await;
+        assert!(!bench.invalidated().contains(&"user:2".to_owned()), "nothing was gathered while it was given up");
         bench.script.say(transaction(b"3", 20_500));
         bench.acknowledges(20_500).await;
-        assert_eq!(bench.struck().last().map(String::as_str), Some("user:3"));
+        assert_eq!(bench.invalidated().last().map(String::as_str), Some("user:3"));
         eventually("readers see it settled", || bench.record().settled == Lsn::new(20_500)).await;
     });
 }
@@ -89,7 +89,7 @@ fn a_target_that_keeps_up_is_never_given_up() {
         bench.shows(Observation { wal: Some(held(6000)), ..look(&rules(), "as it was") });
         bench.script.say(transaction(b"1", 9500));
         bench.acknowledges(9500).await;
-        assert_eq!(bench.struck(), ["user:1"]);
+        assert_eq!(bench.invalidated(), ["user:1"]);
     });
 }
 
@@ -106,7 +106,7 @@ fn a_target_that_owes_little_is_not_blamed_for_what_a_long_transaction_holds_bac
         }
         *bench.cache.closed.lock().unwrap() = false;
         bench.acknowledges(200).await;
-        assert_eq!(bench.struck(), ["user:1"]);
+        assert_eq!(bench.invalidated(), ["user:1"]);
     });
 }
 
@@ -119,13 +119,13 @@ fn a_changed_publication_flushes_the_rule_and_settles_only_then() {
         let before = bench.record().rules;
         let running = Horizon { xmin: 9, xmax: 12 };
         bench.shows(Observation { snapshot: running, ..look(&rules(), "otherwise") });
-        eventually("the rule is flushed", || bench.struck() == ["SCOPE user:*"]).await;
+        eventually("the rule is flushed", || bench.invalidated() == ["SCOPE user:*"]).await;
         bench.script.say([Say::Position(300)]);
         bench.acknowledges(300).await;
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(bench.record().settled, Lsn::new(200), "a transaction of that time still runs");
         bench.shows(Observation { snapshot: Horizon { xmin: 12, xmax: 12 }, ..look(&rules(), "otherwise") });
-        eventually("it is flushed again", || bench.struck() == ["SCOPE user:*", "SCOPE user:*"]).await;
+        eventually("it is flushed again", || bench.invalidated() == ["SCOPE user:*", "SCOPE user:*"]).await;
         eventually("it is settled", || bench.record().settled == Lsn::new(300)).await;
         let marks = bench.cache.records.lock().unwrap().iter().filter_map(|its| its.rules.clone()).next_back();
         assert!(marks.is_some() && marks != before, "the record vouches for the rule again");
@@ -137,7 +137,7 @@ fn a_record_that_does_not_vouch_for_a_rule_has_it_flushed() {
     on_paused_time(async {
         let marks = |marks: &str| Some(marks.into());
         let flushed = &["SCOPE user:*"][..];
-        for (marks, struck) in
+        for (marks, invalidated) in
             [(marks("new"), &[][..]), (marks("1 2 3"), flushed), (marks(""), flushed), (None, flushed)]
         {
             let at = Lsn::new(100);
@@ -155,7 +155,7 @@ fn a_record_that_does_not_vouch_for_a_rule_has_it_flushed() {
             let bench = start(cache, SETTINGS);
             bench.script.say([Say::Position(500)]);
             bench.acknowledges(500).await;
-            assert_eq!(bench.struck(), struck);
+            assert_eq!(bench.invalidated(), invalidated);
         }
     });
 }
@@ -172,16 +172,16 @@ fn a_target_that_went_back_is_sent_again_what_it_lost_and_nothing_else() {
         let snapshot = bench.record();
         bench.script.say(transaction(b"23", 300));
         bench.acknowledges(300).await;
-        bench.forget_what_was_struck();
+        bench.forget_what_was_invalidated();
         *bench.cache.record.lock().unwrap() = Some(snapshot);
         *bench.cache.lost.lock().unwrap() = true;
         bench.script.say(transaction(b"4", 400));
         bench.acknowledges(400).await;
-        let mut struck = bench.struck();
-        struck.sort();
-        struck.dedup();
-        assert!(struck.ends_with(&["user:2".into(), "user:3".into(), "user:4".into()]), "{struck:?}");
-        assert!(!struck.iter().any(|key| key.starts_with("SCOPE")), "{struck:?}");
+        let mut invalidated = bench.invalidated();
+        invalidated.sort();
+        invalidated.dedup();
+        assert!(invalidated.ends_with(&["user:2".into(), "user:3".into(), "user:4".into()]), "{invalidated:?}");
+        assert!(!invalidated.iter().any(|key| key.starts_with("SCOPE")), "{invalidated:?}");
     });
 }
 
@@ -194,18 +194,18 @@ fn a_target_that_goes_back_within_a_large_transaction_is_sent_again_what_it_lost
         let mut said = transaction(b"123", 200);
         let rest = said.split_off(4);
         bench.script.say(said);
-        eventually("the first piece is there", || bench.struck().len() == 3).await;
+        eventually("the first piece is there", || bench.invalidated().len() == 3).await;
         let snapshot = Record { sequence: bench.record().sequence - 1, ..bench.record() };
-        bench.forget_what_was_struck();
+        bench.forget_what_was_invalidated();
         *bench.cache.record.lock().unwrap() = Some(snapshot);
         *bench.cache.lost.lock().unwrap() = true;
         bench.script.say(rest);
         bench.acknowledges(200).await;
-        let struck = bench.struck();
+        let invalidated = bench.invalidated();
         for key in ["user:1", "user:2", "user:3"] {
-            assert!(struck.contains(&key.to_owned()), "{struck:?}");
+            assert!(invalidated.contains(&key.to_owned()), "{invalidated:?}");
         }
-        assert!(!struck.iter().any(|key| key.starts_with("SCOPE")), "{struck:?}");
+        assert!(!invalidated.iter().any(|key| key.starts_with("SCOPE")), "{invalidated:?}");
     });
 }
 
@@ -213,7 +213,7 @@ fn a_target_that_goes_back_within_a_large_transaction_is_sent_again_what_it_lost
 fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew() {
     on_paused_time(async {
         let earlier = Seen { wal_end: Lsn::new(150), ..seen(100) };
-        for (seen, struck) in [
+        for (seen, invalidated) in [
             (Seen { system_id: 8, ..seen(100) }, &["SCOPE user:*"][..]),
             (earlier, &["SCOPE user:*"]),
             (Seen { timeline: 2, ..seen(100) }, &["SCOPE user:*"]),
@@ -224,7 +224,7 @@ fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew
             let bench = start(Cache { not_empty: true, ..Cache::default() }, Settings { ..SETTINGS });
             bench.script.say(transaction(b"1", 200));
             bench.acknowledges(200).await;
-            bench.forget_what_was_struck();
+            bench.forget_what_was_invalidated();
             let position = Lsn::new(if seen == self::seen(250) { 250 } else { 200 });
             let record = Record { applied: position, confirmed: position, settled: position, ..bench.record() };
             *bench.cache.record.lock().unwrap() = Some(record);
@@ -237,7 +237,7 @@ fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew
             }
             bench.script.say([Say::Position(600)]);
             bench.acknowledges(600).await;
-            assert_eq!(bench.struck(), struck, "{seen:?}");
+            assert_eq!(bench.invalidated(), invalidated, "{seen:?}");
         }
     });
 }
@@ -266,7 +266,7 @@ fn without_a_stream_a_record_is_left_alone_because_another_instance_may_have_wri
         bench.script.say([Say::Position(600)]);
         bench.acknowledges(600).await;
         assert!(bench.record().sequence > its.sequence);
-        assert_eq!(bench.struck(), ["user:1"], "nothing was flushed");
+        assert_eq!(bench.invalidated(), ["user:1"], "nothing was flushed");
     });
 }
 
@@ -281,7 +281,7 @@ fn a_record_of_another_instance_has_the_stream_opened_anew_before_anything_is_wr
         let its = bench.record();
         eventually("the stream is let go", || bench.script.shared.lock().unwrap().let_go == 1).await;
         tokio::time::sleep(Duration::from_secs(10)).await;
-        assert_eq!((bench.record(), bench.struck()), (its, vec!["user:1".to_owned()]));
+        assert_eq!((bench.record(), bench.invalidated()), (its, vec!["user:1".to_owned()]));
     });
 }
 
@@ -293,16 +293,16 @@ fn after_a_promotion_what_was_sent_beyond_the_fork_is_sent_again() {
         bench.acknowledges(200).await;
         bench.script.say(transaction(b"2", 300));
         bench.acknowledges(300).await;
-        bench.forget_what_was_struck();
+        bench.forget_what_was_invalidated();
         let forks = vec![Fork { timeline: 1, at: Lsn::new(250) }];
         bench.comes_back_as(Seen { timeline: 2, forks, wal_end: Lsn::new(260), ..seen(200) });
         bench.script.say(transaction(b"3", 270));
         bench.script.say([Say::Position(280)]);
         eventually("it goes on", || bench.record().applied == Lsn::new(280)).await;
-        let mut struck = bench.struck();
-        struck.sort();
-        struck.dedup();
-        assert_eq!(struck, ["user:2", "user:3"]);
+        let mut invalidated = bench.invalidated();
+        invalidated.sort();
+        invalidated.dedup();
+        assert_eq!(invalidated, ["user:2", "user:3"]);
         assert_eq!(bench.record().timeline, 2);
     });
 }
@@ -335,7 +335,7 @@ fn a_child_that_came_before_the_first_look_is_flushed_and_one_that_was_known_is_
             let database = Some(Box::new(database.clone()));
             bench.shows(Observation { database, ..look(&rules(), "as it was") });
             bench.acknowledges(150).await;
-            assert_eq!(bench.struck().contains(&"SCOPE user:*".to_owned()), is_flushed);
+            assert_eq!(bench.invalidated().contains(&"SCOPE user:*".to_owned()), is_flushed);
         });
     }
 }

@@ -17,7 +17,7 @@ use crate::table::quote_identifier;
 
 /// Waits between attempts.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
-/// The longest of them: nothing counts as struck while nobody answers.
+/// The longest of them: nothing counts as invalidated while nobody answers.
 const RETRY_MOST: Duration = Duration::from_secs(1);
 
 /// Completes "could not".

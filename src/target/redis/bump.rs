@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use redis::Cmd;
 
+use super::invalidation::{Naming, Pointer};
 use super::lua::{BUMP, Function, RECORD, sha1_of};
-use super::strike::{Naming, Pointer};
 
 /// A script as it is sent.
 pub(super) struct Source {

@@ -15,8 +15,8 @@ use tokio::task::AbortHandle;
 use super::bounds::Ended;
 use super::bump::Script;
 use super::dial;
+use super::invalidation::Salvo;
 use super::reply::{Step, broken, refused};
-use super::strike::Salvo;
 use crate::target::config::{TargetConfig, TlsFiles};
 use crate::target::{Fault, FaultKind, OpenError};
 

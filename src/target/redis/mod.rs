@@ -37,7 +37,7 @@ mod peek;
 mod record;
 mod reply;
 mod stars;
-mod strike;
+mod invalidation;
 mod survey;
 
 use std::future::poll_fn;
@@ -56,10 +56,10 @@ use super::{Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Rec
 use crate::invalidation::Batch;
 use chain::Chain;
 use connection::{Connected, Line};
+use invalidation::{Manner, Salvo};
 use library::Courier;
 use record::Unreadable;
 use reply::{Step, Tally, broken, refused, unexpected};
-use strike::{Manner, Salvo};
 
 /// The registry's line.
 pub(super) const KIND: Kind = Kind {
@@ -86,7 +86,7 @@ struct Redis {
     flush_keys_per_second: NonZeroU32,
     /// How many keys one `SCAN` looks at.
     scan_keys: AtomicU32,
-    /// Whether a `delete` strikes the key's lease too.
+    /// Whether a `delete` invalidates the key's lease too.
     leases: bool,
     /// Where the library is to be brought.
     courier: Option<Courier>,
@@ -134,11 +134,11 @@ impl Redis {
     async fn carry_out(&self, delivery: &Delivery) -> Result<Delivered, Fault> {
         let turn = self.turn.lock().await;
         let connected = self.line.connected().await?;
-        let mut outcome = self.strike(&connected, turn, delivery).await;
+        let mut outcome = self.invalidation(&connected, turn, delivery).await;
         if let Ok(Tally { script_unknown: true, .. }) = outcome {
             // SCRIPT FLUSH, or another server behind the same connection. Everything again, with the script in full.
             connected.forgot_scripts();
-            outcome = self.strike(&connected, self.turn.lock().await, delivery).await;
+            outcome = self.invalidation(&connected, self.turn.lock().await, delivery).await;
         }
         let outcome = outcome.and_then(|tally| self.delivered(tally));
         if outcome.is_ok() {
@@ -176,7 +176,7 @@ impl Redis {
         Ok(Delivered { hit: tally.hit, replaced })
     }
 
-    async fn strike(
+    async fn invalidation(
         &self,
         connected: &Connected,
         turn: MutexGuard<'_, ()>,
@@ -188,12 +188,12 @@ impl Redis {
         self.sweep_scopes(connected, delivery.batch.scopes(), &mut tally).await?;
         let (bump, record) = connected.scripts();
         let manner = Manner { bump, version_ttl_ms: self.version_ttl_ms, channel: &self.channel, leases: self.leases };
-        let mut strikes = strike::strikes(&delivery.batch);
+        let mut invalidations = invalidation::invalidations(&delivery.batch);
         let mut ahead: Option<Shot> = None;
         let mut bumped = false;
         loop {
-            let mut salvo = strikes.load(&manner);
-            let last = strikes.are_spent();
+            let mut salvo = invalidations.load(&manner);
+            let last = invalidations.are_spent();
             if last && tally.fault.is_none() {
                 let mut write = record::write(record, &self.record_key, &delivery.record, &expected);
                 write.arg("slot").arg(&self.slot);

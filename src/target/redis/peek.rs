@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::Redis;
 use super::connection::Connected;
+use super::invalidation::{LEASE_SUFFIX, Lease, Naming, POINTER_SUFFIX, Pointer, Salvo};
 use super::reply::{Step, broken, refused, unexpected};
-use super::strike::{LEASE_SUFFIX, Lease, Naming, POINTER_SUFFIX, Pointer, Salvo};
 use crate::invalidation::{Action, Batch, Scope};
 use crate::target::peek::{Held, KeySeen, Peek, Peeked, ScopeSeen};
 use crate::target::{Fault, Pending};

@@ -2,7 +2,7 @@
 
 use redis::{RedisError, ServerError, Value};
 
-use super::strike::COMMAND_KEYS_MAX;
+use super::invalidation::COMMAND_KEYS_MAX;
 use crate::target::{Fault, FaultKind};
 
 /// A command we sent, which says what its reply has to look like.

@@ -24,7 +24,7 @@ fn ends_with_a_flush(shop: &mut Shop) {
     shop.ready();
     assert_eq!(shop.daemon.status()["targets"][0]["halted"], false);
     assert!(shop.daemon.log().contains(ADVICE), "{}", shop.daemon.log());
-    shop.strikes_by_name();
+    shop.invalidates_by_name();
 }
 
 /// It is up, not ready, says why and what to do, and the cache is as it was; a start with `on_gap: flush` heals.

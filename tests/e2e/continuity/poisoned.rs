@@ -40,7 +40,7 @@ impl Shop {
         until("every key of the rules is gone", || (self.cached() == ["other"]).then_some(()));
         self.ready();
         assert_eq!(self.told("gaps"), ["log_not_decodable", "slot_gone"], "{}", self.daemon.log());
-        self.strikes_by_name();
+        self.invalidates_by_name();
     }
 }
 
@@ -55,7 +55,7 @@ fn a_row_filter_that_fails_costs_a_flush_and_not_the_stream() {
     shop.got_past_it();
     // A row that the filter can judge does no harm.
     shop.sql.run("INSERT INTO audit VALUES (1)");
-    shop.strikes_by_name();
+    shop.invalidates_by_name();
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn slot_lost_by_max_slot_wal_keep_size_while_a_target_is_away() {
     until("every key of the rules is gone", || (shop.cached() == ["other"]).then_some(()));
     shop.ready();
     assert!(shop.told("gaps").iter().all(|reason| reason == "slot_gone"), "{:?}", shop.told("gaps"));
-    shop.strikes_by_name();
+    shop.invalidates_by_name();
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn slot_but_no_record_empty_target_while_running() {
     shop.change_user_1();
     shop.settle();
     shop.cache(&["other"]);
-    shop.strikes_by_name();
+    shop.invalidates_by_name();
     assert!(shop.told("gaps").is_empty() && shop.told("flushes").is_empty(), "{}", shop.daemon.log());
 }
 
@@ -101,7 +101,7 @@ fn record_behind_target_restored_while_running() {
     shop.redis.restore(&snapshot);
     shop.lost_user_1_by_a_flush_or_sent_again();
     let () = redis::cmd("DEL").arg("user:2").query(&mut shop.redis.client()).unwrap();
-    shop.strikes_by_name();
+    shop.invalidates_by_name();
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn publication_dropped_and_made_again_while_running() {
     // The publication is another one than before, which a look at the catalogue finds a moment later.
     until("that is told", || shop.told("flushes").contains(&"publication_changed".to_owned()).then_some(()));
     shop.ready();
-    shop.strikes_by_name();
+    shop.invalidates_by_name();
 }
 
 #[test]
@@ -182,5 +182,5 @@ fn table_missing_from_the_publication_and_added_back_while_running() {
     shop.ready();
     until("the metric says that the rule is covered", || covered(&shop, '1'));
     assert!(shop.told("flushes").contains(&"publication_changed".to_owned()));
-    shop.strikes_by_name();
+    shop.invalidates_by_name();
 }

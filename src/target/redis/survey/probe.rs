@@ -5,9 +5,9 @@
 
 use redis::{Cmd, Value};
 
+use super::super::invalidation::{LEASE_SUFFIX, Naming, POINTER_SUFFIX, Pointer, unlink, unlink_leases};
 use super::super::lua::sha1_of;
 use super::super::reply::Step;
-use super::super::strike::{LEASE_SUFFIX, Naming, POINTER_SUFFIX, Pointer, unlink, unlink_leases};
 use super::Told;
 use crate::finding::{Code, shell_word};
 use crate::invalidation::Action;

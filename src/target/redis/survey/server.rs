@@ -129,7 +129,7 @@ impl Survey {
         if remedy.is_empty() {
             return Ok(());
         }
-        let message = "it keeps its data on disk: a restart brings back what was struck since the last write there, and \
+        let message = "it keeps its data on disk: a restart brings back what was invalidated since the last write there, and \
                        serves it until coherd is connected again, has seen by the record what is missing, and has sent or \
                        flushed it. Without persistence a restart is an empty cache, in which nothing is old";
         let finding = Finding::warning(Code::TARGET_PERSISTENCE, &self.subject, message);

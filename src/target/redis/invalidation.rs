@@ -42,7 +42,7 @@ pub(super) struct Manner<'a> {
 }
 
 /// The keys of a batch that are still to be sent.
-pub(super) struct Strikes<'a, D: Iterator, B: Iterator, P: Iterator> {
+pub(super) struct Invalidations<'a, D: Iterator, B: Iterator, P: Iterator> {
     deletes: Peekable<D>,
     bumps: Peekable<B>,
     publishes: Peekable<P>,
@@ -51,15 +51,15 @@ pub(super) struct Strikes<'a, D: Iterator, B: Iterator, P: Iterator> {
 }
 
 /// Every key of `batch`.
-pub(super) fn strikes(
+pub(super) fn invalidations(
     batch: &Batch,
-) -> Strikes<
+) -> Invalidations<
     '_,
     impl Iterator<Item = &[u8]> + Send,
     impl Iterator<Item = &[u8]> + Send,
     impl Iterator<Item = &[u8]> + Send,
 > {
-    Strikes {
+    Invalidations {
         deletes: batch.keys(Action::Delete).peekable(),
         bumps: batch.keys(Action::Bump).peekable(),
         publishes: batch.keys(Action::Publish).peekable(),
@@ -67,7 +67,7 @@ pub(super) fn strikes(
     }
 }
 
-impl<'a, D, B, P> Strikes<'a, D, B, P>
+impl<'a, D, B, P> Invalidations<'a, D, B, P>
 where
     D: Iterator<Item = &'a [u8]>,
     B: Iterator<Item = &'a [u8]>,
@@ -123,7 +123,7 @@ pub(super) fn unlink<K: AsRef<[u8]>>(keys: &[K]) -> Cmd {
 
 /// `UNLINK` of the leases of all `keys`, which goes before the `UNLINK` of the keys themselves.
 ///
-/// Between the two a reader still gets the old value, or a new lease, whose holder reads the database after this strike.
+/// Between the two a reader still gets the old value, or a new lease, whose holder reads the database after this invalidation.
 /// In the other order a reader who was granted a lease before the change could put the old value back. They are two
 /// commands so that the second one's reply counts keys only.
 pub(super) fn unlink_leases(keys: &[&[u8]]) -> Cmd {
@@ -205,7 +205,7 @@ mod tests {
 
     fn salvos_with(batch: &Batch, leases: bool) -> Vec<Salvo> {
         let manner = Manner { bump: Script::Known, version_ttl_ms: 1000, channel: "c", leases };
-        let mut left = strikes(batch);
+        let mut left = invalidations(batch);
         let mut salvos = Vec::new();
         while !left.are_spent() {
             salvos.push(left.load(&manner));
