@@ -1,6 +1,7 @@
 //! Those who read through the cache: any number of times, arbitrarily slowly, and they may die at any point.
 
-use super::setup::Reads;
+use super::setup::{Broken, Pointer, Protocol, Reads, Setup};
+use super::system::State;
 use super::world::{Position, Row, Token};
 
 /// Who gave a reader its row.
@@ -99,5 +100,51 @@ impl Reader {
     /// It has read `row` from the database.
     pub fn has_read(token: Option<Token>, row: Row) -> Reader {
         token.map_or(Reader::Idle, |token| Reader::Holds { token, row })
+    }
+}
+
+impl Setup {
+    pub fn step_of_reader(&self, state: &mut State, index: usize, step: Step) {
+        let settled = if state.is_excused || state.is_too_late { 0 } else { state.promised };
+        let reader = state.readers[index];
+        state.readers[index] = match (reader, step) {
+            (Reader::Idle, Step::Begin) => match self.protocol {
+                Protocol::Pointer(_) => Reader::Knows { pointer: self.lease_or_pointer(state), settled },
+                Protocol::Plain | Protocol::Lease => self.look(state, 0, settled),
+            },
+            (Reader::Knows { pointer, settled }, Step::Look) => self.look(state, pointer, settled),
+            (Reader::Missed { token, settled }, Step::Read(place)) => {
+                let replica = Row::at(state.postgres.replayed);
+                let row = if place == Place::Replica { replica } else { state.postgres.visible };
+                if row.is_older_than(settled) { Reader::Misled(place) } else { Reader::has_read(token, row) }
+            }
+            (Reader::Holds { token, row }, Step::Store) => {
+                match self.protocol {
+                    Protocol::Lease if state.cache.token != Some(token) => {}
+                    Protocol::Plain | Protocol::Lease => state.cache.put(0, row),
+                    Protocol::Pointer(_) => state.cache.put(token, row),
+                }
+                Reader::Idle
+            }
+            _ => Reader::Idle,
+        };
+    }
+
+    fn look(&self, state: &mut State, under: Token, settled: Position) -> Reader {
+        match state.cache.get(under) {
+            Some(row) if row.is_older_than(settled) => Reader::Misled(Place::Cache),
+            Some(_) => Reader::Idle,
+            None => {
+                let token = if self.protocol == Protocol::Lease { self.lease_or_pointer(state) } else { under };
+                Reader::Missed { token: Some(token), settled }
+            }
+        }
+    }
+
+    /// The lease that stands, or the pointer; made where there is none. A follower gets the lease of the first.
+    fn lease_or_pointer(&self, state: &mut State) -> Token {
+        let from_the_bottom = self.is(Broken::PointerReborn) || self.protocol == Protocol::Pointer(Pointer::ToCommit);
+        let new = if from_the_bottom { 0 } else { state.unused_token() };
+        *state.cache.token.get_or_insert(new)
     }
 }
