@@ -23,8 +23,14 @@ pub const SYSTEM: u64 = 7;
 /// Far from the beginning of the clock, so that there is a time long before.
 static NOW: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_hours(100));
 
-static RULES: LazyLock<Vec<Rule>> =
-    LazyLock::new(|| resolve(&[RawRule::of("t", &["k:{id}"])], &["cache".to_owned()]).unwrap());
+static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| rules(1));
+
+static RULES_OF_TWO: LazyLock<Vec<Rule>> = LazyLock::new(|| rules(2));
+
+fn rules(targets: usize) -> Vec<Rule> {
+    let targets: Vec<String> = (0..targets).map(|n| format!("cache-{n}")).collect();
+    resolve(&[RawRule::of("t", &["k:{id}"])], &targets).unwrap()
+}
 
 /// Some deliveries are remembered, and not all.
 const RECENT_BYTES: usize = 400;
@@ -139,9 +145,10 @@ impl Daemon {
             on_gap: if setup.halts { OnGap::Halt } else { OnGap::Flush },
             ..Policy::patient()
         };
+        let rules = if setup.other_is_down { &*RULES_OF_TWO } else { &*RULES };
         let replicas = Replicas::new(usize::from(setup.is_waited_for()), MAX_LAG, *NOW);
         let mut daemon = Daemon {
-            core: Core::new(1, RULES.clone(), policy, replicas, *NOW),
+            core: Core::new(1 + usize::from(setup.other_is_down), rules.clone(), policy, replicas, *NOW),
             is_open: false,
             is_asked: false,
             standing: Standing::Unread,
@@ -207,6 +214,8 @@ impl Daemon {
 
     fn perform(&mut self, setup: &Setup, output: Output) {
         match output {
+            // The other one never answers.
+            Output::LoadRecord(1) => {}
             Output::Probe => self.is_asked = true,
             Output::Send { ticket, delivery: Delivery { batch, record }, .. } => {
                 let stage = if self.standing == Standing::Working { Stage::Sent } else { Stage::Waiting };

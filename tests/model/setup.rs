@@ -119,6 +119,8 @@ pub struct Setup {
     pub overspends: bool,
     /// One commit is not in the stream, because the publication had left the table out: only the catalogue shows it.
     pub drifts: bool,
+    /// The rule goes to a second target too, which never answers.
+    pub other_is_down: bool,
     /// A gap halts the target, until somebody flushes the table manually.
     pub halts: bool,
     pub broken: Option<Broken>,
@@ -148,6 +150,7 @@ impl Setup {
             lags: false,
             overspends: false,
             drifts: false,
+            other_is_down: false,
             halts: false,
             broken: None,
         }

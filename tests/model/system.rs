@@ -171,7 +171,10 @@ impl Model for Setup {
             Property::sometimes(SETTLES, |setup: &Setup, state: &State| {
                 let under = if let Protocol::Pointer(_) = setup.protocol { state.cache.token } else { Some(0) };
                 let entry = under.and_then(|under| state.cache.get(under));
-                let all = [state.promised, state.postgres.acknowledged] == [setup.commits; 2];
+                // The other one holds the slot, or its record proves the gap further than the log goes here.
+                let holds_slot = setup.other_is_down;
+                let acknowledged = if holds_slot { setup.commits } else { state.postgres.acknowledged };
+                let all = [state.promised, acknowledged] == [setup.commits; 2];
                 all && entry == Some(Row::at(setup.commits))
             }),
             Property::sometimes(OUTRUN, |_, state: &State| {
@@ -228,7 +231,7 @@ impl Setup {
         if self.drifts && state.looked != state.look() {
             actions.push(Action::Look);
         }
-        if state.overspends_left > 0 && !daemon.flights.is_empty() {
+        if state.overspends_left > 0 && (self.other_is_down || !daemon.flights.is_empty()) {
             actions.push(Action::Overspend);
         }
         if daemon.is_halted {

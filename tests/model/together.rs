@@ -70,3 +70,21 @@ fn a_change_that_is_not_in_the_stream_is_found_by_the_next_process() {
 fn a_target_that_halts_is_flushed_when_somebody_has_flushed_its_table() {
     is_safe(Setup { halts: true, rolls_back: true, silently: true, ..LEASE });
 }
+
+/// Readers of the one that is up rely on its record.
+#[test]
+fn one_of_two_targets_is_down() {
+    is_safe(Setup { other_is_down: true, crashes: 1, ..LEASE });
+}
+
+#[test]
+fn one_of_two_targets_is_down_and_the_slot_goes_on_without_it() {
+    is_safe(Setup {
+        other_is_down: true,
+        overspends: true,
+        crashes: 1,
+        is_listed: false,
+        reads: Reads::Primary,
+        ..LEASE
+    });
+}
