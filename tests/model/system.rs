@@ -29,8 +29,8 @@ pub type Look = (Option<Position>, Row);
 pub struct State {
     pub postgres: Postgres,
     pub daemon: Daemon,
-    /// A delivery of a process that died, which the cache may still carry out.
-    pub stray: Option<Flight>,
+    /// Deliveries of a process that died or was replaced, which the cache may still carry out, oldest first.
+    pub strays: Vec<Flight>,
     pub cache: Cache,
     /// An earlier state of the cache that it may go back to: a file on its disk, or a replica of it that lags behind.
     pub snapshot: Option<Cache>,
@@ -119,7 +119,7 @@ impl Model for Setup {
         let mut state = State {
             postgres: Postgres::default(),
             daemon: Daemon::begin(self, Postgres::default()),
-            stray: None,
+            strays: Vec::new(),
             cache,
             snapshot: None,
             has_rolled_back: false,
@@ -273,7 +273,7 @@ impl Setup {
         {
             actions.push(Action::Disconnect);
         }
-        if state.stray.is_some() {
+        if !state.strays.is_empty() {
             actions.push(Action::LandStray);
         }
     }
@@ -340,7 +340,7 @@ impl Setup {
                 daemon.step(self, Wait::Moment, Input::StreamClosed);
             }
             Action::Crash => self.crash(state),
-            Action::LandStray => self.land(state)?,
+            Action::LandStray => self.land(state),
             Action::EvictEntry(name) => state.cache.remove(name),
             Action::EvictToken => state.cache.token = None,
             Action::Save => state.snapshot = Some(state.cache.clone()),
@@ -381,8 +381,8 @@ impl Setup {
 
     fn crash(&self, state: &mut State) {
         if self.strays {
-            let sent = state.daemon.flights.drain(..).find(|flight| flight.stage == Stage::Sent);
-            state.stray = sent.or(state.stray.take());
+            let sent = state.daemon.flights.drain(..).filter(|flight| flight.stage == Stage::Sent).collect::<Vec<_>>();
+            state.strays = if sent.is_empty() { std::mem::take(&mut state.strays) } else { sent };
         }
         state.daemon = Daemon::begin(self, state.postgres);
         state.looked = state.look();
@@ -401,10 +401,8 @@ impl Setup {
         }
         (state.cache.writer, state.is_swapped) = (Writer::Present, false);
         // Whoever wrote before is no writer any more, also of what may come back.
-        if let Some(stray) = &mut state.stray {
-            stray.record = None;
-        }
-        state.stray = state.stray.take().filter(Flight::invalidates);
+        state.strays.iter_mut().for_each(|stray| stray.record = None);
+        state.strays.retain(Flight::invalidates);
         if let Some(snapshot) = &mut state.snapshot {
             snapshot.writer = Writer::Earlier;
         }
@@ -448,19 +446,19 @@ impl Setup {
     }
 
     /// What a dead process had sent reaches the cache.
-    fn land(&self, state: &mut State) -> Option<()> {
-        let stray = state.stray.take()?;
+    fn land(&self, state: &mut State) {
+        let stray = state.strays.remove(0);
         if stray.invalidates() {
             self.invalidate(state);
         }
         self.write(state, stray.record.as_ref());
-        Some(())
     }
 
     /// The cache is an earlier one from now on. What readers may know is what its record says.
     fn roll_back(&self, state: &mut State) -> Option<()> {
         state.cache = Cache { writer: Writer::Earlier, ..state.snapshot.take()? };
-        (state.has_rolled_back, state.is_swapped, state.stray) = (true, true, None);
+        (state.has_rolled_back, state.is_swapped) = (true, true);
+        state.strays.clear();
         state.is_attested_wrongly = true;
         state.promised = position(state.cache.record.settled);
         if self.is(Broken::NoRepair) {

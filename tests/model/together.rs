@@ -88,3 +88,9 @@ fn one_of_two_targets_is_down_and_the_slot_goes_on_without_it() {
         ..LEASE
     });
 }
+
+/// By one that stood by: what it had sent may be carried out at any time.
+#[test]
+fn a_daemon_is_replaced_while_its_deliveries_are_in_flight() {
+    is_safe(Setup { pipelines: true, strays: true, crashes: 1, ..LEASE });
+}
