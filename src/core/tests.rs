@@ -343,6 +343,22 @@ fn a_flush_that_no_record_proves_leaves_again_when_the_record_is_read_again() {
 }
 
 #[test]
+fn a_record_that_left_before_a_flush_was_done_does_not_prove_it() {
+    let mut desk = Desk::new(1);
+    desk.drain();
+    desk.flush(0, 0);
+    desk.commit(200);
+    let (flush, others): (Vec<Sent>, Vec<Sent>) =
+        desk.send().into_iter().partition(|sent| sent.2.record.is_unreadable());
+    assert_eq!((flush.len(), others.len()), (1, 1));
+    desk.confirm_all(flush);
+    desk.confirm_all(others);
+    assert_eq!(desk.settled(), 100);
+    desk.drain();
+    assert_eq!(desk.settled(), 200);
+}
+
+#[test]
 fn a_fork_takes_back_what_was_decoded_after_it_and_keeps_what_waits() {
     let mut desk = Desk::new(1);
     desk.drain();
