@@ -10,6 +10,11 @@ use crate::sight::Commit;
 /// trusted.
 pub const NEW: &str = "new";
 
+/// No sequence is greater: they begin with the microseconds since 1970, which come this far in the year 2255, and scripts in
+/// the cache compare them as doubles, which are exact up to here. Whatever says more was not written by coherd, and the next
+/// one could not be greater.
+pub const SEQUENCE_MAX: u64 = 1 << 53;
+
 /// How far a target has been brought, as it is stored there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {

@@ -37,9 +37,7 @@ impl Attesting {
     pub(super) fn new(now: Instant) -> Attesting {
         Attesting { wanted: None, seen: Seen::ForNone, acknowledged_at: now }
     }
-}
 
-impl Attesting {
     /// See [`Core::rest`].
     pub(super) fn rest(&mut self, now: Instant) {
         self.acknowledged_at = now;

@@ -113,7 +113,7 @@ impl Core {
                 (reached, looks) = (before.reached, before.looks);
                 if let Resume::Forked(at) = how {
                     // Targets that were sent anything of what is gone say so themselves: their records are beyond.
-                    self.fork(at, opening.timeline);
+                    self.fork(at);
                     self.catalogue.end = opening.wal_end;
                     self.unverify();
                 }
@@ -143,7 +143,7 @@ impl Core {
     /// Follows another history than before, or the first one.
     fn begin_with(&mut self, opening: &Opening, clock_us: u64) {
         self.catalogue.end = opening.wal_end;
-        self.begin(opening.start, (opening.system_id, opening.timeline), clock_us);
+        self.begin(opening.start, clock_us);
         for target in 0..self.target_count() {
             if !self.catalogue.coverage.is_whole(|rule| rule.lanes.contains(&target)) {
                 self.withhold(target);

@@ -42,7 +42,7 @@ impl Core {
         let at = commit.map_or(Lsn::ZERO, |(commit, _)| commit.at);
         *furthest = at.max(*furthest);
         if let Some(touched) = touched.get_mut(usize::from(rule.0)).filter(|before| **before < at) {
-            self.rules_are_due |= self.replay.has_left_between(*touched, at);
+            self.rules_are_due |= self.replicas.has_left_between(*touched, at);
             *touched = at;
         }
         for &index in &route.targets {
@@ -67,7 +67,7 @@ impl Core {
 
     /// Coarsens what waits for a target, wherever, if it is more than may. Once a turn, because reading in between is
     /// bounded by [`INTAKE_KEYS`].
-    pub fn bound(&mut self) {
+    pub(super) fn bound(&mut self) {
         let Core { targets, routes, policy, .. } = self;
         for target in &mut *targets {
             let Load { keys, bytes } = target.load();
@@ -92,7 +92,7 @@ impl Core {
     }
 
     /// The targets whose overflow has begun since the last call, with the rules concerned.
-    pub fn take_overflows(&mut self) -> Vec<(usize, Vec<RuleId>)> {
+    pub(super) fn take_overflows(&mut self) -> Vec<(usize, Vec<RuleId>)> {
         let new = |(index, target): (usize, &mut TargetState)| {
             std::mem::take(&mut target.overflow.is_new).then(|| (index, target.overflow.rules.clone()))
         };

@@ -47,7 +47,7 @@ impl Shown {
 
 impl Core {
     /// The stream is open, and shows again what was committed after `start`.
-    pub fn opened(&mut self, start: Lsn) {
+    pub(super) fn opened(&mut self, start: Lsn) {
         let mut commits = std::mem::take(&mut self.shown.commits);
         commits.clear();
         // Or reading would allocate now and then.
@@ -101,7 +101,7 @@ impl Core {
     }
 
     /// The targets that turned out to belong to another history since the last call, and the last transaction of each.
-    pub fn take_other_histories(&mut self) -> Vec<(usize, Commit)> {
+    pub(super) fn take_other_histories(&mut self) -> Vec<(usize, Commit)> {
         for (index, _) in &self.other_histories {
             if let Some(target) = self.targets.get_mut(*index) {
                 (target.commit, target.floor) = (None, Floor::default());

@@ -48,12 +48,12 @@ use continuity::Stuck;
 pub use input::{Event, Input, Opening, Output, Reopen, Why};
 use pending::Route;
 pub use policy::{OnFirstStart, OnGap, Policy, RECENT_BYTES};
-pub use repairing::Repair;
+use repairing::Repair;
 pub use replicas::{Absent, Replicas};
 pub use target::Ticket;
 use target::{Floor, Mode, TargetState};
 use uncounted::Uncounted;
-pub use visibility::Visibility;
+use visibility::Visibility;
 pub use watermark::{AckLsn, Watermarks};
 
 /// The most deliveries to one target that are sent and not confirmed. Enough to keep the wire busy; more would only make
@@ -84,14 +84,13 @@ pub struct Core {
     attesting: attesting::Attesting,
     /// Targets whose records were read when they could not be reconciled yet.
     early: Vec<(usize, Recollection)>,
-    /// System identifier and timeline of the source.
-    identity: (u64, u32),
     /// The transaction that is being read, and when it was committed.
     commit: Option<(Commit, PgTime)>,
     /// The last commit record that replicas have to replay, and the one that they were last asked for.
     furthest: Lsn,
     polled: Lsn,
-    replay: replica_pass::Replay,
+    /// What replicas that have left had replayed when the rules were listed last.
+    left_when_listed: Option<Lsn>,
     /// A target that the slot waits for holds more manual keys than it may.
     manual_is_full: bool,
     /// Manual keys that a suspended target could not hold, not told yet.
@@ -135,11 +134,10 @@ impl Core {
             attesting: attesting::Attesting::new(now),
             policy: Uncounted(policy),
             early: Vec::new(),
-            identity: (0, 0),
             commit: None,
             furthest: Lsn::ZERO,
             polled: Lsn::ZERO,
-            replay: replica_pass::Replay::default(),
+            left_when_listed: None,
             manual_is_full: false,
             manual_lost: 0,
             rules_are_due: false,
@@ -236,13 +234,12 @@ impl Core {
     /// Another history is followed from `start` on, for the first time or because the one before came to an end:
     /// everything up to there is settled as far as the slot knows, but every target may have missed any of it and is
     /// asked for its record.
-    pub fn begin(&mut self, start: Lsn, (system_id, timeline): (u64, u32), clock_us: u64) {
+    fn begin(&mut self, start: Lsn, clock_us: u64) {
         self.let_all_pass(Lsn::ZERO);
         (self.decoded, self.acknowledged) = (start, start);
         self.touched.fill(Lsn::ZERO);
         self.sequence = self.sequence.max(clock_us);
         self.sequence_before = self.sequence;
-        self.identity = (system_id, timeline);
         (self.awaited, self.commit) = (Lsn::ZERO, None);
         for (index, target) in self.targets.iter_mut().enumerate() {
             target.clamp(Lsn::ZERO);
@@ -260,12 +257,11 @@ impl Core {
 
     /// The server is on another timeline, which left the one that was followed at `at`: what is gathered and sent of
     /// commits after that is not part of its history, and neither are the records of it.
-    pub fn fork(&mut self, at: Lsn, timeline: u32) {
+    fn fork(&mut self, at: Lsn) {
         let decoded = self.decoded;
         self.let_all_pass(at);
         self.decoded = self.decoded.min(at);
         self.acknowledged = self.acknowledged.min(at);
-        self.identity.1 = timeline;
         self.awaited = self.awaited.min(at);
         self.commit = self.commit.filter(|(commit, _)| commit.at < at);
         for target in &mut self.targets {
@@ -307,17 +303,17 @@ impl Core {
     }
 
     /// Whether somebody waits for what is not acknowledged yet.
-    pub fn is_awaited(&self) -> bool {
+    fn is_awaited(&self) -> bool {
         self.acknowledged < self.awaited
     }
 
     /// Nothing is sent to any target before its record was loaded again.
-    pub fn unverify(&mut self) {
+    fn unverify(&mut self) {
         self.targets.iter_mut().for_each(TargetState::unverify);
     }
 
     /// Asks every target for its record that may not be sent anything before.
-    pub fn load_records(&mut self) {
+    fn load_records(&mut self) {
         let unverified = |target: &(usize, &TargetState)| target.1.mode == Mode::Unverified;
         let unverified = self.targets.iter().enumerate().filter(unverified);
         self.outputs.extend(unverified.map(|(target, _)| Output::LoadRecord(target)));
@@ -325,7 +321,7 @@ impl Core {
 
     /// It is not known what the target holds: its connection is lost. Nothing more of it counts as applied until
     /// [`Core::verified`].
-    pub fn doubt(&mut self, target: usize) {
+    fn doubt(&mut self, target: usize) {
         let decoded = self.decoded;
         if let Some(target) = self.targets.get_mut(target) {
             target.unverified.get_or_insert(decoded);
@@ -334,7 +330,7 @@ impl Core {
 
     /// The target has missed what was sent to it after `at`: no more than that counts as applied until the repair is
     /// confirmed.
-    pub fn missed_since(&mut self, target: usize, at: Lsn) {
+    fn missed_since(&mut self, target: usize, at: Lsn) {
         if let Some(target) = self.targets.get_mut(target) {
             target.sent_mut().for_each(|sent| sent.since = sent.since.min(at));
             target.stages.all_mut().for_each(|pending| pending.clamp(at));
@@ -343,14 +339,14 @@ impl Core {
     }
 
     /// The target's record was reconciled, and what it may have missed is gathered.
-    pub fn verified(&mut self, target: usize) {
+    fn verified(&mut self, target: usize) {
         if let Some(target) = self.targets.get_mut(target).filter(|target| target.mode != Mode::Halted) {
             target.unverified = None;
         }
     }
 
     /// The target answers, or does not.
-    pub fn set_up(&mut self, target: usize, up: bool) {
+    fn set_up(&mut self, target: usize, up: bool) {
         if let Some(target) = self.targets.get_mut(target) {
             target.up = up;
         }
@@ -378,7 +374,7 @@ impl Core {
     }
 
     /// Those rules of a target that `of` picks.
-    pub fn rules_of(&self, target: usize, of: impl Fn(RuleId) -> bool) -> Vec<RuleId> {
+    fn rules_of(&self, target: usize, of: impl Fn(RuleId) -> bool) -> Vec<RuleId> {
         let ids = (0..=u16::MAX).map(RuleId).zip(self.routes.iter());
         let picked = ids.filter(|(rule, route)| route.targets.contains(&target) && of(*rule));
         picked.map(|(rule, _)| rule).collect()

@@ -74,7 +74,7 @@ impl Core {
             Drift::Faulty(rule, text) => self.tell(Event::Uncovered(*rule, text.clone())),
             Drift::Covered(rule) => self.tell(Event::Covered(*rule)),
             Drift::Broken(rule) if follows => self.may_miss(*rule, Why::Republished(*rule)),
-            Drift::Mended(rule) if follows => {
+            Drift::Repaired(rule) if follows => {
                 for target in self.targets_of(*rule) {
                     // Where it was broken at the same look, it has just been flushed.
                     if before != Some(&Drift::Broken(*rule)) {
@@ -85,7 +85,7 @@ impl Core {
                     }
                 }
             }
-            Drift::Broken(_) | Drift::Mended(_) => {}
+            Drift::Broken(_) | Drift::Repaired(_) => {}
         }
     }
 

@@ -9,7 +9,7 @@ use crate::sight::Sight;
 impl Core {
     /// What is known to be visible is ready, and what is not is probed. Returns whether a probe is to be sent; `again`: also
     /// where only blocked invalidations wait for an answer.
-    pub fn pass(&mut self, again: bool) -> bool {
+    pub(super) fn pass(&mut self, again: bool) -> bool {
         if self.visibility.is_clear() {
             self.put(Stage::Fresh, Stage::Ready);
         }
@@ -21,7 +21,7 @@ impl Core {
     }
 
     /// A probe was answered.
-    pub fn answered(&mut self, sight: Sight) {
+    pub(super) fn answered(&mut self, sight: Sight) {
         let Passed { probed, blocked } = self.visibility.answered(sight);
         if blocked {
             self.put(Stage::Blocked, Stage::Ready);
@@ -34,7 +34,7 @@ impl Core {
     }
 
     /// No answer came in time.
-    pub fn answer_is_late(&mut self) {
+    pub(super) fn answer_is_late(&mut self) {
         self.visibility.block();
         self.invalidate_early(Stage::Probed);
         self.invalidate_early(Stage::Fresh);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::replicas::{Standing, Turn};
+use super::replicas::Turn;
 use super::{Core, Event, Output, Reopen, Why};
 use crate::sight::{ReplicaSeen, Sight};
 
@@ -99,29 +99,23 @@ impl Core {
         if self.replicas.is_empty() {
             return;
         }
-        let mut returned = Vec::new();
         while let Some(turn) = self.replicas.turn(now) {
             match turn {
                 Turn::Left { replica, why } => self.tell(Event::ReplicaLeft(replica, why)),
                 Turn::Returned { replica, since } => {
                     self.tell(Event::ReplicaReturned(replica));
-                    returned.push(since);
+                    for target in 0..self.target_count() {
+                        if self.replica_returned(target, since) {
+                            self.tell(Event::Flushing(target, Why::ReplicaReturned));
+                        }
+                    }
                 }
             }
         }
-        let left = self.replicas.standings().filter_map(|standing| match standing {
-            Standing::Held => None,
-            Standing::Left(since) => Some(since),
-        });
-        let (replayed, left) = (self.replicas.replayed(), left.min());
-        self.replayed(replayed, left);
-        // Only now is it known that what is flushed for them has to wait for them too.
-        for since in returned {
-            for target in 0..self.target_count() {
-                if self.replica_returned(target, since) {
-                    self.tell(Event::Flushing(target, Why::ReplicaReturned));
-                }
-            }
+        let left = self.replicas.left();
+        self.rules_are_due |= std::mem::replace(&mut self.left_when_listed, left) != left;
+        for target in 0..self.target_count() {
+            self.take_replayed(target, |_| false);
         }
         let (reached, is_repairing) = (self.settled_at_most(), self.is_repairing());
         let relied_on: Vec<bool> = self.replicas.are_relied_on(reached).collect();

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::continuity::{Gap, Known, Server, Shared, Verdict, judge};
+use super::continuity::{Gap, Known, Server, Shared, Verdict, compare};
 use super::following::Stream;
 use super::target::{Floor, Mode};
 use super::{Core, Event, OnFirstStart, OnGap, Output, Reopen, Repair, Why, goes_to};
@@ -27,21 +27,18 @@ impl Core {
         if !self.has_record_alone(index, &stored, system_id, now) {
             return self.outputs.push(Output::LoadAgain(index));
         }
+        if self.is_overtaken(index, &stored, system_id) {
+            // As a rule the server has not told yet that the stream is lost.
+            self.outputs.push(Output::LoadAgain(index));
+            return self.reopen(Reopen::Overtaken(index));
+        }
         let verdict = self.reconcile(index, &stored);
-        match verdict {
-            Verdict::Overtaken => {
-                // As a rule the server has not told yet that the stream is lost.
-                self.outputs.push(Output::LoadAgain(index));
-                return self.reopen(Reopen::Overtaken(index));
+        if let (Verdict::Gap(Gap::DatabaseWentBack { .. }), false) = (&verdict, is_reached_sure) {
+            // Perhaps the instance before this one wrote the record while this one was waiting.
+            if let Some(target) = self.targets.get_mut(index) {
+                target.unverify();
             }
-            Verdict::Gap(Gap::DatabaseWentBack { .. }) if !is_reached_sure => {
-                // Perhaps the instance before this one wrote the record while this one was waiting.
-                if let Some(target) = self.targets.get_mut(index) {
-                    target.unverify();
-                }
-                return self.early.push((index, stored));
-            }
-            _ => {}
+            return self.early.push((index, stored));
         }
         let Some(repair) = self.follows(index, verdict, &stored) else {
             return self.halts.wait(index, stored);
@@ -68,6 +65,18 @@ impl Core {
         }
     }
 
+    /// Whether another instance that follows the same slot has begun to write the record since this one did. Said once: where
+    /// the stream turns out to be open still, its clock was ahead of this one's, and sequences go on after its own.
+    pub(super) fn is_overtaken(&mut self, index: usize, stored: &Recollection, system_id: u64) -> bool {
+        let (Some(target), Some(record)) = (self.targets.get(index), &stored.record) else { return false };
+        let is_overtaken =
+            record.system_id == system_id && record.sequence > self.sequence && target.written > Lsn::ZERO;
+        if is_overtaken {
+            self.sequence = record.sequence;
+        }
+        is_overtaken
+    }
+
     /// Compares a target's stored record with what is known. Unless the target is halted, it may be sent something from
     /// now on: what the verdict asks for first.
     pub(super) fn reconcile(&mut self, index: usize, its: &Recollection) -> Verdict {
@@ -77,12 +86,8 @@ impl Core {
         };
         let opening = &followed.opening;
         let sequence = its.record.as_ref().map_or(0, |record| record.sequence);
-        let is_known = its.record.as_ref().is_some_and(|record| record.system_id == opening.system_id);
-        self.sequence = sequence.max(last);
-        if is_known && sequence > last && target.written > Lsn::ZERO {
-            // Told apart once: where the stream turns out to be open still, its clock was ahead of this one's.
-            return Verdict::Overtaken;
-        }
+        // What is given out next is later than whatever another instance has written.
+        self.sequence = last.max(sequence);
         let server = Server {
             system_id: opening.system_id,
             timeline: opening.timeline,
@@ -98,7 +103,7 @@ impl Core {
             is_ours: target.sent > Lsn::ZERO && before < sequence && sequence <= last,
             remembered: target.recent.reaches_back_to(),
         };
-        let (verdict, is_ours) = (judge(&known, its), known.is_ours);
+        let (verdict, is_ours) = (compare(&known, its), known.is_ours);
         if target.mode == Mode::Unverified {
             target.mode = Mode::Live;
         }
@@ -138,7 +143,7 @@ impl Core {
                 self.tell(Event::Flushing(index, Why::FirstStart));
                 Some(all)
             }
-            Verdict::Continue | Verdict::Overtaken => {
+            Verdict::Continue => {
                 let not_listed = self.not_listed(index, stored);
                 // Without a record it is empty.
                 if not_listed.is_empty() || stored.record.is_none() {

@@ -22,7 +22,7 @@ pub struct Repair {
 
 impl Repair {
     /// Whether there is nothing to repair.
-    pub fn is_nothing(&self) -> bool {
+    pub(super) fn is_nothing(&self) -> bool {
         self.sent_after.is_none() && self.rules.is_empty()
     }
 
@@ -37,7 +37,7 @@ impl Repair {
 impl Core {
     /// Returns what a worker that waits for an answer has to send, so that no record is written before. Where nothing is in
     /// flight it leaves with the next delivery instead.
-    pub fn repair(&mut self, index: usize, repair: &Repair) -> Batch {
+    pub(super) fn repair(&mut self, index: usize, repair: &Repair) -> Batch {
         let mut answer = Batch::default();
         if let Some(target) =
             self.targets.get_mut(index).filter(|target| target.in_flight.iter().any(|sent| !sent.is_flush))
@@ -48,14 +48,14 @@ impl Core {
             }
         }
         // The worker returns nothing of it that a replica pass could repeat.
-        if answer.is_empty() || self.replay.has_replicas() {
+        if answer.is_empty() || !self.replicas.is_empty() {
             self.repair_later(index, repair);
         }
         answer
     }
 
     /// The same, where no worker waits for an answer: behind whatever is in flight.
-    pub fn repair_later(&mut self, index: usize, repair: &Repair) {
+    pub(super) fn repair_later(&mut self, index: usize, repair: &Repair) {
         let decoded = self.decoded;
         let Some(target) = self.targets.get_mut(index) else { return };
         let since = target.since(decoded);
@@ -74,7 +74,7 @@ impl Core {
 
     /// Changes for a target may be missing from the stream from here on. Nothing more of it settles until
     /// [`Core::repaired`]; the slot goes on.
-    pub fn withhold(&mut self, index: usize) {
+    pub(super) fn withhold(&mut self, index: usize) {
         let decoded = self.decoded;
         if let Some(target) = self.targets.get_mut(index) {
             target.uncovered.get_or_insert(target.applied(decoded));
@@ -83,7 +83,7 @@ impl Core {
 
     /// The repair of everything that was missed since [`Core::withhold`] is gathered and ready: once it is confirmed,
     /// everything settles again.
-    pub fn repaired(&mut self, index: usize) {
+    pub(super) fn repaired(&mut self, index: usize) {
         let decoded = self.decoded;
         if let Some(target) = self.targets.get_mut(index) {
             let since = target.since(decoded);

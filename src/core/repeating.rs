@@ -29,7 +29,7 @@ impl Repeat {
 
 impl Core {
     /// When the next repetition is due.
-    pub fn next_repeat(&self) -> Option<Instant> {
+    pub(super) fn next_repeat(&self) -> Option<Instant> {
         self.targets.iter().filter_map(|target| target.repeats.front()).map(|repeat| repeat.due).min()
     }
 

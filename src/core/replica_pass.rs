@@ -12,46 +12,12 @@ use crate::lsn::Lsn;
 /// off.
 const PARTS_MAX: usize = 8;
 
-/// How far the replicas have come.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(super) struct Replay {
-    /// Everything before is replayed by all held replicas; `None` where none is listed.
-    replayed: Option<Lsn>,
-    /// Where one has left, what it had replayed; the least of several.
-    left: Option<Lsn>,
-}
-
-impl Replay {
-    pub(super) fn has_replicas(&self) -> bool {
-        self.replayed.is_some()
-    }
-
-    /// Whether a held replica still has to replay what is committed at `at`.
-    pub(super) fn lacks(&self, at: Lsn) -> bool {
-        self.replayed.is_some_and(|replayed| replayed <= at)
-    }
-
-    /// Whether one has left that has replayed what is at `before` and not what is at `after`.
-    pub(super) fn has_left_between(&self, before: Lsn, after: Lsn) -> bool {
-        self.left.is_some_and(|since| before < since && since <= after)
-    }
-}
-
 impl Core {
-    /// Every held replica has replayed everything before `replayed`; of those that are not held, one had come to `left`.
-    pub fn replayed(&mut self, replayed: Lsn, left: Option<Lsn>) {
-        self.rules_are_due |= self.replay.left != left;
-        self.replay = Replay { replayed: Some(replayed), left };
-        for index in 0..self.targets.len() {
-            self.take_replayed(index, |_| false);
-        }
-    }
-
     /// What is replayed by now, and what need not be, waits for its replica pass.
     pub(super) fn take_replayed(&mut self, index: usize, need_not_be: impl Fn(&Pending) -> bool) {
-        let Core { targets, routes, policy, replay, .. } = self;
+        let Core { targets, routes, policy, replicas, .. } = self;
         let Some(target) = targets.get_mut(index) else { return };
-        let is_taken = |pending: &mut Pending| !replay.lacks(pending.last) || need_not_be(pending);
+        let is_taken = |pending: &mut Pending| !replicas.lacks(pending.last) || need_not_be(pending);
         while let Some(mut pending) = target.awaiting_replay.pop_front_if(is_taken) {
             target.replayed.absorb(&mut pending);
             target.overflow.note(target.replayed.limit(policy.pending_keys, routes));
@@ -81,7 +47,7 @@ impl Core {
     /// A replica is held again that had replayed everything before `since` when it left: its readers may have filled in
     /// what was older than what had settled meanwhile. Once it has replayed everything decoded, the rules touched meanwhile
     /// are flushed. Returns whether there are any of this target.
-    pub fn replica_returned(&mut self, index: usize, since: Lsn) -> bool {
+    pub(super) fn replica_returned(&mut self, index: usize, since: Lsn) -> bool {
         let rules = self.rules_of(index, |rule| self.was_touched(rule, since));
         if rules.is_empty() {
             return false;
@@ -99,18 +65,18 @@ impl Core {
 
     /// Whether the target's record may list the rule: no repair is under way that is not in the log, and no replica has left
     /// before it replayed what concerns the rule.
-    pub fn may_list(&self, target: usize, rule: RuleId) -> bool {
+    pub(super) fn may_list(&self, target: usize, rule: RuleId) -> bool {
         let is_repaired = self.targets.get(target).is_some_and(TargetState::is_repaired);
-        !is_repaired && !self.replay.left.is_some_and(|since| self.was_touched(rule, since))
+        !is_repaired && !self.replicas.left().is_some_and(|since| self.was_touched(rule, since))
     }
 
     /// Whether anything is flushed that readers of a replica may have spoiled, or still may.
-    pub fn is_repairing(&self) -> bool {
+    pub(super) fn is_repairing(&self) -> bool {
         self.targets.iter().any(TargetState::is_repaired)
     }
 
     /// Nothing later counts as settled in any record; `None` while one of them is not known.
-    pub fn settled_at_most(&self) -> Option<Lsn> {
+    pub(super) fn settled_at_most(&self) -> Option<Lsn> {
         let are_known = self.targets.iter().all(|target| target.mode == Mode::Live);
         are_known.then(|| self.targets.iter().map(|target| target.floor.settled).fold(self.decoded, Lsn::max))
     }

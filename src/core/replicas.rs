@@ -203,7 +203,7 @@ impl Replicas {
     /// A replica has answered.
     pub fn answered(&mut self, index: usize, seen: ReplicaSeen, now: Instant) {
         let (Some(replica), Some(origin)) = (self.each.get_mut(index), &self.origin) else { return };
-        match origin.judge(seen) {
+        match origin.compare(seen) {
             Ok(replayed) => {
                 let before = std::mem::replace(&mut replica.replayed, replayed);
                 (replica.answered, replica.strange) = (now, None);
@@ -265,6 +265,25 @@ impl Replicas {
         held.map(|replica| replica.replayed).min().unwrap_or(Lsn::MAX)
     }
 
+    /// Whether one that is waited for still has to replay what is committed at `at`.
+    pub fn lacks(&self, at: Lsn) -> bool {
+        self.replayed() <= at
+    }
+
+    /// What those that are not waited for had replayed when they left; the least of several.
+    pub fn left(&self) -> Option<Lsn> {
+        let left = self.standings().filter_map(|standing| match standing {
+            Standing::Held => None,
+            Standing::Left(since) => Some(since),
+        });
+        left.min()
+    }
+
+    /// Whether one has left that has replayed what is at `before` and not what is at `after`.
+    pub fn has_left_between(&self, before: Lsn, after: Lsn) -> bool {
+        self.left().is_some_and(|since| before < since && since <= after)
+    }
+
     /// Which of them have replayed all that has settled, and will have. One that is waited for again, or for the first
     /// time, may still lack what had settled without it. `reached`: nothing later has settled; `None` where that is not
     /// known.
@@ -308,7 +327,7 @@ impl Origin {
     }
 
     /// How far the replica has replayed the source's history.
-    fn judge(&self, seen: ReplicaSeen) -> Result<Lsn, Absent> {
+    fn compare(&self, seen: ReplicaSeen) -> Result<Lsn, Absent> {
         let ReplicaSeen { system_id, timeline, replayed, .. } = seen;
         if system_id != self.system_id {
             return Err(Absent::OtherDatabase { system_id });

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::pending::{Pending, Stage};
 use super::target::{Mode, Pass, Sent, TargetState, Ticket, Unproved};
-use super::{Core, Event, Output, WINDOW_DELIVERIES};
+use super::{Core, Event, Opening, Output, WINDOW_DELIVERIES};
 use crate::invalidation::Batch;
 use crate::pgoutput::PgTime;
 use crate::record::{Delivery, Record};
@@ -33,7 +33,7 @@ impl Core {
     }
 
     /// Sends whatever can be sent, and the last records.
-    pub fn send_last(&mut self, now: Instant) {
+    pub(super) fn send_last(&mut self, now: Instant) {
         for index in 0..self.targets.len() {
             if self.record_is_behind(index)
                 && let Some(target) = self.targets.get_mut(index)
@@ -45,7 +45,7 @@ impl Core {
     }
 
     /// Sends whatever can be sent: invalidations at once, a bare record where one is due.
-    pub fn send(&mut self, now: Instant) {
+    pub(super) fn send(&mut self, now: Instant) {
         for index in 0..self.targets.len() {
             self.repeat(index, now);
             self.resume(index);
@@ -55,7 +55,7 @@ impl Core {
     }
 
     /// When a record is due that waits for nothing but its time.
-    pub fn record_due(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn record_due(&self, now: Instant) -> Option<Instant> {
         let waits = self.targets.iter().filter(|target| target.mode == Mode::Live && target.deliveries() == 0);
         waits.filter_map(|target| target.settled_due).filter(|due| *due > now).min()
     }
@@ -128,7 +128,7 @@ impl Core {
         let Pending { batch, since, last, oldest, repairs, .. } = pending;
         let pass = match pass {
             // A record alone is for no reader.
-            Pass::First if batch.is_empty() || !self.replay.lacks(last) => Pass::Only,
+            Pass::First if batch.is_empty() || !self.replicas.lacks(last) => Pass::Only,
             pass => pass,
         };
         let decoded = self.decoded;
@@ -150,11 +150,13 @@ impl Core {
     }
 
     fn next_record(&mut self, index: usize) -> Record {
-        let (system_id, timeline) = self.identity;
         self.sequence += 1;
         let applied = self.recordable(index);
         let decoded = self.decoded;
-        let Some(target) = self.targets.get_mut(index) else { return Record::UNREADABLE };
+        let (Some(target), Some(followed)) = (self.targets.get_mut(index), &self.following.followed) else {
+            return Record::UNREADABLE;
+        };
+        let Opening { system_id, timeline, .. } = followed.opening;
         let marks = std::mem::take(&mut target.rules.1).then(|| Arc::clone(&target.rules.0));
         let (confirmed, settled, floor) = (target.confirmed_up_to(decoded), target.settled(decoded), target.floor);
         // What leaves with this record, too: the record is written after it. The proof of another history is kept.
@@ -173,7 +175,13 @@ impl Core {
     }
 
     /// A target has confirmed a delivery. Returns the commit time of the oldest commit in it, where this was its first pass.
-    pub fn confirmed(&mut self, index: usize, ticket: Ticket, delivery: Delivery, now: Instant) -> Option<PgTime> {
+    pub(super) fn confirmed(
+        &mut self,
+        index: usize,
+        ticket: Ticket,
+        delivery: Delivery,
+        now: Instant,
+    ) -> Option<PgTime> {
         let target = self.targets.get_mut(index)?;
         let sent = target.take_sent(ticket)?;
         let Delivery { batch, record } = delivery;
@@ -193,7 +201,7 @@ impl Core {
     }
 
     /// A target has flushed the scopes of a batch. Returns the same.
-    pub fn flushed(&mut self, index: usize, ticket: Ticket, batch: Batch, now: Instant) -> Option<PgTime> {
+    pub(super) fn flushed(&mut self, index: usize, ticket: Ticket, batch: Batch, now: Instant) -> Option<PgTime> {
         let target = self.targets.get_mut(index)?;
         let sent = target.take_sent(ticket)?;
         target.recent.remember(sent.decoded, &batch);

@@ -9,7 +9,7 @@ use crate::observation::HeldWal;
 impl Core {
     /// The targets for which something waits, that have come less far since the last look than the log, and that hold back
     /// at least half of what the slot does: another part of it may be held back by a transaction that runs for long.
-    pub fn laggards(&mut self, held: &HeldWal) -> Vec<usize> {
+    pub(super) fn laggards(&mut self, held: &HeldWal) -> Vec<usize> {
         let end = held.end;
         let grown = self.log_end.replace(end).map(|before| end.bytes_since(before));
         let mut laggards = Vec::new();
@@ -31,7 +31,7 @@ impl Core {
     /// was still to be sent, and for everything to come. Its watermarks stay where they are, and its record will prove the
     /// gap: nothing is acknowledged that is not past every record that the target may hold. `found` is the furthest record
     /// that it may have had before this process came.
-    pub fn suspend(&mut self, index: usize, found: Lsn) {
+    pub(super) fn suspend(&mut self, index: usize, found: Lsn) {
         let rules = self.rules_of(index, |_| true);
         let decoded = self.decoded;
         let Some(target) = self.targets.get_mut(index) else { return };

@@ -191,8 +191,7 @@ impl TargetState {
     }
 
     /// The target holds a record that another process has written. It counts like one of this process from now on: where a
-    /// later one says less, the target went back. What the other one has sent is not in this one's memory, and does not come
-    /// again with the first delivery.
+    /// later one says less, the target went back. What the other process has sent is not in this one's memory.
     pub(super) fn found(&mut self, record: &Record) {
         self.written = self.written.max(record.applied);
         self.confirmed_sequence = self.confirmed_sequence.max(record.sequence);

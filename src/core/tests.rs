@@ -10,8 +10,10 @@ use super::*;
 use crate::invalidation::Action;
 use crate::record::{Delivery, Record};
 use crate::rules::config::{RawRule, resolve};
-use crate::sight::Sight;
+use crate::sight::{ReplicaSeen, Sight};
 use crate::transaction::Gather;
+
+const MAX_LAG: Duration = Duration::from_secs(10);
 
 fn lsn(n: u64) -> Lsn {
     Lsn::new(n)
@@ -48,6 +50,20 @@ impl Desk {
             desk.reconcile(target, 100);
         }
         desk
+    }
+
+    /// The same, with one target and a listed replica that has not answered yet.
+    fn with_replica() -> Desk {
+        let mut desk = Desk::new(1);
+        desk.core.replicas = Replicas::new(1, MAX_LAG, desk.now);
+        desk.core.replicas.opened(7, 1, &[]);
+        desk
+    }
+
+    /// The replica has replayed everything before this position.
+    fn replica_says(&mut self, replayed: u64) {
+        let seen = ReplicaSeen { system_id: 7, timeline: 1, replayed: Some(lsn(replayed)), run: 1 };
+        self.core.replica_reported(0, seen, self.now);
     }
 
     pub(super) fn unverified(targets: usize) -> Desk {
@@ -364,7 +380,7 @@ fn a_fork_takes_back_what_was_decoded_after_it_and_keeps_what_waits() {
     desk.drain();
     desk.commit(300);
     let before = desk.send();
-    desk.core.fork(lsn(250), 2);
+    desk.core.fork(lsn(250));
     assert_eq!((desk.core.decoded(), desk.settled()), (lsn(250), 100));
     desk.confirm_all(before);
     assert_eq!(desk.settled(), 250);
@@ -380,7 +396,7 @@ fn beginning_anew_trusts_nothing_that_was_known() {
     let before = desk.send();
     desk.core.withhold(0);
     desk.core.suspend(0, Lsn::ZERO);
-    desk.core.begin(lsn(50), (8, 1), 0);
+    desk.core.begin(lsn(50), 0);
     assert_eq!((desk.core.decoded(), desk.settled()), (lsn(50), 0));
     desk.confirm_all(before);
     assert!(desk.send_later(Duration::from_secs(2)).is_empty(), "its record has not been read");
@@ -409,7 +425,7 @@ fn what_a_target_turns_out_to_have_missed_is_not_settled_any_more() {
 fn a_fork_trusts_no_target_before_its_record_is_reconciled() {
     let mut desk = Desk::new(1);
     desk.drain();
-    desk.core.fork(lsn(100), 2);
+    desk.core.fork(lsn(100));
     desk.core.idle(lsn(200));
     assert_eq!(desk.settled(), 100);
     desk.reconcile(0, 100);
@@ -418,8 +434,8 @@ fn a_fork_trusts_no_target_before_its_record_is_reconciled() {
 
 #[test]
 fn first_passes_and_replica_passes_of_flushes_take_turns() {
-    let mut desk = Desk::new(1);
-    desk.core.replayed(lsn(1000), None);
+    let mut desk = Desk::with_replica();
+    desk.replica_says(1000);
     desk.drain();
     for replayed in [false, true] {
         desk.flush(0, if replayed { 0 } else { 1500 });
@@ -427,7 +443,7 @@ fn first_passes_and_replica_passes_of_flushes_take_turns() {
             let first = desk.send();
             desk.confirm_all(first);
             desk.drain();
-            desk.core.replayed(lsn(1600), None);
+            desk.replica_says(1600);
         }
     }
     // One of each waits now.
@@ -471,12 +487,14 @@ fn a_record_with_a_later_sequence_is_another_instances_and_counts_as_such_once()
     desk.drain();
     let mut its =
         Recollection { record: Some(Record { sequence: 9_000, ..record_at(300) }), empty: false, written: None };
-    assert_eq!(desk.reconcile_its(0, &its), Verdict::Overtaken);
-    assert_ne!(desk.reconcile_its(0, &its), Verdict::Overtaken, "its clock was ahead");
+    assert!(desk.core.is_overtaken(0, &its, 7));
+    assert!(!desk.core.is_overtaken(0, &its, 7), "its clock was ahead");
+    desk.reconcile_its(0, &its);
     desk.commit(400);
     let sent = desk.send_later(Duration::from_secs(2));
     assert!(sent.iter().all(|(.., delivery)| delivery.record.sequence > 9_000));
     desk.confirm_all(sent);
     its.record = Some(Record { sequence: 99_000, system_id: 8, ..record_at(300) });
+    assert!(!desk.core.is_overtaken(0, &its, 7));
     assert_eq!(desk.reconcile_its(0, &its), Verdict::Gap(Gap::OtherDatabase));
 }

@@ -131,12 +131,12 @@ impl Core {
 
     /// Whether what is acknowledged, or may be, is past what is settled: because a target is suspended, a rule is not
     /// covered, or a target's record has not been read yet.
-    pub fn is_ahead_of_settled(&self) -> bool {
+    pub(super) fn is_ahead_of_settled(&self) -> bool {
         self.acknowledgeable().unwrap_or(self.acknowledged) > self.watermarks().settled
     }
 
     /// Whether [`Core::acknowledge`] would return a position.
-    pub fn can_acknowledge(&self) -> bool {
+    pub(super) fn can_acknowledge(&self) -> bool {
         self.acknowledgeable().is_some()
     }
 
@@ -147,13 +147,8 @@ impl Core {
         Some(AckLsn(position))
     }
 
-    /// The last position that [`Core::acknowledge`] returned.
-    pub fn acknowledged(&self) -> AckLsn {
-        AckLsn(self.acknowledged)
-    }
-
     /// What a stream may be told that begins at `start`: no more than the slot has acknowledged already.
-    pub fn acknowledged_at(&self, start: Lsn) -> AckLsn {
+    pub(super) fn acknowledged_at(&self, start: Lsn) -> AckLsn {
         AckLsn(self.acknowledged.min(start))
     }
 }

@@ -156,11 +156,16 @@ impl Pace {
         self.backoff.reset();
     }
 
+    /// How long to rest where nothing is known to be wrong with the source.
+    pub(super) fn rest(&mut self) -> Duration {
+        self.backoff.next(fastrand::u32(..))
+    }
+
     /// How long to rest after `error`.
     pub(super) fn rest_after(&mut self, error: &SourceError) -> Duration {
         match error {
             SourceError::Lost(_) | SourceError::Protocol(_) | SourceError::Gap(_) | SourceError::Synchronous(_) => {
-                self.backoff.next(fastrand::u32(..))
+                self.rest()
             }
             // Each attempt has the server decode again what the slot holds back. Three fit into the time-out.
             SourceError::NotDecodable { .. } => REFUSED_WAIT.min(self.decoding_timeout / 4),

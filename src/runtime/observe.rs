@@ -220,6 +220,13 @@ impl Observer {
         }
     }
 
+    /// This process closes the stream itself, and opens it again.
+    pub(super) fn reopens(&mut self, reason: String, pause: Duration) {
+        warn!("the stream is closed, and opened again in {} ms: {reason}", pause.as_millis());
+        self.away = 1;
+        self.board.enter(State::Reconnecting { reason });
+    }
+
     pub(super) fn parked(&mut self) {
         let reason = "every target is behind; Postgres keeps the log until one of them has room".to_owned();
         warn!("{reason}");

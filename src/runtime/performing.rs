@@ -1,6 +1,8 @@
 //! What workers and watchers report goes into the core, and what comes out of it is done.
 
-use super::link::Link;
+use tokio::time::Instant;
+
+use super::link::{Link, Slot};
 use super::{Pipeline, Stopped};
 use crate::core::{Input, Output, Reopen};
 use crate::source::{Sighted, Source, SourceError, Stream, Watched};
@@ -56,10 +58,7 @@ impl<S: Source + 'static> Pipeline<S> {
             }
             Output::Attest(walsender) => drop(self.attest.send_replace(walsender)),
             Output::PollReplicas(position) => drop(self.sights.wanted.send_replace(position)),
-            Output::Reopen(why) => {
-                let error = self.reopened(why);
-                return self.lost(error);
-            }
+            Output::Reopen(why) => return self.reopen(why),
             Output::Park => {
                 self.let_go()?;
                 self.link.park();
@@ -71,14 +70,21 @@ impl<S: Source + 'static> Pipeline<S> {
         Ok(())
     }
 
-    fn reopened(&self, why: Reopen) -> SourceError {
-        SourceError::Lost(match why {
+    /// Closes the stream, although the source has not failed, and opens it again.
+    fn reopen(&mut self, why: Reopen) -> Result<(), Stopped> {
+        let reason = match why {
             Reopen::StoodStill(lasted) => format!("this process stood still for {} s", lasted.as_secs()),
-            Reopen::CannotTakeBack => "the stream is opened anew, because nobody may vouch for it any more".into(),
+            Reopen::CannotTakeBack => "coherd.wait() must not believe this stream any more".into(),
             Reopen::Promoted => "the standby that is followed was promoted".into(),
             Reopen::Overtaken(target) => self.observer.overtaken(target),
-            Reopen::Synchronous(why) => return SourceError::Synchronous(why),
-        })
+            Reopen::Synchronous(why) => return self.lost(SourceError::Synchronous(why)),
+        };
+        let Some(source) = self.link.take_source() else { return Ok(()) };
+        self.let_go()?;
+        let pause = self.pace.rest();
+        self.observer.reopens(reason, pause);
+        self.link = Link::Resting { source, until: Instant::now() + pause, slot: Slot::Keep };
+        Ok(())
     }
 
     pub(super) fn watched(&mut self, watched: Watched) -> Result<(), Stopped> {

@@ -51,14 +51,19 @@ fn a_pointer_that_is_none_is_replaced_named_by_rule_once_and_in_nobodys_way() {
 fn a_record_that_is_none_is_flushed_for_at_a_start_and_replaced() {
     let mut shop = Shop::open(SCHEMA, RULES);
     let record = format!("coherd:{}", shop.database.name);
-    for spoil in [["SET", &record, "mine"], ["RPUSH", &record, "mine"], ["HSET", &record, "applied"]] {
+    let spoils: [&[&str]; 4] = [
+        &["SET", &record, "mine"],
+        &["RPUSH", &record, "mine"],
+        &["HSET", &record, "applied", "abc"],
+        &["HSET", &record, "sequence", "18446744073709551615"],
+    ];
+    for spoil in spoils {
         shop.daemon.stop(crate::support::process::Signal::Kill);
         shop.cache(&["user:1", "other:1"]);
         if spoil[0] != "HSET" {
             run(&shop, &["DEL", &record]);
         }
-        let more: &[&str] = if spoil[0] == "HSET" { &["abc"] } else { &[] };
-        run(&shop, &[&spoil[..], more].concat());
+        run(&shop, spoil);
         shop.daemon.launch_unready();
         until("the scopes are flushed and all is ready", || {
             (shop.cached() == ["other:1"] && shop.daemon.http("/readyz").0 == 200).then_some(())

@@ -106,6 +106,20 @@ const NO_RECORDS: &[&[&[&str]]] = &[
     &[&["HSET", "coherd:app", "applied", "abc", "settled", "1", "system_id", "1", "timeline", "1"]],
     &[&["HSET", "coherd:app", "applied", "99999999999999999999", "settled", "1", "system_id", "1", "timeline", "1"]],
     &[&["HSET", "coherd:app", "colour", "red"]],
+    &[&[
+        "HSET",
+        "coherd:app",
+        "applied",
+        "1",
+        "settled",
+        "1",
+        "system_id",
+        "1",
+        "timeline",
+        "1",
+        "sequence",
+        "18446744073709551615",
+    ]],
 ];
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! with the *marks* that the targets' records hold.
 //!
 //! What is published is decided when a change is written, and it is seen when its transaction commits. So the flush
-//! that mends a break is done once more when every transaction has ended that was running when the break was found.
+//! that repairs a break is done once more when every transaction has ended that was running when the break was found.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
@@ -25,7 +25,7 @@ use crate::table::TableName;
 /// What a look shows to be different with one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Drift {
-    /// Changes are not, or not all, in the stream. The text says why, and which SQL mends it.
+    /// Changes are not, or not all, in the stream. The text says why, and which SQL is the remedy.
     Uncovered(RuleId, String),
     /// The rule cannot be kept as it is meant: every change is in the stream, but flushes more than its keys.
     Faulty(RuleId, String),
@@ -34,7 +34,7 @@ pub enum Drift {
     /// Changes may have been missed; they are all in the stream again, except those of transactions that still run.
     Broken(RuleId),
     /// None of those transactions runs any more.
-    Mended(RuleId),
+    Repaired(RuleId),
 }
 
 /// All rules, and how the catalogue held them at the last look.
@@ -66,7 +66,7 @@ enum Standing {
     #[default]
     Whole,
     /// Until every transaction below has ended.
-    Mending {
+    Repairing {
         below: u64,
     },
     Uncovered,
@@ -126,7 +126,7 @@ impl Coverage {
             kept.move_on(rule.id, differs, catalogue, look.snapshot, &mut drifts);
             if differs && reinherited.contains(&rule.id) {
                 kept.wait_for_the_next_look();
-                drifts.retain(|drift| *drift != Drift::Mended(rule.id));
+                drifts.retain(|drift| *drift != Drift::Repaired(rule.id));
             }
             if kept.standing == Standing::Whole {
                 self.unsound.remove(&place);
@@ -137,7 +137,7 @@ impl Coverage {
         drifts
     }
 
-    /// Whether all of `rules` are covered and mended.
+    /// Whether all of `rules` are covered and repaired.
     pub fn is_whole(&self, rules: impl Fn(&Rule) -> bool) -> bool {
         self.rules.iter().zip(&self.kept).all(|(rule, kept)| !rules(rule) || kept.standing == Standing::Whole)
     }
@@ -155,7 +155,7 @@ impl Coverage {
         marks
     }
 
-    /// Those of `rules` that `marks` does not vouch for.
+    /// Those of `rules` that `marks` does not list.
     pub fn missing(&self, marks: &str, rules: impl Fn(&Rule) -> bool) -> Vec<RuleId> {
         let held: HashSet<u64> = marks.split(' ').filter_map(|mark| u64::from_str_radix(mark, 16).ok()).collect();
         let unknown = |(rule, kept): &(&Rule, &Kept)| rules(rule) && !held.contains(&kept.mark);
@@ -170,12 +170,12 @@ impl Coverage {
         }
     }
 
-    /// A target's record does not vouch for the rule, so it may have been broken before the first look. Gives whether it
-    /// is mended with one flush.
+    /// A target's record does not list the rule, so it may have been broken before the first look. Gives whether it
+    /// is repaired with one flush.
     pub fn doubt(&mut self, rule: RuleId) -> bool {
         let Some((kept, horizon)) = self.kept.get_mut(usize::from(rule.0)).zip(self.horizon) else { return true };
         if kept.standing == Standing::Whole && horizon.xmin < self.since {
-            kept.standing = Standing::Mending { below: self.since };
+            kept.standing = Standing::Repairing { below: self.since };
             self.unsound.insert(usize::from(rule.0));
         }
         kept.standing == Standing::Whole
@@ -186,7 +186,7 @@ impl Kept {
     /// Transactions that began after the present look may have been read before it was acted upon.
     fn wait_for_the_next_look(&mut self) {
         if self.standing != Standing::Uncovered {
-            self.standing = Standing::Mending { below: u64::MAX };
+            self.standing = Standing::Repairing { below: u64::MAX };
         }
     }
 
@@ -210,14 +210,14 @@ impl Kept {
         let was_uncovered = self.standing == Standing::Uncovered;
         if was_uncovered || differs {
             drifts.push(Drift::Broken(rule));
-            self.standing = Standing::Mending { below: now.xmax };
+            self.standing = Standing::Repairing { below: now.xmax };
         }
-        if let Standing::Mending { below } = &mut self.standing {
+        if let Standing::Repairing { below } = &mut self.standing {
             // Ids go back with a database that went back in time.
             *below = (*below).min(now.xmax);
             if now.xmin >= *below {
                 self.standing = Standing::Whole;
-                drifts.push(Drift::Mended(rule));
+                drifts.push(Drift::Repaired(rule));
             }
         }
     }
@@ -371,17 +371,21 @@ mod tests {
     const RULE: RuleId = RuleId(0);
 
     #[test]
-    fn a_changed_stamp_is_mended_when_the_transactions_of_that_moment_have_ended() {
+    fn a_changed_stamp_is_repaired_when_the_transactions_of_that_moment_have_ended() {
         let mut coverage = Coverage::new(rules(&["user:{id}"]));
         assert_eq!(coverage.looked(&look("a", 5, 9), &[]), []);
         let whole = coverage.marks(|_| true);
         assert_eq!(coverage.looked(&look("a", 5, 10), &[]), []);
         assert_eq!(coverage.looked(&look("b", 5, 10), &[]), [Drift::Broken(RULE)]);
-        assert_eq!(coverage.marks(|_| true), "", "nobody vouches for it meanwhile");
+        assert_eq!(coverage.marks(|_| true), "", "no record lists it meanwhile");
         assert_eq!(coverage.looked(&look("b", 9, 20), &[]), []);
-        assert_eq!(coverage.looked(&look("b", 10, 20), &[]), [Drift::Mended(RULE)]);
+        assert_eq!(coverage.looked(&look("b", 10, 20), &[]), [Drift::Repaired(RULE)]);
         assert_ne!(coverage.marks(|_| true), whole);
-        assert_eq!(coverage.looked(&look("c", 20, 20), &[]), [Drift::Broken(RULE), Drift::Mended(RULE)], "nothing ran");
+        assert_eq!(
+            coverage.looked(&look("c", 20, 20), &[]),
+            [Drift::Broken(RULE), Drift::Repaired(RULE)],
+            "nothing ran"
+        );
     }
 
     #[test]
@@ -395,36 +399,36 @@ mod tests {
         );
         assert_eq!(coverage.looked(&look("b", 10, 12), &[]), [], "11 may have");
         assert_eq!(coverage.looked(&look("b", 11, 30), &[]), []);
-        assert_eq!(coverage.looked(&look("b", 12, 30), &[]), [Drift::Mended(RULE)]);
+        assert_eq!(coverage.looked(&look("b", 12, 30), &[]), [Drift::Repaired(RULE)]);
         assert_eq!(coverage.looked(&look("b", 12, 30), &[RULE]), [], "nothing came of it");
         let mut first = Coverage::new(rules(&["user:{id}"]));
         first.looked(&look("a", 9, 9), &[]);
         first.reinherited(RULE);
         assert_eq!(first.looked(&look("a", 9, 12), &[]), []);
-        assert_eq!(first.looked(&look("a", 12, 12), &[]), [Drift::Mended(RULE)]);
+        assert_eq!(first.looked(&look("a", 12, 12), &[]), [Drift::Repaired(RULE)]);
     }
 
     #[test]
-    fn transaction_ids_that_go_back_do_not_leave_a_rule_unmended_for_ever() {
+    fn transaction_ids_that_go_back_do_not_leave_a_rule_unrepaired_for_ever() {
         let mut coverage = Coverage::new(rules(&["user:{id}"]));
         coverage.looked(&look("a", 90, 90), &[]);
         assert_eq!(coverage.looked(&look("b", 90, 95), &[]), [Drift::Broken(RULE)]);
         assert_eq!(coverage.looked(&look("b", 50, 60), &[]), []);
-        assert_eq!(coverage.looked(&look("b", 60, 61), &[]), [Drift::Mended(RULE)]);
+        assert_eq!(coverage.looked(&look("b", 60, 61), &[]), [Drift::Repaired(RULE)]);
     }
 
     #[test]
-    fn a_second_change_while_the_first_is_mended_begins_anew() {
+    fn a_second_change_while_the_first_is_repaired_begins_again() {
         let mut coverage = Coverage::new(rules(&["user:{id}"]));
         coverage.looked(&look("a", 5, 9), &[]);
         coverage.looked(&look("b", 5, 10), &[]);
         assert_eq!(coverage.looked(&look("c", 10, 30), &[]), [Drift::Broken(RULE)]);
         assert_eq!(coverage.looked(&look("c", 29, 30), &[]), []);
-        assert_eq!(coverage.looked(&look("c", 30, 30), &[]), [Drift::Mended(RULE)]);
+        assert_eq!(coverage.looked(&look("c", 30, 30), &[]), [Drift::Repaired(RULE)]);
     }
 
     #[test]
-    fn a_record_vouches_for_the_rules_and_tables_that_it_was_written_with() {
+    fn a_record_lists_the_rules_and_tables_that_it_was_written_with() {
         let mut coverage = Coverage::new(rules(&["user:{id}", "u:{id}"]));
         coverage.looked(&look("a", 9, 9), &[]);
         let marks = coverage.marks(|_| true);
@@ -446,13 +450,13 @@ mod tests {
         coverage.looked(&look("a", 9, 12), &[]);
         assert!(!coverage.doubt(RULE));
         assert_eq!(coverage.looked(&look("a", 11, 13), &[]), []);
-        assert_eq!(coverage.looked(&look("a", 12, 14), &[]), [Drift::Mended(RULE)]);
+        assert_eq!(coverage.looked(&look("a", 12, 14), &[]), [Drift::Repaired(RULE)]);
         assert!(coverage.doubt(RULE), "what ran at the first look has ended, one flush is enough");
     }
 
     #[test]
     fn a_new_partition_is_no_loss_but_one_that_goes_or_is_emptied_or_is_attached_is() {
-        let drifts = [Drift::Broken(RULE), Drift::Mended(RULE)];
+        let drifts = [Drift::Broken(RULE), Drift::Repaired(RULE)];
         for (before, now, is_loss) in [
             (&[(1, 1, true)][..], &[(1, 1, true), (2, 2, true)][..], false),
             (&[(1, 1, true), (2, 2, true)], &[(2, 2, true)], true),

@@ -12,12 +12,16 @@ use std::fmt;
 use crate::lsn::Lsn;
 use crate::record::{Recollection, Record};
 use crate::sight::Commit;
-pub use budget::{Budget, Overspent};
-pub use coverage::{Coverage, Drift, is_broken};
-pub use recent::Recent;
-pub use resume::{Anew, History, Resume, resume};
+pub(super) use budget::Budget;
+pub use budget::Overspent;
+pub use coverage::is_broken;
+pub(super) use coverage::{Coverage, Drift};
+pub(super) use recent::Recent;
+pub use resume::Anew;
+pub(super) use resume::{History, Resume, resume};
 pub use stranger::{Shared, Stranger, Writer};
-pub use stuck::{Failed, Stuck};
+pub use stuck::Failed;
+pub(super) use stuck::Stuck;
 
 /// How this process came by its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,7 +46,7 @@ pub struct Fork {
 
 /// What this process knows of the server's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Server<'a> {
+pub(super) struct Server<'a> {
     /// `IDENTIFY_SYSTEM`'s `systemid`.
     pub system_id: u64,
     /// `IDENTIFY_SYSTEM`'s `timeline`.
@@ -57,7 +61,7 @@ pub struct Server<'a> {
 
 /// What this process knows when it reconciles a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known<'a> {
+pub(super) struct Known<'a> {
     /// The server's history.
     pub server: Server<'a>,
     /// The furthest `applied` of a record that this target has confirmed since the slot is followed; zero before the
@@ -75,7 +79,7 @@ pub struct Known<'a> {
 
 /// What to do with a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// It has missed nothing.
     Continue,
     /// coherd has never been here before.
@@ -89,8 +93,6 @@ pub enum Verdict {
     },
     /// It has missed something, or may have.
     Gap(Gap),
-    /// Another instance that follows the same slot has begun to write the record since this one did.
-    Overtaken,
 }
 
 /// Why something may have been missed.
@@ -191,18 +193,18 @@ impl fmt::Display for Gap {
 }
 
 /// Compares what a target remembers with what is known.
-pub fn judge(known: &Known, recollection: &Recollection) -> Verdict {
+pub(super) fn compare(known: &Known, recollection: &Recollection) -> Verdict {
     match &recollection.record {
         // Nothing in it, so nothing stale in it.
         None if recollection.empty => Verdict::Continue,
         None if known.server.slot == SlotOrigin::CreatedHere && !known.acquainted => Verdict::FirstStart,
         None => Verdict::Gap(Gap::RecordIsGone),
         Some(record) if record.is_unreadable() => Verdict::Gap(Gap::RecordIsUnreadable),
-        Some(record) => judge_record(known, record),
+        Some(record) => compare_record(known, record),
     }
 }
 
-fn judge_record(known: &Known, record: &Record) -> Verdict {
+fn compare_record(known: &Known, record: &Record) -> Verdict {
     let applied = record.applied;
     if record.system_id != known.server.system_id {
         return Verdict::Gap(Gap::OtherDatabase);
@@ -309,7 +311,7 @@ mod tests {
             for empty in [false, true] {
                 let its = Recollection { record: Some(Record::UNREADABLE), empty, written: None };
                 assert_eq!(
-                    judge(&Known { server: Server { slot, ..SERVER }, ..known() }, &its),
+                    compare(&Known { server: Server { slot, ..SERVER }, ..known() }, &its),
                     Verdict::Gap(Gap::RecordIsUnreadable)
                 );
             }
@@ -319,13 +321,13 @@ mod tests {
     #[test]
     fn a_record_between_the_confirmed_position_and_the_end_of_the_log_goes_on() {
         for applied in [100, 300, 500] {
-            assert_eq!(judge(&known(), &at(applied)), Verdict::Continue, "{applied}");
+            assert_eq!(compare(&known(), &at(applied)), Verdict::Continue, "{applied}");
         }
     }
 
     #[test]
     fn no_slot_and_no_record_is_a_first_start() {
-        assert_eq!(judge(&created(), &NOTHING), Verdict::FirstStart);
+        assert_eq!(compare(&created(), &NOTHING), Verdict::FirstStart);
     }
 
     #[test]
@@ -348,7 +350,7 @@ mod tests {
             (Known { remembered: Lsn::ZERO, acquainted: true, ..forked }, at(251), "new_timeline"),
             (forked, at(99), "target_went_back"),
         ] {
-            let Verdict::Gap(gap) = judge(&known, &recollection) else { panic!("{reason}: no gap") };
+            let Verdict::Gap(gap) = compare(&known, &recollection) else { panic!("{reason}: no gap") };
             assert_eq!(gap.reason(), reason);
         }
     }
@@ -357,7 +359,7 @@ mod tests {
     fn a_record_of_a_timeline_that_was_left_later_goes_on() {
         let forked = Known { server: FORKED, ..known() };
         for applied in [100, 250] {
-            assert_eq!(judge(&forked, &at(applied)), Verdict::Continue, "{applied}");
+            assert_eq!(compare(&forked, &at(applied)), Verdict::Continue, "{applied}");
         }
     }
 
@@ -367,39 +369,39 @@ mod tests {
         let remembers = |n, known: Known<'static>| Known { remembered: after(n), ..known };
         let went_back = Gap::TargetWentBack { record: after(200), needed: after(300) };
         let resend = Verdict::Resend { after: after(200), because: went_back };
-        assert_eq!(judge(&remembers(200, wrote()), &at(200)), resend);
-        assert_eq!(judge(&remembers(201, wrote()), &at(200)), Verdict::Gap(went_back));
+        assert_eq!(compare(&remembers(200, wrote()), &at(200)), resend);
+        assert_eq!(compare(&remembers(201, wrote()), &at(200)), Verdict::Gap(went_back));
         let forked = Known { server: FORKED, is_ours: true, ..known() };
         let beyond = Gap::NewTimeline { was: 1, is: 2 };
         let resend = Verdict::Resend { after: after(250), because: beyond };
-        assert_eq!(judge(&remembers(250, forked), &at(400)), resend);
-        assert_eq!(judge(&remembers(251, forked), &at(400)), Verdict::Gap(beyond));
+        assert_eq!(compare(&remembers(250, forked), &at(400)), resend);
+        assert_eq!(compare(&remembers(251, forked), &at(400)), Verdict::Gap(beyond));
     }
 
     #[test]
     fn only_what_was_invalidated_for_good_counts_for_sending_again() {
         let known = Known { remembered: Lsn::new(160), ..wrote() };
-        assert!(matches!(judge(&known, &confirmed_only(150, 200)), Verdict::Gap(Gap::TargetWentBack { .. })));
+        assert!(matches!(compare(&known, &confirmed_only(150, 200)), Verdict::Gap(Gap::TargetWentBack { .. })));
     }
 
     #[test]
     fn a_record_from_before_the_last_invalidation_of_what_the_slot_has_left_behind_is_a_gap() {
         let went_back = Gap::TargetWentBack { record: Lsn::new(99), needed: Lsn::new(100) };
-        assert_eq!(judge(&known(), &confirmed_only(99, 300)), Verdict::Gap(went_back));
-        assert_eq!(judge(&known(), &confirmed_only(100, 300)), Verdict::Continue);
+        assert_eq!(compare(&known(), &confirmed_only(99, 300)), Verdict::Gap(went_back));
+        assert_eq!(compare(&known(), &confirmed_only(100, 300)), Verdict::Continue);
     }
 
     #[test]
     fn an_empty_target_has_nothing_stale_in_it() {
         let empty = Recollection { record: None, empty: true, written: None };
         for known in [known(), created(), wrote()] {
-            assert_eq!(judge(&known, &empty), Verdict::Continue);
+            assert_eq!(compare(&known, &empty), Verdict::Continue);
         }
     }
 
     #[test]
     fn a_slot_created_here_goes_on_once_its_target_has_a_record_of_this_process() {
         let wrote = Known { server: Server { slot: SlotOrigin::CreatedHere, ..SERVER }, ..wrote() };
-        assert_eq!(judge(&wrote, &at(300)), Verdict::Continue);
+        assert_eq!(compare(&wrote, &at(300)), Verdict::Continue);
     }
 }

@@ -1,12 +1,11 @@
 //! What stands in for commits waits until replicas have replayed all of them.
 
 use super::*;
-use crate::sight::ReplicaSeen;
 
 /// A held replica has replayed everything before 100 and no more.
 fn with_a_lagging_replica() -> Desk {
-    let mut desk = Desk::new(1);
-    desk.core.replayed(lsn(100), None);
+    let mut desk = Desk::with_replica();
+    desk.replica_says(100);
     desk.drain();
     desk
 }
@@ -17,11 +16,11 @@ fn the_scopes_of_a_suspended_target_stand_in_for_later_commits_too_and_wait_for_
     desk.core.set_up(0, false);
     desk.core.suspend(0, Lsn::ZERO);
     desk.commit(300);
-    desk.core.replayed(lsn(200), None);
+    desk.replica_says(200);
     desk.core.set_up(0, true);
     desk.drain();
     assert!(desk.settled() < 300, "a reader of the replica may still fill the old row in");
-    desk.core.replayed(lsn(301), None);
+    desk.replica_says(301);
     desk.drain();
     assert_eq!(desk.settled(), 300);
 }
@@ -32,11 +31,11 @@ fn the_flush_for_a_change_that_only_the_catalogue_shows_waits_for_the_replay_of_
     desk.core.withhold(0);
     desk.flush(0, 400);
     desk.core.repaired(0);
-    desk.core.replayed(lsn(200), None);
+    desk.replica_says(200);
     desk.drain();
     desk.core.idle(lsn(400));
     assert!(desk.settled() < 400, "what was missed lies between what was decoded and the end of the log");
-    desk.core.replayed(lsn(400), None);
+    desk.replica_says(400);
     desk.drain();
     assert_eq!(desk.settled(), 400);
 }
@@ -56,7 +55,7 @@ fn scopes_that_leave_again_when_their_commits_are_visible_keep_what_they_stand_i
     desk.core.answered(Sight::Primary("3000000:3000000:".parse().unwrap()));
     desk.drain();
     assert!(desk.settled() < 300, "it is not replayed");
-    desk.core.replayed(lsn(301), None);
+    desk.replica_says(301);
     desk.drain();
     assert_eq!(desk.settled(), 300);
 }
@@ -67,10 +66,10 @@ fn what_waits_and_what_no_record_proves_yet_waits_for_no_replay_of_another_histo
     desk.flush(0, 5000);
     let flush = desk.send();
     desk.confirm_all(flush);
-    desk.core.fork(lsn(150), 2);
+    desk.core.fork(lsn(150));
     desk.drain();
     desk.reconcile(0, 100);
-    desk.core.replayed(lsn(151), None);
+    desk.replica_says(151);
     desk.drain();
     desk.core.idle(lsn(160));
     assert_eq!(desk.settled(), 160, "5000 is never replayed there");
@@ -78,24 +77,17 @@ fn what_waits_and_what_no_record_proves_yet_waits_for_no_replay_of_another_histo
 
 #[test]
 fn what_is_flushed_for_a_replica_that_is_back_waits_until_it_has_replayed_everything() {
-    let max_lag = Duration::from_secs(10);
-    let mut desk = Desk::new(1);
-    desk.core.replicas = Replicas::new(1, max_lag, desk.now);
-    desk.core.replicas.opened(7, 1, &[]);
-    let says = |desk: &mut Desk, replayed| {
-        let seen = ReplicaSeen { system_id: 7, timeline: 1, replayed: Some(lsn(replayed)), run: 1 };
-        desk.core.replica_reported(0, seen, desk.now);
-    };
-    says(&mut desk, 150);
+    let mut desk = Desk::with_replica();
+    desk.replica_says(150);
     desk.drain();
-    desk.now += max_lag * 2;
+    desk.now += MAX_LAG * 2;
     desk.core.replicas_turned(desk.now);
     desk.commit(300);
     desk.drain();
     assert_eq!(desk.settled(), 300, "it is not waited for");
-    says(&mut desk, 150);
+    desk.replica_says(150);
     let flushes = |sent: Vec<Sent>| sent.iter().any(|(.., delivery)| !delivery.batch.scopes().is_empty());
     assert!(!flushes(desk.send()), "its readers may still fill the old row in");
-    says(&mut desk, 300);
+    desk.replica_says(300);
     assert!(flushes(desk.send()));
 }

@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 use super::bump::{RECORD_SOURCE, Script};
 use super::chain::{Expected, Read};
 use crate::lsn::Lsn;
-use crate::record::Written;
+use crate::record::{SEQUENCE_MAX, Written};
 use crate::sight::Commit;
 use crate::target::Record;
 
@@ -66,13 +66,22 @@ pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
         settled: Lsn::new(settled),
         system_id: number(&fields, "system_id")?,
         timeline: number(&fields, "timeline")?,
-        sequence: if fields.contains_key(b"sequence".as_slice()) { number(&fields, "sequence")? } else { 0 },
+        sequence: sequence(&fields)?,
         commit: match (number(&fields, "commit_lsn"), number(&fields, "commit_xid")) {
             (Ok(at), Ok(xid)) => Some(Commit { xid, at: Lsn::new(at) }),
             _ => None,
         },
         rules: rules.map(|rules| String::from_utf8_lossy(rules).into()),
     }))
+}
+
+/// Zero where the record has none.
+fn sequence(fields: &HashMap<&[u8], &[u8]>) -> Result<u64, Unreadable> {
+    if !fields.contains_key(b"sequence".as_slice()) {
+        return Ok(0);
+    }
+    let sequence = number(fields, "sequence")?;
+    if sequence <= SEQUENCE_MAX { Ok(sequence) } else { Err(Unreadable::Field("sequence")) }
 }
 
 /// Who wrote the record, and when.
@@ -151,6 +160,15 @@ mod tests {
             }
         }
         assert_eq!(read(&Value::Int(1)), Err(Unreadable::Shape));
+    }
+
+    #[test]
+    fn a_sequence_that_nothing_could_follow_is_no_sequence() {
+        let with = |sequence| hash(&[&WHOLE[..], &[("sequence", sequence)]].concat());
+        assert_eq!(read(&with("9007199254740992")).unwrap().unwrap().sequence, SEQUENCE_MAX);
+        for beyond in ["9007199254740993", "18446744073709551615"] {
+            assert_eq!(read(&with(beyond)), Err(Unreadable::Field("sequence")), "{beyond}");
+        }
     }
 
     #[test]
