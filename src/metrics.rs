@@ -366,7 +366,10 @@ mod tests {
         metrics.overflowed("cache", "max_pending_keys");
         board.rules(["rules[0] public.users".into(), "rules[1] public.\"Or\\ders\"".into()]);
         board.uncover(1, "it is not in the publication");
-        board.observed(Some(HeldWal { end: Lsn::new(9000), retained: 4096, safe: None, segment: 1 << 24 }));
+        board.observed(
+            Some(HeldWal { end: Lsn::new(9000), retained: 4096, safe: None, segment: 1 << 24 }),
+            Instant::now(),
+        );
         metrics.commit_to_applied().observe(0.0003);
         metrics.commit_to_settled().observe(0.0004);
         board.target(0, |target| {

@@ -1,6 +1,8 @@
 //! What watching the server shows beside its log: how much of it the slot holds back, and whether the rules' tables
 //! are still what they were.
 
+use std::time::Instant;
+
 use crate::database::Database;
 use crate::lsn::Lsn;
 use crate::table::TableName;
@@ -13,6 +15,8 @@ pub struct Observation {
     pub wal: Option<HeldWal>,
     /// The end of the log, read after everything else: whatever the look shows was written before it.
     pub log_end: Lsn,
+    /// The catalogue is known as it was at this time, before it was asked for.
+    pub catalogue_at: Instant,
     /// Which transactions had ended when the catalogue was looked at.
     pub snapshot: Horizon,
     /// The tables that rules name and that differ from the last look, each once; all of them the first time.

@@ -151,6 +151,7 @@ pub struct Status {
     pub holder: Option<String>,
     /// The looks at what is not in the log, once there was one.
     watch: Option<Watch>,
+    catalogue_at: Option<Instant>,
     /// When the state began.
     entered: Instant,
     turned: Instant,
@@ -186,6 +187,11 @@ impl Status {
     /// How long ago the server was last watched with success; `None` before the first time.
     pub fn look_age(&self, now: Instant) -> Option<Duration> {
         self.watch.as_ref().and_then(|watch| watch.age(now))
+    }
+
+    /// How old what is known of the catalogue is; `None` before the first look at it.
+    pub fn catalogue_age(&self, now: Instant) -> Option<Duration> {
+        self.catalogue_at.map(|at| now.saturating_duration_since(at))
     }
 
     fn settle(&mut self, now: Instant) {

@@ -218,7 +218,10 @@ mod tests {
             took: Duration::from_micros(1234),
         };
         board.settled(&[commit(16, 0b10, 2), commit(32, 0b11, 70), commit(48, 0, 0)].into());
-        board.observed(Some(HeldWal { end: Lsn::new(9000), retained: 4096, safe: Some(8192), segment: 1 << 24 }));
+        board.observed(
+            Some(HeldWal { end: Lsn::new(9000), retained: 4096, safe: Some(8192), segment: 1 << 24 }),
+            Instant::now(),
+        );
         let status = board.status();
         let view = View { lag_seconds: 0.0, version: "1.2.3".into(), ..View::of(&status, Instant::now(), MAX_LAG) };
         let later = view.since_ms + 200_000;

@@ -337,7 +337,7 @@ impl Observer {
     /// The server was watched.
     pub(super) fn observed(&mut self, observation: &Observation) {
         self.board.held_by(observation.holder.as_deref());
-        if self.board.observed(observation.wal) {
+        if self.board.observed(observation.wal, observation.catalogue_at) {
             info!("the catalogue is seen again");
         }
     }

@@ -90,9 +90,11 @@ impl<S: Source + 'static> Pipeline<S> {
     pub(super) fn watched(&mut self, watched: Watched) -> Result<(), Stopped> {
         match watched {
             Watched::Seen(look) => {
-                self.observer.observed(&look);
                 let reinherited = look.database.as_ref().map(|database| self.reader.looked(database));
-                self.step(Input::Observed(&look, &reinherited.unwrap_or_default()))
+                self.step(Input::Observed(&look, &reinherited.unwrap_or_default()))?;
+                // Last: who sees how old the catalogue is may count on what followed from it.
+                self.observer.observed(&look);
+                Ok(())
             }
             Watched::Away(error) => {
                 self.observer.unwatched(&error);

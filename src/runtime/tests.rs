@@ -307,6 +307,7 @@ fn look(rules: &[Rule], stamp: &str) -> Observation {
     Observation {
         wal: None,
         log_end: Lsn::ZERO,
+        catalogue_at: std::time::Instant::now(),
         snapshot,
         tables: rules.iter().map(table).collect(),
         database: None,

@@ -160,6 +160,7 @@ impl<'a> Watcher<'a> {
 
     async fn look(&mut self) -> Result<Observation, SourceError> {
         let Watcher { config, client, .. } = &*self;
+        let asked = Instant::now();
         let glance = in_time(ANSWER_MAX, async {
             let row = client.query_one(&self.server, &[&config.slot]).await;
             row.and_then(|row| Glance::read(&row)).map_err(|error| failed(&error, config))
@@ -169,7 +170,7 @@ impl<'a> Watcher<'a> {
         let Watcher { config, client, log_end, catalogue, .. } = self;
         catalogue.glanced(&glance);
         let mut seen = Catalogue::default();
-        if catalogue.is_due(config) && catalogue.may_differ(&glance) {
+        if catalogue.may_differ(&glance, asked) && catalogue.is_due(config) {
             let tables = u32::try_from(config.tables.len()).unwrap_or(u32::MAX);
             seen = in_time(ANSWER_MAX * (1 + tables / TABLES_ANSWERED), catalogue.look(client, config)).await?;
         }
@@ -182,8 +183,9 @@ impl<'a> Watcher<'a> {
             Ok(text.and_then(|text| text.parse().ok()).unwrap_or_default())
         });
         let (log_end, snapshot) = (log_end.await?, catalogue.horizon());
+        let catalogue_at = catalogue.known_at().unwrap_or(asked).into_std();
         let Catalogue { tables, database } = seen;
-        Ok(Observation { wal: glance.wal, log_end, snapshot, tables, database, holder, synchronous })
+        Ok(Observation { wal: glance.wal, log_end, catalogue_at, snapshot, tables, database, holder, synchronous })
     }
 
     /// [`Observation::synchronous`]. The setting is asked for and not `pg_stat_replication`, whose `sync_priority` only

@@ -71,6 +71,7 @@ impl Board {
             unsighted: None,
             holder: None,
             watch: None,
+            catalogue_at: None,
             entered: now,
             turned: now,
             lag: Lag::default(),
@@ -191,11 +192,11 @@ impl Board {
         push(&mut self.held().status.resends, reason, text);
     }
 
-    /// The server was watched: the log that the slot holds back. Gives whether that ends a spell in which it could not
-    /// be.
-    pub fn observed(&self, held: Option<HeldWal>) -> bool {
+    /// The server was watched: the log that the slot holds back, and the catalogue, as it was at `catalogue_at`. Gives
+    /// whether that ends a spell in which it could not be.
+    pub fn observed(&self, held: Option<HeldWal>, catalogue_at: Instant) -> bool {
         let (status, now) = (&mut self.held().status, Instant::now());
-        status.held = held;
+        (status.held, status.catalogue_at) = (held, Some(catalogue_at));
         let watch = status.watch.get_or_insert_with(|| Watch::begin(now));
         let ends = watch.has_failed();
         watch.saw(now);

@@ -211,7 +211,7 @@ mod tests {
         let at = |after: Duration| readiness(&board.status(), begun + after, MAX);
         assert_eq!(at(LOOK_AGE_MAX / 2), Ok(()));
         insta::assert_snapshot!(at(LOOK_AGE_MAX).unwrap_err().join("\n"), @"the catalogue has not been seen for 30 s: permission denied; until it is, what happens to the publication and the tables goes unnoticed");
-        assert!(board.observed(None) && !board.observed(None), "the spell ends once");
+        assert!(board.observed(None, Instant::now()) && !board.observed(None, Instant::now()), "the spell ends once");
         assert_eq!(at(LOOK_AGE_MAX / 2), Ok(()));
         assert!(at(LOOK_AGE_MAX * 2).unwrap_err().join("\n").contains("the last look has not ended"));
     }
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn the_catalogue_need_not_be_seen_before_the_stream_runs() {
         let board = streaming();
-        board.observed(None);
+        board.observed(None, Instant::now());
         let status = {
             let mut status = board.status();
             // An outage of an hour, and a stream that has just begun.

@@ -42,8 +42,11 @@ pub struct View {
     pub lag_seconds: f64,
     /// How long the server has been silent; nothing where it never spoke.
     pub last_message_age_seconds: Option<f64>,
-    /// How long ago the catalogue and the slot were last looked at; nothing before the first look.
+    /// How long ago the slot was last looked at; nothing before the first look.
     pub last_look_age_seconds: Option<f64>,
+    /// How old what is known of the catalogue is; with many tables, or while the log grows fast, it is asked for less often
+    /// than the slot.
+    pub catalogue_age_seconds: Option<f64>,
     /// Bytes of log that the slot held back at the last look; nothing where there was no slot.
     pub slot_retained_bytes: Option<u64>,
     /// Bytes that could still be written then before the slot is lost; nothing without `max_slot_wal_keep_size`.
@@ -184,6 +187,7 @@ impl View {
             lag_seconds: status.lag(now).as_secs_f64(),
             last_message_age_seconds: status.silence(now).as_ref().map(Duration::as_secs_f64),
             last_look_age_seconds: status.look_age(now).as_ref().map(Duration::as_secs_f64),
+            catalogue_age_seconds: status.catalogue_age(now).as_ref().map(Duration::as_secs_f64),
             slot_retained_bytes: status.held.map(|held| held.retained),
             safe_wal_size: status.held.and_then(|held| held.safe),
             targets: status.targets.iter().map(TargetView::of).collect(),

@@ -16,8 +16,8 @@ const SETTLE_MOST: Duration = Duration::from_secs(90);
 /// Stale keys whose history is told.
 const TOLD_MAX: usize = 5;
 
-/// How old an observation of the server is, in `/status`.
-const OBSERVATION_AGE: &str = "last_look_age_seconds";
+/// How old what the daemon knows of the catalogue is, in `/status`.
+const CATALOGUE_AGE: &str = "catalogue_age_seconds";
 /// Where the daemon does not say when it has watched the catalogue last: it does so every second.
 const WATCHED_AFTER: Duration = Duration::from_secs(3);
 
@@ -39,7 +39,7 @@ pub fn settle(faults: &mut Faults, sql: &mut Client) {
 /// follows from that look has been gathered.
 fn has_watched_since(daemon: &Daemon, changed: Instant) -> bool {
     let since = changed.elapsed();
-    match daemon.status()[OBSERVATION_AGE].as_f64() {
+    match daemon.status()[CATALOGUE_AGE].as_f64() {
         Some(age) => age < since.as_secs_f64(),
         None => since >= WATCHED_AFTER,
     }

@@ -41,7 +41,7 @@ mod types;
 mod wait;
 mod wrong;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::support::postgres::Client;
 use crate::support::{Daemon, Database, Postgres, Redis, until};
@@ -109,15 +109,14 @@ impl Shop {
         until("somebody follows the slot", || Some(self.sql.one(&query)).filter(|pid| !pid.is_empty()))
     }
 
-    /// Waits until the daemon has looked at the catalogue as it is now, and has gathered whatever follows from that. The
-    /// first look that it hears of from now on may have been under way before.
+    /// Waits until the daemon has looked at the catalogue as it is now, and has gathered whatever follows from that.
     pub fn until_looked_at(&self) {
-        for _ in 0..2 {
-            let now = Instant::now();
-            until("the daemon looks at the catalogue", || {
-                let age = self.daemon.status()["last_look_age_seconds"].as_f64()?;
-                (Duration::from_secs_f64(age) < now.elapsed()).then_some(())
-            });
-        }
+        let now = Instant::now();
+        until("the daemon looks at the catalogue", || {
+            // The clock first: it is younger than the answer says.
+            let since = now.elapsed();
+            let age = self.daemon.status()["catalogue_age_seconds"].as_f64()?;
+            (age < since.as_secs_f64()).then_some(())
+        });
     }
 }

@@ -173,6 +173,7 @@ impl Daemon {
         let look = Observation {
             wal,
             log_end: lsn(postgres.written),
+            catalogue_at: Instant::now(),
             snapshot: postgres.horizon(),
             tables: vec![table],
             database: None,

@@ -34,6 +34,8 @@ struct Weather {
     /// Live connections, by number.
     links: Vec<(u64, Arc<Link>)>,
     opened: u64,
+    /// How often all have been cut.
+    cuts: u64,
     /// Where new connections go.
     server_port: u16,
     /// Clients are kept waiting, whatever becomes of their servers.
@@ -111,8 +113,11 @@ impl Proxy {
 
     /// Drops every connection.
     pub fn cut(&self) {
+        let mut weather = self.shared.weather();
+        weather.cuts += 1;
         // Taken out as well, so that one that is stalled notices.
-        self.shared.weather().links.drain(..).for_each(|(_, link)| link.cut());
+        weather.links.drain(..).for_each(|(_, link)| link.cut());
+        drop(weather);
         self.shared.changed.notify_all();
     }
 
@@ -188,15 +193,20 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         if shared.weather().closing {
             return;
         }
-        if shared.weather().refusing {
+        let (refusing, server_port, cuts) = shared.weather().ways_in();
+        if refusing {
             continue;
         }
         // A server that is away: the connection is closed, which is all that a proxy can say.
-        let server_port = shared.weather().server_port;
         let Ok(server) = dial(server_port) else { continue };
         client.set_nodelay(true).expect("a live socket");
         let link = Arc::new(Link { client, server: Mutex::new((Arc::new(server), 0)) });
         let mut weather = shared.weather();
+        if weather.ways_in() != (false, server_port, cuts) {
+            // It was cut, and had not been listed yet.
+            link.cut();
+            continue;
+        }
         weather.opened += 1;
         let number = weather.opened;
         weather.links.push((number, Arc::clone(&link)));
@@ -260,6 +270,11 @@ impl Weather {
     /// Whether the connection has not been cut.
     fn is_linked(&self, number: u64) -> bool {
         !self.closing && self.links.iter().any(|(its, _)| *its == number)
+    }
+
+    /// What becomes of a new connection: whether it is refused, where it goes, and what was cut before it.
+    fn ways_in(&self) -> (bool, u16, u64) {
+        (self.refusing, self.server_port, self.cuts)
     }
 
     fn holds(&self, way: Way) -> bool {

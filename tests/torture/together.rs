@@ -132,9 +132,9 @@ impl Faults {
         if self.unseen.is_empty() || self.daemon_is != State::Up {
             return;
         }
-        // The clock first: a look is younger than the answer says.
+        // The clock first: it is younger than the answer says.
         let now = Instant::now();
-        let Some(age) = self.daemon.status()["last_look_age_seconds"].as_f64() else { return };
+        let Some(age) = self.daemon.status()["catalogue_age_seconds"].as_f64() else { return };
         let looked = now.checked_sub(Duration::from_secs_f64(age));
         let is_seen = |unseen: &Unseen| looked.is_some_and(|looked| unseen.committed < looked);
         if !self.unseen.iter().any(is_seen) {

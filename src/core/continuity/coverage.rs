@@ -350,6 +350,7 @@ mod tests {
         Observation {
             wal: None,
             log_end: Lsn::ZERO,
+            catalogue_at: std::time::Instant::now(),
             snapshot: Horizon { xmin, xmax },
             tables: vec![table],
             database: None,

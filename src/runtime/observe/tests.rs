@@ -90,6 +90,7 @@ fn what_the_slot_holds_back_is_what_was_last_seen() {
         wal,
         snapshot,
         log_end: Lsn::ZERO,
+        catalogue_at: Instant::now(),
         tables: vec![],
         database: None,
         holder: None,

@@ -39,6 +39,8 @@ pub(super) struct Looks {
     touched: Statement,
     look: Statement,
     last: Option<Last>,
+    /// The catalogue is known as it was then.
+    known_at: Option<Instant>,
     known: Known,
     /// The first transaction of which the server's command numbers can be believed; see `BORN_HERE`.
     since: Option<u64>,
@@ -68,7 +70,7 @@ impl Looks {
         let version = version(client).await?;
         let touched = client.prepare(&sql::touched(version)).await?;
         let look = client.prepare(&sql::look(version)).await?;
-        Ok(Looks { touched, look, last: None, known: Known::default(), since: None, oldest: None })
+        Ok(Looks { touched, look, last: None, known_at: None, known: Known::default(), since: None, oldest: None })
     }
 
     /// Whether it is time for a look.
@@ -86,10 +88,19 @@ impl Looks {
         }
     }
 
-    /// Where the snapshot is the same, no transaction has ended that could have changed anything. A standby's snapshot does
-    /// not list what runs.
-    pub(super) fn may_differ(&self, glance: &Glance) -> bool {
-        glance.in_recovery || self.last.as_ref().is_none_or(|last| last.snapshot != glance.snapshot)
+    /// The server has answered `glance`, which it was asked for at `asked`. Where the snapshot is the same, no transaction
+    /// has ended that could have changed anything. A standby's snapshot does not list what runs.
+    pub(super) fn may_differ(&mut self, glance: &Glance, asked: Instant) -> bool {
+        let differs = glance.in_recovery || self.last.as_ref().is_none_or(|last| last.snapshot != glance.snapshot);
+        if !differs {
+            self.known_at = Some(asked);
+        }
+        differs
+    }
+
+    /// [`Observation::catalogue_at`](crate::observation::Observation::catalogue_at).
+    pub(super) fn known_at(&self) -> Option<Instant> {
+        self.known_at
     }
 
     /// What the last look said of transactions.
@@ -119,7 +130,7 @@ impl Looks {
             if self.places(&answer, config).is_empty() {
                 let publication = last.publication.clone();
                 let Answer { snapshot, horizon, .. } = answer;
-                self.last = Some(Last { began, snapshot, horizon, publication });
+                (self.last, self.known_at) = (Some(Last { began, snapshot, horizon, publication }), Some(began));
                 return Ok(Catalogue::default());
             }
         }
@@ -139,7 +150,7 @@ impl Looks {
         }
         client.batch_execute("COMMIT").await.map_err(failed)?;
         let Answer { snapshot, horizon, publication, .. } = answer;
-        self.last = Some(Last { began, snapshot, horizon, publication });
+        (self.last, self.known_at) = (Some(Last { began, snapshot, horizon, publication }), Some(began));
         Ok(Catalogue { tables, database })
     }
 

@@ -45,7 +45,8 @@ fn a_change_of_the_catalogue_that_is_found_before_it_is_read_settles_only_when_i
 #[test]
 fn a_change_of_the_catalogue_while_no_target_has_room_settles_only_when_it_is_replayed() {
     let mut stage = Stage::open("");
-    stage.shop.sql.run("INSERT INTO items SELECT generate_series(1, 100000)");
+    // More than may be in flight and wait: four deliveries, each of up to 32,768 keys, and as many keys again.
+    stage.shop.sql.run("INSERT INTO items SELECT generate_series(1, 200000)");
     stage.shop.settle();
     stage.cache_is_away(true);
     stage.shop.sql.run("UPDATE items SET n = 1");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coherd::config::Config;
 use coherd::source::watch::WATCH_PACE;
@@ -60,6 +60,45 @@ fn the_catalogue_comes_only_with_what_concerns_the_rules() {
         let database = watching.look().database;
         assert_eq!(database.is_some(), comes, "{sql}");
     }
+}
+
+/// The slot is looked at more often than the catalogue while the log grows fast.
+#[test]
+fn a_look_says_as_of_when_the_catalogue_is_known() {
+    let database = Database::create();
+    let name = &database.name;
+    database.run("CREATE TABLE t (id int PRIMARY KEY)");
+    database.run(&format!("CREATE PUBLICATION {name} FOR TABLE t"));
+    database.run(&format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')"));
+    database.create_role();
+    let mut watching = Watching::paced(&database.dsn_as("coherd"), name, &["t"], WATCH_PACE);
+    watching.seen_bare();
+    let mut change = |identity: &str, log_bytes: usize| {
+        let before = Instant::now();
+        database.run(&format!(
+            "SELECT pg_logical_emit_message(true, 'x', repeat('x', {log_bytes})); ALTER TABLE t REPLICA IDENTITY {identity}"
+        ));
+        let after = Instant::now();
+        for looks in 1.. {
+            let seen = watching.seen_bare();
+            let is_shown = !seen.tables.is_empty();
+            assert!(is_shown || seen.catalogue_at < after, "known as of a time when it had changed");
+            assert!(!is_shown || seen.catalogue_at > before, "shown as of a time when it had not changed");
+            if is_shown {
+                return looks;
+            }
+        }
+        0
+    };
+    until("a look at the slot alone comes before the one that shows the change", || {
+        change("FULL", 100_000_000);
+        (change("DEFAULT", 1) > 1).then_some(())
+    });
+    // Nothing happens, and each look knows it.
+    watching.seen_bare();
+    let now = Instant::now();
+    watching.seen_bare();
+    assert!(watching.seen_bare().catalogue_at > now);
 }
 
 #[test]
