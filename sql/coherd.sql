@@ -1,4 +1,4 @@
--- coherd's functions for applications and DBAs: read your writes, invalidation by hand, status.
+-- coherd's functions for applications and DBAs: read your writes, manual invalidation, status.
 --
 -- Plain SQL and PL/pgSQL, no extension; Postgres 14 to 19, also managed ones. Run it in the database that coherd
 -- follows, as the owner of the database or any role that may create a schema; as often as you like.
@@ -89,7 +89,17 @@ COMMENT ON FUNCTION coherd.token() IS
 -- 1668245605 is "cohe": the daemon holds this lock, with the process id of its walsender, for as long as everything up
 -- to the slot's position is settled. Every role may take such a lock, so it counts only where its holder logged in as the
 -- role that the walsender logged in as: usesysid is that role also after SET ROLE, and every role sees it.
-CREATE OR REPLACE FUNCTION coherd.vouched(walsender int) RETURNS boolean
+-- Renamed, so that rights and views on them stay: until version 7 they had another name.
+DO $$ BEGIN
+    IF pg_catalog.to_regprocedure('coherd.vouched(int)') IS NOT NULL THEN
+        ALTER FUNCTION coherd.vouched(int) RENAME TO attested;
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_attribute
+               WHERE attrelid = pg_catalog.to_regclass('coherd.status') AND attname = 'vouched') THEN
+        ALTER VIEW coherd.status RENAME COLUMN vouched TO attested;
+    END IF;
+END $$;
+CREATE OR REPLACE FUNCTION coherd.attested(walsender int) RETURNS boolean
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -103,8 +113,8 @@ AS $$
             AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
             AND stream.pid = walsender)
 $$;
-COMMENT ON FUNCTION coherd.vouched(int) IS
-    'Inner part of wait(): whether a daemon vouches for the stream of this walsender. Who can log in as the daemon''s role, '
+COMMENT ON FUNCTION coherd.attested(int) IS
+    'Inner part of wait(): whether a daemon attests the stream of this walsender. Who can log in as the daemon''s role, '
     'or is a superuser, can say so too.';
 
 CREATE OR REPLACE FUNCTION coherd.wait(
@@ -152,8 +162,8 @@ BEGIN
                 USING ERRCODE = '55000', HINT = 'Call it in the database that coherd follows.';
         END IF;
         -- The slot may have gone on without a cache that was away for too long, or may be new. So its position, read
-        -- before, counts only while the process that streams from it vouches for it.
-        IF seen.confirmed_flush_lsn >= goal AND coherd.vouched(seen.active_pid) THEN
+        -- before, counts only while the process that streams from it attests it.
+        IF seen.confirmed_flush_lsn >= goal AND coherd.attested(seen.active_pid) THEN
             RETURN true;
         ELSIF clock_timestamp() >= deadline THEN
             RETURN false;
@@ -227,7 +237,7 @@ $$;
 COMMENT ON FUNCTION coherd.wait(text, interval, name) IS
     'True once the caches are settled past a position in either form, 16/B374D848 or decimal; false after the timeout.';
 
--- ---------------------------------------------------------------- invalidation by hand
+-- ---------------------------------------------------------------- manual invalidation
 
 -- Messages are transactional: a rollback undoes them, and they are ordered with the data. Their content is UTF-8
 -- whatever the encoding of the database, because the stream sends them as they are.
@@ -433,14 +443,14 @@ SELECT s.slot_name AS slot,
        greatest(pg_wal_lsn_diff(here.at, s.restart_lsn), 0)::bigint AS retained_bytes,
        s.safe_wal_size,
        s.wal_status,
-       CASE WHEN s.database = pg_catalog.current_database() THEN coherd.vouched(s.active_pid) END AS vouched
+       CASE WHEN s.database = pg_catalog.current_database() THEN coherd.attested(s.active_pid) END AS attested
 FROM pg_catalog.pg_replication_slots s
 CROSS JOIN (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
                         ELSE pg_catalog.pg_current_wal_flush_lsn() END AS at) here
 WHERE s.plugin = 'pgoutput';
 COMMENT ON VIEW coherd.status IS
     'Slots that coherd may use: who reads them, how far behind, and how much of the log they hold back. The caches are '
-    'settled up to "settled" only where "vouched" is true; it is null for slots of other databases, where it is not seen.';
+    'settled up to "settled" only where "attested" is true; it is null for slots of other databases, where it is not seen.';
 
 -- ---------------------------------------------------------------- who may do what
 
@@ -455,7 +465,7 @@ DECLARE
 BEGIN
     IF version < 6 THEN
         GRANT USAGE ON SCHEMA coherd TO PUBLIC;
-        GRANT EXECUTE ON FUNCTION coherd.token(), coherd.vouched(int), coherd.said_to_wait(pg_lsn, boolean),
+        GRANT EXECUTE ON FUNCTION coherd.token(), coherd.attested(int), coherd.said_to_wait(pg_lsn, boolean),
             coherd.wait(pg_lsn, interval, name), coherd.wait(bigint, interval, name), coherd.wait(text, interval, name)
             TO PUBLIC;
         GRANT SELECT ON coherd.status TO PUBLIC;
@@ -488,7 +498,7 @@ END
 $$;
 
 -- Last, because a run that breaks off before has to be taken for none.
-COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 7)';
+COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, manual invalidation, status (version 8)';
 
 DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('coherd.search_path'), false); END $$;
 

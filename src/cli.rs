@@ -13,7 +13,7 @@ pub mod keys;
 pub mod log;
 pub mod lua;
 pub mod man;
-mod orders;
+mod manual;
 pub mod parts;
 pub mod run;
 pub mod schema;

@@ -24,9 +24,9 @@ use serde::Deserialize;
 pub use error::{ConfigError, Fault, Place};
 pub use scalar::{check_slot, parse_duration, parse_size};
 
-pub use crate::by_hand::ManualKeys;
 pub use crate::core::{OnFirstStart, OnGap};
 pub use crate::database::Publish;
+pub use crate::manual::ManualKeys;
 use crate::rules::config::Rule;
 
 /// Where the file is looked for when nobody says otherwise.
@@ -43,7 +43,7 @@ pub const FILE_BYTES_MAX: u64 = 16 << 20;
 pub struct Config {
     /// The database.
     pub source: SourceConfig,
-    /// The caches, in the order of the file, at least one. A rule's lanes are indexes into it.
+    /// The caches, in the order of the file, at least one. A rule's targets are indexes into it.
     pub targets: Vec<TargetSettings>,
     /// At least one.
     pub rules: Vec<Rule>,
@@ -53,7 +53,7 @@ pub struct Config {
     pub on_first_start: OnFirstStart,
     /// The pause after which every invalidation is repeated; zero: not at all.
     pub repeat_after: Duration,
-    /// Which keys count that are named by hand.
+    /// Which keys count that are named manually.
     pub manual_keys: ManualKeys,
     /// Bounds of memory and of speed.
     pub limits: Limits,
@@ -80,7 +80,7 @@ pub struct SourceConfig {
     pub replicas: Vec<SecretString>,
     /// How far behind a replica may be before the settled watermark does not wait for it; at least a second.
     pub max_replica_lag: Duration,
-    /// Bytes of log that the slot may hold back before it is given up; `None` for any amount, never 0.
+    /// Bytes of log that the slot may hold back before it is abandoned; `None` for any amount, never 0.
     pub wal_budget: Option<u64>,
     /// How long decoding may fail at one position before a new slot replaces the old one; at least a second.
     pub decoding_timeout: Duration,

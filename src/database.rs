@@ -24,7 +24,7 @@ pub struct Database {
     pub slot: Option<Slot>,
     /// The comment on the schema `coherd`, which says which version of the functions it holds.
     pub functions: Option<String>,
-    /// Whether there is a role `coherd_operator`, whose members may invalidate by hand.
+    /// Whether there is a role `coherd_operator`, whose members may invalidate manually.
     pub operators: bool,
     /// The tables that were asked for.
     pub asked: Vec<TableName>,

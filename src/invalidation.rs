@@ -56,7 +56,7 @@ pub struct Batch {
     seen: HashTable<u32>,
     hasher: foldhash::fast::FixedState,
     scopes: Vec<Scope>,
-    by_hand: Load,
+    manual: Load,
 }
 
 /// A number of keys and the bytes of their text.
@@ -75,17 +75,17 @@ struct Entry {
     action: Action,
 }
 
-/// What made a key: a rule, or somebody by hand.
+/// What made a key: a rule, or a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Maker(u16);
 
-/// A key that no rule made: it was named by hand, through the log.
-const BY_HAND: u16 = u16::MAX;
+/// A key that no rule made: it was named manually, through the log.
+const MANUAL: u16 = u16::MAX;
 
 impl Maker {
     /// The rule, where it was one.
     pub fn rule(self) -> Option<RuleId> {
-        (self.0 != BY_HAND).then_some(RuleId(self.0))
+        (self.0 != MANUAL).then_some(RuleId(self.0))
     }
 }
 
@@ -111,11 +111,11 @@ impl Batch {
         self.insert(action, rule.0, key);
     }
 
-    /// Adds a key that was named by hand. It has no rule, so it is never coarsened.
-    pub fn push_by_hand(&mut self, action: Action, key: &[u8]) {
-        if self.insert(action, BY_HAND, key) {
-            self.by_hand.keys += 1;
-            self.by_hand.bytes += key.len();
+    /// Adds a manual key. It has no rule, so it is never coarsened.
+    pub fn push_manual(&mut self, action: Action, key: &[u8]) {
+        if self.insert(action, MANUAL, key) {
+            self.manual.keys += 1;
+            self.manual.bytes += key.len();
         }
     }
 
@@ -162,8 +162,8 @@ impl Batch {
     }
 
     /// The keys that [`Batch::coarsen`] would leave.
-    pub fn by_hand(&self) -> Load {
-        self.by_hand
+    pub fn manual(&self) -> Load {
+        self.manual
     }
 
     /// The keys with `action`, in the order in which they came.
@@ -184,7 +184,7 @@ impl Batch {
 
     /// Adds a key as another batch held it.
     pub fn push_again(&mut self, maker: Maker, action: Action, key: &[u8]) {
-        if maker.0 == BY_HAND { self.push_by_hand(action, key) } else { self.push(action, RuleId(maker.0), key) }
+        if maker.0 == MANUAL { self.push_manual(action, key) } else { self.push(action, RuleId(maker.0), key) }
     }
 
     /// Adds everything in `other`.
@@ -219,25 +219,25 @@ impl Batch {
     }
 
     /// Puts the scopes of the rules in place of their keys, and gives those rules. `scopes_of` gives the scopes of a rule.
-    /// Keys named by hand stay.
+    /// Manual keys stay.
     pub fn coarsen<'s>(&mut self, scopes_of: impl Fn(RuleId) -> &'s [Scope]) -> Vec<RuleId> {
-        let mut by_hand = Batch::default();
+        let mut manual = Batch::default();
         let mut rules = Vec::new();
         for (index, its) in (0u32..).zip(&self.keys) {
-            if its.rule != BY_HAND {
+            if its.rule != MANUAL {
                 if !rules.contains(&its.rule) {
                     rules.push(its.rule);
                 }
             } else if let Some((action, key)) = entry(&self.arena, &self.keys, index) {
-                by_hand.push_by_hand(action, key);
+                manual.push_manual(action, key);
             }
         }
-        by_hand.scopes = std::mem::take(&mut self.scopes);
+        manual.scopes = std::mem::take(&mut self.scopes);
         let rules: Vec<RuleId> = rules.into_iter().map(RuleId).collect();
         for scope in rules.iter().flat_map(|rule| scopes_of(*rule)) {
-            by_hand.push_scope(scope);
+            manual.push_scope(scope);
         }
-        *self = by_hand;
+        *self = manual;
         rules
     }
 
@@ -251,7 +251,7 @@ impl Batch {
             self.keys.clear();
             self.seen.clear();
             self.scopes.clear();
-            self.by_hand = Load::default();
+            self.manual = Load::default();
         }
     }
 }
@@ -287,13 +287,13 @@ mod tests {
     }
 
     #[test]
-    fn coarsening_loses_no_rule_and_no_key_named_by_hand() {
+    fn coarsening_loses_no_rule_and_no_manual_key() {
         let scope = |pattern: &str| Scope { action: Action::Delete, pattern: pattern.into() };
         let (users, orders) = ([scope("user:*")], [scope("order:*"), scope("cart:*")]);
         let mut batch = Batch::default();
         batch.push(Action::Delete, RuleId(0), b"user:1");
         batch.push(Action::Delete, RuleId(1), b"order:1");
-        batch.push_by_hand(Action::Delete, b"mine");
+        batch.push_manual(Action::Delete, b"mine");
         batch.push_scope(&users[0]);
         batch.coarsen(|rule| if rule == RuleId(0) { &users } else { &orders });
         assert_eq!(delete(&batch), [b"mine"]);
@@ -306,11 +306,11 @@ mod tests {
         batch.push(Action::Delete, RuleId(0), b"user:1");
         other.push(Action::Delete, RuleId(0), b"user:1");
         other.push(Action::Bump, RuleId(0), b"user:2");
-        other.push_by_hand(Action::Delete, b"mine");
+        other.push_manual(Action::Delete, b"mine");
         other.push_scope(&Scope { action: Action::Delete, pattern: "cart:*".into() });
         batch.append(&other);
         assert_eq!(batch.len(), 3);
-        assert_eq!(batch.by_hand().keys, 1);
+        assert_eq!(batch.manual().keys, 1);
         batch.coarsen(|_| &[]);
         assert_eq!((delete(&batch), batch.scopes().len()), (vec![b"mine".as_slice()], 1));
     }

@@ -11,11 +11,11 @@ pub mod invalidation;
 pub mod lsn;
 pub mod observation;
 pub mod record;
-pub mod sight;
+pub mod snapshot;
 pub mod table;
 
 // Thought: pure decisions, without IO, clock or environment.
-pub mod by_hand;
+pub mod manual;
 pub mod pgoutput;
 pub mod rules;
 pub mod transaction;

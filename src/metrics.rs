@@ -46,7 +46,7 @@ pub const FLUSHES: &str = "flushes";
 pub const RESENDS: &str = "resends";
 /// `coherd_overflows_total{target,limit}`: times that keys became flushes, because there were too many of them.
 pub const OVERFLOWS: &str = "overflows";
-/// `coherd_manual_keys_ignored_total`: keys that were named by hand, and that no rule covers.
+/// `coherd_manual_keys_ignored_total`: manual keys, and that no rule covers.
 pub const MANUAL_KEYS_IGNORED: &str = "manual_keys_ignored";
 /// `coherd_build_info{version}`: always 1.
 pub const BUILD: &str = "build";
@@ -185,7 +185,7 @@ impl Metrics {
         registry.register(FLUSHES, "Times that scopes were flushed", inner.flushes.clone());
         registry.register(RESENDS, "Times that a target was sent again what it had lost", inner.resends.clone());
         registry.register(OVERFLOWS, "Times that keys became flushes", inner.overflows.clone());
-        let about = "Keys named by hand that no rule covers";
+        let about = "Manual keys that no rule covers";
         registry.register(MANUAL_KEYS_IGNORED, about, inner.ignored.clone());
         registry.register(
             COMMIT_TO_APPLIED,
@@ -255,7 +255,7 @@ impl Metrics {
         self.0.resends.get_or_create_owned(&[(REASON, reason.to_owned())]).inc();
     }
 
-    /// Keys were named by hand that no rule covers.
+    /// Keys were named manually that no rule covers.
     pub fn ignored(&self, keys: u64) {
         self.0.ignored.inc_by(keys);
     }

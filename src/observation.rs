@@ -121,3 +121,62 @@ pub struct LeafSeen {
     /// Where it is an inheritance child, whose changes come under its own name.
     pub child: Option<NameSeen>,
 }
+
+impl TableSeen {
+    /// Whether what has changed until a later look breaks the rules of the table, which are flushed then.
+    pub fn is_broken_by(&self, now: &TableSeen) -> bool {
+        self.stamp != now.stamp
+            || was_away(self.named, now.named)
+            || has_other_values(self, now)
+            || is_rewritten(self.file, now.file)
+            || lost_rows(self, now)
+    }
+}
+
+/// Whether the table may have had another name, under which its changes came meanwhile. A new owner leaves the same trace;
+/// where there is one, it counts as the reason. So a table that is renamed and renamed back and given to another owner, all
+/// between two looks, is not noticed.
+fn was_away(before: NameSeen, now: NameSeen) -> bool {
+    before.version != now.version && before.owner == now.owner
+}
+
+/// Whether rows may have other values than what was in the stream: a column, a label or an attribute has gone, or is
+/// another one, or has come with values for the rows that were there.
+fn has_other_values(before: &TableSeen, now: &TableSeen) -> bool {
+    let gone = |old: &&PartSeen| !now.parts.iter().any(|new| (new.id, new.version) == (old.id, old.version));
+    let fills = |new: &&PartSeen| new.fills_rows && !before.parts.iter().any(|old| old.id == new.id);
+    before.parts.iter().any(|part| gone(&part)) || now.parts.iter().any(|part| fills(&part))
+}
+
+/// Whether the values in the file may be others. A rewrite with other values writes the columns' rows in the catalogue too,
+/// and VACUUM FULL, CLUSTER or another tablespace does not; but for the first one after ADD COLUMN with a default, which
+/// moves the default's value from the catalogue into the rows. TRUNCATE of a table comes in the stream.
+fn is_rewritten(before: FileSeen, now: FileSeen) -> bool {
+    before.node != now.node && before.columns != now.columns
+}
+
+/// Whether rows may have gone or come that were never in the stream.
+fn lost_rows(before: &TableSeen, now: &TableSeen) -> bool {
+    let (before, now) = (&before.leaves, &now.leaves);
+    let is_same = |old: &LeafSeen, new: &LeafSeen| (old.oid, old.joined) == (new.oid, new.joined);
+    let is_other = |old: &LeafSeen, new: &LeafSeen| match (old.child, new.child) {
+        // TRUNCATE of a child comes in the stream, as of any table.
+        (Some(before), Some(now)) => was_away(before, now) || is_rewritten(old.file, new.file),
+        _ => is_emptied(old.file, new.file),
+    };
+    let gone = |old: &LeafSeen| !now.iter().any(|new| is_same(old, new) && !is_other(old, new));
+    // A table's first file is called like the table.
+    let is_first = |leaf: &LeafSeen| leaf.file.node == leaf.oid || leaf.file.node == 0;
+    // What came to a new child before its first look came under a name of which nobody knew.
+    let is_empty = |leaf: &LeafSeen| leaf.child.is_none() && leaf.born_here && is_first(leaf);
+    let brought = |new: &LeafSeen| !(before.iter().any(|old| old.oid == new.oid) || is_empty(new));
+    before.iter().any(gone) || now.iter().any(brought)
+}
+
+/// Whether a partition's new file may hold other rows. TRUNCATE of a partition alone is not in the stream, and leaves no
+/// trace that VACUUM FULL does not leave too: one may set `reltuples` to -1 and the other to the number of rows, but an
+/// ANALYZE or a new index hides that before anybody looks. Another tablespace tells why there is another file.
+fn is_emptied(before: FileSeen, now: FileSeen) -> bool {
+    let is_moved = before.tablespace != now.tablespace && now.has_rows && before.columns == now.columns;
+    before.node != now.node && !is_moved
+}

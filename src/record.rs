@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::invalidation::Batch;
 use crate::lsn::Lsn;
-use crate::sight::Commit;
+use crate::snapshot::Commit;
 
 /// The marks of a record that was written with a new slot, before any change was followed: what is in the target then is
 /// trusted.
@@ -43,7 +43,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Stands for a record that cannot be read. It is as old as can be and of no database: whatever it was, it vouches for
+    /// Stands for a record that cannot be read. It is as old as can be and of no database: whatever it was, it proves
     /// nothing, and somebody was here before.
     pub const UNREADABLE: Record = Record {
         applied: Lsn::ZERO,
@@ -64,7 +64,7 @@ impl Record {
 
 /// What a target remembers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Recollection {
+pub struct StoredRecord {
     /// Its record, if it has one.
     pub record: Option<Record>,
     /// Whether it holds no key at all, so that nothing in it can be stale.

@@ -134,7 +134,7 @@ pub struct Status {
     /// In the order of the configuration.
     pub replicas: Vec<ReplicaStatus>,
     /// Why the source cannot be asked what its readers see, while that is so.
-    pub unsighted: Option<String>,
+    pub probe_fault: Option<String>,
     /// The last gaps, oldest first.
     pub gaps: VecDeque<Event>,
     /// The last flushes, oldest first.

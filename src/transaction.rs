@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::by_hand::{self, ManualKeys, Order, Touched, UnreadableOrder};
 use crate::change::{Change, Relation, Row};
 use crate::database::Database;
 use crate::invalidation::{Action, RuleId, Scope};
 use crate::lsn::{CommitLsn, Lsn};
+use crate::manual::{self, Manual, ManualKeys, Touched, UnreadableManual};
 use crate::pgoutput::{Message, PgTime, Truncated};
 use crate::rules::binding::{Binding, Invalidation, Scratch};
 use crate::rules::config::Rule;
@@ -21,8 +21,8 @@ pub trait Gather {
     fn key(&mut self, rule: RuleId, action: Action, key: &[u8]);
     /// A scope of a rule.
     fn scope(&mut self, rule: RuleId, scope: &Scope);
-    /// A key named by hand, for these targets; `None` is every one.
-    fn by_hand(&mut self, key: &[u8], lanes: Option<&[usize]>);
+    /// A manual key, for these targets; `None` is every one.
+    fn manual(&mut self, key: &[u8], targets: Option<&[usize]>);
 }
 
 /// What a message meant.
@@ -44,13 +44,13 @@ pub enum Step {
     /// Outside of every transaction, somebody waits until everything before this position is settled.
     Awaited(Lsn),
     /// A message of ours could not be read, so every scope of every rule was gathered in its place.
-    Unreadable(UnreadableOrder),
+    Unreadable(UnreadableManual),
 }
 
 /// What rules made of a transaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Made {
-    /// Keys, each as often as a row made it; none where it was invalidated by hand only.
+    /// Keys, each as often as a row made it; none where it was invalidated manually only.
     pub keys: u64,
     /// The tables with rows in it, a bit each in the order of [`tables_of`]; the last bit stands for all further ones.
     pub tables: u64,
@@ -123,7 +123,7 @@ pub struct Reader {
     manual: ManualKeys,
     cover: Cover,
     heirs: Heirs,
-    /// Keys that were named by hand and count nowhere, not told yet.
+    /// Manual keys and count nowhere, not told yet.
     ignored: u64,
     relations: HashMap<u32, Bound, foldhash::fast::FixedState>,
     /// The relation that the message before has described.
@@ -185,7 +185,7 @@ impl Reader {
         }
     }
 
-    /// Which keys count that are named by hand; otherwise those that a rule covers.
+    /// Which keys count that are named manually; otherwise those that a rule covers.
     #[must_use]
     pub fn with_manual(self, manual: ManualKeys) -> Self {
         Reader { manual, ..self }
@@ -208,7 +208,7 @@ impl Reader {
         self.rules.iter().filter(|rule| parents.contains(&rule.table)).map(|rule| rule.id).collect()
     }
 
-    /// How many keys were named by hand since the last call that no rule covers, and that count nowhere.
+    /// How many keys were invalidated manually since the last call that no rule covers, and that count nowhere.
     pub fn take_ignored(&mut self) -> u64 {
         std::mem::take(&mut self.ignored)
     }
@@ -270,9 +270,9 @@ impl Reader {
             }
             Message::Relation(relation) => self.describe(relation),
             Message::Truncate(truncated) => self.truncate(truncated, gather)?,
-            Message::Logical { prefix: by_hand::PREFIX, content, .. } => return Ok(self.order(content, gather)),
+            Message::Logical { prefix: manual::PREFIX, content, .. } => return Ok(self.manual(content, gather)),
             // Within a transaction its place says nothing of what came before.
-            Message::Logical { prefix: by_hand::AWAITED, transactional: false, at, .. } if self.open.is_none() => {
+            Message::Logical { prefix: manual::AWAITED, transactional: false, at, .. } if self.open.is_none() => {
                 return Ok(Step::Awaited(at));
             }
             Message::Logical { .. } | Message::Origin | Message::Type => {}
@@ -328,20 +328,20 @@ impl Reader {
         Ok(())
     }
 
-    fn order(&mut self, content: &[u8], gather: &mut impl Gather) -> Step {
-        match by_hand::read(content) {
-            Ok(Order::Invalidate(keys)) => {
+    fn manual(&mut self, content: &[u8], gather: &mut impl Gather) -> Step {
+        match manual::read(content) {
+            Ok(Manual::Invalidate(keys)) => {
                 for key in &keys {
                     self.named(key.as_bytes(), gather);
                 }
             }
-            Ok(Order::Flush(table)) => {
+            Ok(Manual::Flush(table)) => {
                 let concerns = |rule: &&Rule| rule.table == table || self.heirs.inherits_by_name(&table, &rule.table);
                 let named = self.rules.iter().filter(concerns);
                 named.for_each(|rule| all_scopes(rule, gather));
                 return Step::Flushed(table);
             }
-            Ok(Order::Touch(touched)) => self.touch(&touched, gather),
+            Ok(Manual::Touch(touched)) => self.touch(&touched, gather),
             Err(unreadable) => {
                 self.rules.iter().for_each(|rule| all_scopes(rule, gather));
                 return Step::Unreadable(unreadable);
@@ -350,18 +350,18 @@ impl Reader {
         Step::Within
     }
 
-    /// A key named by hand is deleted; where it may be a key of a rule that bumps or publishes, that is done too.
+    /// A manual key is deleted; where it may be a key of a rule that bumps or publishes, that is done too.
     fn named(&mut self, key: &[u8], gather: &mut impl Gather) {
         let covering = self.cover.rules(&self.rules, key);
         match self.manual {
-            ManualKeys::Any => gather.by_hand(key, None),
+            ManualKeys::Any => gather.manual(key, None),
             ManualKeys::Rules => {
-                let lanes: BTreeSet<usize> = covering.flat_map(|rule| rule.lanes.iter().copied()).collect();
-                if lanes.is_empty() {
+                let targets: BTreeSet<usize> = covering.flat_map(|rule| rule.targets.iter().copied()).collect();
+                if targets.is_empty() {
                     self.ignored += 1;
                     return;
                 }
-                gather.by_hand(key, Some(&lanes.into_iter().collect::<Vec<_>>()));
+                gather.manual(key, Some(&targets.into_iter().collect::<Vec<_>>()));
             }
         }
         for rule in &self.rules {

@@ -16,8 +16,8 @@ impl Gather for Seen {
     fn scope(&mut self, rule: RuleId, scope: &Scope) {
         self.0.push(format!("{} flush {}", rule.0, scope.pattern));
     }
-    fn by_hand(&mut self, key: &[u8], lanes: Option<&[usize]>) {
-        let to = lanes.map(|lanes| format!(" to {lanes:?}")).unwrap_or_default();
+    fn manual(&mut self, key: &[u8], targets: Option<&[usize]>) {
+        let to = targets.map(|targets| format!(" to {targets:?}")).unwrap_or_default();
         self.0.push(format!("hand {}{to}", String::from_utf8_lossy(key)));
     }
 }
@@ -100,7 +100,7 @@ fn an_emptied_table_flushes_its_scopes() {
 }
 
 #[test]
-fn orders_by_hand_invalidation_keys_rows_and_tables() {
+fn orders_manually_invalidation_keys_rows_and_tables() {
     let mut reader = reader(10).with_manual(ManualKeys::Any);
     let mut seen = Seen::default();
     for content in [
@@ -138,7 +138,7 @@ fn an_order_that_cannot_be_read_flushes_everything() {
     assert_eq!(seen.0, ["0 flush user:*", "1 flush product:*"]);
     let mut seen = Seen::default();
     let content = format!(r#"{{"v":1,"do":"invalidate","keys":[{}"x"]}}"#, r#""x","#.repeat(300_000));
-    let large = Ok(Step::Unreadable(UnreadableOrder::TooLarge));
+    let large = Ok(Step::Unreadable(UnreadableManual::TooLarge));
     assert_eq!(reader.read(logical(&content), &mut seen), large);
     assert_eq!(seen.0, ["0 flush user:*", "1 flush product:*"]);
     let other = Message::Logical { transactional: false, at: Lsn::new(80), prefix: "app", content: b"{" };

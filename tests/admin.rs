@@ -143,21 +143,21 @@ fn a_rule_that_is_not_covered_shows_on_every_page() {
 }
 
 #[test]
-fn what_the_slot_holds_back_and_a_target_given_up_show_on_every_page() {
+fn what_the_slot_holds_back_and_a_target_suspended_show_on_every_page() {
     let admin = Admin::streaming();
     let view = || serde_json::from_str::<View>(&admin.get("/status").2).unwrap();
     assert_eq!((view().slot_retained_bytes, view().last_look_age_seconds), (None, None));
     let held = HeldWal { end: coherd::lsn::Lsn::new(9000), retained: 4096, safe: Some(8192), segment: 1 << 24 };
     admin.board.observed(Some(held), std::time::Instant::now());
-    admin.board.target(0, |target| target.given_up = Some("given up at 0/123".to_owned()));
+    admin.board.target(0, |target| target.suspended = Some("suspended at 0/123".to_owned()));
     admin.board.resent("target_went_back", "cache: 3 keys".to_owned());
     let its = view();
     assert_eq!((its.slot_retained_bytes, its.safe_wal_size), (Some(4096), Some(8192)));
     assert!(its.last_look_age_seconds.is_some() && its.catalogue_age_seconds.is_some());
-    assert!(its.targets[0].given_up && its.resends.len() == 1);
-    assert!(admin.get("/readyz").2.contains("target cache was given up at 0/123; it is flushed when it returns"));
+    assert!(its.targets[0].suspended && its.resends.len() == 1);
+    assert!(admin.get("/readyz").2.contains("target cache was suspended at 0/123; it is flushed when it returns"));
     let page = admin.get("/").2;
-    assert!(page.contains("4096 bytes") && page.contains("given up"), "{page}");
+    assert!(page.contains("4096 bytes") && page.contains("suspended"), "{page}");
 }
 
 #[test]

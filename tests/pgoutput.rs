@@ -229,7 +229,7 @@ impl Gather for Invalidated {
         self.0.push(format!("everything in {}", scope.pattern));
     }
 
-    fn by_hand(&mut self, key: &[u8], _: Option<&[usize]>) {
+    fn manual(&mut self, key: &[u8], _: Option<&[usize]>) {
         self.0.push(format!("{} by hand", String::from_utf8_lossy(key)));
     }
 }

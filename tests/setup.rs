@@ -244,7 +244,7 @@ fn the_least_privileged_role_follows_what_the_owner_set_up() {
     made: table public.t
     made: schema coherd
     made: slot NAME
-    warning [operator-missing] schema coherd: the role coherd_operator is not there, so that only the schema's owner and coherd's own role can invalidate by hand; run the first as a role with CREATEROLE, the others as the owner of the schema coherd
+    warning [operator-missing] schema coherd: the role coherd_operator is not there, so that only the schema's owner and coherd's own role can invalidate manually; run the first as a role with CREATEROLE, the others as the owner of the schema coherd
         CREATE ROLE coherd_operator NOLOGIN;
         GRANT USAGE ON SCHEMA coherd TO coherd_operator;
         GRANT EXECUTE ON FUNCTION coherd.invalidate(text[]), coherd.touch(regclass, text, name), coherd.flush(regclass), coherd.emit(json) TO coherd_operator;

@@ -130,7 +130,7 @@ fn a_transaction_that_has_written_gets_neither_token_nor_wait() {
 }
 
 #[test]
-fn a_wait_is_true_once_the_slot_is_confirmed_and_vouched_for_and_false_after_the_timeout() {
+fn a_wait_is_true_once_the_slot_is_confirmed_and_attested_and_false_after_the_timeout() {
     let (database, mut client) = database("CREATE TABLE t (id int PRIMARY KEY)");
     let name = &database.name;
     client.run("INSERT INTO t VALUES (1)");
@@ -334,19 +334,19 @@ fn the_status_view_shows_the_slot() {
 }
 
 #[test]
-fn the_status_view_says_whether_the_slots_position_is_vouched_for() {
+fn the_status_view_says_whether_the_slots_position_is_attested() {
     let (database, mut client) = database("CREATE TABLE t (id int PRIMARY KEY)");
     let name = &database.name;
-    let sql = format!("SELECT active, vouched FROM coherd.status WHERE slot = '{name}'");
+    let sql = format!("SELECT active, attested FROM coherd.status WHERE slot = '{name}'");
     assert_eq!(client.rows(&sql), [["f", "f"]], "nobody streams");
     let elsewhere = Database::create();
     elsewhere.run(FUNCTIONS);
-    assert_eq!(elsewhere.client().rows(&format!("SELECT vouched IS NULL FROM ({sql}) its")), [["t"]]);
+    assert_eq!(elsewhere.client().rows(&format!("SELECT attested IS NULL FROM ({sql}) its")), [["t"]]);
     let redis = Redis::start();
     let mut daemon = Daemon::start(&database, &redis, "rules: [{table: t, keys: ['t:{id}']}]\n");
-    until("the daemon vouches", || (client.rows(&sql) == [["t", "t"]]).then_some(()));
+    until("the daemon attests", || (client.rows(&sql) == [["t", "t"]]).then_some(()));
     daemon.stop(Signal::Kill);
-    until("nobody vouches", || (client.rows(&sql) == [["f", "f"]]).then_some(()));
+    until("nobody attests", || (client.rows(&sql) == [["f", "f"]]).then_some(()));
 }
 
 #[test]

@@ -8,8 +8,8 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// The layers, top to bottom, as ARCHITECTURE.md lists them. A file imports from its own module and from modules in
 /// rows above; within a row from those before it, except that source, target and rules never see one another.
 const LAYERS: &[&[&str]] = &[
-    &["lsn", "change", "table", "database", "observation", "finding", "invalidation", "sight", "record"],
-    &["pgoutput", "rules", "by_hand", "transaction", "core", "backoff"],
+    &["lsn", "change", "table", "database", "observation", "finding", "invalidation", "snapshot", "record"],
+    &["pgoutput", "rules", "manual", "transaction", "core", "backoff"],
     &["tls", "source", "target", "status", "metrics", "admin", "systemd"],
     &["runtime", "shutdown"],
     &["config", "cli"],

@@ -1,4 +1,4 @@
-//! A plot as SVG, written by hand: panels side by side, one line each, on one scale from zero.
+//! A plot as SVG, requested manually: panels side by side, one line each, on one scale from zero.
 
 use std::fmt::Write as _;
 

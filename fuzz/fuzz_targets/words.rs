@@ -2,7 +2,7 @@
 //! positions. Errors are fine, panics are not, and no error tells a password.
 #![no_main]
 
-use coherd::by_hand::{self, Order, Touched};
+use coherd::manual::{self, Order, Touched};
 use coherd::change::Row;
 use coherd::lsn::Lsn;
 use coherd::rules::name::{parse_column, parse_table};
@@ -54,7 +54,7 @@ fn secret(after: &str) {
 }
 
 fn message(content: &[u8]) {
-    let Ok(Order::Touch(touched)) = by_hand::read(content) else { return };
+    let Ok(Manual::Touch(touched)) = manual::read(content) else { return };
     let mut cells = Vec::new();
     for row in &touched.rows {
         assert_eq!(row.len(), touched.relation.columns.len());

@@ -28,8 +28,8 @@ pub(super) struct Cached {
 /// Asks every target for what it is told of `found`. One that cannot be asked is told of at the end.
 pub(super) async fn look(config: &Config, found: &Found, counting: Duration) -> Result<Vec<Cached>, Failure> {
     let mut all = Vec::new();
-    for (lane, (settings, target)) in config.targets.iter().zip(parts::peeks(config)?).enumerate() {
-        let batch = found.batch(lane, &config.rules);
+    for (index, (settings, target)) in config.targets.iter().zip(parts::peeks(config)?).enumerate() {
+        let batch = found.batch(index, &config.rules);
         let mut cached =
             Cached { name: settings.name.clone(), keys: HashMap::new(), scopes: HashMap::new(), fault: None };
         if !batch.is_empty() {

@@ -20,7 +20,7 @@ use crate::finding::{Code, Finding, Severity};
 use crate::rules::audit::audit;
 use crate::rules::audit::beside::audit as audit_beside;
 use crate::rules::heirs::Heirs;
-use crate::rules::overlap::{Lane, overlaps};
+use crate::rules::overlap::{Destination, overlaps};
 use crate::source::SourceError;
 use crate::source::catalog::{CatalogError, beside, look, surroundings};
 use crate::source::dsn::Dsn;
@@ -144,9 +144,9 @@ async fn look_at_source(config: &Config, choices: Choices, env: &dyn Fn(&str) ->
     let mut findings = prerequisites::prerequisites(&look);
     findings.extend(audit(&config.rules, &database));
     findings.extend(audit_beside(&database, &beside));
-    let lanes: Vec<Lane> =
-        config.targets.iter().map(|target| Lane { name: &target.name, record: &target.record }).collect();
-    findings.extend(overlaps(&config.rules, &lanes, &database));
+    let targets: Vec<Destination> =
+        config.targets.iter().map(|target| Destination { name: &target.name, record: &target.record }).collect();
+    findings.extend(overlaps(&config.rules, &targets, &database));
     let (way, reached) = path::replication(&look, &own).await;
     findings.extend(way);
     Source { findings, reached, heirs: Heirs::of(&database) }

@@ -228,7 +228,7 @@ impl Maker<'_> {
         }
         let silent: Vec<&str> = (0..)
             .zip(&config.targets)
-            .filter(|(lane, _)| !rule.lanes.contains(lane))
+            .filter(|(target, _)| !rule.targets.contains(target))
             .map(|(_, target)| target.name.as_str())
             .collect();
         if !silent.is_empty() {
@@ -254,8 +254,8 @@ impl Maker<'_> {
     }
 
     fn targets<'c>(&self, config: &'c Config) -> Vec<&'c str> {
-        let name = |lane: &usize| config.targets.get(*lane).map(|target| target.name.as_str());
-        self.rule.lanes.iter().filter_map(name).collect()
+        let name = |target: &usize| config.targets.get(*target).map(|target| target.name.as_str());
+        self.rule.targets.iter().filter_map(name).collect()
     }
 
     fn text(&self, config: &Config, database: &anyhow::Result<Database>) -> String {

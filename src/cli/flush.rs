@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::cached::{self, COUNTING};
 use super::columns::plural;
 use super::found::{Cause, Found};
-use super::orders::{Options, Orders};
+use super::manual::{ManualSession, Options};
 use super::{Failure, print};
 use crate::config::Config;
 use crate::rules::name::parse_table;
@@ -41,7 +41,7 @@ const FLUSH: &str = "SELECT coherd.flush(c.oid::regclass) FROM pg_catalog.pg_cla
 const THERE: &str = "SELECT count(*) FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2";
 
-/// Counts, asks and gives the order.
+/// Counts, asks and makes the request.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let ruled = tables_of(&config.rules);
     if let Some(unknown) = args.tables.iter().find(|table| !ruled.contains(table)) {
@@ -49,15 +49,15 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         return Err(anyhow!("nothing was done: no rule names {unknown}; rules name {}", known.join(", ")).into());
     }
     let tables = if args.tables.is_empty() { ruled } else { args.tables.clone() };
-    let orders = Orders::open(config, &args.options, "coherd flush").await?;
+    let session = ManualSession::open(config, &args.options, "coherd flush").await?;
     for table in &tables {
-        if orders.number(THERE, &[&table.schema, &table.name]).await? == 0 {
+        if session.number(THERE, &[&table.schema, &table.name]).await? == 0 {
             return Err(anyhow!("nothing was done: there is no table {table} any more; coherd check says more").into());
         }
     }
     let mut found = Found::at_most(0);
     for rule in config.rules.iter().filter(|rule| tables.contains(&rule.table)) {
-        rule.scopes.iter().for_each(|scope| found.scope(rule.id, scope, Cause::ByHand));
+        rule.scopes.iter().for_each(|scope| found.scope(rule.id, scope, Cause::Manual));
     }
     let cached = cached::look(config, &found, COUNTING).await?;
     if args.options.json {
@@ -72,8 +72,8 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     }
     let (schemas, names): (Vec<&str>, Vec<&str>) =
         tables.iter().map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
-    let flushed = orders.give(FLUSH, &[&schemas, &names]).await?;
-    orders.done(config, &args.options, &format!("flushed {}", plural(flushed, "table"))).await
+    let flushed = session.request(FLUSH, &[&schemas, &names]).await?;
+    session.done(config, &args.options, &format!("flushed {}", plural(flushed, "table"))).await
 }
 
 /// Asks whoever sits there.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::Context as _;
 
-use crate::by_hand::Touched;
 use crate::config::Config;
 use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, RuleId, Scope};
+use crate::manual::Touched;
 use crate::pgoutput::Message;
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
@@ -22,7 +22,7 @@ pub(super) enum Cause {
     /// Its row was changed.
     Change(Op),
     /// Somebody has named it, with `coherd.invalidate()` or one of its kin.
-    ByHand,
+    Manual,
     /// Its table is not what it was: rewritten, made anew, out of the publication.
     Catalogue,
 }
@@ -33,7 +33,7 @@ impl Cause {
         match self {
             Cause::Row => "row",
             Cause::Change(op) => op.name(),
-            Cause::ByHand => "by hand",
+            Cause::Manual => "manual",
             Cause::Catalogue => "catalogue",
         }
     }
@@ -42,14 +42,14 @@ impl Cause {
 /// Where a key or a scope comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Origin {
-    /// The rules that made it; none for a key that was named by hand.
+    /// The rules that made it; none for a manual key.
     pub(super) rules: BTreeSet<u16>,
     /// Why.
     pub(super) causes: BTreeSet<Cause>,
-    /// It was named by hand for every target.
+    /// It was named manually for every target.
     everywhere: bool,
-    /// It was named by hand for these.
-    lanes: BTreeSet<usize>,
+    /// It was named manually for these.
+    targets: BTreeSet<usize>,
 }
 
 impl Origin {
@@ -59,16 +59,16 @@ impl Origin {
         self.causes.insert(cause);
     }
 
-    fn add_by_hand(&mut self, lanes: Option<&[usize]>) {
-        self.everywhere |= lanes.is_none();
-        self.lanes.extend(lanes.unwrap_or_default());
-        self.causes.insert(Cause::ByHand);
+    fn add_manual(&mut self, targets: Option<&[usize]>) {
+        self.everywhere |= targets.is_none();
+        self.targets.extend(targets.unwrap_or_default());
+        self.causes.insert(Cause::Manual);
     }
 
-    /// Whether the target number `lane` is told.
-    pub(super) fn goes_to(&self, lane: usize, rules: &[Rule]) -> bool {
-        let mut lanes = self.rules.iter().filter_map(|id| rules.get(usize::from(*id)));
-        self.everywhere || self.lanes.contains(&lane) || lanes.any(|rule| rule.lanes.contains(&lane))
+    /// Whether the target number `target` is told.
+    pub(super) fn goes_to(&self, target: usize, rules: &[Rule]) -> bool {
+        let mut targets = self.rules.iter().filter_map(|id| rules.get(usize::from(*id)));
+        self.everywhere || self.targets.contains(&target) || targets.any(|rule| rule.targets.contains(&target))
     }
 }
 
@@ -83,7 +83,7 @@ pub(super) struct Found {
     pub(super) changes: BTreeMap<(TableName, Op), u64>,
     /// Invalidations of keys beyond the limit; a key may be among them more than once.
     pub(super) left_out: u64,
-    /// Keys named by hand that count nowhere.
+    /// Manual keys that count nowhere.
     pub(super) ignored: u64,
     keys_max: usize,
     bytes: usize,
@@ -110,9 +110,9 @@ impl Found {
         self.add(action, key, |origin| origin.add(rule, cause));
     }
 
-    /// Adds a key that was named by hand, for these targets.
-    fn key_by_hand(&mut self, key: &[u8], lanes: Option<&[usize]>) {
-        self.add(Action::Delete, key, |origin| origin.add_by_hand(lanes));
+    /// Adds a manual key, for these targets.
+    fn manual_key(&mut self, key: &[u8], targets: Option<&[usize]>) {
+        self.add(Action::Delete, key, |origin| origin.add_manual(targets));
     }
 
     fn add(&mut self, action: Action, key: &[u8], add: impl FnOnce(&mut Origin)) {
@@ -133,7 +133,7 @@ impl Found {
         let merge = |into: &mut Origin, from: Origin| {
             into.rules.extend(from.rules);
             into.everywhere |= from.everywhere;
-            into.lanes.extend(from.lanes);
+            into.targets.extend(from.targets);
             into.causes.extend(from.causes);
         };
         other.keys.into_iter().for_each(|(key, origin)| merge(self.keys.entry(key).or_default(), origin));
@@ -143,13 +143,13 @@ impl Found {
         self.ignored += other.ignored;
     }
 
-    /// What the target number `lane` is told, as a batch to look with.
-    pub(super) fn batch(&self, lane: usize, rules: &[Rule]) -> Batch {
+    /// What the target number `target` is told, as a batch to look with.
+    pub(super) fn batch(&self, target: usize, rules: &[Rule]) -> Batch {
         let mut batch = Batch::default();
-        for ((key, action), _) in self.keys.iter().filter(|(_, origin)| origin.goes_to(lane, rules)) {
+        for ((key, action), _) in self.keys.iter().filter(|(_, origin)| origin.goes_to(target, rules)) {
             batch.push(*action, RuleId(0), key);
         }
-        for ((pattern, action), _) in self.scopes.iter().filter(|(_, origin)| origin.goes_to(lane, rules)) {
+        for ((pattern, action), _) in self.scopes.iter().filter(|(_, origin)| origin.goes_to(target, rules)) {
             batch.push_scope(&Scope { action: *action, pattern: pattern.as_str().into() });
         }
         batch
@@ -160,8 +160,8 @@ impl Found {
 pub(super) struct Finder {
     reader: Reader,
     names: HashMap<u32, TableName>,
-    /// Whether what was written by hand counts.
-    by_hand: bool,
+    /// Whether what was requested manually counts.
+    manual: bool,
 }
 
 impl Finder {
@@ -172,7 +172,7 @@ impl Finder {
                 .with_manual(config.manual_keys)
                 .with_heirs(heirs),
             names: HashMap::new(),
-            by_hand: config.source.messages,
+            manual: config.source.messages,
         }
     }
 
@@ -197,8 +197,8 @@ impl Finder {
                 self.names.insert(relation.oid, name);
                 Cause::Catalogue
             }
-            Message::Logical { .. } if !self.by_hand => return Ok(Step::Within),
-            _ => Cause::ByHand,
+            Message::Logical { .. } if !self.manual => return Ok(Step::Within),
+            _ => Cause::Manual,
         };
         let step =
             self.reader.read(message, &mut Gathering { found, cause }).context("reading what the server sends")?;
@@ -231,7 +231,7 @@ impl Gather for Gathering<'_> {
         self.found.scope(rule, scope, self.cause);
     }
 
-    fn by_hand(&mut self, key: &[u8], lanes: Option<&[usize]>) {
-        self.found.key_by_hand(key, lanes);
+    fn manual(&mut self, key: &[u8], targets: Option<&[usize]>) {
+        self.found.manual_key(key, targets);
     }
 }

@@ -4,7 +4,7 @@ use anyhow::anyhow;
 
 use super::Failure;
 use super::columns::plural;
-use super::orders::{Options, Orders};
+use super::manual::{ManualSession, Options};
 use crate::config::{Config, ManualKeys};
 use crate::invalidation::KEY_BYTES_MAX;
 use crate::rules::named::Cover;
@@ -26,7 +26,7 @@ pub struct Args {
     options: Options,
 }
 
-/// Gives the order.
+/// Makes the request.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let Args { keys, literal, options } = &args;
     let cover = Cover::new(&config.rules);
@@ -55,9 +55,9 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
             );
         }
     }
-    let orders = Orders::open(config, options, "coherd invalidate").await?;
-    orders.give("SELECT coherd.invalidate(VARIADIC $1)", &[keys]).await?;
-    orders.done(config, options, &format!("invalidated {}", plural(keys.len() as u64, "key"))).await
+    let session = ManualSession::open(config, options, "coherd invalidate").await?;
+    session.request("SELECT coherd.invalidate(VARIADIC $1)", &[keys]).await?;
+    session.done(config, options, &format!("invalidated {}", plural(keys.len() as u64, "key"))).await
 }
 
 /// Whether Redis would read more in it than itself. What a backslash stands before is meant as it is.

@@ -24,7 +24,7 @@ pub(super) struct Parts {
     pub(super) dsn: Dsn,
     /// In the order of the configuration; the slot's application name is not theirs.
     pub(super) replicas: Vec<Dsn>,
-    /// In the order of their lanes.
+    /// In the order of the configuration.
     pub(super) targets: Vec<Arc<dyn Target>>,
 }
 
@@ -119,7 +119,7 @@ pub(super) fn peeks(config: &Config) -> Result<Vec<Arc<dyn Peek>>, Failure> {
     config.targets.iter().map(|its| open(its).map_err(|error| Failure::Setting(error.to_string()))).collect()
 }
 
-/// The targets, in the order of their lanes; each connects at its first use.
+/// The targets, in the order of the configuration; each connects at its first use.
 pub(super) fn targets(config: &Config, library: Library) -> Result<Vec<Arc<dyn Target>>, Failure> {
     let open = |settings| target::open(&target_config(config, settings, library));
     config.targets.iter().map(|its| open(its).map_err(|error| Failure::Setting(error.to_string()))).collect()
@@ -129,8 +129,8 @@ pub(super) fn targets(config: &Config, library: Library) -> Result<Vec<Arc<dyn T
 pub(super) fn surveys(config: &Config) -> Vec<(&str, Result<Surveying, OpenError>)> {
     // Nobody has keys with it.
     let nonce = format!("coherd-check-{:016x}", fastrand::u64(..));
-    let survey = |(lane, its): (usize, &'_ TargetSettings)| {
-        let rules = config.rules.iter().filter(|rule| rule.lanes.contains(&lane));
+    let survey = |(target, its): (usize, &'_ TargetSettings)| {
+        let rules = config.rules.iter().filter(|rule| rule.targets.contains(&target));
         let samples = rules.flat_map(|rule| {
             let sample = |(number, key): (usize, &Template)| Sample {
                 action: rule.action,

@@ -17,16 +17,16 @@ use super::Failure;
 use super::parts::{self, Parts};
 use crate::admin;
 use crate::config::Config;
-use crate::core::Replicas;
+use crate::core::{Policy, RECENT_BYTES, Replicas};
 use crate::lsn::Lsn;
 use crate::metrics::Metrics;
 use crate::rules::heirs::Heirs;
-use crate::runtime::{Observer, Pipeline, Settings, Sights};
+use crate::runtime::{Observer, Pipeline, Probes, Settings};
 use crate::shutdown::Shutdown;
 use crate::source::Question;
 use crate::source::dsn::Dsn;
 use crate::source::postgres::Creation;
-use crate::source::sights::{AskConfig, FollowConfig, REPLICA_PACE, ask_source, follow_replica};
+use crate::source::probes::{AskConfig, FollowConfig, REPLICA_PACE, ask_source, follow_replica};
 use crate::source::watch::watch;
 use crate::status::Board;
 use crate::systemd;
@@ -38,7 +38,7 @@ use reload::Reloads;
 const REPORTS_MAX: usize = 1024;
 
 /// Answers of the source and its replicas on their way to the pipeline.
-const SIGHTED_MAX: usize = 64;
+const PROBED_MAX: usize = 64;
 
 /// Looks at the server on their way to the pipeline.
 const WATCHED_MAX: usize = 4;
@@ -117,18 +117,18 @@ impl Daemon {
         let Parts { dsn, replicas, targets } = parts;
         let names: Vec<Arc<str>> = config.targets.iter().map(|target| target.name.as_str().into()).collect();
         let (sender, reports) = mpsc::channel(REPORTS_MAX);
-        let spawn = |(lane, target)| delivery::spawn(lane, target, sender.clone());
+        let spawn = |(index, target)| delivery::spawn(index, target, sender.clone());
         let workers = targets.into_iter().enumerate().map(spawn).collect();
         self.board.replicas(replicas.iter().map(|dsn| dsn.to_string().into()));
         let observer = Observer::new(self.board.clone(), self.metrics.clone(), &names, &config.rules);
         let watch_config = parts::watch_config(config, dsn.clone());
-        let sights = sights(config, dsn.clone(), replicas, self.board.waiters());
+        let probes = probes(config, dsn.clone(), replicas, self.board.waiters());
         let source = parts::postgres(config, dsn, Creation::default().tell);
         let (watching, watched) = mpsc::channel(WATCHED_MAX);
-        let (vouch, vouched_for) = tokio::sync::watch::channel(None);
-        tokio::spawn(watch(watch_config, vouched_for, watching));
+        let (attest, attested_for) = tokio::sync::watch::channel(None);
+        tokio::spawn(watch(watch_config, attested_for, watching));
         let rules = config.rules.clone();
-        let pipeline = Pipeline::new(source, rules, (workers, reports), (watched, vouch), sights, settings, observer);
+        let pipeline = Pipeline::new(source, rules, (workers, reports), (watched, attest), probes, settings, observer);
         pipeline.with_heirs(heirs).run(stop).await.map_err(anyhow::Error::new)?;
         Ok(())
     }
@@ -141,13 +141,13 @@ async fn told(manager: JoinHandle<()>) {
 }
 
 /// Starts those who ask the source and its replicas what their readers see.
-fn sights(
+fn probes(
     config: &Config,
     dsn: Dsn,
     replicas: Vec<Dsn>,
     waiters: tokio::sync::watch::Receiver<usize>,
-) -> (Sights, Replicas) {
-    let (answers, sighted) = mpsc::channel(SIGHTED_MAX);
+) -> (Probes, Replicas) {
+    let (answers, probed) = mpsc::channel(PROBED_MAX);
     let (questions, asked) = tokio::sync::watch::channel(Question::default());
     let (wanted, waited_for) = tokio::sync::watch::channel(Lsn::ZERO);
     let ask = AskConfig { dsn, slot: config.source.slot.clone(), waiters };
@@ -158,19 +158,22 @@ fn sights(
         tokio::spawn(follow_replica(index, follow, waited_for.clone(), answers.clone()));
     }
     let replicas = Replicas::new(count, config.source.max_replica_lag, Instant::now());
-    (Sights { sighted, questions, wanted }, replicas)
+    (Probes { probed, questions, wanted }, replicas)
 }
 
 fn settings(config: &Config) -> Settings {
     Settings {
-        on_gap: config.on_gap,
-        on_first_start: config.on_first_start,
-        pending_keys_max: config.limits.max_pending_keys,
+        policy: Policy {
+            on_gap: config.on_gap,
+            on_first_start: config.on_first_start,
+            pending_keys: config.limits.max_pending_keys,
+            wal_budget: config.source.wal_budget,
+            decoding_timeout: config.source.decoding_timeout,
+            recent_bytes: RECENT_BYTES,
+            repeat_after: config.repeat_after,
+        },
         transaction_keys_max: config.limits.max_keys_per_transaction as u64,
         manual_keys: config.manual_keys,
-        wal_budget: config.source.wal_budget,
-        decoding_timeout: config.source.decoding_timeout,
-        repeat_after: config.repeat_after,
         is_resumed: false,
     }
 }

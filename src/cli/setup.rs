@@ -31,7 +31,7 @@ use crate::target::config::Library;
 pub const FUNCTIONS: &str = include_str!("../../sql/coherd.sql");
 
 /// The comment on the schema that this version's functions leave behind.
-pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, invalidation by hand, status (version 7)";
+pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, manual invalidation, status (version 8)";
 
 const FUNCTIONS_SUBJECT: &str = "schema coherd";
 
@@ -168,7 +168,7 @@ fn grant(plan: &mut Plan, role: &str) {
     ));
 }
 
-/// What the schema's owner grants to a role that is to invalidate by hand.
+/// What the schema's owner grants to a role that is to invalidate manually.
 pub fn operating(role: &str) -> [String; 2] {
     let role = quote_identifier(role);
     [

@@ -92,7 +92,7 @@ fn render(view: &View, now_ms: u64) -> String {
     for replica in &view.replicas {
         row("replica", &self::replica(replica, since(replica.since_ms)));
     }
-    if let Some(why) = &view.unsighted {
+    if let Some(why) = &view.probe_fault {
         row("readers", &format!("the source cannot be asked what they see: {why}"));
     }
     let covered = view.rules.iter().filter(|rule| rule.covered).count();
@@ -133,7 +133,7 @@ fn size(bytes: u64) -> String {
 /// The newest first.
 fn commits(commits: &[CommitView]) -> String {
     let row = |commit: &CommitView| {
-        let tables = if commit.tables.is_empty() { "(by hand)".to_owned() } else { commit.tables.join(", ") };
+        let tables = if commit.tables.is_empty() { "(manual)".to_owned() } else { commit.tables.join(", ") };
         let took = format!("{:.1} ms", commit.seconds * 1000.0);
         vec![commit.lsn.clone(), commit.keys.to_string(), took, tables]
     };
@@ -252,7 +252,7 @@ mod tests {
         edge: refused [31m
 
         SETTLED COMMIT  KEYS  TOOK    TABLES
-        0/30            0     1.2 ms  (by hand)
+        0/30            0     1.2 ms  (manual)
         0/20            70    1.2 ms  public.orders, public.users
         0/10            2     1.2 ms  public.users
         "#);

@@ -181,7 +181,7 @@ impl<'a> Tail<'a> {
         entries
     }
 
-    /// The tables that it comes from, without those that nobody asked for; `-` for what was named by hand.
+    /// The tables that it comes from, without those that nobody asked for; `-` for what was named manually.
     fn tables(&self, origin: &Origin) -> Vec<String> {
         if origin.rules.is_empty() {
             return if self.args.tables.is_empty() { vec!["-".to_owned()] } else { Vec::new() };

@@ -145,7 +145,7 @@ impl Core {
         self.catalogue.end = opening.wal_end;
         self.begin(opening.start, clock_us);
         for target in 0..self.target_count() {
-            if !self.catalogue.coverage.is_whole(|rule| rule.lanes.contains(&target)) {
+            if !self.catalogue.coverage.is_whole(|rule| rule.targets.contains(&target)) {
                 self.withhold(target);
             }
         }

@@ -109,7 +109,7 @@ impl Gather for Core {
         self.gather(rule, |batch| batch.push_scope(scope));
     }
 
-    fn by_hand(&mut self, key: &[u8], targets: Option<&[usize]>) {
+    fn manual(&mut self, key: &[u8], targets: Option<&[usize]>) {
         let most = self.policy.pending_keys / 2;
         self.visibility.gathered(self.decoded);
         self.furthest = self.commit.map_or(self.furthest, |(commit, _)| commit.at.max(self.furthest));
@@ -126,7 +126,7 @@ impl Gather for Core {
             }
             let since = target.since(self.decoded);
             let pending = target.stage(Stage::Fresh);
-            pending.batch.push_by_hand(Action::Delete, key);
+            pending.batch.push_manual(Action::Delete, key);
             pending.holds_since(since);
             pending.stands_in_for(self.commit);
         }
@@ -172,7 +172,7 @@ impl TargetState {
 
     /// Whether it holds more manual keys than `most`.
     fn is_full_of_manual(&self, most: usize) -> bool {
-        let Load { keys, bytes } = sum(self.pendings().map(|pending| pending.batch.by_hand()));
+        let Load { keys, bytes } = sum(self.pendings().map(|pending| pending.batch.manual()));
         keys > most || bytes > BATCH_BYTES_MAX / 2
     }
 }

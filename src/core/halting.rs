@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::target::Mode;
 use super::uncounted::Uncounted;
 use super::{Core, Event, Output, Why};
-use crate::record::Recollection;
+use crate::record::StoredRecord;
 use crate::rules::config::Rule;
 use crate::table::TableName;
 
@@ -19,7 +19,7 @@ pub(super) struct Halts {
     /// For each halted target, the tables that have still to be flushed manually.
     left: Vec<Option<BTreeSet<TableName>>>,
     /// What their records say, where their workers wait for an answer.
-    waiting: Vec<(usize, Recollection)>,
+    waiting: Vec<(usize, StoredRecord)>,
     /// Targets whose gap is answered with a flush, because somebody has ordered one.
     pardoned: BTreeSet<usize>,
     /// Tables that were flushed manually while a target was halted, not looked at yet.
@@ -30,7 +30,7 @@ impl Halts {
     pub(super) fn new(count: usize, rules: &[Rule]) -> Halts {
         let mut tables = vec![BTreeSet::new(); count];
         for rule in rules {
-            for &target in &rule.lanes {
+            for &target in &rule.targets {
                 if let Some(tables) = tables.get_mut(target) {
                     tables.insert(rule.table.clone());
                 }
@@ -41,12 +41,12 @@ impl Halts {
     }
 
     /// What the records of halted targets say.
-    pub(super) fn stored_mut(&mut self) -> impl Iterator<Item = &mut Recollection> {
+    pub(super) fn stored_mut(&mut self) -> impl Iterator<Item = &mut StoredRecord> {
         self.waiting.iter_mut().map(|(_, stored)| stored)
     }
 
     /// Its worker waits for an answer.
-    pub(super) fn wait(&mut self, target: usize, stored: Recollection) {
+    pub(super) fn wait(&mut self, target: usize, stored: StoredRecord) {
         self.waiting.retain(|(other, _)| *other != target);
         self.waiting.push((target, stored));
     }

@@ -9,7 +9,7 @@
 use super::Core;
 use super::target::Floor;
 use crate::lsn::Lsn;
-use crate::sight::Commit;
+use crate::snapshot::Commit;
 
 /// Transactions that are remembered for records that are read later, 1 MiB of them. A record's last transaction is as a rule
 /// one of the first that the stream shows.

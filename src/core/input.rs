@@ -8,8 +8,8 @@ use crate::invalidation::{Batch, RuleId};
 use crate::lsn::Lsn;
 use crate::observation::Observation;
 use crate::pgoutput::PgTime;
-use crate::record::{Delivery, Recollection};
-use crate::sight::{ReplicaSeen, Sight};
+use crate::record::{Delivery, StoredRecord};
+use crate::snapshot::{ReplicaSeen, Snapshot};
 
 /// What a look at the server showed when the stream was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -43,7 +43,7 @@ pub enum Input<'a> {
     /// The slot has lost something: only a new one goes on. The text says why.
     SlotLost(&'a str),
     /// The source says what its new snapshots show, asked over the stream of this walsender.
-    Snapshot(u32, Sight),
+    Snapshot(u32, Snapshot),
     /// A replica has answered.
     ReplicaReported(usize, ReplicaSeen),
     /// The server was looked at; the tables of these rules have other children than before.
@@ -53,7 +53,7 @@ pub enum Input<'a> {
     /// `coherd.wait()` can see from now on that this process attests the stream of that walsender, or none.
     Attested(Option<u32>),
     /// A target's stored record was read.
-    RecordLoaded(usize, Recollection),
+    RecordLoaded(usize, StoredRecord),
     /// A target has confirmed a delivery.
     Confirmed(usize, Ticket, Delivery),
     /// A target has flushed the scopes of a batch.
@@ -234,7 +234,7 @@ impl Why {
             }
             Why::Reinherited(rule) => format!("{}: other tables inherit from its table", subject(*rule)),
             Why::ReplicaReturned => "a replica is back that was not waited for".to_owned(),
-            Why::Overspent(end, spent) => format!("given up at {end}: {spent}"),
+            Why::Overspent(end, spent) => format!("suspended at {end}: {spent}"),
         }
     }
 }

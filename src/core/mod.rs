@@ -40,9 +40,9 @@ use std::time::{Duration, Instant};
 use crate::invalidation::RuleId;
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
-use crate::record::Recollection;
+use crate::record::StoredRecord;
 use crate::rules::config::Rule;
-use crate::sight::Commit;
+use crate::snapshot::Commit;
 pub use attesting::{ACKNOWLEDGE_BEHIND_EVERY, ACKNOWLEDGE_EVERY};
 use continuity::Stuck;
 pub use input::{Event, Input, Opening, Output, Reopen, Why};
@@ -67,6 +67,8 @@ pub const TURN_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Core {
     policy: Uncounted<Policy>,
+    /// The slot that is followed, as records name it.
+    slot: Uncounted<Arc<str>>,
     following: following::Following,
     decoded: Lsn,
     acknowledged: Lsn,
@@ -83,7 +85,7 @@ pub struct Core {
     halts: halting::Halts,
     attesting: attesting::Attesting,
     /// Targets whose records were read when they could not be reconciled yet.
-    early: Vec<(usize, Recollection)>,
+    early: Vec<(usize, StoredRecord)>,
     /// The transaction that is being read, and when it was committed.
     commit: Option<(Commit, PgTime)>,
     /// The last commit record that replicas have to replay, and the one that they were last asked for.
@@ -114,10 +116,10 @@ pub struct Core {
 }
 
 impl Core {
-    /// `count` targets, in the order of the numbers that rules name.
-    pub fn new(count: usize, rules: Vec<Rule>, policy: Policy, replicas: Replicas, now: Instant) -> Core {
+    /// `count` targets, in the order of the numbers that rules name; `slot` is the one that is followed.
+    pub fn new(count: usize, rules: Vec<Rule>, slot: &str, policy: Policy, replicas: Replicas, now: Instant) -> Core {
         let target = || TargetState::new(policy.recent_bytes / count.max(1), now);
-        let route = |rule: &Rule| Route { targets: rule.lanes.clone(), scopes: rule.scopes.as_slice().into() };
+        let route = |rule: &Rule| Route { targets: rule.targets.clone(), scopes: rule.scopes.as_slice().into() };
         Core {
             following: following::Following::new(now),
             decoded: Lsn::ZERO,
@@ -133,6 +135,7 @@ impl Core {
             catalogue: observing::Catalogue::new(rules, policy.wal_budget),
             attesting: attesting::Attesting::new(now),
             policy: Uncounted(policy),
+            slot: Uncounted(slot.into()),
             early: Vec::new(),
             commit: None,
             furthest: Lsn::ZERO,
@@ -156,7 +159,7 @@ impl Core {
     pub fn without_targets(start: Lsn) -> Core {
         let now = Instant::now();
         let replicas = Replicas::new(0, Duration::ZERO, now);
-        let mut core = Core::new(0, Vec::new(), Policy::patient(), replicas, now);
+        let mut core = Core::new(0, Vec::new(), "", Policy::patient(), replicas, now);
         (core.decoded, core.acknowledged) = (start, start);
         core
     }
@@ -169,7 +172,7 @@ impl Core {
             Input::StreamClosed => self.stream_closed(),
             Input::SlotBusy => self.slot_busy(),
             Input::SlotLost(why) => self.following.lost_because = Some(why.to_owned()),
-            Input::Snapshot(walsender, sight) => self.probe_answered(walsender, sight, now),
+            Input::Snapshot(walsender, snapshot) => self.probe_answered(walsender, snapshot, now),
             Input::ReplicaReported(replica, seen) => self.replica_reported(replica, seen, now),
             Input::Observed(look, reinherited) => self.observed(look, reinherited, now),
             Input::Unobserved => self.attestation_is_out_of_reach(),
@@ -393,5 +396,5 @@ fn just_before(at: Lsn) -> Lsn {
 
 /// Whether a rule goes to the target.
 fn goes_to(target: usize) -> impl Fn(&Rule) -> bool {
-    move |rule| rule.lanes.contains(&target)
+    move |rule| rule.targets.contains(&target)
 }

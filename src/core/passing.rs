@@ -4,7 +4,7 @@ use super::Core;
 use super::pending::Stage;
 use super::visibility::Passed;
 use crate::lsn::Lsn;
-use crate::sight::Sight;
+use crate::snapshot::Snapshot;
 
 impl Core {
     /// What is known to be visible is ready, and what is not is probed. Returns whether a probe is to be sent; `again`: also
@@ -21,8 +21,8 @@ impl Core {
     }
 
     /// A probe was answered.
-    pub(super) fn answered(&mut self, sight: Sight) {
-        let Passed { probed, blocked } = self.visibility.answered(sight);
+    pub(super) fn answered(&mut self, snapshot: Snapshot) {
+        let Passed { probed, blocked } = self.visibility.answered(snapshot);
         if blocked {
             self.put(Stage::Blocked, Stage::Ready);
         }

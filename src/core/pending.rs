@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::invalidation::{BATCH_BYTES_MAX, Batch, Load, RuleId, Scope};
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
-use crate::sight::Commit;
+use crate::snapshot::Commit;
 
 /// A rule's scopes and the targets that it goes to.
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! What people decide.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -31,10 +30,8 @@ pub enum OnFirstStart {
 pub const RECENT_BYTES: usize = 8 << 20;
 
 /// What the core needs of the configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// The slot that is followed, as records name it.
-    pub slot: Arc<str>,
     /// Broken continuity.
     pub on_gap: OnGap,
     /// First start.
@@ -54,9 +51,8 @@ pub struct Policy {
 
 impl Policy {
     /// Waits for everything, and repeats nothing.
-    pub fn patient() -> Policy {
+    pub const fn patient() -> Policy {
         Policy {
-            slot: "".into(),
             on_gap: OnGap::Flush,
             on_first_start: OnFirstStart::Keep,
             pending_keys: usize::MAX,

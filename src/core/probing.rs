@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::replicas::Turn;
 use super::{Core, Event, Output, Reopen, Why};
-use crate::sight::{ReplicaSeen, Sight};
+use crate::snapshot::{ReplicaSeen, Snapshot};
 
 /// How long an answer is waited for before invalidations leave early.
 const ANSWER_IS_LATE: Duration = Duration::from_millis(100);
@@ -73,16 +73,16 @@ impl Core {
     }
 
     /// The source says what its new snapshots show.
-    pub(super) fn probe_answered(&mut self, walsender: u32, sight: Sight, now: Instant) {
+    pub(super) fn probe_answered(&mut self, walsender: u32, snapshot: Snapshot, now: Instant) {
         if self.walsender() != Some(walsender) {
             return;
         }
-        let in_recovery = matches!(sight, Sight::Standby(_));
+        let in_recovery = matches!(snapshot, Snapshot::Standby(_));
         self.replicas.source_takes_writes(!in_recovery);
         if std::mem::replace(&mut self.probing.in_recovery, in_recovery) && !in_recovery {
             return self.reopen(Reopen::Promoted);
         }
-        self.answered(sight);
+        self.answered(snapshot);
         self.probing.pause =
             if self.visibility.is_blocked() { (self.probing.pause * 2).min(AGAIN_MOST) } else { AGAIN_FIRST / 2 };
         self.probing.again = now + self.probing.pause;

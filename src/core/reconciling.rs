@@ -8,11 +8,11 @@ use super::target::{Floor, Mode};
 use super::{Core, Event, OnFirstStart, OnGap, Output, Reopen, Repair, Why, goes_to};
 use crate::invalidation::{Batch, RuleId};
 use crate::lsn::Lsn;
-use crate::record::{NEW, Recollection};
+use crate::record::{NEW, StoredRecord};
 
 impl Core {
     /// A target's stored record was read.
-    pub(super) fn record_loaded(&mut self, index: usize, stored: Recollection, now: Instant) {
+    pub(super) fn record_loaded(&mut self, index: usize, stored: StoredRecord, now: Instant) {
         if self.walsender().is_none() {
             // Another instance may be at work by now, and the record be its own. It is loaded again when the stream is open.
             if self.following.stream == Stream::Parked {
@@ -50,9 +50,9 @@ impl Core {
     }
 
     /// Whether nobody else writes the target's record, as far as can be seen. Where somebody does, nothing is sent.
-    fn has_record_alone(&mut self, index: usize, stored: &Recollection, system_id: u64, now: Instant) -> bool {
+    fn has_record_alone(&mut self, index: usize, stored: &StoredRecord, system_id: u64, now: Instant) -> bool {
         let Some(target) = self.targets.get_mut(index) else { return true };
-        match target.stranger.read(stored, system_id, &self.policy.slot, now) {
+        match target.stranger.read(stored, system_id, &self.slot, now) {
             Shared::Free => {
                 self.tell(Event::RecordFree(index));
                 true
@@ -67,7 +67,7 @@ impl Core {
 
     /// Whether another instance that follows the same slot has begun to write the record since this one did. Said once: where
     /// the stream turns out to be open still, its clock was ahead of this one's, and sequences go on after its own.
-    pub(super) fn is_overtaken(&mut self, index: usize, stored: &Recollection, system_id: u64) -> bool {
+    pub(super) fn is_overtaken(&mut self, index: usize, stored: &StoredRecord, system_id: u64) -> bool {
         let (Some(target), Some(record)) = (self.targets.get(index), &stored.record) else { return false };
         let is_overtaken =
             record.system_id == system_id && record.sequence > self.sequence && target.written > Lsn::ZERO;
@@ -79,7 +79,7 @@ impl Core {
 
     /// Compares a target's stored record with what is known. Unless the target is halted, it may be sent something from
     /// now on: what the verdict asks for first.
-    pub(super) fn reconcile(&mut self, index: usize, its: &Recollection) -> Verdict {
+    pub(super) fn reconcile(&mut self, index: usize, its: &StoredRecord) -> Verdict {
         let (before, last) = (self.sequence_before, self.sequence);
         let (Some(target), Some(followed)) = (self.targets.get_mut(index), &self.following.followed) else {
             return Verdict::Continue;
@@ -131,7 +131,7 @@ impl Core {
     }
 
     /// What follows from a verdict; `None` where a person has to decide.
-    fn follows(&mut self, index: usize, verdict: Verdict, stored: &Recollection) -> Option<Repair> {
+    fn follows(&mut self, index: usize, verdict: Verdict, stored: &StoredRecord) -> Option<Repair> {
         let all = self.flush_of(self.rules_of(index, |_| true));
         let settled = stored.record.as_ref().map_or(Lsn::ZERO, |record| record.settled);
         match verdict {
@@ -198,7 +198,7 @@ impl Core {
 
     /// The rules that the target's record does not list: it may have missed what was not in the stream. Where transactions
     /// run that may still hide something, nothing counts as settled before they have ended.
-    fn not_listed(&mut self, index: usize, stored: &Recollection) -> Vec<RuleId> {
+    fn not_listed(&mut self, index: usize, stored: &StoredRecord) -> Vec<RuleId> {
         let marks = stored.record.as_ref().and_then(|record| record.rules.clone());
         let marks = marks.as_deref().unwrap_or_default();
         if marks == NEW {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::continuity::Fork;
 use crate::lsn::Lsn;
-use crate::sight::ReplicaSeen;
+use crate::snapshot::ReplicaSeen;
 
 /// Into how many parts the longest lag is divided, to tell how old a position is.
 const MARKS: u32 = 256;

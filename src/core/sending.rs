@@ -9,7 +9,7 @@ use super::{Core, Event, Opening, Output, WINDOW_DELIVERIES};
 use crate::invalidation::Batch;
 use crate::pgoutput::PgTime;
 use crate::record::{Delivery, Record};
-use crate::sight::Commit;
+use crate::snapshot::Commit;
 
 /// A record on a stream that brings no invalidations moves this often in the long run, unless somebody waits for it; and,
 /// with nothing to say, about this often too: that is how a target that has gone away is noticed.

@@ -14,7 +14,7 @@ use crate::invalidation::Batch;
 use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
 use crate::record::Record;
-use crate::sight::Commit;
+use crate::snapshot::Commit;
 
 /// One delivery on its way; comes back with its confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -10,7 +10,7 @@ use super::*;
 use crate::invalidation::Action;
 use crate::record::{Delivery, Record};
 use crate::rules::config::{RawRule, resolve};
-use crate::sight::{ReplicaSeen, Sight};
+use crate::snapshot::{ReplicaSeen, Snapshot};
 use crate::transaction::Gather;
 
 const MAX_LAG: Duration = Duration::from_secs(10);
@@ -71,10 +71,10 @@ impl Desk {
         let rules = resolve(&[RawRule::of("users", &["user:{id}"])], &names).unwrap();
         let policy = Policy { pending_keys: 100, ..Policy::patient() };
         let now = Instant::now();
-        let mut core = Core::new(targets, rules, policy, Replicas::new(0, Duration::ZERO, now), now);
+        let mut core = Core::new(targets, rules, "", policy, Replicas::new(0, Duration::ZERO, now), now);
         core.stream_opened(opening(), 0, now);
         core.take_outputs(&mut Vec::new());
-        core.answered(Sight::Primary("1000000:1000000:".parse().unwrap()));
+        core.answered(Snapshot::Primary("1000000:1000000:".parse().unwrap()));
         (0..targets).for_each(|target| core.set_up(target, true));
         Desk { core, now, xid: 10, told: Vec::new() }
     }
@@ -87,10 +87,10 @@ impl Desk {
     /// The same, and `commit` was the last transaction.
     pub(super) fn reconcile_with(&mut self, target: usize, at: u64, commit: Option<Commit>) -> Verdict {
         let record = Record { commit, ..record_at(at) };
-        self.reconcile_its(target, &Recollection { record: Some(record), empty: false, written: None })
+        self.reconcile_its(target, &StoredRecord { record: Some(record), empty: false, written: None })
     }
 
-    fn reconcile_its(&mut self, target: usize, its: &Recollection) -> Verdict {
+    fn reconcile_its(&mut self, target: usize, its: &StoredRecord) -> Verdict {
         let verdict = self.core.reconcile(target, its);
         self.core.verified(target);
         verdict
@@ -486,7 +486,7 @@ fn a_record_with_a_later_sequence_is_another_instances_and_counts_as_such_once()
     desk.commit(200);
     desk.drain();
     let mut its =
-        Recollection { record: Some(Record { sequence: 9_000, ..record_at(300) }), empty: false, written: None };
+        StoredRecord { record: Some(Record { sequence: 9_000, ..record_at(300) }), empty: false, written: None };
     assert!(desk.core.is_overtaken(0, &its, 7));
     assert!(!desk.core.is_overtaken(0, &its, 7), "its clock was ahead");
     desk.reconcile_its(0, &its);

@@ -7,7 +7,7 @@
 //! invalidated early, once, for readers without a protocol, and again when all of it is visible. Only that counts.
 
 use crate::lsn::Lsn;
-use crate::sight::{Commit, Sight};
+use crate::snapshot::{Commit, Snapshot};
 
 /// Commits of a group that are told apart. Of more, only those after them count: a group that large waits until no
 /// transaction runs any more that was there before its last one.
@@ -35,12 +35,12 @@ impl Group {
     }
 
     /// Drops those that are seen. Whether that leaves none of some.
-    fn look(&mut self, sight: &Sight) -> bool {
+    fn look(&mut self, snapshot: &Snapshot) -> bool {
         if self.is_empty() {
             return false;
         }
-        self.commits.retain(|commit| !sight.shows(*commit));
-        self.fence = self.fence.filter(|fence| !sight.shows_all_up_to(*fence));
+        self.commits.retain(|commit| !snapshot.shows(*commit));
+        self.fence = self.fence.filter(|fence| !snapshot.shows_all_up_to(*fence));
         if self.is_empty() {
             self.before = None;
         }
@@ -65,7 +65,7 @@ impl Group {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Visibility {
     /// The last answer. What it shows stays visible.
-    seen: Option<Sight>,
+    seen: Option<Snapshot>,
     /// The transaction being read, where that answer does not show it.
     open: Option<Commit>,
     fresh: Group,
@@ -131,16 +131,16 @@ impl Visibility {
     }
 
     /// An answer came.
-    pub fn answered(&mut self, sight: Sight) -> Passed {
+    pub fn answered(&mut self, snapshot: Snapshot) -> Passed {
         self.is_probing = false;
-        let blocked = self.blocked.look(&sight);
-        let probed = self.probed.look(&sight);
+        let blocked = self.blocked.look(&snapshot);
+        let probed = self.probed.look(&snapshot);
         self.blocked.append(&mut self.probed);
-        if self.open.is_some_and(|commit| sight.shows(commit)) {
+        if self.open.is_some_and(|commit| snapshot.shows(commit)) {
             self.open = None;
         }
-        self.fresh.look(&sight);
-        self.seen = Some(sight);
+        self.fresh.look(&snapshot);
+        self.seen = Some(snapshot);
         Passed { probed, blocked }
     }
 
@@ -184,8 +184,8 @@ mod tests {
         visibility.gathered(Lsn::new(u64::from(xid) * 10 - 5));
     }
 
-    fn sight(text: &str) -> Sight {
-        Sight::Primary(text.parse().unwrap())
+    fn snapshot(text: &str) -> Snapshot {
+        Snapshot::Primary(text.parse().unwrap())
     }
 
     const PASSED: Passed = Passed { probed: true, blocked: false };
@@ -198,10 +198,10 @@ mod tests {
         assert!(visibility.probe(false) && !visibility.probe(false));
         read(&mut visibility, 8);
         assert_eq!(visibility.visible(Lsn::new(999)), Lsn::new(65));
-        assert_eq!(visibility.answered(sight("8:8:")), PASSED);
+        assert_eq!(visibility.answered(snapshot("8:8:")), PASSED);
         assert_eq!(visibility.visible(Lsn::new(999)), Lsn::new(75));
         assert!(!visibility.is_clear() && visibility.probe(false));
-        assert_eq!(visibility.answered(sight("9:9:")), PASSED);
+        assert_eq!(visibility.answered(snapshot("9:9:")), PASSED);
         assert_eq!(visibility.visible(Lsn::new(999)), Lsn::new(999));
     }
 
@@ -210,7 +210,7 @@ mod tests {
         let mut visibility = Visibility::default();
         read(&mut visibility, 7);
         visibility.probe(false);
-        visibility.answered(sight("100:100:"));
+        visibility.answered(snapshot("100:100:"));
         read(&mut visibility, 99);
         assert!(visibility.is_clear() && !visibility.is_waiting());
         read(&mut visibility, 100);
@@ -223,14 +223,14 @@ mod tests {
         read(&mut visibility, 7);
         read(&mut visibility, 8);
         visibility.probe(false);
-        assert_eq!(visibility.answered(sight("7:9:7")), Passed { probed: false, blocked: false });
+        assert_eq!(visibility.answered(snapshot("7:9:7")), Passed { probed: false, blocked: false });
         assert!(visibility.is_blocked());
         read(&mut visibility, 9);
         visibility.probe(false);
-        assert_eq!(visibility.answered(sight("7:10:7")), PASSED);
+        assert_eq!(visibility.answered(snapshot("7:10:7")), PASSED);
         assert_eq!(visibility.visible(Lsn::new(999)), Lsn::new(65));
         assert!(!visibility.probe(false) && visibility.probe(true), "about the blocked one alone");
-        assert_eq!(visibility.answered(sight("10:10:")), Passed { probed: false, blocked: true });
+        assert_eq!(visibility.answered(snapshot("10:10:")), Passed { probed: false, blocked: true });
         assert!(!visibility.is_waiting());
     }
 
@@ -242,10 +242,10 @@ mod tests {
         read(&mut visibility, 8);
         visibility.block();
         assert!(visibility.is_blocked() && visibility.is_probing() && visibility.is_clear());
-        assert_eq!(visibility.answered(sight("8:8:")), Passed { probed: false, blocked: false });
+        assert_eq!(visibility.answered(snapshot("8:8:")), Passed { probed: false, blocked: false });
         read(&mut visibility, 9);
         visibility.probe(false);
-        assert_eq!(visibility.answered(sight("9:9:")), Passed { probed: false, blocked: true });
+        assert_eq!(visibility.answered(snapshot("9:9:")), Passed { probed: false, blocked: true });
         assert!(visibility.is_blocked(), "9 was not shown");
     }
 
@@ -256,7 +256,7 @@ mod tests {
         visibility.probe(false);
         visibility.gathered(Lsn::new(65));
         assert!(!visibility.is_clear(), "this piece came after the question");
-        visibility.answered(sight("8:8:"));
+        visibility.answered(snapshot("8:8:"));
         assert!(visibility.is_clear(), "the answer shows the transaction, whatever is still to be read of it");
         visibility.gathered(Lsn::new(65));
         assert!(visibility.is_clear());
@@ -271,11 +271,11 @@ mod tests {
         }
         visibility.probe(false);
         assert_eq!(
-            visibility.answered(sight("8:10000:8")),
+            visibility.answered(snapshot("8:10000:8")),
             Passed { probed: false, blocked: false },
             "8 may be among them"
         );
-        assert_eq!(visibility.answered(sight("10000:10000:")), Passed { probed: false, blocked: true });
+        assert_eq!(visibility.answered(snapshot("10000:10000:")), Passed { probed: false, blocked: true });
         assert_eq!(visibility.visible(Lsn::new(1)), Lsn::new(1));
     }
 
@@ -284,7 +284,7 @@ mod tests {
         let mut visibility = Visibility::default();
         read(&mut visibility, 7);
         visibility.probe(false);
-        visibility.answered(sight("100:100:"));
+        visibility.answered(snapshot("100:100:"));
         visibility.start_over();
         read(&mut visibility, 99);
         assert!(!visibility.is_clear(), "the new server may be behind the old one");

@@ -73,8 +73,8 @@ codes! {
     FUNCTIONS_MISSING "functions-missing" "the schema coherd is not there";
     FUNCTIONS_OLD "functions-old" "the functions in the schema coherd are those of another version";
     FUNCTIONS_PRIVILEGE "functions-privilege" "the role may not call the functions in the schema coherd";
-    OPERATOR_MISSING "operator-missing" "the role is not there whose members may invalidate by hand";
-    MESSAGES_PUBLIC "messages-public" "every role may send the messages by which somebody invalidates by hand";
+    OPERATOR_MISSING "operator-missing" "the role is not there whose members may invalidate manually";
+    MESSAGES_PUBLIC "messages-public" "every role may send the messages by which somebody invalidates manually";
 
     SLOT_MISSING "slot-missing" "there is no slot yet";
     SLOT_PHYSICAL "slot-physical" "the slot of that name is made for a standby";

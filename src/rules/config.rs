@@ -89,7 +89,7 @@ pub struct Rule {
     /// What to do where a key of the old row cannot be known.
     pub on_missing_old: MissingOld,
     /// Indexes of the targets it goes to, ascending.
-    pub lanes: Vec<usize>,
+    pub targets: Vec<usize>,
     /// What a flush covers: one scope a template, or the one that configuration gives.
     pub scopes: Vec<Scope>,
 }
@@ -133,7 +133,7 @@ pub struct RuleError {
 /// The most rules that one configuration holds.
 pub const RULES_MAX: usize = 10_000;
 
-/// Resolves every rule; gives all errors at once. `targets` are the targets' names, in the order of their lanes.
+/// Resolves every rule; gives all errors at once. `targets` are the targets' names, in the order of the configuration.
 pub fn resolve(raw: &[RawRule], targets: &[String]) -> Result<Vec<Rule>, Vec<RuleError>> {
     let mut errors = Vec::new();
     let mut rules = Vec::new();
@@ -162,9 +162,9 @@ fn resolve_one(index: usize, raw: &RawRule, targets: &[String]) -> Result<Rule, 
     };
     let columns: Result<Vec<_>, _> = raw.when_changed.iter().map(|column| parse_column(column)).collect();
     let when_changed = columns.map_err(|reason| ("when_changed", reason))?;
-    let lanes = lanes(raw.targets.as_deref(), targets)?;
+    let targets = places(raw.targets.as_deref(), targets)?;
     let scopes = scopes(raw.scope.as_deref(), &keys, action)?;
-    Ok(Rule { id, table, keys, action, when_changed, on_missing_old: raw.on_missing_old, lanes, scopes })
+    Ok(Rule { id, table, keys, action, when_changed, on_missing_old: raw.on_missing_old, targets, scopes })
 }
 
 fn scopes(given: Option<&str>, keys: &[Template], action: Action) -> Result<Vec<Scope>, (&'static str, String)> {
@@ -203,7 +203,7 @@ fn check_scope(pattern: &str, keys: &[Template]) -> Result<(), String> {
     ))
 }
 
-fn lanes(named: Option<&[String]>, targets: &[String]) -> Result<Vec<usize>, (&'static str, String)> {
+fn places(named: Option<&[String]>, targets: &[String]) -> Result<Vec<usize>, (&'static str, String)> {
     let Some(named) = named else {
         return Ok((0..targets.len()).collect());
     };
@@ -217,10 +217,10 @@ fn lanes(named: Option<&[String]>, targets: &[String]) -> Result<Vec<usize>, (&'
             ("targets", format!("there is no target {name:?}; {hint}known: {}", targets.join(", ")))
         })
     };
-    let mut lanes = named.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-    lanes.sort_unstable();
-    lanes.dedup();
-    Ok(lanes)
+    let mut places = named.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+    places.sort_unstable();
+    places.dedup();
+    Ok(places)
 }
 
 #[cfg(test)]
@@ -235,9 +235,9 @@ mod tests {
     fn a_rule_goes_to_all_targets_unless_it_names_some() {
         let targets = ["cache".into(), "edge".into()];
         let all = resolve(&[RawRule::of("users", &["user:{id}"])], &targets).unwrap();
-        assert_eq!(all[0].lanes, [0, 1]);
+        assert_eq!(all[0].targets, [0, 1]);
         let some = RawRule { targets: Some(vec!["edge".into()]), ..RawRule::of("users", &["user:{id}"]) };
-        assert_eq!(resolve(&[some], &targets).unwrap()[0].lanes, [1]);
+        assert_eq!(resolve(&[some], &targets).unwrap()[0].targets, [1]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which rules a key belongs to that somebody named by hand.
+//! Which rules a key belongs to that somebody named manually.
 
 use super::config::Rule;
 use super::shape::Shape;

@@ -18,7 +18,7 @@ const LITERALS_MIN: usize = 2;
 
 /// A target, as far as rules can get in its way.
 #[derive(Debug, Clone, Copy)]
-pub struct Lane<'a> {
+pub struct Destination<'a> {
     /// Its name in the configuration.
     pub name: &'a str,
     /// The key of its record.
@@ -38,27 +38,27 @@ impl<'a> Shaped<'a> {
     }
 }
 
-/// Everything that is odd among `rules`, which go to `lanes`.
-pub fn overlaps(rules: &[Rule], lanes: &[Lane<'_>], database: &Database) -> Vec<Finding> {
+/// Everything that is odd among `rules`, which go to `targets`.
+pub fn overlaps(rules: &[Rule], targets: &[Destination<'_>], database: &Database) -> Vec<Finding> {
     let all: Vec<Shaped> = rules.iter().map(|rule| Shaped::of(rule, database)).collect();
     let mut findings = Vec::new();
     for (number, one) in all.iter().enumerate() {
         findings.extend(scopes(one, &all));
         findings.extend(all.iter().skip(number + 1).filter_map(|other| conflict(one, other)));
-        findings.extend(records(one, lanes));
+        findings.extend(records(one, targets));
     }
-    for (index, lane) in lanes.iter().enumerate() {
-        if !rules.iter().any(|rule| rule.lanes.contains(&index)) {
+    for (index, target) in targets.iter().enumerate() {
+        if !rules.iter().any(|rule| rule.targets.contains(&index)) {
             let message = "no rule goes to it, so that no key in it is ever invalidated; name it in a rule's targets, or \
                            take it out";
-            findings.push(Finding::warning(Code::TARGET_UNUSED, format!("target {}", lane.name), message));
+            findings.push(Finding::warning(Code::TARGET_UNUSED, format!("target {}", target.name), message));
         }
     }
     findings
 }
 
 fn share_a_target(one: &Rule, other: &Rule) -> bool {
-    one.lanes.iter().any(|lane| other.lanes.contains(lane))
+    one.targets.iter().any(|target| other.targets.contains(target))
 }
 
 /// The template of `other` that can make a key which `one` has a template for too.
@@ -128,17 +128,18 @@ fn scopes(one: &Shaped, all: &[Shaped]) -> Option<Finding> {
 }
 
 /// Whether a key could be the record itself.
-fn records(one: &Shaped, lanes: &[Lane<'_>]) -> Option<Finding> {
+fn records(one: &Shaped, targets: &[Destination<'_>]) -> Option<Finding> {
     if one.rule.action != Action::Delete {
         return None;
     }
-    let own = one.rule.lanes.iter().filter_map(|lane| lanes.get(*lane));
-    let could_be = |lane: &&Lane| one.keys.iter().any(|key| key.meets(&Shape::of_key(lane.record.as_bytes())));
-    let lane = own.into_iter().find(could_be)?;
+    let own = one.rule.targets.iter().filter_map(|target| targets.get(*target));
+    let could_be =
+        |target: &&Destination| one.keys.iter().any(|key| key.meets(&Shape::of_key(target.record.as_bytes())));
+    let target = own.into_iter().find(could_be)?;
     let message = format!(
         "one of its keys can be {:?}, the record of target {}, which would be deleted, and the target flushed at the next \
          start. Give the keys another prefix, or the target another record",
-        lane.record, lane.name
+        target.record, target.name
     );
     Some(Finding::warning(Code::KEY_RECORD, one.rule.subject(), message))
 }

@@ -25,7 +25,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 biased;
                 Some(report) = self.reports.recv() => self.reported(report)?,
                 Some(watched) = self.watched.recv() => self.watched(watched)?,
-                Some(sighted) = self.sights.sighted.recv() => self.sighted(sighted)?,
+                Some(probed) = self.probes.probed.recv() => self.probed(probed)?,
                 event = self.link.turned(Intake::Closed) => {
                     // A source that is away stays away, and one that has rested would be ready over and over.
                     if let Event::Ready(Err(_)) | Event::Opened(..) | Event::Rested = event {

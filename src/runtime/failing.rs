@@ -23,7 +23,7 @@ impl<S: Source + 'static> Pipeline<S> {
             | SourceError::Refused(_)
             | SourceError::Synchronous(_) => return error,
         };
-        let what_then = match self.settings.on_gap {
+        let what_then = match self.settings.policy.on_gap {
             OnGap::Flush => "a new slot takes its place and every scope is flushed",
             OnGap::Halt => "a new slot takes its place and every target halts (on_gap: halt)",
         };

@@ -6,8 +6,7 @@ mod failing;
 mod link;
 mod observe;
 mod performing;
-mod settings;
-mod sights;
+mod probes;
 #[cfg(test)]
 mod tests;
 
@@ -17,19 +16,33 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::core::{Core, Input, Opening, Output, Replicas};
+use crate::core::{Core, Input, Opening, Output, Policy, Replicas};
 use crate::invalidation::Batch;
+use crate::manual::ManualKeys;
 use crate::pgoutput::{self, Message};
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
-use crate::sight::Commit;
-use crate::source::{Frame, Intake, Sighted, Source, SourceError, Stream, Watched};
-use crate::target::delivery::{Lane as Worker, Report};
+use crate::snapshot::Commit;
+use crate::source::{Frame, Intake, Probed, Source, SourceError, Stream, Watched};
+use crate::target::delivery::{Report, WorkerHandle};
 use crate::transaction::{Reader, Step};
 use link::{Link, Opened, Pace, Slot};
 pub use observe::Observer;
-pub use settings::Settings;
-pub use sights::Sights;
+pub use probes::Probes;
+
+/// How the pipeline behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// What the core decides by.
+    pub policy: Policy,
+    /// Keys of one transaction beyond which its further keys are coarsened to scopes.
+    pub transaction_keys_max: u64,
+    /// Which manual keys count.
+    pub manual_keys: ManualKeys,
+    /// This process has followed the log before, with another configuration: a source that refuses it is tried again,
+    /// as later in its life.
+    pub is_resumed: bool,
+}
 
 /// Why the pipeline ended although nobody asked it to.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +60,7 @@ enum Event<S: Source> {
     Shutdown,
     Report(Report),
     Watched(Watched),
-    Sighted(Sighted),
+    Probed(Probed),
     Opened(S, Slot, Result<Opened<S::Stream>, SourceError>),
     Rested,
     Ready(Result<(), SourceError>),
@@ -63,14 +76,14 @@ pub struct Pipeline<S: Source> {
     reader: Reader,
     core: Core,
     /// In the order of the targets.
-    workers: Vec<Worker>,
+    workers: Vec<WorkerHandle>,
     /// For each target, how its worker hears what follows from the record that it has read.
     answers: Vec<Option<oneshot::Sender<Batch>>>,
     reports: mpsc::Receiver<Report>,
     watched: mpsc::Receiver<Watched>,
     /// For which walsender's stream this process should attest, and whether it may.
     attest: watch::Sender<Option<u32>>,
-    sights: Sights,
+    probes: Probes,
     settings: Settings,
     observer: Observer,
     /// Keeps its memory.
@@ -80,30 +93,29 @@ pub struct Pipeline<S: Source> {
 impl<S: Source + 'static> Pipeline<S> {
     /// `targets` are in the order of the numbers that rules name, and report to `reports`. Whoever watches the server sends
     /// what it shows to `watched`, and sees to it that this process attests what `attest` says. Others ask the source and its
-    /// replicas, as `sights` has it.
+    /// replicas, as `probes` has it.
     pub fn new(
         source: S,
         rules: Vec<Rule>,
-        (targets, reports): (Vec<Worker>, mpsc::Receiver<Report>),
+        (targets, reports): (Vec<WorkerHandle>, mpsc::Receiver<Report>),
         (watched, attest): (mpsc::Receiver<Watched>, watch::Sender<Option<u32>>),
-        (sights, replicas): (Sights, Replicas),
+        (probes, replicas): (Probes, Replicas),
         settings: Settings,
         observer: Observer,
     ) -> Self {
-        let policy = settings.policy(&observer.slot());
         let now = Instant::now().into_std();
         Pipeline {
             link: Link::open(source, Slot::Keep),
-            pace: Pace::new(settings.decoding_timeout),
+            pace: Pace::new(settings.policy.decoding_timeout),
             admitted: settings.is_resumed,
             reader: Reader::new(rules.clone(), settings.transaction_keys_max).with_manual(settings.manual_keys),
-            core: Core::new(targets.len(), rules, policy, replicas, now),
+            core: Core::new(targets.len(), rules, &observer.slot(), settings.policy, replicas, now),
             answers: targets.iter().map(|_| None).collect(),
             workers: targets,
             reports,
             watched,
             attest,
-            sights,
+            probes,
             settings,
             observer: observer.with_limits(&settings),
             outputs: Vec::new(),
@@ -128,7 +140,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 // Room is made before more is taken in.
                 Some(report) = self.reports.recv() => Event::Report(report),
                 Some(watched) = self.watched.recv() => Event::Watched(watched),
-                Some(sighted) = self.sights.sighted.recv() => Event::Sighted(sighted),
+                Some(probed) = self.probes.probed.recv() => Event::Probed(probed),
                 event = self.link.turned(intake) => event,
                 () = tokio::time::sleep_until(next_turn) => Event::Tick,
             };
@@ -136,7 +148,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 Event::Shutdown => return self.drain().await,
                 Event::Report(report) => self.reported(report)?,
                 Event::Watched(watched) => self.watched(watched)?,
-                Event::Sighted(sighted) => self.sighted(sighted)?,
+                Event::Probed(probed) => self.probed(probed)?,
                 Event::Opened(source, _, Ok(opened)) => self.opened(source, opened)?,
                 Event::Opened(source, slot, Err(error)) => self.rest(source, slot, error)?,
                 Event::Rested => self.link.reopen(),
@@ -153,7 +165,7 @@ impl<S: Source + 'static> Pipeline<S> {
         if let Err(error) = self.read() {
             self.lost(error)?;
         }
-        if let Some(target) = self.workers.iter().position(Worker::has_ended) {
+        if let Some(target) = self.workers.iter().position(WorkerHandle::has_ended) {
             return Err(Stopped::Broken(self.observer.worker_ended(target)));
         }
         let is_behind = matches!(&self.link, Link::Streaming { stream, .. } if stream.is_behind());
@@ -218,7 +230,7 @@ impl<S: Source + 'static> Pipeline<S> {
     /// There is no stream any more.
     fn let_go(&mut self) -> Result<(), Stopped> {
         self.reader.start_over();
-        self.sights.closed();
+        self.probes.closed();
         self.step(Input::StreamClosed)
     }
 

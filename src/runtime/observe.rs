@@ -3,7 +3,7 @@
 mod events;
 mod ignored;
 mod overflow;
-mod sights;
+mod probes;
 mod unsettled;
 
 use std::collections::{HashSet, VecDeque};
@@ -15,10 +15,10 @@ use tracing::{debug, error, info, warn};
 
 use super::Settings;
 use crate::backoff::{Throttle, is_worth_a_line};
-use crate::by_hand::UnreadableOrder;
 use crate::core::{Core, Watermarks};
 use crate::invalidation::{Action, Batch, RuleId};
 use crate::lsn::{CommitLsn, Lsn};
+use crate::manual::UnreadableManual;
 use crate::metrics::{Metrics, TableCounters, TargetMetrics};
 use crate::observation::Observation;
 use crate::pgoutput::PgTime;
@@ -65,12 +65,12 @@ pub struct Observer {
     /// `limits.max_keys_per_transaction` and `limits.max_pending_keys`.
     transaction_keys_max: u64,
     pending_keys_max: usize,
-    /// Of which lane and rule it was told that something else stood at its keys. At most all of them.
+    /// Of which target and rule it was told that something else stood at its keys. At most all of them.
     told_replaced: HashSet<(usize, String)>,
 }
 
 impl Observer {
-    /// For `targets`, in the order of their lanes, and the tables that `rules` name.
+    /// For `targets`, in the order of their numbers, and the tables that `rules` name.
     pub fn new(board: Board, metrics: Metrics, targets: &[Arc<str>], rules: &[Rule]) -> Self {
         let tables: Vec<TableName> = tables_of(rules);
         let rules: Vec<Arc<str>> = rules.iter().map(|rule| rule.subject().into()).collect();
@@ -101,12 +101,12 @@ impl Observer {
 
     /// With the limits of these settings, which it names where they are reached.
     pub(super) fn with_limits(self, settings: &Settings) -> Self {
-        let Settings { transaction_keys_max, pending_keys_max, .. } = *settings;
-        Observer { transaction_keys_max, pending_keys_max, ..self }
+        let Settings { transaction_keys_max, policy, .. } = *settings;
+        Observer { transaction_keys_max, pending_keys_max: policy.pending_keys, ..self }
     }
 
-    fn name(&self, lane: usize) -> &str {
-        self.targets.get(lane).map_or("?", |(name, _)| name)
+    fn name(&self, target: usize) -> &str {
+        self.targets.get(target).map_or("?", |(name, _)| name)
     }
 
     pub(super) fn subject(&self, rule: RuleId) -> &str {
@@ -150,13 +150,13 @@ impl Observer {
             self.board.settled(&self.settled.0);
         }
         self.board.moved(watermarks);
-        for lane in 0..core.target_count() {
-            let (pending, in_flight) = core.waiting(lane);
-            self.board.target(lane, |target| {
-                target.applied = core.applied(lane);
-                target.pending_keys = pending;
-                target.in_flight = in_flight;
-                target.is_flushing(core.flushing(lane));
+        for target in 0..core.target_count() {
+            let (pending, in_flight) = core.waiting(target);
+            self.board.target(target, |its| {
+                its.applied = core.applied(target);
+                its.pending_keys = pending;
+                its.in_flight = in_flight;
+                its.is_flushing(core.flushing(target));
             });
         }
     }
@@ -233,9 +233,9 @@ impl Observer {
         self.board.enter(State::Reconnecting { reason });
     }
 
-    pub(super) fn delivered(&mut self, lane: usize, batch: &Batch, delivered: &Delivered) {
-        self.replaced(lane, batch, &delivered.replaced);
-        let Some((_, metrics)) = self.targets.get(lane) else { return };
+    pub(super) fn delivered(&mut self, target: usize, batch: &Batch, delivered: &Delivered) {
+        self.replaced(target, batch, &delivered.replaced);
+        let Some((_, metrics)) = self.targets.get(target) else { return };
         let counters =
             [(Action::Delete, &metrics.delete), (Action::Bump, &metrics.bump), (Action::Publish, &metrics.publish)];
         for ((_, counter), n) in counters.iter().zip(batch.counts(counters.map(|(action, _)| action))) {
@@ -245,19 +245,18 @@ impl Observer {
     }
 
     /// Something else stood where version pointers should. Once for each rule, whatever the number of its keys.
-    fn replaced(&mut self, lane: usize, batch: &Batch, Replaced { keys, scopes }: &Replaced) {
+    fn replaced(&mut self, target: usize, batch: &Batch, Replaced { keys, scopes }: &Replaced) {
         if keys.is_empty() && scopes.is_empty() {
             return;
         }
         let bumps = batch.items().filter(|(_, action, _)| *action == Action::Bump);
         let makers = bumps.enumerate().filter(|(place, _)| keys.contains(place)).map(|(_, (maker, _, _))| maker.rule());
-        let rules =
-            makers.map(|rule| rule.map_or("keys named by hand".to_owned(), |rule| self.subject(rule).to_owned()));
+        let rules = makers.map(|rule| rule.map_or("manual keys".to_owned(), |rule| self.subject(rule).to_owned()));
         let flushed = scopes.iter().filter_map(|place| batch.scopes().get(*place));
         let subjects: Vec<String> = rules.chain(flushed.map(|scope| format!("the scope {}", scope.pattern))).collect();
         for subject in subjects {
-            let name = self.name(lane).to_owned();
-            if self.told_replaced.insert((lane, subject.clone())) {
+            let name = self.name(target).to_owned();
+            if self.told_replaced.insert((target, subject.clone())) {
                 warn!(
                     to = name,
                     "{subject}: what stood at KEY:version was no version pointer, and coherd replaced it by one; look for \
@@ -267,32 +266,32 @@ impl Observer {
         }
     }
 
-    pub(super) fn target_down(&mut self, lane: usize, fault: &Fault, attempts: u32) {
-        if let Some((_, metrics)) = self.targets.get(lane) {
+    pub(super) fn target_down(&mut self, target: usize, fault: &Fault, attempts: u32) {
+        if let Some((_, metrics)) = self.targets.get(target) {
             metrics.retries(fault.kind.reason()).inc();
         }
-        self.board.target(lane, |target| {
+        self.board.target(target, |target| {
             target.is_down(&fault.message);
             target.retries += 1;
         });
         if is_worth_a_line(attempts) {
-            warn!(to = self.name(lane), attempts, "not delivered, trying again; nothing is lost: {fault}");
+            warn!(to = self.name(target), attempts, "not delivered, trying again; nothing is lost: {fault}");
         } else {
-            debug!(to = self.name(lane), attempts, "not delivered, trying again: {fault}");
+            debug!(to = self.name(target), attempts, "not delivered, trying again: {fault}");
         }
     }
 
-    pub(super) fn target_up(&mut self, lane: usize) {
-        info!(to = self.name(lane), "the target is up");
-        self.board.target(lane, crate::status::TargetStatus::is_up);
+    pub(super) fn target_up(&mut self, target: usize) {
+        info!(to = self.name(target), "the target is up");
+        self.board.target(target, crate::status::TargetStatus::is_up);
     }
 
     /// Absent nothing can go on.
-    pub(super) fn worker_ended(&self, lane: usize) -> String {
+    pub(super) fn worker_ended(&self, target: usize) -> String {
         format!(
             "the worker of target {} has ended, which is a bug in coherd; start it again: nothing is lost, and what is \
              not confirmed is sent again",
-            self.name(lane)
+            self.name(target)
         )
     }
 
@@ -307,7 +306,7 @@ impl Observer {
         self.board.slot()
     }
 
-    pub(super) fn unreadable(&mut self, unreadable: &UnreadableOrder) {
+    pub(super) fn unreadable(&mut self, unreadable: &UnreadableManual) {
         let (throttle, untold) = &mut self.unreadable;
         // Any role can write as many as it likes.
         if throttle.is_due(Instant::now()) {
@@ -354,10 +353,10 @@ impl Observer {
     }
 
     /// What is said of the target when another instance has written its record.
-    pub(super) fn overtaken(&self, lane: usize) -> String {
+    pub(super) fn overtaken(&self, target: usize) -> String {
         format!(
             "another instance has written the record of target {}, so the slot may be its own by now",
-            self.name(lane)
+            self.name(target)
         )
     }
 }

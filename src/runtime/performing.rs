@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::link::{Link, Slot};
 use super::{Pipeline, Stopped};
 use crate::core::{Input, Output, Reopen};
-use crate::source::{Sighted, Source, SourceError, Stream, Watched};
+use crate::source::{Probed, Source, SourceError, Stream, Watched};
 use crate::target::delivery::{Report, Shipment, may_have_changed};
 
 impl<S: Source + 'static> Pipeline<S> {
@@ -24,7 +24,7 @@ impl<S: Source + 'static> Pipeline<S> {
         match output {
             Output::Probe => {
                 if let Link::Streaming { stream, .. } = &self.link {
-                    self.sights.ask(stream.walsender());
+                    self.probes.ask(stream.walsender());
                 }
             }
             // There is room, so they can only be refused where the worker has ended, which ends the daemon.
@@ -40,7 +40,7 @@ impl<S: Source + 'static> Pipeline<S> {
             }
             Output::LoadRecord(target) => {
                 if let Some(worker) = self.workers.get(target) {
-                    worker.recall();
+                    worker.load_record();
                 }
             }
             Output::Reconciled(target, batch) => {
@@ -57,7 +57,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 }
             }
             Output::Attest(walsender) => drop(self.attest.send_replace(walsender)),
-            Output::PollReplicas(position) => drop(self.sights.wanted.send_replace(position)),
+            Output::PollReplicas(position) => drop(self.probes.wanted.send_replace(position)),
             Output::Reopen(why) => return self.reopen(why),
             Output::Park => {
                 self.let_go()?;
@@ -100,28 +100,28 @@ impl<S: Source + 'static> Pipeline<S> {
                 self.observer.unwatched(&error);
                 self.step(Input::Unobserved)
             }
-            Watched::Vouched(walsender) => self.step(Input::Attested(walsender)),
+            Watched::Attested(walsender) => self.step(Input::Attested(walsender)),
         }
     }
 
-    pub(super) fn sighted(&mut self, sighted: Sighted) -> Result<(), Stopped> {
-        match sighted {
-            Sighted::Source { walsender, sight } => {
+    pub(super) fn probed(&mut self, probed: Probed) -> Result<(), Stopped> {
+        match probed {
+            Probed::Source { walsender, snapshot } => {
                 if matches!(&self.link, Link::Streaming { stream, .. } if stream.walsender() == walsender) {
-                    self.observer.sighted();
+                    self.observer.probed();
                 }
-                self.step(Input::Snapshot(walsender, sight))
+                self.step(Input::Snapshot(walsender, snapshot))
             }
-            Sighted::SourceAway(error) => {
-                self.observer.unsighted(&error);
+            Probed::SourceAway(error) => {
+                self.observer.unprobed(&error);
                 Ok(())
             }
-            Sighted::Replica { index, seen } => {
+            Probed::Replica { index, seen } => {
                 self.step(Input::ReplicaReported(index, seen))?;
                 self.observer.replica_seen(index, seen.replayed);
                 Ok(())
             }
-            Sighted::ReplicaAway { index, error } => {
+            Probed::ReplicaAway { index, error } => {
                 self.observer.replica_away(index, &error);
                 Ok(())
             }
@@ -130,27 +130,27 @@ impl<S: Source + 'static> Pipeline<S> {
 
     pub(super) fn reported(&mut self, report: Report) -> Result<(), Stopped> {
         match report {
-            Report::Recalled { lane, recollection, answer } => {
-                if let Some(before) = self.answers.get_mut(lane) {
+            Report::RecordLoaded { target, stored, answer } => {
+                if let Some(before) = self.answers.get_mut(target) {
                     *before = Some(answer);
                 }
-                self.step(Input::RecordLoaded(lane, recollection))
+                self.step(Input::RecordLoaded(target, stored))
             }
-            Report::Confirmed { lane, ticket, delivery, delivered } => {
-                self.observer.delivered(lane, &delivery.batch, &delivered);
-                self.step(Input::Confirmed(lane, ticket, delivery))
+            Report::Confirmed { target, ticket, delivery, delivered } => {
+                self.observer.delivered(target, &delivery.batch, &delivered);
+                self.step(Input::Confirmed(target, ticket, delivery))
             }
-            Report::Flushed { lane, ticket, batch, delivered } => {
-                self.observer.delivered(lane, &batch, &delivered);
-                self.step(Input::Flushed(lane, ticket, batch))
+            Report::Flushed { target, ticket, batch, delivered } => {
+                self.observer.delivered(target, &batch, &delivered);
+                self.step(Input::Flushed(target, ticket, batch))
             }
-            Report::Trouble { lane, fault, attempts } => {
-                self.observer.target_down(lane, &fault, attempts);
-                self.step(Input::Trouble(lane, may_have_changed(fault.kind)))
+            Report::Trouble { target, fault, attempts } => {
+                self.observer.target_down(target, &fault, attempts);
+                self.step(Input::Trouble(target, may_have_changed(fault.kind)))
             }
-            Report::Up { lane } => {
-                self.observer.target_up(lane);
-                self.step(Input::Up(lane))
+            Report::Up { target } => {
+                self.observer.target_up(target);
+                self.step(Input::Up(target))
             }
         }
     }

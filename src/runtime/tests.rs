@@ -16,15 +16,15 @@ mod synchronous;
 
 use super::draining::DRAIN_TIME;
 use super::*;
-use crate::by_hand::ManualKeys;
-use crate::core::{AckLsn, OnFirstStart, OnGap};
+use crate::core::{AckLsn, OnGap, Policy};
 use crate::invalidation::Action;
 use crate::lsn::Lsn;
+use crate::manual::ManualKeys;
 use crate::metrics::Metrics;
 use crate::observation::{Horizon, Observation, TableSeen};
-use crate::record::{Recollection, Record};
+use crate::record::{Record, StoredRecord};
 use crate::rules::config::{RawRule, resolve};
-use crate::sight::Sight;
+use crate::snapshot::Snapshot;
 use crate::source::{Question, Seen, SlotSeen};
 use crate::status::Board;
 use crate::target::{Delivered, Delivery, Fault, FaultKind, Pending, Target, delivery};
@@ -68,7 +68,7 @@ struct Shared {
     behind: bool,
     /// What the rules are read with, where the test itself shows the first look.
     heirs: Option<Heirs>,
-    answers: Option<mpsc::Sender<Sighted>>,
+    answers: Option<mpsc::Sender<Probed>>,
 }
 
 #[derive(Clone, Default)]
@@ -105,8 +105,8 @@ const NO_ANSWER: &str = "";
 
 impl Script {
     /// Answers for the source; a test answers for the replicas.
-    fn readers(&self) -> (Sights, Replicas) {
-        let (answers, sighted) = mpsc::channel(64);
+    fn readers(&self) -> (Probes, Replicas) {
+        let (answers, probed) = mpsc::channel(64);
         let (questions, mut asked) = watch::channel(Question::default());
         let mut shared = self.shared.lock().unwrap();
         shared.answers = Some(answers.clone());
@@ -117,12 +117,12 @@ impl Script {
                 while script.snapshot() == NO_ANSWER {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                let sight = Sight::Primary(script.snapshot().parse().unwrap());
-                let _ = answers.send(Sighted::Source { walsender, sight }).await;
+                let snapshot = Snapshot::Primary(script.snapshot().parse().unwrap());
+                let _ = answers.send(Probed::Source { walsender, snapshot }).await;
             }
         });
         let replicas = Replicas::new(shared.replicas, MAX_LAG, Instant::now().into_std());
-        (Sights { sighted, questions, wanted: watch::channel(Lsn::ZERO).0 }, replicas)
+        (Probes { probed, questions, wanted: watch::channel(Lsn::ZERO).0 }, replicas)
     }
 
     fn snapshot(&self) -> &'static str {
@@ -244,17 +244,10 @@ struct Bench {
     running: Running,
 }
 
-pub(in crate::runtime) const SETTINGS: Settings = Settings {
-    on_gap: OnGap::Flush,
-    on_first_start: OnFirstStart::Keep,
-    pending_keys_max: 1000,
-    transaction_keys_max: 1000,
-    manual_keys: ManualKeys::Any,
-    wal_budget: None,
-    decoding_timeout: Duration::from_mins(1),
-    repeat_after: Duration::ZERO,
-    is_resumed: false,
-};
+const POLICY: Policy = Policy { pending_keys: 1000, decoding_timeout: Duration::from_mins(1), ..Policy::patient() };
+
+pub(in crate::runtime) const SETTINGS: Settings =
+    Settings { policy: POLICY, transaction_keys_max: 1000, manual_keys: ManualKeys::Any, is_resumed: false };
 
 fn start(cache: Cache, settings: Settings) -> Bench {
     start_following(Script::default(), cache, settings)
@@ -273,7 +266,7 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
     let rules = resolve(&[RawRule::of("users", &["user:{id}"])], &names).unwrap();
     let (stop, stopped) = oneshot::channel();
     let (sender, reports) = mpsc::channel(64);
-    let spawn = |(lane, cache): (usize, &Arc<Cache>)| delivery::spawn(lane, Arc::clone(cache) as _, sender.clone());
+    let spawn = |(target, cache): (usize, &Arc<Cache>)| delivery::spawn(target, Arc::clone(cache) as _, sender.clone());
     let workers = caches.iter().enumerate().map(spawn).collect();
     let board = Board::new("s", "p", names.iter().map(|name| (name.as_str(), "redis")));
     let metrics = Metrics::new(&board);
@@ -285,16 +278,16 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
         watching.try_send(Watched::Seen(look(&rules, "as it was"))).unwrap();
     }
     script.shared.lock().unwrap().watching = Some(watching.clone());
-    let (vouch, mut wanted) = watch::channel(None);
+    let (attest, mut wanted) = watch::channel(None);
     tokio::task::spawn_local(async move {
         while wanted.changed().await.is_ok() {
-            let vouched = *wanted.borrow_and_update();
-            let _ = watching.send(Watched::Vouched(vouched)).await;
+            let attested = *wanted.borrow_and_update();
+            let _ = watching.send(Watched::Attested(attested)).await;
         }
     });
-    let sights = script.readers();
+    let probes = script.readers();
     let pipeline =
-        Pipeline::new(script.clone(), rules, (workers, reports), (watched, vouch), sights, settings, observer);
+        Pipeline::new(script.clone(), rules, (workers, reports), (watched, attest), probes, settings, observer);
     let local = async move { pipeline.with_heirs(heirs.unwrap_or_default()).run(async { drop(stopped.await) }).await };
     (board, stop, tokio::task::spawn_local(local))
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::SourceError;
 use super::socket::Socket;
-use crate::by_hand::CONTENT_BYTES_MAX;
+use crate::manual::CONTENT_BYTES_MAX;
 use crate::pgoutput::sieve::Sieve;
 
 /// The size that the buffer begins with and returns to: enough that a backlog is read in few system calls.

@@ -13,7 +13,7 @@ pub mod postgres;
 pub mod reach;
 mod server_error;
 mod session;
-pub mod sights;
+pub mod probes;
 mod slot;
 mod socket;
 pub mod sql;
@@ -29,7 +29,7 @@ use crate::core::AckLsn;
 use crate::core::continuity::Fork;
 use crate::lsn::Lsn;
 use crate::observation::Observation;
-use crate::sight::{ReplicaSeen, Sight};
+use crate::snapshot::{ReplicaSeen, Snapshot};
 
 /// A database whose log can be followed.
 pub trait Source {
@@ -129,8 +129,8 @@ pub enum Watched {
     /// It cannot be looked at; sent once for each attempt that failed. Until the next [`Watched::Seen`] nothing is
     /// known.
     Away(SourceError),
-    /// From now on `coherd.wait()` can see that this process vouches for the stream of this walsender, or for none.
-    Vouched(Option<u32>),
+    /// From now on `coherd.wait()` can see that this process attests the stream of this walsender, or for none.
+    Attested(Option<u32>),
 }
 
 /// What is asked of the source.
@@ -142,15 +142,15 @@ pub struct Question {
     pub number: u64,
 }
 
-/// What servers say of what their readers see; see [`sights`].
+/// What servers say of what their readers see; see [`probes`].
 #[derive(Debug)]
-pub enum Sighted {
+pub enum Probed {
     /// The source: an answer to a question that was put when the stream was that of `walsender`.
     Source {
         /// The process that sends the stream, at the server that was asked.
         walsender: u32,
         /// What its readers see, all of it after the question was put.
-        sight: Sight,
+        snapshot: Snapshot,
     },
     /// The source cannot be asked; sent once for each attempt that failed. It is asked again by itself.
     SourceAway(SourceError),

@@ -5,7 +5,7 @@ mod known;
 mod looks;
 mod sql;
 mod tables;
-mod vouch;
+mod attest;
 
 use std::future::Future;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use super::{SourceError, Watched};
 use crate::backoff::Backoff;
 use crate::observation::{HeldWal, Observation, TableSeen};
 use crate::table::TableName;
+use attest::Attestation;
 use looks::{Catalogue, Looks};
-use vouch::Vouch;
 
 /// How often the server is looked at.
 pub const WATCH_PACE: Duration = Duration::from_secs(1);
@@ -63,11 +63,11 @@ pub struct WatchConfig {
 /// Watches until the receiver is gone. A look begins only when there is room for what it shows, so that a slow receiver
 /// gets few observations and no old ones. Each failure is told once, and followed by a wait and a new connection.
 ///
-/// `vouch` says which walsender's stream `coherd.wait()` may believe.
-pub async fn watch(config: WatchConfig, vouch: Receiver<Option<u32>>, observations: Sender<Watched>) {
+/// `attest` says which walsender's stream `coherd.wait()` may believe.
+pub async fn watch(config: WatchConfig, attest: Receiver<Option<u32>>, observations: Sender<Watched>) {
     tokio::select! {
         () = observations.closed() => {}
-        () = keep_watching(&config, &vouch, &observations) => {}
+        () = keep_watching(&config, &attest, &observations) => {}
     }
 }
 
@@ -82,11 +82,11 @@ pub async fn look_once(
     looked.map_err(|error| failed(&error, config))
 }
 
-async fn keep_watching(config: &WatchConfig, vouch: &Receiver<Option<u32>>, observations: &Sender<Watched>) {
+async fn keep_watching(config: &WatchConfig, attest: &Receiver<Option<u32>>, observations: &Sender<Watched>) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
     loop {
-        let vouch = Vouch::new(vouch.clone());
-        let Err(error) = watch_once(config, vouch, observations, &mut backoff).await else { return };
+        let attest = Attestation::new(attest.clone());
+        let Err(error) = watch_once(config, attest, observations, &mut backoff).await else { return };
         if observations.send(Watched::Away(error)).await.is_err() {
             return;
         }
@@ -97,7 +97,7 @@ async fn keep_watching(config: &WatchConfig, vouch: &Receiver<Option<u32>>, obse
 /// One connection's life. `Ok` means that the receiver is gone.
 async fn watch_once(
     config: &WatchConfig,
-    mut vouch: Vouch,
+    mut attest: Attestation,
     observations: &Sender<Watched>,
     backoff: &mut Backoff,
 ) -> Result<(), SourceError> {
@@ -118,10 +118,10 @@ async fn watch_once(
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(began + pause) => break,
-                () = vouch.wants_answer() => {}
+                () = attest.wants_answer() => {}
             }
-            let held = in_time(ANSWER_MAX, watcher.vouch(&mut vouch)).await?;
-            if observations.send(Watched::Vouched(held)).await.is_err() {
+            let held = in_time(ANSWER_MAX, watcher.attest(&mut attest)).await?;
+            if observations.send(Watched::Attested(held)).await.is_err() {
                 return Ok(());
             }
         }
@@ -205,8 +205,8 @@ impl<'a> Watcher<'a> {
         Ok(counted(standby_names, application_name, &asked.await?).map(|counted| counted.to_string()))
     }
 
-    async fn vouch(&self, vouch: &mut Vouch) -> Result<Option<u32>, SourceError> {
-        vouch.take(&self.client).await.map_err(|error| failed(&error, self.config))
+    async fn attest(&self, attest: &mut Attestation) -> Result<Option<u32>, SourceError> {
+        attest.take(&self.client).await.map_err(|error| failed(&error, self.config))
     }
 }
 

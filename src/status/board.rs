@@ -68,7 +68,7 @@ impl Board {
             commits: Vec::with_capacity(COMMITS_MAX),
             last_message: None,
             replicas: Vec::new(),
-            unsighted: None,
+            probe_fault: None,
             holder: None,
             watch: None,
             catalogue_at: None,
@@ -260,13 +260,13 @@ impl Board {
     }
 
     /// The source has said what its readers see. Gives whether that ends a spell in which it could not be asked.
-    pub fn sighted(&self) -> bool {
-        self.held().status.unsighted.take().is_some()
+    pub fn probed(&self) -> bool {
+        self.held().status.probe_fault.take().is_some()
     }
 
     /// The source could not be asked what its readers see; `fault` says why. Gives whether a spell of that begins.
-    pub fn unsighted(&self, fault: &str) -> bool {
-        self.held().status.unsighted.replace(fault.to_owned()).is_none()
+    pub fn unprobed(&self, fault: &str) -> bool {
+        self.held().status.probe_fault.replace(fault.to_owned()).is_none()
     }
 
     /// Everything, as it is now.

@@ -41,7 +41,7 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
             age.as_secs()
         ));
     }
-    if let (State::Streaming, Some(why)) = (&status.state, &status.unsighted) {
+    if let (State::Streaming, Some(why)) = (&status.state, &status.probe_fault) {
         reasons.push(format!(
             "the source cannot be asked what its readers see: {why}; invalidations leave, and nothing counts as settled"
         ));
@@ -81,7 +81,7 @@ fn trouble(target: &TargetStatus, now: Instant) -> Option<String> {
     if let Some(why) = &target.taken {
         return Some(format!("target {name} gets nothing: {why}. {}", record_advice(name)));
     }
-    if let Some(why) = &target.given_up {
+    if let Some(why) = &target.suspended {
         let fault = target.fault.as_ref().map(|fault| format!(" ({fault})")).unwrap_or_default();
         return Some(format!("target {name} was {why}; it is flushed when it returns{fault}"));
     }
@@ -173,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_was_given_up_is_named_with_the_place_and_the_reason() {
+    fn a_target_that_was_suspended_is_named_with_the_place_and_the_reason() {
         let board = streaming();
         board.target(1, |target| {
             target.is_down("connection refused");
-            target.given_up = Some("given up at 0/123 to keep the log within wal_budget (10 GiB)".to_owned());
+            target.suspended = Some("suspended at 0/123 to keep the log within wal_budget (10 GiB)".to_owned());
         });
-        insta::assert_snapshot!(reasons(&board), @"target edge was given up at 0/123 to keep the log within wal_budget (10 GiB); it is flushed when it returns (connection refused)");
+        insta::assert_snapshot!(reasons(&board), @"target edge was suspended at 0/123 to keep the log within wal_budget (10 GiB); it is flushed when it returns (connection refused)");
     }
 
     #[test]

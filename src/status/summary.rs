@@ -39,9 +39,9 @@ fn streaming(status: &Status) -> String {
         status.lag_bytes(),
         status.targets.len()
     );
-    let given_up = status.targets.iter().filter(|target| target.given_up.is_some()).count();
-    if given_up > 0 {
-        let _ = write!(text, ", {given_up} given up");
+    let suspended = status.targets.iter().filter(|target| target.suspended.is_some()).count();
+    if suspended > 0 {
+        let _ = write!(text, ", {suspended} suspended");
     }
     let left = status.replicas.iter().filter(|replica| replica.left.is_some()).count();
     if left > 0 {
@@ -76,9 +76,9 @@ mod tests {
     fn what_takes_a_person_stands_first() {
         let board = board();
         board.target(0, |target| target.halted = Some("the record is gone".to_owned()));
-        board.target(1, |target| target.given_up = Some("given up at 0/123".to_owned()));
+        board.target(1, |target| target.suspended = Some("suspended at 0/123".to_owned()));
         board.uncover(0, "the publication lacks the table");
-        insta::assert_snapshot!(summary(&board.status()), @"halted: target cache: the record is gone; 1 of 1 rules not covered; following the log: settled 0/0, 0 bytes behind, 0 of 2 targets up, 1 given up");
+        insta::assert_snapshot!(summary(&board.status()), @"halted: target cache: the record is gone; 1 of 1 rules not covered; following the log: settled 0/0, 0 bytes behind, 0 of 2 targets up, 1 suspended");
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct TargetStatus {
     /// Another coherd writes its record, so nothing is sent: for which databases, as it reads on after "gets nothing:".
     pub taken: Option<String>,
     /// The slot goes on without it: where and why, as it reads on after "the target was".
-    pub given_up: Option<String>,
+    pub suspended: Option<String>,
     /// Since when it has been up, or not.
     pub since: SystemTime,
     /// What it has confirmed without a gap.
@@ -56,7 +56,7 @@ impl TargetStatus {
             fault: None,
             halted: None,
             taken: None,
-            given_up: None,
+            suspended: None,
             since,
             applied: Lsn::ZERO,
             pending_keys: 0,

@@ -56,7 +56,7 @@ pub struct View {
     /// In the order of the configuration.
     pub replicas: Vec<ReplicaView>,
     /// Why the source cannot be asked what its readers see, while that is so.
-    pub unsighted: Option<String>,
+    pub probe_fault: Option<String>,
     /// In the order of the configuration.
     pub rules: Vec<RuleView>,
     /// The last gaps, oldest first.
@@ -75,7 +75,7 @@ pub struct View {
 pub struct CommitView {
     /// Its end.
     pub lsn: String,
-    /// The tables that it wrote, of those that rules name; none where it was invalidated by hand.
+    /// The tables that it wrote, of those that rules name; none where it was invalidated manually.
     pub tables: Vec<String>,
     /// Keys, each as often as a row made it.
     pub keys: u64,
@@ -114,7 +114,7 @@ pub struct TargetView {
     #[serde(default)]
     pub record_taken: bool,
     /// The slot goes on without it, to keep the log within `wal_budget`; it is flushed when it returns.
-    pub given_up: bool,
+    pub suspended: bool,
     /// Since when it has been up, or not.
     pub since_ms: u64,
     /// What it has confirmed without a gap.
@@ -192,7 +192,7 @@ impl View {
             safe_wal_size: status.held.and_then(|held| held.safe),
             targets: status.targets.iter().map(TargetView::of).collect(),
             replicas: status.replicas.iter().map(ReplicaView::of).collect(),
-            unsighted: status.unsighted.clone(),
+            probe_fault: status.probe_fault.clone(),
             rules: status.rules.iter().map(RuleView::of).collect(),
             gaps: status.gaps.iter().map(EventView::of).collect(),
             flushes: status.flushes.iter().map(EventView::of).collect(),
@@ -220,7 +220,7 @@ impl TargetView {
         match self {
             TargetView { halted: true, .. } => "halted",
             TargetView { record_taken: true, .. } => "refused",
-            TargetView { given_up: true, .. } => "given up",
+            TargetView { suspended: true, .. } => "suspended",
             TargetView { up: true, .. } => "up",
             TargetView { up: false, .. } => "down",
         }
@@ -234,7 +234,7 @@ impl TargetView {
             fault: target.fault.clone(),
             halted: target.halted.is_some(),
             record_taken: target.taken.is_some(),
-            given_up: target.given_up.is_some(),
+            suspended: target.suspended.is_some(),
             since_ms: millis(target.since),
             applied: target.applied.to_string(),
             pending_keys: target.pending_keys,

@@ -4,7 +4,7 @@
 //! their futures are first polled. One that holds scopes is alone in flight; as a rule scopes are no part of a delivery, and
 //! one flush of them goes on beside the deliveries. After a failure everything that is not
 //! confirmed is sent again, in order and one by one until something is confirmed. A target that may have changed
-//! meanwhile, or that is to be judged anew, is asked first what it remembers.
+//! meanwhile, or that is to be reconciled anew, has its record loaded first.
 //!
 //! Invariant: a delivery is confirmed by the target, or it is still in `unconfirmed`, or the worker has ended and
 //! nothing after it is confirmed either.
@@ -21,12 +21,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Delivered, Delivery, Fault, FaultKind, Pending, Recollection, Target};
+use super::{Delivered, Delivery, Fault, FaultKind, Pending, StoredRecord, Target};
 use crate::backoff::Backoff;
 use crate::core::Ticket;
 use crate::invalidation::Batch;
 
-/// The most deliveries of one lane that are sent and not confirmed. Enough to keep the wire busy; more would only make
+/// The most deliveries of one target that are sent and not confirmed. Enough to keep the wire busy; more would only make
 /// batches smaller, as what is not sent yet keeps gathering.
 pub const WINDOW_DELIVERIES: usize = 4;
 
@@ -52,18 +52,18 @@ pub enum Report {
     /// what this target has to be sent beside what it was sent already, which joins the oldest delivery that is not
     /// confirmed, so that no record outruns it. Where there is none it joins the next one, so who answers with
     /// something sends one soon. An answer that is dropped is asked for again.
-    Recalled {
-        /// Which lane.
-        lane: usize,
-        /// What the target remembers.
-        recollection: Recollection,
+    RecordLoaded {
+        /// Which target.
+        target: usize,
+        /// What it stores.
+        stored: StoredRecord,
         /// Where the answer goes.
         answer: oneshot::Sender<Batch>,
     },
     /// The target confirmed all of the delivery, its record included.
     Confirmed {
-        /// Which lane.
-        lane: usize,
+        /// Which target.
+        target: usize,
         /// The ticket it came with.
         ticket: Ticket,
         /// Given back for reuse; its batch is as it was sent.
@@ -73,8 +73,8 @@ pub enum Report {
     },
     /// The target has flushed every scope of the batch.
     Flushed {
-        /// Which lane.
-        lane: usize,
+        /// Which target.
+        target: usize,
         /// The ticket it came with.
         ticket: Ticket,
         /// As it was sent.
@@ -84,8 +84,8 @@ pub enum Report {
     },
     /// An attempt failed; the next one follows by itself.
     Trouble {
-        /// Which lane.
-        lane: usize,
+        /// Which target.
+        target: usize,
         /// Why.
         fault: Fault,
         /// Failures in a row, this one included.
@@ -93,21 +93,21 @@ pub enum Report {
     },
     /// The target does its work: for the first time, or again after trouble.
     Up {
-        /// Which lane.
-        lane: usize,
+        /// Which target.
+        target: usize,
     },
 }
 
 /// The way to a worker. Dropping it ends the worker; what is not confirmed by then stays unconfirmed.
 #[derive(Debug)]
-pub struct Lane {
+pub struct WorkerHandle {
     inbox: mpsc::Sender<Shipment>,
     flushes: mpsc::Sender<(Ticket, Batch)>,
-    recall: Arc<Notify>,
+    load: Arc<Notify>,
     unconfirmed: Arc<AtomicUsize>,
 }
 
-impl Lane {
+impl WorkerHandle {
     /// Has the scopes of a batch flushed beside the deliveries. Returns the batch where another flush is not confirmed yet,
     /// or the worker has ended.
     pub fn flush(&mut self, ticket: Ticket, batch: Batch) -> Result<(), Box<Batch>> {
@@ -119,12 +119,12 @@ impl Lane {
         self.unconfirmed.load(Ordering::Relaxed) < WINDOW_DELIVERIES
     }
 
-    /// Asks the target again what it remembers, before anything more is sent to it.
-    pub fn recall(&self) {
-        self.recall.notify_one();
+    /// Loads the target's record again before anything more is sent to it.
+    pub fn load_record(&self) {
+        self.load.notify_one();
     }
 
-    /// Whether the worker has ended although the lane is here: a bug, after which nothing more is confirmed.
+    /// Whether the worker has ended although its handle is here: a bug, after which nothing more is confirmed.
     pub fn has_ended(&self) -> bool {
         self.inbox.is_closed()
     }
@@ -143,26 +143,26 @@ impl Lane {
     }
 }
 
-/// Starts the worker of lane `index`. It recalls at once and works until the lane or the reports' receiver is dropped.
+/// Starts the worker of target `index`. It loads the record at once and works until the handle or the reports' receiver is dropped.
 /// Needs a tokio runtime.
-pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report>) -> Lane {
+pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report>) -> WorkerHandle {
     let (sender, inbox) = mpsc::channel(WINDOW_DELIVERIES);
     let (flush_sender, flushes) = mpsc::channel(1);
-    let (unconfirmed, recall) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
+    let (unconfirmed, load) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
     let worker = Worker {
-        lane: index,
+        index,
         target,
         reports,
         inbox,
         flushes,
         flush: None,
-        recall: Arc::clone(&recall),
+        load: Arc::clone(&load),
         count: Arc::clone(&unconfirmed),
         unconfirmed: VecDeque::with_capacity(WINDOW_DELIVERIES),
-        healing: Batch::default(),
+        repair: Batch::default(),
         standing: Standing::Down,
         is_known_up: false,
-        recall_due: true,
+        load_due: true,
         attempts: 0,
         brief: BRIEF,
         slow: SLOW,
@@ -170,10 +170,10 @@ pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report
     tokio::spawn(async move {
         let ControlFlow::Break(Ended) = worker.run().await;
     });
-    Lane { inbox: sender, flushes: flush_sender, recall, unconfirmed }
+    WorkerHandle { inbox: sender, flushes: flush_sender, load, unconfirmed }
 }
 
-/// The lane or the reports' receiver is gone.
+/// The handle or the reports' receiver is gone.
 struct Ended;
 
 type Step<T> = ControlFlow<Ended, T>;
@@ -207,22 +207,22 @@ struct Flush {
 }
 
 struct Worker {
-    lane: usize,
+    index: usize,
     target: Arc<dyn Target>,
     reports: mpsc::Sender<Report>,
     inbox: mpsc::Receiver<Shipment>,
     flushes: mpsc::Receiver<(Ticket, Batch)>,
     flush: Option<Flush>,
-    recall: Arc<Notify>,
+    load: Arc<Notify>,
     count: Arc<AtomicUsize>,
-    /// Oldest first; at most [`WINDOW_DELIVERIES`], which the lane sees to.
+    /// Oldest first; at most [`WINDOW_DELIVERIES`], which the handle sees to.
     unconfirmed: VecDeque<Unconfirmed>,
     /// What has to be sent beside the deliveries, and is in none of them yet.
-    healing: Batch,
+    repair: Batch,
     standing: Standing,
     /// It was reported to be up, and nothing else since.
     is_known_up: bool,
-    recall_due: bool,
+    load_due: bool,
     attempts: u32,
     brief: Backoff,
     slow: Backoff,
@@ -239,17 +239,17 @@ impl Flush {
 impl Worker {
     async fn run(mut self) -> ControlFlow<Ended, std::convert::Infallible> {
         loop {
-            if self.recall_due {
-                self.reacquaint().await?;
+            if self.load_due {
+                self.reload_record().await?;
                 continue;
             }
             self.launch();
             self.launch_flush();
-            let Worker { unconfirmed, inbox, flushes, flush, reports, recall, .. } = &mut self;
+            let Worker { unconfirmed, inbox, flushes, flush, reports, load, .. } = &mut self;
             let may_flush = flush.is_none();
             tokio::select! {
                 biased;
-                () = recall.notified() => self.ground(),
+                () = load.notified() => self.ground(),
                 (index, outcome) = poll_fn(|context| landing(unconfirmed, context)) => match outcome {
                     Ok(delivered) => self.confirm(index, delivered).await?,
                     Err(fault) => self.fail(fault).await?,
@@ -278,7 +278,7 @@ impl Worker {
 
     /// Begins what may be in flight and is not.
     fn launch(&mut self) {
-        self.heal();
+        self.add_repair();
         let window = match self.standing {
             Standing::Up => WINDOW_DELIVERIES,
             Standing::Down => 1,
@@ -312,7 +312,7 @@ impl Worker {
         // Its share of the batch goes with it.
         drop(flight);
         let batch = Arc::try_unwrap(batch).unwrap_or_default();
-        self.report(Report::Flushed { lane: self.lane, ticket, batch, delivered }).await?;
+        self.report(Report::Flushed { target: self.index, ticket, batch, delivered }).await?;
         self.up().await
     }
 
@@ -327,21 +327,21 @@ impl Worker {
         flush.attempts = flush.attempts.saturating_add(1);
         let attempts = flush.attempts;
         self.is_known_up = false;
-        self.report(Report::Trouble { lane: self.lane, fault, attempts }).await
+        self.report(Report::Trouble { target: self.index, fault, attempts }).await
     }
 
     /// Puts what has to be sent beside the deliveries into the oldest one. It is in no flight: such things come only
-    /// from a recollection, and a recollection only after every flight has been dropped.
-    fn heal(&mut self) {
-        if self.healing.is_empty() {
+    /// from the answer to a record that was loaded, and it is loaded only after every flight has been dropped.
+    fn add_repair(&mut self) {
+        if self.repair.is_empty() {
             return;
         }
         if let Some(delivery) = self.unconfirmed.front_mut().and_then(|oldest| Arc::get_mut(&mut oldest.delivery)) {
-            delivery.batch.append(&std::mem::take(&mut self.healing));
+            delivery.batch.append(&std::mem::take(&mut self.repair));
         }
     }
 
-    /// Drops every flight, so that the target can be asked what it remembers.
+    /// Drops every flight, so that its record can be loaded.
     fn ground(&mut self) {
         for unconfirmed in &mut self.unconfirmed {
             unconfirmed.flight = None;
@@ -350,7 +350,7 @@ impl Worker {
             flush.flight = None;
         }
         (self.standing, self.is_known_up) = (Standing::Down, false);
-        self.recall_due = true;
+        self.load_due = true;
     }
 
     async fn confirm(&mut self, index: usize, delivered: Delivered) -> Step<()> {
@@ -364,7 +364,7 @@ impl Worker {
             Delivery { batch: Batch::default(), record: shared.record.clone() }
         });
         self.count.fetch_sub(1, Ordering::Relaxed);
-        self.report(Report::Confirmed { lane: self.lane, ticket, delivery, delivered }).await?;
+        self.report(Report::Confirmed { target: self.index, ticket, delivery, delivered }).await?;
         self.up().await
     }
 
@@ -377,27 +377,27 @@ impl Worker {
         if is_flush_refused || std::mem::replace(&mut self.is_known_up, true) {
             return ControlFlow::Continue(());
         }
-        self.report(Report::Up { lane: self.lane }).await
+        self.report(Report::Up { target: self.index }).await
     }
 
     /// Drops every flight, tells, and waits.
     async fn fail(&mut self, fault: Fault) -> Step<()> {
-        let recall_due = self.recall_due || may_have_changed(fault.kind);
+        let load_due = self.load_due || may_have_changed(fault.kind);
         self.ground();
-        self.recall_due = recall_due;
+        self.load_due = load_due;
         self.attempts = self.attempts.saturating_add(1);
         let backoff = if fault.kind.passes_by_itself() { &mut self.brief } else { &mut self.slow };
         let wait = backoff.next(fastrand::u32(..));
-        self.report(Report::Trouble { lane: self.lane, fault, attempts: self.attempts }).await?;
+        self.report(Report::Trouble { target: self.index, fault, attempts: self.attempts }).await?;
         self.meanwhile(tokio::time::sleep(wait)).await
     }
 
-    /// Asks the target what it remembers, and the pipeline what follows from that.
-    async fn reacquaint(&mut self) -> Step<()> {
+    /// Loads the target's record, and asks the pipeline what follows from it.
+    async fn reload_record(&mut self) -> Step<()> {
         self.was_called();
         let target = Arc::clone(&self.target);
-        let recollection = match self.meanwhile(async move { target.recall().await }).await? {
-            Ok(recollection) => recollection,
+        let stored = match self.meanwhile(async move { target.load_record().await }).await? {
+            Ok(stored) => stored,
             Err(fault) => return self.fail(fault).await,
         };
         if self.was_called() {
@@ -405,20 +405,20 @@ impl Worker {
             return ControlFlow::Continue(());
         }
         let (answer, verdict) = oneshot::channel();
-        self.report(Report::Recalled { lane: self.lane, recollection, answer }).await?;
-        let Ok(healing) = self.meanwhile(verdict).await? else {
+        self.report(Report::RecordLoaded { target: self.index, stored, answer }).await?;
+        let Ok(repair) = self.meanwhile(verdict).await? else {
             let wait = self.brief.next(fastrand::u32(..));
             return self.meanwhile(tokio::time::sleep(wait)).await;
         };
-        self.healing.append(&healing);
-        self.recall_due = false;
+        self.repair.append(&repair);
+        self.load_due = false;
         // Where something waits to be confirmed, its confirmation is the better sign.
         if self.unconfirmed.is_empty() { self.up().await } else { ControlFlow::Continue(()) }
     }
 
-    /// Whether somebody has called for a recollection since the last time this was asked.
+    /// Whether somebody has called for the record since the last time this was asked.
     fn was_called(&self) -> bool {
-        let mut notified = pin!(self.recall.notified());
+        let mut notified = pin!(self.load.notified());
         notified.as_mut().enable()
     }
 
@@ -429,7 +429,7 @@ impl Worker {
         }
     }
 
-    /// Waits for `work` and takes shipments in, which is also how the end of the lane is noticed.
+    /// Waits for `work` and takes shipments in, which is also how the end of the handle is noticed.
     async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Step<T> {
         let mut work = pin!(work);
         loop {

@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 
 use crate::finding::Finding;
 use crate::invalidation::{Action, Batch};
-pub use crate::record::{Delivery, Recollection, Record};
+pub use crate::record::{Delivery, Record, StoredRecord};
 use config::TargetConfig;
 use peek::Peek;
 
@@ -32,7 +32,7 @@ pub trait Target: Send + Sync {
     fn flush<'a>(&'a self, batch: &'a Batch) -> Pending<'a, Result<Delivered, Fault>>;
 
     /// What the target remembers of how far it has been brought.
-    fn recall(&self) -> Pending<'_, Result<Recollection, Fault>>;
+    fn load_record(&self) -> Pending<'_, Result<StoredRecord, Fault>>;
 }
 
 /// What a delivery did.

@@ -104,7 +104,7 @@ impl Faults {
         let write = "INSERT INTO logs (line) SELECT repeat('x', 1000) FROM generate_series(1, 1000)";
         let mut is_suspended = false;
         while Instant::now() < end && !is_suspended && sql.try_run(write).is_ok() {
-            is_suspended = self.daemon_answers() && self.daemon.status()["targets"][one]["given_up"] == true;
+            is_suspended = self.daemon_answers() && self.daemon.status()["targets"][one]["suspended"] == true;
         }
         self.world.history.count("targets: suspended", usize::from(is_suspended));
         self.later(2000, Mend::TargetNetwork(one));

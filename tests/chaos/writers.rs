@@ -47,7 +47,7 @@ impl Writer {
             900..904 => self.bulk(),
             904..908 => self.refill(),
             908 if self.world.may_flush() => self.truncate(),
-            908..950 => self.by_hand(),
+            908..950 => self.manual(),
             _ => self.unrelated(),
         }
     }
@@ -149,7 +149,7 @@ impl Writer {
     }
 
     /// What a DBA does. It changes nothing, so it needs no hold.
-    fn by_hand(&mut self) {
+    fn manual(&mut self) {
         let table = self.rng.usize(..TABLES.len());
         let number = self.number(table);
         let its = &TABLES[table];

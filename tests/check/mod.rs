@@ -148,7 +148,7 @@ fn a_database_that_was_set_up_has_no_findings_but_the_targets() {
         coherd setup
     warning [slot-missing] slot NAME: it is not there yet; coherd setup or the first coherd run creates it
         coherd setup
-    warning [functions-missing] schema coherd: it is not there: applications have no coherd.token(), and nobody can invalidate by hand
+    warning [functions-missing] schema coherd: it is not there: applications have no coherd.token(), and nobody can invalidate manually
         coherd setup
     1 error, 2 warnings, 1 question without an answer
     "#);
@@ -209,7 +209,7 @@ fn what_the_server_lacks_is_named_with_its_mending() {
     warning [slot-missing] slot coherd: it is not there yet; coherd setup or the first coherd run creates it
         coherd setup
 
-    warning [functions-missing] schema coherd: it is not there: applications have no coherd.token(), and nobody can invalidate by hand
+    warning [functions-missing] schema coherd: it is not there: applications have no coherd.token(), and nobody can invalidate manually
         coherd setup
 
     4 errors, 4 warnings

@@ -34,11 +34,11 @@ fn keys(redis: &Redis) -> Vec<String> {
 }
 
 impl Shop {
-    /// Writes log that concerns no rule until the target is given up.
+    /// Writes log that concerns no rule until the target is suspended.
     fn exhaust_the_budget(&mut self) {
-        until("the target is given up", || {
+        until("the target is suspended", || {
             self.sql.run("INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 1000)");
-            (self.daemon.status()["targets"][0]["given_up"] == true).then_some(())
+            (self.daemon.status()["targets"][0]["suspended"] == true).then_some(())
         });
     }
 
@@ -73,7 +73,7 @@ fn the_slot_goes_on_without_a_target_that_is_away_for_too_long_and_the_others_no
     assert!(!shop.waits(&token, "300ms"), "nobody else's word counts");
     assert_eq!(shop.daemon.http(&format!("/wait?token={token}&timeout=100ms")).0, 504);
     let (code, reasons) = shop.daemon.http("/readyz");
-    assert!(code == 503 && reasons.contains("target cache was given up at "), "{reasons}");
+    assert!(code == 503 && reasons.contains("target cache was suspended at "), "{reasons}");
     // The other one is served by name, before and after.
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 2");
     until("the other target is served", || (keys(&edge) == ["other", "user:3"]).then_some(()));
@@ -81,14 +81,14 @@ fn the_slot_goes_on_without_a_target_that_is_away_for_too_long_and_the_others_no
     until("it is flushed", || (shop.cached() == ["other"]).then_some(()));
     assert!(shop.waits(&token, "30s"));
     until("it is ready", || (shop.daemon.http("/readyz").0 == 200).then_some(()));
-    assert_eq!(shop.daemon.status()["targets"][0]["given_up"], false);
+    assert_eq!(shop.daemon.status()["targets"][0]["suspended"], false);
     shop.cache(&["user:1", "user:3"]);
     assert_eq!(shop.left_after("UPDATE users SET n = 2 WHERE id = 1"), ["other", "user:3"]);
-    assert_eq!(keys(&edge), ["other", "user:3"], "what was not given up is not flushed");
+    assert_eq!(keys(&edge), ["other", "user:3"], "what was not suspended is not flushed");
 }
 
 #[test]
-fn what_a_target_missed_that_was_given_up_is_proved_to_another_start() {
+fn what_a_target_missed_that_was_suspended_is_proved_to_another_start() {
     let (mut shop, edge) = open("");
     shop.redis.signal(Signal::Stop);
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
@@ -125,7 +125,7 @@ fn with_on_gap_halt_postgres_is_let_go_and_the_target_waits_for_a_person() {
 }
 
 #[test]
-fn with_on_gap_halt_a_flush_by_hand_lets_the_target_that_was_given_up_go_on() {
+fn with_on_gap_halt_a_manual_flush_lets_the_target_that_was_suspended_go_on() {
     let (mut shop, _edge) = open("on_gap: halt\n");
     shop.redis.signal(Signal::Stop);
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
@@ -160,7 +160,7 @@ fn a_transaction_that_runs_for_long_costs_no_target_anything() {
             (held(&shop.daemon.http("/metrics").1) != held(&before)).then_some(())
         });
     }
-    assert_eq!(shop.daemon.status()["targets"][0]["given_up"], false);
+    assert_eq!(shop.daemon.status()["targets"][0]["suspended"], false);
     assert_eq!(shop.left_after("UPDATE users SET n = 2 WHERE id = 1"), ["other", "user:2", "user:3"]);
     long.run("ROLLBACK");
 }

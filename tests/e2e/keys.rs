@@ -11,7 +11,7 @@ const USERS: &str = "CREATE TABLE users (id bigint PRIMARY KEY, name text, email
 const BY_ID_AND_EMAIL: &str = "  - table: public.users\n    keys: [\"user:{id}\", \"user:by-email:{email|lower}\"]\n";
 
 #[test]
-fn an_update_typed_by_hand_removes_its_keys_and_no_others() {
+fn an_update_typed_manually_removes_its_keys_and_no_others() {
     let mut shop = Shop::open(USERS, BY_ID_AND_EMAIL);
     shop.cache(&["user:1", "user:2", "user:by-email:ann@x", "user:by-email:bob@x", "user:10", "other"]);
     let left = shop.left_after("UPDATE users SET name = 'Anne' WHERE id = 1");

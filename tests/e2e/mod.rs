@@ -1,7 +1,7 @@
 //! The daemon from end to end: a change in a real Postgres, keys in a real Redis.
 
 mod asynchronous;
-mod by_hand;
+mod manual;
 mod broken_rule;
 mod budget;
 mod bulk;

@@ -36,7 +36,7 @@ fn a_message_that_any_role_may_write_takes_no_memory_and_one_of_ours_flushes_eve
     shop.settle();
     assert_eq!(shop.cached(), ["other"]);
     let metrics = shop.daemon.http("/metrics").1;
-    assert!(metrics.contains("coherd_flushes_total{reason=\"order_too_large\"} 1"), "{metrics}");
+    assert!(metrics.contains("coherd_flushes_total{reason=\"manual_too_large\"} 1"), "{metrics}");
     let log = shop.daemon.log();
     assert_eq!(log.matches("has more than 1048576 bytes").count(), 1, "{log}");
     // As many keys as the bound leaves room for.
@@ -67,7 +67,7 @@ fn a_large_row_gives_its_keys_and_flushes_those_that_need_a_large_value() {
 }
 
 #[test]
-fn orders_by_hand_come_in_pieces_that_the_daemon_reads() {
+fn orders_manually_come_in_pieces_that_the_daemon_reads() {
     let mut shop = Shop::open(SCHEMA, RULES);
     let quotes = "repeat('\"', 100000)";
     shop.sql.run(&format!("INSERT INTO users SELECT id, {quotes} FROM generate_series(1, 30) id"));
@@ -92,6 +92,6 @@ fn orders_by_hand_come_in_pieces_that_the_daemon_reads() {
     let refused = shop.sql.try_run("SELECT coherd.invalidate('pet:1', repeat('x', 131073))").unwrap_err();
     assert_eq!(refused.code().map(tokio_postgres::error::SqlState::code), Some("54000"));
     let metrics = shop.daemon.http("/metrics").1;
-    assert!(!metrics.contains("order_too_large"), "{metrics}");
+    assert!(!metrics.contains("manual_too_large"), "{metrics}");
     until("the daemon is ready", || (shop.daemon.http("/readyz").0 == 200).then_some(()));
 }

@@ -75,7 +75,7 @@ fn a_rule_invalidates_only_the_targets_it_names() {
     pair.sql.run("SELECT coherd.flush('carts')");
     pair.settle();
     assert_eq!(keys(&pair.cache), ["cart:1"], "the flush of a rule goes where the rule goes");
-    assert!(keys(&pair.edge).is_empty(), "a key named by hand goes where a rule covers it");
+    assert!(keys(&pair.edge).is_empty(), "a manual key goes where a rule covers it");
 }
 
 /// Writes for longer than `wal_sender_timeout` and sees each change reach `up` while the other is away.

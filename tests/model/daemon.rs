@@ -9,9 +9,9 @@ use coherd::invalidation::{Action, Batch, RuleId};
 use coherd::lsn::Lsn;
 use coherd::observation::{HeldWal, Observation, TableSeen};
 use coherd::pgoutput::PgTime;
-use coherd::record::{Delivery, Recollection, Record};
+use coherd::record::{Delivery, Record, StoredRecord};
 use coherd::rules::config::{RawRule, Rule, resolve};
-use coherd::sight::{ReplicaSeen, Sight};
+use coherd::snapshot::{ReplicaSeen, Snapshot};
 use coherd::transaction::Gather;
 
 use super::setup::{Broken, Setup};
@@ -138,7 +138,6 @@ impl Daemon {
         // What is remembered matters only where the cache goes back.
         let recent_bytes = if setup.rolls_back && !setup.halts { RECENT_BYTES } else { 0 };
         let policy = Policy {
-            slot: "s".into(),
             pending_keys: 100,
             recent_bytes,
             wal_budget: setup.overspends.then_some(BUDGET),
@@ -148,7 +147,7 @@ impl Daemon {
         let rules = if setup.other_is_down { &*RULES_OF_TWO } else { &*RULES };
         let replicas = Replicas::new(usize::from(setup.is_waited_for()), MAX_LAG, *NOW);
         let mut daemon = Daemon {
-            core: Core::new(1 + usize::from(setup.other_is_down), rules.clone(), policy, replicas, *NOW),
+            core: Core::new(1 + usize::from(setup.other_is_down), rules.clone(), "s", policy, replicas, *NOW),
             is_open: false,
             is_asked: false,
             standing: Standing::Unread,
@@ -275,9 +274,9 @@ impl Daemon {
         self.core.rest(*NOW);
     }
 
-    pub fn answered(&mut self, setup: &Setup, sight: Sight) {
+    pub fn answered(&mut self, setup: &Setup, snapshot: Snapshot) {
         self.is_asked = false;
-        self.step(setup, Wait::Moment, Input::Snapshot(1, sight));
+        self.step(setup, Wait::Moment, Input::Snapshot(1, snapshot));
     }
 
     /// Lets the core do whatever is due.
@@ -295,7 +294,7 @@ impl Daemon {
     /// The record is loaded.
     pub fn loads(&mut self, setup: &Setup, record: Record) {
         self.standing = Standing::Asking;
-        let stored = Recollection { record: Some(record), empty: false, written: None };
+        let stored = StoredRecord { record: Some(record), empty: false, written: None };
         self.step(setup, Wait::Moment, Input::RecordLoaded(0, stored));
         if self.standing == Standing::Working && self.flights.is_empty() {
             self.up(setup);

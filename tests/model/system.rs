@@ -2,7 +2,7 @@
 
 use coherd::core::Input;
 use coherd::record::{NEW, Record};
-use coherd::sight::Sight;
+use coherd::snapshot::Snapshot;
 use stateright::{Model, Property};
 
 use super::daemon::{self, Daemon, Flight, SYSTEM, Stage, Standing, Wait};
@@ -316,7 +316,7 @@ impl Setup {
             Action::Replay => postgres.replayed += 1,
             Action::Open => daemon::open(daemon, self, *postgres, clock),
             Action::Decode => daemon.decode(*postgres),
-            Action::Answer => daemon.answered(self, self.sight(*postgres)),
+            Action::Answer => daemon.answered(self, self.snapshot(*postgres)),
             Action::Turn => self.turn(state, Wait::Moment),
             Action::Late => self.turn(state, Wait::Late),
             Action::Load => self.load(state),
@@ -369,13 +369,13 @@ impl Setup {
         state.is_attested_wrongly &= state.is_swapped || state.daemon.takes_back;
     }
 
-    fn sight(&self, postgres: Postgres) -> Sight {
+    fn snapshot(&self, postgres: Postgres) -> Snapshot {
         let both = Row(postgres.visible.0 & Row::at(postgres.replayed).0);
         match self.source {
             Source::Primary if self.is_ungated() => postgres.snapshot(Row::at(postgres.written)),
             Source::Primary if self.strategy == Strategy::Once => postgres.snapshot(both),
             Source::Primary => postgres.snapshot(postgres.visible),
-            Source::Standby => Sight::Standby(lsn(postgres.replayed)),
+            Source::Standby => Snapshot::Standby(lsn(postgres.replayed)),
         }
     }
 

@@ -3,7 +3,7 @@
 use coherd::lsn::Lsn;
 use coherd::observation::Horizon;
 use coherd::record::Record;
-use coherd::sight::{Commit, Sight};
+use coherd::snapshot::{Commit, Snapshot};
 
 /// How many commits are decoded, replayed, settled …: everything up to that one, in the order of the log.
 pub type Position = u8;
@@ -75,14 +75,14 @@ impl Postgres {
     }
 
     /// `pg_current_snapshot()` of a server that shows these commits.
-    pub fn snapshot(self, shown: Row) -> Sight {
+    pub fn snapshot(self, shown: Row) -> Snapshot {
         let xid = |n: Position| u64::from(commit(n).xid);
         let highest = (1..=self.written).rev().find(|n| !shown.lacks(*n)).unwrap_or(0);
         let xmax = xid(highest + 1);
         let running: Vec<u64> = (1..highest).filter(|n| shown.lacks(*n)).map(xid).collect();
         let xmin = running.first().copied().unwrap_or(xmax);
         let list = running.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
-        Sight::Primary(format!("{xmin}:{xmax}:{list}").parse().unwrap())
+        Snapshot::Primary(format!("{xmin}:{xmax}:{list}").parse().unwrap())
     }
 }
 

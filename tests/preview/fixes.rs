@@ -90,7 +90,7 @@ const FIXES: [(&str, &str); 12] = [
     ("a TRUNCATE", "TRUNCATE events"),
     ("an ALTER TABLE that writes the table anew", "ALTER TABLE items ALTER qty TYPE bigint USING qty + 1"),
     (
-        "what is named by hand",
+        "what is named manually",
         "UPDATE users SET name = 'x' WHERE id = 9; SELECT coherd.invalidate('anything at all', 'product:4')",
     ),
     ("a table made anew", "DROP TABLE events; CREATE TABLE events (id int PRIMARY KEY, day date, note text)"),

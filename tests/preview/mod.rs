@@ -1,6 +1,6 @@
 //! What people ask before and after a fix: `coherd keys`, `explain`, `tail`, `invalidate`, `flush`.
 
-mod by_hand;
+mod manual;
 mod explain;
 mod fixes;
 mod guide;

@@ -45,10 +45,10 @@ async fn a_server_is_given_the_library_when_it_is_met_and_once() {
     let mut asked = Asked::of(&server);
     let target = open_url(&server.url());
     for _ in 0..3 {
-        target.recall().await.expect("recalls");
+        target.load_record().await.expect("loads");
         assert_eq!(code(&mut asked), Some(library()));
     }
-    open_url(&server.url()).recall().await.expect("recalls");
+    open_url(&server.url()).load_record().await.expect("loads");
     assert_eq!(asked.calls("function|load"), 1);
     delivers(&*target).await;
 }
@@ -59,7 +59,7 @@ async fn who_only_looks_brings_nothing() {
     let mut config = config(&server.url());
     config.library = Library::Leave;
     let target = open(&config);
-    target.recall().await.expect("recalls");
+    target.load_record().await.expect("loads");
     delivers(&*target).await;
     assert_eq!(Asked::of(&server).calls("function|list"), 0);
 }
@@ -77,7 +77,7 @@ async fn an_older_library_is_replaced_and_a_newer_one_or_a_foreign_one_stays() {
         let mut asked = Asked::of(&server);
         let _: String = asked.run(&["FUNCTION", "LOAD", &there]);
         let target = open_url(&server.url());
-        target.recall().await.expect("recalls");
+        target.load_record().await.expect("loads");
         assert_eq!(code(&mut asked), Some(expected));
         delivers(&*target).await;
     }
@@ -91,12 +91,12 @@ async fn functions_that_were_flushed_come_back_with_the_next_connection() {
     let server = Redis::start();
     let mut asked = Asked::of(&server);
     let target = open_url(&server.url());
-    target.recall().await.expect("recalls");
+    target.load_record().await.expect("loads");
     let _: () = asked.run(&["FUNCTION", "FLUSH"]);
     assert_eq!(code(&mut asked), None);
     let _: u64 = asked.run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     target.deliver(&delivery(1, &[])).await.expect_err("the connection is gone");
-    target.recall().await.expect("recalls, as the worker does after a lost connection");
+    target.load_record().await.expect("loads, as the worker does after a lost connection");
     assert_eq!(code(&mut asked), Some(library()));
 }
 
@@ -117,7 +117,7 @@ async fn what_forbids_the_library_stops_no_delivery() {
             let _: () = asked.run(&["ACL", "SETUSER", "coherd", &format!("-{forbidden}")]);
         }
         let target = open_url(&server.url().replace("redis://", "redis://coherd:mellon@"));
-        target.recall().await.expect("recalls");
+        target.load_record().await.expect("loads");
         assert_eq!(code(&mut asked), None, "{forbidden}");
         delivers(&*target).await;
     }
@@ -128,7 +128,7 @@ async fn a_server_without_functions_is_served_all_the_same() {
     let server = Redis::start_with(if has_functions() { &["--rename-command", "FUNCTION", ""] } else { &[] });
     let target = open_url(&server.url());
     for _ in 0..2 {
-        target.recall().await.expect("recalls");
+        target.load_record().await.expect("loads");
         delivers(&*target).await;
     }
 }
@@ -164,11 +164,11 @@ async fn a_connection_that_ends_at_the_question_is_soon_spared_it() {
     let server = Redis::start();
     let target = open_url(&format!("redis://127.0.0.1:{}/0", easily_offended(server.port())));
     for lost in 0..3 {
-        assert_eq!(target.recall().await.is_err(), lost < 2, "attempt {lost}");
+        assert_eq!(target.load_record().await.is_err(), lost < 2, "attempt {lost}");
     }
     delivers(&*target).await;
-    target.recall().await.expect_err("asked again, in case it was a coincidence");
-    target.recall().await.expect("and spared again");
+    target.load_record().await.expect_err("asked again, in case it was a coincidence");
+    target.load_record().await.expect("and spared again");
     delivers(&*target).await;
     until("the server is there", || Asked::of(&server).field("applied"));
 }

@@ -4,7 +4,7 @@ mod auth;
 mod certificates;
 mod fake;
 mod slots;
-mod sights;
+mod probes;
 mod standby;
 mod stream;
 mod tls;

@@ -6,7 +6,7 @@ use crate::support::postgres::Client;
 
 /// The script as it was when everybody could call everything, as far as rights go.
 const OPEN_TO_ALL: &str = "
-    COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, invalidation by hand, status (version 5)';
+    COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, manual invalidation, status (version 5)';
     GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA coherd TO PUBLIC";
 
 /// The calls that are for operators.

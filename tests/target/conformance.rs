@@ -26,38 +26,38 @@ impl Cache for Asked {
 
 /// Runs a fresh, empty target through everything that is asked of all of them.
 pub async fn conforms(target: Arc<dyn Target>, cache: &mut dyn Cache) {
-    let fresh = target.recall().await.expect("recalls");
+    let fresh = target.load_record().await.expect("loads");
     assert_eq!((fresh.record, fresh.empty), (None, true), "a fresh target remembers nothing");
 
     for key in ["user:1", "user:2", "order:1", "ключ", " with space\n"] {
         cache.put(key);
     }
-    assert!(!target.recall().await.expect("recalls").empty, "keys are seen");
+    assert!(!target.load_record().await.expect("loads").empty, "keys are seen");
 
     let keys = ["user:1", "absent", "ключ", " with space\n"].map(|key| (Action::Delete, key));
     let invalidated = target.deliver(&delivery(100, &keys)).await.expect("delivers");
     assert_eq!(invalidated.hit, 3, "only keys that were there count");
     assert!(!cache.has("user:1") && !cache.has("ключ") && !cache.has(" with space\n"));
     assert!(cache.has("user:2") && cache.has("order:1"), "nothing else is touched");
-    assert_eq!(target.recall().await.expect("recalls").record, Some(record(100)));
+    assert_eq!(target.load_record().await.expect("loads").record, Some(record(100)));
 
     let again = target.deliver(&delivery(100, &keys)).await.expect("delivers the same again");
     assert_eq!(again.hit, 0);
 
     target.deliver(&delivery(200, &[])).await.expect("an empty batch moves the record");
-    assert_eq!(target.recall().await.expect("recalls").record, Some(record(200)));
+    assert_eq!(target.load_record().await.expect("loads").record, Some(record(200)));
 
     cache.put("user:3");
     target.deliver(&flush(300, &[(Action::Delete, "user:*")])).await.expect("flushes");
     assert!(!cache.has("user:2") && !cache.has("user:3"));
     assert!(cache.has("order:1"), "a flush touches its scope only");
-    assert_eq!(target.recall().await.expect("recalls").record, Some(record(300)));
+    assert_eq!(target.load_record().await.expect("loads").record, Some(record(300)));
 
     let both = [delivery(400, &[(Action::Delete, "order:1")]), delivery(500, &[])];
     let (first, second) = tokio::join!(target.deliver(&both[0]), target.deliver(&both[1]));
     first.and(second).expect("two at once");
-    assert_eq!(target.recall().await.expect("recalls").record, Some(record(500)), "the later record is the last");
-    assert!(target.recall().await.expect("recalls").empty, "the record alone is nothing that can be stale");
+    assert_eq!(target.load_record().await.expect("loads").record, Some(record(500)), "the later record is the last");
+    assert!(target.load_record().await.expect("loads").empty, "the record alone is nothing that can be stale");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use coherd::invalidation::Action;
 use coherd::target::FaultKind;
 
-use super::lane::Driver;
+use super::worker::Driver;
 use super::{Asked, config, delivery, open, open_url};
 use crate::support::process::Signal;
 use crate::support::{Redis, until};
@@ -55,7 +55,7 @@ async fn a_killed_server_is_a_lost_connection() {
     })
     .await;
     proof(&server);
-    assert_eq!(driver.recollections.last().expect("asked again").record, None, "the restarted server is empty");
+    assert_eq!(driver.stored_records.last().expect("asked again").record, None, "the restarted server is empty");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -67,7 +67,7 @@ async fn a_server_that_is_not_there_yet_is_waited_for() {
     driver.send(delivery(400, &[]));
     driver.until("it is refused a few times", |driver| driver.troubles.len() >= 4).await;
     assert!(driver.troubles.iter().all(|fault| fault.kind == FaultKind::Connection));
-    assert!(driver.recollections.is_empty() && driver.ups == 0);
+    assert!(driver.stored_records.is_empty() && driver.ups == 0);
     server.restart();
     driver.until("it is confirmed", |driver| driver.confirmed == [400]).await;
 }
@@ -96,7 +96,7 @@ async fn a_connection_closed_by_the_server_is_dialled_anew() {
     driver.send(delivery(200, &[]));
     driver.until("it is confirmed", |driver| driver.confirmed == [100, 200]).await;
     assert_eq!(driver.troubles.iter().map(|fault| fault.kind).collect::<Vec<_>>(), [FaultKind::Connection]);
-    assert_eq!(driver.recollections.len(), 2);
+    assert_eq!(driver.stored_records.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -112,7 +112,7 @@ async fn a_replica_is_waited_for_until_it_is_the_primary() {
     holds_until_mended(&mut driver, FaultKind::ReadOnly, || asked.run(&["REPLICAOF", "NO", "ONE"])).await;
     proof(&server);
     // The replica took over the other server's (empty) data: its record is gone, and the pipeline hears of it.
-    assert_eq!(driver.recollections.last().expect("asked again").record, None);
+    assert_eq!(driver.stored_records.last().expect("asked again").record, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -150,7 +150,7 @@ async fn a_wrong_password_is_named_never_printed_and_tried_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_server_that_wants_a_password_says_so() {
     let server = Redis::start_with(&["--requirepass", "mellon"]);
-    let fault = open_url(&server.url()).recall().await.unwrap_err();
+    let fault = open_url(&server.url()).load_record().await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Denied);
     assert!(fault.message.contains("NOAUTH") && fault.message.contains("url"), "{fault}");
 }

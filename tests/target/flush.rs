@@ -183,7 +183,7 @@ async fn keys_too_long_for_one_reply_of_a_thousand_are_looked_at_in_smaller_piec
     }
     asked.fill(100, |n| format!("user:{n}"));
     asked.fill(100, |n| format!("order:{n}"));
-    let mut driver = super::lane::Driver::new(open_url(&server.url()));
+    let mut driver = super::worker::Driver::new(open_url(&server.url()));
     driver.send(flush(1, &[(Action::Delete, "user:*"), (Action::Delete, "order:*")]));
     driver.until("the flush is confirmed", |driver| driver.confirmed == [1]).await;
     assert_eq!(asked.run::<u64>(&["DBSIZE"]), 401);

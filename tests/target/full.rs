@@ -4,7 +4,7 @@ use coherd::invalidation::{Action, Batch, RuleId};
 use coherd::target::config::TargetConfig;
 use coherd::target::{Delivery, FaultKind};
 
-use super::lane::Driver;
+use super::worker::Driver;
 use super::{Asked, config, delivery, flush, open, open_url, record};
 use crate::support::Redis;
 
@@ -34,7 +34,7 @@ async fn a_full_server_loses_keys_and_leases_and_takes_the_record() {
         let delivered = target.deliver(&Delivery { batch, record: record(200) }).await.unwrap();
         assert_eq!(delivered.hit, 400, "the script is known: {known}");
         assert_eq!(asked.run::<u64>(&["DBSIZE"]), 1, "the record is all that is left");
-        assert_eq!(target.recall().await.unwrap().record, Some(record(200)));
+        assert_eq!(target.load_record().await.unwrap().record, Some(record(200)));
     }
 }
 
@@ -47,8 +47,8 @@ async fn a_record_that_is_there_keeps_the_fields_that_are_not_written() {
     target.deliver(&first).await.unwrap();
     fill_up(&mut asked);
     target.deliver(&delivery(200, &[])).await.unwrap();
-    let recalled = target.recall().await.unwrap().record.unwrap();
-    assert_eq!((recalled.rules.as_deref(), recalled.applied.as_u64()), (Some("1f 2e"), 200));
+    let loaded = target.load_record().await.unwrap().record.unwrap();
+    assert_eq!((loaded.rules.as_deref(), loaded.applied.as_u64()), (Some("1f 2e"), 200));
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ async fn whatever_is_too_large_ends_the_connection_and_is_named() {
     ];
     for (payload, expected) in PAYLOADS.iter().zip(expected) {
         server.sends(*payload);
-        let fault = target.recall().await.unwrap_err();
+        let fault = target.load_record().await.unwrap_err();
         assert_eq!(fault.kind, FaultKind::Connection, "{}: {fault}", payload.name);
         assert!(fault.message.starts_with("Redis at 127.0.0.1:"), "{fault}");
         assert!(fault.message.contains(expected), "{}: {fault}", payload.name);

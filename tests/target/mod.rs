@@ -5,7 +5,7 @@ mod faults;
 mod flush;
 mod full;
 mod hostile;
-mod lane;
+mod worker;
 mod leases;
 mod redis;
 mod redis_tls;
@@ -35,7 +35,7 @@ pub fn open_url(url: &str) -> Arc<dyn Target> {
 
 /// Delivers as a worker does that has just connected: the record is read before it is written over.
 pub async fn deliver(target: &dyn Target, delivery: &Delivery) -> Result<Delivered, Fault> {
-    target.recall().await?;
+    target.load_record().await?;
     target.deliver(delivery).await
 }
 

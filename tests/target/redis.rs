@@ -34,7 +34,7 @@ async fn a_record_of_an_earlier_build_is_read_and_gives_way_to_one_of_this_build
     let set: Vec<&str> = ["HSET", "coherd:app"].into_iter().chain(old.split(' ')).collect();
     asked.run::<()>(&set);
     let target = open_url(&server.url());
-    let record = target.recall().await.unwrap().record.unwrap();
+    let record = target.load_record().await.unwrap().record.unwrap();
     assert_eq!((record.applied.as_u64(), record.confirmed.as_u64(), record.sequence), (200, 150, 17));
     assert_eq!(record.rules.as_deref(), Some("1f"));
     let mut next = delivery(300, &[]);
@@ -182,8 +182,8 @@ async fn the_documented_acl_is_enough_for_everything_and_denies_the_rest() {
         batch.push_scope(&coherd::invalidation::Scope { action, pattern: "k*".into() });
     }
     target.deliver(&Delivery { batch, record: record(50) }).await.unwrap();
-    let recalled = target.recall().await.unwrap().record.unwrap();
-    assert_eq!(recalled.applied, Lsn::new(50));
+    let loaded = target.load_record().await.unwrap().record.unwrap();
+    assert_eq!(loaded.applied, Lsn::new(50));
     assert_eq!(asked.calls("function|load"), u64::from(has_functions));
     let names: String = asked.run(&["CLIENT", "LIST"]);
     assert!(names.contains("name=coherd:app"), "{names}");

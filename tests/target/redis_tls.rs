@@ -98,7 +98,7 @@ async fn a_client_certificate_is_shown_where_the_server_asks_for_one() {
     let certificates = Certificates::make();
     let (_server, port) = certificates.serve("yes");
     let mut config = certificates.config("localhost", port);
-    let fault = open(&config).recall().await.unwrap_err();
+    let fault = open(&config).load_record().await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Connection, "{fault}");
     config.tls.cert_file = Some(certificates.path("client.pem"));
     config.tls.key_file = Some(certificates.path("client.key"));
@@ -109,13 +109,13 @@ async fn a_client_certificate_is_shown_where_the_server_asks_for_one() {
 async fn a_certificate_of_another_name_or_authority_is_refused() {
     let certificates = Certificates::make();
     let (_server, port) = certificates.serve("no");
-    let fault = open(&certificates.config("127.0.0.1", port)).recall().await.unwrap_err();
+    let fault = open(&certificates.config("127.0.0.1", port)).load_record().await.unwrap_err();
     assert!(fault.kind == FaultKind::Connection && fault.message.contains("certificate"), "{fault}");
     let stranger = Certificates::make();
-    let fault = open(&stranger.config("localhost", port)).recall().await.unwrap_err();
+    let fault = open(&stranger.config("localhost", port)).load_record().await.unwrap_err();
     assert!(fault.kind == FaultKind::Connection && fault.message.contains("certificate"), "{fault}");
     let system = config(&format!("rediss://localhost:{port}/0"));
-    assert_eq!(open(&system).recall().await.unwrap_err().kind, FaultKind::Connection);
+    assert_eq!(open(&system).load_record().await.unwrap_err().kind, FaultKind::Connection);
 }
 
 #[tokio::test]
@@ -140,12 +140,12 @@ async fn a_certificate_that_signs_itself_can_be_its_own_authority() {
         // Another one of the same names, and one from the system, are not it.
         let mut config = certificates.config("localhost", port);
         config.tls.ca_file = Some(certificates.path("other.pem"));
-        let fault = open(&config).recall().await.unwrap_err();
+        let fault = open(&config).load_record().await.unwrap_err();
         assert!(fault.kind == FaultKind::Connection && fault.message.contains("certificate"), "{name}: {fault}");
         if name != "nameless" {
             let mut config = certificates.config("127.0.0.1", port);
             config.tls.ca_file = Some(certificates.path(&format!("{name}.pem")));
-            let fault = open(&config).recall().await.unwrap_err();
+            let fault = open(&config).load_record().await.unwrap_err();
             assert!(fault.message.contains("certificate"), "it names another host: {fault}");
         }
         drop(server);
@@ -161,7 +161,7 @@ async fn a_certificate_is_its_own_authority_only_in_its_time_and_with_its_key() 
     let (_server, port) = certificates.serve_as("old", "no");
     let mut config = certificates.config("localhost", port);
     config.tls.ca_file = Some(certificates.path("old.pem"));
-    let fault = open(&config).recall().await.unwrap_err();
+    let fault = open(&config).load_record().await.unwrap_err();
     assert!(fault.message.to_lowercase().contains("expired"), "{fault}");
 }
 

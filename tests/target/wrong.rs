@@ -132,11 +132,11 @@ async fn a_record_that_is_none_proves_that_something_was_missed_and_is_replaced(
         for command in *spoil {
             asked.run::<()>(command);
         }
-        let recalled = target.recall().await.unwrap_or_else(|fault| panic!("{spoil:?}: {fault}"));
-        let record = recalled.record.expect("not none, which could pass for a first start");
+        let loaded = target.load_record().await.unwrap_or_else(|fault| panic!("{spoil:?}: {fault}"));
+        let record = loaded.record.expect("not none, which could pass for a first start");
         assert_eq!((record.applied.as_u64(), record.confirmed.as_u64(), record.rules), (0, 0, None), "{spoil:?}");
         target.deliver(&delivery(500, &[(Action::Delete, "k")])).await.unwrap();
-        assert_eq!(target.recall().await.unwrap().record, Some(super::record(500)), "{spoil:?}");
+        assert_eq!(target.load_record().await.unwrap().record, Some(super::record(500)), "{spoil:?}");
     }
 }
 
@@ -153,9 +153,9 @@ async fn a_record_that_is_spoiled_while_deliveries_go_on_is_replaced_also_where_
         let next = delivery(applied, &[(Action::Delete, "k")]);
         let fault = target.deliver(&next).await.expect_err("somebody else wrote there");
         assert_eq!(fault.kind, FaultKind::Changed);
-        assert!(target.recall().await.unwrap().record.expect("a spoiled one").is_unreadable());
+        assert!(target.load_record().await.unwrap().record.expect("a spoiled one").is_unreadable());
         target.deliver(&next).await.unwrap();
-        assert_eq!(target.recall().await.unwrap().record, Some(super::record(applied)));
+        assert_eq!(target.load_record().await.unwrap().record, Some(super::record(applied)));
     }
 }
 

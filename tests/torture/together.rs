@@ -81,7 +81,7 @@ impl Faults {
         let mut is_suspended = false;
         while self.daemon_is == State::Up && Instant::now() < end {
             let status = self.daemon.status();
-            is_suspended |= status["targets"][0]["given_up"] == true;
+            is_suspended |= status["targets"][0]["suspended"] == true;
             let is_free = status["slot_retained_bytes"].as_u64().is_some_and(|bytes| bytes < FREE_BYTES);
             if is_suspended && is_free {
                 break;

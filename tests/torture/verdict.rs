@@ -29,7 +29,7 @@ pub fn settle(faults: &mut Faults) {
         catch_unwind(AssertUnwindSafe(|| until_within(SETTLE_MOST, what, || (sql.one(&wait) == "t").then_some(()))));
     if let Err(panic) = settled {
         let slot = format!(
-            "SELECT confirmed_flush_lsn, active_pid, coherd.vouched(active_pid), pg_current_wal_flush_lsn(), \
+            "SELECT confirmed_flush_lsn, active_pid, coherd.attested(active_pid), pg_current_wal_flush_lsn(), \
              pg_current_wal_insert_lsn(), pg_current_snapshot() FROM pg_replication_slots WHERE slot_name = '{}'",
             faults.world.slot
         );

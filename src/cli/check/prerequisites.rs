@@ -170,7 +170,7 @@ fn functions(look: &Look) -> Option<Finding> {
         }
         Some(FUNCTIONS_COMMENT) => {
             let message = format!(
-                "role {} may not call its functions, which coherd needs to invalidate by hand; the statements are for \
+                "role {} may not call its functions, which coherd needs to invalidate manually; the statements are for \
                  the schema's owner",
                 quote_identifier(role)
             );
@@ -179,7 +179,7 @@ fn functions(look: &Look) -> Option<Finding> {
         Some(_) => (Code::FUNCTIONS_OLD, "its functions are those of another version; coherd setup renews them"),
         None => (
             Code::FUNCTIONS_MISSING,
-            "it is not there: applications have no coherd.token(), and nobody can invalidate by hand",
+            "it is not there: applications have no coherd.token(), and nobody can invalidate manually",
         ),
     };
     Some(Finding::warning(code, SUBJECT, message).mend("coherd setup"))

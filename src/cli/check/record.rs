@@ -37,7 +37,7 @@ pub(super) async fn records(config: &Config, reached: Option<&Reached>) -> Vec<F
 async fn watched(target: &dyn Target, system_id: u64, slot: &str) -> Option<(Writer, bool)> {
     let (mut stranger, mut other) = (Stranger::default(), None);
     loop {
-        let seen = tokio::time::timeout(PATIENCE, target.recall()).await.ok()?.ok()?;
+        let seen = tokio::time::timeout(PATIENCE, target.load_record()).await.ok()?.ok()?;
         match stranger.read(&seen, system_id, slot, Instant::now()) {
             Shared::Taken(writer) => return Some((writer, true)),
             Shared::Free => return other.map(|writer| (writer, false)),

@@ -5,13 +5,13 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
 use super::{Args, Preview, advice, dsn, limits};
-use crate::by_hand::Touched;
 use crate::change::{Column, Relation, ReplicaIdentity};
 use crate::cli::Failure;
 use crate::cli::columns::plural;
 use crate::cli::found::{Finder, Found};
 use crate::config::Config;
 use crate::database::Database;
+use crate::manual::Touched;
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
 use crate::rules::nearest;

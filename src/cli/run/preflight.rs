@@ -118,7 +118,7 @@ async fn has_run_before(database: &Database, targets: &[Arc<dyn Target>]) -> boo
     let mut looking: JoinSet<_> = targets
         .iter()
         .map(Arc::clone)
-        .map(|target| async move { tokio::time::timeout(RECORD_WITHIN, target.recall()).await.ok()?.ok()?.record })
+        .map(|target| async move { tokio::time::timeout(RECORD_WITHIN, target.load_record()).await.ok()?.ok()?.record })
         .collect();
     let mut is_first_start = false;
     while let Some(looked) = looking.join_next().await {

@@ -25,10 +25,10 @@ pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn,
         rules: Some(NEW.into()),
     };
     let mut findings = Vec::new();
-    for (lane, (settings, target)) in config.targets.iter().zip(targets).enumerate() {
+    for (index, (settings, target)) in config.targets.iter().zip(targets).enumerate() {
         let mut batch = Batch::default();
         if config.on_first_start == OnFirstStart::Flush {
-            let rules = config.rules.iter().filter(|rule| rule.lanes.contains(&lane));
+            let rules = config.rules.iter().filter(|rule| rule.targets.contains(&index));
             rules.flat_map(|rule| &rule.scopes).for_each(|scope| batch.push_scope(scope));
         }
         let delivery = Delivery { batch, record: record.clone() };
@@ -44,7 +44,7 @@ pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn,
 
 /// A record that is there belongs to a slot that is gone: it is the proof of the gap, and stays.
 async fn write_one(target: &dyn Target, delivery: &Delivery) -> Result<(), Fault> {
-    match target.recall().await?.record {
+    match target.load_record().await?.record {
         Some(_) => Ok(()),
         None => target.deliver(delivery).await.map(drop),
     }

@@ -54,7 +54,7 @@ impl fmt::Display for Overspent {
 }
 
 impl Budget {
-    /// A budget of `limit` bytes. Without one nothing is ever given up on purpose.
+    /// A budget of `limit` bytes. Without one nothing is ever suspended on purpose.
     pub fn new(limit: Option<u64>) -> Self {
         Budget { limit, last: None }
     }

@@ -17,7 +17,7 @@ use super::super::uncounted::Uncounted;
 use crate::database::Database;
 use crate::finding::{Finding, Severity};
 use crate::invalidation::RuleId;
-use crate::observation::{FileSeen, Horizon, LeafSeen, NameSeen, Observation, PartSeen, TableSeen};
+use crate::observation::{Horizon, LeafSeen, Observation, TableSeen};
 use crate::rules::audit::audit;
 use crate::rules::config::Rule;
 use crate::table::TableName;
@@ -111,7 +111,7 @@ impl Coverage {
         for place in concerned {
             let (Some(rule), Some(kept)) = (self.rules.get(place), self.kept.get_mut(place)) else { continue };
             let table = seen.get(&place);
-            let differs = !first && table.is_some_and(|now| is_broken(&kept.table, now));
+            let differs = !first && table.is_some_and(|now| kept.table.is_broken_by(now));
             if let Some(now) = table {
                 kept.table.clone_from(now);
             }
@@ -223,63 +223,6 @@ impl Kept {
     }
 }
 
-/// Whether a change of the catalogue between two looks at a table breaks its rules, which are flushed then.
-pub fn is_broken(before: &TableSeen, now: &TableSeen) -> bool {
-    before.stamp != now.stamp
-        || was_away(before.named, now.named)
-        || has_other_values(before, now)
-        || is_rewritten(before.file, now.file)
-        || lost_rows(before, now)
-}
-
-/// Whether the table may have had another name, under which its changes came meanwhile. A new owner leaves the same trace;
-/// where there is one, it counts as the reason. So a table that is renamed and renamed back and given to another owner, all
-/// between two looks, is not noticed.
-fn was_away(before: NameSeen, now: NameSeen) -> bool {
-    before.version != now.version && before.owner == now.owner
-}
-
-/// Whether rows may have other values than what was in the stream: a column, a label or an attribute has gone, or is
-/// another one, or has come with values for the rows that were there.
-fn has_other_values(before: &TableSeen, now: &TableSeen) -> bool {
-    let gone = |old: &&PartSeen| !now.parts.iter().any(|new| (new.id, new.version) == (old.id, old.version));
-    let fills = |new: &&PartSeen| new.fills_rows && !before.parts.iter().any(|old| old.id == new.id);
-    before.parts.iter().any(|part| gone(&part)) || now.parts.iter().any(|part| fills(&part))
-}
-
-/// Whether the values in the file may be others. A rewrite with other values writes the columns' rows in the catalogue too,
-/// and VACUUM FULL, CLUSTER or another tablespace does not; but for the first one after ADD COLUMN with a default, which
-/// moves the default's value from the catalogue into the rows. TRUNCATE of a table comes in the stream.
-fn is_rewritten(before: FileSeen, now: FileSeen) -> bool {
-    before.node != now.node && before.columns != now.columns
-}
-
-/// Whether rows may have gone or come that were never in the stream.
-fn lost_rows(before: &TableSeen, now: &TableSeen) -> bool {
-    let (before, now) = (&before.leaves, &now.leaves);
-    let is_same = |old: &LeafSeen, new: &LeafSeen| (old.oid, old.joined) == (new.oid, new.joined);
-    let is_other = |old: &LeafSeen, new: &LeafSeen| match (old.child, new.child) {
-        // TRUNCATE of a child comes in the stream, as of any table.
-        (Some(before), Some(now)) => was_away(before, now) || is_rewritten(old.file, new.file),
-        _ => is_emptied(old.file, new.file),
-    };
-    let gone = |old: &LeafSeen| !now.iter().any(|new| is_same(old, new) && !is_other(old, new));
-    // A table's first file is called like the table.
-    let is_first = |leaf: &LeafSeen| leaf.file.node == leaf.oid || leaf.file.node == 0;
-    // What came to a new child before its first look came under a name of which nobody knew.
-    let is_empty = |leaf: &LeafSeen| leaf.child.is_none() && leaf.born_here && is_first(leaf);
-    let brought = |new: &LeafSeen| !(before.iter().any(|old| old.oid == new.oid) || is_empty(new));
-    before.iter().any(gone) || now.iter().any(brought)
-}
-
-/// Whether a partition's new file may hold other rows. TRUNCATE of a partition alone is not in the stream, and leaves no
-/// trace that VACUUM FULL does not leave too: one may set `reltuples` to -1 and the other to the number of rows, but an
-/// ANALYZE or a new index hides that before anybody looks. Another tablespace tells why there is another file.
-fn is_emptied(before: FileSeen, now: FileSeen) -> bool {
-    let is_moved = before.tablespace != now.tablespace && now.has_rows && before.columns == now.columns;
-    before.node != now.node && !is_moved
-}
-
 /// The rule, held against the catalogue.
 enum Catalogue {
     AsBefore,
@@ -336,6 +279,7 @@ fn mark(rule: &Rule, table: &TableSeen) -> u64 {
 mod tests {
     use super::*;
     use crate::lsn::Lsn;
+    use crate::observation::{FileSeen, LeafSeen};
     use crate::rules::config::{RawRule, resolve};
 
     fn rules(keys: &[&str]) -> Vec<Rule> {

@@ -10,11 +10,10 @@ mod stuck;
 use std::fmt;
 
 use crate::lsn::Lsn;
-use crate::record::{Recollection, Record};
-use crate::sight::Commit;
+use crate::record::{Record, StoredRecord};
+use crate::snapshot::Commit;
 pub(super) use budget::Budget;
 pub use budget::Overspent;
-pub use coverage::is_broken;
 pub(super) use coverage::{Coverage, Drift};
 pub(super) use recent::Recent;
 pub use resume::Anew;
@@ -193,10 +192,10 @@ impl fmt::Display for Gap {
 }
 
 /// Compares what a target remembers with what is known.
-pub(super) fn compare(known: &Known, recollection: &Recollection) -> Verdict {
-    match &recollection.record {
+pub(super) fn compare(known: &Known, stored: &StoredRecord) -> Verdict {
+    match &stored.record {
         // Nothing in it, so nothing stale in it.
-        None if recollection.empty => Verdict::Continue,
+        None if stored.empty => Verdict::Continue,
         None if known.server.slot == SlotOrigin::CreatedHere && !known.acquainted => Verdict::FirstStart,
         None => Verdict::Gap(Gap::RecordIsGone),
         Some(record) if record.is_unreadable() => Verdict::Gap(Gap::RecordIsUnreadable),
@@ -281,7 +280,7 @@ mod tests {
         Known { server: Server { slot: SlotOrigin::CreatedHere, ..SERVER }, ..known() }
     }
 
-    fn at(applied: u64) -> Recollection {
+    fn at(applied: u64) -> StoredRecord {
         let applied = Lsn::new(applied);
         let confirmed = applied;
         let record = Record {
@@ -294,22 +293,22 @@ mod tests {
             commit: None,
             rules: None,
         };
-        Recollection { record: Some(record), empty: false, written: None }
+        StoredRecord { record: Some(record), empty: false, written: None }
     }
 
-    fn confirmed_only(confirmed: u64, applied: u64) -> Recollection {
-        let mut recollection = at(applied);
-        recollection.record.as_mut().unwrap().confirmed = Lsn::new(confirmed);
-        recollection
+    fn confirmed_only(confirmed: u64, applied: u64) -> StoredRecord {
+        let mut stored = at(applied);
+        stored.record.as_mut().unwrap().confirmed = Lsn::new(confirmed);
+        stored
     }
 
-    const NOTHING: Recollection = Recollection { record: None, empty: false, written: None };
+    const NOTHING: StoredRecord = StoredRecord { record: None, empty: false, written: None };
 
     #[test]
     fn a_record_that_cannot_be_read_is_a_gap_whatever_became_of_the_slot() {
         for slot in [SlotOrigin::CreatedHere, SlotOrigin::Found { confirmed: Lsn::ZERO }] {
             for empty in [false, true] {
-                let its = Recollection { record: Some(Record::UNREADABLE), empty, written: None };
+                let its = StoredRecord { record: Some(Record::UNREADABLE), empty, written: None };
                 assert_eq!(
                     compare(&Known { server: Server { slot, ..SERVER }, ..known() }, &its),
                     Verdict::Gap(Gap::RecordIsUnreadable)
@@ -335,7 +334,7 @@ mod tests {
         let other = Known { server: Server { system_id: 8, ..SERVER }, ..known() };
         let promoted = Known { server: Server { timeline: 2, ..SERVER }, ..known() };
         let forked = Known { server: FORKED, ..known() };
-        for (known, recollection, reason) in [
+        for (known, stored, reason) in [
             (known(), NOTHING, "record_gone"),
             (Known { acquainted: true, ..created() }, NOTHING, "record_gone"),
             (created(), at(300), "slot_gone"),
@@ -350,7 +349,7 @@ mod tests {
             (Known { remembered: Lsn::ZERO, acquainted: true, ..forked }, at(251), "new_timeline"),
             (forked, at(99), "target_went_back"),
         ] {
-            let Verdict::Gap(gap) = compare(&known, &recollection) else { panic!("{reason}: no gap") };
+            let Verdict::Gap(gap) = compare(&known, &stored) else { panic!("{reason}: no gap") };
             assert_eq!(gap.reason(), reason);
         }
     }
@@ -393,7 +392,7 @@ mod tests {
 
     #[test]
     fn an_empty_target_has_nothing_stale_in_it() {
-        let empty = Recollection { record: None, empty: true, written: None };
+        let empty = StoredRecord { record: None, empty: true, written: None };
         for known in [known(), created(), wrote()] {
             assert_eq!(compare(&known, &empty), Verdict::Continue);
         }

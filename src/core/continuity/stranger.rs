@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::record::{Recollection, Record, Written};
+use crate::record::{Record, StoredRecord, Written};
 
 /// How long a record of another database is watched. Several times as long as one that is at work stands still.
 const WATCHED_FOR: Duration = Duration::from_secs(5);
@@ -72,10 +72,10 @@ struct Seen {
 
 impl Stranger {
     /// A record was read. `system_id` is that of the database which is followed, `slot` its slot.
-    pub fn read(&mut self, recollection: &Recollection, system_id: u64, slot: &str, now: Instant) -> Shared {
-        let writer = recollection.record.as_ref().map(|record| Writer::of(record, recollection.written.as_ref()));
+    pub fn read(&mut self, stored: &StoredRecord, system_id: u64, slot: &str, now: Instant) -> Shared {
+        let writer = stored.record.as_ref().map(|record| Writer::of(record, stored.written.as_ref()));
         let other = writer.filter(|writer| writer.is_other(system_id, slot));
-        let (Some(writer), Some(written)) = (other, &recollection.written) else {
+        let (Some(writer), Some(written)) = (other, &stored.written) else {
             self.0 = None;
             return Shared::Free;
         };
@@ -105,7 +105,7 @@ mod tests {
     use crate::lsn::Lsn;
     use crate::record::{Record, Written};
 
-    fn record(system_id: u64, slot: Option<&str>, updated_ms: u64) -> Recollection {
+    fn record(system_id: u64, slot: Option<&str>, updated_ms: u64) -> StoredRecord {
         let at = Lsn::new(100);
         let record = Record {
             applied: at,
@@ -118,7 +118,7 @@ mod tests {
             rules: None,
         };
         let written = Some(Written { updated_ms, slot: slot.map(Into::into) });
-        Recollection { record: Some(record), empty: false, written }
+        StoredRecord { record: Some(record), empty: false, written }
     }
 
     #[test]
@@ -127,7 +127,7 @@ mod tests {
         for (slot, updated) in [(None, 1), (Some("ours"), 2), (None, 3)] {
             assert_eq!(stranger.read(&record(7, slot, updated), 7, "ours", now), Shared::Free);
         }
-        let nothing = Recollection { record: None, empty: false, written: None };
+        let nothing = StoredRecord { record: None, empty: false, written: None };
         assert_eq!(stranger.read(&nothing, 7, "ours", now), Shared::Free);
     }
 

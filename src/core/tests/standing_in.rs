@@ -52,7 +52,7 @@ fn scopes_that_leave_again_when_their_commits_are_visible_keep_what_they_stand_i
     desk.drain();
     assert!(desk.settled() < 300, "it is not visible");
     desk.core.pass(true);
-    desk.core.answered(Sight::Primary("3000000:3000000:".parse().unwrap()));
+    desk.core.answered(Snapshot::Primary("3000000:3000000:".parse().unwrap()));
     desk.drain();
     assert!(desk.settled() < 300, "it is not replayed");
     desk.replica_says(301);

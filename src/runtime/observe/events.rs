@@ -21,13 +21,13 @@ impl Observer {
             Event::Resent(target, gap) => self.resent(target, gap.reason(), &gap.to_string()),
             Event::Halted(target, why) => self.halted(target, &self.text(&why)),
             Event::Released(target) => {
-                warn!(to = self.name(target), "every rule of the halted target was flushed by hand; it goes on");
+                warn!(to = self.name(target), "every rule of the halted target was flushed manually; it goes on");
                 self.board.target(target, |target| target.halted = None);
             }
             Event::Suspended(target, why) => self.suspended(target, why.reason(), &self.text(&why)),
             Event::Resumed(target) => {
-                info!(to = self.name(target), "the target that was given up is brought along again");
-                self.board.target(target, |target| target.given_up = None);
+                info!(to = self.name(target), "the suspended target answers again; deliveries resumed");
+                self.board.target(target, |target| target.suspended = None);
             }
             Event::RecordTaken(target, writer, system_id) => self.record_is_taken(target, &writer, system_id),
             Event::RecordFree(target) => self.board.target(target, |target| target.taken = None),
@@ -94,7 +94,7 @@ impl Observer {
     fn suspended(&mut self, target: usize, reason: &'static str, text: &str) {
         error!(to = self.name(target), "{text}; it is flushed when it returns");
         self.gap(target, reason, text);
-        self.board.target(target, |target| target.given_up = Some(text.to_owned()));
+        self.board.target(target, |target| target.suspended = Some(text.to_owned()));
     }
 
     fn record_is_taken(&mut self, target: usize, writer: &Writer, system_id: u64) {
@@ -115,7 +115,7 @@ impl Observer {
         self.board.turned();
         error!(
             keys,
-            "more keys were named by hand than fit in memory for a target that is given up (source.wal_budget): those \
+            "more keys were invalidated manually than fit in memory for a suspended target (source.wal_budget): those \
              outside of the rules' scopes have to be named again when it is back"
         );
     }

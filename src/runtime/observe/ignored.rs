@@ -1,4 +1,4 @@
-//! Keys that were named by hand and count nowhere: each counted, and told now and then. Anybody may send them, and they may
+//! Manual keys and count nowhere: each counted, and told now and then. Anybody may send them, and they may
 //! hold what nobody should read in a log, so only their number is told.
 
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ impl Observer {
         let keys = std::mem::take(&mut self.ignored.keys);
         warn!(
             keys,
-            "keys named by hand are ignored, because no rule covers them (manual.keys: rules): name them in a rule, or set \
+            "manual keys are ignored, because no rule covers them (manual.keys: rules): name them in a rule, or set \
              manual.keys to any and reload coherd (systemctl reload coherd)"
         );
     }

@@ -31,7 +31,7 @@ impl Limit {
 
 impl Observer {
     /// Scopes of these rules stand in for their keys at the target.
-    pub(in crate::runtime) fn overflowed(&mut self, lane: usize, limit: Limit, rules: &[RuleId]) {
+    pub(in crate::runtime) fn overflowed(&mut self, target: usize, limit: Limit, rules: &[RuleId]) {
         if rules.is_empty() {
             return;
         }
@@ -45,11 +45,11 @@ impl Observer {
         let name = limit.name();
         let text = format!("{text} (limits.{name}); their scopes are flushed in place of the keys");
         if self.overflow.is_due(Instant::now()) {
-            warn!(to = self.name(lane), limit = name, "{text}");
+            warn!(to = self.name(target), limit = name, "{text}");
         } else {
-            debug!(to = self.name(lane), limit = name, "{text}");
+            debug!(to = self.name(target), limit = name, "{text}");
         }
-        let target = self.name(lane).to_owned();
+        let target = self.name(target).to_owned();
         self.metrics.overflowed(&target, name);
         self.metrics.flushed("overflow");
         self.board.flushed("overflow", format!("{target}: {text}"));

@@ -6,7 +6,7 @@ use crate::core::{Event, Opening, Policy, Replicas, Why};
 use crate::observation::{HeldWal, Horizon};
 use crate::pgoutput;
 use crate::rules::config::{RawRule, resolve};
-use crate::sight::Commit;
+use crate::snapshot::Commit;
 use crate::status::readiness;
 use crate::transaction::Gather;
 
@@ -58,11 +58,11 @@ fn a_rule_that_is_not_covered_is_not_ready_and_counts_as_0_until_it_is_covered_a
 }
 
 #[test]
-fn a_target_that_was_given_up_is_a_gap_and_not_ready_until_it_is_taken_back() {
+fn a_target_that_was_suspended_is_a_gap_and_not_ready_until_it_is_taken_back() {
     let mut its = told();
     let spent = Overspent::Budget { retained: 10 << 30, limit: 10 << 30 };
     its.observer.tell(Event::Suspended(0, Why::Overspent(Lsn::new(0x123), spent)));
-    insta::assert_snapshot!(its.reasons(), @"target cache was given up at 0/123: the slot holds back 10240 MiB of log, and source.wal_budget is 10240 MiB; it is flushed when it returns");
+    insta::assert_snapshot!(its.reasons(), @"target cache was suspended at 0/123: the slot holds back 10240 MiB of log, and source.wal_budget is 10240 MiB; it is flushed when it returns");
     assert!(its.has_metric("coherd_gaps_total{reason=\"wal_budget\"} 1"));
     let gaps = its.board.status().gaps;
     assert_eq!(gaps.back().map(|gap| gap.reason), Some("wal_budget"));
@@ -147,7 +147,7 @@ fn a_commit_is_timed_until_it_settles_also_where_its_keys_left_before_it_was_rea
 fn a_commit_invalidates_when_it_has_made_a_key_and_the_next_one_does_not_for_that() {
     let its = told();
     let now = Instant::now();
-    let mut core = Core::new(0, its.rules.clone(), Policy::patient(), Replicas::new(0, Duration::ZERO, now), now);
+    let mut core = Core::new(0, its.rules.clone(), "", Policy::patient(), Replicas::new(0, Duration::ZERO, now), now);
     core.begun(Commit { xid: 7, at: Lsn::new(90) }, PgTime(0));
     assert!(!core.commit_invalidates());
     core.key(RuleId(0), Action::Delete, b"user:1");

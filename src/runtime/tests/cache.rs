@@ -66,8 +66,8 @@ impl Target for Cache {
         })
     }
 
-    fn recall(&self) -> Pending<'_, Result<Recollection, Fault>> {
+    fn load_record(&self) -> Pending<'_, Result<StoredRecord, Fault>> {
         let record = self.record.lock().unwrap().clone();
-        Box::pin(async move { Ok(Recollection { record, empty: !self.not_empty, written: None }) })
+        Box::pin(async move { Ok(StoredRecord { record, empty: !self.not_empty, written: None }) })
     }
 }

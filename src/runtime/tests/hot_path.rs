@@ -11,7 +11,7 @@ const TRANSACTIONS: u32 = 100;
 struct Belt {
     reader: Reader,
     core: Core,
-    worker: delivery::Lane,
+    worker: delivery::WorkerHandle,
     observer: Observer,
     reports: mpsc::Receiver<Report>,
     answer: Option<oneshot::Sender<Batch>>,
@@ -26,10 +26,14 @@ impl Belt {
         let worker = delivery::spawn(0, Arc::clone(cache) as _, sender);
         let board = Board::new("s", "p", [("cache", "redis")]);
         let observer = Observer::new(board.clone(), Metrics::new(&board), &["cache".into()], &rules);
-        let settings = Settings { pending_keys_max: 1_000_000, transaction_keys_max: 1_000_000, ..SETTINGS };
+        let settings = Settings {
+            policy: Policy { pending_keys: 1_000_000, ..POLICY },
+            transaction_keys_max: 1_000_000,
+            ..SETTINGS
+        };
         let now = Instant::now().into_std();
         let replicas = Replicas::new(0, MAX_LAG, now);
-        let mut core = Core::new(1, rules.clone(), settings.policy("s"), replicas, now);
+        let mut core = Core::new(1, rules.clone(), "s", settings.policy, replicas, now);
         let slot = SlotOrigin::Found { confirmed: Lsn::new(100) };
         let opening = Opening {
             system_id: 7,
@@ -42,7 +46,7 @@ impl Belt {
         };
         core.step(now, Input::Observed(&look(&rules, "as it was"), &[]));
         core.step(now, Input::StreamOpened(opening, 0));
-        core.step(now, Input::Snapshot(4711, Sight::Primary("1000000:1000000:".parse().unwrap())));
+        core.step(now, Input::Snapshot(4711, Snapshot::Primary("1000000:1000000:".parse().unwrap())));
         Belt {
             reader: Reader::new(rules, 1_000_000),
             core,
@@ -78,13 +82,13 @@ impl Belt {
         self.step(Input::Read(false));
         loop {
             match self.reports.recv().await.unwrap() {
-                Report::Recalled { lane, recollection, answer } => {
+                Report::RecordLoaded { target, stored, answer } => {
                     self.answer = Some(answer);
-                    self.step(Input::RecordLoaded(lane, recollection));
+                    self.step(Input::RecordLoaded(target, stored));
                     self.step(Input::Read(false));
                 }
-                Report::Confirmed { lane, ticket, delivery, .. } => {
-                    self.step(Input::Confirmed(lane, ticket, delivery));
+                Report::Confirmed { target, ticket, delivery, .. } => {
+                    self.step(Input::Confirmed(target, ticket, delivery));
                     return;
                 }
                 Report::Up { .. } | Report::Flushed { .. } => {}

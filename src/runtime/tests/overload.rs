@@ -5,7 +5,11 @@ use super::*;
 #[test]
 fn a_stream_that_cannot_be_read_is_let_go_and_taken_up_again() {
     on_paused_time(async {
-        let settings = Settings { pending_keys_max: 1_000_000, transaction_keys_max: 1_000_000, ..SETTINGS };
+        let settings = Settings {
+            policy: Policy { pending_keys: 1_000_000, ..POLICY },
+            transaction_keys_max: 1_000_000,
+            ..SETTINGS
+        };
         let Bench { script, cache, stop: _stop, .. } = start(Cache::default(), settings);
         *cache.closed.lock().unwrap() = true;
         let ids: Vec<Vec<u8>> = (0..300_000).map(|id| format!("{id:06}").into_bytes()).collect();
@@ -83,7 +87,7 @@ fn a_drain_without_a_source_and_with_a_target_that_stalls_ends_in_time() {
 }
 
 /// `coherd.invalidate()` of a hundred keys.
-fn by_hand(begin: usize) -> Say {
+fn manual(begin: usize) -> Say {
     let keys: Vec<String> = (begin..begin + 100).map(|n| format!("\"by-hand:{n}\"")).collect();
     let content = format!(r#"{{"v":1,"do":"invalidate","keys":[{}]}}"#, keys.join(","));
     let length = u32::try_from(content.len()).unwrap().to_be_bytes();
@@ -91,7 +95,7 @@ fn by_hand(begin: usize) -> Say {
 }
 
 #[test]
-fn keys_named_by_hand_wait_in_the_log_for_a_target_that_is_away() {
+fn manual_keys_wait_in_the_log_for_a_target_that_is_away() {
     on_paused_time(async {
         let script = Script::default();
         let caches = [Arc::new(Cache::default()), Arc::new(Cache::default())];
@@ -99,12 +103,12 @@ fn keys_named_by_hand_wait_in_the_log_for_a_target_that_is_away() {
         *caches[1].closed.lock().unwrap() = true;
         let mut said = transaction(b"1", 200);
         let commit = said.pop().unwrap();
-        said.extend((0..10_000).step_by(100).map(by_hand));
+        said.extend((0..10_000).step_by(100).map(manual));
         said.push(commit);
         script.say(said);
         tokio::time::sleep(Duration::from_mins(1)).await;
         let pending = board.status().targets[1].pending_keys;
-        assert!(pending <= SETTINGS.pending_keys_max as u64, "{pending} keys wait in memory");
+        assert!(pending <= POLICY.pending_keys as u64, "{pending} keys wait in memory");
         *caches[1].closed.lock().unwrap() = false;
         eventually("the commit is acknowledged", || script.acknowledged() == Some(200)).await;
         for cache in caches {

@@ -1,7 +1,7 @@
 //! The gate and the replica pass, between a scripted source and a scripted target.
 
 use super::*;
-use crate::sight::ReplicaSeen;
+use crate::snapshot::ReplicaSeen;
 
 fn with_replicas(count: usize) -> Script {
     let script = Script::default();
@@ -14,7 +14,7 @@ impl Script {
         let run = self.shared.lock().unwrap().run;
         let seen = ReplicaSeen { system_id: 7, timeline: 1, replayed: Some(Lsn::new(replayed)), run };
         let answers = self.shared.lock().unwrap().answers.clone().unwrap();
-        answers.send(Sighted::Replica { index, seen }).await.unwrap();
+        answers.send(Probed::Replica { index, seen }).await.unwrap();
     }
 
     /// Says again and again how far each replica has come.
@@ -135,11 +135,11 @@ fn a_replica_that_stays_behind_is_left_and_the_rules_are_flushed_when_it_is_back
         assert_eq!(script.acknowledged(), Some(100));
         eventually("it settles without the replica", || script.acknowledged() == Some(200)).await;
         let marks = || cache.record.lock().unwrap().as_ref().and_then(|record| record.rules.clone()).unwrap();
-        assert_eq!(&*marks(), "", "no record vouches for a rule that readers of the replica may spoil");
+        assert_eq!(&*marks(), "", "no record lists a rule that readers of the replica may spoil");
         behind.abort();
         let _back = script.replicas_say(&[1000]);
         eventually("the rule is flushed", || cache.invalidated("SCOPE user:*") == 1).await;
-        eventually("the record vouches again", || !marks().is_empty()).await;
+        eventually("the record lists it again", || !marks().is_empty()).await;
         assert_eq!(cache.invalidated("SCOPE user:*"), 1);
     });
 }
@@ -190,7 +190,7 @@ fn a_replica_that_was_restarted_has_every_rule_flushed_whether_touched_or_not() 
 }
 
 #[test]
-fn a_flush_of_a_gap_is_repeated_for_the_replicas_and_the_record_vouches_after_that() {
+fn a_flush_of_a_gap_is_repeated_for_the_replicas_and_the_record_lists_its_rules_after_that() {
     on_paused_time(async {
         let cache = Cache { not_empty: true, ..Cache::default() };
         let Bench { script, cache, stop: _stop, .. } = start_following(with_replicas(1), cache, SETTINGS);
@@ -201,7 +201,7 @@ fn a_flush_of_a_gap_is_repeated_for_the_replicas_and_the_record_vouches_after_th
         assert_eq!(&*marks(), "");
         behind.abort();
         let _there = script.replicas_say(&[20_000]);
-        eventually("the record vouches", || !marks().is_empty()).await;
+        eventually("the record lists it", || !marks().is_empty()).await;
         assert_eq!(cache.invalidated("SCOPE user:*"), 2);
     });
 }
@@ -209,7 +209,7 @@ fn a_flush_of_a_gap_is_repeated_for_the_replicas_and_the_record_vouches_after_th
 #[test]
 fn what_was_invalidated_for_good_is_repeated_once_after_the_pause() {
     on_paused_time(async {
-        let settings = Settings { repeat_after: Duration::from_secs(2), ..SETTINGS };
+        let settings = Settings { policy: Policy { repeat_after: Duration::from_secs(2), ..POLICY }, ..SETTINGS };
         let Bench { script, cache, stop: _stop, .. } = start(Cache::default(), settings);
         script.say(transaction(b"1", 200));
         eventually("it counts, whatever is to be repeated", || script.acknowledged() == Some(200)).await;

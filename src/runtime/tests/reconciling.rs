@@ -50,11 +50,15 @@ fn rules() -> Vec<Rule> {
 }
 
 #[test]
-fn a_target_beyond_the_budget_is_given_up_and_flushed_when_it_is_back() {
+fn a_target_beyond_the_budget_is_suspended_and_flushed_when_it_is_back() {
     on_paused_time(async {
         let script = Script::default();
         script.shared.lock().unwrap().shows = Some(Seen { wal_end: Lsn::new(100), ..seen(100) });
-        let bench = start_following(script, Cache::default(), Settings { wal_budget: Some(5000), ..SETTINGS });
+        let bench = start_following(
+            script,
+            Cache::default(),
+            Settings { policy: Policy { wal_budget: Some(5000), ..POLICY }, ..SETTINGS },
+        );
         bench.script.say(transaction(b"0", 150));
         bench.acknowledges(150).await;
         *bench.cache.closed.lock().unwrap() = true;
@@ -72,7 +76,7 @@ fn a_target_beyond_the_budget_is_given_up_and_flushed_when_it_is_back() {
         bench.forget_what_was_invalidated();
         *bench.cache.closed.lock().unwrap() = false;
         eventually("it is flushed", || bench.invalidated().contains(&"SCOPE user:*".to_owned())).await;
-        assert!(!bench.invalidated().contains(&"user:2".to_owned()), "nothing was gathered while it was given up");
+        assert!(!bench.invalidated().contains(&"user:2".to_owned()), "nothing was gathered while it was suspended");
         bench.script.say(transaction(b"3", 20_500));
         bench.acknowledges(20_500).await;
         assert_eq!(bench.invalidated().last().map(String::as_str), Some("user:3"));
@@ -81,9 +85,10 @@ fn a_target_beyond_the_budget_is_given_up_and_flushed_when_it_is_back() {
 }
 
 #[test]
-fn a_target_that_keeps_up_is_never_given_up() {
+fn a_target_that_keeps_up_is_never_suspended() {
     on_paused_time(async {
-        let bench = start(Cache::default(), Settings { wal_budget: Some(5000), ..SETTINGS });
+        let bench =
+            start(Cache::default(), Settings { policy: Policy { wal_budget: Some(5000), ..POLICY }, ..SETTINGS });
         bench.script.say([Say::Position(9000)]);
         bench.acknowledges(9000).await;
         bench.shows(Observation { wal: Some(held(6000)), ..look(&rules(), "as it was") });
@@ -96,7 +101,8 @@ fn a_target_that_keeps_up_is_never_given_up() {
 #[test]
 fn a_target_that_owes_little_is_not_blamed_for_what_a_long_transaction_holds_back() {
     on_paused_time(async {
-        let bench = start(Cache::default(), Settings { wal_budget: Some(5000), ..SETTINGS });
+        let bench =
+            start(Cache::default(), Settings { policy: Policy { wal_budget: Some(5000), ..POLICY }, ..SETTINGS });
         *bench.cache.closed.lock().unwrap() = true;
         bench.script.say(transaction(b"1", 200));
         for end in [250, 300, 350] {
@@ -128,12 +134,12 @@ fn a_changed_publication_flushes_the_rule_and_settles_only_then() {
         eventually("it is flushed again", || bench.invalidated() == ["SCOPE user:*", "SCOPE user:*"]).await;
         eventually("it is settled", || bench.record().settled == Lsn::new(300)).await;
         let marks = bench.cache.records.lock().unwrap().iter().filter_map(|its| its.rules.clone()).next_back();
-        assert!(marks.is_some() && marks != before, "the record vouches for the rule again");
+        assert!(marks.is_some() && marks != before, "the record lists the rule again");
     });
 }
 
 #[test]
-fn a_record_that_does_not_vouch_for_a_rule_has_it_flushed() {
+fn a_rule_that_the_record_does_not_list_is_flushed() {
     on_paused_time(async {
         let marks = |marks: &str| Some(marks.into());
         let flushed = &["SCOPE user:*"][..];
@@ -221,7 +227,7 @@ fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew
             // Another instance was at work, and has brought the target along.
             (seen(250), &[]),
         ] {
-            let bench = start(Cache { not_empty: true, ..Cache::default() }, Settings { ..SETTINGS });
+            let bench = start(Cache { not_empty: true, ..Cache::default() }, SETTINGS);
             bench.script.say(transaction(b"1", 200));
             bench.acknowledges(200).await;
             bench.forget_what_was_invalidated();
@@ -344,7 +350,8 @@ fn a_child_that_came_before_the_first_look_is_flushed_and_one_that_was_known_is_
 fn with_on_gap_halt_nothing_is_flushed_nor_acknowledged() {
     on_paused_time(async {
         let cache = Cache { not_empty: true, ..Cache::default() };
-        let Bench { script, cache, stop: _stop, .. } = start(cache, Settings { on_gap: OnGap::Halt, ..SETTINGS });
+        let Bench { script, cache, stop: _stop, .. } =
+            start(cache, Settings { policy: Policy { on_gap: OnGap::Halt, ..POLICY }, ..SETTINGS });
         script.say([Say::Position(500)]);
         tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(script.acknowledged(), Some(100));

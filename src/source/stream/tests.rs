@@ -213,7 +213,7 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_is_asked_once_and_given_up_later_but_not_while_nothing_is_read() {
+async fn a_silent_server_is_asked_once_and_suspended_later_but_not_while_nothing_is_read() {
     let mut silence = Silence::new();
     assert!(!silence.ask());
     tokio::time::advance(SILENCE_ASK).await;

@@ -27,7 +27,7 @@ enum Act {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Event {
-    Recalled,
+    RecordLoaded,
     Wrote { applied: u64, scopes: Vec<String> },
     Flushed(Vec<String>),
 }
@@ -36,7 +36,7 @@ enum Event {
 struct Scripted {
     acts: Mutex<VecDeque<Act>>,
     flush_acts: Mutex<VecDeque<Act>>,
-    recalls: Mutex<VecDeque<FaultKind>>,
+    loads: Mutex<VecDeque<FaultKind>>,
     events: Mutex<Vec<Event>>,
     begun_at: Mutex<Vec<Instant>>,
     in_flight: Mutex<Vec<u64>>,
@@ -99,36 +99,36 @@ impl Target for Scripted {
         })
     }
 
-    fn recall(&self) -> Pending<'_, Result<Recollection, Fault>> {
+    fn load_record(&self) -> Pending<'_, Result<StoredRecord, Fault>> {
         Box::pin(async move {
-            if let Some(kind) = self.recalls.lock().unwrap().pop_front() {
+            if let Some(kind) = self.loads.lock().unwrap().pop_front() {
                 return Err(fault(kind));
             }
-            self.events.lock().unwrap().push(Event::Recalled);
-            Ok(Recollection { record: None, empty: true, written: None })
+            self.events.lock().unwrap().push(Event::RecordLoaded);
+            Ok(StoredRecord { record: None, empty: true, written: None })
         })
     }
 }
 
 struct Bench {
-    lane: Lane,
+    handle: WorkerHandle,
     reports: mpsc::Receiver<Report>,
     next_ticket: u64,
 }
 
 impl Bench {
-    /// A worker whose first recollection is still to be answered.
+    /// A worker whose first record is still to be answered.
     fn new(target: &Arc<Scripted>) -> Bench {
         let (sender, reports) = mpsc::channel(8);
-        let lane = spawn(0, Arc::clone(target) as Arc<dyn Target>, sender);
-        Bench { lane, reports, next_ticket: 0 }
+        let handle = spawn(0, Arc::clone(target) as Arc<dyn Target>, sender);
+        Bench { handle, reports, next_ticket: 0 }
     }
 
     /// A worker that is up.
     async fn up(target: &Arc<Scripted>) -> Bench {
         let mut bench = Bench::new(target);
         bench.answer(&[]).await;
-        assert!(matches!(bench.next().await, Report::Up { lane: 0 }));
+        assert!(matches!(bench.next().await, Report::Up { target: 0 }));
         target.events.lock().unwrap().clear();
         bench
     }
@@ -146,7 +146,7 @@ impl Bench {
         }
         let record = record(applied);
         let ticket = self.ticket();
-        self.lane.send(Shipment { ticket, delivery: Delivery { batch, record } }).expect("room");
+        self.handle.send(Shipment { ticket, delivery: Delivery { batch, record } }).expect("room");
         ticket
     }
 
@@ -167,12 +167,14 @@ impl Bench {
     }
 
     async fn answer(&mut self, scopes: &[&str]) {
-        let (Report::Recalled { answer, .. }, _) = self.past_troubles().await else { panic!("not a recollection") };
-        let mut healing = Batch::default();
+        let (Report::RecordLoaded { answer, .. }, _) = self.past_troubles().await else {
+            panic!("no record was loaded")
+        };
+        let mut repair = Batch::default();
         for pattern in scopes {
-            healing.push_scope(&scope(pattern));
+            repair.push_scope(&scope(pattern));
         }
-        answer.send(healing).expect("the worker waits");
+        answer.send(repair).expect("the worker waits");
     }
 
     async fn confirmed(&mut self) -> u64 {
@@ -213,9 +215,9 @@ async fn nothing_is_sent_before_the_recollection_is_answered() {
     let target = Scripted::new(&[]);
     let mut bench = Bench::new(&target);
     bench.send(1, &[]);
-    let Report::Recalled { answer, .. } = bench.next().await else { panic!() };
+    let Report::RecordLoaded { answer, .. } = bench.next().await else { panic!() };
     tokio::time::sleep(Duration::from_mins(1)).await;
-    assert_eq!(target.events(), [Event::Recalled]);
+    assert_eq!(target.events(), [Event::RecordLoaded]);
     answer.send(Batch::default()).unwrap();
     assert_eq!(bench.confirmed().await, 1);
 }
@@ -228,7 +230,7 @@ async fn an_answer_that_is_dropped_is_no_answer() {
     drop(bench.next().await);
     bench.answer(&["user:*"]).await;
     assert_eq!(bench.confirmed().await, 1);
-    assert_eq!(target.events(), [Event::Recalled, Event::Recalled, wrote(1, &["user:*"])]);
+    assert_eq!(target.events(), [Event::RecordLoaded, Event::RecordLoaded, wrote(1, &["user:*"])]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,14 +238,14 @@ async fn deliveries_overlap_up_to_the_window_and_keep_their_order() {
     let target = Scripted::new(&[Act::RespondSlowly(50); 8]);
     let mut bench = Bench::up(&target).await;
     for applied in 1..=4 {
-        assert!(bench.lane.has_room());
+        assert!(bench.handle.has_room());
         bench.send(applied, &[]);
     }
-    assert!(!bench.lane.has_room());
+    assert!(!bench.handle.has_room());
     let began = Instant::now();
     for applied in 1..=4 {
         assert_eq!(bench.confirmed().await, applied);
-        assert!(bench.lane.has_room());
+        assert!(bench.handle.has_room());
     }
     assert_eq!(began.elapsed().as_millis(), 50, "all at once");
     assert_eq!(target.events(), [1, 2, 3, 4].map(|applied| wrote(applied, &[])));
@@ -259,14 +261,14 @@ async fn a_full_lane_and_a_dead_worker_give_the_shipment_back() {
     let ticket = bench.ticket();
     let record = record(5);
     let shipment = Shipment { ticket, delivery: Delivery { batch: Batch::default(), record } };
-    let back = bench.lane.send(shipment).unwrap_err();
+    let back = bench.handle.send(shipment).unwrap_err();
     assert_eq!(back.ticket, ticket);
-    let Bench { mut lane, reports, .. } = bench;
+    let Bench { mut handle, reports, .. } = bench;
     drop(reports);
     tokio::time::sleep(Duration::from_millis(1)).await;
-    lane.unconfirmed.store(0, Ordering::Relaxed);
-    assert!(lane.send(*back).is_err(), "nobody is there to take it");
-    assert_eq!(lane.unconfirmed.load(Ordering::Relaxed), 0);
+    handle.unconfirmed.store(0, Ordering::Relaxed);
+    assert!(handle.send(*back).is_err(), "nobody is there to take it");
+    assert_eq!(handle.unconfirmed.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,8 +301,8 @@ async fn after_a_failure_everything_unconfirmed_is_sent_again_in_order() {
             assert_eq!(bench.confirmed().await, applied);
         }
         let events = target.events();
-        let recalled = events.iter().position(|event| *event == Event::Recalled).expect("a recollection");
-        assert_eq!(events[recalled + 1..], [1, 2, 3].map(|applied| wrote(applied, &[])));
+        let loaded = events.iter().position(|event| *event == Event::RecordLoaded).expect("it was loaded");
+        assert_eq!(events[loaded + 1..], [1, 2, 3].map(|applied| wrote(applied, &[])));
     }
 }
 
@@ -327,7 +329,7 @@ async fn the_scopes_wait_for_the_next_delivery_where_none_is_unconfirmed() {
     bench.send(1, &[]);
     bench.send(2, &[]);
     assert_eq!((bench.confirmed().await, bench.confirmed().await), (1, 2));
-    assert_eq!(target.events(), [Event::Recalled, wrote(1, &["user:*"]), wrote(2, &[])]);
+    assert_eq!(target.events(), [Event::RecordLoaded, wrote(1, &["user:*"]), wrote(2, &[])]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -349,7 +351,7 @@ async fn only_a_fault_after_which_the_target_may_be_another_one_asks_for_its_mem
             bench.answer(&[]).await;
         }
         assert_eq!(bench.confirmed().await, 1, "{kind:?}");
-        assert_eq!(target.events().contains(&Event::Recalled), asked, "{kind:?}");
+        assert_eq!(target.events().contains(&Event::RecordLoaded), asked, "{kind:?}");
     }
 }
 
@@ -398,12 +400,12 @@ async fn what_somebody_has_to_mend_is_tried_slowly_and_the_rest_at_most_every_tw
 #[tokio::test(start_paused = true)]
 async fn a_failing_recollection_is_retried_too() {
     let target = Scripted::new(&[]);
-    target.recalls.lock().unwrap().extend([FaultKind::Connection, FaultKind::NotReady, FaultKind::Denied]);
+    target.loads.lock().unwrap().extend([FaultKind::Connection, FaultKind::NotReady, FaultKind::Denied]);
     let mut bench = Bench::new(&target);
     bench.send(1, &[]);
     let (report, troubles) = bench.past_troubles().await;
     assert_eq!(troubles, 3);
-    let Report::Recalled { answer, .. } = report else { panic!() };
+    let Report::RecordLoaded { answer, .. } = report else { panic!() };
     answer.send(Batch::default()).unwrap();
     assert_eq!(bench.confirmed().await, 1);
 }
@@ -415,8 +417,8 @@ async fn dropping_the_lane_ends_the_worker_in_the_midst_of_anything() {
         let mut bench = Bench::up(&target).await;
         bench.send(1, &[]);
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let Bench { lane, mut reports, .. } = bench;
-        drop(lane);
+        let Bench { handle, mut reports, .. } = bench;
+        drop(handle);
         let all = async { while reports.recv().await.is_some() {} };
         tokio::time::timeout(Duration::from_millis(1), all).await.expect("the worker ends at once");
         assert_eq!(Arc::strong_count(&target), 1, "and lets the target go");
@@ -427,7 +429,7 @@ impl Bench {
     fn flush(&mut self, pattern: &str) -> Ticket {
         let (mut batch, ticket) = (Batch::default(), self.ticket());
         batch.push_scope(&scope(pattern));
-        self.lane.flush(ticket, batch).expect("no other flush is in flight");
+        self.handle.flush(ticket, batch).expect("no other flush is in flight");
         ticket
     }
 }
@@ -476,5 +478,5 @@ async fn a_flush_whose_connection_is_lost_is_begun_again_after_the_record_was_re
     reports.retain(|report| !matches!(report, Report::Up { .. }));
     assert!(matches!(reports.as_slice(), [Report::Flushed { .. }]), "{reports:?}");
     let scopes = || Event::Flushed(vec!["user:*".to_owned()]);
-    assert_eq!(target.events(), [scopes(), Event::Recalled, scopes()]);
+    assert_eq!(target.events(), [scopes(), Event::RecordLoaded, scopes()]);
 }

@@ -19,7 +19,7 @@ const LOST_MAX: u8 = 2;
 
 /// How far the library is on its way.
 #[derive(Default)]
-pub(super) struct Courier {
+pub(super) struct Loader {
     lost: AtomicU8,
     /// What was told last, which is not told again.
     told: Mutex<String>,
@@ -37,7 +37,7 @@ pub(super) enum Found {
     Foreign,
 }
 
-impl Courier {
+impl Loader {
     /// Brings the library over this connection. An `Err` is a lost connection.
     pub(super) async fn call(&self, place: &str, connected: &Connected) -> Result<(), Fault> {
         if self.lost.load(Ordering::Relaxed) >= LOST_MAX {

@@ -52,12 +52,12 @@ use tokio::sync::{Mutex, MutexGuard};
 use tracing::warn;
 
 use super::config::{Library, TargetConfig};
-use super::{Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Recollection, Record, Replaced, Target};
+use super::{Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Record, Replaced, StoredRecord, Target};
 use crate::invalidation::Batch;
 use chain::Chain;
 use connection::{Connected, Line};
 use invalidation::{Manner, Salvo};
-use library::Courier;
+use library::Loader;
 use record::Unreadable;
 use reply::{Step, Tally, broken, refused, unexpected};
 
@@ -89,7 +89,7 @@ struct Redis {
     /// Whether a `delete` invalidates the key's lease too.
     leases: bool,
     /// Where the library is to be brought.
-    courier: Option<Courier>,
+    loader: Option<Loader>,
     /// Something else stood in the record's place, which was told.
     record_is_spoilt: AtomicBool,
 }
@@ -103,7 +103,7 @@ impl Target for Redis {
         Box::pin(self.flush_aside(batch))
     }
 
-    fn recall(&self) -> Pending<'_, Result<Recollection, Fault>> {
+    fn load_record(&self) -> Pending<'_, Result<StoredRecord, Fault>> {
         Box::pin(async {
             let connected = self.line.connected().await?;
             let outcome = self.meet(&connected).await;
@@ -125,7 +125,7 @@ impl Redis {
             version_ttl_ms: u64::try_from(config.version_ttl.as_millis()).unwrap_or(u64::MAX).max(1),
             flush_keys_per_second: config.flush_keys_per_second,
             leases: config.leases,
-            courier: (config.library == Library::Load).then(Courier::default),
+            loader: (config.library == Library::Load).then(Loader::default),
             record_is_spoilt: AtomicBool::new(false),
             scan_keys: AtomicU32::new(flush::SCAN_KEYS),
         })
@@ -219,15 +219,15 @@ impl Redis {
     }
 
     /// Asks for the record, and brings the library: whoever has lost the one may have lost the other.
-    async fn meet(&self, connected: &Connected) -> Result<Recollection, Fault> {
-        let recollection = self.look(connected).await?;
-        if let Some(courier) = &self.courier {
-            courier.call(&self.line.place, connected).await?;
+    async fn meet(&self, connected: &Connected) -> Result<StoredRecord, Fault> {
+        let stored = self.look(connected).await?;
+        if let Some(loader) = &self.loader {
+            loader.call(&self.line.place, connected).await?;
         }
-        Ok(recollection)
+        Ok(stored)
     }
 
-    async fn look(&self, connected: &Connected) -> Result<Recollection, Fault> {
+    async fn look(&self, connected: &Connected) -> Result<StoredRecord, Fault> {
         let place = &self.line.place;
         let mut pipeline = redis::pipe();
         pipeline.cmd("HGETALL").arg(&self.record_key).cmd("DBSIZE");
@@ -250,7 +250,7 @@ impl Redis {
         // The record itself is a key, but not one that can be stale.
         let empty = keys <= i64::from(record.is_some());
         let written = record.as_ref().filter(|record| !record.is_unreadable()).and_then(|_| record::written(hash));
-        Ok(Recollection { record, empty, written })
+        Ok(StoredRecord { record, empty, written })
     }
 
     fn changed(&self) -> Fault {

@@ -10,7 +10,7 @@ use super::bump::{RECORD_SOURCE, Script};
 use super::chain::{Expected, Read};
 use crate::lsn::Lsn;
 use crate::record::{SEQUENCE_MAX, Written};
-use crate::sight::Commit;
+use crate::snapshot::Commit;
 use crate::target::Record;
 
 /// One call of the script that writes the record over what is expected there.

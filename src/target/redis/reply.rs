@@ -14,7 +14,7 @@ pub(super) enum Step {
     UnlinkLeases,
     /// The bump script: the number of pointers that moved.
     Bump,
-    /// `PUBLISH`: the number of subscribers, which vouches for nothing.
+    /// `PUBLISH`: the number of subscribers, which proves nothing.
     Publish,
     /// The script that writes the record.
     WriteRecord,

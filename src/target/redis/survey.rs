@@ -10,7 +10,7 @@ use super::connection::{Connected, Line};
 use super::library::{found, is_unknown, list};
 use super::lua::{NAME, library, version_of};
 use super::reply::{Step, broken, refused};
-use super::{library as courier, record};
+use super::{library as loader, record};
 use crate::finding::{Code, Finding, shell_word};
 use crate::invalidation::Action;
 use crate::target::config::TargetConfig;
@@ -268,18 +268,18 @@ impl Survey {
         let load = format!("coherd lua | {} -x FUNCTION LOAD", self.cli);
         let warning = |code, message: String| Finding::warning(code, &self.subject, message);
         let finding = match found(&reply, ours) {
-            Some(courier::Found::Same | courier::Found::Newer(_)) | None => return Ok(()),
-            Some(courier::Found::Nothing) => {
+            Some(loader::Found::Same | loader::Found::Newer(_)) | None => return Ok(()),
+            Some(loader::Found::Nothing) => {
                 let message = "readers' functions are not there yet, so that readers get errors; coherd run loads them";
                 warning(Code::LIBRARY_MISSING, message.to_owned()).mend(load)
             }
-            Some(courier::Found::Older(theirs)) => {
+            Some(loader::Found::Older(theirs)) => {
                 let message = format!(
                     "readers' functions are there in version {theirs}, and coherd's is {ours}; coherd run renews them"
                 );
                 warning(Code::LIBRARY_OLD, message).mend(format!("{load} REPLACE"))
             }
-            Some(courier::Found::Foreign) => {
+            Some(loader::Found::Foreign) => {
                 let message = format!(
                     "a function library called {NAME} is there that is not coherd's: readers are served something else"
                 );

@@ -65,7 +65,7 @@ fn slot_lost_by_max_slot_wal_keep_size_halts() {
     shop.daemon.stop(Signal::Term);
     shop.lose_slot();
     shop.daemon.launch_unready();
-    // The new slot is there for the flush by hand that would end it, and begins after the record.
+    // The new slot is there for the manual flush that would end it, and begins after the record.
     halts_and_heals(&mut shop, "target_went_back", "the slot is lost");
 }
 
@@ -120,7 +120,7 @@ fn publication_dropped_while_running_halts_and_the_gap_stays_provable() {
 }
 
 #[test]
-fn a_flush_by_hand_of_every_table_ends_a_halt_and_a_restart_does_not() {
+fn a_manual_flush_of_every_table_ends_a_halt_and_a_restart_does_not() {
     let schema = format!("{SCHEMA} CREATE TABLE orders (id int PRIMARY KEY);");
     let mut shop = Shop::open(&schema, &format!("{RULE}  - table: orders\n    keys: [\"order:{{id}}\"]\n{HALT}"));
     shop.settle();
@@ -145,7 +145,7 @@ fn a_flush_by_hand_of_every_table_ends_a_halt_and_a_restart_does_not() {
 }
 
 #[test]
-fn a_flush_by_hand_ends_a_halt_because_of_a_lost_slot_also_behind_much_that_was_written() {
+fn a_manual_flush_ends_a_halt_because_of_a_lost_slot_also_behind_much_that_was_written() {
     let mut shop = Shop::alone(SCANTY, SCHEMA, &format!("{RULE}{HALT}"));
     shop.settle();
     shop.cache(&["user:1", "user:2", "other"]);

@@ -18,7 +18,7 @@ impl Stage {
         self.shop.sql.run("UPDATE users SET n = n + 1 WHERE id = 300");
         until("the target is suspended", || {
             self.shop.sql.run("INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 1000)");
-            (self.shop.daemon.status()["targets"][0]["given_up"] == true).then_some(())
+            (self.shop.daemon.status()["targets"][0]["suspended"] == true).then_some(())
         });
         // Or it is suspended anew as soon as it is back, and flushed again.
         until("the slot lets go of the log", || {
@@ -59,7 +59,7 @@ fn a_commit_that_a_suspended_target_missed_settles_only_when_the_replica_has_rep
 /// Commits that follow carry positions of their own. Settled must wait for the oldest batch whose replica pass is due, not
 /// for the newest.
 #[test]
-fn commits_after_the_return_do_not_vouch_for_those_before_it() {
+fn commits_after_the_return_do_not_prove_those_before_it() {
     let mut stage = Stage::open(BUDGET);
     stage.suspend();
     let token = stage.miss_a_commit();

@@ -158,7 +158,7 @@ fn a_server_that_is_restarted_is_away_and_then_seen_with_its_catalogue() {
     server.stop(Signal::Interrupt);
     let away = |watching: &mut Watching| {
         until("it is away", || match watching.next() {
-            Watched::Seen(_) | Watched::Vouched(_) => None,
+            Watched::Seen(_) | Watched::Attested(_) => None,
             Watched::Away(error) => Some(error),
         })
     };
@@ -170,7 +170,7 @@ fn a_server_that_is_restarted_is_away_and_then_seen_with_its_catalogue() {
     server.launch();
     let seen = until("it is seen again", || match watching.next() {
         Watched::Seen(seen) => Some(watching.with_all_tables(seen)),
-        Watched::Away(_) | Watched::Vouched(_) => None,
+        Watched::Away(_) | Watched::Attested(_) => None,
     });
     assert!(seen.database.is_some());
     assert_eq!(seen.tables, before.tables);
@@ -213,7 +213,7 @@ fn a_session_that_is_ended_is_replaced() {
     let mut aways = 0;
     let seen = until("it is seen again", || match watching.next() {
         Watched::Seen(seen) if aways > 0 => Some(seen),
-        Watched::Seen(_) | Watched::Vouched(_) => None,
+        Watched::Seen(_) | Watched::Attested(_) => None,
         Watched::Away(_) => {
             aways += 1;
             None
@@ -229,11 +229,11 @@ fn it_ends_with_its_receiver() {
     // Also while it waits for the time of the next look.
     let mut watching = Watching::paced(&database.dsn(), &database.name, &["t"], Duration::from_hours(1));
     watching.seen();
-    let Watching { runtime, observations, vouch: _vouch, task, .. } = watching;
+    let Watching { runtime, observations, attest: _attest, task, .. } = watching;
     drop(observations);
     runtime.block_on(async { tokio::time::timeout(crate::support::wait::PATIENCE, task).await }).unwrap().unwrap();
     // Also while nothing can be reached.
-    let Watching { runtime, observations, vouch: _vouch, task, .. } =
+    let Watching { runtime, observations, attest: _attest, task, .. } =
         Watching::over("host=127.0.0.1 port=1 user=a", "s", &["t"]);
     drop(observations);
     runtime.block_on(async { tokio::time::timeout(crate::support::wait::PATIENCE, task).await }).unwrap().unwrap();

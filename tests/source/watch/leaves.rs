@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use coherd::core::continuity::is_broken;
-
 use super::super::own_server;
 use super::Watching;
 use crate::support::Database;
@@ -79,7 +77,7 @@ fn a_partition_with_another_file_may_have_lost_its_rows_unless_it_was_moved() {
     ] {
         database.run(sql);
         let after = watching.table();
-        if is_broken(&before, &after) != loses {
+        if before.is_broken_by(&after) != loses {
             wrong.push(format!("{sql}\n    {before:?}\n    {after:?}"));
         }
         before = after;

@@ -6,7 +6,7 @@ pub mod many;
 mod stamps;
 mod standby;
 mod synchronous;
-mod vouch;
+mod attest;
 mod wal;
 
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::support::{Database, wait::PATIENCE};
 pub struct Watching {
     runtime: tokio::runtime::Runtime,
     observations: mpsc::Receiver<Watched>,
-    pub vouch: tokio::sync::watch::Sender<Option<u32>>,
+    pub attest: tokio::sync::watch::Sender<Option<u32>>,
     task: tokio::task::JoinHandle<()>,
     /// All tables, as they were when each was seen last.
     tables: Vec<TableSeen>,
@@ -57,9 +57,9 @@ impl Watching {
         let unseen = |name: &TableName| TableSeen { name: name.clone(), ..TableSeen::default() };
         let tables = config.tables.iter().map(unseen).collect();
         let (sender, observations) = mpsc::channel(1);
-        let (vouch, vouched_for) = tokio::sync::watch::channel(None);
-        let task = runtime.spawn(watch(config, vouched_for, sender));
-        Watching { runtime, observations, vouch, task, tables }
+        let (attest, attested_for) = tokio::sync::watch::channel(None);
+        let task = runtime.spawn(watch(config, attested_for, sender));
+        Watching { runtime, observations, attest, task, tables }
     }
 
     pub fn next(&mut self) -> Watched {
@@ -72,7 +72,7 @@ impl Watching {
         match self.next() {
             Watched::Seen(seen) => seen,
             Watched::Away(error) => panic!("{error}"),
-            Watched::Vouched(vouched) => panic!("vouched for {vouched:?}"),
+            Watched::Attested(attested) => panic!("attested for {attested:?}"),
         }
     }
 

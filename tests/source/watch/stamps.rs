@@ -1,6 +1,5 @@
 //! After which changes of the catalogue a rule is flushed, and after which not.
 
-use coherd::core::continuity::is_broken;
 use coherd::observation::TableSeen;
 
 use super::Watching;
@@ -27,11 +26,11 @@ fn step(database: &Database, table: &str, steps: &[&str], right: impl Fn(&TableS
 }
 
 fn stays(before: &TableSeen, after: &TableSeen) -> bool {
-    !is_broken(before, after)
+    !before.is_broken_by(after)
 }
 
 fn moves(before: &TableSeen, after: &TableSeen) -> bool {
-    is_broken(before, after)
+    before.is_broken_by(after)
 }
 
 /// Nothing here can hide a change of a row.

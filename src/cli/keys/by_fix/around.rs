@@ -9,7 +9,6 @@ use crate::cli::columns::plural;
 use crate::cli::found::Cause;
 use crate::cli::{Failure, parts};
 use crate::config::Config;
-use crate::core::continuity::is_broken;
 use crate::finding::{Finding, Severity};
 use crate::observation::TableSeen;
 use crate::rules::audit::audit;
@@ -73,7 +72,7 @@ impl<'a> Around<'a> {
     /// Looks again, within the transaction.
     pub(super) async fn after(self, client: &Client, config: &Config) -> anyhow::Result<After> {
         let (tables, _) = look_once(client, &self.watch, Some(self.since)).await?;
-        let broken = |(before, now): &(&TableSeen, &TableSeen)| is_broken(before, now);
+        let broken = |(before, now): &(&TableSeen, &TableSeen)| before.is_broken_by(now);
         let broken = self.tables.iter().zip(&tables).filter(broken).map(|(before, _)| before.name.clone()).collect();
         let (mut new_errors, heirs) = errors(config, client, &self.watch).await?;
         new_errors.retain(|error| !self.errors.contains(error));
@@ -127,7 +126,7 @@ impl After {
         }
         if found.ignored > 0 {
             notes.push(format!(
-                "{} named by hand and ignored, because no rule covers {} (manual.keys: rules)",
+                "{} named manually and ignored, because no rule covers {} (manual.keys: rules)",
                 if found.ignored == 1 { "1 key is".to_owned() } else { format!("{} keys are", found.ignored) },
                 if found.ignored == 1 { "it" } else { "them" }
             ));

@@ -35,14 +35,14 @@ impl Commit {
 
 /// `pg_current_snapshot()`, with 64-bit transaction ids.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Snapshot {
+pub struct XidSnapshot {
     xmin: u64,
     xmax: u64,
     /// Those between that are still under way, ascending.
     running: Vec<u64>,
 }
 
-impl Snapshot {
+impl XidSnapshot {
     /// Whether it sees what transaction `xid` has done, which has committed or is about to.
     pub fn sees(&self, xid: u32) -> bool {
         let xid = self.widen(xid);
@@ -70,7 +70,7 @@ pub struct ParseSnapshotError {
     got: String,
 }
 
-impl FromStr for Snapshot {
+impl FromStr for XidSnapshot {
     type Err = ParseSnapshotError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -78,38 +78,38 @@ impl FromStr for Snapshot {
     }
 }
 
-fn parse(text: &str) -> Option<Snapshot> {
+fn parse(text: &str) -> Option<XidSnapshot> {
     let mut parts = text.split(':');
     let (xmin, xmax, list) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?);
     let running =
         list.split(',').filter(|xid| !xid.is_empty()).map(str::parse).collect::<Result<Vec<u64>, _>>().ok()?;
     let is_sound = xmin <= xmax && running.is_sorted() && parts.next().is_none();
-    is_sound.then_some(Snapshot { xmin, xmax, running })
+    is_sound.then_some(XidSnapshot { xmin, xmax, running })
 }
 
 /// What the readers of one server see.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Sight {
+pub enum Snapshot {
     /// It takes writes.
-    Primary(Snapshot),
+    Primary(XidSnapshot),
     /// It is in recovery, and everything before this position is replayed (`pg_last_wal_replay_lsn()`).
     Standby(Lsn),
 }
 
-impl Sight {
+impl Snapshot {
     /// Whether readers who ask from now on see what `commit` has done.
     pub fn shows(&self, commit: Commit) -> bool {
         match self {
-            Sight::Primary(snapshot) => snapshot.sees(commit.xid),
-            Sight::Standby(replayed) => *replayed > commit.at,
+            Snapshot::Primary(snapshot) => snapshot.sees(commit.xid),
+            Snapshot::Standby(replayed) => *replayed > commit.at,
         }
     }
 
     /// Whether that holds for `commit` and every one before it.
     pub fn shows_all_up_to(&self, commit: Commit) -> bool {
         match self {
-            Sight::Primary(snapshot) => snapshot.is_past(commit.xid),
-            Sight::Standby(_) => self.shows(commit),
+            Snapshot::Primary(snapshot) => snapshot.is_past(commit.xid),
+            Snapshot::Standby(_) => self.shows(commit),
         }
     }
 }
@@ -134,7 +134,7 @@ pub struct ReplicaSeen {
 mod tests {
     use super::*;
 
-    fn snapshot(text: &str) -> Snapshot {
+    fn snapshot(text: &str) -> XidSnapshot {
         text.parse().unwrap()
     }
 
@@ -144,7 +144,7 @@ mod tests {
         let seen: Vec<u32> = (726..735).filter(|xid| snapshot.sees(*xid)).collect();
         assert_eq!(seen, [726, 727, 729, 731]);
         // As Postgres shows the commit that waits for its standby.
-        assert!(!"728:728:".parse::<Snapshot>().unwrap().sees(728));
+        assert!(!"728:728:".parse::<XidSnapshot>().unwrap().sees(728));
     }
 
     #[test]
@@ -164,21 +164,21 @@ mod tests {
         let commit = |xid, at| Commit { xid, at: Lsn::new(at) };
         assert_eq!(commit(7, 200).later(commit(9, 100)), commit(9, 200));
         assert_eq!(commit(u32::MAX, 1).later(commit(3, 2)), commit(3, 2));
-        let sight = Sight::Primary(snapshot("8:12:8"));
-        assert!(sight.shows_all_up_to(commit(7, 0)) && !sight.shows_all_up_to(commit(9, 0)));
+        let snapshot = Snapshot::Primary(snapshot("8:12:8"));
+        assert!(snapshot.shows_all_up_to(commit(7, 0)) && !snapshot.shows_all_up_to(commit(9, 0)));
     }
 
     #[test]
     fn a_standby_shows_what_it_has_replayed_to_the_end() {
         let commit = Commit { xid: 9, at: Lsn::new(100) };
-        assert!(!Sight::Standby(Lsn::new(100)).shows(commit) && Sight::Standby(Lsn::new(148)).shows(commit));
+        assert!(!Snapshot::Standby(Lsn::new(100)).shows(commit) && Snapshot::Standby(Lsn::new(148)).shows(commit));
     }
 
     #[test]
     fn anything_else_is_refused() {
         for text in ["", "1", "1:2", "2:1:", "1:2:x", "1:9:5,3", "1:2::", "-1:2:", "1:2:3:4"] {
-            assert!(text.parse::<Snapshot>().is_err(), "{text:?}");
+            assert!(text.parse::<XidSnapshot>().is_err(), "{text:?}");
         }
-        assert!("10:20:10,14,15".parse::<Snapshot>().is_ok());
+        assert!("10:20:10,14,15".parse::<XidSnapshot>().is_ok());
     }
 }

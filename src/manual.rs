@@ -11,7 +11,7 @@ pub const PREFIX: &str = "coherd";
 /// The prefix of messages that `coherd.wait()` writes, which hold nothing: somebody waits for what came before.
 pub const AWAITED: &str = "coherd.wait";
 
-/// `manual.keys:`, which keys count that are named by hand.
+/// `manual.keys:`, which keys count that are named manually.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ManualKeys {
@@ -31,7 +31,7 @@ pub const CONTENT_BYTES_MAX: usize = 1 << 20;
 
 /// One thing to do, ordered with the data because it came through the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum Manual {
     /// These keys.
     Invalidate(Vec<String>),
     /// The keys that these rows have.
@@ -51,7 +51,7 @@ pub struct Touched {
 
 /// A message with our prefix that this program cannot read. Says what, never the content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UnreadableOrder {
+pub enum UnreadableManual {
     /// It is none of ours, or of a later version.
     #[error(
         "a message with prefix \"coherd\" in the log cannot be read: {0}; is sql/coherd.sql newer than this daemon?"
@@ -65,12 +65,12 @@ pub enum UnreadableOrder {
     TooLarge,
 }
 
-impl UnreadableOrder {
+impl UnreadableManual {
     /// A word for metrics.
     pub const fn reason(&self) -> &'static str {
         match self {
-            UnreadableOrder::Strange(_) => "unreadable_order",
-            UnreadableOrder::TooLarge => "order_too_large",
+            UnreadableManual::Strange(_) => "manual_unreadable",
+            UnreadableManual::TooLarge => "manual_too_large",
         }
     }
 }
@@ -92,30 +92,30 @@ struct Wire {
 }
 
 /// Reads the content of a message.
-pub fn read(content: &[u8]) -> Result<Order, UnreadableOrder> {
+pub fn read(content: &[u8]) -> Result<Manual, UnreadableManual> {
     if content.len() > CONTENT_BYTES_MAX {
-        return Err(UnreadableOrder::TooLarge);
+        return Err(UnreadableManual::TooLarge);
     }
     let wire: Wire =
-        serde_json::from_slice(content).map_err(|_| UnreadableOrder::Strange("it is not the JSON expected"))?;
+        serde_json::from_slice(content).map_err(|_| UnreadableManual::Strange("it is not the JSON expected"))?;
     if wire.v != VERSION {
-        return Err(UnreadableOrder::Strange("it has another version than 1"));
+        return Err(UnreadableManual::Strange("it has another version than 1"));
     }
     let name = TableName { schema: wire.schema, name: wire.table };
     match wire.r#do.as_str() {
-        "invalidate" => Ok(Order::Invalidate(wire.keys)),
-        "flush" => Ok(Order::Flush(name)),
+        "invalidate" => Ok(Manual::Invalidate(wire.keys)),
+        "flush" => Ok(Manual::Flush(name)),
         "touch" if wire.rows.iter().any(|row| row.len() != wire.columns.len()) => {
-            Err(UnreadableOrder::Strange("a row has another number of values than there are columns"))
+            Err(UnreadableManual::Strange("a row has another number of values than there are columns"))
         }
         "touch" => {
             let column = |name| Column { name, type_oid: 0, in_identity: true };
             let columns = wire.columns.into_iter().map(column).collect();
             let TableName { schema, name } = name;
             let relation = Relation { oid: 0, schema, name, identity: ReplicaIdentity::Full, columns };
-            Ok(Order::Touch(Touched { relation, rows: wire.rows }))
+            Ok(Manual::Touch(Touched { relation, rows: wire.rows }))
         }
-        _ => Err(UnreadableOrder::Strange("it asks for something unknown")),
+        _ => Err(UnreadableManual::Strange("it asks for something unknown")),
     }
 }
 
@@ -143,12 +143,12 @@ mod tests {
 
     #[test]
     fn the_three_orders_are_read() {
-        let order = read(br#"{"v":1,"do":"invalidate","keys":["a","b"]}"#);
-        assert_eq!(order, Ok(Order::Invalidate(vec!["a".into(), "b".into()])));
-        let order = read(br#"{"v":1,"do":"flush","schema":"public","table":"Users"}"#);
-        assert_eq!(order, Ok(Order::Flush(TableName { schema: "public".into(), name: "Users".into() })));
+        let read_back = read(br#"{"v":1,"do":"invalidate","keys":["a","b"]}"#);
+        assert_eq!(read_back, Ok(Manual::Invalidate(vec!["a".into(), "b".into()])));
+        let read_back = read(br#"{"v":1,"do":"flush","schema":"public","table":"Users"}"#);
+        assert_eq!(read_back, Ok(Manual::Flush(TableName { schema: "public".into(), name: "Users".into() })));
         let touch = br#"{"v":1,"do":"touch","schema":"s","table":"t","columns":["id","m"],"rows":[["1",null]]}"#;
-        let Ok(Order::Touch(touched)) = read(touch) else { panic!("no touch") };
+        let Ok(Manual::Touch(touched)) = read(touch) else { panic!("no touch") };
         assert_eq!(touched.rows, [[Some("1".to_owned()), None]]);
         assert_eq!(touched.relation.columns[1].name, "m");
     }

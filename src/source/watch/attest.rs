@@ -1,5 +1,5 @@
 //! Tells SQL that a stream can be believed. Where the slot goes on without a target, its position says nothing of what
-//! is settled; so `coherd.wait()` takes it only while the process that streams from the slot vouches for it, with an
+//! is settled; so `coherd.wait()` takes it only while the process that streams from the slot attests that, with an
 //! advisory lock that names the walsender. It goes with the connection, and means nothing for another walsender.
 
 use tokio::sync::watch;
@@ -8,16 +8,16 @@ use tokio_postgres::Client;
 /// The first key of the lock, as `sql/coherd.sql` has it: "cohe".
 const LOCK_CLASS: i32 = 0x636F_6865;
 
-/// What this process should vouch for, and whether it does.
-pub(super) struct Vouch {
+/// The stream that this process should attest, and whether it does.
+pub(super) struct Attestation {
     wanted: watch::Receiver<Option<u32>>,
     held: Option<u32>,
 }
 
-impl Vouch {
+impl Attestation {
     /// On a new connection, which holds nothing yet.
     pub(super) fn new(wanted: watch::Receiver<Option<u32>>) -> Self {
-        Vouch { wanted, held: None }
+        Attestation { wanted, held: None }
     }
 
     /// Waits until somebody has said what is wanted, be it what is held already: who takes a wish back before it was

@@ -8,11 +8,11 @@ use tokio_postgres::{Client, Statement};
 
 use super::super::dsn::Dsn;
 use super::super::sql::{connect, explain};
-use super::super::{Question, Sighted, SourceError};
+use super::super::{Probed, Question, SourceError};
 use super::flush::Flusher;
 use super::{in_time, reached};
 use crate::backoff::Backoff;
-use crate::sight::Sight;
+use crate::snapshot::Snapshot;
 use crate::table::quote_identifier;
 
 /// Waits between attempts.
@@ -51,16 +51,16 @@ pub struct AskConfig {
 /// Answers every new number among `questions`, until nobody asks or the receiver is gone. Each answer is of a statement
 /// that was sent after the question was put. Each failure is told once, and followed by a wait and a new connection; then
 /// the newest question is answered, where it was not. While there is no stream there is no connection.
-pub async fn ask_source(config: AskConfig, questions: Receiver<Question>, sighted: Sender<Sighted>) {
-    let closed = sighted.clone();
+pub async fn ask_source(config: AskConfig, questions: Receiver<Question>, probed: Sender<Probed>) {
+    let closed = probed.clone();
     tokio::select! {
         biased;
-        () = keep_asking(&config, questions, &sighted) => {}
+        () = keep_asking(&config, questions, &probed) => {}
         () = closed.closed() => {}
     }
 }
 
-async fn keep_asking(config: &AskConfig, mut questions: Receiver<Question>, sighted: &Sender<Sighted>) {
+async fn keep_asking(config: &AskConfig, mut questions: Receiver<Question>, probed: &Sender<Probed>) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
     let mut answered = 0;
     let mut stream = questions.clone();
@@ -72,11 +72,11 @@ async fn keep_asking(config: &AskConfig, mut questions: Receiver<Question>, sigh
         let mut asking = Asking { config, walsender, answered: &mut answered, backoff: &mut backoff };
         let failed = tokio::select! {
             biased;
-            failed = asking.keep_answering(&mut questions, sighted) => failed,
+            failed = asking.keep_answering(&mut questions, probed) => failed,
             () = other_stream(&mut stream, walsender) => continue,
         };
         let Err(error) = failed else { return };
-        if sighted.send(Sighted::SourceAway(error)).await.is_err() {
+        if probed.send(Probed::SourceAway(error)).await.is_err() {
             return;
         }
         // A stream that has just been opened shows that the server is there.
@@ -109,7 +109,7 @@ impl Asking<'_> {
     async fn keep_answering(
         &mut self,
         questions: &mut Receiver<Question>,
-        sighted: &Sender<Sighted>,
+        probed: &Sender<Probed>,
     ) -> Result<(), SourceError> {
         let client = reached(&self.config.dsn, connect(&self.config.dsn)).await?;
         let mut server = in_time(WHAT, Server::new(self.config, client, self.walsender)).await?;
@@ -125,14 +125,14 @@ impl Asking<'_> {
                 }
                 continue;
             }
-            let sight = in_time(WHAT, server.look()).await?;
+            let snapshot = in_time(WHAT, server.look()).await?;
             self.backoff.reset();
             // What was put meanwhile is not answered by a statement that was sent before.
             if questions.borrow().number != number {
                 continue;
             }
             *self.answered = number;
-            if sighted.send(Sighted::Source { walsender: self.walsender, sight }).await.is_err() {
+            if probed.send(Probed::Source { walsender: self.walsender, snapshot }).await.is_err() {
                 return Ok(());
             }
         }
@@ -172,18 +172,18 @@ impl<'a> Server<'a> {
         self.flusher.look(&self.client).await.map_err(|error| explain(&error, FLUSHING, &self.config.dsn))
     }
 
-    async fn look(&mut self) -> Result<Sight, SourceError> {
+    async fn look(&mut self) -> Result<Snapshot, SourceError> {
         loop {
             let row = self.client.query_one(&self.look, &[]).await.map_err(|error| failed(&error, self.config))?;
             let text: Option<&str> = row.try_get(0).map_err(|error| failed(&error, self.config))?;
             let text = text.unwrap_or_default();
             if text.contains('/') {
                 let replayed = text.parse().map_err(|error| strange(&error))?;
-                return Ok(Sight::Standby(replayed));
+                return Ok(Snapshot::Standby(replayed));
             }
             let snapshot = text.parse().map_err(|error| strange(&error))?;
             if self.is_primary {
-                return Ok(Sight::Primary(snapshot));
+                return Ok(Snapshot::Primary(snapshot));
             }
             // Promoted, perhaps between this statement's snapshot and its end. A snapshot from recovery lists no running
             // transactions; the next one is a primary's.

@@ -5,18 +5,18 @@ use std::time::{Duration, Instant};
 
 use coherd::core::Ticket;
 use coherd::invalidation::Action;
-use coherd::target::delivery::{Lane, Report, Shipment, spawn};
-use coherd::target::{Delivery, Fault, Recollection, Target};
+use coherd::target::delivery::{Report, Shipment, WorkerHandle, spawn};
+use coherd::target::{Delivery, Fault, StoredRecord, Target};
 use tokio::sync::mpsc;
 
 use super::{Asked, delivery, open_url};
 use crate::support::Redis;
 
-/// Answers every recollection with "nothing to flush" and notes it.
+/// Answers every stored with "nothing to flush" and notes it.
 pub struct Driver {
-    pub lane: Option<Lane>,
+    pub handle: Option<WorkerHandle>,
     pub reports: mpsc::Receiver<Report>,
-    pub recollections: Vec<Recollection>,
+    pub stored_records: Vec<StoredRecord>,
     pub confirmed: Vec<u64>,
     pub troubles: Vec<Fault>,
     pub ups: usize,
@@ -27,9 +27,9 @@ impl Driver {
     pub fn new(target: Arc<dyn Target>) -> Driver {
         let (sender, reports) = mpsc::channel(8);
         Driver {
-            lane: Some(spawn(0, target, sender)),
+            handle: Some(spawn(0, target, sender)),
             reports,
-            recollections: Vec::new(),
+            stored_records: Vec::new(),
             confirmed: Vec::new(),
             troubles: Vec::new(),
             ups: 0,
@@ -40,11 +40,11 @@ impl Driver {
     pub fn send(&mut self, delivery: Delivery) {
         let ticket = Ticket::new(self.next_ticket);
         self.next_ticket += 1;
-        self.lane.as_mut().expect("open").send(Shipment { ticket, delivery }).expect("room");
+        self.handle.as_mut().expect("open").send(Shipment { ticket, delivery }).expect("room");
     }
 
     pub fn has_room(&self) -> bool {
-        self.lane.as_ref().is_some_and(Lane::has_room)
+        self.handle.as_ref().is_some_and(WorkerHandle::has_room)
     }
 
     /// Takes reports in until `done`.
@@ -55,8 +55,8 @@ impl Driver {
             let report = tokio::time::timeout(left, self.reports.recv()).await;
             let report = report.unwrap_or_else(|_| panic!("it never came true that {what}: {:?}", self.troubles));
             match report.expect("the worker lives") {
-                Report::Recalled { recollection, answer, .. } => {
-                    self.recollections.push(recollection);
+                Report::RecordLoaded { stored, answer, .. } => {
+                    self.stored_records.push(stored);
                     answer.send(coherd::invalidation::Batch::default()).expect("the worker waits");
                 }
                 Report::Confirmed { delivery, .. } => self.confirmed.push(delivery.record.applied.as_u64()),
@@ -82,7 +82,7 @@ async fn ten_thousand_deliveries_arrive_in_order_through_one_lane() {
     assert!(driver.confirmed.windows(2).all(|pair| pair[0] < pair[1]), "in order");
     assert_eq!(asked.run::<u64>(&["DBSIZE"]), 1);
     assert_eq!(asked.field("applied").as_deref(), Some("10000"));
-    assert_eq!((driver.recollections.len(), driver.ups, driver.troubles.len()), (1, 1, 0));
+    assert_eq!((driver.stored_records.len(), driver.ups, driver.troubles.len()), (1, 1, 0));
     assert_eq!(asked.run::<String>(&["INFO", "clients"]).matches("connected_clients:2").count(), 1, "one connection");
 }
 
@@ -102,8 +102,8 @@ async fn a_server_killed_again_and_again_under_load_loses_no_delivery() {
     assert!(driver.confirmed.windows(2).all(|pair| pair[0] < pair[1]), "in order, each once");
     assert_eq!(Asked::of(&server).field("applied").as_deref(), Some("400"));
     // Each loss was noticed, and the target asked what it remembers before anything was sent to it again.
-    assert!(driver.recollections.len() > 1, "{:?}", driver.recollections.len());
-    let fresh = driver.recollections.iter().filter(|recollection| recollection.record.is_none()).count();
+    assert!(driver.stored_records.len() > 1, "{:?}", driver.stored_records.len());
+    let fresh = driver.stored_records.iter().filter(|stored| stored.record.is_none()).count();
     assert!(fresh > 1, "an emptied server is seen as such: {fresh}");
 }
 
@@ -113,7 +113,7 @@ async fn a_dropped_lane_closes_its_connection() {
     let mut asked = Asked::of(&server);
     let mut driver = Driver::new(open_url(&server.url()));
     driver.until("it is up", |driver| driver.ups == 1).await;
-    driver.lane = None;
+    driver.handle = None;
     assert!(driver.reports.recv().await.is_none());
     crate::support::until("the connection is closed", || {
         let clients: String = asked.run(&["INFO", "clients"]);

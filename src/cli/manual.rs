@@ -29,16 +29,16 @@ pub struct Options {
     pub(super) json: bool,
 }
 
-/// A session in which orders can be given.
-pub(super) struct Orders {
+/// A session in which invalidations can be requested.
+pub(super) struct ManualSession {
     client: Client,
 }
 
-impl Orders {
-    /// Connects, and finds out whether an order would be heard.
-    pub(super) async fn open(config: &Config, options: &Options, name: &str) -> Result<Orders, Failure> {
+impl ManualSession {
+    /// Connects, and finds out whether a request would be heard.
+    pub(super) async fn open(config: &Config, options: &Options, name: &str) -> Result<ManualSession, Failure> {
         if !config.source.messages {
-            let text = "nothing was done: source.messages is false, so the daemon acts on nothing that is written by hand; \
+            let text = "nothing was done: source.messages is false, so the daemon acts on nothing that is requested manually; \
                         set it to true and restart coherd";
             return Err(anyhow!(text).into());
         }
@@ -65,11 +65,11 @@ impl Orders {
         if !heard && options.dsn.is_none() {
             return Err(anyhow!("nothing was done: there is no replication slot {slot} on this server, so nobody would hear of it: `coherd setup` creates it").into());
         }
-        Ok(Orders { client })
+        Ok(ManualSession { client })
     }
 
-    /// Gives an order: a statement that calls one of the functions.
-    pub(super) async fn give(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Failure> {
+    /// Makes a request: a statement that calls one of the functions.
+    pub(super) async fn request(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Failure> {
         let done = self.client.execute(sql, parameters).await;
         Ok(done.map_err(|error| anyhow!("nothing was done: {}", told(&error)))?)
     }

@@ -9,16 +9,16 @@ use crate::source::SourceError;
 
 impl Observer {
     /// The source says what its readers see.
-    pub(in crate::runtime) fn sighted(&mut self) {
-        if self.board.sighted() {
+    pub(in crate::runtime) fn probed(&mut self) {
+        if self.board.probed() {
             info!("the source can be asked again what its readers see");
         }
     }
 
     /// It cannot be asked, though the stream may run.
-    pub(in crate::runtime) fn unsighted(&mut self, error: &SourceError) {
+    pub(in crate::runtime) fn unprobed(&mut self, error: &SourceError) {
         let fault = error.to_string();
-        if self.board.unsighted(&fault) {
+        if self.board.unprobed(&fault) {
             warn!(
                 "the source cannot be asked what its readers see, asking again; invalidations leave, and will once more, \
                  and nothing counts as settled until then: {fault}"

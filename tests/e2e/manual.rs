@@ -29,7 +29,7 @@ fn only_keys_that_a_rule_covers_can_be_named_unless_the_configuration_says_any()
     let metrics = shop.daemon.http("/metrics").1;
     assert!(metrics.contains("coherd_manual_keys_ignored_total 2\n"), "{metrics}");
     let log = shop.daemon.log();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains("keys named by hand are ignored")).collect();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("manual keys are ignored")).collect();
     assert!(told.len() == 1 && told[0].contains("manual.keys") && !log.contains("session:alice"), "{told:?}");
     shop.daemon.edit("rules:\n", "manual: {keys: any}\nrules:\n");
     shop.daemon.signal(crate::support::process::Signal::Hangup);

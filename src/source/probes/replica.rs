@@ -12,12 +12,12 @@ use super::super::dsn::Dsn;
 use super::super::postgres::{Replication, explain, number, value};
 use super::super::server_error::Doing;
 use super::super::session::{Failure, Rows, Session};
-use super::super::{Sighted, SourceError};
+use super::super::{Probed, SourceError};
 use super::pacing::{Next, Pacing, is_wanted};
 use super::{in_time, reached};
 use crate::backoff::Backoff;
 use crate::lsn::Lsn;
-use crate::sight::ReplicaSeen;
+use crate::snapshot::ReplicaSeen;
 
 /// How often a replica is asked that is not waited for.
 pub const REPLICA_PACE: Duration = Duration::from_secs(1);
@@ -59,9 +59,9 @@ pub struct FollowConfig {
 /// `wanted` is the position of a commit record that should be replayed, zero for none. While it is not, the replica is
 /// asked every 1 to 20 ms; when it is, once a `pace` and whenever `wanted` is sent, be it the same once more. Each
 /// failure is told once, and followed by a wait and a new connection.
-pub async fn follow_replica(index: usize, config: FollowConfig, wanted: Receiver<Lsn>, sighted: Sender<Sighted>) {
-    let closed = sighted.clone();
-    let mut following = Following { index, config, wanted, sighted, replayed: Some(Lsn::ZERO) };
+pub async fn follow_replica(index: usize, config: FollowConfig, wanted: Receiver<Lsn>, probed: Sender<Probed>) {
+    let closed = probed.clone();
+    let mut following = Following { index, config, wanted, probed, replayed: Some(Lsn::ZERO) };
     tokio::select! {
         () = following.keep_following() => {}
         () = closed.closed() => {}
@@ -75,7 +75,7 @@ struct Following {
     index: usize,
     config: FollowConfig,
     wanted: Receiver<Lsn>,
-    sighted: Sender<Sighted>,
+    probed: Sender<Probed>,
     /// The last answer's, over all connections.
     replayed: Option<Lsn>,
 }
@@ -85,8 +85,8 @@ impl Following {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         loop {
             let Err(error) = self.follow_once(&mut backoff).await else { return };
-            let away = Sighted::ReplicaAway { index: self.index, error };
-            if self.sighted.send(away).await.is_err() || self.retry(backoff.next(fastrand::u32(..))).await.is_err() {
+            let away = Probed::ReplicaAway { index: self.index, error };
+            if self.probed.send(away).await.is_err() || self.retry(backoff.next(fastrand::u32(..))).await.is_err() {
                 return;
             }
         }
@@ -118,7 +118,7 @@ impl Following {
             let seen = in_time(WHAT, replica.look()).await?;
             backoff.reset();
             self.replayed = seen.replayed;
-            if self.sighted.send(Sighted::Replica { index: self.index, seen }).await.is_err() {
+            if self.probed.send(Probed::Replica { index: self.index, seen }).await.is_err() {
                 return Ok(());
             }
             if self.pause(pacing.next(seen.replayed, wanted), began).await.is_err() {

@@ -3,8 +3,8 @@
 use super::*;
 use crate::support::until;
 
-/// The walsenders for which somebody in the database vouches.
-fn vouched_for(sql: &mut crate::support::postgres::Client) -> Vec<Vec<String>> {
+/// The walsenders for which somebody in the database attests.
+fn attested_for(sql: &mut crate::support::postgres::Client) -> Vec<Vec<String>> {
     sql.rows(
         "SELECT objid FROM pg_locks JOIN pg_database d ON d.oid = database
          WHERE locktype = 'advisory' AND classid = 1668245605 AND datname = current_database() ORDER BY objid",
@@ -12,29 +12,29 @@ fn vouched_for(sql: &mut crate::support::postgres::Client) -> Vec<Vec<String>> {
 }
 
 fn told(watching: &mut Watching) -> Option<u32> {
-    until("it tells for whom it vouches", || match watching.next() {
-        Watched::Vouched(vouched) => Some(vouched),
+    until("it tells for whom it attests", || match watching.next() {
+        Watched::Attested(attested) => Some(attested),
         Watched::Seen(_) | Watched::Away(_) => None,
     })
 }
 
 #[test]
-fn who_is_vouched_for_can_be_seen_as_soon_as_it_is_told_and_no_longer() {
+fn what_is_attested_can_be_seen_as_soon_as_it_is_told_and_no_longer() {
     let database = Database::create();
     let mut sql = database.client();
     let mut watching = Watching::start(&database, &[]);
-    assert_eq!(vouched_for(&mut sql), Vec::<Vec<String>>::new());
+    assert_eq!(attested_for(&mut sql), Vec::<Vec<String>>::new());
     for walsender in [Some(7), Some(4_194_304), None, Some(7)] {
-        watching.vouch.send(walsender).unwrap();
+        watching.attest.send(walsender).unwrap();
         assert_eq!(told(&mut watching), walsender);
         let expected: Vec<Vec<String>> = walsender.iter().map(|pid| vec![pid.to_string()]).collect();
-        assert_eq!(vouched_for(&mut sql), expected);
+        assert_eq!(attested_for(&mut sql), expected);
     }
     sql.run("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'");
-    assert_eq!(told(&mut watching), Some(7), "a new connection vouches again");
-    assert_eq!(vouched_for(&mut sql), [["7"]]);
+    assert_eq!(told(&mut watching), Some(7), "a new connection attests again");
+    assert_eq!(attested_for(&mut sql), [["7"]]);
     drop(watching);
-    until("nobody vouches any more", || vouched_for(&mut sql).is_empty().then_some(()));
+    until("nobody attests any more", || attested_for(&mut sql).is_empty().then_some(()));
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_wish_that_is_taken_back_before_it_is_granted_is_answered() {
     let mut watching = Watching::start(&database, &[]);
     watching.seen();
     // Nothing runs between the two: the watcher finds only the second.
-    watching.vouch.send(Some(7)).unwrap();
-    watching.vouch.send(None).unwrap();
+    watching.attest.send(Some(7)).unwrap();
+    watching.attest.send(None).unwrap();
     assert_eq!(told(&mut watching), None);
 }

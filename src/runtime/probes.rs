@@ -3,19 +3,19 @@
 use tokio::sync::{mpsc, watch};
 
 use crate::lsn::Lsn;
-use crate::source::{Question, Sighted};
+use crate::source::{Probed, Question};
 
 /// The way to those who ask the source and its replicas.
-pub struct Sights {
+pub struct Probes {
     /// Answers.
-    pub sighted: mpsc::Receiver<Sighted>,
+    pub probed: mpsc::Receiver<Probed>,
     /// Questions to the source.
     pub questions: watch::Sender<Question>,
     /// The position that replicas have to replay.
     pub wanted: watch::Sender<Lsn>,
 }
 
-impl Sights {
+impl Probes {
     /// What do new snapshots show of the server that has this walsender?
     pub(super) fn ask(&self, walsender: u32) {
         self.questions.send_modify(|question| {

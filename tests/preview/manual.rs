@@ -58,7 +58,7 @@ fn a_key_that_is_none_is_refused_and_so_is_an_order_that_nobody_would_hear() {
     coherd: nothing was done: key 1 of 1 has 65537 bytes, and no key that coherd makes has more than 65536
 
     exit 1
-    coherd: nothing was done: source.messages is false, so the daemon acts on nothing that is written by hand; set it to true and restart coherd
+    coherd: nothing was done: source.messages is false, so the daemon acts on nothing that is requested manually; set it to true and restart coherd
 
     exit 1
     coherd: nothing was done: there is no replication slot nobodys on this server, so nobody would hear of it: `coherd setup` creates it

@@ -1,7 +1,7 @@
 //! The source.
 
-use coherd::sight::Sight;
-use coherd::source::{Sighted, Source, SourceError, Stream};
+use coherd::snapshot::Snapshot;
+use coherd::source::{Probed, Source, SourceError, Stream};
 
 use super::super::{own_server, settled_text};
 use super::{Asking, Followed};
@@ -11,7 +11,7 @@ use crate::support::{Database, until};
 
 fn away(asking: &mut Asking) -> SourceError {
     match asking.next() {
-        Sighted::SourceAway(error) => error,
+        Probed::SourceAway(error) => error,
         other => panic!("{other:?}"),
     }
 }
@@ -49,8 +49,8 @@ fn a_commit_that_waits_for_its_standby_is_not_in_the_sight_until_it_is_released(
     // One that does not wait passes it.
     followed.database.run("INSERT INTO t VALUES (2)");
     let other = followed.commit();
-    let sight = asking.ask();
-    assert!(sight.shows(other) && !sight.shows(waiting), "{sight:?}");
+    let snapshot = asking.ask();
+    assert!(snapshot.shows(other) && !snapshot.shows(waiting), "{snapshot:?}");
     let hidden = followed.database.client().one("SELECT count(*) FROM t WHERE id = 1");
     assert_eq!(hidden, "0", "readers see the same");
     set(&followed.database, "synchronous_standby_names = ''");
@@ -146,8 +146,8 @@ fn another_servers_snapshot_is_no_answer() {
     asking.follow(Some(walsender));
     loop {
         match asking.next() {
-            Sighted::SourceAway(_) => {}
-            Sighted::Source { walsender: of, .. } => break assert_eq!(of, walsender),
+            Probed::SourceAway(_) => {}
+            Probed::Source { walsender: of, .. } => break assert_eq!(of, walsender),
             other => panic!("{other:?}"),
         }
     }
@@ -167,19 +167,19 @@ fn a_server_that_cannot_be_reached_answers_the_newest_question_when_it_is_back()
     let commit = followed.commit();
     asking.put();
     proxy.behave();
-    let sight = loop {
+    let snapshot = loop {
         match asking.next() {
-            Sighted::SourceAway(_) => {}
-            Sighted::Source { sight, .. } => break sight,
+            Probed::SourceAway(_) => {}
+            Probed::Source { snapshot, .. } => break snapshot,
             other => panic!("{other:?}"),
         }
     };
-    assert!(sight.shows(commit));
+    assert!(snapshot.shows(commit));
     asking.ask();
 }
 
 #[test]
-fn a_server_that_hangs_is_given_up_and_another_connection_opened() {
+fn a_server_that_hangs_is_suspended_and_another_connection_opened() {
     let followed = Followed::start();
     let (mut asking, proxy) = through_proxy(&followed);
     proxy.stall(Way::ToServer, true);
@@ -252,7 +252,7 @@ fn a_standby_says_what_it_has_replayed_and_after_its_promotion_what_it_sees() {
     let mut asking = Asking::start(&standby.dsn_as("coherd", &followed.database.name), &followed.database.name);
     asking.follow(Some(followed.stream.walsender()));
     let before = asking.ask();
-    assert!(matches!(before, Sight::Standby(_)), "{before:?}");
+    assert!(matches!(before, Snapshot::Standby(_)), "{before:?}");
     followed.database.run("INSERT INTO t VALUES (1)");
     let commit = followed.commit();
     let after = asking.ask();
@@ -268,6 +268,6 @@ fn a_standby_says_what_it_has_replayed_and_after_its_promotion_what_it_sees() {
     standby.promote();
     sql.run("INSERT INTO t VALUES (3)");
     let commit = followed.commit();
-    let sight = asking.ask();
-    assert!(matches!(sight, Sight::Primary(_)) && sight.shows(commit), "{sight:?}");
+    let snapshot = asking.ask();
+    assert!(matches!(snapshot, Snapshot::Primary(_)) && snapshot.shows(commit), "{snapshot:?}");
 }

@@ -6,9 +6,9 @@ mod source;
 use std::time::Duration;
 
 use coherd::lsn::Lsn;
-use coherd::sight::{Commit, ReplicaSeen, Sight};
-use coherd::source::sights::{AskConfig, FollowConfig, ask_source, follow_replica};
-use coherd::source::{Question, Sighted, SourceError, Stream};
+use coherd::snapshot::{Commit, ReplicaSeen, Snapshot};
+use coherd::source::probes::{AskConfig, FollowConfig, ask_source, follow_replica};
+use coherd::source::{Probed, Question, SourceError, Stream};
 use tokio::sync::{mpsc, watch};
 
 use super::{Followed, Got, dsn, runtime};
@@ -18,18 +18,18 @@ use crate::support::wait::PATIENCE;
 pub struct Asking {
     runtime: tokio::runtime::Runtime,
     questions: watch::Sender<Question>,
-    sighted: mpsc::Receiver<Sighted>,
+    probed: mpsc::Receiver<Probed>,
 }
 
 impl Asking {
     /// Asks the server of `text` about the stream from `slot`.
     pub fn start(text: &str, slot: &str) -> Asking {
         let (questions, put) = watch::channel(Question::default());
-        let (sender, sighted) = mpsc::channel(4);
+        let (sender, probed) = mpsc::channel(4);
         let runtime = runtime();
         let waiters = watch::channel(0).1;
         runtime.spawn(ask_source(AskConfig { dsn: dsn(text), slot: slot.into(), waiters }, put, sender));
-        Asking { runtime, questions, sighted }
+        Asking { runtime, questions, probed }
     }
 
     /// Asks `followed`'s server about its stream.
@@ -51,25 +51,25 @@ impl Asking {
         self.questions.send_modify(|question| question.number += 1);
     }
 
-    pub fn next(&mut self) -> Sighted {
-        let next = async { tokio::time::timeout(PATIENCE, self.sighted.recv()).await };
+    pub fn next(&mut self) -> Probed {
+        let next = async { tokio::time::timeout(PATIENCE, self.probed.recv()).await };
         self.runtime.block_on(next).expect("nobody says anything").expect("it has ended")
     }
 
     /// The next answer, which has to be about the stream that is followed.
-    pub fn answer(&mut self) -> Sight {
+    pub fn answer(&mut self) -> Snapshot {
         let followed = self.questions.borrow().walsender;
         match self.next() {
-            Sighted::Source { walsender, sight } => {
+            Probed::Source { walsender, snapshot } => {
                 assert_eq!(Some(walsender), followed);
-                sight
+                snapshot
             }
             other => panic!("{other:?}"),
         }
     }
 
     /// Puts a question and gives the answer.
-    pub fn ask(&mut self) -> Sight {
+    pub fn ask(&mut self) -> Snapshot {
         self.put();
         self.answer()
     }
@@ -84,17 +84,17 @@ impl Asking {
 pub struct Following {
     runtime: tokio::runtime::Runtime,
     wanted: watch::Sender<Lsn>,
-    sighted: mpsc::Receiver<Sighted>,
+    probed: mpsc::Receiver<Probed>,
 }
 
 impl Following {
     /// Looks at the server of `text` once a `pace`.
     pub fn start(text: &str, pace: Duration) -> Following {
         let (wanted, put) = watch::channel(Lsn::ZERO);
-        let (sender, sighted) = mpsc::channel(4);
+        let (sender, probed) = mpsc::channel(4);
         let runtime = runtime();
         runtime.spawn(follow_replica(3, FollowConfig { dsn: dsn(text), pace }, put, sender));
-        Following { runtime, wanted, sighted }
+        Following { runtime, wanted, probed }
     }
 
     /// Says what should be replayed.
@@ -102,15 +102,15 @@ impl Following {
         self.wanted.send_replace(at);
     }
 
-    fn next_within(&mut self, time: Duration) -> Option<Sighted> {
-        let next = async { tokio::time::timeout(time, self.sighted.recv()).await };
+    fn next_within(&mut self, time: Duration) -> Option<Probed> {
+        let next = async { tokio::time::timeout(time, self.probed.recv()).await };
         self.runtime.block_on(next).ok().map(|next| next.expect("it has ended"))
     }
 
     pub fn next(&mut self) -> Result<ReplicaSeen, SourceError> {
         match self.next_within(PATIENCE).expect("nobody says anything") {
-            Sighted::Replica { index: 3, seen } => Ok(seen),
-            Sighted::ReplicaAway { index: 3, error } => Err(error),
+            Probed::Replica { index: 3, seen } => Ok(seen),
+            Probed::ReplicaAway { index: 3, error } => Err(error),
             other => panic!("{other:?}"),
         }
     }
