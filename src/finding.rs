@@ -31,7 +31,7 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One thing that stands in the way, with its mending.
+/// One thing that stands in the way, with its fix.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// Which kind of finding it is, for programs and for docs/check.md. One of [`CODES`].
@@ -42,7 +42,7 @@ pub struct Finding {
     pub subject: String,
     /// What was seen and why it matters. Never holds a cell value or a credential.
     pub message: String,
-    /// Exact SQL statements or shell commands that mend it, in order. A line that begins with `--` (between statements)
+    /// Exact SQL statements or shell commands that fix it, in order. A line that begins with `--` (between statements)
     /// or `#` (between commands) says what no statement or command can do.
     pub remedy: Vec<String>,
     /// Changes are kept from the stream, so that nobody who follows it can know of them.
@@ -83,16 +83,16 @@ impl Finding {
         Finding { hides_changes: true, ..Finding::error(code, subject, message) }
     }
 
-    /// Adds a statement or command that mends it.
+    /// Adds a statement or command that fixes it.
     #[must_use]
-    pub fn mend(mut self, remedy: impl Into<String>) -> Self {
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy.push(remedy.into());
         self
     }
 
     /// Adds several.
     #[must_use]
-    pub fn mend_all(mut self, remedy: impl IntoIterator<Item = String>) -> Self {
+    pub fn remedies(mut self, remedy: impl IntoIterator<Item = String>) -> Self {
         self.remedy.extend(remedy);
         self
     }

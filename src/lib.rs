@@ -1,9 +1,40 @@
-//! coherd keeps caches coherent with Postgres.
+//! coherd keeps caches coherent with Postgres: it follows the write-ahead log and invalidates the cache keys of every row that
+//! has changed. This is its library; the program is [`cli`].
+//!
+//! A tour, along the way of a change:
+//!
+//! 1. [`source`] follows a replication slot and gives frames of the log.
+//! 2. [`pgoutput`] decodes a frame into a message that borrows from it.
+//! 3. [`rules`] are bound to a table as the log describes it, and render the cache keys of a row. [`transaction`] hands them on.
+//! 4. [`core`] gathers the keys for each target and decides everything else: when they may leave, what a target has missed, how
+//!    far the slot may be acknowledged. It does no IO and reads no clock.
+//! 5. [`target`] sends batches of invalidations and confirms them.
+//! 6. [`runtime`] connects them: it tells the core what has happened, and does what the core says.
+//!
+//! The core by itself, without any target: what is committed may be acknowledged at once.
+//!
+//! ```
+//! use std::time::Instant;
+//!
+//! use coherd::core::{Core, Input, Output};
+//! use coherd::lsn::Lsn;
+//! use coherd::pgoutput::PgTime;
+//! use coherd::snapshot::Commit;
+//!
+//! let mut core = Core::without_targets(Lsn::new(100));
+//! core.begun(Commit { xid: 7, at: Lsn::new(190) }, PgTime(0));
+//! core.committed(Lsn::new(200));
+//! core.step(Instant::now(), Input::Read(false));
+//! assert_eq!(core.watermarks().settled, Lsn::new(200));
+//! assert_eq!(core.acknowledge().map(|position| position.lsn()), Some(Lsn::new(200)));
+//! let mut outputs: Vec<Output> = Vec::new();
+//! core.take_outputs(&mut outputs);
+//! ```
 //!
 //! The modules below stand in the order in which data flows. A file imports only from modules above it;
-//! `tests/tidy.rs` holds the house to that.
+//! `tests/tidy.rs` checks that. ARCHITECTURE.md says why it is built this way.
 
-// Words: what the rest speaks about.
+// Types: plain data.
 pub mod change;
 pub mod database;
 pub mod finding;
@@ -14,7 +45,7 @@ pub mod record;
 pub mod snapshot;
 pub mod table;
 
-// Thought: pure decisions, without IO, clock or environment.
+// Core: decisions, without IO, clock or environment.
 pub mod manual;
 pub mod pgoutput;
 pub mod rules;
@@ -22,7 +53,7 @@ pub mod transaction;
 pub mod core;
 pub mod backoff;
 
-// Edges: Postgres, the caches, HTTP, the service manager.
+// Adapters: Postgres, the caches, HTTP, the service manager.
 pub mod tls;
 pub mod source;
 pub mod target;
@@ -31,10 +62,10 @@ pub mod metrics;
 pub mod admin;
 pub mod systemd;
 
-// Will: what happens next.
+// Runtime: connects them.
 pub mod runtime;
 pub mod shutdown;
 
-// Doors: how people come in.
+// Entry points: the configuration and the command line.
 pub mod config;
 pub mod cli;

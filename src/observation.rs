@@ -26,7 +26,7 @@ pub struct Observation {
     pub database: Option<Box<Database>>,
     /// Who has been running a transaction of this database for long, where somebody has: the oldest one.
     pub holder: Option<String>,
-    /// Why writers wait for our stream, or will as soon as other standbys go, and what mends it.
+    /// Why writers wait for our stream, or will as soon as other standbys go, and what fixes it.
     pub synchronous: Option<String>,
 }
 

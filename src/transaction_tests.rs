@@ -207,7 +207,7 @@ fn a_partition_that_logs_less_than_its_root_promises_is_known_by_the_order_of_me
     let deleted = gathered(&mut reader, [root(), described(3, "weak", false), delete(b"n"), delete(ROW)]);
     assert_eq!(deleted, ["0 flush user:*", "0 delete user:1"], "a NULL may be a hole");
     let deleted = gathered(&mut reader, [root(), delete(b"n"), root(), described(3, "weak", true), delete(b"n")]);
-    assert_eq!(deleted, ["0 flush user:*"], "until the partition is mended");
+    assert_eq!(deleted, ["0 flush user:*"], "until the partition is fixed");
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn columns_that_are_not_sent_are_named() {
     warning [column-list] rules[0] public.t: source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
         -- the statements for rules[0] public.t
     warning [toast] rules[0] public.t: a large value of email is stored outside of its row (TOAST), and an UPDATE that leaves it alone does not bring it: the rule's scope is flushed then, whatever on_missing_old says. REPLICA IDENTITY FULL brings it
-        -- coherd check has the statements once the table's other findings are mended
+        -- coherd check has the statements once the table's other findings are fixed
     "#);
 }
 
@@ -254,7 +254,7 @@ fn a_publication_that_leaves_things_out_is_named() {
 
 /// Carries out the remedies of `audit`, in order and to the letter, with the application's writes before, between and
 /// after; then nothing is left but warnings. Gives the findings' text.
-fn mended(tables: &str, publication: &str, raw: &[RawRule], writes: &[&str]) -> String {
+fn repaired(tables: &str, publication: &str, raw: &[RawRule], writes: &[&str]) -> String {
     let database = Database::create();
     database.run(tables);
     database.run(&format!("CREATE PUBLICATION {} {publication}", database.name));
@@ -286,8 +286,8 @@ fn mended(tables: &str, publication: &str, raw: &[RawRule], writes: &[&str]) -> 
 }
 
 #[test]
-fn a_placeholder_outside_the_identity_is_mended() {
-    let text = mended(
+fn a_placeholder_outside_the_identity_is_repaired() {
+    let text = repaired(
         "CREATE TABLE t (id int PRIMARY KEY, email varchar(80) NOT NULL, n int); INSERT INTO t VALUES (1, 'a')",
         "FOR TABLE t (id)",
         &[RawRule::of("t", &["u:{id}", "e:{email|lower}"])],
@@ -308,8 +308,8 @@ fn a_placeholder_outside_the_identity_is_mended() {
 }
 
 #[test]
-fn a_nullable_placeholder_is_mended_with_full() {
-    let text = mended(
+fn a_nullable_placeholder_is_repaired_with_full() {
+    let text = repaired(
         "CREATE TABLE \"T\" (id int PRIMARY KEY, \"eMail\" text); INSERT INTO \"T\" VALUES (1, 'a')",
         "FOR TABLE \"T\" (id)",
         &[
@@ -335,8 +335,8 @@ fn a_nullable_placeholder_is_mended_with_full() {
 }
 
 #[test]
-fn a_table_without_identity_is_mended_before_it_is_added() {
-    let text = mended(
+fn a_table_without_identity_is_repaired_before_it_is_added() {
+    let text = repaired(
         "CREATE TABLE t (id int, v int); INSERT INTO t VALUES (1)",
         "",
         &[RawRule::of("t", &["u:{id}"])],
@@ -352,14 +352,14 @@ fn a_table_without_identity_is_mended_before_it_is_added() {
 }
 
 #[test]
-fn a_publication_that_makes_writes_fail_is_mended() {
+fn a_publication_that_makes_writes_fail_is_repaired() {
     let bare =
-        mended("CREATE TABLE t (id int)", "FOR TABLE t", &[RawRule::of("t", &["u:{id}"])], &["UPDATE t SET id = 1"]);
+        repaired("CREATE TABLE t (id int)", "FOR TABLE t", &[RawRule::of("t", &["u:{id}"])], &["UPDATE t SET id = 1"]);
     insta::assert_snapshot!(bare, @r#"
     error [identity-missing] rules[0] public.t: it is published but has no replica identity, so the application's UPDATEs and DELETEs fail with 55000
         ALTER TABLE public.t REPLICA IDENTITY FULL;
     "#);
-    let narrow = mended(
+    let narrow = repaired(
         "CREATE TABLE t (a int, id int, PRIMARY KEY (a, id)); CREATE TABLE f (id int); ALTER TABLE f REPLICA IDENTITY FULL",
         "FOR TABLE t (id), f (id)",
         &[RawRule::of("t", &["u:{id}"]), RawRule::of("f", &["f:{id}"])],
@@ -382,8 +382,8 @@ fn a_publication_that_makes_writes_fail_is_mended() {
 }
 
 #[test]
-fn a_partition_tree_is_mended_leaf_by_leaf() {
-    let text = mended(
+fn a_partition_tree_is_repaired_leaf_by_leaf() {
+    let text = repaired(
         "CREATE TABLE p (id int PRIMARY KEY, v int NOT NULL) PARTITION BY RANGE (id);
          CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9); CREATE TABLE p2 PARTITION OF p DEFAULT;
          INSERT INTO p VALUES (1, 1), (11, 1)",

@@ -189,7 +189,9 @@ fn the_printed_sql_is_what_setup_does() {
     "#);
     assert_eq!(database.client().one("SELECT count(*) FROM pg_publication"), "0", "--print changes nothing");
     let (before, slot) = printed.stdout.rsplit_once("SELECT pg_catalog.pg_create").unwrap();
-    database.run(&before.replace("NAME", &database.name));
+    let (objects, _) = before.split_once(FUNCTIONS.trim_end()).unwrap();
+    database.run(&objects.replace("NAME", &database.name));
+    database.run(FUNCTIONS);
     database.run(&format!("SELECT pg_catalog.pg_create{}", slot.replace("NAME", &database.name)));
     let ended = config.coherd(&["setup"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "nothing to do: everything is there\n"));

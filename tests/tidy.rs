@@ -80,6 +80,83 @@ fn files_and_functions_are_short() {
     assert!(long.is_empty(), "too long:\n{}", long.join("\n"));
 }
 
+/// Words that had a meaning of their own here, and have given way to the field's; see docs/glossary.md. They may stand in
+/// texts that name old fields, not in names.
+const RETIRED: &[&str] = &[
+    "strike",
+    "strikes",
+    "struck",
+    "echo",
+    "echoes",
+    "sight",
+    "sights",
+    "sighted",
+    "lane",
+    "lanes",
+    "courier",
+    "pile",
+    "piles",
+    "recollection",
+    "recall",
+    "recalled",
+    "judge",
+    "judged",
+    "judging",
+    "stance",
+    "vouch",
+    "vouched",
+    "heal",
+    "healing",
+    "mend",
+    "mends",
+    "mended",
+    "mending",
+    "given_up",
+    "by_hand",
+];
+
+#[test]
+fn no_name_has_a_retired_word_in_it() {
+    let mut found = Vec::new();
+    for file in ["src", "tests", "benches", "examples", "fuzz"].iter().flat_map(|dir| rust_files(dir)) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for name in names(&text).into_iter().filter(|name| has_retired_word(name)) {
+            found.push(format!("{}: {name}", file.display()));
+        }
+    }
+    assert!(found.is_empty(), "docs/glossary.md has other words for these:\n{}", found.join("\n"));
+}
+
+fn has_retired_word(name: &str) -> bool {
+    let mut words = String::from("_");
+    let mut before = '_';
+    for character in name.chars() {
+        if character.is_uppercase() && before.is_lowercase() {
+            words.push('_');
+        }
+        words.extend(character.to_lowercase());
+        before = character;
+    }
+    words.push('_');
+    RETIRED.iter().any(|word| words.contains(&format!("_{word}_")))
+}
+
+/// Every name in the code of a file; comments and texts left out.
+fn names(text: &str) -> Vec<String> {
+    // A comment ends with its line, and a text at the next quotation mark that is none of its own.
+    let is_code = |line: &&str| !line.trim_start().starts_with("//");
+    let code = text.lines().filter(is_code).collect::<Vec<_>>().join("\n").replace("\\\\", "").replace("\\\"", "");
+    let mut names = Vec::new();
+    for outside in code.replace("'\"'", "' '").split('"').step_by(2) {
+        let outside: String = outside.lines().filter_map(|line| line.split("//").next()).collect::<Vec<_>>().join("\n");
+        let words = outside.split(|character: char| !character.is_alphanumeric() && character != '_');
+        names.extend(words.filter(|word| !word.is_empty()).map(str::to_owned));
+    }
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 #[test]
 fn the_checks_themselves_can_fail() {
     assert!(!may_import("pgoutput", "source") && !may_import("source", "target") && !may_import("rules", "target"));
@@ -87,6 +164,9 @@ fn the_checks_themselves_can_fail() {
     assert_eq!(imports("use crate::lsn::Lsn;\nlet x = crate::target::open();"), ["lsn", "target"]);
     let function = format!("fn a() {{\n{}}}\n    fn b() {{}}\n", "    x();\n".repeat(80));
     assert_eq!(functions(&function), [(1, 82), (83, 1)]);
+    assert!(has_retired_word("struck_at") && has_retired_word("StrikeKey") && has_retired_word("GIVEN_UP"));
+    assert!(!has_retired_word("by_handle") && !has_retired_word("Plane") && !has_retired_word("recalling"));
+    assert_eq!(names("let a = \"lane\"; // sight\nb()"), ["a", "b", "let"]);
     assert!(names_catalogue_barely("it says SELECT pg_reload_conf();") && names_catalogue_barely("a FROM pg_proc p"));
     assert!(!names_catalogue_barely("SELECT pg_catalog.pg_reload_conf(), relname FROM pg_catalog.pg_class"));
 }

@@ -24,7 +24,7 @@ impl Gather for Nowhere {
         assert!(!scope.pattern.is_empty());
     }
 
-    fn manual(&mut self, _: &[u8]) {}
+    fn manual(&mut self, _: &[u8], _: Option<&[usize]>) {}
 }
 
 /// Rules for the tables of the seeds, with every way to treat an old row and every filter.

@@ -2,7 +2,7 @@
 //! positions. Errors are fine, panics are not, and no error tells a password.
 #![no_main]
 
-use coherd::manual::{self, Order, Touched};
+use coherd::manual::{self, Manual, Touched};
 use coherd::change::Row;
 use coherd::lsn::Lsn;
 use coherd::rules::name::{parse_column, parse_table};

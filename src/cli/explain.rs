@@ -47,7 +47,7 @@ struct Maker<'a> {
 /// What the catalogue says of a rule.
 enum Standing {
     Covered,
-    /// Why not, and what mends it.
+    /// Why not, and what fixes it.
     Uncovered(Vec<String>),
     /// Why that is not known.
     Unknown(String),

@@ -183,10 +183,10 @@ pub fn operating(role: &str) -> [String; 2] {
 /// What is found where the group role is not there.
 pub fn no_operators() -> Finding {
     let message = "the role coherd_operator is not there, so that only the schema's owner and coherd's own role can invalidate \
-                   by hand; run the first as a role with CREATEROLE, the others as the owner of the schema coherd";
+                   manually; run the first as a role with CREATEROLE, the others as the owner of the schema coherd";
     Finding::warning(Code::OPERATOR_MISSING, FUNCTIONS_SUBJECT, message)
-        .mend("CREATE ROLE coherd_operator NOLOGIN;")
-        .mend_all(operating("coherd_operator"))
+        .remedy("CREATE ROLE coherd_operator NOLOGIN;")
+        .remedies(operating("coherd_operator"))
 }
 
 /// The comment is how a later setup knows that it may change the publication, and teardown that it may drop it.
@@ -232,8 +232,10 @@ pub(super) fn slot_without_publication(database: &Database, slot: &Slot) -> Find
     );
     let finding = Finding::error(Code::SLOT_BEFORE_PUBLICATION, subject, message);
     match slot.active_pid {
-        Some(pid) => finding.mend(format!("-- process {pid} streams from it: stop its daemon, or choose another name")),
-        None => finding.mend(format!(
+        Some(pid) => {
+            finding.remedy(format!("-- process {pid} streams from it: stop its daemon, or choose another name"))
+        }
+        None => finding.remedy(format!(
             "SELECT pg_catalog.pg_drop_replication_slot({});",
             quote_literal(&database.slot_name).trim_start()
         )),
@@ -322,8 +324,8 @@ fn refused(step: &Step, got: &str, database: &Database) -> Finding {
     // The functions are a file of their own, too long for a screen.
     let long = |statement: &&String| statement.len() > 2000;
     match step.statements.iter().find(long) {
-        Some(_) => finding.mend("coherd setup --print"),
-        None => step.statements.iter().fold(finding, |finding, statement| finding.mend(statement.clone())),
+        Some(_) => finding.remedy("coherd setup --print"),
+        None => step.statements.iter().fold(finding, |finding, statement| finding.remedy(statement.clone())),
     }
 }
 
@@ -457,7 +459,7 @@ fn print_plan(config: &Config, database: &Database, beside: &Beside, plan: &Plan
 }
 
 /// What the audit will find once the plan is carried out, as far as that can be told without doing it: everything but
-/// what the plan mends.
+/// what the plan fixes.
 fn left_after(rules: &[Rule], database: &Database, beside: &Beside) -> Vec<Finding> {
     let mut after = if database.publication.is_some() { database.clone() } else { with_publication(database) };
     for (name, rules) in by_table(rules, database) {

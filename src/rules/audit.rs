@@ -1,4 +1,4 @@
-//! Whether the database can feed the rules: every rule held against the catalogue, with the SQL that mends what is
+//! Whether the database can feed the rules: every rule held against the catalogue, with the SQL that fixes what is
 //! wrong.
 
 pub mod beside;
@@ -52,14 +52,14 @@ fn publication(rules: &[Rule], database: &Database) -> Vec<Finding> {
     let subject = format!("publication {name}");
     let Some(held) = &database.publication else {
         let message = format!("it is not in database {}, so nothing is sent", quote_identifier(&database.name));
-        return vec![Finding::hiding(Code::PUBLICATION_MISSING, subject, message).mend("coherd setup")];
+        return vec![Finding::hiding(Code::PUBLICATION_MISSING, subject, message).remedy("coherd setup")];
     };
     let mut findings = Vec::new();
     let missing = held.operations.missing();
     if !missing.is_empty() {
         let message = format!("it leaves out {}: such changes are never seen", missing.join(", "));
         let remedy = format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');");
-        findings.push(Finding::hiding(Code::PUBLICATION_OPERATIONS, &subject, message).mend(remedy));
+        findings.push(Finding::hiding(Code::PUBLICATION_OPERATIONS, &subject, message).remedy(remedy));
     }
     let partitioned: Vec<_> = rules
         .iter()
@@ -70,7 +70,7 @@ fn publication(rules: &[Rule], database: &Database) -> Vec<Finding> {
         let message =
             format!("it sends the changes of {} under the names of its partitions, which no rule matches", table.name);
         let remedy = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
-        findings.push(Finding::hiding(Code::PUBLICATION_ROOT, &subject, message).mend(remedy));
+        findings.push(Finding::hiding(Code::PUBLICATION_ROOT, &subject, message).remedy(remedy));
     }
     findings.extend(generated(rules, database, held, &subject));
     findings
@@ -91,7 +91,7 @@ fn generated(rules: &[Rule], database: &Database, held: &Publication, subject: &
     let message = format!("it leaves out generated columns, and a rule reads {column} of {table}");
     let name = quote_identifier(&database.publication_name);
     let remedy = format!("ALTER PUBLICATION {name} SET (publish_generated_columns = stored);");
-    Some(Finding::error(Code::PUBLICATION_GENERATED, subject, message).mend(remedy))
+    Some(Finding::error(Code::PUBLICATION_GENERATED, subject, message).remedy(remedy))
 }
 
 fn missing_table(rule: &Rule, database: &Database) -> Finding {

@@ -64,7 +64,7 @@ pub enum RawAction {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MissingOld {
-    /// Refuse to start, and say which SQL mends it.
+    /// Refuse to start, and say which SQL fixes it.
     #[default]
     Refuse,
     /// Flush the scope each time.

@@ -138,7 +138,7 @@ impl<'a> Demand<'a> {
 
     /// Every statement that is needed, in an order in which no write of the application fails on the way: a list is
     /// widened, or taken away, before the identity outgrows it, and a table without identity is added last.
-    pub fn mend(&self, identity: &Identity) -> Vec<String> {
+    pub fn remedy(&self, identity: &Identity) -> Vec<String> {
         let mut statements = Vec::new();
         let list = self.column_list(identity);
         if self.needs_generated(identity, list.as_deref()) {

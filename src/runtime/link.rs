@@ -18,7 +18,7 @@ const LOST_WAIT_FIRST: Duration = Duration::from_millis(50);
 const LOST_WAIT_MOST: Duration = Duration::from_secs(5);
 /// How often a standby asks whether the slot is free. A takeover takes no longer than this.
 const STANDBY_WAIT: Duration = Duration::from_millis(300);
-/// How often a source is asked again that refused for a reason which a person must mend.
+/// How often a source is asked again that refused for a reason which a person must fix.
 const REFUSED_WAIT: Duration = Duration::from_secs(10);
 
 /// A stream that is ready to be read, and what was seen while it was opened.

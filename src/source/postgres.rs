@@ -116,7 +116,7 @@ impl Postgres {
         let rows = self.ask(session, "look at the slot", &sql).await?;
         match rows.into_iter().next() {
             None => Ok(SlotSeen::Missing),
-            Some(row) => slot::judge(row, &self.config.slot, self.config.dsn.database()),
+            Some(row) => slot::assess(row, &self.config.slot, self.config.dsn.database()),
         }
     }
 

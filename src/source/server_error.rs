@@ -1,4 +1,4 @@
-//! What the server refuses, why, and what mends it. The one place where an SQLSTATE (Postgres manual, appendix
+//! What the server refuses, why, and what fixes it. The one place where an SQLSTATE (Postgres manual, appendix
 //! "`PostgreSQL` Error Codes") becomes a [`SourceError`].
 
 use std::net::IpAddr;

@@ -20,7 +20,7 @@ pub(super) fn query(name: &str, major: u32) -> String {
 }
 
 /// What the row means for us, who follow `database`.
-pub(super) fn judge(row: Vec<Option<String>>, name: &str, database: &str) -> Result<SlotSeen, SourceError> {
+pub(super) fn assess(row: Vec<Option<String>>, name: &str, database: &str) -> Result<SlotSeen, SourceError> {
     let Ok([kind, plugin, of, confirmed, wal_status, two_phase, conflicting, reason, synced, recovery, pid]) =
         <[Option<String>; 11]>::try_from(row)
     else {

@@ -20,7 +20,7 @@ pub struct Counted {
     /// By `*`, not by its name.
     by_star: bool,
     /// The setting without us; `None` where the names that belong there are not known.
-    mended: Option<String>,
+    replacement: Option<String>,
 }
 
 /// Whether a walsender called `application_name` counts under `setting`, and what to set instead where the server's
@@ -46,8 +46,8 @@ pub fn counted(setting: &str, application_name: &str, standbys: &[String]) -> Op
             once.push(name);
         }
     }
-    let mended = (!by_star || !once.is_empty()).then(|| rule.of(&once));
-    Some(Counted { setting: setting.to_owned(), application_name: application_name.to_owned(), by_star, mended })
+    let replacement = (!by_star || !once.is_empty()).then(|| rule.of(&once));
+    Some(Counted { setting: setting.to_owned(), application_name: application_name.to_owned(), by_star, replacement })
 }
 
 impl Counted {
@@ -64,10 +64,10 @@ impl Counted {
         )
     }
 
-    /// Statements that mend it, in order.
+    /// Statements that fix it, in order.
     pub fn remedy(&self) -> Vec<String> {
         let reload = "SELECT pg_catalog.pg_reload_conf();".to_owned();
-        match &self.mended {
+        match &self.replacement {
             Some(setting) => {
                 vec![format!("ALTER SYSTEM SET synchronous_standby_names = {};", literal(setting)), reload]
             }
@@ -86,7 +86,7 @@ impl Counted {
 impl fmt::Display for Counted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.message())?;
-        match &self.mended {
+        match &self.replacement {
             Some(_) => f.write_str(&self.remedy().join(" ")),
             None => f.write_str(
                 "ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_catalog.pg_reload_conf(); with their \
@@ -195,9 +195,9 @@ mod tests {
     use super::*;
 
     /// What is to be set instead: `None` where nothing counts us, the empty text where it is not known.
-    fn mended(setting: &str) -> Option<String> {
+    fn replacement(setting: &str) -> Option<String> {
         let standbys = ["s1".to_owned(), "s-2".to_owned(), "Coherd".to_owned()];
-        counted(setting, "coherd", &standbys).map(|its| its.mended.unwrap_or_default())
+        counted(setting, "coherd", &standbys).map(|its| its.replacement.unwrap_or_default())
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
         for fine in
             ["", "a", "a, b", "coherd2", "FIRST 2 (a, b)", "any 1 (a)", "2(a,b)", "\"coherd \"", "\"co\"\"herd\""]
         {
-            assert_eq!(mended(fine), None, "{fine}");
+            assert_eq!(replacement(fine), None, "{fine}");
         }
         for (setting, instead) in [
             ("*", "s1, \"s-2\""),
@@ -223,7 +223,7 @@ mod tests {
             ("3(coherd)", ""),
             ("coherd, \"first\", \"2b\", \"a\"\"b\"", "\"first\", \"2b\", \"a\"\"b\""),
         ] {
-            assert_eq!(mended(setting).as_deref(), Some(instead), "{setting}");
+            assert_eq!(replacement(setting).as_deref(), Some(instead), "{setting}");
         }
     }
 
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn nobody_is_told_to_wait_for_a_standby_that_is_not_known() {
         let counted = counted("*", "coherd", &[]).unwrap();
-        assert_eq!(counted.mended, None);
+        assert_eq!(counted.replacement, None);
         insta::assert_snapshot!(counted, @r#"
         synchronous_standby_names is '*', which counts coherd (application_name 'coherd') as a synchronous standby: writers would wait for coherd to confirm their commits, and coherd for these to become visible. Name only standbys there (on a managed service in its parameter group): ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_catalog.pg_reload_conf(); with their names from SELECT application_name FROM pg_catalog.pg_stat_replication;
         "#);

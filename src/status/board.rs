@@ -217,7 +217,7 @@ impl Board {
         status.watch.get_or_insert_with(|| Watch::begin(Instant::now())).failed(fault)
     }
 
-    /// Changes that concern rule number `index` may not be in the stream; `text` says why and what mends it. Gives
+    /// Changes that concern rule number `index` may not be in the stream; `text` says why and what fixes it. Gives
     /// whether that is new.
     pub fn uncover(&self, index: usize, text: &str) -> bool {
         let mut held = self.held();

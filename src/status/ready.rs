@@ -19,7 +19,7 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
             status.slot
         )),
         State::Reconnecting { reason } => {
-            reasons.push(format!("reconnecting to Postgres by itself; mend what stands in the way ({reason})"));
+            reasons.push(format!("reconnecting to Postgres by itself; fix what stands in the way ({reason})"));
         }
         State::Draining => reasons.push("draining: this instance is about to end".to_owned()),
     }

@@ -98,6 +98,6 @@ impl TargetStatus {
 pub struct RuleStatus {
     /// `rules[2] public.users`.
     pub subject: Arc<str>,
-    /// Why changes that concern it may not be in the stream, and what mends that; `None` while all of them are.
+    /// Why changes that concern it may not be in the stream, and what fixes that; `None` while all of them are.
     pub uncovered: Option<Arc<str>>,
 }

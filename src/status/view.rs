@@ -151,7 +151,7 @@ pub struct RuleView {
     pub rule: String,
     /// Whether every change that concerns it is in the stream.
     pub covered: bool,
-    /// Why not, and what mends it.
+    /// Why not, and what fixes it.
     pub reason: Option<String>,
 }
 

@@ -33,7 +33,7 @@ pub const WINDOW_DELIVERIES: usize = 4;
 /// Waits after a fault that passes by itself.
 const BRIEF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(2));
 
-/// Waits after a fault that somebody has to mend.
+/// Waits after a fault that somebody has to fix.
 const SLOW: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// One delivery on its way in.

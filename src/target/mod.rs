@@ -22,6 +22,59 @@ use peek::Peek;
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A cache.
+///
+/// The worker in [`delivery`] calls these methods, and does the rest: order, window, retries, receipts. A complete target,
+/// which keeps its keys in memory:
+///
+/// ```
+/// use std::collections::HashSet;
+/// use std::sync::Mutex;
+///
+/// use coherd::invalidation::{Action, Batch, RuleId};
+/// use coherd::target::{Delivered, Delivery, Fault, Pending, Record, StoredRecord, Target};
+///
+/// #[derive(Default)]
+/// struct InMemory(Mutex<(HashSet<Vec<u8>>, Option<Record>)>);
+///
+/// impl Target for InMemory {
+///     fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Pending<'a, Result<Delivered, Fault>> {
+///         Box::pin(async move {
+///             let (keys, record) = &mut *self.0.lock().unwrap();
+///             let there = delivery.batch.keys(Action::Delete).filter(|key| keys.remove(*key)).count();
+///             // After the invalidations, and only where all of them were carried out.
+///             *record = Some(delivery.record.clone());
+///             Ok(Delivered { hit: there as u64, ..Delivered::default() })
+///         })
+///     }
+///
+///     fn flush<'a>(&'a self, batch: &'a Batch) -> Pending<'a, Result<Delivered, Fault>> {
+///         Box::pin(async move {
+///             let (keys, _) = &mut *self.0.lock().unwrap();
+///             for scope in batch.scopes() {
+///                 let prefix = scope.pattern.trim_end_matches('*').as_bytes();
+///                 keys.retain(|key| !key.starts_with(prefix));
+///             }
+///             Ok(Delivered::default())
+///         })
+///     }
+///
+///     fn load_record(&self) -> Pending<'_, Result<StoredRecord, Fault>> {
+///         Box::pin(async move {
+///             let (keys, record) = &*self.0.lock().unwrap();
+///             Ok(StoredRecord { record: record.clone(), empty: keys.is_empty(), written: None })
+///         })
+///     }
+/// }
+///
+/// let cache = InMemory::default();
+/// cache.0.lock().unwrap().0.insert(b"user:7".to_vec());
+/// let mut batch = Batch::default();
+/// batch.push(Action::Delete, RuleId(0), b"user:7");
+/// let delivery = Delivery { batch, record: Record::UNREADABLE };
+/// let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// assert_eq!(runtime.block_on(cache.deliver(&delivery)).unwrap().hit, 1);
+/// assert!(runtime.block_on(cache.load_record()).unwrap().empty);
+/// ```
 pub trait Target: Send + Sync {
     /// Carries out every invalidation of the batch and then writes the record. `Ok` means that the cache confirmed all
     /// of it; after an `Err` any part may have happened, and the same delivery is sent again.
@@ -78,7 +131,7 @@ pub enum FaultKind {
     Changed,
     /// `OOM`: no memory.
     OutOfMemory,
-    /// `NOAUTH`, `WRONGPASS`, `NOPERM`: somebody has to mend the credentials or the ACL.
+    /// `NOAUTH`, `WRONGPASS`, `NOPERM`: somebody has to fix the credentials or the ACL.
     Denied,
     /// `WRONGTYPE` and every other error reply: somebody has to look.
     Rejected,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::caches::{Cache, Hurt};
-use super::faults::{Fault, Faults, Mend};
+use super::faults::{Fault, Faults, Repair};
 use super::tables::Table;
 
 /// What the slot may hold back: little, so that it is soon spent.
@@ -107,7 +107,7 @@ impl Faults {
             is_suspended = self.daemon_answers() && self.daemon.status()["targets"][one]["suspended"] == true;
         }
         self.world.history.count("targets: suspended", usize::from(is_suspended));
-        self.later(2000, Mend::TargetNetwork(one));
+        self.later(2000, Repair::TargetNetwork(one));
         true
     }
 }

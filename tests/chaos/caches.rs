@@ -3,7 +3,7 @@
 use fastrand::Rng;
 
 use super::behind::Old;
-use super::faults::{CacheMend, Fault, State};
+use super::faults::{CacheRepair, Fault, State};
 use crate::support::process::Signal;
 use crate::support::{Proxy, Redis};
 
@@ -16,10 +16,10 @@ const SNAPSHOTS_MAX: usize = 3;
 pub enum Hurt {
     /// It makes no sense at the moment.
     Not,
-    /// Nothing has to mend it.
+    /// Nothing has to fix it.
     ForGood,
-    /// This mends it, so many milliseconds later at the latest.
-    Until(u64, CacheMend),
+    /// This fixes it, so many milliseconds later at the latest.
+    Until(u64, CacheRepair),
 }
 
 /// A Redis, as the daemon reaches it.
@@ -56,13 +56,13 @@ impl Cache {
             (Fault::KillCache, State::Up | State::Frozen) => {
                 self.redis.kill();
                 self.is = State::Down;
-                Hurt::Until(1500, CacheMend::Restart)
+                Hurt::Until(1500, CacheRepair::Restart)
             }
             (Fault::StallCache, State::Up) => {
                 self.redis.signal(Signal::Stop);
                 self.is = State::Frozen;
                 // Sometimes for longer than a reply may take.
-                Hurt::Until(7000, CacheMend::Thaw)
+                Hurt::Until(7000, CacheRepair::Thaw)
             }
             (Fault::RememberCache, State::Up) => {
                 let snapshot = self.redis.dump();
@@ -77,7 +77,7 @@ impl Cache {
             (Fault::RestoreCache, State::Up | State::Frozen) if !self.snapshots.is_empty() => {
                 self.redis.kill();
                 self.is = State::Down;
-                Hurt::Until(600, CacheMend::Restore(rng.usize(..self.snapshots.len())))
+                Hurt::Until(600, CacheRepair::Restore(rng.usize(..self.snapshots.len())))
             }
             (Fault::FlushAll, State::Up) => {
                 redis::cmd("FLUSHALL").query::<()>(&mut self.redis.client()).expect("FLUSHALL");
@@ -89,13 +89,13 @@ impl Cache {
     }
 
     /// Ends a fault.
-    pub fn mend(&mut self, mend: CacheMend) {
-        match mend {
-            CacheMend::Restart => self.redis.restart(),
-            CacheMend::Restore(snapshot) => self.redis.restore(&self.snapshots[snapshot]),
-            CacheMend::Thaw if self.is == State::Frozen => self.redis.signal(Signal::Continue),
+    pub fn repair(&mut self, repair: CacheRepair) {
+        match repair {
+            CacheRepair::Restart => self.redis.restart(),
+            CacheRepair::Restore(snapshot) => self.redis.restore(&self.snapshots[snapshot]),
+            CacheRepair::Thaw if self.is == State::Frozen => self.redis.signal(Signal::Continue),
             // Something worse has happened to it since.
-            CacheMend::Thaw => return,
+            CacheRepair::Thaw => return,
         }
         self.is = State::Up;
     }

@@ -69,12 +69,12 @@ enum Others {
     WaitAtBothEnds,
 }
 
-/// SQL of a fault. `mend` may be run any number of times, because nobody knows what a crash has left of `hurt`.
+/// SQL of a fault. `fix` may be run any number of times, because nobody knows what a crash has left of `hurt`.
 struct Plan {
     table: usize,
     others: Others,
     hurt: String,
-    mend: String,
+    repair: String,
 }
 
 /// How each table stands in the publication: `users (id)`.
@@ -93,7 +93,7 @@ pub struct Dba {
 }
 
 impl Dba {
-    /// Until the world is calm. Whatever has been begun is mended then.
+    /// Until the world is calm. Whatever has been begun is fixed then.
     pub fn run(world: Arc<World>, rng: Rng) {
         let Some(sql) = world.connect() else { return };
         let mut dba = Dba { world, rng, sql };
@@ -124,8 +124,8 @@ impl Dba {
         let lasts = self.rng.u64(..LAST_MOST_MS);
         self.pause(lasts);
         let again = (plan.others == Others::WaitAtBothEnds).then(|| self.hold(plan.table));
-        self.mend(&plan.mend);
-        self.told(&format!("mended: {fault:?} {name}"));
+        self.repair(&plan.repair);
+        self.told(&format!("fixed: {fault:?} {name}"));
         self.world.history.count(&format!("faults of the catalogue: {fault:?}"), 1);
         drop((held, again));
     }
@@ -146,9 +146,9 @@ impl Dba {
     }
 
     /// However often it takes.
-    fn mend(&mut self, sql: &str) {
+    fn repair(&mut self, sql: &str) {
         while let Err(error) = self.sql.try_run(sql) {
-            self.world.history.of_all(&format!("not mended: {error:?}"));
+            self.world.history.of_all(&format!("not fixed: {error:?}"));
             // An error that is not the server's going away may be a deadlock, or a mistake in this file, which then
             // shows as a run that never ends.
             std::thread::sleep(Duration::from_millis(20));
@@ -177,7 +177,7 @@ impl Dba {
         };
         let its = &TABLES[table];
         let (name, key) = (its.name, key_column(its));
-        let plan = |others, hurt: String, mend: String| Plan { table, others, hurt, mend };
+        let plan = |others, hurt: String, repair: String| Plan { table, others, hurt, repair };
         let leave = format!("ALTER PUBLICATION {publication} DROP TABLE {name};");
         let enter = |how: &str| format!("ALTER PUBLICATION {publication} ADD TABLE {name} {how};");
         let restored = self.restored(its);

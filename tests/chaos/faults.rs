@@ -1,4 +1,4 @@
-//! What goes wrong, at random: each fault begins at once and is mended by itself a while later. The daemon is started
+//! What goes wrong, at random: each fault begins at once and is fixed by itself a while later. The daemon is started
 //! again whenever it ends, as a service manager would.
 
 use std::sync::Arc;
@@ -155,10 +155,10 @@ impl Fault {
 
 /// What ends a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mend {
+pub enum Repair {
     LaunchDaemon,
     ThawDaemon,
-    Cache(usize, CacheMend),
+    Cache(usize, CacheRepair),
     LaunchPostgres,
     SourceNetwork,
     TargetNetwork(usize),
@@ -166,7 +166,7 @@ pub enum Mend {
 
 /// What ends a fault of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheMend {
+pub enum CacheRepair {
     Restart,
     Restore(usize),
     Thaw,
@@ -191,7 +191,7 @@ pub struct Faults {
     rng: Rng,
     daemon_is: State,
     postgres_is: State,
-    mends: Vec<(Instant, Mend)>,
+    repairs: Vec<(Instant, Repair)>,
 }
 
 impl Faults {
@@ -204,7 +204,7 @@ impl Faults {
         rng: Rng,
     ) -> Faults {
         let (daemon_is, postgres_is) = (State::Up, State::Up);
-        Faults { world, daemon, caches, postgres, source, rng, daemon_is, postgres_is, mends: Vec::new() }
+        Faults { world, daemon, caches, postgres, source, rng, daemon_is, postgres_is, repairs: Vec::new() }
     }
 
     /// Hurts for so long.
@@ -223,13 +223,13 @@ impl Faults {
         }
     }
 
-    /// Mends everything at once.
+    /// Fixes everything at once.
     pub fn relent(&mut self) {
         self.world.history.of_all("the faults end");
-        for (at, _) in &mut self.mends {
+        for (at, _) in &mut self.repairs {
             *at = Instant::now();
         }
-        while !self.mends.is_empty() || self.postgres_is != State::Up {
+        while !self.repairs.is_empty() || self.postgres_is != State::Up {
             self.tend();
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -243,14 +243,14 @@ impl Faults {
         }
     }
 
-    /// Mends what is due, and starts the daemon again where it has ended.
+    /// Fixes what is due, and starts the daemon again where it has ended.
     pub fn tend(&mut self) {
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.mends).into_iter().partition(|(at, _)| *at <= now);
-        self.mends = later;
-        let due: Vec<(Instant, Mend)> = due;
-        for (_, mend) in due {
-            self.mend(mend);
+        let (due, later) = std::mem::take(&mut self.repairs).into_iter().partition(|(at, _)| *at <= now);
+        self.repairs = later;
+        let due: Vec<(Instant, Repair)> = due;
+        for (_, repair) in due {
+            self.repair(repair);
         }
         if self.daemon_is == State::Up && self.daemon.has_ended() {
             let code = self.daemon.stop(Signal::Term);
@@ -265,37 +265,37 @@ impl Faults {
             if self.postgres.has_ended() {
                 self.postgres.stop(Signal::Quit);
                 self.postgres_is = State::Down;
-                self.later(1000, Mend::LaunchPostgres);
+                self.later(1000, Repair::LaunchPostgres);
             }
         }
     }
 
-    fn mend(&mut self, mend: Mend) {
-        self.world.history.of_all(&format!("mended: {mend:?}"));
-        match mend {
-            Mend::LaunchDaemon => {
+    fn repair(&mut self, repair: Repair) {
+        self.world.history.of_all(&format!("repaired: {repair:?}"));
+        match repair {
+            Repair::LaunchDaemon => {
                 self.daemon.launch_unready();
                 self.daemon_is = State::Up;
             }
-            Mend::ThawDaemon if self.daemon_is == State::Frozen => {
+            Repair::ThawDaemon if self.daemon_is == State::Frozen => {
                 self.daemon.signal(Signal::Continue);
                 self.daemon_is = State::Up;
             }
-            Mend::Cache(one, mend) => self.caches[one].mend(mend),
-            Mend::LaunchPostgres => {
+            Repair::Cache(one, repair) => self.caches[one].repair(repair),
+            Repair::LaunchPostgres => {
                 self.postgres.launch();
                 self.postgres_is = State::Up;
             }
             // Something worse has happened to it since.
-            Mend::ThawDaemon => {}
-            Mend::SourceNetwork => self.source.behave(),
-            Mend::TargetNetwork(one) => self.caches[one].proxy.behave(),
+            Repair::ThawDaemon => {}
+            Repair::SourceNetwork => self.source.behave(),
+            Repair::TargetNetwork(one) => self.caches[one].proxy.behave(),
         }
     }
 
-    pub fn later(&mut self, most_ms: u64, mend: Mend) {
+    pub fn later(&mut self, most_ms: u64, repair: Repair) {
         let pause = Duration::from_millis(self.rng.u64(..most_ms));
-        self.mends.push((Instant::now() + pause, mend));
+        self.repairs.push((Instant::now() + pause, repair));
     }
 
     /// Whether it runs, as far as is known.
@@ -306,7 +306,7 @@ impl Faults {
     /// The daemon is gone, and comes back.
     fn down(&mut self, pause: Duration) {
         self.daemon_is = State::Down;
-        self.mends.push((Instant::now() + pause, Mend::LaunchDaemon));
+        self.repairs.push((Instant::now() + pause, Repair::LaunchDaemon));
     }
 
     fn choose(&mut self, harm: Harm) -> Fault {
@@ -329,7 +329,7 @@ impl Faults {
             Fault::CrashPostgres => {
                 self.postgres.stop(Signal::Quit);
                 self.postgres_is = State::Down;
-                self.later(1500, Mend::LaunchPostgres);
+                self.later(1500, Repair::LaunchPostgres);
                 true
             }
             Fault::StopPostgres => {
@@ -354,7 +354,7 @@ impl Faults {
                 self.daemon.signal(Signal::Stop);
                 self.daemon_is = State::Frozen;
                 // Sometimes for longer than wal_sender_timeout.
-                self.later(4500, Mend::ThawDaemon);
+                self.later(4500, Repair::ThawDaemon);
             }
             // It drains first; whoever tends sees its end.
             (Fault::EndDaemon, State::Up) => self.daemon.signal(Signal::Term),
@@ -367,8 +367,8 @@ impl Faults {
         match self.caches[one].hurt(fault, &mut self.rng) {
             Hurt::Not => false,
             Hurt::ForGood => true,
-            Hurt::Until(most_ms, mend) => {
-                self.later(most_ms, Mend::Cache(one, mend));
+            Hurt::Until(most_ms, repair) => {
+                self.later(most_ms, Repair::Cache(one, repair));
                 true
             }
         }
@@ -377,9 +377,9 @@ impl Faults {
     fn hurt_network(&mut self, side: Side, trouble: Trouble, one: usize) -> bool {
         let (bytes, delay_ms) = (self.rng.usize(..20_000), self.rng.u64(1..50));
         let way = if self.rng.bool() { Way::ToServer } else { Way::ToClient };
-        let (proxy, mend) = match side {
-            Side::Source => (&self.source, Mend::SourceNetwork),
-            Side::Target => (&self.caches[one].proxy, Mend::TargetNetwork(one)),
+        let (proxy, repair) = match side {
+            Side::Source => (&self.source, Repair::SourceNetwork),
+            Side::Target => (&self.caches[one].proxy, Repair::TargetNetwork(one)),
         };
         match trouble {
             Trouble::Cut => proxy.cut(),
@@ -393,7 +393,7 @@ impl Faults {
             Trouble::Truncate => proxy.truncate_after(way, bytes),
         }
         if !matches!(trouble, Trouble::Cut) {
-            self.later(6000, mend);
+            self.later(6000, repair);
         }
         true
     }

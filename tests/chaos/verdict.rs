@@ -1,4 +1,4 @@
-//! The end of a run: everything is mended, everything is settled, and every cached key of every target is held against the database.
+//! The end of a run: everything is fixed, everything is settled, and every cached key of every target is held against the database.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! A database, a cache and a configuration, in which something is broken, found, mended to the letter, and found no more.
+//! A database, a cache and a configuration, in which something is broken, found, fixed to the letter, and found no more.
 
 use std::cell::RefCell;
 use std::process::Command;
@@ -125,7 +125,7 @@ impl Bench {
     }
 
     /// Finds `code`, carries out its remedy to the letter, and finds it no more.
-    pub fn mends(&self, code: &str) {
+    pub fn repairs(&self, code: &str) {
         let found = self.finds(code);
         assert!(!found.remedy.is_empty(), "{found:?}");
         self.carry_out(&found);
@@ -189,7 +189,7 @@ pub fn codes(found: &[Found]) -> Vec<&str> {
     found.iter().map(|found| found.code.as_str()).collect()
 }
 
-/// Something to break and to mend: which findings it is about, and how it goes.
+/// Something to break and to fix: which findings it is about, and how it goes.
 pub struct Case {
     pub codes: &'static [&'static str],
     pub run: fn(),

@@ -1,4 +1,4 @@
-//! Caches: what a user lacks, what a server is set to, what stands in the way; mended by the `redis-cli` lines as printed.
+//! Caches: what a user lacks, what a server is set to, what stands in the way; fixed by the `redis-cli` lines as printed.
 
 use redis::Value;
 
@@ -83,7 +83,7 @@ fn what_a_user_lacks_is_granted_as_printed_and_nothing_else_is_missed() {
         let before = bench.check();
         let others = before.iter().filter(|found| found.code.starts_with("acl-") && found.code != its.code);
         assert_eq!(others.count(), 0, "{before:?}");
-        bench.mends(its.code);
+        bench.repairs(its.code);
     }
     let tried = admin(&bench, &["DBSIZE"]);
     assert_eq!(tried, Value::Int(0), "nothing was written");
@@ -125,7 +125,7 @@ pub const SET: &[Case] = &[
                 admin(&bench, &["SET", &format!("filling:{number}"), &"x".repeat(100_000), "EX", "1000"]);
             }
             admin(&bench, &["CONFIG", "SET", "maxmemory", "10mb"]);
-            bench.mends("target-full");
+            bench.repairs("target-full");
         },
     },
     Case {
@@ -133,7 +133,7 @@ pub const SET: &[Case] = &[
         run: || {
             let bench = bench(Redis::start(), DELETE);
             let _replica = Redis::start_with(&["--replicaof", "127.0.0.1", &bench.redis.port().to_string()]);
-            bench.mends("target-replicas");
+            bench.repairs("target-replicas");
         },
     },
 ];
@@ -141,7 +141,7 @@ pub const SET: &[Case] = &[
 fn set_to(args: &[&str], target: &str, code: &str) {
     let mut bench = bench(Redis::start_with(args), DELETE);
     target.clone_into(&mut bench.target);
-    bench.mends(code);
+    bench.repairs(code);
 }
 
 /// What stands in a server.
@@ -153,7 +153,7 @@ pub const HOLDING: &[Case] = &[
             let record = format!("coherd:{}", bench.database.name);
             for spoiling in [&["SET", &record, "x"][..], &["HSET", &record, "applied", "soon"]] {
                 admin(&bench, spoiling);
-                bench.mends("record-unreadable");
+                bench.repairs("record-unreadable");
             }
         },
     },
@@ -166,27 +166,27 @@ pub const HOLDING: &[Case] = &[
                 bench.finds("library-unsupported");
                 return;
             }
-            bench.mends("library-missing");
+            bench.repairs("library-missing");
             let old = "-- coherd function library, version 0: x\nredis.register_function('coherd_get', function() end)";
             for (code, text) in [("library-old", old), ("library-foreign", &old[40..])] {
                 admin(&bench, &["FUNCTION", "LOAD", "REPLACE", &format!("#!lua name=coherd\n{text}")]);
-                bench.mends(code);
+                bench.repairs(code);
             }
         },
     },
 ];
 
 #[test]
-fn what_a_cache_is_set_to_is_mended_as_printed() {
+fn what_a_cache_is_set_to_is_repaired_as_printed() {
     run_all(SET);
 }
 
 #[test]
-fn what_stands_in_a_cache_is_mended_as_printed() {
+fn what_stands_in_a_cache_is_repaired_as_printed() {
     run_all(HOLDING);
 }
 
-/// What only configuration, or another server, mends.
+/// What only configuration, or another server, fixes.
 pub const ELSEWHERE: &[Case] = &[
     Case {
         codes: &["target-unreachable", "target-refused"],
@@ -246,7 +246,7 @@ fn elsewhere(redis: Redis, code: &str) {
 }
 
 #[test]
-fn another_url_or_another_server_mends_what_no_command_can() {
+fn another_url_or_another_server_repairs_what_no_command_can() {
     run_all(ELSEWHERE);
 }
 

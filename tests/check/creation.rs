@@ -176,7 +176,7 @@ pub const CASES: &[Case] = &[Case {
         let making = std::thread::spawn(move || {
             dba.try_run(&format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")).is_err()
         });
-        bench.mends("slot-unfinished");
+        bench.repairs("slot-unfinished");
         assert!(making.join().unwrap());
     },
 }];

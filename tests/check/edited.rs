@@ -1,4 +1,4 @@
-//! What no statement mends: the configuration is edited, or somebody does something elsewhere.
+//! What no statement fixes: the configuration is edited, or somebody does something elsewhere.
 
 use super::bench::Bench;
 
@@ -66,7 +66,7 @@ pub const EDITED: &[Edited] = &[
 ];
 
 #[test]
-fn what_configuration_breaks_configuration_mends() {
+fn what_configuration_breaks_configuration_repairs() {
     for its in EDITED {
         println!("{}", its.code);
         let mut bench = Bench::new(its.wrong);
@@ -103,7 +103,7 @@ fn a_target_that_no_rule_goes_to_is_told() {
 }
 
 #[test]
-fn what_only_its_owner_can_mend_is_told_until_it_is() {
+fn what_only_its_owner_can_repair_is_told_until_it_is() {
     let bench = Bench::new(&["{table: p, keys: ['p:{id}']}"]);
     bench.sql("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)");
     bench.finds("table-empty-tree");

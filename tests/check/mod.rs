@@ -18,7 +18,7 @@ use crate::catalog::Session;
 use crate::setup::Config;
 use crate::support::Database;
 
-/// What no statement and no command mends, and why.
+/// What no statement and no command fixes, and why.
 const NO_REMEDY: &[(&str, &str)] = &[
     ("source-dsn", "the configuration is edited"),
     ("source-unreachable", "a server is started, or the configuration edited"),
@@ -70,7 +70,7 @@ const NO_REMEDY: &[(&str, &str)] = &[
 
 /// A code that is new has a case in which its remedy is carried out, or a reason why there can be none.
 #[test]
-fn every_finding_is_mended_as_printed_or_has_a_reason_why_not() {
+fn every_finding_is_repaired_as_printed_or_has_a_reason_why_not() {
     let cases = [
         published::CASES,
         creation::CASES,
@@ -81,14 +81,14 @@ fn every_finding_is_mended_as_printed_or_has_a_reason_why_not() {
         cache::SET,
         cache::HOLDING,
     ];
-    let mut mended: Vec<&str> = cases.into_iter().flatten().flat_map(|case| case.codes).copied().collect();
-    mended.extend(tables::BROKEN.iter().map(|its| its.code));
-    mended.extend(cache::LACKING.iter().map(|its| its.code));
+    let mut repaired: Vec<&str> = cases.into_iter().flatten().flat_map(|case| case.codes).copied().collect();
+    repaired.extend(tables::BROKEN.iter().map(|its| its.code));
+    repaired.extend(cache::LACKING.iter().map(|its| its.code));
     let excused: Vec<&str> = NO_REMEDY.iter().map(|(code, _)| *code).collect();
     for code in CODES.iter().map(|code| code.name()) {
-        assert!(mended.contains(&code) != excused.contains(&code), "{code} has no case and no reason, or has both");
+        assert!(repaired.contains(&code) != excused.contains(&code), "{code} has no case and no reason, or has both");
     }
-    for code in mended.iter().chain(&excused) {
+    for code in repaired.iter().chain(&excused) {
         assert!(CODES.iter().any(|known| known.name() == *code), "{code} is no code");
     }
 }
@@ -172,7 +172,7 @@ fn a_database_that_cannot_be_asked_is_not_fine() {
 }
 
 #[test]
-fn what_the_server_lacks_is_named_with_its_mending() {
+fn what_the_server_lacks_is_named_with_its_repair() {
     let database = Database::create();
     let mut seen = Session::of(&database).look(&[]);
     seen.name = "app".into();

@@ -159,7 +159,7 @@ fn drop_unused_indexes(bench: &Bench) {
 fn no_index_that_a_remedy_made_can_be_dropped_as_unused() {
     for source in ["", ", publish: keys"] {
         let bench = set_up_later(source);
-        bench.mends("identity-old-rows");
+        bench.repairs("identity-old-rows");
         drop_unused_indexes(&bench);
         writes(&bench.database, "users", "after DROP INDEX");
         bench.misses("identity-missing");
@@ -181,16 +181,16 @@ fn a_second_column_gets_an_identity_although_the_name_of_the_index_is_taken() {
     bench.sql("CREATE TABLE other (id int); CREATE INDEX users_coherd_identity_2 ON other (id)");
     let found = bench.finds("identity-old-rows");
     assert!(found.remedy.iter().any(|line| line.contains("ADD CONSTRAINT users_coherd_identity UNIQUE")), "{found:?}");
-    bench.mends("identity-old-rows");
+    bench.repairs("identity-old-rows");
     writes(&bench.database, "users", "after the first remedy");
     bench.rules = vec!["{table: users, keys: ['e:{email}', 'n:{name}']}".to_owned()];
-    bench.mends("identity-old-rows");
+    bench.repairs("identity-old-rows");
     writes(&bench.database, "users", "after the second remedy");
     let constraints = "SELECT conname FROM pg_constraint WHERE conrelid = 'users'::regclass AND contype = 'u'";
     assert_eq!(bench.database.client().rows(constraints), [["users_coherd_identity_3"]]);
     bench.rules = vec!["{table: users, keys: ['e:{email}', 'n:{name}', 'o:{note}']}".to_owned()];
     bench.sql("ALTER TABLE users ALTER COLUMN note SET NOT NULL");
-    bench.mends("identity-old-rows");
+    bench.repairs("identity-old-rows");
     writes(&bench.database, "users", "after the third remedy");
     assert_eq!(bench.database.client().rows(constraints), [["users_coherd_identity"]]);
 }
@@ -201,7 +201,7 @@ fn a_bare_index_of_an_earlier_remedy_does_not_stand_in_the_way() {
     bench.sql("CREATE UNIQUE INDEX users_coherd_identity ON users (id, email)");
     bench.sql("ALTER TABLE users REPLICA IDENTITY USING INDEX users_coherd_identity");
     bench.rules = vec!["{table: users, keys: ['e:{email}', 'n:{name}']}".to_owned()];
-    bench.mends("identity-old-rows");
+    bench.repairs("identity-old-rows");
     drop_unused_indexes(&bench);
     writes(&bench.database, "users", "after the remedy");
 }
@@ -269,7 +269,7 @@ pub const CASES: &[Case] = &[Case {
         let bench = set_up(USERS, &[BY_ID], ", publish: keys");
         if has_lists(&bench) {
             bench.sql("ALTER PUBLICATION NAME SET TABLE users (id, email)");
-            bench.mends("column-surplus");
+            bench.repairs("column-surplus");
             assert_eq!(entries(&bench), ["users: id"]);
         }
     },

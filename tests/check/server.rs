@@ -1,4 +1,4 @@
-//! Settings, roles, the slot and standbys: each on a server of its own, mended to the letter.
+//! Settings, roles, the slot and standbys: each on a server of its own, fixed to the letter.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub const RESTARTED: &[Case] = &[
             let bench = Bench::alone("wal_level = replica", RULE);
             // From 19 on a slot turns decoding on.
             if bench.database.server.version() < 190_000 {
-                bench.mends("wal-level");
+                bench.repairs("wal-level");
             } else {
                 bench.misses("wal-level");
             }
@@ -41,14 +41,14 @@ pub const RESTARTED: &[Case] = &[
         run: || {
             let bench = Bench::alone("max_replication_slots = 1", RULE);
             bench.sql("SELECT pg_create_physical_replication_slot('another')");
-            bench.mends("slots-full");
+            bench.repairs("slots-full");
         },
     },
     Case {
         codes: &["senders-full"],
         run: || {
             let bench = Bench::alone("max_wal_senders = 0", RULE);
-            bench.mends("senders-full");
+            bench.repairs("senders-full");
         },
     },
 ];
@@ -59,7 +59,7 @@ pub const RELOADED: &[Case] = &[
         run: || {
             let bench = set_up("");
             alter(&bench, "wal_sender_timeout = 0");
-            bench.mends("sender-timeout");
+            bench.repairs("sender-timeout");
         },
     },
     Case {
@@ -70,7 +70,7 @@ pub const RELOADED: &[Case] = &[
             bench.sql("CREATE ROLE batch; ALTER ROLE batch SET synchronous_commit = off");
             let found = bench.finds("synchronous-commit");
             assert!(found.message.contains("the whole server, role batch"), "{found:?}");
-            bench.mends("synchronous-commit");
+            bench.repairs("synchronous-commit");
         },
     },
     Case {
@@ -78,7 +78,7 @@ pub const RELOADED: &[Case] = &[
         run: || {
             let mut bench = set_up("");
             ", wal_budget: none".clone_into(&mut bench.source);
-            bench.mends("wal-unbounded");
+            bench.repairs("wal-unbounded");
         },
     },
     Case {
@@ -86,7 +86,7 @@ pub const RELOADED: &[Case] = &[
         run: || {
             let bench = set_up("");
             alter(&bench, "max_slot_wal_keep_size = '1GB'");
-            bench.mends("wal-keep-size");
+            bench.repairs("wal-keep-size");
         },
     },
     Case {
@@ -97,7 +97,7 @@ pub const RELOADED: &[Case] = &[
                 return;
             }
             alter(&bench, "idle_replication_slot_timeout = '1d'");
-            bench.mends("idle-slot-timeout");
+            bench.repairs("idle-slot-timeout");
         },
     },
     Case {
@@ -108,11 +108,11 @@ pub const RELOADED: &[Case] = &[
             ", wal_budget: none".clone_into(&mut bench.source);
             alter(&bench, "max_slot_wal_keep_size = '1MB'");
             fill_segments(&bench);
-            bench.mends("slot-at-risk");
+            bench.repairs("slot-at-risk");
             alter(&bench, "max_slot_wal_keep_size = '1MB'");
             fill_segments(&bench);
             bench.sql("CHECKPOINT");
-            bench.mends("slot-lost");
+            bench.repairs("slot-lost");
         },
     },
 ];
@@ -140,7 +140,7 @@ pub const ROLES: &[Case] = &[
             let mut bench = set_up("");
             bench.sql("CREATE ROLE \"Plain\" LOGIN");
             bench.dsn = bench.database.dsn_as("Plain");
-            bench.mends("role-replication");
+            bench.repairs("role-replication");
         },
     },
     Case {
@@ -150,13 +150,13 @@ pub const ROLES: &[Case] = &[
             for service in ["cloudsqlsuperuser", "azure_pg_admin"] {
                 bench.sql(&format!("CREATE ROLE {service}; CREATE ROLE of_{service} LOGIN"));
                 bench.dsn = bench.database.dsn_as(&format!("of_{service}"));
-                bench.mends("role-replication");
+                bench.repairs("role-replication");
                 bench.sql(&format!("DROP ROLE {service}"));
             }
             // As Amazon has it: who is a member may replicate, so only the finding goes here.
             bench.sql("CREATE ROLE rds_superuser; CREATE ROLE rds_replication; CREATE ROLE of_rds LOGIN");
             bench.dsn = bench.database.dsn_as("of_rds");
-            bench.mends("role-replication");
+            bench.repairs("role-replication");
         },
     },
     Case {
@@ -165,9 +165,9 @@ pub const ROLES: &[Case] = &[
             let mut bench = set_up("");
             bench.sql("CREATE ROLE follower LOGIN REPLICATION; REVOKE USAGE ON SCHEMA coherd FROM PUBLIC");
             bench.dsn = bench.database.dsn_as("follower");
-            bench.mends("functions-privilege");
+            bench.repairs("functions-privilege");
             bench.sql("REVOKE EXECUTE ON FUNCTION coherd.invalidate(text[]) FROM follower");
-            bench.mends("functions-privilege");
+            bench.repairs("functions-privilege");
         },
     },
     Case {
@@ -175,7 +175,7 @@ pub const ROLES: &[Case] = &[
         run: || {
             let bench = set_up("");
             bench.sql("DROP OWNED BY coherd_operator; DROP ROLE coherd_operator");
-            bench.mends("operator-missing");
+            bench.repairs("operator-missing");
         },
     },
     Case {
@@ -183,7 +183,7 @@ pub const ROLES: &[Case] = &[
         run: || {
             let bench = set_up("");
             bench.sql("CREATE ROLE app LOGIN");
-            bench.mends("messages-public");
+            bench.repairs("messages-public");
             let send = "SELECT pg_logical_emit_message(true, 'coherd', '')";
             assert!(postgres_client(&bench.database.dsn_as("app")).unwrap().try_run(send).is_err());
         },
@@ -198,7 +198,7 @@ pub const STANDBYS: &[Case] = &[
             let standby = bench.database.server.standby("");
             standby.catch_up(&bench.database.server);
             let _waiting = bench.database.server.wait_for("*");
-            bench.mends("synchronous-standby");
+            bench.repairs("synchronous-standby");
         },
     },
     Case {
@@ -210,11 +210,11 @@ pub const STANDBYS: &[Case] = &[
             }
             let standby = bench.database.server.standby("");
             standby.catch_up(&bench.database.server);
-            bench.mends("standby-slots");
+            bench.repairs("standby-slots");
             alter(&bench, "synchronized_standby_slots = ''");
             bench.sql("SELECT pg_drop_replication_slot('NAME')");
             bench.sql("SELECT pg_create_logical_replication_slot('NAME', 'pgoutput')");
-            bench.mends("slot-failover");
+            bench.repairs("slot-failover");
         },
     },
     Case {
@@ -242,12 +242,12 @@ pub const STANDBYS: &[Case] = &[
 ];
 
 #[test]
-fn what_needs_a_restart_is_mended_by_it() {
+fn what_needs_a_restart_is_repaired_by_it() {
     run_all(RESTARTED);
 }
 
 #[test]
-fn settings_that_threaten_the_slot_are_mended_as_printed() {
+fn settings_that_threaten_the_slot_are_repaired_as_printed() {
     run_all(RELOADED);
 }
 
@@ -257,6 +257,6 @@ fn rights_are_granted_as_printed() {
 }
 
 #[test]
-fn standbys_and_replicas_are_mended_as_printed() {
+fn standbys_and_replicas_are_repaired_as_printed() {
     run_all(STANDBYS);
 }

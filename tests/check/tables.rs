@@ -1,4 +1,4 @@
-//! Tables, publication, slot and functions: broken with SQL, mended with the SQL that is printed.
+//! Tables, publication, slot and functions: broken with SQL, fixed with the SQL that is printed.
 
 use super::bench::{Bench, Found};
 
@@ -100,7 +100,7 @@ pub const BROKEN: &[Broken] = &[
 ];
 
 /// Carries out what is printed, as often as one finding uncovers another of the same code.
-fn mended(its: &Broken) -> Option<Found> {
+fn repaired(its: &Broken) -> Option<Found> {
     let bench = Bench::new(its.rules);
     if bench.database.server.version() < its.since {
         println!("{}: skipped, it takes Postgres {}", its.code, its.since / 10_000);
@@ -118,11 +118,11 @@ fn mended(its: &Broken) -> Option<Found> {
 }
 
 #[test]
-fn what_sql_breaks_the_printed_sql_mends() {
+fn what_sql_breaks_the_printed_sql_repairs() {
     let mut unbroken = Vec::new();
     for its in BROKEN {
         println!("{}", its.code);
-        if let Some(found) = mended(its) {
+        if let Some(found) = repaired(its) {
             unbroken.push(format!("{} {}", found.severity, found.code));
         }
     }

@@ -96,8 +96,8 @@ fn what_changes_the_file_or_the_owner_alone_flushes_nothing() {
 }
 
 #[test]
-fn what_hides_changes_is_told_with_its_mending_and_settles_nothing_until_it_is_mended() {
-    for (sql, words, mending) in [
+fn what_hides_changes_is_told_with_its_repair_and_settles_nothing_until_it_is_repaired() {
+    for (sql, words, repair) in [
         (
             "ALTER PUBLICATION {p} DROP TABLE users",
             "ADD TABLE ONLY public.users;",
@@ -138,7 +138,7 @@ fn what_hides_changes_is_told_with_its_mending_and_settles_nothing_until_it_is_m
             shop.sql.run("UPDATE carts SET n = n + 1");
             (shop.sql.one(&confirmed) != before).then_some(())
         });
-        shop.alter(mending);
+        shop.alter(repair);
         until("the rule is flushed again", || (shop.cached() == ["other"]).then_some(()));
         until("it is ready", || (shop.daemon.http("/readyz").0 == 200).then_some(()));
         assert!(shop.rule_covered());
@@ -233,13 +233,13 @@ fn a_table_that_a_publication_for_all_tables_leaves_out_is_not_covered() {
         let (code, body) = shop.daemon.http("/readyz");
         (code == 503 && body.contains("for all tables except this one")).then_some(body)
     });
-    let mending = format!("ALTER PUBLICATION {} SET ALL TABLES EXCEPT (TABLE public.logs);", shop.database.name);
-    assert!(said.contains(&mending), "{said}");
+    let repair = format!("ALTER PUBLICATION {} SET ALL TABLES EXCEPT (TABLE public.logs);", shop.database.name);
+    assert!(said.contains(&repair), "{said}");
     let check = shop.daemon.command(&["check"]);
-    assert!(crate::support::daemon::text(&check).contains(&mending), "{}", crate::support::daemon::text(&check));
+    assert!(crate::support::daemon::text(&check).contains(&repair), "{}", crate::support::daemon::text(&check));
     assert!(!shop.rule_covered());
     shop.cache(&["user:1"]);
-    shop.alter(&mending);
+    shop.alter(&repair);
     until("the rule is covered again", || shop.rule_covered().then_some(()));
     until("and flushed", || (!shop.cached().contains(&"user:1".to_owned())).then_some(()));
     shop.cache(&["user:2"]);

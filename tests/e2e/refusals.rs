@@ -105,7 +105,7 @@ fn a_role_that_may_not_replicate_is_told_how_to_get_there() {
 }
 
 #[test]
-fn a_server_whose_writers_would_wait_for_coherd_is_refused_with_the_setting_that_mends_it() {
+fn a_server_whose_writers_would_wait_for_coherd_is_refused_with_the_setting_that_repairs_it() {
     let (database, redis) = (Database::create_on(Arc::new(Postgres::start(""))), Redis::start());
     database.run("CREATE TABLE users (id int PRIMARY KEY)");
     let daemon = Daemon::configure(&database, &redis.url(), RULE);
@@ -152,7 +152,7 @@ fn a_database_that_is_away_is_waited_for_and_readiness_says_so() {
     });
     assert_snapshot!(format!("{}\n{}", said.0, said.1), @r#"
     503
-    reconnecting to Postgres by itself; mend what stands in the way (Postgres at 127.0.0.1:1: cannot be reached: Connection refused (os error 111); is Postgres running there, and listening?)
+    reconnecting to Postgres by itself; fix what stands in the way (Postgres at 127.0.0.1:1: cannot be reached: Connection refused (os error 111); is Postgres running there, and listening?)
     target cache has not answered yet
     "#);
     assert_eq!(daemon.http("/livez").0, 200);

@@ -118,15 +118,15 @@ fn a_new_partition_that_does_not_log_whole_old_rows_loses_no_key() {
         shop.settle();
         shop.cache(&["code:aa", "code:b", "id:2", "id:4"]);
         assert_eq!(shop.left_after(change), ["id:4"], "{change}");
-        // The others go on as before, and the new one too, once it is mended.
+        // The others go on as before, and the new one too, once it is fixed.
         shop.cache(&["code:aa", "code:c", "code:zzz"]);
         assert_eq!(
             shop.left_after("UPDATE tree SET code = NULL WHERE id = 1"),
             ["code:c", "code:zzz", "id:4"],
             "{change}"
         );
-        let mended = "ALTER TABLE tree_2 REPLICA IDENTITY FULL; UPDATE tree SET code = NULL WHERE id = 3";
-        assert_eq!(shop.left_after(mended), ["code:zzz", "id:4"], "{change}");
+        let repaired = "ALTER TABLE tree_2 REPLICA IDENTITY FULL; UPDATE tree SET code = NULL WHERE id = 3";
+        assert_eq!(shop.left_after(repaired), ["code:zzz", "id:4"], "{change}");
         assert_eq!(shop.left_after("UPDATE tree SET code = 'cc' WHERE id = 3"), ["code:zzz", "id:4"], "{change}");
     }
 }

@@ -136,7 +136,7 @@ fn lintian_finds_no_error() {
         println!("skipped: lintian is not here");
         return;
     }
-    let judged = Command::new("lintian").args(["--fail-on", "error", "--allow-root"]).arg(&package).output().unwrap();
-    assert!(judged.status.success(), "{}", text(&judged));
-    println!("{}", text(&judged));
+    let assessed = Command::new("lintian").args(["--fail-on", "error", "--allow-root"]).arg(&package).output().unwrap();
+    assert!(assessed.status.success(), "{}", text(&assessed));
+    println!("{}", text(&assessed));
 }

@@ -57,15 +57,15 @@ fn systemd_finds_nothing_to_complain_of() {
 fn systemd_sees_little_exposure() {
     let (_folder, unit) = with_the_program_under_test();
     let threshold = format!("--threshold={EXPOSURE_MAX}");
-    let Some(judged) = analyze(&["security", "--offline=true", "--no-pager", &threshold], &unit) else { return };
-    assert!(judged.status.success(), "{}", text(&judged));
-    assert!(text(&judged).contains("Overall exposure level for coherd.service"), "{}", text(&judged));
-    println!("{}", text(&judged).lines().last().unwrap_or_default());
+    let Some(assessed) = analyze(&["security", "--offline=true", "--no-pager", &threshold], &unit) else { return };
+    assert!(assessed.status.success(), "{}", text(&assessed));
+    assert!(text(&assessed).contains("Overall exposure level for coherd.service"), "{}", text(&assessed));
+    println!("{}", text(&assessed).lines().last().unwrap_or_default());
     // A unit without any of it is refused, so the threshold is one.
     let bare = unit.with_file_name("bare.service");
     std::fs::write(&bare, format!("[Service]\nExecStart={} run\n", coherd())).unwrap();
-    let judged = analyze(&["security", "--offline=true", "--no-pager", &threshold], &bare).unwrap();
-    assert!(!judged.status.success(), "{}", text(&judged));
+    let assessed = analyze(&["security", "--offline=true", "--no-pager", &threshold], &bare).unwrap();
+    assert!(!assessed.status.success(), "{}", text(&assessed));
 }
 
 #[test]

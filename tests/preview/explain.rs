@@ -109,7 +109,7 @@ fn a_key_that_no_rule_makes_is_told_with_what_flushes_it() {
 }
 
 #[test]
-fn a_table_that_is_not_covered_now_is_told_with_what_mends_it() {
+fn a_table_that_is_not_covered_now_is_told_with_what_repairs_it() {
     let mut shop = Shop::open(SCHEMA, RULES);
     let name = shop.database.name.clone();
     shop.sql.run(&format!("ALTER PUBLICATION {name} DROP TABLE items"));

@@ -1,4 +1,4 @@
-//! `coherd invalidate` and `coherd flush`: by hand, through the log.
+//! `coherd invalidate` and `coherd flush`: manual invalidations, through the log.
 
 use std::process::{Command, Stdio};
 
@@ -75,9 +75,9 @@ fn a_flush_counts_first_and_wants_a_yes() {
     let output = shop.daemon.command(&["flush"]);
     assert_eq!(output.status.code(), Some(1));
     assert_snapshot!(text(&output), @r#"
-    SCOPE      ACTION          FROM                     CACHE
-    product:*  flush (delete)  hidden.products by hand  1 key
-    user:*     flush (delete)  public.users by hand     3 keys
+    SCOPE      ACTION          FROM                    CACHE
+    product:*  flush (delete)  hidden.products manual  1 key
+    user:*     flush (delete)  public.users manual     3 keys
     coherd: nothing was flushed: with --yes, the above will be
     "#);
     assert_eq!(shop.cached().len(), 5);

@@ -83,8 +83,8 @@ fn commits_are_told_as_they_come_with_their_keys_until_it_is_interrupted() {
     assert!(tail.line().ends_with("public.orders  insert  bump(order:7)"));
     assert!(tail.line().ends_with("public.users  update  user:1"));
     shop.sql.run("SELECT coherd.invalidate('by name'), coherd.flush('users')");
-    assert!(tail.line().ends_with("-  by hand  by name"));
-    assert!(tail.line().ends_with("public.users  by hand  flush(user:*)"));
+    assert!(tail.line().ends_with("-  manual  by name"));
+    assert!(tail.line().ends_with("public.users  manual  flush(user:*)"));
     assert_eq!(tail.end(Some(Signal::Interrupt)), (0, String::new()));
     no_slot_is_left(&mut shop);
 }

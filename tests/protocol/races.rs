@@ -13,8 +13,8 @@ enum Step {
     /// Reader `.0` fills, where it has read.
     Fill(usize),
     Commit,
-    StrikeLease,
-    StrikeKey,
+    InvalidateLease,
+    InvalidateKey,
     EvictLease,
     EvictKey,
 }
@@ -63,9 +63,9 @@ fn is_stale(reader: &mut Reader, protocol: Protocol, order: &[Step]) -> bool {
                 }
             }
             Step::Commit => row = b"new",
-            Step::StrikeLease | Step::StrikeKey => {
+            Step::InvalidateLease | Step::InvalidateKey => {
                 invalidations += 1;
-                reader.unlink(if *step == Step::StrikeLease { &lease } else { KEY });
+                reader.unlink(if *step == Step::InvalidateLease { &lease } else { KEY });
             }
             Step::EvictLease => drop(reader.unlink(&lease)),
             Step::EvictKey => drop(reader.unlink(KEY)),
@@ -110,17 +110,17 @@ fn search(reader: &mut Reader, protocol: Protocol, writer: &[Step], evict: &[Ste
     (culprit, played)
 }
 
-const STRIKE: [Step; 3] = [Step::Commit, Step::StrikeLease, Step::StrikeKey];
+const INVALIDATE: [Step; 3] = [Step::Commit, Step::InvalidateLease, Step::InvalidateKey];
 
 #[test]
 fn no_order_of_two_readers_a_change_and_an_eviction_leaves_an_old_value() {
     let server = Redis::start();
     in_each_form_on(&server, |reader| {
-        assert_eq!(search(reader, Protocol::Lease, &STRIKE, &[]), (None, 1_680));
+        assert_eq!(search(reader, Protocol::Lease, &INVALIDATE, &[]), (None, 1_680));
         // Once in full is enough: the other form runs the same bodies.
         let evictions = if reader.form == Form::Function { [Step::EvictLease, Step::EvictKey].as_slice() } else { &[] };
         for evict in evictions {
-            assert_eq!(search(reader, Protocol::Lease, &STRIKE, &[*evict]), (None, 16_800));
+            assert_eq!(search(reader, Protocol::Lease, &INVALIDATE, &[*evict]), (None, 16_800));
         }
     });
 }
@@ -129,9 +129,9 @@ fn no_order_of_two_readers_a_change_and_an_eviction_leaves_an_old_value() {
 fn the_search_finds_what_goes_wrong_with_a_plain_set_or_with_the_key_invalidated_before_its_lease() {
     let server = Redis::start();
     in_each_form_on(&server, |reader| {
-        let (culprit, _) = search(reader, Protocol::PlainSet, &STRIKE, &[]);
+        let (culprit, _) = search(reader, Protocol::PlainSet, &INVALIDATE, &[]);
         assert!(culprit.is_some(), "a slow reader");
-        let reversed = [Step::Commit, Step::StrikeKey, Step::StrikeLease];
+        let reversed = [Step::Commit, Step::InvalidateKey, Step::InvalidateLease];
         let (culprit, _) = search(reader, Protocol::Lease, &reversed, &[]);
         assert!(culprit.is_some(), "a fill between the two");
     });

@@ -156,10 +156,11 @@ impl Daemon {
 
 /// The program under test.
 pub fn coherd() -> String {
-    // Tests are and benches in target/PROFILE/deps, examples in target/PROFILE/examples.
+    // Tests and benches are in target/PROFILE/deps, and the demo is beside the program.
     let this = std::env::current_exe().expect("own path");
-    let program = this.ancestors().nth(2).expect("target directory").join("coherd");
-    assert!(program.exists(), "{} is missing: run `cargo build` first", program.display());
+    let beside = this.ancestors().skip(1).take(2).map(|dir| dir.join("coherd"));
+    let program =
+        beside.into_iter().find(|program| program.exists()).expect("coherd is built: run `cargo build` first");
     program.display().to_string()
 }
 

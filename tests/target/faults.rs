@@ -1,5 +1,5 @@
 //! Each way in which Redis can refuse: the kind it is, that nothing is confirmed meanwhile, and that all is confirmed
-//! once it is mended.
+//! once it is fixed.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ async fn working(url: &str) -> Driver {
     driver
 }
 
-/// Sends three deliveries into a broken target, sees the fault and no confirmation, mends it and sees all confirmed.
-async fn holds_until_mended(driver: &mut Driver, kind: FaultKind, mend: impl FnOnce()) {
+/// Sends three deliveries into a broken target, sees the fault and no confirmation, fixes it and sees all confirmed.
+async fn holds_until_repaired(driver: &mut Driver, kind: FaultKind, repair: impl FnOnce()) {
     for applied in [200, 300, 400] {
         driver.send(delivery(applied, &[(Action::Delete, &format!("user:{applied}")), (Action::Bump, "p")]));
     }
@@ -34,7 +34,7 @@ async fn holds_until_mended(driver: &mut Driver, kind: FaultKind, mend: impl FnO
     assert_eq!(driver.confirmed, [100], "nothing is confirmed that was not done");
     let fault = driver.troubles.iter().find(|fault| fault.kind == kind).expect("seen");
     assert!(fault.message.starts_with("Redis at ") && !fault.message.contains("user:"), "{fault}");
-    mend();
+    repair();
     driver.until("all is confirmed", |driver| driver.confirmed == [100, 200, 300, 400]).await;
     driver.until("it is up again", |driver| driver.ups >= 2).await;
 }
@@ -42,7 +42,7 @@ async fn holds_until_mended(driver: &mut Driver, kind: FaultKind, mend: impl FnO
 fn proof(server: &Redis) {
     let mut asked = Asked::of(server);
     assert_eq!(asked.field("applied").as_deref(), Some("400"));
-    assert!([200, 300, 400].iter().all(|n| !asked.has(&format!("user:{n}"))), "invalidated after the mending");
+    assert!([200, 300, 400].iter().all(|n| !asked.has(&format!("user:{n}"))), "invalidated after the fix");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -50,7 +50,7 @@ async fn a_killed_server_is_a_lost_connection() {
     let mut server = Redis::start();
     let mut driver = working(&server.url()).await;
     server.kill();
-    holds_until_mended(&mut driver, FaultKind::Connection, || {
+    holds_until_repaired(&mut driver, FaultKind::Connection, || {
         server.restart();
     })
     .await;
@@ -77,7 +77,7 @@ async fn a_stalled_server_leads_to_a_fresh_connection_and_loses_nothing() {
     let server = Redis::start();
     let mut driver = working(&server.url()).await;
     server.signal(Signal::Stop);
-    holds_until_mended(&mut driver, FaultKind::Timeout, || server.signal(Signal::Continue)).await;
+    holds_until_repaired(&mut driver, FaultKind::Timeout, || server.signal(Signal::Continue)).await;
     proof(&server);
     let mut asked = Asked::of(&server);
     until("the abandoned connections are gone", || {
@@ -109,7 +109,7 @@ async fn a_replica_is_waited_for_until_it_is_the_primary() {
     until("it is synchronised", || {
         asked.run::<String>(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
     });
-    holds_until_mended(&mut driver, FaultKind::ReadOnly, || asked.run(&["REPLICAOF", "NO", "ONE"])).await;
+    holds_until_repaired(&mut driver, FaultKind::ReadOnly, || asked.run(&["REPLICAOF", "NO", "ONE"])).await;
     proof(&server);
     // The replica took over the other server's (empty) data: its record is gone, and the pipeline hears of it.
     assert_eq!(driver.stored_records.last().expect("asked again").record, None);
@@ -127,7 +127,8 @@ async fn a_server_that_is_loading_is_waited_for() {
     let mut reloading = server.client();
     let reload = std::thread::spawn(move || ::redis::cmd("DEBUG").arg("RELOAD").query::<()>(&mut reloading));
     until("it is loading", || asked.run::<String>(&["INFO", "persistence"]).contains("loading:1").then_some(()));
-    holds_until_mended(&mut driver, FaultKind::NotReady, || asked.run(&["CONFIG", "SET", "key-load-delay", "0"])).await;
+    holds_until_repaired(&mut driver, FaultKind::NotReady, || asked.run(&["CONFIG", "SET", "key-load-delay", "0"]))
+        .await;
     reload.join().expect("joins").expect("reloads");
     proof(&server);
 }
@@ -141,7 +142,7 @@ async fn a_wrong_password_is_named_never_printed_and_tried_again() {
     let mut driver = working(&url).await;
     let _: () = asked.run(&["ACL", "SETUSER", "coherd", "resetpass", ">friend"]);
     let _: u64 = asked.run(&["CLIENT", "KILL", "USER", "coherd"]);
-    holds_until_mended(&mut driver, FaultKind::Denied, || asked.run(&["ACL", "SETUSER", "coherd", ">mellon"])).await;
+    holds_until_repaired(&mut driver, FaultKind::Denied, || asked.run(&["ACL", "SETUSER", "coherd", ">mellon"])).await;
     proof(&server);
     let text = format!("{:?}", driver.troubles);
     assert!(text.contains("AUTH was answered with WRONGPASS") && !text.contains("mellon"), "{text}");
@@ -166,8 +167,8 @@ async fn a_missing_permission_is_named_and_tried_again() {
         // Scripts that are known are called by name, which `eval` does not cover.
         let also = if missing == "eval" { "-evalsha" } else { "-flushall" };
         let _: () = asked.run(&["ACL", "SETUSER", "coherd", &format!("-{missing}"), also]);
-        let mend = || asked.run(&["ACL", "SETUSER", "coherd", "+@all"]);
-        holds_until_mended(&mut driver, FaultKind::Denied, mend).await;
+        let repair = || asked.run(&["ACL", "SETUSER", "coherd", "+@all"]);
+        holds_until_repaired(&mut driver, FaultKind::Denied, repair).await;
         proof(&server);
         assert!(driver.troubles[0].message.contains("NOPERM"), "{:?}", driver.troubles);
     }

@@ -69,7 +69,7 @@ impl Driver {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn ten_thousand_deliveries_arrive_in_order_through_one_lane() {
+async fn ten_thousand_deliveries_arrive_in_order_through_one_worker() {
     let server = Redis::start();
     let mut asked = Asked::of(&server);
     asked.fill(10_000, |n| format!("user:{n}"));
@@ -108,7 +108,7 @@ async fn a_server_killed_again_and_again_under_load_loses_no_delivery() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_dropped_lane_closes_its_connection() {
+async fn a_dropped_worker_closes_its_connection() {
     let server = Redis::start();
     let mut asked = Asked::of(&server);
     let mut driver = Driver::new(open_url(&server.url()));

@@ -71,7 +71,7 @@ const WEIGHTS: &[(u32, Fault)] = &[
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mend {
+pub enum Repair {
     Standby,
     Replay,
     Delay,
@@ -100,7 +100,7 @@ pub struct Faults {
     pub rng: Rng,
     pub daemon_is: State,
     pub unseen: Vec<Unseen>,
-    mends: Vec<(Instant, Mend)>,
+    repairs: Vec<(Instant, Repair)>,
     pub sql: Client,
 }
 
@@ -114,8 +114,8 @@ impl Faults {
     ) -> Faults {
         let mut sql = postgres_client(&world.primary).expect("connects");
         sql.run("SET synchronous_commit = local");
-        let (daemon_is, mends, unseen) = (State::Up, Vec::new(), Vec::new());
-        Faults { world, daemon, primary, replica, network, rng, daemon_is, unseen, mends, sql }
+        let (daemon_is, repairs, unseen) = (State::Up, Vec::new(), Vec::new());
+        Faults { world, daemon, primary, replica, network, rng, daemon_is, unseen, repairs, sql }
     }
 
     /// A superuser's session with the primary, whose commits wait for nobody.
@@ -136,7 +136,7 @@ impl Faults {
             }
             let lulls = self.rng.u32(..4) == 0;
             if lulls && self.rng.bool() {
-                self.mend_all();
+                self.remedies();
             }
             let lulls = lulls || fault == Fault::Together;
             self.world.lull(lulls);
@@ -147,29 +147,29 @@ impl Faults {
         }
     }
 
-    /// Mends everything.
+    /// Fixes everything.
     pub fn relent(&mut self) {
-        self.mend_all();
+        self.remedies();
         self.follow_standby("");
         self.delay_replay(0);
         self.world.history.of_all("no more faults");
     }
 
-    fn mend_all(&mut self) {
-        for (_, mend) in std::mem::take(&mut self.mends) {
-            self.mend(mend);
+    fn remedies(&mut self) {
+        for (_, repair) in std::mem::take(&mut self.repairs) {
+            self.repair(repair);
         }
     }
 
-    /// Mends what is due.
+    /// Fixes what is due.
     pub fn tend_until(&mut self, end: Instant) {
         loop {
             let now = Instant::now();
-            let (due, later) = std::mem::take(&mut self.mends).into_iter().partition(|(at, _)| *at <= now);
-            self.mends = later;
-            let due: Vec<(Instant, Mend)> = due;
-            for (_, mend) in due {
-                self.mend(mend);
+            let (due, later) = std::mem::take(&mut self.repairs).into_iter().partition(|(at, _)| *at <= now);
+            self.repairs = later;
+            let due: Vec<(Instant, Repair)> = due;
+            for (_, repair) in due {
+                self.repair(repair);
             }
             self.see();
             if now >= end {
@@ -179,14 +179,14 @@ impl Faults {
         }
     }
 
-    pub fn later(&mut self, most_ms: u64, mend: Mend) -> bool {
+    pub fn later(&mut self, most_ms: u64, repair: Repair) -> bool {
         let after = self.rng.u64(..most_ms);
-        self.at(after, mend);
+        self.at(after, repair);
         true
     }
 
-    pub fn at(&mut self, after_ms: u64, mend: Mend) {
-        self.mends.push((Instant::now() + Duration::from_millis(after_ms), mend));
+    pub fn at(&mut self, after_ms: u64, repair: Repair) {
+        self.repairs.push((Instant::now() + Duration::from_millis(after_ms), repair));
     }
 
     /// Whether the fault makes sense at the moment.
@@ -196,7 +196,7 @@ impl Faults {
         match (fault, self.daemon_is) {
             (Fault::StandbyGoes, _) => {
                 self.follow_standby("ghost");
-                self.later(1000, Mend::Standby)
+                self.later(1000, Repair::Standby)
             }
             (Fault::StandbyComes, _) => {
                 let name = if self.rng.bool() { STANDBY_NAME } else { "" };
@@ -206,12 +206,12 @@ impl Faults {
             (Fault::PauseReplay, _) => {
                 let long = tight && self.rng.u32(..3) == 0;
                 self.hold_replay();
-                self.later(if long { 4000 } else { 600 }, Mend::Replay)
+                self.later(if long { 4000 } else { 600 }, Repair::Replay)
             }
             (Fault::DelayReplay, _) => {
                 let delay = self.rng.u64(50..if tight { 900 } else { 300 });
                 self.delay_replay(delay);
-                self.later(2000, Mend::Delay)
+                self.later(2000, Repair::Delay)
             }
             (Fault::FreezeReceiver, _) => self.freeze_receiver(),
             // Where both crash and freeze are at work, a daemon that wakes may say what it knew before, for a moment.
@@ -220,7 +220,7 @@ impl Faults {
             (Fault::KillDaemon, State::Up | State::Frozen) => {
                 self.daemon.stop(Signal::Kill);
                 self.daemon_is = State::Down;
-                self.later(if rarely { 1000 } else { 50 }, Mend::StartDaemon)
+                self.later(if rarely { 1000 } else { 50 }, Repair::StartDaemon)
             }
             (Fault::KillDaemonThatWaitsNot, State::Up) if tight => {
                 let waits_not = self.daemon.status()["replicas"][0]["left"].is_string();
@@ -229,7 +229,7 @@ impl Faults {
             (Fault::FreezeDaemon, State::Up) => {
                 self.daemon.signal(Signal::Stop);
                 self.daemon_is = State::Frozen;
-                self.later(if rarely { 4000 } else { 500 }, Mend::ThawDaemon)
+                self.later(if rarely { 4000 } else { 500 }, Repair::ThawDaemon)
             }
             (Fault::CutWalsender, _) => {
                 let slot = &self.world.slot;
@@ -251,31 +251,31 @@ impl Faults {
         let _ = self.there().map(|mut sql| sql.try_run("SELECT pg_wal_replay_pause()"));
     }
 
-    fn mend(&mut self, mend: Mend) {
-        match mend {
-            Mend::Standby => {
+    fn repair(&mut self, repair: Repair) {
+        match repair {
+            Repair::Standby => {
                 let name = if self.rng.bool() { STANDBY_NAME } else { "" };
                 self.follow_standby(name);
             }
-            Mend::Replay => {
+            Repair::Replay => {
                 let _ = self.there().map(|mut sql| sql.try_run("SELECT pg_wal_replay_resume()"));
             }
-            Mend::Delay => self.delay_replay(0),
-            Mend::Receiver(pid) => send_signal(pid, Signal::Continue),
-            Mend::StartDaemon if self.daemon_is == State::Down => {
+            Repair::Delay => self.delay_replay(0),
+            Repair::Receiver(pid) => send_signal(pid, Signal::Continue),
+            Repair::StartDaemon if self.daemon_is == State::Down => {
                 self.daemon.launch_unready();
                 self.daemon_is = State::Up;
             }
-            Mend::ThawDaemon if self.daemon_is == State::Frozen => {
+            Repair::ThawDaemon if self.daemon_is == State::Frozen => {
                 self.daemon.signal(Signal::Continue);
                 self.daemon_is = State::Up;
             }
             // Something else has happened to it since.
-            Mend::StartDaemon | Mend::ThawDaemon => return,
-            Mend::Cache => self.network.behave(),
-            Mend::Walsender(pid) => send_signal(pid, Signal::Continue),
+            Repair::StartDaemon | Repair::ThawDaemon => return,
+            Repair::Cache => self.network.behave(),
+            Repair::Walsender(pid) => send_signal(pid, Signal::Continue),
         }
-        self.world.history.of_all(&format!("mended: {mend:?}"));
+        self.world.history.of_all(&format!("repaired: {repair:?}"));
     }
 
     /// A session with the replica, which may be away.
@@ -302,16 +302,16 @@ impl Faults {
         });
         pid.is_some_and(|pid| {
             send_signal(pid, Signal::Stop);
-            self.later(600, Mend::Receiver(pid))
+            self.later(600, Repair::Receiver(pid))
         })
     }
 
     /// A receiver that is stopped would not let its server shut down.
     fn restart_replica(&mut self, how: Signal) -> bool {
-        let is_receiver = |(_, mend): &mut (Instant, Mend)| matches!(mend, Mend::Receiver(_));
-        let receivers: Vec<(Instant, Mend)> = self.mends.extract_if(.., is_receiver).collect();
-        for (_, mend) in receivers {
-            self.mend(mend);
+        let is_receiver = |(_, repair): &mut (Instant, Repair)| matches!(repair, Repair::Receiver(_));
+        let receivers: Vec<(Instant, Repair)> = self.repairs.extract_if(.., is_receiver).collect();
+        for (_, repair) in receivers {
+            self.repair(repair);
         }
         self.replica.stop(how);
         self.world.history.of_all(&format!("the replica has ended by {how:?}"));

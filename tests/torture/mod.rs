@@ -138,7 +138,7 @@ impl World {
         if self.rows.is_at_rest(row, settled) {
             self.count(level, "where all had settled");
         }
-        let worth = self.rows.judge(row, settled, value);
+        let worth = self.rows.assess(row, settled, value);
         if worth == Worth::Fresh {
             return;
         }

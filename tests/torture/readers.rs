@@ -12,7 +12,7 @@ use crate::protocol::lease_of;
 
 /// Of readers with a lease or a version, one of so many dies before it fills.
 const DEATHS: u32 = 30;
-/// How long values live. Longer than any run: nothing is to heal by itself.
+/// How long values live. Longer than any run: nothing is to fix by itself.
 const VALUE_MS: u64 = 3_600_000;
 /// How often a follower looks whether the first one has filled.
 const FOLLOWS_MOST: u32 = 20;

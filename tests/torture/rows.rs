@@ -83,7 +83,7 @@ impl Rows {
     }
 
     /// Judges what a reader got who had seen before that everything up to `settled` is settled.
-    pub fn judge(&self, row: usize, settled: u64, value: Value) -> Worth {
+    pub fn assess(&self, row: usize, settled: u64, value: Value) -> Worth {
         let writes = self.of(row);
         let is_settled = |write: &Write| matches!(write.fate, Fate::Committed(token) if token <= settled);
         let is_it = |write: &Write| write.value == value && write.fate != Fate::RolledBack;
@@ -111,14 +111,14 @@ pub fn parse(text: &[u8]) -> Value {
 fn a_value_is_old_once_a_later_write_of_its_row_has_settled_and_not_before() {
     let rows = Rows::begin([1, 2]);
     let two = rows.announce(0, Some(3));
-    assert_eq!([1, 3, 2].map(|value| rows.judge(0, 90, Some(value))), [Worth::Fresh, Worth::Fresh, Worth::Unheard]);
+    assert_eq!([1, 3, 2].map(|value| rows.assess(0, 90, Some(value))), [Worth::Fresh, Worth::Fresh, Worth::Unheard]);
     let gone = rows.announce(0, None);
     let back = rows.announce(0, Some(4));
     rows.committed(two, 100);
     rows.rolled_back(back);
-    assert_eq!([Some(1), Some(3)].map(|value| rows.judge(0, 99, value)), [Worth::Fresh, Worth::Fresh]);
-    assert_eq!([Some(1), Some(3)].map(|value| rows.judge(0, 100, value)), [Worth::Old(1), Worth::Fresh]);
+    assert_eq!([Some(1), Some(3)].map(|value| rows.assess(0, 99, value)), [Worth::Fresh, Worth::Fresh]);
+    assert_eq!([Some(1), Some(3)].map(|value| rows.assess(0, 100, value)), [Worth::Old(1), Worth::Fresh]);
     rows.committed(gone, 120);
-    assert_eq!([Some(1), Some(3)].map(|value| rows.judge(0, 120, value)), [Worth::Old(2), Worth::Old(1)]);
-    assert_eq!([None, Some(4)].map(|value| rows.judge(0, 120, value)), [Worth::Fresh, Worth::Unheard]);
+    assert_eq!([Some(1), Some(3)].map(|value| rows.assess(0, 120, value)), [Worth::Old(2), Worth::Old(1)]);
+    assert_eq!([None, Some(4)].map(|value| rows.assess(0, 120, value)), [Worth::Fresh, Worth::Unheard]);
 }

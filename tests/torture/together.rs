@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Promise;
-use super::faults::{Fault, Faults, Mend, State};
+use super::faults::{Fault, Faults, Repair, State};
 use super::rows::Announced;
 use crate::support::process::{Signal, send_signal};
 use crate::support::wait::until_within;
@@ -18,7 +18,7 @@ const WRITE: &str = "INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_ser
 const FREE_BYTES: u64 = 2 << 20;
 /// Rows that change while their table is not published.
 const DRIFT_ROWS: usize = 12;
-/// How long the daemon may take to look at the catalogue once everything is mended.
+/// How long the daemon may take to look at the catalogue once everything is fixed.
 const LOOK_MOST: Duration = Duration::from_mins(1);
 
 /// How often each of them comes, beside all others.
@@ -44,7 +44,7 @@ impl Faults {
         }
     }
 
-    /// Writers are to pause afterwards, until all of it is mended.
+    /// Writers are to pause afterwards, until all of it is fixed.
     fn all_at_once(&mut self) -> bool {
         self.network.refuse(true);
         self.network.cut();
@@ -62,16 +62,16 @@ impl Faults {
         self.tend_until(Instant::now() + writes);
         let drifted = self.rng.bool() && self.drift();
         let back = self.rng.u64(50..back_ms);
-        self.at(back, Mend::Cache);
+        self.at(back, Repair::Cache);
         let replayed = back + self.rng.u64(200..replayed_ms);
-        self.at(replayed, Mend::Replay);
+        self.at(replayed, Repair::Replay);
         is_suspended || drifted || stops
     }
 
     fn cache_away(&mut self) -> bool {
         self.network.refuse(true);
         self.network.cut();
-        self.later(2500, Mend::Cache)
+        self.later(2500, Repair::Cache)
     }
 
     /// Writes log until the target is suspended, and has the slot let go of it: or the target would be suspended anew as
@@ -98,7 +98,7 @@ impl Faults {
         let pid = rows.first().and_then(|row| row[0].parse().ok());
         pid.is_some_and(|pid| {
             send_signal(pid, Signal::Stop);
-            self.later(2500, Mend::Walsender(pid))
+            self.later(2500, Repair::Walsender(pid))
         })
     }
 

@@ -1,4 +1,4 @@
-//! The end: everything is mended and settled, and what is cached is what the database has.
+//! The end: everything is fixed and settled, and what is cached is what the database has.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;

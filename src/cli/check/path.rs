@@ -145,7 +145,7 @@ async fn replica(dsn: &Dsn, subject: &str, source: Option<&Reached>) -> Result<O
         let message =
             format!("its replay is paused, so that it shows old rows. {MEANWHILE}. The statement is for the replica");
         let finding = Finding::warning(Code::REPLICA_PAUSED, subject, message);
-        return Ok(Some(finding.mend("SELECT pg_catalog.pg_wal_replay_resume();")));
+        return Ok(Some(finding.remedy("SELECT pg_catalog.pg_wal_replay_resume();")));
     }
     let Some(source) = source else { return Ok(None) };
     let began = Instant::now();
@@ -168,6 +168,6 @@ async fn replica(dsn: &Dsn, subject: &str, source: Option<&Reached>) -> Result<O
          statements are for the replica",
         standby.delay.as_millis()
     );
-    let finding = finding(message).mend("ALTER SYSTEM SET recovery_min_apply_delay = 0;");
-    Ok(Some(finding.mend("SELECT pg_catalog.pg_reload_conf();")))
+    let finding = finding(message).remedy("ALTER SYSTEM SET recovery_min_apply_delay = 0;");
+    Ok(Some(finding.remedy("SELECT pg_catalog.pg_reload_conf();")))
 }

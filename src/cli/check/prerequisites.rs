@@ -53,13 +53,13 @@ fn server(look: &Look) -> Vec<Finding> {
             server.wal_level
         );
         let remedy = set(hosting, "wal_level", "logical", Takes::Restart);
-        findings.push(Finding::error(Code::WAL_LEVEL, SOURCE, message).mend_all(remedy));
+        findings.push(Finding::error(Code::WAL_LEVEL, SOURCE, message).remedies(remedy));
     }
     if server.sender_timeout.is_zero() {
         let message =
             "wal_sender_timeout is 0: a daemon that vanished without a word holds its slot until TCP gives up";
         let remedy = set(hosting, "wal_sender_timeout", "60s", Takes::Reload);
-        findings.push(Finding::warning(Code::SENDER_TIMEOUT, SOURCE, message).mend_all(remedy));
+        findings.push(Finding::warning(Code::SENDER_TIMEOUT, SOURCE, message).remedies(remedy));
     }
     if server.encoding == "SQL_ASCII" {
         let message = "the database's encoding is SQL_ASCII, so bytes beyond ASCII come into keys as they are, and a \
@@ -76,7 +76,7 @@ fn synchronous(look: &Look) -> Option<Finding> {
         return None;
     }
     let counted = counted(&server.synchronous_standby_names, look.application_name, &server.standbys)?;
-    Some(Finding::error(Code::SYNCHRONOUS_STANDBY, SOURCE, counted.message()).mend_all(counted.remedy()))
+    Some(Finding::error(Code::SYNCHRONOUS_STANDBY, SOURCE, counted.message()).remedies(counted.remedy()))
 }
 
 /// Not only our own session's: what counts are those of the writers.
@@ -85,14 +85,14 @@ fn loose_commits(look: &Look) -> Option<Finding> {
     let mut places = Vec::new();
     let mut remedy = Vec::new();
     for place in &look.surroundings.loose_commits {
-        let (name, mending) = match place {
+        let (name, statements) = match place {
             LooseCommits::Server => {
-                let mending = set(look.surroundings.hosting, "synchronous_commit", "on", Takes::Reload);
-                ("the whole server".to_owned(), mending)
+                let statements = set(look.surroundings.hosting, "synchronous_commit", "on", Takes::Reload);
+                ("the whole server".to_owned(), statements)
             }
             LooseCommits::Database => {
-                let mending = format!("ALTER DATABASE {database} RESET synchronous_commit;");
-                (format!("database {database}"), vec![mending])
+                let statements = format!("ALTER DATABASE {database} RESET synchronous_commit;");
+                (format!("database {database}"), vec![statements])
             }
             LooseCommits::Role(role) => {
                 let role = quote_identifier(role);
@@ -100,19 +100,19 @@ fn loose_commits(look: &Look) -> Option<Finding> {
             }
             LooseCommits::RoleInDatabase(role) => {
                 let role = quote_identifier(role);
-                let mending = format!("ALTER ROLE {role} IN DATABASE {database} RESET synchronous_commit;");
-                (format!("role {role} in database {database}"), vec![mending])
+                let statements = format!("ALTER ROLE {role} IN DATABASE {database} RESET synchronous_commit;");
+                (format!("role {role} in database {database}"), vec![statements])
             }
         };
         places.push(name);
-        remedy.extend(mending);
+        remedy.extend(statements);
     }
     let message = format!(
         "synchronous_commit is off for {}: such a commit reaches the log, and so the caches, up to 3 × wal_writer_delay \
          later, and a crash of the server may lose it",
         places.join(", ")
     );
-    (!places.is_empty()).then(|| Finding::warning(Code::SYNCHRONOUS_COMMIT, SOURCE, message).mend_all(remedy))
+    (!places.is_empty()).then(|| Finding::warning(Code::SYNCHRONOUS_COMMIT, SOURCE, message).remedies(remedy))
 }
 
 /// Slots and WAL senders that are free.
@@ -123,7 +123,7 @@ fn room(look: &Look) -> Vec<Finding> {
         let message = format!("all {most} {what} ({setting}); more need a restart of the server");
         let more = most.saturating_add(5).to_string();
         let remedy = set(look.surroundings.hosting, setting, &more, Takes::Restart);
-        findings.push(Finding::error(code, SOURCE, message).mend_all(remedy));
+        findings.push(Finding::error(code, SOURCE, message).remedies(remedy));
     };
     if slot.is_none() && server.slots_used >= server.slots_max {
         full(Code::SLOTS_FULL, "replication slots are taken", "max_replication_slots", server.slots_max);
@@ -158,7 +158,7 @@ fn role(role: &Role, hosting: Hosting) -> Option<Finding> {
         Hosting::CloudSql | Hosting::Azure => format!("ALTER USER {name} WITH REPLICATION;"),
     };
     let message = format!("role {name} may not replicate, so it cannot follow the log");
-    (!role.replication).then(|| Finding::error(Code::ROLE_REPLICATION, SOURCE, message).mend(remedy))
+    (!role.replication).then(|| Finding::error(Code::ROLE_REPLICATION, SOURCE, message).remedy(remedy))
 }
 
 fn functions(look: &Look) -> Option<Finding> {
@@ -174,7 +174,7 @@ fn functions(look: &Look) -> Option<Finding> {
                  the schema's owner",
                 quote_identifier(role)
             );
-            return Some(Finding::warning(Code::FUNCTIONS_PRIVILEGE, SUBJECT, message).mend_all(operating(role)));
+            return Some(Finding::warning(Code::FUNCTIONS_PRIVILEGE, SUBJECT, message).remedies(operating(role)));
         }
         Some(_) => (Code::FUNCTIONS_OLD, "its functions are those of another version; coherd setup renews them"),
         None => (
@@ -182,7 +182,7 @@ fn functions(look: &Look) -> Option<Finding> {
             "it is not there: applications have no coherd.token(), and nobody can invalidate manually",
         ),
     };
-    Some(Finding::warning(code, SUBJECT, message).mend("coherd setup"))
+    Some(Finding::warning(code, SUBJECT, message).remedy("coherd setup"))
 }
 
 /// Postgres gives the right to everybody. Other programs may use it, so that it is not ours to take away.
@@ -194,7 +194,7 @@ fn senders(look: &Look) -> Option<Finding> {
                    coherd.flush() do: make caches colder, of the rules' keys only unless manual.keys is any. Where no other \
                    program needs it, a superuser can take that away";
     let finding = Finding::note(Code::MESSAGES_PUBLIC, SOURCE, message)
-        .mend(format!("REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC;"))
-        .mend(format!("GRANT EXECUTE ON FUNCTION {functions} TO {to};"));
+        .remedy(format!("REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC;"))
+        .remedy(format!("GRANT EXECUTE ON FUNCTION {functions} TO {to};"));
     (!functions.is_empty()).then_some(finding)
 }

@@ -16,14 +16,14 @@ const MIB: u64 = 1 << 20;
 pub(super) fn slot(look: &Look) -> Vec<Finding> {
     let Some(slot) = &look.database.slot else {
         let message = "it is not there yet; coherd setup or the first coherd run creates it";
-        return vec![Finding::warning(Code::SLOT_MISSING, subject(look.database), message).mend("coherd setup")];
+        return vec![Finding::warning(Code::SLOT_MISSING, subject(look.database), message).remedy("coherd setup")];
     };
     if let Some(wrong) = of_others(look.database, slot) {
         return vec![wrong];
     }
     let mut findings = Vec::new();
     if look.database.publication.is_none() {
-        findings.push(slot_without_publication(look.database, slot).mend("coherd setup"));
+        findings.push(slot_without_publication(look.database, slot).remedy("coherd setup"));
         return findings;
     }
     findings.extend(unfinished(look.database, slot));
@@ -66,7 +66,7 @@ fn unfinished(database: &Database, slot: &Slot) -> Option<Finding> {
          nobody waits for it any more, the statement takes it back, and coherd setup makes another"
     );
     let finding = Finding::error(Code::SLOT_UNFINISHED, subject(database), message);
-    Some(finding.mend(format!("SELECT pg_catalog.pg_cancel_backend({pid});")))
+    Some(finding.remedy(format!("SELECT pg_catalog.pg_cancel_backend({pid});")))
 }
 
 /// What is gone, or about to go.
@@ -78,7 +78,7 @@ fn lost(look: &Look, slot: &Slot) -> Option<Finding> {
             "the log it needs is gone{reason}: changes were missed. coherd run makes the slot anew and flushes the rules' \
              scopes, unless on_gap says halt. Do not drop it by hand: a cache without a record would then look like a new one"
         );
-        return Some(Finding::warning(Code::SLOT_LOST, subject(look.database), message).mend("coherd run"));
+        return Some(Finding::warning(Code::SLOT_LOST, subject(look.database), message).remedy("coherd run"));
     }
     if slot.wal_status.as_deref() != Some("unreserved") {
         return None;
@@ -87,7 +87,7 @@ fn lost(look: &Look, slot: &Slot) -> Option<Finding> {
                    cache would be flushed. Let coherd run and catch up; more room keeps the slot until it has";
     let more = u64::try_from(look.database.server.slot_keep_mib).unwrap_or_default().max(1024).saturating_mul(4);
     let remedy = set(look.surroundings.hosting, KEEP_SIZE, &format!("{more}MB"), Takes::Reload);
-    Some(Finding::warning(Code::SLOT_AT_RISK, subject(look.database), message).mend_all(remedy))
+    Some(Finding::warning(Code::SLOT_AT_RISK, subject(look.database), message).remedies(remedy))
 }
 
 const KEEP_SIZE: &str = "max_slot_wal_keep_size";
@@ -105,7 +105,7 @@ fn failover(look: &Look) -> Option<Finding> {
         let alter = format!("ALTER_REPLICATION_SLOT \"{}\" (FAILOVER true);", look.database.slot_name);
         let remedy =
             format!("psql {} -c {}", shell_word(&format!("{} replication=database", look.libpq)), shell_word(&alter));
-        return Some(Finding::warning(Code::SLOT_FAILOVER, subject(look.database), message).mend(remedy));
+        return Some(Finding::warning(Code::SLOT_FAILOVER, subject(look.database), message).remedy(remedy));
     }
     if around.synchronized_standby_slots.as_deref() != Some("") || around.standby_slots.is_empty() {
         return None;
@@ -115,7 +115,7 @@ fn failover(look: &Look) -> Option<Finding> {
                    are away; name those that may be promoted (and set sync_replication_slots = on on each of them)";
     let slots = around.standby_slots.join(", ");
     let remedy = set(around.hosting, "synchronized_standby_slots", &slots, Takes::Reload);
-    Some(Finding::warning(Code::STANDBY_SLOTS, "source", message).mend_all(remedy))
+    Some(Finding::warning(Code::STANDBY_SLOTS, "source", message).remedies(remedy))
 }
 
 /// How much log the slot may hold back, and how long it may be left alone.
@@ -128,7 +128,7 @@ pub(super) fn kept_log(look: &Look) -> Vec<Finding> {
             let message = "wal_budget is none and max_slot_wal_keep_size is -1: while a cache or coherd is away, the slot \
                            holds back log until the server's disk is full";
             let remedy = set(hosting, KEEP_SIZE, "10GB", Takes::Reload);
-            findings.push(Finding::warning(Code::WAL_UNBOUNDED, "source", message).mend_all(remedy));
+            findings.push(Finding::warning(Code::WAL_UNBOUNDED, "source", message).remedies(remedy));
         }
         (Some(keep), Some(budget)) if keep < budget => {
             let message = format!(
@@ -139,7 +139,7 @@ pub(super) fn kept_log(look: &Look) -> Vec<Finding> {
             );
             let more = budget.div_ceil(MIB).saturating_mul(2);
             let remedy = set(hosting, KEEP_SIZE, &format!("{more}MB"), Takes::Reload);
-            findings.push(Finding::warning(Code::WAL_KEEP_SIZE, "source", message).mend_all(remedy));
+            findings.push(Finding::warning(Code::WAL_KEEP_SIZE, "source", message).remedies(remedy));
         }
         _ => {}
     }
@@ -151,7 +151,7 @@ pub(super) fn kept_log(look: &Look) -> Vec<Finding> {
             timeout.as_secs()
         );
         let remedy = set(hosting, "idle_replication_slot_timeout", "0", Takes::Reload);
-        findings.push(Finding::warning(Code::IDLE_SLOT_TIMEOUT, "source", message).mend_all(remedy));
+        findings.push(Finding::warning(Code::IDLE_SLOT_TIMEOUT, "source", message).remedies(remedy));
     }
     findings
 }

@@ -42,7 +42,7 @@ pub(super) enum Preflight {
 }
 
 /// Holds the rules against the catalogue before anything is read. A database that is away is waited for. A rule that
-/// cannot be kept is refused at the first start, with the SQL that mends it. Later the daemon starts without it: the
+/// cannot be kept is refused at the first start, with the SQL that fixes it. Later the daemon starts without it: the
 /// pipeline finds it uncovered, and keeps the others.
 pub(super) async fn preflight(
     config: &Config,
@@ -59,7 +59,7 @@ pub(super) async fn preflight(
         };
         let reason = match attempt {
             Ok(database) => {
-                judged(&audit(&config.rules, &database), &database, &parts.targets).await?;
+                assessed(&audit(&config.rules, &database), &database, &parts.targets).await?;
                 return Ok(Preflight::Passed(Heirs::of(&database)));
             }
             Err(SourceError::Refused(text)) => return Err(anyhow::Error::msg(text).into()),
@@ -89,7 +89,7 @@ async fn look_at(config: &Config, dsn: &Dsn) -> Result<Database, SourceError> {
     }
 }
 
-async fn judged(findings: &[Finding], database: &Database, targets: &[Arc<dyn Target>]) -> Result<(), Failure> {
+async fn assessed(findings: &[Finding], database: &Database, targets: &[Arc<dyn Target>]) -> Result<(), Failure> {
     let (errors, rest): (Vec<_>, Vec<_>) = findings.iter().partition(|its| its.severity == Severity::Error);
     for finding in rest {
         warn!("{finding}");

@@ -19,8 +19,8 @@ pub fn audit(database: &Database, beside: &Beside) -> Vec<Finding> {
             "it makes the application's UPDATEs and DELETEs fail (55000, 42P10), for want of a replica identity that it can \
              send: {names}"
         );
-        let remedy = beside.unwritable.iter().flat_map(|it| mend(&publication, it));
-        findings.push(Finding::error(Code::PUBLISHED_UNWRITABLE, &subject, message).mend_all(remedy));
+        let remedy = beside.unwritable.iter().flat_map(|it| remedy(&publication, it));
+        findings.push(Finding::error(Code::PUBLISHED_UNWRITABLE, &subject, message).remedies(remedy));
     }
     if let Some(statement) = leave(database, beside) {
         let names = named(beside.unruled.iter().map(|(table, _)| table), beside.unruled_count);
@@ -33,7 +33,7 @@ pub fn audit(database: &Database, beside: &Beside) -> Vec<Finding> {
             "it sends tables that no rule names: {names}. A published table that loses its primary key refuses UPDATEs \
              (55000). {who}"
         );
-        findings.push(Finding::warning(Code::TABLE_SURPLUS, subject, message).mend(statement));
+        findings.push(Finding::warning(Code::TABLE_SURPLUS, subject, message).remedy(statement));
     }
     findings
 }
@@ -57,7 +57,7 @@ pub fn named<'a>(tables: impl Iterator<Item = &'a TableName>, count: u64) -> Str
     names.join(", ") + &more
 }
 
-fn mend(publication: &str, it: &Unwritable) -> Vec<String> {
+fn remedy(publication: &str, it: &Unwritable) -> Vec<String> {
     let table = &it.table;
     if it.is_virtual {
         let why = "a virtual generated column allows no FULL: give it a primary key, or take it out of the publication";

@@ -8,7 +8,7 @@ use crate::rules::nearest;
 use crate::rules::publish::{Demand, Identity, columns_sql, is_unbounded, publishable};
 use crate::table::{Generated, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, quote_identifier};
 
-/// Everything that is wrong with one table. All its findings are mended together, so one of them carries the statements
+/// Everything that is wrong with one table. All its findings are fixed together, so one of them carries the statements
 /// and the others point to it.
 pub(super) fn audit(demand: Demand) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -25,7 +25,7 @@ pub(super) fn audit(demand: Demand) -> Vec<Finding> {
     mendable.extend(published(&demand));
     mendable.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     if let Some((first, others)) = mendable.split_first_mut() {
-        first.remedy = demand.mend(&demand.identity());
+        first.remedy = demand.remedy(&demand.identity());
         for other in others {
             other.remedy.push(format!("-- the statements for {}", first.subject));
         }
@@ -57,7 +57,7 @@ fn unseen(table: &Table) -> Option<Finding> {
             let message = "it is unlogged, so its changes are not in the log. The statement writes the whole table into \
                            the log, and locks it meanwhile";
             let remedy = format!("ALTER TABLE {} SET LOGGED;", table.name);
-            hiding(Code::TABLE_UNLOGGED, message.to_owned()).map(|finding| finding.mend(remedy))
+            hiding(Code::TABLE_UNLOGGED, message.to_owned()).map(|finding| finding.remedy(remedy))
         }
         (_, Persistence::Temporary) => hiding(
             Code::TABLE_TEMPORARY,
@@ -275,7 +275,7 @@ fn bare_index(demand: &Demand) -> Option<Finding> {
          UPDATEs and DELETEs fail with 55000. A constraint on it forbids that"
     );
     let remedy = format!("ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE USING INDEX {name};");
-    Some(Finding::warning(Code::IDENTITY_INDEX, subject(demand), message).mend(remedy))
+    Some(Finding::warning(Code::IDENTITY_INDEX, subject(demand), message).remedy(remedy))
 }
 
 /// Columns that leave the database for nothing, where `source.publish` is `keys`.
@@ -297,11 +297,11 @@ fn surplus(demand: &Demand, is_good: bool) -> Option<Finding> {
         (true, false) => demand.replace(Some(&wanted)).to_vec(),
         _ => vec![LATER.to_owned()],
     };
-    (count > 0).then(|| Finding::warning(Code::COLUMN_SURPLUS, subject(demand), message).mend_all(remedy))
+    (count > 0).then(|| Finding::warning(Code::COLUMN_SURPLUS, subject(demand), message).remedies(remedy))
 }
 
 /// Together with other statements for the table, these would be others.
-const LATER: &str = "-- coherd check has the statements once the table's other findings are mended";
+const LATER: &str = "-- coherd check has the statements once the table's other findings are fixed";
 
 /// Columns whose large values stay away when an UPDATE leaves them alone. In the replica identity, and with FULL, the old
 /// row brings them; where the rule wants the old row it is refused above, or flushes at every UPDATE by its own choice.
@@ -319,9 +319,9 @@ fn toast(demand: &Demand, is_good: bool) -> Vec<Finding> {
              it: the rule's scope is flushed then, whatever on_missing_old says. REPLICA IDENTITY FULL brings it",
             list(&columns)
         );
-        let remedy = if is_good { demand.mend(&Identity::Full) } else { vec![LATER.to_owned()] };
+        let remedy = if is_good { demand.remedy(&Identity::Full) } else { vec![LATER.to_owned()] };
         (!columns.is_empty() && demand.can_be_full())
-            .then(|| Finding::warning(Code::TOAST, demand.subject_of(rule), message).mend_all(remedy))
+            .then(|| Finding::warning(Code::TOAST, demand.subject_of(rule), message).remedies(remedy))
     };
     skipping.filter_map(finding).collect()
 }
@@ -339,7 +339,7 @@ fn leaves(demand: &Demand) -> Vec<Finding> {
         let finding = Finding::hiding(Code::LEAF_UNLOGGED, subject(demand), message);
         let unlogged = table.leaves.iter().filter(|leaf| !leaf.logged && !leaf.foreign);
         let remedy = unlogged.map(|leaf| format!("ALTER TABLE {} SET LOGGED;", leaf.name));
-        findings.push(finding.mend_all(remedy));
+        findings.push(finding.remedies(remedy));
     }
     if table.identity == ReplicaIdentity::Full && !table.is_full() {
         let weak = table.leaves.iter().filter(|leaf| leaf.identity != ReplicaIdentity::Full);

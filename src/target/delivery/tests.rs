@@ -384,7 +384,7 @@ async fn after_a_failure_one_is_in_flight_until_it_is_confirmed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_has_to_mend_is_tried_slowly_and_the_rest_at_most_every_two_seconds() {
+async fn what_somebody_has_to_remedy_is_tried_slowly_and_the_rest_at_most_every_two_seconds() {
     for (kind, most) in [(FaultKind::OutOfMemory, 2), (FaultKind::Denied, 30)] {
         let target = Scripted::new(&[Act::Reject(kind); 60]);
         let mut bench = Bench::up(&target).await;

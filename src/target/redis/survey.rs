@@ -80,7 +80,7 @@ impl Survey {
         let commands: Vec<Cmd> = probes.iter().map(Probe::command).collect();
         let replies = self.ask("trying commands", &commands).await?;
         for (probe, reply) in probes.iter().zip(&replies) {
-            self.judge(probe, reply);
+            self.assess(probe, reply);
         }
         self.record().await?;
         if self.needs.has(Action::Publish) {
@@ -143,7 +143,7 @@ impl Survey {
         self.command(&format!("ACL SETUSER {user} {what}"))
     }
 
-    /// A finding about the user's rights, with the line that mends it.
+    /// A finding about the user's rights, with the line that fixes it.
     fn denied(&mut self, code: Code, why: &str, grants: &[String]) {
         let message = format!("user {}: {why}", self.line.user);
         let finding = match code {
@@ -151,18 +151,18 @@ impl Survey {
             Code::ACL_INFO | Code::ACL_MULTI => Finding::unknown(code, &self.subject, message),
             _ => Finding::error(code, &self.subject, message),
         };
-        let finding = finding.mend_all(grants.iter().map(|grant| self.grant(grant)));
-        self.find(finding.mend(KEEP_USER));
+        let finding = finding.remedies(grants.iter().map(|grant| self.grant(grant)));
+        self.find(finding.remedy(KEEP_USER));
     }
 
     /// What a reply says about a command that was tried.
-    fn judge(&mut self, probe: &Probe, reply: &Value) {
+    fn assess(&mut self, probe: &Probe, reply: &Value) {
         for error in probe.errors(reply) {
-            self.judge_error(probe, &error);
+            self.assess_error(probe, &error);
         }
     }
 
-    fn judge_error(&mut self, probe: &Probe, error: &Told) {
+    fn assess_error(&mut self, probe: &Probe, error: &Told) {
         match error.denial() {
             Some(Denial::Command) => {
                 let right = probe.right(&error.details);
@@ -196,7 +196,7 @@ impl Survey {
         };
         let finding = Finding::error(code, &self.subject, fault.message);
         let finding = match remedy {
-            Some(remedy) => finding.mend(self.command(remedy)).mend(KEEP_CONFIG),
+            Some(remedy) => finding.remedy(self.command(remedy)).remedy(KEEP_CONFIG),
             None => finding,
         };
         self.find(finding);
@@ -218,7 +218,7 @@ impl Survey {
                 self.line.place
             );
             let remedy = format!("{} -n {} DEL {}", self.cli, self.line.database, shell_word(&key));
-            self.find(Finding::error(Code::RECORD_UNREADABLE, &self.subject, message).mend(remedy));
+            self.find(Finding::error(Code::RECORD_UNREADABLE, &self.subject, message).remedy(remedy));
         }
         Ok(())
     }
@@ -240,7 +240,7 @@ impl Survey {
         let probe = Probe::publish(&self.config);
         let replies = self.ask(TRIED, &[probe.command(), redis::cmd("DISCARD")]).await?;
         if let Some(reply) = replies.first() {
-            self.judge(&probe, reply);
+            self.assess(&probe, reply);
         }
         if replies.get(1).and_then(Told::of).is_some_and(|error| error.denial().is_some()) {
             let why = "it may not DISCARD, so whether it may PUBLISH was not tried to the end";
@@ -271,20 +271,20 @@ impl Survey {
             Some(loader::Found::Same | loader::Found::Newer(_)) | None => return Ok(()),
             Some(loader::Found::Nothing) => {
                 let message = "readers' functions are not there yet, so that readers get errors; coherd run loads them";
-                warning(Code::LIBRARY_MISSING, message.to_owned()).mend(load)
+                warning(Code::LIBRARY_MISSING, message.to_owned()).remedy(load)
             }
             Some(loader::Found::Older(theirs)) => {
                 let message = format!(
                     "readers' functions are there in version {theirs}, and coherd's is {ours}; coherd run renews them"
                 );
-                warning(Code::LIBRARY_OLD, message).mend(format!("{load} REPLACE"))
+                warning(Code::LIBRARY_OLD, message).remedy(format!("{load} REPLACE"))
             }
             Some(loader::Found::Foreign) => {
                 let message = format!(
                     "a function library called {NAME} is there that is not coherd's: readers are served something else"
                 );
                 let finding = Finding::error(Code::LIBRARY_FOREIGN, &self.subject, message);
-                finding.mend(self.command(&format!("FUNCTION DELETE {NAME}"))).mend(load)
+                finding.remedy(self.command(&format!("FUNCTION DELETE {NAME}"))).remedy(load)
             }
         };
         self.find(finding);
@@ -295,7 +295,7 @@ impl Survey {
     async fn loading(&mut self) -> Result<(), Fault> {
         let probe = Probe::load();
         let reply = self.ask_one("FUNCTION LOAD", probe.command()).await?;
-        self.judge(&probe, &reply);
+        self.assess(&probe, &reply);
         Ok(())
     }
 }

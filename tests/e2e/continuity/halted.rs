@@ -27,7 +27,7 @@ fn ends_with_a_flush(shop: &mut Shop) {
     shop.invalidates_by_name();
 }
 
-/// It is up, not ready, says why and what to do, and the cache is as it was; a start with `on_gap: flush` heals.
+/// It is up, not ready, says why and what to do, and the cache is as it was; a start with `on_gap: flush` fixes.
 fn halts_and_heals(shop: &mut Shop, reason: &str, words: &str) {
     let before = ["other", "user:1", "user:2"];
     let said = halts(shop);

@@ -35,7 +35,7 @@ fn set(database: &Database, settings: &str) {
 }
 
 #[test]
-fn a_commit_that_waits_for_its_standby_is_not_in_the_sight_until_it_is_released() {
+fn a_commit_that_waits_for_its_standby_is_not_in_the_snapshot_until_it_is_released() {
     let mut followed = Followed::on(Database::create_on(own_server("")), Database::dsn);
     let mut asking = Asking::about(&followed);
     // Only who asks for it waits, or nobody could clean up.

@@ -89,7 +89,7 @@ impl Survey {
             return;
         };
         let remedy = self.command("CONFIG SET maxmemory-policy volatile-lru");
-        self.find(Finding::warning(code, &self.subject, message).mend(remedy).mend(KEEP_CONFIG));
+        self.find(Finding::warning(code, &self.subject, message).remedy(remedy).remedy(KEEP_CONFIG));
     }
 
     /// `min_slaves_good_slaves` is there only where `min-replicas-to-write` is set.
@@ -106,7 +106,7 @@ impl Survey {
         );
         let remedy = self.command("CONFIG SET min-replicas-to-write 1");
         let finding = Finding::warning(Code::TARGET_REPLICAS, &self.subject, message);
-        self.find(finding.mend(remedy).mend(KEEP_CONFIG));
+        self.find(finding.remedy(remedy).remedy(KEEP_CONFIG));
     }
 
     /// A cache that starts empty has nothing old in it.
@@ -133,7 +133,7 @@ impl Survey {
                        serves it until coherd is connected again, has seen by the record what is missing, and has sent or \
                        flushed it. Without persistence a restart is an empty cache, in which nothing is old";
         let finding = Finding::warning(Code::TARGET_PERSISTENCE, &self.subject, message);
-        self.find(finding.mend_all(remedy).mend(KEEP_CONFIG));
+        self.find(finding.remedies(remedy).remedy(KEEP_CONFIG));
         Ok(())
     }
 }
