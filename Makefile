@@ -2,11 +2,16 @@
 CARGO ?= cargo
 KEEP ?=
 
-.PHONY: demo test test-full model mutations chaos torture outage waits lint bench bench-large fuzz deb package-test test-matrix prerequisites readers
+.PHONY: demo test test-fast test-full model mutations chaos torture outage waits lint bench bench-large fuzz deb package-test test-matrix prerequisites readers
 
 demo: prerequisites ## the main job, step by step, on throw-away servers; KEEP=1 leaves them up
-	$(CARGO) build --release --bins --example demo
-	KEEP=$(KEEP) target/release/examples/demo
+	$(CARGO) build --profile demo --features demo --bins
+	KEEP=$(KEEP) target/demo/demo
+
+test-fast: ## what needs no server: unit tests, house rules, documentation; under a minute after the build
+	$(CARGO) test --lib
+	$(CARGO) test --doc
+	$(CARGO) test --test coherd -- tidy:: docs::texts:: schema::
 
 test: prerequisites readers ## every test, on real Postgres and Redis
 	$(CARGO) test
@@ -35,8 +40,11 @@ waits: prerequisites ## how long coherd.wait() takes behind changes of several k
 
 lint: ## formatting, clippy and the house rules
 	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --all-targets --features demo -- -D warnings
 	$(CARGO) test --quiet --test coherd tidy::
+	@# libfuzzer is C++.
+	@command -v c++ >/dev/null || echo "the fuzz targets are not checked: there is no c++ here"
+	! command -v c++ >/dev/null || $(CARGO) check --quiet --manifest-path fuzz/Cargo.toml --target-dir target
 
 bench: prerequisites ## speed and cost beside pg_recvlogical and a bare consumer; benches/bench/main.rs says how to choose a part
 	$(CARGO) build --release --bins
