@@ -133,7 +133,7 @@ pub struct Status {
     pub rules: Vec<RuleStatus>,
     /// In the order of the configuration.
     pub replicas: Vec<ReplicaStatus>,
-    /// Why the source cannot be asked what its readers see, while that is so.
+    /// Why coherd cannot check commit visibility, while that is so.
     pub probe_fault: Option<String>,
     /// The last gaps, oldest first.
     pub gaps: VecDeque<Event>,

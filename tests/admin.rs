@@ -155,7 +155,7 @@ fn what_the_slot_holds_back_and_a_target_suspended_show_on_every_page() {
     assert_eq!((its.slot_retained_bytes, its.safe_wal_size), (Some(4096), Some(8192)));
     assert!(its.last_look_age_seconds.is_some() && its.catalogue_age_seconds.is_some());
     assert!(its.targets[0].suspended && its.resends.len() == 1);
-    assert!(admin.get("/readyz").2.contains("target cache was suspended at 0/123; it is flushed when it returns"));
+    assert!(admin.get("/readyz").2.contains("target cache was suspended at 0/123; coherd flushes it when it is back"));
     let page = admin.get("/").2;
     assert!(page.contains("4096 bytes") && page.contains("suspended"), "{page}");
 }

@@ -294,7 +294,7 @@ fn a_placeholder_outside_the_identity_is_repaired() {
         &["UPDATE t SET n = 1", "UPDATE t SET email = email || 'x'", "DELETE FROM t WHERE id = 9"],
     );
     insta::assert_snapshot!(text, @r#"
-    error [identity-old-rows] rules[0] public.t: old rows do not carry email: where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
+    error [identity-old-rows] rules[0] public.t: Postgres does not log the old email, so coherd could not remove the old key when it changes or the row is deleted. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE. Or set on_missing_old in the rule: flush (flush its scope each time) or skip (keep the old key)
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public.t;
         ALTER PUBLICATION NAME ADD TABLE ONLY public.t;
@@ -319,7 +319,7 @@ fn a_nullable_placeholder_is_repaired_with_full() {
         &["UPDATE \"T\" SET \"eMail\" = 'b'", "DELETE FROM \"T\" WHERE id = 9"],
     );
     insta::assert_snapshot!(text, @r#"
-    error [identity-old-rows] rules[0] public."T": old rows do not carry "eMail": where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
+    error [identity-old-rows] rules[0] public."T": Postgres does not log the old "eMail", so coherd could not remove the old key when it changes or the row is deleted. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE. Or set on_missing_old in the rule: flush (flush its scope each time) or skip (keep the old key)
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE ONLY public."T";
         ALTER PUBLICATION NAME ADD TABLE ONLY public."T";
@@ -327,7 +327,7 @@ fn a_nullable_placeholder_is_repaired_with_full() {
         ALTER TABLE public."T" REPLICA IDENTITY FULL;
     error [column-unpublished] rules[0] public."T": publication NAME leaves out "eMail"; coherd setup adds it
         -- the statements for rules[0] public."T"
-    warning [identity-comparison] rules[1] public."T": old rows do not carry "eMail", which when_changed compares, so every UPDATE counts as a change. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE.
+    warning [identity-comparison] rules[1] public."T": Postgres does not log the old "eMail", which when_changed compares, so every UPDATE counts as a change. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE.
         -- the statements for rules[0] public."T"
     warning [column-list] rules[0] public."T": source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
         -- the statements for rules[0] public."T"
@@ -392,7 +392,7 @@ fn a_partition_tree_is_repaired_leaf_by_leaf() {
         &["UPDATE p SET v = v + 1", "UPDATE p1 SET v = 0", "DELETE FROM p WHERE id = 8"],
     );
     insta::assert_snapshot!(text, @r#"
-    error [identity-old-rows] rules[0] public.p: old rows do not carry v: where such a value changes or its row is deleted, the old key would stay. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE. Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)
+    error [identity-old-rows] rules[0] public.p: Postgres does not log the old v, so coherd could not remove the old key when it changes or the row is deleted. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE. Or set on_missing_old in the rule: flush (flush its scope each time) or skip (keep the old key)
         BEGIN;
         ALTER PUBLICATION NAME DROP TABLE public.p;
         ALTER PUBLICATION NAME ADD TABLE public.p;

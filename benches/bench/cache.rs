@@ -70,10 +70,11 @@ impl Cache {
         for (field, value) in ["applied", "system_id", "timeline"].iter().zip(&row[0]) {
             record.arg(field).arg(value);
         }
-        for field in ["confirmed", "settled"] {
+        // By the names of earlier builds too.
+        for field in ["confirmed", "settled", "struck"] {
             record.arg(field).arg(&row[0][0]);
         }
-        record.arg("rules").arg("new").arg("updated_ms").arg(0);
+        record.arg("rules").arg("new").arg("marks").arg("new").arg("updated_ms").arg(0);
         let () = record.query(&mut self.client).expect("HSET");
     }
 

@@ -14,7 +14,7 @@ use crate::backlog::{Backlog, SETTINGS};
 use crate::cache::Cache;
 use crate::consumer::{Follower, Place, begun, pg_recvlogical};
 use crate::meter::{Usage, has_ended, median};
-use crate::options::{Columns, Consumer, Options, Shape, Transport, Word};
+use crate::options::{Columns, Consumer, Options, Shape, Transport, Word, before};
 use crate::report::Report;
 use crate::support::Postgres;
 use crate::support::wait::until_within;
@@ -66,7 +66,9 @@ pub(crate) fn drain(
     let drained = if consumer == Consumer::PgRecvlogical {
         by_pg_recvlogical(backlog, &slot, transport, columns)
     } else {
-        let how = How { consumer, transport, publication: columns.word(), program: None };
+        let program = before().filter(|_| consumer == Consumer::Before);
+        let consumer = if program.is_some() { Consumer::Coherd } else { consumer };
+        let how = How { consumer, transport, publication: columns.word(), program: program.as_deref() };
         by_follower(backlog, caches, &slot, &how, |_, _| ())
     };
     backlog.drop_slot(&slot);
@@ -219,6 +221,10 @@ fn tell(
     if let Some((_, floor, floor_cpu)) = find(Consumer::Floor) {
         cells.push(("speed ÷ floor", json!(ours / floor)));
         cells.push(("CPU ÷ floor", json!(our_cpu / floor_cpu)));
+    }
+    if let Some((_, before, before_cpu)) = find(Consumer::Before) {
+        cells.push(("speed ÷ before", json!(ours / before)));
+        cells.push(("CPU ÷ before", json!(our_cpu / before_cpu)));
     }
     if let Some((_, plain, _)) = find(Consumer::PgRecvlogical) {
         cells.push(("speed ÷ pg_recvlogical", json!(ours / plain)));

@@ -8,7 +8,7 @@
 //! | `SHAPES` | `a,b,c` | backlogs: a single-row transactions, b one transaction, c 10 to 100 rows a transaction, three tables |
 //! | `TRANSPORT` | `tcp,unix` | to Postgres and to Redis |
 //! | `COLUMNS` | `keys,full` | what the publication publishes |
-//! | `CONSUMERS` | `pg_recvlogical,floor,coherd` | who drains |
+//! | `CONSUMERS` | `pg_recvlogical,floor,coherd` | who drains; `before` too, where `BEFORE` names another build of coherd |
 //! | `CHANGES` | 1000000 | of a backlog |
 //! | `ROUNDS` | 3 | medians are of so many, alternating; `writers` takes at least 5 |
 //! | `LIVE_SECONDS` | 4 | of each live measurement |

@@ -1,6 +1,7 @@
 //! What to measure, from the environment.
 
 use std::fmt;
+use std::path::PathBuf;
 
 /// A kind of backlog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) enum Consumer {
     PgRecvlogical,
     Floor,
     Coherd,
+    /// Another build of it, the program that `BEFORE` names.
+    Before,
 }
 
 /// A word that stands for one of a few things.
@@ -73,12 +76,13 @@ impl Word for Columns {
 }
 
 impl Word for Consumer {
-    const ALL: &'static [Self] = &[Consumer::PgRecvlogical, Consumer::Floor, Consumer::Coherd];
+    const ALL: &'static [Self] = &[Consumer::PgRecvlogical, Consumer::Floor, Consumer::Coherd, Consumer::Before];
     fn word(self) -> &'static str {
         match self {
             Consumer::PgRecvlogical => "pg_recvlogical",
             Consumer::Floor => "floor",
             Consumer::Coherd => "coherd",
+            Consumer::Before => "before",
         }
     }
 }
@@ -107,7 +111,10 @@ impl Options {
             shapes: words("SHAPES"),
             transports: words("TRANSPORT"),
             columns: words("COLUMNS"),
-            consumers: words("CONSUMERS"),
+            consumers: words("CONSUMERS")
+                .into_iter()
+                .filter(|its| *its != Consumer::Before || before().is_some())
+                .collect(),
             changes: number("CHANGES", 1_000_000),
             rounds: number("ROUNDS", 3),
         }
@@ -116,6 +123,11 @@ impl Options {
     pub(crate) fn wants(&self, part: &str) -> bool {
         self.parts.iter().any(|its| its == part)
     }
+}
+
+/// The program of [`Consumer::Before`], where there is one.
+pub(crate) fn before() -> Option<PathBuf> {
+    std::env::var_os("BEFORE").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// A number of the environment.

@@ -93,7 +93,7 @@ fn render(view: &View, now_ms: u64) -> String {
         row("replica", &self::replica(replica, since(replica.since_ms)));
     }
     if let Some(why) = &view.probe_fault {
-        row("readers", &format!("the source cannot be asked what they see: {why}"));
+        row("readers", &format!("cannot check commit visibility: {why}"));
     }
     let covered = view.rules.iter().filter(|rule| rule.covered).count();
     row("rules", &format!("{covered} of {} covered", view.rules.len()));
@@ -230,7 +230,7 @@ mod tests {
         slot       shop (publication coherd)
         state      streaming for 3 min
         ready      no
-                   target edge is down; its deliveries are repeated until it answers (refused [31m)
+                   target edge is down, retrying (refused [31m)
                    rules[1] public.orders is not covered: it is not in the publication
                        ALTER PUBLICATION coherd ADD TABLE public.orders;
         database   7000000000000000001, timeline 3

@@ -221,19 +221,19 @@ impl Why {
             Why::NotListed(rules) => {
                 let names: Vec<&str> = rules.iter().map(|rule| subject(*rule)).collect();
                 format!(
-                    "{}: what the rule says, or the way in which the publication holds its table, has changed since the \
-                     target was last brought on, or a replica had missed changes of it",
+                    "{}: the rule, its table, or how the publication contains it has changed since the target's record was \
+                     written, or a replica had missed changes",
                     names.join(", ")
                 )
             }
             Why::Uncovered(rule) => {
-                format!("{}: changes of its table are not, or not all, in the stream", subject(*rule))
+                format!("{}: changes of its table may be missing from the stream", subject(*rule))
             }
             Why::Republished(rule) => {
-                format!("{}: the way in which the publication holds its table has changed", subject(*rule))
+                format!("{}: its table, or how the publication contains it, has changed", subject(*rule))
             }
-            Why::Reinherited(rule) => format!("{}: other tables inherit from its table", subject(*rule)),
-            Why::ReplicaReturned => "a replica is back that was not waited for".to_owned(),
+            Why::Reinherited(rule) => format!("{}: other tables inherit from its table now", subject(*rule)),
+            Why::ReplicaReturned => "a replica is back".to_owned(),
             Why::Overspent(end, spent) => format!("suspended at {end}: {spent}"),
         }
     }

@@ -107,8 +107,8 @@ codes! {
     TABLE_SURPLUS "table-surplus" "a table is published that no rule names, which stands in the way of migrations";
     ROW_FILTER "row-filter" "the publication leaves out rows";
     IDENTITY_MISSING "identity-missing" "a table has no replica identity, so that writes to it fail once it is published";
-    IDENTITY_OLD_ROWS "identity-old-rows" "old rows do not carry what a key needs";
-    IDENTITY_COMPARISON "identity-comparison" "old rows do not carry what when_changed compares";
+    IDENTITY_OLD_ROWS "identity-old-rows" "Postgres does not log old values that a key needs";
+    IDENTITY_COMPARISON "identity-comparison" "Postgres does not log old values that when_changed compares";
     IDENTITY_GENERATED "identity-generated" "a generated column is left out where the replica identity is FULL, and writes fail";
     IDENTITY_VIRTUAL "identity-virtual" "the replica identity is FULL beside a virtual generated column, and writes fail";
     IDENTITY_INDEX "identity-index" "the replica identity is an index that DROP INDEX would take away";

@@ -37,7 +37,8 @@ impl<S: Source + 'static> Pipeline<S> {
             }
         }
         self.step(Input::Read(false))?;
-        self.observer.drained(self.core.is_drained());
+        let unconfirmed = || (0..self.core.target_count()).map(|target| self.core.waiting(target).1).sum();
+        self.observer.drained((!self.core.is_drained()).then(unconfirmed));
         match std::mem::replace(&mut self.link, Link::Nowhere) {
             // The process ends either way, and what was not acknowledged comes again.
             Link::Streaming { stream, .. } => stream.finish().await.or(Ok(())),

@@ -24,20 +24,20 @@ impl<S: Source + 'static> Pipeline<S> {
             | SourceError::Synchronous(_) => return error,
         };
         let what_then = match self.settings.policy.on_gap {
-            OnGap::Flush => "a new slot takes its place and every scope is flushed",
-            OnGap::Halt => "a new slot takes its place and every target halts (on_gap: halt)",
+            OnGap::Flush => "coherd creates a new slot and flushes every scope",
+            OnGap::Halt => "coherd creates a new slot and halts every target (on_gap: halt)",
         };
         match self.core.decoding_failed(at, Instant::now().into_std()) {
             (at, Failed::TryAgain(patience)) => SourceError::NotDecodable {
                 at: Some(at),
                 text: format!(
-                    "the log cannot be decoded at {at}: {text} coherd tries again for {} s; then {what_then}",
+                    "cannot decode the log at {at}: {text} coherd retries for {} s; then {what_then}",
                     patience.as_secs()
                 ),
             },
             (at, Failed::ForGood { times, lasted }) => {
                 let text = format!(
-                    "the log cannot be decoded at {at}, in {times} attempts over {} s: {text} Now {what_then}",
+                    "cannot decode the log at {at}, in {times} attempts over {} s: {text} Now {what_then}",
                     lasted.as_secs()
                 );
                 self.observer.source_gap(LOG_NOT_DECODABLE, &text);

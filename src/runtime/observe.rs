@@ -193,7 +193,7 @@ impl Observer {
         let before = self.board.status().state;
         if let SourceError::Busy(_) = error {
             if before.name() != "standby" {
-                info!("standing by, to take over when the other instance goes: {reason}");
+                info!("standing by, to take over when the other instance ends: {reason}");
             }
             self.board.enter(State::Standby { reason });
         } else {
@@ -203,7 +203,7 @@ impl Observer {
                 // Once is enough: readiness says the same for as long as it lasts.
                 if self.away == 1 {
                     error!(
-                        "the log is not followed, so that no writer waits for it; looking again by itself: {reason}"
+                        "not following the log, because writers would wait for coherd; checking again every few seconds: {reason}"
                     );
                 }
             } else if let SourceError::NotDecodable { .. } = error {
@@ -212,9 +212,9 @@ impl Observer {
                     warn!("{reason}");
                 }
             } else if is_worth_a_line(self.away) {
-                warn!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());
+                warn!("Postgres unavailable, retrying in {} ms: {reason}", pause.as_millis());
             } else {
-                debug!("Postgres is away, trying again in {} ms: {reason}", pause.as_millis());
+                debug!("Postgres unavailable, retrying in {} ms: {reason}", pause.as_millis());
             }
             self.board.enter(State::Reconnecting { reason });
         }
@@ -222,13 +222,14 @@ impl Observer {
 
     /// This process closes the stream itself, and opens it again.
     pub(super) fn reopens(&mut self, reason: String, pause: Duration) {
-        warn!("the stream is closed, and opened again in {} ms: {reason}", pause.as_millis());
+        warn!("closed the stream, reopening it in {} ms: {reason}", pause.as_millis());
         self.away = 1;
         self.board.enter(State::Reconnecting { reason });
     }
 
     pub(super) fn parked(&mut self) {
-        let reason = "every target is behind; Postgres keeps the log until one of them has room".to_owned();
+        let reason =
+            "every target is behind; closed the stream until one of them has room. The slot keeps the log".to_owned();
         warn!("{reason}");
         self.board.enter(State::Reconnecting { reason });
     }
@@ -259,8 +260,8 @@ impl Observer {
             if self.told_replaced.insert((target, subject.clone())) {
                 warn!(
                     to = name,
-                    "{subject}: what stood at KEY:version was no version pointer, and coherd replaced it by one; look for \
-                     what else writes these keys. Told once"
+                    "{subject}: replaced values at KEY:version that were not version pointers; something else writes these \
+                     keys. Logged once"
                 );
             }
         }
@@ -275,9 +276,9 @@ impl Observer {
             target.retries += 1;
         });
         if is_worth_a_line(attempts) {
-            warn!(to = self.name(target), attempts, "not delivered, trying again; nothing is lost: {fault}");
+            warn!(to = self.name(target), attempts, "delivery failed, retrying; nothing is lost: {fault}");
         } else {
-            debug!(to = self.name(target), attempts, "not delivered, trying again: {fault}");
+            debug!(to = self.name(target), attempts, "delivery failed, retrying: {fault}");
         }
     }
 
@@ -289,8 +290,8 @@ impl Observer {
     /// Absent nothing can go on.
     pub(super) fn worker_ended(&self, target: usize) -> String {
         format!(
-            "the worker of target {} has ended, which is a bug in coherd; start it again: nothing is lost, and what is \
-             not confirmed is sent again",
+            "the delivery worker of target {} has ended, which is a bug in coherd. Restart coherd: nothing is lost, it sends \
+             again what is not confirmed",
             self.name(target)
         )
     }
@@ -310,7 +311,7 @@ impl Observer {
         let (throttle, untold) = &mut self.unreadable;
         // Any role can write as many as it likes.
         if throttle.is_due(Instant::now()) {
-            error!(untold, "{unreadable} Every scope of every rule is flushed in its place");
+            error!(untold, "{unreadable} Flushing every scope of every rule instead");
             *untold = 0;
         } else {
             *untold += 1;
@@ -320,16 +321,18 @@ impl Observer {
     }
 
     pub(super) fn draining(&mut self) {
-        info!("draining: what has been read is delivered first");
+        info!("stopping: delivering what has been read");
         self.board.enter(State::Draining);
     }
 
-    pub(super) fn drained(&mut self, all: bool) {
+    /// `unconfirmed`: so many deliveries; `None` where everything is confirmed.
+    pub(super) fn drained(&mut self, unconfirmed: Option<u64>) {
         self.board.turned();
-        if all {
-            info!("everything that was read is confirmed");
-        } else {
-            warn!("not everything is confirmed; it comes from the slot again");
+        match unconfirmed {
+            None => info!("stopped; everything that was read is confirmed"),
+            Some(deliveries) => {
+                warn!("stopped; {deliveries} deliveries are unconfirmed, they will be repeated at the next start");
+            }
         }
     }
 
@@ -337,7 +340,7 @@ impl Observer {
     pub(super) fn observed(&mut self, observation: &Observation) {
         self.board.held_by(observation.holder.as_deref());
         if self.board.observed(observation.wal, observation.catalogue_at) {
-            info!("the catalogue is seen again");
+            info!("the catalogue can be read again");
         }
     }
 
@@ -346,9 +349,9 @@ impl Observer {
         let fault = error.to_string();
         // It is tried every second: one line for a spell.
         if self.board.unwatched(&fault) {
-            warn!("the catalogue cannot be seen, looking again every few seconds: {fault}");
+            warn!("cannot read the catalogue, retrying every few seconds: {fault}");
         } else {
-            debug!("the catalogue cannot be seen: {fault}");
+            debug!("cannot read the catalogue: {fault}");
         }
     }
 

@@ -74,7 +74,7 @@ impl<S: Source + 'static> Pipeline<S> {
     fn reopen(&mut self, why: Reopen) -> Result<(), Stopped> {
         let reason = match why {
             Reopen::StoodStill(lasted) => format!("this process stood still for {} s", lasted.as_secs()),
-            Reopen::CannotTakeBack => "coherd.wait() must not believe this stream any more".into(),
+            Reopen::CannotTakeBack => "coherd.wait() must not rely on this stream any more".into(),
             Reopen::Promoted => "the standby that is followed was promoted".into(),
             Reopen::Overtaken(target) => self.observer.overtaken(target),
             Reopen::Synchronous(why) => return self.lost(SourceError::Synchronous(why)),

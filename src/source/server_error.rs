@@ -310,10 +310,20 @@ impl ServerError {
             Doing::Streaming { .. } => return String::new(),
         };
         let role = quote_identifier(user);
-        if replication {
-            format!("Run as a superuser: ALTER ROLE {role} REPLICATION;")
-        } else {
-            format!("Grant the privilege to {role}.")
+        if replication { format!("Run as a superuser: ALTER ROLE {role} REPLICATION;") } else { self.grant(&role) }
+    }
+
+    /// The GRANT that is missing, where the message names the object as Postgres does in English.
+    fn grant(&self, role: &str) -> String {
+        let denied = self.message.strip_prefix("permission denied for ").and_then(|object| object.split_once(' '));
+        let Some((kind, name)) = denied else { return format!("Grant {role} what the message names.") };
+        let name = quote_identifier(name.trim_matches('"'));
+        match kind {
+            "table" | "view" | "relation" | "sequence" => format!("Run: GRANT SELECT ON {name} TO {role};"),
+            "schema" => format!("Run: GRANT USAGE ON SCHEMA {name} TO {role};"),
+            "function" => format!("Run: GRANT EXECUTE ON FUNCTION {name} TO {role};"),
+            "database" => format!("Run: GRANT CONNECT ON DATABASE {name} TO {role};"),
+            _ => format!("Grant {role} what the message names."),
         }
     }
 }

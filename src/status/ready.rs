@@ -13,15 +13,15 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
     let mut reasons = Vec::new();
     match &status.state {
         State::Streaming => {}
-        State::Starting => reasons.push("starting: the stream has not begun yet; see the log if this lasts".to_owned()),
+        State::Starting => reasons.push("starting: the stream is not open yet; see the log if this lasts".to_owned()),
         State::Standby { reason } => reasons.push(format!(
-            "hot standby: another instance streams from slot {}, and this one takes over when it goes ({reason})",
+            "hot standby: another instance reads slot {}; this one takes over when it ends ({reason})",
             status.slot
         )),
         State::Reconnecting { reason } => {
-            reasons.push(format!("reconnecting to Postgres by itself; fix what stands in the way ({reason})"));
+            reasons.push(format!("Postgres unavailable, retrying: {reason}"));
         }
-        State::Draining => reasons.push("draining: this instance is about to end".to_owned()),
+        State::Draining => reasons.push("stopping: this instance is about to end".to_owned()),
     }
     // An instance that stands by asks no target anything.
     let stands_by = matches!(status.state, State::Standby { .. });
@@ -36,28 +36,38 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
         && let Some((age, why)) = watch.blind(status.entered, now)
     {
         reasons.push(format!(
-            "the catalogue has not been seen for {} s: {why}; until it is, what happens to the publication and the \
-             tables goes unnoticed",
+            "coherd could not read the catalogue for {} s: {why}. Until it can, it misses changes of the publication and the tables",
             age.as_secs()
         ));
     }
     if let (State::Streaming, Some(why)) = (&status.state, &status.probe_fault) {
-        reasons.push(format!(
-            "the source cannot be asked what its readers see: {why}; invalidations leave, and nothing counts as settled"
-        ));
+        reasons
+            .push(format!("cannot check commit visibility: {why}. coherd sends early invalidations; nothing settles"));
     }
-    let lag = status.lag(now);
-    if lag >= ready_max_lag {
-        let holder = status.holder.as_ref().map(|holder| format!(" (the oldest: {holder})")).unwrap_or_default();
-        reasons.push(format!(
-            "settled has been {:.1} s and {} bytes behind the log, and admin.ready_max_lag is {:.1} s; the slowest \
-             target or replica, a commit that waits for a synchronous standby, or a long transaction of this database holds it{holder}",
-            lag.as_secs_f64(),
-            status.lag_bytes(),
-            ready_max_lag.as_secs_f64()
-        ));
-    }
+    reasons.extend(behind(status, now, ready_max_lag));
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+}
+
+/// What holds settled back, where that lasts too long.
+fn behind(status: &Status, now: Instant, ready_max_lag: Duration) -> Option<String> {
+    let lag = status.lag(now);
+    if lag < ready_max_lag {
+        return None;
+    }
+    let uncovered = status.rules.iter().filter(|rule| rule.uncovered.is_some()).map(|rule| &*rule.subject);
+    let uncovered: Vec<&str> = uncovered.collect();
+    if !uncovered.is_empty() {
+        let are = if uncovered.len() == 1 { "is" } else { "are" };
+        return Some(format!("settled is held back because {} {are} not covered (see above)", uncovered.join(", ")));
+    }
+    let holder = status.holder.as_ref().map(|holder| format!(" (the oldest: {holder})")).unwrap_or_default();
+    Some(format!(
+        "settled has been {:.1} s and {} bytes behind the log (admin.ready_max_lag is {:.1} s). A slow target or replica, \
+         a commit that waits for a synchronous standby, or a long transaction of this database holds it back{holder}",
+        lag.as_secs_f64(),
+        status.lag_bytes(),
+        ready_max_lag.as_secs_f64()
+    ))
 }
 
 /// What ends a halt. Everything that tells of one says the same.
@@ -83,14 +93,14 @@ fn trouble(target: &TargetStatus, now: Instant) -> Option<String> {
     }
     if let Some(why) = &target.suspended {
         let fault = target.fault.as_ref().map(|fault| format!(" ({fault})")).unwrap_or_default();
-        return Some(format!("target {name} was {why}; it is flushed when it returns{fault}"));
+        return Some(format!("target {name} was {why}; coherd flushes it when it is back{fault}"));
     }
     if let (true, Some(flushing)) = (target.up, &target.flushing) {
         let age = now.saturating_duration_since(flushing.since);
         return (age >= FLUSH_AGE_MAX).then(|| {
             format!(
-                "target {name} has been flushed of {} scope(s) for {} s, and changes wait until that is done; \
-                 limits.flush_keys_per_second sets the pace",
+                "flushing {} scope(s) of target {name} for {} s; nothing settles until that is done. \
+                 limits.flush_keys_per_second limits the speed",
                 flushing.scopes,
                 age.as_secs()
             )
@@ -98,7 +108,7 @@ fn trouble(target: &TargetStatus, now: Instant) -> Option<String> {
     }
     match &target.fault {
         _ if target.up => None,
-        Some(fault) => Some(format!("target {name} is down; its deliveries are repeated until it answers ({fault})")),
+        Some(fault) => Some(format!("target {name} is down, retrying ({fault})")),
         None => Some(format!("target {name} has not answered yet")),
     }
 }
@@ -137,7 +147,7 @@ mod tests {
             (State::Starting, "starting"),
             (State::Standby { reason: reason() }, "hot standby"),
             (State::Reconnecting { reason: reason() }, "said the server"),
-            (State::Draining, "draining"),
+            (State::Draining, "stopping"),
         ] {
             board.enter(state);
             assert!(reasons(&board).contains(word), "{word}: {}", reasons(&board));
@@ -148,7 +158,7 @@ mod tests {
     fn one_target_down_is_not_ready_and_is_named() {
         let board = streaming();
         board.target(1, |target| target.is_down("connection refused"));
-        insta::assert_snapshot!(reasons(&board), @"target edge is down; its deliveries are repeated until it answers (connection refused)");
+        insta::assert_snapshot!(reasons(&board), @"target edge is down, retrying (connection refused)");
     }
 
     #[test]
@@ -159,7 +169,7 @@ mod tests {
         board.target(1, |target| target.is_flushing(40));
         let at = |seconds: u64| readiness(&board.status(), begun + Duration::from_secs(seconds), MAX);
         assert_eq!(at(0), Ok(()));
-        insta::assert_snapshot!(at(3).unwrap_err().join("\n"), @"target edge has been flushed of 40 scope(s) for 3 s, and changes wait until that is done; limits.flush_keys_per_second sets the pace");
+        insta::assert_snapshot!(at(3).unwrap_err().join("\n"), @"flushing 40 scope(s) of target edge for 3 s; nothing settles until that is done. limits.flush_keys_per_second limits the speed");
         board.target(1, |target| target.is_flushing(0));
         assert_eq!(at(3), Ok(()));
     }
@@ -179,7 +189,7 @@ mod tests {
             target.is_down("connection refused");
             target.suspended = Some("suspended at 0/123 to keep the log within wal_budget (10 GiB)".to_owned());
         });
-        insta::assert_snapshot!(reasons(&board), @"target edge was suspended at 0/123 to keep the log within wal_budget (10 GiB); it is flushed when it returns (connection refused)");
+        insta::assert_snapshot!(reasons(&board), @"target edge was suspended at 0/123 to keep the log within wal_budget (10 GiB); coherd flushes it when it is back (connection refused)");
     }
 
     #[test]
@@ -210,7 +220,7 @@ mod tests {
         let begun = Instant::now();
         let at = |after: Duration| readiness(&board.status(), begun + after, MAX);
         assert_eq!(at(LOOK_AGE_MAX / 2), Ok(()));
-        insta::assert_snapshot!(at(LOOK_AGE_MAX).unwrap_err().join("\n"), @"the catalogue has not been seen for 30 s: permission denied; until it is, what happens to the publication and the tables goes unnoticed");
+        insta::assert_snapshot!(at(LOOK_AGE_MAX).unwrap_err().join("\n"), @"coherd could not read the catalogue for 30 s: permission denied. Until it can, it misses changes of the publication and the tables");
         assert!(board.observed(None, Instant::now()) && !board.observed(None, Instant::now()), "the spell ends once");
         assert_eq!(at(LOOK_AGE_MAX / 2), Ok(()));
         assert!(at(LOOK_AGE_MAX * 2).unwrap_err().join("\n").contains("the last look has not ended"));
@@ -228,7 +238,7 @@ mod tests {
         };
         assert_eq!(readiness(&status, status.entered + Duration::from_secs(1), MAX), Ok(()));
         let late = readiness(&status, status.entered + LOOK_AGE_MAX, MAX).unwrap_err().join("\n");
-        assert!(late.contains("not been seen for 36"), "{late}");
+        assert!(late.contains("could not read the catalogue for 36"), "{late}");
     }
 
     #[test]
@@ -239,6 +249,14 @@ mod tests {
         assert_eq!(readiness(&status, now, MAX), Ok(()));
         let late = readiness(&status, now + MAX, MAX).unwrap_err().join("\n");
         assert!(late.contains("500 bytes behind the log"), "{late}");
+        board.rules(["rules[0] public.users".into(), "rules[1] public.orders".into()]);
+        board.uncover(1, "it is not in the publication");
+        let held = readiness(&board.status(), now + MAX, MAX).unwrap_err().join("\n");
+        assert!(
+            held.ends_with("settled is held back because rules[1] public.orders is not covered (see above)"),
+            "{held}"
+        );
+        board.cover(1);
         board.moved(Watermarks { decoded: Lsn::new(500), settled: Lsn::new(500), ..Watermarks::default() });
         assert_eq!(readiness(&board.status(), now + MAX, MAX), Ok(()));
     }

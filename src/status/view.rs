@@ -55,7 +55,7 @@ pub struct View {
     pub targets: Vec<TargetView>,
     /// In the order of the configuration.
     pub replicas: Vec<ReplicaView>,
-    /// Why the source cannot be asked what its readers see, while that is so.
+    /// Why coherd cannot check commit visibility, while that is so.
     pub probe_fault: Option<String>,
     /// In the order of the configuration.
     pub rules: Vec<RuleView>,
@@ -113,7 +113,7 @@ pub struct TargetView {
     /// Another coherd, which follows another database, writes its record, so nothing is sent.
     #[serde(default)]
     pub record_taken: bool,
-    /// The slot goes on without it, to keep the log within `wal_budget`; it is flushed when it returns.
+    /// The slot goes on without it, to keep the log within `wal_budget`; coherd flushes it when it is back.
     pub suspended: bool,
     /// Since when it has been up, or not.
     pub since_ms: u64,

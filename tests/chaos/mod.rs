@@ -94,7 +94,8 @@ fn whatever_breaks_no_key_is_stale_in_the_end() {
         given("COHERD_CHAOS_SEED").map_or_else(|| fastrand::u64(..1_000_000), |text| text.parse().expect("a number"));
     println!("chaos: seed {seed}, {seconds} s of faults");
     let mut rng = Rng::with_seed(seed);
-    let (mut faults, _database) = stage(&mut rng);
+    // The daemon goes first.
+    let (_database, mut faults) = stage(&mut rng);
     let rounds = usize::try_from(seconds.div_ceil(ROUND.as_secs()).max(1)).expect("a modest number");
     for harm in HARMS.iter().copied().cycle().take(rounds) {
         let stale = round(&mut faults, &mut rng, harm);
@@ -108,7 +109,7 @@ fn whatever_breaks_no_key_is_stale_in_the_end() {
     }
     let log = faults.daemon.log();
     for event in log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
-        if event["message"].as_str().is_some_and(|text| text.contains("flushing every scope")) {
+        if event["message"].as_str().is_some_and(|text| text.contains("flushing the affected scopes")) {
             let reason = event["reason"].as_str().unwrap_or_default();
             faults.world.history.count(&format!("flushes: {reason}"), 1);
         }
@@ -117,7 +118,7 @@ fn whatever_breaks_no_key_is_stale_in_the_end() {
 }
 
 /// Every server, with a proxy on either side of the daemon, and all of it at work.
-fn stage(rng: &mut Rng) -> (Faults, Database) {
+fn stage(rng: &mut Rng) -> (Database, Faults) {
     let postgres = Arc::new(Postgres::start("wal_sender_timeout = 3s"));
     let database = Database::create_on(Arc::clone(&postgres));
     database.run(&tables::schema());
@@ -144,7 +145,7 @@ fn stage(rng: &mut Rng) -> (Faults, Database) {
         calm: AtomicBool::new(false),
         stop: AtomicBool::new(false),
     });
-    (Faults::new(world, daemon, caches.into(), (postgres, source), rng.fork()), database)
+    (database, Faults::new(world, daemon, caches.into(), (postgres, source), rng.fork()))
 }
 
 /// Faults for a while, then calm, then the verdict.

@@ -74,7 +74,7 @@ impl Shop {
         until("the stale key is gone", || (!self.cached().contains(&"user:1".to_owned())).then_some(()));
         self.ready();
         let (flushed, resent) =
-            (!self.told("flushes").is_empty(), self.daemon.log().contains("sent again from memory"));
+            (!self.told("flushes").is_empty(), self.daemon.log().contains("sending again from memory"));
         assert!(flushed || resent, "{}", self.daemon.log());
         let left = if flushed { &["other"][..] } else { &["other", "user:2"] };
         assert_eq!(self.cached(), left);

@@ -117,7 +117,7 @@ fn a_long_flush_is_not_ready_and_says_so() {
     shop.daemon.launch_unready();
     until("it says that it flushes", || {
         let (code, text) = shop.daemon.http("/readyz");
-        (code == 503 && text.contains("has been flushed of 40 scope(s)")).then_some(())
+        (code == 503 && text.contains("flushing 40 scope(s)")).then_some(())
     });
     until("it is done and ready", || (shop.daemon.http("/readyz").0 == 200).then_some(()));
     assert!(shop.cached().iter().all(|key| key.starts_with("foreign:")));

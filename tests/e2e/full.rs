@@ -30,5 +30,5 @@ fn a_full_cache_loses_every_key_that_changes_and_settles() {
     shop.daemon.stop(crate::support::process::Signal::Kill);
     shop.daemon.launch_unready();
     until("it is ready", || (shop.daemon.http("/readyz").0 == 200).then_some(()));
-    assert!(!shop.daemon.log().contains("flushing every scope"), "{}", shop.daemon.log());
+    assert!(!shop.daemon.log().contains("flushing the affected scopes"), "{}", shop.daemon.log());
 }

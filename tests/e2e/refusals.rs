@@ -152,7 +152,7 @@ fn a_database_that_is_away_is_waited_for_and_readiness_says_so() {
     });
     assert_snapshot!(format!("{}\n{}", said.0, said.1), @r#"
     503
-    reconnecting to Postgres by itself; fix what stands in the way (Postgres at 127.0.0.1:1: cannot be reached: Connection refused (os error 111); is Postgres running there, and listening?)
+    Postgres unavailable, retrying: Postgres at 127.0.0.1:1: cannot be reached: Connection refused (os error 111); is Postgres running there, and listening?
     target cache has not answered yet
     "#);
     assert_eq!(daemon.http("/livez").0, 200);
@@ -171,7 +171,7 @@ fn a_cache_that_is_away_is_waited_for_and_readiness_says_so() {
     });
     assert_snapshot!(format!("{}\n{}", said.0, said.1), @r#"
     503
-    target cache is down; its deliveries are repeated until it answers (Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?)
+    target cache is down, retrying (Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?)
     "#);
 }
 
@@ -188,6 +188,6 @@ fn a_wrong_cache_password_is_named_and_not_shown() {
         Some(daemon.http("/readyz")).filter(|(_, body)| body.contains("WRONGPASS") && !body.contains("starting"))
     });
     let said = said.1.replace(&format!("127.0.0.1:{}", redis.port()), "127.0.0.1:6379");
-    assert_snapshot!(said, @r#"target cache is down; its deliveries are repeated until it answers (Redis at 127.0.0.1:6379: AUTH was answered with WRONGPASS invalid username-password pair or user is disabled.; correct user and password in the url)"#);
+    assert_snapshot!(said, @r#"target cache is down, retrying (Redis at 127.0.0.1:6379: AUTH was answered with WRONGPASS invalid username-password pair or user is disabled.; correct user and password in the url)"#);
     assert!(!daemon.log().contains("hunter"), "{}", daemon.log());
 }

@@ -40,7 +40,7 @@ fn a_pointer_that_is_none_is_replaced_named_by_rule_once_and_in_nobodys_way() {
         }
     }
     let log = shop.daemon.log();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains("no version pointer")).collect();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("not version pointers")).collect();
     assert_eq!(told.len(), 1, "{told:?}\n{log}");
     assert!(told[0].contains("rules[0] public.product") && told[0].contains("\"cache\""), "{}", told[0]);
     assert!(!log.contains("product:1") && !log.contains("abc"), "no key and no value: {log}");

@@ -269,8 +269,11 @@ impl Drop for Database {
         );
         let drop_slots =
             format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}'");
-        let _ = client.try_run(&terminate);
-        until("the database's slots can be dropped", || client.try_run(&drop_slots).ok());
+        // Again and again: a daemon that has not ended yet opens its stream anew.
+        until("the database's slots can be dropped", || {
+            let _ = client.try_run(&terminate);
+            client.try_run(&drop_slots).ok()
+        });
         let _ = client.try_run(&format!("DROP DATABASE {name} WITH (FORCE)"));
     }
 }

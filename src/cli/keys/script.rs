@@ -3,6 +3,8 @@
 //! Quotes, comments and bodies are told apart as psql does (Postgres manual, "Lexical Structure"; `psqlscan.l`). The
 //! server has the last word: it takes each statement alone, and refuses a text that holds two.
 
+use crate::rules::nearest;
+
 /// One statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement<'a> {
@@ -126,7 +128,10 @@ impl Statement<'_> {
                 told("CONCURRENTLY runs in no transaction, and changes no row; leave it out")
             }
             known if ALLOWED.contains(&known) => None,
-            _ => told("it is none of the statements that are known to be undone by a rollback"),
+            _ => Some(match nearest(&first, ALLOWED.iter().copied()) {
+                Some(near) => format!("unknown statement {name}; did you mean {}?", near.to_ascii_uppercase()),
+                None => format!("unknown statement {name}; coherd runs only statements that a rollback undoes"),
+            }),
         }
     }
 }

@@ -157,12 +157,12 @@ impl fmt::Display for Gap {
             Gap::SlotWasGone { record } => {
                 write!(
                     f,
-                    "the replication slot was gone and had to be created anew, but the target was brought to {record}"
+                    "the replication slot was lost and coherd created a new one, but the target had been brought to {record}"
                 )
             }
-            Gap::RecordIsGone => f.write_str("the target holds keys but no record of how far it was brought"),
+            Gap::RecordIsGone => f.write_str("the target holds keys but no record"),
             Gap::RecordIsUnreadable => {
-                f.write_str("what stands at the key of the target's record is no record: something else writes there")
+                f.write_str("the value at the key of the target's record is not a record: something else writes there")
             }
             Gap::TargetWentBack { record, needed } => {
                 write!(

@@ -48,7 +48,7 @@ pub enum Anew {
 impl fmt::Display for Anew {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Anew::SlotWasGone => "the slot was gone and had to be created anew",
+            Anew::SlotWasGone => "the slot was lost and coherd created a new one",
             Anew::OtherDatabase => "the server is another database cluster now (other system identifier)",
             Anew::OtherTimeline => "the server is on a timeline that does not come from the one that was followed",
             Anew::DatabaseWentBack => "the server's log ends before what was read of it: it went back in time",

@@ -121,8 +121,8 @@ fn old_rows(demand: &Demand) -> Vec<Finding> {
         let missing = one.missing_old();
         if !missing.is_empty() && rule.on_missing_old == MissingOld::Refuse {
             let message = format!(
-                "old rows do not carry {}: where such a value changes or its row is deleted, the old key would stay. \
-                 {}Or say in the rule on_missing_old: flush (flush its scope each time) or skip (keep the old key)",
+                "Postgres does not log the old {}, so coherd could not remove the old key when it changes or the row is \
+                 deleted. {}Or set on_missing_old in the rule: flush (flush its scope each time) or skip (keep the old key)",
                 list(&missing),
                 how(demand, &missing)
             );
@@ -131,7 +131,7 @@ fn old_rows(demand: &Demand) -> Vec<Finding> {
         let compared = one.missing_comparison();
         if !compared.is_empty() {
             let message = format!(
-                "old rows do not carry {}, which when_changed compares, so every UPDATE counts as a change. {}",
+                "Postgres does not log the old {}, which when_changed compares, so every UPDATE counts as a change. {}",
                 list(&compared),
                 how(demand, &compared).trim_end()
             );

@@ -14,19 +14,22 @@ impl Observer {
     pub(in crate::runtime) fn tell(&mut self, event: Event) {
         match event {
             Event::FirstStart(target) => {
-                info!(to = self.name(target), "first start: what is in the target is trusted (on_first_start: keep)");
+                info!(to = self.name(target), "first start: trusting what is in the target (on_first_start: keep)");
             }
             Event::Gap(target, why) => self.gap(target, why.reason(), &self.text(&why)),
             Event::Flushing(target, why) => self.flushing(target, why.reason(), &self.text(&why)),
             Event::Resent(target, gap) => self.resent(target, gap.reason(), &gap.to_string()),
             Event::Halted(target, why) => self.halted(target, &self.text(&why)),
             Event::Released(target) => {
-                warn!(to = self.name(target), "every rule of the halted target was flushed manually; it goes on");
+                warn!(
+                    to = self.name(target),
+                    "every rule of the halted target was flushed manually; deliveries resumed"
+                );
                 self.board.target(target, |target| target.halted = None);
             }
             Event::Suspended(target, why) => self.suspended(target, why.reason(), &self.text(&why)),
             Event::Resumed(target) => {
-                info!(to = self.name(target), "the suspended target answers again; deliveries resumed");
+                info!(to = self.name(target), "target recovered; deliveries resumed");
                 self.board.target(target, |target| target.suspended = None);
             }
             Event::RecordTaken(target, writer, system_id) => self.record_is_taken(target, &writer, system_id),
@@ -50,11 +53,11 @@ impl Observer {
             Event::Anew(why) => {
                 self.board.turned();
                 self.unsettled = Unsettled::new();
-                warn!("{why}; every target is compared with the server anew");
+                warn!("{why}; reconciling every target");
             }
             Event::Streaming(opening, has_failed) => self.streaming(&opening, has_failed),
             Event::StreamsOn => {
-                info!("following the log again, beyond where it could not be decoded");
+                info!("following the log again, past the position that could not be decoded");
                 self.board.enter(State::Streaming);
             }
             Event::ReplicaLeft(replica, why) => self.replica_left(replica, why),
@@ -74,13 +77,13 @@ impl Observer {
     }
 
     fn flushing(&mut self, target: usize, reason: &'static str, text: &str) {
-        warn!(to = self.name(target), reason, "{text}; flushing every scope concerned");
+        warn!(to = self.name(target), reason, "{text}; flushing the affected scopes");
         self.metrics.flushed(reason);
         self.board.flushed(reason, format!("{}: {text}", self.name(target)));
     }
 
     fn resent(&mut self, target: usize, reason: &'static str, text: &str) {
-        warn!(to = self.name(target), reason, "{text}; what it lost is sent again from memory");
+        warn!(to = self.name(target), reason, "{text}; sending again from memory what it lost");
         self.metrics.resent(reason);
         self.board.resent(reason, format!("{}: {text}; what it lost was sent again", self.name(target)));
     }
@@ -92,7 +95,7 @@ impl Observer {
 
     /// `text` reads on after "the target was ".
     fn suspended(&mut self, target: usize, reason: &'static str, text: &str) {
-        error!(to = self.name(target), "{text}; it is flushed when it returns");
+        error!(to = self.name(target), "{text}; coherd flushes the target when it is back");
         self.gap(target, reason, text);
         self.board.target(target, |target| target.suspended = Some(text.to_owned()));
     }
@@ -107,7 +110,7 @@ impl Observer {
         });
         if is_new {
             let name = self.name(target);
-            error!(to = name, "nothing is sent: {text}. {}", record_advice(name));
+            error!(to = name, "sending nothing: {text}. {}", record_advice(name));
         }
     }
 
@@ -115,8 +118,8 @@ impl Observer {
         self.board.turned();
         error!(
             keys,
-            "more keys were invalidated manually than fit in memory for a suspended target (source.wal_budget): those \
-             outside of the rules' scopes have to be named again when it is back"
+            "lost manual keys of a suspended target, because they do not fit in memory; invalidate those that no rule covers \
+             again when the target is back"
         );
     }
 

@@ -11,7 +11,7 @@ impl Observer {
     /// The source says what its readers see.
     pub(in crate::runtime) fn probed(&mut self) {
         if self.board.probed() {
-            info!("the source can be asked again what its readers see");
+            info!("commit visibility can be checked again");
         }
     }
 
@@ -20,11 +20,11 @@ impl Observer {
         let fault = error.to_string();
         if self.board.unprobed(&fault) {
             warn!(
-                "the source cannot be asked what its readers see, asking again; invalidations leave, and will once more, \
-                 and nothing counts as settled until then: {fault}"
+                "cannot check commit visibility, retrying; sending early invalidations, which will be repeated. Nothing settles \
+                 until then: {fault}"
             );
         } else {
-            debug!("the source cannot be asked what its readers see: {fault}");
+            debug!("cannot check commit visibility: {fault}");
         }
     }
 
@@ -47,7 +47,7 @@ impl Observer {
             its.fault.replace(fault.clone()).is_none()
         });
         if is_new {
-            warn!(replica = &*self.board.replica_name(replica), "the replica does not answer, asking again: {fault}");
+            warn!(replica = &*self.board.replica_name(replica), "the replica does not answer, retrying: {fault}");
         } else {
             debug!(replica = &*self.board.replica_name(replica), "the replica does not answer: {fault}");
         }
@@ -63,15 +63,15 @@ impl Observer {
         let why = why.to_string();
         warn!(
             replica = &*self.board.replica_name(replica),
-            "the replica is not waited for any more, so caches must not be filled from it: {why}; when it has caught up, \
-             the rules that it concerns are flushed"
+            "stopped waiting for the replica: {why}. Do not fill caches from it. When it has caught up, coherd flushes the \
+             rules that changed in the meantime"
         );
         self.board.replica_stands(replica, Some(why));
     }
 
     /// It is waited for again.
     pub(in crate::runtime) fn replica_returned(&mut self, replica: usize) {
-        info!(replica = &*self.board.replica_name(replica), "the replica has caught up and is waited for again");
+        info!(replica = &*self.board.replica_name(replica), "the replica has caught up; waiting for it again");
         self.board.replica_stands(replica, None);
     }
 }

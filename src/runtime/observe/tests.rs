@@ -62,7 +62,7 @@ fn a_target_that_was_suspended_is_a_gap_and_not_ready_until_it_is_taken_back() {
     let mut its = told();
     let spent = Overspent::Budget { retained: 10 << 30, limit: 10 << 30 };
     its.observer.tell(Event::Suspended(0, Why::Overspent(Lsn::new(0x123), spent)));
-    insta::assert_snapshot!(its.reasons(), @"target cache was suspended at 0/123: the slot holds back 10240 MiB of log, and source.wal_budget is 10240 MiB; it is flushed when it returns");
+    insta::assert_snapshot!(its.reasons(), @"target cache was suspended at 0/123: the slot holds back 10240 MiB of log, and source.wal_budget is 10240 MiB; coherd flushes it when it is back");
     assert!(its.has_metric("coherd_gaps_total{reason=\"wal_budget\"} 1"));
     let gaps = its.board.status().gaps;
     assert_eq!(gaps.back().map(|gap| gap.reason), Some("wal_budget"));
@@ -108,7 +108,7 @@ fn a_look_that_fails_is_told_after_half_a_minute_with_its_reason() {
     assert_eq!(its.reasons(), "");
     let late = Instant::now() + crate::status::LOOK_AGE_MAX;
     let reasons = readiness(&its.board.status(), late, MAX_LAG).unwrap_err().join("\n");
-    assert!(reasons.contains("the catalogue has not been seen for 30 s: permission denied"), "{reasons}");
+    assert!(reasons.contains("coherd could not read the catalogue for 30 s: permission denied"), "{reasons}");
 }
 
 #[test]

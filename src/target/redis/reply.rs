@@ -151,10 +151,7 @@ pub(super) fn refused(place: &str, step: Step, error: &ServerError) -> Fault {
 
 /// A reply of another shape than the command has.
 pub(super) fn unexpected(place: &str, step: Step) -> Fault {
-    let message = format!(
-        "{place}: the reply to {} has a shape that Redis does not give; look at what stands between",
-        step.command()
-    );
+    let message = format!("{place}: unexpected reply to {}; is there a proxy in front of the server?", step.command());
     Fault { kind: FaultKind::Rejected, message }
 }
 

@@ -50,8 +50,8 @@ fn a_row_filter_that_fails_costs_a_flush_and_not_the_stream() {
     shop.sql.run("INSERT INTO audit VALUES (0)");
     shop.change_user_1();
     let said = shop.not_ready_because("22012");
-    assert!(said.contains("cannot be decoded at 0/") && said.contains("division by zero"), "{said}");
-    assert!(said.contains("a new slot takes its place"), "{said}");
+    assert!(said.contains("cannot decode the log at 0/") && said.contains("division by zero"), "{said}");
+    assert!(said.contains("coherd creates a new slot"), "{said}");
     shop.got_past_it();
     // A row that the filter can judge does no harm.
     shop.sql.run("INSERT INTO audit VALUES (1)");
@@ -81,7 +81,7 @@ fn it_halts_where_on_gap_says_so() {
     shop.sql.run("INSERT INTO audit VALUES (0)");
     shop.change_user_1();
     let said = shop.not_ready_because("halted");
-    assert!(said.contains("cannot be decoded at 0/") && said.contains("22012"), "{said}");
+    assert!(said.contains("cannot decode the log at 0/") && said.contains("22012"), "{said}");
     assert_eq!(shop.cached(), ["other", "user:1", "user:2"]);
     assert_eq!(shop.daemon.http("/livez").0, 200);
     assert!(!shop.daemon.has_ended());

@@ -59,7 +59,7 @@ fn slot_lost_by_max_slot_wal_keep_size_while_a_target_is_away() {
     // The daemon puts a new slot in its place at once, which may be lost as well.
     until("the daemon tells that the slot was lost", || {
         shop.write_bulk();
-        shop.daemon.log().contains("the slot was gone and had to be created anew").then_some(())
+        shop.daemon.log().contains("the slot was lost and coherd created a new one").then_some(())
     });
     shop.redis.signal(Signal::Continue);
     until("every key of the rules is gone", || (shop.cached() == ["other"]).then_some(()));
