@@ -46,7 +46,7 @@ pub const FLUSHES: &str = "flushes";
 pub const RESENDS: &str = "resends";
 /// `coherd_overflows_total{target,limit}`: times that keys became flushes, because there were too many of them.
 pub const OVERFLOWS: &str = "overflows";
-/// `coherd_manual_keys_ignored_total`: manual keys, and that no rule covers.
+/// `coherd_manual_keys_ignored_total`: manual keys that no rule covers.
 pub const MANUAL_KEYS_IGNORED: &str = "manual_keys_ignored";
 /// `coherd_build_info{version}`: always 1.
 pub const BUILD: &str = "build";

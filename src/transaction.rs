@@ -123,7 +123,7 @@ pub struct Reader {
     manual: ManualKeys,
     cover: Cover,
     heirs: Heirs,
-    /// Manual keys and count nowhere, not told yet.
+    /// Manual keys that no rule covers, not told yet.
     ignored: u64,
     relations: HashMap<u32, Bound, foldhash::fast::FixedState>,
     /// The relation that the message before has described.

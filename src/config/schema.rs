@@ -1,13 +1,13 @@
 //! The configuration as a JSON Schema, for editors, and as a list of fields, for the manual. The structure is asked of the
 //! structs that read it ([`probe`]), the words are those of the shipped file ([`words`]).
 
-mod probe;
+mod introspect;
 mod words;
 
 use serde_json::{Map, Value, json};
 
-pub(in crate::config) use probe::fields_of;
-pub use probe::{Field, Shape};
+pub(in crate::config) use introspect::fields_of;
+pub use introspect::{Field, Shape};
 
 use self::words::said;
 use super::raw::{RawAdmin, RawLimits, RawLog, RawManual, RawSource, RawTarget, SECTIONS};
@@ -80,9 +80,9 @@ fn section(name: &str) -> Option<Shape> {
         "limits" => fields_of::<RawLimits>(),
         "admin" => fields_of::<RawAdmin>(),
         "log" => fields_of::<RawLog>(),
-        "on_gap" => return probe::shape_of::<OnGap>(),
-        "on_first_start" => return probe::shape_of::<OnFirstStart>(),
-        "repeat_after" => return probe::shape_of::<String>(),
+        "on_gap" => return introspect::shape_of::<OnGap>(),
+        "on_first_start" => return introspect::shape_of::<OnFirstStart>(),
+        "repeat_after" => return introspect::shape_of::<String>(),
         _ => return None,
     };
     Some(Shape::Fields(fields))

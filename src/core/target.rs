@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::continuity::{Recent, Stranger};
-use super::gathering::Overflow;
 use super::history::History;
+use super::overflow::Overflow;
 use super::pending::{Pending, Stage, Stages};
 use super::repeating::Repeat;
 use super::uncounted::Uncounted;

@@ -1,6 +1,6 @@
 //! Where changes come from.
 
-mod binding;
+mod channel_binding;
 pub mod catalog;
 mod dial;
 pub mod dsn;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
-use super::binding::server_end_point;
+use super::channel_binding::server_end_point;
 
 /// rustls reads 4 KiB at a time, which would be a system call for every few changes.
 pub(super) const TLS_READ_BYTES: usize = 64 * 1024;

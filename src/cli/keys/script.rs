@@ -127,6 +127,7 @@ impl Statement<'_> {
             "create" | "drop" | "reindex" if self.has(&["concurrently"]) => {
                 told("CONCURRENTLY runs in no transaction, and changes no row; leave it out")
             }
+            "checkpoint" | "discard" | "load" => told("no rollback undoes it; leave it out"),
             known if ALLOWED.contains(&known) => None,
             _ => Some(match nearest(&first, ALLOWED.iter().copied()) {
                 Some(near) => format!("unknown statement {name}; did you mean {}?", near.to_ascii_uppercase()),
@@ -353,6 +354,9 @@ mod tests {
         }
         insta::assert_snapshot!(refused("UPDATE t SET a = 1;\n-- then\n COMMIT;"), @"3:2: COMMIT cannot be tried: the fix is tried in one transaction, which is rolled back, so it may neither begin nor end one; leave it out, and run the file with psql -1 -f, which puts BEGIN and COMMIT around it");
         insta::assert_snapshot!(refused("vacuum full t"), @"1:1: VACUUM cannot be tried: it runs in no transaction, and changes no row; leave it out");
+        insta::assert_snapshot!(refused("UPDAT t SET a = 1"), @"1:1: unknown statement UPDAT; did you mean UPDATE?");
+        insta::assert_snapshot!(refused("frobnicate"), @"1:1: unknown statement FROBNICATE; coherd runs only statements that a rollback undoes");
+        insta::assert_snapshot!(refused("CHECKPOINT"), @"1:1: CHECKPOINT cannot be tried: no rollback undoes it; leave it out");
         insta::assert_snapshot!(refused("SELECT 'a'';"), @"1:8: a quote begins here that never ends");
         insta::assert_snapshot!(refused("SELECT 1; /* a /* b */"), @"1:11: a comment begins here that never ends");
         insta::assert_snapshot!(refused("DO $x$ BEGIN END $y$"), @"1:4: a text in dollar quotes begins here that never ends");

@@ -1,4 +1,4 @@
-//! Whether a database that was lost snapshot of is still the one that was followed.
+//! Whether a database that coherd lost sight of is still the one that it followed.
 
 use std::fmt;
 

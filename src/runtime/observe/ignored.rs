@@ -1,4 +1,4 @@
-//! Manual keys and count nowhere: each counted, and told now and then. Anybody may send them, and they may
+//! Manual keys that no rule covers: each is counted, and told now and then. Anybody may send them, and they may
 //! hold what nobody should read in a log, so only their number is told.
 
 use std::time::{Duration, Instant};

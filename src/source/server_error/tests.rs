@@ -120,3 +120,19 @@ fn a_body_is_read_as_far_as_it_goes() {
     assert_eq!(ServerError::read(b"C42").code, "42");
     assert_eq!(ServerError::read(b"").code, "");
 }
+
+#[test]
+fn a_missing_privilege_is_answered_with_the_grant_where_the_message_names_the_object() {
+    let asking = Doing::Asking { what: "look at the table", user: "coherd" };
+    for (message, grant) in [
+        ("permission denied for table Users", "Run: GRANT SELECT ON \"Users\" TO coherd;"),
+        ("permission denied for schema app", "Run: GRANT USAGE ON SCHEMA app TO coherd;"),
+        ("permission denied for function f", "Run: GRANT EXECUTE ON FUNCTION f TO coherd;"),
+        ("permission denied for table t; DROP TABLE t", "Run: GRANT SELECT ON \"t; DROP TABLE t\" TO coherd;"),
+        ("permission denied for language c", "Grant coherd what the message names."),
+        ("keine Berechtigung für Tabelle t", "Grant coherd what the message names."),
+    ] {
+        let SourceError::Refused(text) = refusal("42501", message).explain(asking) else { panic!("{message}") };
+        assert!(text.contains(grant), "{message}: {text}");
+    }
+}

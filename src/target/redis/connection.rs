@@ -13,10 +13,10 @@ use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 
 use super::bounds::Ended;
-use super::bump::Script;
 use super::dial;
 use super::invalidation::Salvo;
 use super::reply::{Step, broken, refused};
+use super::script::Script;
 use crate::target::config::{TargetConfig, TlsFiles};
 use crate::target::{Fault, FaultKind, OpenError};
 

@@ -16,10 +16,10 @@ use redis::{Cmd, Value};
 use tokio::time::Instant;
 
 use super::Redis;
-use super::bump::Script;
 use super::connection::Connected;
 use super::invalidation::{COMMAND_KEYS_MAX, LEASE_SUFFIX, Naming, POINTER_SUFFIX, Salvo, publish, unlink};
 use super::reply::{Step, Tally, broken, refused, unexpected};
+use super::script::Script;
 use super::stars::{Stars, beginning};
 use crate::invalidation::{Action, Scope};
 use crate::target::Fault;

@@ -4,8 +4,8 @@ use std::iter::Peekable;
 
 use redis::{Cmd, Pipeline, RedisWrite, ToRedisArgs};
 
-use super::bump::Script;
 use super::reply::Step;
+use super::script::Script;
 use crate::invalidation::{Action, Batch};
 
 /// The most keys of one `UNLINK` or one call of the bump script. Redis does nothing else meanwhile: about 1 ms for

@@ -26,7 +26,7 @@
 //! later) is the channel.
 
 mod bounds;
-mod bump;
+mod script;
 mod chain;
 mod connection;
 mod dial;

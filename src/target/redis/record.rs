@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use redis::{Cmd, Value};
 
-use super::bump::{RECORD_SOURCE, Script};
 use super::chain::{Expected, Read};
+use super::script::{RECORD_SOURCE, Script};
 use crate::lsn::Lsn;
 use crate::record::{SEQUENCE_MAX, Written};
 use crate::snapshot::Commit;

@@ -1,7 +1,7 @@
 //! `coherd check` looks at a Redis: what it is ([`server`]), what the user may do ([`probe`]), what stands in it. Nothing
 //! is changed.
 
-mod probe;
+mod permissions;
 mod server;
 
 use redis::{Cmd, ConnectionAddr, Pipeline, ServerError, Value};
@@ -15,7 +15,7 @@ use crate::finding::{Code, Finding, shell_word};
 use crate::invalidation::Action;
 use crate::target::config::TargetConfig;
 use crate::target::{Fault, FaultKind, Needs, OpenError, Surveying};
-use probe::Probe;
+use permissions::Probe;
 
 /// The most templates of which each is tried. A thousandth has the rights that a hundredth has.
 const SAMPLES_MAX: usize = 1000;
@@ -76,7 +76,7 @@ struct Survey {
 impl Survey {
     /// An `Err` is a lost connection.
     async fn look(&mut self) -> Result<(), Fault> {
-        let probes = probe::probes(&self.config, &self.needs);
+        let probes = permissions::probes(&self.config, &self.needs);
         let commands: Vec<Cmd> = probes.iter().map(Probe::command).collect();
         let replies = self.ask("trying commands", &commands).await?;
         for (probe, reply) in probes.iter().zip(&replies) {
