@@ -32,8 +32,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, DEFAULT_PATH};
 
-const ABOUT: &str = "Keeps caches coherent with Postgres: follows the write-ahead log and invalidates cache keys, losing \
-                     none";
+const ABOUT: &str = "Keeps caches coherent with Postgres: follows the write-ahead log and invalidates the cache keys of \
+                     every changed row";
 
 const EXAMPLE: &str = "\
 A first configuration, to be written to /etc/coherd/coherd.yaml:
@@ -47,7 +47,7 @@ A first configuration, to be written to /etc/coherd/coherd.yaml:
     - table: public.users
       keys: [\"user:{id}\", \"user:by-email:{email|lower}\"]
 
-config/coherd.yaml has every key, with what it means and its default.
+`man coherd.yaml` lists every key, with its meaning and its default.
 
 Exit codes:
   0   fine
@@ -80,7 +80,7 @@ enum Command {
     Keys(keys::Args),
     /// Says which rules make a key, from which rows, and what would leave it stale
     Explain(explain::Args),
-    /// Follows live changes and prints their keys; sends nothing
+    /// Follows live changes and prints their keys; invalidates nothing
     Tail(tail::Args),
     /// Invalidates keys by name, through the log
     Invalidate(invalidate::Args),

@@ -106,6 +106,7 @@ const RETIRED: &[&str] = &[
     "vouch",
     "vouched",
     "heal",
+    "heals",
     "healing",
     "mend",
     "mends",

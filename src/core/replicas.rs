@@ -11,7 +11,7 @@ use crate::snapshot::ReplicaSeen;
 /// Into how many parts the longest lag is divided, to tell how old a position is.
 const MARKS: u32 = 256;
 
-/// Absent a replica is not waited for.
+/// Why a replica is not waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Absent {
     /// It has not replayed for so long what it should have.
@@ -27,7 +27,7 @@ pub enum Absent {
         to: Lsn,
     },
     /// It was started anew, and may have gone back for a moment.
-    #[error("it was restarted, and may have shown its readers what is older than before")]
+    #[error("it was restarted, and its readers may have seen older values than before")]
     Restarted,
     /// It was promoted, or never was one.
     #[error("it is no replica: it takes writes, on timeline {timeline}")]
@@ -65,7 +65,7 @@ pub enum Turn {
     Left {
         /// Which one.
         replica: usize,
-        /// Absent.
+        /// Why.
         why: Absent,
     },
     /// It is waited for again. Its readers may have filled in what was older than what had settled.

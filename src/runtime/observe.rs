@@ -212,9 +212,9 @@ impl Observer {
                     warn!("{reason}");
                 }
             } else if is_worth_a_line(self.away) {
-                warn!("Postgres unavailable, retrying in {} ms: {reason}", pause.as_millis());
+                warn!("cannot follow the log, retrying in {} ms: {reason}", pause.as_millis());
             } else {
-                debug!("Postgres unavailable, retrying in {} ms: {reason}", pause.as_millis());
+                debug!("cannot follow the log, retrying in {} ms: {reason}", pause.as_millis());
             }
             self.board.enter(State::Reconnecting { reason });
         }
@@ -287,7 +287,7 @@ impl Observer {
         self.board.target(target, crate::status::TargetStatus::is_up);
     }
 
-    /// Absent nothing can go on.
+    /// Why nothing can go on.
     pub(super) fn worker_ended(&self, target: usize) -> String {
         format!(
             "the delivery worker of target {} has ended, which is a bug in coherd. Restart coherd: nothing is lost, it sends \
@@ -331,7 +331,7 @@ impl Observer {
         match unconfirmed {
             None => info!("stopped; everything that was read is confirmed"),
             Some(deliveries) => {
-                warn!("stopped; {deliveries} deliveries are unconfirmed, they will be repeated at the next start");
+                warn!("stopped; unconfirmed deliveries: {deliveries}. coherd sends them again at the next start");
             }
         }
     }
@@ -358,7 +358,7 @@ impl Observer {
     /// What is said of the target when another instance has written its record.
     pub(super) fn overtaken(&self, target: usize) -> String {
         format!(
-            "another instance has written the record of target {}, so the slot may be its own by now",
+            "another instance has written the record of target {}, so that instance may hold the slot now",
             self.name(target)
         )
     }

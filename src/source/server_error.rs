@@ -248,7 +248,7 @@ impl ServerError {
                 Postgres. SELECT slot_name, active FROM pg_catalog.pg_replication_slots; shows who has them."
                 .to_owned(),
             Kind::NotInState if self.is_wal_level() => {
-                "Set it and restart Postgres: ALTER SYSTEM SET wal_level = logical;".to_owned()
+                "Run: ALTER SYSTEM SET wal_level = logical; then restart Postgres.".to_owned()
             }
             Kind::InvalidName => {
                 "A slot's name may hold only lower-case letters, digits and _, at most 63 of them.".to_owned()
@@ -331,7 +331,8 @@ impl ServerError {
 fn unsupported_advice(doing: Doing<'_>) -> String {
     match doing {
         Doing::Creating { .. } | Doing::Starting { .. } => {
-            "A standby can be followed from Postgres 16 on; before, give the primary.".to_owned()
+            "coherd can follow a standby from Postgres 16 on. For an older server, set source.dsn to the primary."
+                .to_owned()
         }
         Doing::Streaming { publication, .. } => format!(
             "Publish each table once, with one column list, in the publication {}.",

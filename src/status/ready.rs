@@ -13,13 +13,15 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
     let mut reasons = Vec::new();
     match &status.state {
         State::Streaming => {}
-        State::Starting => reasons.push("starting: the stream is not open yet; see the log if this lasts".to_owned()),
+        State::Starting => {
+            reasons.push("starting: the stream is not open yet; if this lasts, run journalctl -u coherd".to_owned())
+        }
         State::Standby { reason } => reasons.push(format!(
             "hot standby: another instance reads slot {}; this one takes over when it ends ({reason})",
             status.slot
         )),
         State::Reconnecting { reason } => {
-            reasons.push(format!("Postgres unavailable, retrying: {reason}"));
+            reasons.push(format!("not following the log, retrying: {reason}"));
         }
         State::Draining => reasons.push("stopping: this instance is about to end".to_owned()),
     }
@@ -62,7 +64,7 @@ fn behind(status: &Status, now: Instant, ready_max_lag: Duration) -> Option<Stri
     }
     let holder = status.holder.as_ref().map(|holder| format!(" (the oldest: {holder})")).unwrap_or_default();
     Some(format!(
-        "settled has been {:.1} s and {} bytes behind the log (admin.ready_max_lag is {:.1} s). A slow target or replica, \
+        "settled is {:.1} s and {} bytes behind the log (admin.ready_max_lag is {:.1} s). A slow target or replica, \
          a commit that waits for a synchronous standby, or a long transaction of this database holds it back{holder}",
         lag.as_secs_f64(),
         status.lag_bytes(),
@@ -71,12 +73,12 @@ fn behind(status: &Status, now: Instant, ready_max_lag: Duration) -> Option<Stri
 }
 
 /// What ends a halt. Everything that tells of one says the same.
-pub const HALT_ADVICE: &str = "to flush every scope and go on, run `coherd flush`, or set on_gap: flush and reload coherd \
-                               (systemctl reload coherd) or restart it";
+pub const HALT_ADVICE: &str =
+    "to flush every scope and continue, run coherd flush, or set on_gap: flush and run systemctl reload coherd";
 
 /// What ends it that two coherds write one record.
 pub fn record_advice(target: &str) -> String {
-    format!("Give each a record of its own, targets.{target}.record in its configuration, and restart it")
+    format!("In one of the two configurations, set targets.{target}.record to another key, and restart that coherd")
 }
 
 /// The one thing that is most wrong with a target.
@@ -198,7 +200,7 @@ mod tests {
         board.target(0, |target| target.halted = Some("the target holds keys but no record".to_owned()));
         board.enter(State::Reconnecting { reason: "the server went away".to_owned() });
         board.enter(State::Streaming);
-        insta::assert_snapshot!(reasons(&board), @"target cache is halted (on_gap: halt) and gets nothing, because it may have missed changes: the target holds keys but no record; to flush every scope and go on, run `coherd flush`, or set on_gap: flush and reload coherd (systemctl reload coherd) or restart it");
+        insta::assert_snapshot!(reasons(&board), @"target cache is halted (on_gap: halt) and gets nothing, because it may have missed changes: the target holds keys but no record; to flush every scope and continue, run coherd flush, or set on_gap: flush and run systemctl reload coherd");
     }
 
     #[test]

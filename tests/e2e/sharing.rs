@@ -66,7 +66,7 @@ impl Shared {
 fn refused(daemon: &Daemon) -> String {
     until("readiness tells of the other coherd", || {
         let (code, body) = daemon.http("/readyz");
-        (code == 503 && body.contains("another coherd writes its record")).then_some(body)
+        (code == 503 && body.contains("another coherd writes the record of this target")).then_some(body)
     })
 }
 
@@ -114,7 +114,8 @@ fn of_two_that_start_at_once_one_is_refused_and_the_other_works() {
     shop.redis.restart();
     shop.daemon.launch_unready();
     second.launch_unready();
-    let is_refused = |daemon: &Daemon| daemon.http("/readyz").1.contains("another coherd writes its record");
+    let is_refused =
+        |daemon: &Daemon| daemon.http("/readyz").1.contains("another coherd writes the record of this target");
     let works = |daemon: &Daemon| daemon.http("/readyz").0 == 200;
     let first_works = until("one is refused and the other works", || {
         match (works(&shop.daemon), is_refused(&second), works(&second), is_refused(&shop.daemon)) {

@@ -164,5 +164,5 @@ fn a_server_without_logical_wal_is_refused_with_the_setting() {
         return;
     }
     let error = created.unwrap_err();
-    insta::assert_snapshot!(settled_text(&error, &[]), @"Refused: could not create the slot s: logical decoding requires wal_level >= logical [SQLSTATE 55000]. Set it and restart Postgres: ALTER SYSTEM SET wal_level = logical;");
+    insta::assert_snapshot!(settled_text(&error, &[]), @"Refused: could not create the slot s: logical decoding requires wal_level >= logical [SQLSTATE 55000]. Run: ALTER SYSTEM SET wal_level = logical; then restart Postgres.");
 }

@@ -67,7 +67,7 @@ pub(super) async fn preflight(
         };
         let pause = backoff.next(fastrand::u32(..));
         if is_worth_a_line(backoff.attempts()) {
-            warn!("Postgres unavailable, retrying in {} ms: {reason}", pause.as_millis());
+            warn!("cannot reach Postgres, retrying in {} ms: {reason}", pause.as_millis());
         }
         board.enter(State::Reconnecting { reason });
         tokio::select! {

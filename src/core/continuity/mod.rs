@@ -167,14 +167,14 @@ impl fmt::Display for Gap {
             Gap::TargetWentBack { record, needed } => {
                 write!(
                     f,
-                    "the target's record says {record}, but it had been brought to {needed}: it went back in time"
+                    "the target's record says {record}, but the target had confirmed {needed}: the target went back in time"
                 )
             }
             Gap::OtherDatabase => f.write_str("the target's record was written for another database cluster"),
             Gap::DatabaseWentBack { record, reached } => {
                 write!(
                     f,
-                    "the target was brought to {record}, but the server's log ends at {reached}: it went back in time"
+                    "the target has changes up to {record}, but the server's log ends at {reached}: the database went back in time"
                 )
             }
             Gap::OtherHistory { commit: Commit { xid, at } } => {

@@ -51,7 +51,9 @@ impl fmt::Display for Anew {
             Anew::SlotWasGone => "the slot was lost and coherd created a new one",
             Anew::OtherDatabase => "the server is another database cluster now (other system identifier)",
             Anew::OtherTimeline => "the server is on a timeline that does not come from the one that was followed",
-            Anew::DatabaseWentBack => "the server's log ends before what was read of it: it went back in time",
+            Anew::DatabaseWentBack => {
+                "the server's log ends before the position that coherd has read: the database went back in time"
+            }
             Anew::SlotWasMoved => "another instance has moved the slot",
         })
     }

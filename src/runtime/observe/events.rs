@@ -102,7 +102,9 @@ impl Observer {
 
     fn record_is_taken(&mut self, target: usize, writer: &Writer, system_id: u64) {
         let slot = self.slot();
-        let text = format!("another coherd writes its record, for {writer}; this one follows {system_id}, slot {slot}");
+        let text = format!(
+            "another coherd writes the record of this target, for {writer}; this coherd follows system identifier {system_id}, slot {slot}"
+        );
         let mut is_new = false;
         self.board.target(target, |target| {
             is_new = target.taken.as_ref() != Some(&text);
@@ -118,8 +120,8 @@ impl Observer {
         self.board.turned();
         error!(
             keys,
-            "lost manual keys of a suspended target, because they do not fit in memory; invalidate those that no rule covers \
-             again when the target is back"
+            "lost manual keys of a suspended target, because they do not fit in memory; when the target is back, run coherd \
+             invalidate for those that no rule covers (coherd has not kept their names)"
         );
     }
 

@@ -20,8 +20,8 @@ impl Observer {
         let fault = error.to_string();
         if self.board.unprobed(&fault) {
             warn!(
-                "cannot check commit visibility, retrying; sending early invalidations, which will be repeated. Nothing settles \
-                 until then: {fault}"
+                "cannot check commit visibility, retrying. coherd sends early invalidations and repeats them later. Nothing \
+                 settles until it can check again: {fault}"
             );
         } else {
             debug!("cannot check commit visibility: {fault}");

@@ -77,7 +77,7 @@ fn what_is_sent_again_from_memory_is_counted_and_remembered() {
     its.observer.tell(Event::Resent(0, Gap::TargetWentBack { record, needed }));
     assert!(its.has_metric("coherd_resends_total{reason=\"target_went_back\"} 1"));
     let resends = its.board.status().resends;
-    insta::assert_snapshot!(resends[0].text, @"cache: the target's record says 0/10, but it had been brought to 0/20: it went back in time; what it lost was sent again");
+    insta::assert_snapshot!(resends[0].text, @"cache: the target's record says 0/10, but the target had confirmed 0/20: the target went back in time; what it lost was sent again");
 }
 
 #[test]

@@ -174,12 +174,12 @@ fn meaning(code: &str, details: &str) -> (FaultKind, &'static str) {
         }
         "LOADING" => (FaultKind::NotReady, "it is reading its data set from disk and will be ready by itself"),
         "MASTERDOWN" => (FaultKind::NotReady, "this is a replica without a primary: point the url at the primary"),
-        "CLUSTERDOWN" | "TRYAGAIN" => (FaultKind::NotReady, "the cluster has no owner for the slot at the moment"),
+        "CLUSTERDOWN" | "TRYAGAIN" => (FaultKind::NotReady, "the cluster has no owner for this hash slot now"),
         "BUSY" => (FaultKind::NotReady, "a script runs for long: SCRIPT KILL ends it"),
         "NOREPLICAS" => (FaultKind::NotReady, "fewer replicas are connected than min-replicas-to-write asks for"),
         "MISCONF" => (FaultKind::NotReady, "it cannot persist and refuses writes: look at its log and its disk"),
         _ if is_denied_in_script(details) => {
-            (FaultKind::Denied, "give the user the commands and keys that ACL SETUSER needs for coherd")
+            (FaultKind::Denied, "run coherd check: it prints the ACL SETUSER command that is missing")
         }
         "ERR" if details.starts_with("max number of clients") => {
             (FaultKind::NotReady, "close clients or raise maxclients")
@@ -187,18 +187,20 @@ fn meaning(code: &str, details: &str) -> (FaultKind, &'static str) {
         "OOM" => (FaultKind::OutOfMemory, "free memory, raise maxmemory, or set a maxmemory-policy that evicts"),
         "NOAUTH" => (FaultKind::Denied, "give user and password in the url"),
         "WRONGPASS" => (FaultKind::Denied, "correct user and password in the url"),
-        "NOPERM" => {
-            (FaultKind::Denied, "give the user the commands, keys and channels that ACL SETUSER needs for coherd")
-        }
+        "NOPERM" => (FaultKind::Denied, "run coherd check: it prints the ACL SETUSER command that is missing"),
         "DENIED" => {
             (FaultKind::Denied, "protected mode is on: set a password on the server or bind it to this network")
         }
-        "WRONGTYPE" => (FaultKind::Rejected, "delete the key that holds another type, or name another one"),
+        "WRONGTYPE" => (
+            FaultKind::Rejected,
+            "the key of this command holds another type: delete it, or set the target's record to another key",
+        ),
         "NOSCRIPT" => (FaultKind::NotReady, "the script is sent whole with the next attempt"),
-        "MOVED" | "ASK" | "CROSSSLOT" => {
-            (FaultKind::Rejected, "this is a cluster node, which this scheme cannot follow")
-        }
-        _ => (FaultKind::Rejected, "look up the text; a command may be renamed or missing"),
+        "MOVED" | "ASK" | "CROSSSLOT" => (
+            FaultKind::Rejected,
+            "this is a node of Redis Cluster, which coherd does not support: set url to a single server",
+        ),
+        _ => (FaultKind::Rejected, "the server lacks or has renamed this command, or a proxy refuses it"),
     }
 }
 

@@ -5,8 +5,8 @@ use super::*;
 const HALT: &str = "on_gap: halt\n";
 
 /// The ways out, which every text gives in the same words.
-const ADVICE: &str = "to flush every scope and go on, run `coherd flush`, or set on_gap: flush and reload coherd (systemctl \
-                      reload coherd) or restart it";
+const ADVICE: &str =
+    "to flush every scope and continue, run coherd flush, or set on_gap: flush and run systemctl reload coherd";
 
 /// Readiness, once it tells of the halt.
 fn halts(shop: &Shop) -> String {
@@ -28,7 +28,7 @@ fn ends_with_a_flush(shop: &mut Shop) {
 }
 
 /// It is up, not ready, says why and what to do, and the cache is as it was; a start with `on_gap: flush` fixes.
-fn halts_and_heals(shop: &mut Shop, reason: &str, words: &str) {
+fn halts_and_is_flushed(shop: &mut Shop, reason: &str, words: &str) {
     let before = ["other", "user:1", "user:2"];
     let said = halts(shop);
     assert!(said.contains(words), "{said}");
@@ -54,7 +54,7 @@ fn record_but_no_slot_halts() {
     shop.drop_slot();
     shop.daemon.launch_unready();
     // The new slot stays, and begins after the record.
-    halts_and_heals(&mut shop, "target_went_back", "the replication slot was gone");
+    halts_and_is_flushed(&mut shop, "target_went_back", "the replication slot was lost");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn slot_lost_by_max_slot_wal_keep_size_halts() {
     shop.lose_slot();
     shop.daemon.launch_unready();
     // The new slot is there for the manual flush that would end it, and begins after the record.
-    halts_and_heals(&mut shop, "target_went_back", "the slot is lost");
+    halts_and_is_flushed(&mut shop, "target_went_back", "the slot is lost");
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn slot_but_no_record_halts() {
     shop.forget_record();
     shop.cache(&["user:1", "user:2", "other"]);
     shop.daemon.launch_unready();
-    halts_and_heals(&mut shop, "record_gone", "no record");
+    halts_and_is_flushed(&mut shop, "record_gone", "no record");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn record_behind_target_restored_halts() {
     shop.daemon.stop(Signal::Term);
     shop.redis.restore(&snapshot);
     shop.daemon.launch_unready();
-    halts_and_heals(&mut shop, "target_went_back", "it went back in time");
+    halts_and_is_flushed(&mut shop, "target_went_back", "the target went back in time");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn record_ahead_database_restored_halts() {
     shop.daemon.stop(Signal::Term);
     shop.restore_backup();
     shop.daemon.launch_unready();
-    halts_and_heals(&mut shop, "database_went_back", "it went back in time");
+    halts_and_is_flushed(&mut shop, "database_went_back", "the database went back in time");
 }
 
 #[test]
