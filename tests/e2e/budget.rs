@@ -115,7 +115,7 @@ fn with_on_gap_halt_postgres_is_let_go_and_the_target_waits_for_a_person() {
     shop.redis.signal(Signal::Continue);
     until("readiness tells what to do", || {
         let (code, reasons) = shop.daemon.http("/readyz");
-        (code == 503 && reasons.contains("run `coherd flush`, or set on_gap: flush")).then_some(())
+        (code == 503 && reasons.contains("run coherd flush, or set on_gap: flush")).then_some(())
     });
     assert!(shop.cached().contains(&"user:2".to_owned()), "nothing is flushed");
     shop.daemon.stop(Signal::Term);

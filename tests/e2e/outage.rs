@@ -66,7 +66,7 @@ fn a_halted_target_is_told_for_as_long_as_it_is_halted() {
         let (code, body) = shop.daemon.http("/readyz");
         code == 503
             && body.contains("target cache is halted (on_gap: halt)")
-            && body.contains("run `coherd flush`, or set on_gap: flush")
+            && body.contains("run coherd flush, or set on_gap: flush")
     };
     until("readiness tells of the gap", || halted(&shop).then_some(()));
     // The stream breaks and is opened again, which is another state.

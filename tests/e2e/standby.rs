@@ -25,7 +25,7 @@ fn until_standby(daemon: &Daemon) {
     until("the second says that it stands by", || {
         assert!(!daemon.has_ended(), "it ended:\n{}", daemon.log());
         let (code, body) = daemon.http("/readyz");
-        (code == 503 && body.contains("hot standby: another instance streams from slot")).then_some(())
+        (code == 503 && body.contains("hot standby: another instance reads slot")).then_some(())
     });
 }
 
@@ -62,7 +62,7 @@ fn a_standby_is_a_working_service_and_says_what_it_waits_for() {
     second.set_env("NOTIFY_SOCKET", &manager.address());
     second.launch_unready();
     manager.until_heard("READY=1");
-    let line = format!("hot standby: another instance streams from slot {}", shop.database.name);
+    let line = format!("hot standby: another instance reads slot {}", shop.database.name);
     until("the status line says so", || (manager.status() == line).then_some(()));
     shop.daemon.stop(Signal::Term);
     until("the status line says that it has taken over", || {
