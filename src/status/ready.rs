@@ -14,7 +14,7 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
     match &status.state {
         State::Streaming => {}
         State::Starting => {
-            reasons.push("starting: the stream is not open yet; if this lasts, run journalctl -u coherd".to_owned())
+            reasons.push("starting: the stream is not open yet; if this lasts, run journalctl -u coherd".to_owned());
         }
         State::Standby { reason } => reasons.push(format!(
             "hot standby: another instance reads slot {}; this one takes over when it ends ({reason})",

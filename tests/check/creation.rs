@@ -94,6 +94,27 @@ fn setup_names_the_transaction_that_its_slot_waits_for_gives_up_and_leaves_nothi
 }
 
 #[test]
+fn what_is_committed_while_a_slot_waits_is_not_in_it_and_setup_says_so() {
+    let server = Arc::new(Postgres::start(""));
+    let (database, redis, mut daemon) = shop(&server, "");
+    let mut cache = redis.client();
+    let () = redis::cmd("SET").arg("t:1").arg("old").query(&mut cache).unwrap();
+    let (_elsewhere, mut holder) = hold(&server);
+    let setup = Running::start(&daemon.config(), &["setup", "--dsn", &database.dsn()]);
+    until("the slot is being made", || (slots(&database, "temporary") == "1").then_some(()));
+    database.run("UPDATE t SET v = 1 WHERE id = 1");
+    std::thread::sleep(Duration::from_secs(1));
+    holder.run("COMMIT");
+    let (code, text) = setup.ended();
+    assert!(code == Some(0) && text.contains("coherd has not seen what was committed in that time"), "{text}");
+    daemon.launch();
+    assert!(redis::cmd("EXISTS").arg("t:1").query::<bool>(&mut cache).unwrap(), "a first start trusts what is there");
+    let flush = daemon.command(&["flush", "--yes", "--wait=30s"]);
+    assert!(flush.status.success(), "{}", crate::support::daemon::text(&flush));
+    assert!(!redis::cmd("EXISTS").arg("t:1").query::<bool>(&mut cache).unwrap());
+}
+
+#[test]
 fn whom_a_slot_waits_for_is_told_within_two_seconds_by_every_command_that_makes_one() {
     let server = Arc::new(Postgres::start(""));
     let (database, _redis, mut daemon) = shop(&server, "");

@@ -35,14 +35,32 @@ impl Default for Creation {
 
 /// When it is first looked whom the server waits for, and how often after that.
 const LOOK_PACE: Duration = Duration::from_millis(500);
+/// How long it may take before what was committed meanwhile is worth a word.
+const LONG: Duration = Duration::from_secs(1);
 /// How often the same is told again.
 const TELL_PACE: Duration = Duration::from_secs(30);
 /// How long the server may take to take the request to cancel, and then to cancel.
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);
 
 impl Postgres {
-    /// Makes the slot, in the place of an old one of its name.
+    /// Makes the slot, in the place of an old one of its name. What is committed before it is there is not in it, which matters
+    /// where it takes long, and nothing is flushed afterwards.
     pub(super) async fn create_waiting(&self, session: &mut Session, standby: bool) -> Result<Lsn, SourceError> {
+        let began = tokio::time::Instant::now();
+        let start = self.create_in_place(session, standby).await?;
+        let took = began.elapsed();
+        if took >= LONG {
+            (self.config.creation.tell)(&format!(
+                "created the slot {} in {} s. coherd has not seen what was committed in that time: on a first start, with a cache \
+                 that is in use, run coherd flush once coherd runs",
+                quote_identifier(&self.config.slot),
+                took.as_secs()
+            ));
+        }
+        Ok(start)
+    }
+
+    async fn create_in_place(&self, session: &mut Session, standby: bool) -> Result<Lsn, SourceError> {
         let (slot, user) = (&self.config.slot, self.config.dsn.user());
         let aside = format!("coherd_making_{}_{:08x}", std::process::id(), fastrand::u32(..));
         self.create_aside(session, &aside, "TEMPORARY", standby).await?;
