@@ -12,7 +12,7 @@ pub fn summary(status: &Status) -> String {
     let text = match &status.state {
         State::Starting => "starting: looking at source and targets".to_owned(),
         State::Streaming => streaming(status),
-        State::Standby { .. } => format!("hot standby: another instance streams from slot {}", status.slot),
+        State::Standby { .. } => format!("hot standby: another instance reads slot {}", status.slot),
         State::Reconnecting { reason } => format!("reconnecting: {reason}"),
         State::Draining => "draining: delivering what has been read".to_owned(),
     };
@@ -87,7 +87,7 @@ mod tests {
         let reason = || "said the server".to_owned();
         for (state, text) in [
             (State::Starting, "starting: looking at source and targets"),
-            (State::Standby { reason: reason() }, "hot standby: another instance streams from slot coherd"),
+            (State::Standby { reason: reason() }, "hot standby: another instance reads slot coherd"),
             (State::Reconnecting { reason: reason() }, "reconnecting: said the server"),
             (State::Draining, "draining: delivering what has been read"),
         ] {
