@@ -42,6 +42,8 @@ lint: ## formatting, clippy and the house rules
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --features demo -- -D warnings
 	$(CARGO) test --quiet --test coherd tidy::
+	# Without what tests bring along.
+	$(CARGO) check --quiet --features demo --bins
 	@# libfuzzer is C++.
 	@command -v c++ >/dev/null || echo "the fuzz targets are not checked: there is no c++ here"
 	! command -v c++ >/dev/null || $(CARGO) check --quiet --manifest-path fuzz/Cargo.toml --target-dir target
