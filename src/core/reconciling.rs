@@ -115,7 +115,7 @@ impl Core {
         };
         // It may have lost those too.
         target.rules.1 = true;
-        self.sweep_again(index);
+        self.flush_again(index);
         if let (Verdict::Continue | Verdict::Resend { .. }, Some(record), false) = (&verdict, &its.record, is_ours) {
             if let Some(target) = self.targets.get_mut(index) {
                 target.history = None;

@@ -103,7 +103,7 @@ impl Core {
     fn send_flush(&mut self, index: usize) {
         let Some(target) = self.targets.get_mut(index) else { return };
         let is_flushing = target.in_flight.iter().any(|sent| sent.is_flush);
-        if target.mode != Mode::Live || target.suspended.is_some() || is_flushing {
+        if target.mode != Mode::Live || target.suspended.is_some() || is_flushing || !target.anchored {
             return;
         }
         let [ready, replayed, repeat] = [target.stages.at_mut(Stage::Ready), &mut target.replayed, &mut target.repeat];
@@ -145,6 +145,7 @@ impl Core {
             scopes: batch.scopes().len(),
             is_flush,
             is_void: false,
+            leaves_again: false,
         });
         (ticket, batch)
     }
@@ -190,7 +191,7 @@ impl Core {
             target.written = target.written.max(record.applied);
             target.confirmed_sequence = target.confirmed_sequence.max(record.sequence);
         }
-        target.acquainted = true;
+        (target.anchored, target.acquainted) = (true, true);
         // What it holds may have overtaken what its record has to wait for.
         target.recent.remember(record.applied.max(sent.decoded), &batch);
         self.landed(index, sent, batch, now);
@@ -205,6 +206,10 @@ impl Core {
         let target = self.targets.get_mut(index)?;
         let sent = target.take_sent(ticket)?;
         target.recent.remember(sent.decoded, &batch);
+        if sent.leaves_again {
+            target.put_back(sent, batch);
+            return sent.oldest;
+        }
         let sequence = self.sequence;
         target.unproved.push(Unproved { sent, batch, sequence });
         target.settled_due.get_or_insert_with(|| now + RECORD_AFTER);
@@ -222,18 +227,15 @@ impl Core {
         }
     }
 
-    /// The target may have lost flushes that no record proves: they leave once more.
-    pub(super) fn sweep_again(&mut self, index: usize) {
+    /// The target may have lost flushes that no record proves: they leave once more, as soon as it is anchored.
+    pub(super) fn flush_again(&mut self, index: usize) {
         let Some(target) = self.targets.get_mut(index) else { return };
+        target.anchored = false;
+        for flush in target.in_flight.iter_mut().filter(|sent| sent.is_flush) {
+            flush.leaves_again = true;
+        }
         for Unproved { sent, batch, .. } in std::mem::take(&mut target.unproved) {
-            let Sent { pass, since, last, repairs, .. } = sent;
-            let mut pending = Pending { batch, since: Some(since), last, repairs, ..Pending::default() };
-            let place = match pass {
-                Pass::Only | Pass::First => target.stages.at_mut(Stage::Ready),
-                Pass::Replica => &mut target.replayed,
-                Pass::Repeat => &mut target.repeat,
-            };
-            place.absorb(&mut pending);
+            target.put_back(sent, batch);
         }
     }
 
@@ -279,6 +281,18 @@ impl TargetState {
             *pending = taken.take_scopes();
         }
         (pass, taken)
+    }
+
+    /// What was sent waits to be sent once more.
+    fn put_back(&mut self, sent: Sent, batch: Batch) {
+        let Sent { pass, since, last, repairs, .. } = sent;
+        let mut pending = Pending { batch, since: Some(since), last, repairs, ..Pending::default() };
+        let place = match pass {
+            Pass::Only | Pass::First => self.stages.at_mut(Stage::Ready),
+            Pass::Replica => &mut self.replayed,
+            Pass::Repeat => &mut self.repeat,
+        };
+        place.absorb(&mut pending);
     }
 
     /// Deliveries that are in flight, flushes left out.

@@ -69,6 +69,8 @@ pub(super) struct Sent {
     pub(super) is_flush: bool,
     /// Its record belongs to a history that is not followed any more.
     pub(super) is_void: bool,
+    /// A flush that may be done before the target is anchored: it leaves once more.
+    pub(super) leaves_again: bool,
 }
 
 /// A flush that is done.
@@ -129,6 +131,9 @@ pub(super) struct TargetState {
     pub(super) written: Lsn,
     /// The sequence of that record.
     pub(super) confirmed_sequence: u64,
+    /// A record was written since one was read. Before that, whoever puts back old data together with the record that was
+    /// read, or together with none where there was none, leaves no trace; so what is flushed before may come back unnoticed.
+    pub(super) anchored: bool,
     /// This process has written a record to the target, whatever became of the slot since.
     pub(super) acquainted: bool,
     /// What the record said when it was read: it never moves back.
@@ -171,6 +176,7 @@ impl TargetState {
             history: None,
             written: Lsn::ZERO,
             confirmed_sequence: 0,
+            anchored: false,
             acquainted: false,
             floor: Floor::default(),
             rules: ("".into(), false),

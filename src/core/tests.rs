@@ -1,5 +1,6 @@
 //! Watermarks and acknowledgements of a core that is driven by hand.
 
+mod flushing;
 mod standing_in;
 
 use std::time::Duration;
@@ -343,35 +344,6 @@ fn an_uncovered_rule_holds_settled_until_its_repair_is_confirmed_and_never_the_s
     desk.confirm_all(flush);
     desk.drain();
     assert_eq!(desk.settled(), 400);
-}
-
-#[test]
-fn a_flush_that_no_record_proves_leaves_again_when_the_record_is_read_again() {
-    let mut desk = Desk::new(1);
-    desk.drain();
-    desk.flush(0, 0);
-    let is_flush = |sent: &Sent| !sent.2.batch.scopes().is_empty();
-    let first = desk.send();
-    assert!(first.iter().any(is_flush));
-    desk.confirm_all(first);
-    desk.reconcile(0, 100);
-    assert!(desk.send().iter().any(is_flush), "the target may have lost it in a failover");
-}
-
-#[test]
-fn a_record_that_left_before_a_flush_was_done_does_not_prove_it() {
-    let mut desk = Desk::new(1);
-    desk.drain();
-    desk.flush(0, 0);
-    desk.commit(200);
-    let (flush, others): (Vec<Sent>, Vec<Sent>) =
-        desk.send().into_iter().partition(|sent| sent.2.record.is_unreadable());
-    assert_eq!((flush.len(), others.len()), (1, 1));
-    desk.confirm_all(flush);
-    desk.confirm_all(others);
-    assert_eq!(desk.settled(), 100);
-    desk.drain();
-    assert_eq!(desk.settled(), 200);
 }
 
 #[test]

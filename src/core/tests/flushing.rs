@@ -1,0 +1,80 @@
+//! When a flush leaves, and when it counts.
+
+use super::*;
+
+fn is_flush(sent: &Sent) -> bool {
+    !sent.2.batch.scopes().is_empty()
+}
+
+/// The target is reconciled, and what leaves before its record is written is no flush: whoever puts old data back together
+/// with the record that was read leaves no trace, and the flush would have been in vain.
+#[test]
+fn a_flush_leaves_only_when_a_record_is_written_that_was_not_there_before() {
+    let mut desk = Desk::new(1);
+    desk.flush(0, 0);
+    desk.core.idle(lsn(300));
+    let record = desk.send();
+    assert!(record.len() == 1 && !is_flush(&record[0]), "{record:?}");
+    assert_eq!(desk.send().len(), 0);
+    desk.confirm_all(record);
+    let flush = desk.send();
+    assert!(flush.iter().any(is_flush));
+    desk.confirm_all(flush);
+    assert_eq!(desk.settled(), 100, "until a later record proves it");
+    desk.drain();
+    assert_eq!(desk.settled(), 300);
+}
+
+#[test]
+fn a_flush_that_no_record_proves_leaves_again_when_the_record_is_read_again() {
+    let mut desk = Desk::new(1);
+    desk.drain();
+    desk.flush(0, 0);
+    let first = desk.send();
+    assert!(first.iter().any(is_flush));
+    desk.confirm_all(first);
+    desk.reconcile(0, 100);
+    let record = desk.send();
+    assert!(!record.iter().any(is_flush), "the target is not anchored yet");
+    desk.confirm_all(record);
+    assert!(desk.send().iter().any(is_flush), "the target may have lost it in a failover");
+}
+
+/// Its worker may carry it out as soon as it is connected again, before any record is written.
+#[test]
+fn a_flush_that_is_in_flight_when_the_record_is_read_again_leaves_once_more() {
+    let mut desk = Desk::new(1);
+    desk.drain();
+    desk.flush(0, 0);
+    desk.core.idle(lsn(300));
+    let in_flight = desk.send();
+    assert!(in_flight.iter().any(is_flush));
+    desk.reconcile(0, 100);
+    desk.confirm_all(in_flight);
+    assert_eq!(desk.settled(), 100);
+    let record = desk.send_later(Duration::from_millis(5));
+    assert!(!record.is_empty() && !record.iter().any(is_flush), "{record:?}");
+    desk.confirm_all(record);
+    assert_eq!(desk.settled(), 100, "the record proves nothing of what was flushed before it");
+    let again = desk.send();
+    assert!(again.iter().any(is_flush));
+    desk.confirm_all(again);
+    desk.drain();
+    assert_eq!(desk.settled(), 300);
+}
+
+#[test]
+fn a_record_that_left_before_a_flush_was_done_does_not_prove_it() {
+    let mut desk = Desk::new(1);
+    desk.drain();
+    desk.flush(0, 0);
+    desk.commit(200);
+    let (flush, others): (Vec<Sent>, Vec<Sent>) =
+        desk.send().into_iter().partition(|sent| sent.2.record.is_unreadable());
+    assert_eq!((flush.len(), others.len()), (1, 1));
+    desk.confirm_all(flush);
+    desk.confirm_all(others);
+    assert_eq!(desk.settled(), 100);
+    desk.drain();
+    assert_eq!(desk.settled(), 200);
+}
