@@ -82,6 +82,34 @@ pub struct Written {
     pub slot: Option<Arc<str>>,
 }
 
+/// What follows from a record that was read, for the deliveries that were sent before and are not confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Joins the oldest of them.
+    pub batch: Batch,
+    /// Their records were made when more was thought to be confirmed: they may say no more than this.
+    pub confirmed_at_most: Lsn,
+    /// They may not list their rules: changes of some were missed.
+    pub lists_no_rules: bool,
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Answer { batch: Batch::default(), confirmed_at_most: Lsn::MAX, lists_no_rules: false }
+    }
+}
+
+impl Answer {
+    /// Takes out of the record of a delivery what is not so any more.
+    pub fn correct(&self, record: &mut Record) {
+        record.confirmed = record.confirmed.min(self.confirmed_at_most);
+        record.settled = record.settled.min(self.confirmed_at_most);
+        if self.lists_no_rules {
+            record.rules = None;
+        }
+    }
+}
+
 /// One batch, and the record that is written after it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Delivery {

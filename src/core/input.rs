@@ -8,7 +8,7 @@ use crate::invalidation::{Batch, RuleId};
 use crate::lsn::Lsn;
 use crate::observation::Observation;
 use crate::pgoutput::PgTime;
-use crate::record::{Delivery, StoredRecord};
+use crate::record::{Answer, Delivery, StoredRecord};
 use crate::snapshot::{ReplicaSeen, Snapshot};
 
 /// What a look at the server showed when the stream was opened.
@@ -96,8 +96,8 @@ pub enum Output {
     },
     /// Ask a target for its stored record before anything more is sent to it.
     LoadRecord(usize),
-    /// A target's record is reconciled. The worker adds the batch to its oldest delivery that is in flight.
-    Reconciled(usize, Batch),
+    /// A target's record is reconciled, and this follows for the deliveries that are in flight.
+    Reconciled(usize, Answer),
     /// A target's record cannot be reconciled now: load it again in a while.
     LoadAgain(usize),
     /// Tell the source that it may forget what is at or before this position.

@@ -6,9 +6,9 @@ use super::continuity::{Gap, Known, Server, Shared, Verdict, compare};
 use super::following::Stream;
 use super::target::{Floor, Mode};
 use super::{Core, Event, OnFirstStart, OnGap, Output, Reopen, Repair, Why, goes_to};
-use crate::invalidation::{Batch, RuleId};
+use crate::invalidation::RuleId;
 use crate::lsn::Lsn;
-use crate::record::{NEW, StoredRecord};
+use crate::record::{Answer, NEW, StoredRecord};
 
 impl Core {
     /// A target's stored record was read.
@@ -40,10 +40,16 @@ impl Core {
             }
             return self.early.push((index, stored));
         }
+        let confirmed_at_most = match &verdict {
+            Verdict::Continue | Verdict::FirstStart => Lsn::MAX,
+            Verdict::Resend { after, .. } => *after,
+            Verdict::Gap(_) => stored.record.as_ref().map_or(Lsn::ZERO, |record| record.settled),
+        };
         let Some(repair) = self.follows(index, verdict, &stored) else {
             return self.halts.wait(index, stored);
         };
-        let answer = if repair.is_nothing() { Batch::default() } else { self.repair(index, &repair) };
+        let lists_no_rules = !repair.rules.is_empty();
+        let answer = Answer { batch: self.repair(index, &repair), confirmed_at_most, lists_no_rules };
         self.verified(index);
         self.halts.resolved(index);
         self.outputs.push(Output::Reconciled(index, answer));

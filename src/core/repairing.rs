@@ -35,21 +35,31 @@ impl Repair {
 }
 
 impl Core {
-    /// Returns what a worker that waits for an answer has to send, so that no record is written before. Where nothing is in
-    /// flight it leaves with the next delivery instead.
+    /// Returns what has to be sent again with the oldest delivery in flight, so that no record is written before. Where
+    /// nothing is in flight it leaves with the next delivery instead; and scopes always leave by themselves, when the target is
+    /// anchored.
     pub(super) fn repair(&mut self, index: usize, repair: &Repair) -> Batch {
         let mut answer = Batch::default();
-        if let Some(target) =
-            self.targets.get_mut(index).filter(|target| target.in_flight.iter().any(|sent| !sent.is_flush))
+        if let (Some(target), Some(after)) = (self.targets.get_mut(index), repair.sent_after)
+            && target.in_flight.iter().any(|sent| !sent.is_flush)
         {
-            repair.put(&mut target.recent, &self.routes, &mut answer);
-            if let Some(oldest) = target.in_flight.iter_mut().find(|sent| !sent.is_flush) {
-                oldest.scopes += answer.scopes().len();
-            }
+            target.recent.since(after, &mut answer);
         }
+        let scopes = answer.take_scopes();
         // The worker returns nothing of it that a replica pass could repeat.
-        if answer.is_empty() || !self.replicas.is_empty() {
-            self.repair_later(index, repair);
+        let is_sent = !answer.is_empty() && self.replicas.is_empty();
+        let sent_after = repair.sent_after.filter(|_| !is_sent);
+        let later = Repair { sent_after, rules: repair.rules.clone(), missed_until: repair.missed_until };
+        if !later.is_nothing() {
+            self.repair_later(index, &later);
+        }
+        if is_sent && !scopes.is_empty() {
+            let decoded = self.decoded;
+            let Some(target) = self.targets.get_mut(index) else { return answer };
+            let since = target.since(decoded);
+            let ready = target.stage(Stage::Ready);
+            ready.batch.append(&scopes);
+            ready.holds_since(since);
         }
         answer
     }

@@ -17,9 +17,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::core::{Core, Input, Opening, Output, Policy, Replicas};
-use crate::invalidation::Batch;
 use crate::manual::ManualKeys;
 use crate::pgoutput::{self, Message};
+use crate::record::Answer;
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
 use crate::snapshot::Commit;
@@ -78,7 +78,7 @@ pub struct Pipeline<S: Source> {
     /// In the order of the targets.
     workers: Vec<WorkerHandle>,
     /// For each target, how its worker hears what follows from the record that it has read.
-    answers: Vec<Option<oneshot::Sender<Batch>>>,
+    answers: Vec<Option<oneshot::Sender<Answer>>>,
     reports: mpsc::Receiver<Report>,
     watched: mpsc::Receiver<Watched>,
     /// For which walsender's stream this process should attest, and whether it may.

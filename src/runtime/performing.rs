@@ -43,10 +43,10 @@ impl<S: Source + 'static> Pipeline<S> {
                     worker.load_record();
                 }
             }
-            Output::Reconciled(target, batch) => {
+            Output::Reconciled(target, its) => {
                 if let Some(answer) = self.answers.get_mut(target).and_then(Option::take) {
                     // A worker that is gone has nothing to send either.
-                    let _ = answer.send(batch);
+                    let _ = answer.send(its);
                 }
             }
             // Without an answer it loads the record again.

@@ -25,6 +25,7 @@ use super::{Delivered, Delivery, Fault, FaultKind, Pending, StoredRecord, Target
 use crate::backoff::Backoff;
 use crate::core::Ticket;
 use crate::invalidation::Batch;
+use crate::record::Answer;
 
 /// The most deliveries of one target that are sent and not confirmed. Enough to keep the wire busy; more would only make
 /// batches smaller, as what is not sent yet keeps gathering.
@@ -58,7 +59,7 @@ pub enum Report {
         /// What it stores.
         stored: StoredRecord,
         /// Where the answer goes.
-        answer: oneshot::Sender<Batch>,
+        answer: oneshot::Sender<Answer>,
     },
     /// The target confirmed all of the delivery, its record included.
     Confirmed {
@@ -406,11 +407,14 @@ impl Worker {
         }
         let (answer, verdict) = oneshot::channel();
         self.report(Report::RecordLoaded { target: self.index, stored, answer }).await?;
-        let Ok(repair) = self.meanwhile(verdict).await? else {
+        let Ok(answer) = self.meanwhile(verdict).await? else {
             let wait = self.brief.next(fastrand::u32(..));
             return self.meanwhile(tokio::time::sleep(wait)).await;
         };
-        self.repair.append(&repair);
+        for delivery in self.unconfirmed.iter_mut().filter_map(|its| Arc::get_mut(&mut its.delivery)) {
+            answer.correct(&mut delivery.record);
+        }
+        self.repair.append(&answer.batch);
         self.load_due = false;
         // Where something waits to be confirmed, its confirmation is the better sign.
         if self.unconfirmed.is_empty() { self.up().await } else { ControlFlow::Continue(()) }

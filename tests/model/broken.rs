@@ -11,7 +11,7 @@ const FAULTS: Setup = Setup { faults: 2, crashes: 1, evicts: false, strays: fals
 
 /// A cache that goes back in time, and the daemon may crash before or after. One reader does: what it stores late, the
 /// next in its place is served.
-const ROLLBACK: Setup = Setup { rolls_back: true, crashes: 1, evicts: false, strays: false, readers: 1, ..LEASE };
+const ROLLBACK: Setup = Setup { rolls_back: 1, crashes: 1, evicts: false, strays: false, readers: 1, ..LEASE };
 
 /// A replica that is not always waited for.
 const LAGGARD: Setup = Setup { lags: true, crashes: 1, evicts: false, strays: false, readers: 1, ..LEASE };

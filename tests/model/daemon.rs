@@ -9,7 +9,7 @@ use coherd::invalidation::{Action, Batch, RuleId};
 use coherd::lsn::Lsn;
 use coherd::observation::{HeldWal, Observation, TableSeen};
 use coherd::pgoutput::PgTime;
-use coherd::record::{Delivery, Record, StoredRecord};
+use coherd::record::{Answer, Delivery, Record, StoredRecord};
 use coherd::rules::config::{RawRule, Rule, resolve};
 use coherd::snapshot::{ReplicaSeen, Snapshot};
 use coherd::transaction::Gather;
@@ -78,6 +78,11 @@ impl Flight {
     pub fn invalidates(&self) -> bool {
         !self.batch.is_empty()
     }
+
+    /// Whether it flushes scopes.
+    pub fn flushes(&self) -> bool {
+        !self.batch.scopes().is_empty()
+    }
 }
 
 /// Whether the worker may send.
@@ -135,8 +140,8 @@ pub fn open(daemon: &mut Daemon, setup: &Setup, postgres: Postgres, clock: u64) 
 impl Daemon {
     /// A process that begins.
     pub fn begin(setup: &Setup, postgres: Postgres) -> Daemon {
-        // What is remembered matters only where the cache goes back.
-        let recent_bytes = if setup.rolls_back && !setup.halts { RECENT_BYTES } else { 0 };
+        // What is remembered matters only where the cache goes back. Without it there is a flush in place of a resend.
+        let recent_bytes = if setup.rolls_back == 1 && !setup.halts { RECENT_BYTES } else { 0 };
         let policy = Policy {
             pending_keys: 100,
             recent_bytes,
@@ -226,7 +231,7 @@ impl Daemon {
                 self.flush = Some(Flight { ticket, batch, record: None, stage });
             }
             Output::LoadRecord(_) | Output::LoadAgain(_) => self.ground(),
-            Output::Reconciled(_, batch) => self.reconciled(&batch),
+            Output::Reconciled(_, answer) => self.reconciled(&answer),
             Output::Acknowledge(at) => self.acknowledging = self.acknowledging.max(position(at.lsn())),
             Output::Attest(walsender) => {
                 self.takes_back = walsender.is_none() && self.attests;
@@ -247,12 +252,13 @@ impl Daemon {
         self.flights.iter_mut().chain(&mut self.flush).for_each(|flight| flight.stage = Stage::Waiting);
     }
 
-    fn reconciled(&mut self, batch: &Batch) {
+    fn reconciled(&mut self, answer: &Answer) {
         self.standing = Standing::Working;
         self.flights.iter_mut().chain(&mut self.flush).for_each(|flight| flight.stage = Stage::Sent);
+        self.flights.iter_mut().filter_map(|flight| flight.record.as_mut()).for_each(|record| answer.correct(record));
         match self.flights.first_mut() {
-            Some(oldest) => oldest.batch.append(batch),
-            None => debug_assert!(batch.is_empty(), "nothing is in flight that it could leave with"),
+            Some(oldest) => oldest.batch.append(&answer.batch),
+            None => debug_assert!(answer.batch.is_empty(), "nothing is in flight that it could leave with"),
         }
     }
 

@@ -50,7 +50,8 @@ impl State {
     fn records_mut(&mut self) -> impl Iterator<Item = &mut Record> {
         let flights = self.daemon.flights.iter_mut().chain(&mut self.strays);
         let caches = [&mut self.cache].into_iter().chain(&mut self.snapshot);
-        flights.filter_map(|flight| flight.record.as_mut()).chain(caches.map(|cache| &mut cache.record))
+        let records = flights.filter_map(|flight| flight.record.as_mut()).chain(caches.map(|cache| &mut cache.record));
+        records.chain(&mut self.loaded)
     }
 
     pub fn latest_sequence(&mut self) -> u64 {

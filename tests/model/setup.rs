@@ -105,8 +105,8 @@ pub struct Setup {
     pub faults: u8,
     /// The cache may drop anything at any point.
     pub evicts: bool,
-    /// The cache may go back to an earlier state, once.
-    pub rolls_back: bool,
+    /// The cache may go back to one earlier state, so many times.
+    pub rolls_back: u8,
     /// The connection to it stays then, behind a proxy.
     pub silently: bool,
     /// Several deliveries may be in flight.
@@ -143,7 +143,7 @@ impl Setup {
             strays: true,
             faults: 0,
             evicts: true,
-            rolls_back: false,
+            rolls_back: 0,
             silently: false,
             pipelines: false,
             reopens: false,

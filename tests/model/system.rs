@@ -34,7 +34,10 @@ pub struct State {
     pub cache: Cache,
     /// An earlier state of the cache that it may go back to: a file on its disk, or a replica of it that lags behind.
     pub snapshot: Option<Cache>,
-    pub has_rolled_back: bool,
+    pub rolls_back_left: u8,
+    /// The record as the connection has read it, where it has written none since: it does not notice another cache that says
+    /// the same.
+    pub loaded: Option<Record>,
     /// What may still happen.
     pub crashes_left: u8,
     pub faults_left: u8,
@@ -122,7 +125,8 @@ impl Model for Setup {
             strays: Vec::new(),
             cache,
             snapshot: None,
-            has_rolled_back: false,
+            rolls_back_left: self.rolls_back,
+            loaded: None,
             crashes_left: self.crashes,
             faults_left: self.faults,
             leaves_left: u8::from(self.lags),
@@ -286,7 +290,7 @@ impl Setup {
                 actions.push(Action::EvictToken);
             }
         }
-        if self.rolls_back && !state.has_rolled_back {
+        if state.rolls_back_left > 0 {
             actions.push(if state.snapshot.is_some() { Action::RollBack } else { Action::Save });
         }
     }
@@ -400,6 +404,7 @@ impl Setup {
             (record.confirmed, record.settled) = (record.applied, record.applied);
         }
         (state.cache.writer, state.is_swapped) = (Writer::Present, false);
+        state.loaded = Some(state.cache.record.clone());
         // Whoever wrote before is no writer any more, also of what may come back.
         state.strays.iter_mut().for_each(|stray| stray.record = None);
         state.strays.retain(Flight::invalidates);
@@ -419,7 +424,14 @@ impl Setup {
             state.daemon.flights[place].stage = Stage::Halfway;
             return state.cache.remove(0);
         }
+        // A flush takes long, and the record is written after it.
+        let flushes = flight.flushes();
+        if obeys && flushes && flight.stage == Stage::Sent {
+            state.daemon.flights[place].stage = Stage::Halfway;
+            return self.invalidate(state);
+        }
         match (obeys, in_halves) {
+            (true, _) if flushes => {}
             (true, true) => state.cache.token = None,
             (true, false) if flight.invalidates() => self.invalidate(state),
             (true | false, _) => {}
@@ -432,8 +444,13 @@ impl Setup {
     /// The record is written only by the connection that has read it. Whether it is.
     fn write(&self, state: &mut State, record: Option<&Record>) -> bool {
         let Some(record) = record else { return true };
-        if state.cache.writer != Writer::Present && !self.is(Broken::NoComparison) && !self.is(Broken::NoRepair) {
+        let is_known = state.cache.writer == Writer::Present || state.loaded.as_ref() == Some(&state.cache.record);
+        if !is_known && !self.is(Broken::NoComparison) && !self.is(Broken::NoRepair) {
             return false;
+        }
+        if state.loaded.take().is_some() && state.cache.writer == Writer::Earlier {
+            // It went back unnoticed.
+            (state.cache.writer, state.is_swapped) = (Writer::Present, false);
         }
         let before = std::mem::replace(&mut state.cache.record, record.clone());
         let now = &mut state.cache.record;
@@ -456,8 +473,12 @@ impl Setup {
 
     /// The cache is an earlier one from now on. What readers may know is what its record says.
     fn roll_back(&self, state: &mut State) -> Option<()> {
-        state.cache = Cache { writer: Writer::Earlier, ..state.snapshot.take()? };
-        (state.has_rolled_back, state.is_swapped) = (true, true);
+        state.cache = Cache { writer: Writer::Earlier, ..state.snapshot.clone()? };
+        state.rolls_back_left -= 1;
+        if state.rolls_back_left == 0 {
+            state.snapshot = None;
+        }
+        state.is_swapped = true;
         state.strays.clear();
         state.is_attested_wrongly = true;
         state.promised = position(state.cache.record.settled);

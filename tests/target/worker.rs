@@ -57,7 +57,7 @@ impl Driver {
             match report.expect("the worker lives") {
                 Report::RecordLoaded { stored, answer, .. } => {
                     self.stored_records.push(stored);
-                    answer.send(coherd::invalidation::Batch::default()).expect("the worker waits");
+                    answer.send(coherd::record::Answer::default()).expect("the worker waits");
                 }
                 Report::Confirmed { delivery, .. } => self.confirmed.push(delivery.record.applied.as_u64()),
                 Report::Trouble { fault, .. } => self.troubles.push(fault),

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::core::continuity::SlotOrigin;
-use crate::invalidation::Batch;
 use crate::target::delivery::Shipment;
 
 const ROWS: usize = 10;
@@ -14,7 +13,7 @@ struct Belt {
     worker: delivery::WorkerHandle,
     observer: Observer,
     reports: mpsc::Receiver<Report>,
-    answer: Option<oneshot::Sender<Batch>>,
+    answer: Option<oneshot::Sender<crate::record::Answer>>,
     outputs: Vec<Output>,
 }
 
@@ -71,7 +70,7 @@ impl Belt {
         for output in self.outputs.drain(..) {
             match output {
                 Output::Send { ticket, delivery, .. } => self.worker.send(Shipment { ticket, delivery }).unwrap(),
-                Output::Reconciled(_, batch) => self.answer.take().unwrap().send(batch).unwrap(),
+                Output::Reconciled(_, its) => self.answer.take().unwrap().send(its).unwrap(),
                 _ => {}
             }
         }

@@ -174,7 +174,7 @@ impl Bench {
         for pattern in scopes {
             repair.push_scope(&scope(pattern));
         }
-        answer.send(repair).expect("the worker waits");
+        answer.send(Answer { batch: repair, ..Answer::default() }).expect("the worker waits");
     }
 
     async fn confirmed(&mut self) -> u64 {
@@ -218,7 +218,7 @@ async fn nothing_is_sent_before_the_recollection_is_answered() {
     let Report::RecordLoaded { answer, .. } = bench.next().await else { panic!() };
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(target.events(), [Event::RecordLoaded]);
-    answer.send(Batch::default()).unwrap();
+    answer.send(Answer::default()).unwrap();
     assert_eq!(bench.confirmed().await, 1);
 }
 
@@ -406,7 +406,7 @@ async fn a_failing_recollection_is_retried_too() {
     let (report, troubles) = bench.past_troubles().await;
     assert_eq!(troubles, 3);
     let Report::RecordLoaded { answer, .. } = report else { panic!() };
-    answer.send(Batch::default()).unwrap();
+    answer.send(Answer::default()).unwrap();
     assert_eq!(bench.confirmed().await, 1);
 }
 
