@@ -53,6 +53,7 @@ pub(super) enum Pass {
 
 /// A delivery that is sent and not confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is something that is so or not")]
 pub(super) struct Sent {
     pub(super) ticket: Ticket,
     pub(super) pass: Pass,
@@ -92,6 +93,7 @@ pub(super) struct Floor {
 
 /// One target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is something that is so or not")]
 pub(super) struct TargetState {
     /// It answers.
     pub(super) up: bool,
