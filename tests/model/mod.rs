@@ -77,6 +77,7 @@ mod broken;
 mod check;
 mod daemon;
 mod form;
+mod going_back;
 mod reader;
 mod setup;
 mod story;

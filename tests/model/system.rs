@@ -471,25 +471,6 @@ impl Setup {
         self.write(state, stray.record.as_ref());
     }
 
-    /// The cache is an earlier one from now on. What readers may know is what its record says.
-    fn roll_back(&self, state: &mut State) -> Option<()> {
-        state.cache = Cache { writer: Writer::Earlier, ..state.snapshot.clone()? };
-        state.rolls_back_left -= 1;
-        if state.rolls_back_left == 0 {
-            state.snapshot = None;
-        }
-        state.is_swapped = true;
-        state.strays.clear();
-        state.is_attested_wrongly = true;
-        state.promised = position(state.cache.record.settled);
-        if self.is(Broken::NoRepair) {
-            (state.is_swapped, state.is_attested_wrongly) = (false, false);
-        } else if !self.silently {
-            state.daemon.fails(self, true);
-        }
-        Some(())
-    }
-
     fn invalidate(&self, state: &mut State) {
         match self.protocol {
             Protocol::Plain => state.cache.remove(0),
