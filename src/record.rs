@@ -87,6 +87,8 @@ pub struct Written {
 pub struct Answer {
     /// Joins the oldest of them.
     pub batch: Batch,
+    /// The sequence of the last of them: what has a greater one was made later.
+    pub sequence: u64,
     /// Their records were made when more was thought to be confirmed: they may say no more than this.
     pub confirmed_at_most: Lsn,
     /// They may not list their rules: changes of some were missed.
@@ -95,13 +97,16 @@ pub struct Answer {
 
 impl Default for Answer {
     fn default() -> Self {
-        Answer { batch: Batch::default(), confirmed_at_most: Lsn::MAX, lists_no_rules: false }
+        Answer { batch: Batch::default(), sequence: 0, confirmed_at_most: Lsn::MAX, lists_no_rules: false }
     }
 }
 
 impl Answer {
     /// Takes out of the record of a delivery what is not so any more.
     pub fn correct(&self, record: &mut Record) {
+        if record.sequence > self.sequence {
+            return;
+        }
         record.confirmed = record.confirmed.min(self.confirmed_at_most);
         record.settled = record.settled.min(self.confirmed_at_most);
         if self.lists_no_rules {

@@ -335,6 +335,7 @@ impl Core {
     /// The target has missed what was sent to it after `at`: no more than that counts as applied until the repair is
     /// confirmed.
     fn missed_since(&mut self, target: usize, at: Lsn) {
+        let at = at.min(self.decoded);
         if let Some(target) = self.targets.get_mut(target) {
             target.sent_mut().for_each(|sent| sent.since = sent.since.min(at));
             target.stages.all_mut().for_each(|pending| pending.clamp(at));

@@ -40,16 +40,14 @@ impl Core {
             }
             return self.early.push((index, stored));
         }
-        let confirmed_at_most = match &verdict {
-            Verdict::Continue | Verdict::FirstStart => Lsn::MAX,
-            Verdict::Resend { after, .. } => *after,
-            Verdict::Gap(_) => stored.record.as_ref().map_or(Lsn::ZERO, |record| record.settled),
-        };
+        let confirmed_at_most = verdict.has_up_to(&stored);
+        self.missed_since(index, confirmed_at_most);
         let Some(repair) = self.follows(index, verdict, &stored) else {
             return self.halts.wait(index, stored);
         };
         let lists_no_rules = !repair.rules.is_empty();
-        let answer = Answer { batch: self.repair(index, &repair), confirmed_at_most, lists_no_rules };
+        let sequence = self.sequence;
+        let answer = Answer { batch: self.repair(index, &repair), sequence, confirmed_at_most, lists_no_rules };
         self.verified(index);
         self.halts.resolved(index);
         self.outputs.push(Output::Reconciled(index, answer));
@@ -139,7 +137,6 @@ impl Core {
     /// What follows from a verdict; `None` where a person has to decide.
     fn follows(&mut self, index: usize, verdict: Verdict, stored: &StoredRecord) -> Option<Repair> {
         let all = self.flush_of(self.rules_of(index, |_| true));
-        let settled = stored.record.as_ref().map_or(Lsn::ZERO, |record| record.settled);
         match verdict {
             Verdict::FirstStart if self.policy.on_first_start == OnFirstStart::Keep => {
                 self.tell(Event::FirstStart(index));
@@ -160,12 +157,10 @@ impl Core {
             }
             Verdict::Resend { after, because } => {
                 self.tell(Event::Resent(index, because));
-                self.missed_since(index, after);
                 let not_listed = self.not_listed(index, stored);
                 Some(Repair { sent_after: Some(after), ..self.flush_of(not_listed) })
             }
             Verdict::Gap(gap) => {
-                self.missed_since(index, settled);
                 self.not_listed(index, stored);
                 let lost_because = self.following.lost_because.clone();
                 let lost_because = lost_because.filter(|_| matches!(gap, Gap::SlotWasGone { .. }));

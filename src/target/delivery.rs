@@ -411,6 +411,10 @@ impl Worker {
             let wait = self.brief.next(fastrand::u32(..));
             return self.meanwhile(tokio::time::sleep(wait)).await;
         };
+        // What was sent before the answer may still wait to be taken in.
+        while let Ok(shipment) = self.inbox.try_recv() {
+            self.take(Some(shipment))?;
+        }
         for delivery in self.unconfirmed.iter_mut().filter_map(|its| Arc::get_mut(&mut its.delivery)) {
             answer.correct(&mut delivery.record);
         }

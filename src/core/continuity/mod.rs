@@ -94,6 +94,19 @@ pub(super) enum Verdict {
     Gap(Gap),
 }
 
+impl Verdict {
+    /// Up to where the target has all that was confirmed, as far as its record shows; [`Lsn::MAX`] where it has missed nothing.
+    /// A record of another history shows nothing.
+    pub(super) fn has_up_to(&self, stored: &StoredRecord) -> Lsn {
+        match self {
+            Verdict::Continue | Verdict::FirstStart => Lsn::MAX,
+            Verdict::Resend { after, .. } => *after,
+            Verdict::Gap(Gap::OtherDatabase | Gap::DatabaseWentBack { .. } | Gap::OtherHistory { .. }) => Lsn::ZERO,
+            Verdict::Gap(_) => stored.record.as_ref().map_or(Lsn::ZERO, |record| record.settled),
+        }
+    }
+}
+
 /// Why something may have been missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Gap {

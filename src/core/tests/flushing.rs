@@ -1,6 +1,7 @@
 //! When a flush leaves, and when it counts.
 
 use super::*;
+use crate::observation::{Horizon, Observation};
 
 fn is_flush(sent: &Sent) -> bool {
     !sent.2.batch.scopes().is_empty()
@@ -77,4 +78,46 @@ fn a_record_that_left_before_a_flush_was_done_does_not_prove_it() {
     assert_eq!(desk.settled(), 100);
     desk.drain();
     assert_eq!(desk.settled(), 200);
+}
+
+/// The target is another one behind its connection: what its record says has settled there, has not here.
+#[test]
+fn a_record_of_another_history_says_nothing_of_what_the_target_has() {
+    for (applied, system_id, confirmed_at_most) in [(50, 7, 50), (900, 8, 0), (900, 7, 0)] {
+        let mut desk = Desk::new(1);
+        let catalogue = &mut desk.core.catalogue.coverage;
+        catalogue.looked(&look(), &[]);
+        let followed = desk.core.following.followed.as_mut().unwrap();
+        followed.reached = lsn(500);
+        (0..2).for_each(|_| followed.looked(lsn(500)));
+        desk.commit(300);
+        let in_flight = desk.send();
+        desk.core.doubt(0);
+        let record = Some(Record { system_id, ..record_at(applied) });
+        desk.core.record_loaded(0, StoredRecord { record, empty: false, written: None }, desk.now);
+        assert_eq!(desk.settled(), confirmed_at_most, "{applied} of {system_id}");
+        let mut outputs = Vec::new();
+        desk.core.take_outputs(&mut outputs);
+        let answers = outputs.iter().filter_map(|output| match output {
+            Output::Reconciled(0, answer) => Some(answer.confirmed_at_most),
+            _ => None,
+        });
+        assert_eq!(answers.collect::<Vec<_>>(), [lsn(confirmed_at_most)], "{applied} of {system_id}");
+        desk.confirm_all(in_flight);
+        desk.drain();
+        assert_eq!(desk.settled(), 300, "when it is flushed");
+    }
+}
+
+fn look() -> Observation {
+    Observation {
+        wal: None,
+        log_end: Lsn::ZERO,
+        catalogue_at: Instant::now(),
+        snapshot: Horizon { xmin: 1, xmax: 1 },
+        tables: Vec::new(),
+        database: None,
+        holder: None,
+        synchronous: None,
+    }
 }

@@ -1,3 +1,5 @@
+mod answers;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -211,29 +213,6 @@ fn wrote(applied: u64, scopes: &[&str]) -> Event {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_sent_before_the_recollection_is_answered() {
-    let target = Scripted::new(&[]);
-    let mut bench = Bench::new(&target);
-    bench.send(1, &[]);
-    let Report::RecordLoaded { answer, .. } = bench.next().await else { panic!() };
-    tokio::time::sleep(Duration::from_mins(1)).await;
-    assert_eq!(target.events(), [Event::RecordLoaded]);
-    answer.send(Answer::default()).unwrap();
-    assert_eq!(bench.confirmed().await, 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_that_is_dropped_is_no_answer() {
-    let target = Scripted::new(&[]);
-    let mut bench = Bench::new(&target);
-    bench.send(1, &[]);
-    drop(bench.next().await);
-    bench.answer(&["user:*"]).await;
-    assert_eq!(bench.confirmed().await, 1);
-    assert_eq!(target.events(), [Event::RecordLoaded, Event::RecordLoaded, wrote(1, &["user:*"])]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn deliveries_overlap_up_to_the_window_and_keep_their_order() {
     let target = Scripted::new(&[Act::RespondSlowly(50); 8]);
     let mut bench = Bench::up(&target).await;
@@ -252,7 +231,7 @@ async fn deliveries_overlap_up_to_the_window_and_keep_their_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_lane_and_a_dead_worker_give_the_shipment_back() {
+async fn a_full_window_and_a_dead_worker_give_the_shipment_back() {
     let target = Scripted::new(&[Act::HoldResponse; 4]);
     let mut bench = Bench::up(&target).await;
     for applied in 1..=4 {
@@ -398,7 +377,7 @@ async fn what_somebody_has_to_remedy_is_tried_slowly_and_the_rest_at_most_every_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failing_recollection_is_retried_too() {
+async fn a_record_that_cannot_be_loaded_is_loaded_again() {
     let target = Scripted::new(&[]);
     target.loads.lock().unwrap().extend([FaultKind::Connection, FaultKind::NotReady, FaultKind::Denied]);
     let mut bench = Bench::new(&target);
@@ -411,7 +390,7 @@ async fn a_failing_recollection_is_retried_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_the_lane_ends_the_worker_in_the_midst_of_anything() {
+async fn dropping_the_handle_ends_the_worker_in_the_midst_of_anything() {
     for act in [Act::HoldResponse, Act::Reject(FaultKind::Denied), Act::Accept] {
         let target = Scripted::new(&[act; 50]);
         let mut bench = Bench::up(&target).await;
