@@ -14,7 +14,10 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
     match &status.state {
         State::Streaming => {}
         State::Starting => {
-            reasons.push("starting: the stream is not open yet; if this lasts, run journalctl -u coherd".to_owned());
+            reasons.push(
+                "starting: the stream is not open yet; if this lasts, see coherd's log (journalctl -u coherd)"
+                    .to_owned(),
+            );
         }
         State::Standby { reason } => reasons.push(format!(
             "hot standby: another instance reads slot {}; this one takes over when it ends ({reason})",
@@ -73,8 +76,8 @@ fn behind(status: &Status, now: Instant, ready_max_lag: Duration) -> Option<Stri
 }
 
 /// What ends a halt. Everything that tells of one says the same.
-pub const HALT_ADVICE: &str =
-    "to flush every scope and continue, run coherd flush, or set on_gap: flush and run systemctl reload coherd";
+pub const HALT_ADVICE: &str = "to flush every scope and continue, run coherd flush, or set on_gap: flush and reload coherd \
+                               (systemctl reload coherd)";
 
 /// What ends it that two coherds write one record.
 pub fn record_advice(target: &str) -> String {
@@ -200,7 +203,7 @@ mod tests {
         board.target(0, |target| target.halted = Some("the target holds keys but no record".to_owned()));
         board.enter(State::Reconnecting { reason: "the server went away".to_owned() });
         board.enter(State::Streaming);
-        insta::assert_snapshot!(reasons(&board), @"target cache is halted (on_gap: halt) and gets nothing, because it may have missed changes: the target holds keys but no record; to flush every scope and continue, run coherd flush, or set on_gap: flush and run systemctl reload coherd");
+        insta::assert_snapshot!(reasons(&board), @"target cache is halted (on_gap: halt) and gets nothing, because it may have missed changes: the target holds keys but no record; to flush every scope and continue, run coherd flush, or set on_gap: flush and reload coherd (systemctl reload coherd)");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use super::*;
 const HALT: &str = "on_gap: halt\n";
 
 /// The ways out, which every text gives in the same words.
-const ADVICE: &str =
-    "to flush every scope and continue, run coherd flush, or set on_gap: flush and run systemctl reload coherd";
+const ADVICE: &str = "to flush every scope and continue, run coherd flush, or set on_gap: flush and reload coherd (systemctl \
+                      reload coherd)";
 
 /// Readiness, once it tells of the halt.
 fn halts(shop: &Shop) -> String {
