@@ -1,9 +1,13 @@
 //! What a target is told: keys, scopes, and batches of both.
 
+mod recent;
+
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
+
+pub use recent::Recent;
 
 /// What happens to a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -83,10 +83,8 @@ pub struct Written {
 }
 
 /// What follows from a record that was read, for the deliveries that were sent before and are not confirmed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    /// Joins the oldest of them.
-    pub batch: Batch,
     /// The sequence of the last of them: what has a greater one was made later.
     pub sequence: u64,
     /// Their records were made when more was thought to be confirmed: they may say no more than this.
@@ -97,7 +95,7 @@ pub struct Answer {
 
 impl Default for Answer {
     fn default() -> Self {
-        Answer { batch: Batch::default(), sequence: 0, confirmed_at_most: Lsn::MAX, lists_no_rules: false }
+        Answer { sequence: 0, confirmed_at_most: Lsn::MAX, lists_no_rules: false }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The house rules that a compiler does not see: which way imports point, and how long a file or a function may be.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const FILE_LINES_MAX: usize = 500;
@@ -78,6 +79,129 @@ fn files_and_functions_are_short() {
         }
     }
     assert!(long.is_empty(), "too long:\n{}", long.join("\n"));
+}
+
+/// Lines of code that a module may have, tests, comments and blank lines left out: who wants to explain something has room
+/// for it.
+const MODULE_LINES_MAX: &[(&str, usize)] = &[
+    ("core", 3500),
+    ("runtime", 1200),
+    ("source", 6000),
+    ("target/redis", 4500),
+    ("rules", 5000),
+    ("config", 2000),
+    ("cli", 5500),
+    ("admin", 3500),
+    ("status", 3500),
+];
+
+const METHODS_MAX: usize = 25;
+const FIELDS_MAX: usize = 12;
+
+/// Types that have more methods or fields, and why.
+const LARGE_TYPES: &[(&str, &str)] = &[
+    ("core::Core", "one method for each input, and for each question that the runtime and the model ask"),
+    ("core::TargetState", "what may happen to one target; its queue, record, pace and halt are types of their own"),
+    ("core::Queue", "the ways in and out of each place in which an invalidation may be"),
+    ("runtime::Observer", "one method for each thing that people are told"),
+    ("runtime::Pipeline", "the ends of every channel of the one loop"),
+    ("status::Board", "one method for each thing that is shown"),
+    ("status::Status", "one field for each thing that is shown"),
+    ("status::TargetStatus", "one field for each thing that is shown of a target"),
+    ("status::View", "the fields of /status, as they are documented"),
+    ("database::Database", "the answers of one look at a server"),
+    ("database::Server", "the settings of a server, as it names them"),
+    ("database::Surroundings", "what is around the tables, as one query brings it"),
+    ("table::Table", "what the catalogue says of a table"),
+    ("rules::Demand", "one question for each thing that a rule needs of a column"),
+    ("source::Dsn", "the parameters of libpq that are known here"),
+    ("source::PostgresStream", "one connection, its positions and its buffers"),
+    ("target::Redis", "one target's configuration, bound to its connection"),
+    ("target::TargetConfig", "the configuration of a target, as it is documented"),
+    ("target::Worker", "one task's channels, its deliveries in flight and its patience"),
+    ("config::TargetSettings", "the configuration of a target, as it is documented"),
+    ("transaction::Reader", "the rules, bound, and the transaction that is being read"),
+];
+
+#[test]
+fn modules_and_types_are_small() {
+    let mut large = Vec::new();
+    for (module, most) in MODULE_LINES_MAX {
+        let lines: usize = code_of(module).iter().map(|code| code.lines().count()).sum();
+        if lines == 0 || lines > *most {
+            large.push(format!("src/{module}: {lines} lines of code, at most {most}"));
+        }
+    }
+    let mut seen = BTreeMap::<String, (usize, usize)>::new();
+    for file in rust_files("src") {
+        let Some(module) = module_of(&file).filter(|_| !is_test(&file)) else { continue };
+        for (name, methods, fields) in types(&code(&std::fs::read_to_string(&file).unwrap())) {
+            let its = seen.entry(format!("{module}::{name}")).or_default();
+            // Each file may have one of that name.
+            *its = (its.0 + methods, its.1.max(fields));
+        }
+    }
+    for (name, (methods, fields)) in &seen {
+        let is_large = *methods > METHODS_MAX || *fields > FIELDS_MAX;
+        match (is_large, LARGE_TYPES.iter().any(|(large, _)| large == name)) {
+            (true, false) => large.push(format!("{name}: {methods} methods, {fields} fields")),
+            (false, true) => large.push(format!("{name}: not large any more, take it off the list")),
+            _ => {}
+        }
+    }
+    assert!(large.is_empty(), "at most {METHODS_MAX} methods and {FIELDS_MAX} fields a type:\n{}", large.join("\n"));
+}
+
+/// The code of every file of a module, which is a folder, a file or both.
+fn code_of(module: &str) -> Vec<String> {
+    let single = root().join("src").join(format!("{module}.rs"));
+    let files = rust_files(&format!("src/{module}")).into_iter().chain(single.exists().then_some(single));
+    files.filter(|file| !is_test(file)).map(|file| code(&std::fs::read_to_string(file).unwrap())).collect()
+}
+
+fn is_test(file: &Path) -> bool {
+    let name = file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    name == "tests" || name.ends_with("_tests") || file.parent().is_some_and(|dir| dir.ends_with("tests"))
+}
+
+/// A file without its tests, comments and blank lines.
+fn code(text: &str) -> String {
+    let text = match text.find("#[cfg(test)]\nmod tests {") {
+        Some(tests) => &text[..tests],
+        None => text,
+    };
+    let text = text.replace("#[cfg(test)]\nmod tests;\n", "");
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+    text.lines().filter(is_code).collect::<Vec<_>>().join("\n")
+}
+
+/// The name of each type in the code of a file, with the methods of its own and the fields that stand there.
+fn types(code: &str) -> Vec<(String, usize, usize)> {
+    let mut found = Vec::new();
+    let lines: Vec<&str> = code.lines().collect();
+    for (number, line) in lines.iter().enumerate() {
+        let body = || lines[number + 1..].iter().take_while(|line| **line != "}");
+        let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        if line.starts_with("impl") && !line.contains(" for ") {
+            let generics = line.strip_prefix("impl<").map_or(0, |rest| rest.find("> ").unwrap_or(0) + 6);
+            let name = line[generics..].trim_start_matches("impl").trim_start_matches([' ', '>']);
+            let name: String = name.chars().take_while(|c| c.is_alphanumeric()).collect();
+            let methods = body().filter(|line| line.starts_with("    ") && !line.starts_with("     ")).filter(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let before = words.iter().take_while(|word| **word != "fn");
+                words.contains(&"fn")
+                    && before.clone().all(|w| w.starts_with("pub") || ["async", "const", "in"].contains(w))
+            });
+            found.push((name, methods.count(), 0));
+        } else if let (Some(at), true) = (words.iter().position(|word| *word == "struct"), line.ends_with('{'))
+            && !line.starts_with(' ')
+        {
+            let is_field = |line: &&&str| line.starts_with("    ") && !line.starts_with("     ") && line.contains(": ");
+            let fields = body().filter(is_field).filter(|line| !line.trim_start().starts_with('#'));
+            found.push((words[at + 1].to_owned(), 0, fields.count()));
+        }
+    }
+    found
 }
 
 /// Words that had a meaning of their own here, and have given way to the field's; see docs/glossary.md. They may stand in
@@ -166,6 +290,8 @@ fn the_checks_themselves_can_fail() {
     assert_eq!(imports("use crate::lsn::Lsn;\nlet x = crate::target::open();"), ["lsn", "target"]);
     let function = format!("fn a() {{\n{}}}\n    fn b() {{}}\n", "    x();\n".repeat(80));
     assert_eq!(functions(&function), [(1, 82), (83, 1)]);
+    let text = "/// A.\nstruct A<T> {\n    /// B.\n    b: u8,\n\n    pub c: T,\n}\nimpl<T: X> A<T> {\n    pub(super) const fn a() {}\n\n    fn b() {\n        fn c() {}\n    }\n}\nimpl X for A {\n    fn c() {}\n}\n#[cfg(test)]\nmod tests {\n}\n";
+    assert_eq!(types(&code(text)), [("A".to_owned(), 0, 2), ("A".to_owned(), 2, 0)]);
     assert!(has_retired_word("struck_at") && has_retired_word("StrikeKey") && has_retired_word("GIVEN_UP"));
     assert!(!has_retired_word("by_handle") && !has_retired_word("Plane") && !has_retired_word("recalling"));
     assert_eq!(names("let a = \"lane\"; // sight\nb()"), ["a", "b", "let"]);

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Core, Output, Reopen};
+use crate::lsn::Lsn;
 
 /// How often the source is told what is acknowledged, unless somebody waits for it. It takes a lock for each, and now and
 /// then writes the slot to its disk.
@@ -30,12 +31,14 @@ pub(super) struct Attesting {
     /// What was asked for last.
     wanted: Option<u32>,
     seen: Seen,
+    /// The furthest position that the slot was told, and when.
+    pub(super) acknowledged: Lsn,
     acknowledged_at: Instant,
 }
 
 impl Attesting {
     pub(super) fn new(now: Instant) -> Attesting {
-        Attesting { wanted: None, seen: Seen::ForNone, acknowledged_at: now }
+        Attesting { wanted: None, seen: Seen::ForNone, acknowledged: Lsn::ZERO, acknowledged_at: now }
     }
 
     /// See [`Core::rest`].
@@ -51,7 +54,7 @@ impl Core {
             self.attesting.seen = Seen::Perhaps;
         }
         if std::mem::replace(&mut self.attesting.wanted, walsender) != walsender {
-            self.outputs.push(Output::Attest(walsender));
+            self.feed.outputs.push(Output::Attest(walsender));
         }
     }
 
@@ -85,16 +88,16 @@ impl Core {
     /// Acknowledges what may be; `is_behind`: a backlog is being read.
     pub(super) fn tell_source(&mut self, is_behind: bool, now: Instant) {
         let is_ahead = self.is_ahead_of_settled();
-        let Some(walsender) = self.walsender() else { return self.attest(None) };
+        let Some(walsender) = self.following.walsender() else { return self.attest(None) };
         self.attest((!is_ahead).then_some(walsender));
         let pace = if is_behind { ACKNOWLEDGE_BEHIND_EVERY } else { ACKNOWLEDGE_EVERY };
         let elapsed = now.saturating_duration_since(self.attesting.acknowledged_at);
-        let is_due = self.is_draining || self.is_awaited() || elapsed >= pace;
+        let is_due = self.is_draining || self.attesting.acknowledged < self.feed.awaited || elapsed >= pace;
         if (!is_ahead || self.attesting.seen == Seen::ForNone)
             && is_due
             && let Some(position) = self.acknowledge()
         {
-            self.outputs.push(Output::Acknowledge(position));
+            self.feed.outputs.push(Output::Acknowledge(position));
             self.attesting.acknowledged_at = now;
         }
     }
@@ -103,6 +106,6 @@ impl Core {
     /// its end.
     pub(super) fn acknowledgement_due(&self, now: Instant) -> Option<Instant> {
         let next = (self.attesting.acknowledged_at + ACKNOWLEDGE_EVERY).max(now + ACKNOWLEDGE_EVERY / 2);
-        (self.walsender().is_some() && self.can_acknowledge()).then_some(next)
+        (self.following.walsender().is_some() && self.acknowledgeable().is_some()).then_some(next)
     }
 }

@@ -3,17 +3,19 @@
 use std::time::Instant;
 
 use super::Core;
+use crate::record::StoredRecord;
 
 impl Core {
     /// Every sequence that the core knows. Only their order means anything, and that the next one is greater.
     pub fn sequences_mut(&mut self) -> impl Iterator<Item = &mut u64> {
         let targets = self.targets.iter_mut().flat_map(|target| {
-            let unproved = target.unproved.iter_mut().map(|flush| &mut flush.sequence);
-            [&mut target.confirmed_sequence].into_iter().chain(unproved)
+            let unproved = target.queue.unproved.iter_mut().map(|flush| &mut flush.sequence);
+            let stored = target.halt.stored.as_mut().and_then(sequence_of);
+            [&mut target.record.sequence].into_iter().chain(unproved).chain(stored)
         });
-        let stored = self.early.iter_mut().map(|(_, stored)| stored).chain(self.halts.stored_mut());
-        let stored = stored.filter_map(|stored| stored.record.as_mut()).map(|record| &mut record.sequence);
-        [&mut self.sequence, &mut self.sequence_before].into_iter().chain(targets).chain(stored)
+        let stored = self.early.iter_mut().filter_map(|(_, stored)| sequence_of(stored));
+        let sequences = &mut self.feed.sequences;
+        [&mut sequences.last, &mut sequences.before].into_iter().chain(targets).chain(stored)
     }
 
     /// It has been `now` for ever: what is paced may happen when time passes again, and nothing before.
@@ -21,12 +23,14 @@ impl Core {
         self.following.rest(now);
         self.probing.rest(now);
         self.attesting.rest(now);
-        self.replicas.rest(now);
+        self.feed.replicas.rest(now);
         for target in &mut self.targets {
-            target.last_sent = now;
-            target.paced_until = now;
-            target.settled_due = target.settled_due.map(|_| now);
-            target.repeats.iter_mut().for_each(|repeat| repeat.rest(now));
+            target.pace.rest(now);
+            target.queue.repeats.iter_mut().for_each(|repeat| repeat.rest(now));
         }
     }
+}
+
+fn sequence_of(stored: &mut StoredRecord) -> Option<&mut u64> {
+    stored.record.as_mut().map(|record| &mut record.sequence)
 }

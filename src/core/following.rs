@@ -1,10 +1,11 @@
 //! The stream as the core sees it: opened, closed, parked, and whether the history that it shows is the one of before.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::continuity::{Failed, History, Resume, SlotOrigin, resume};
-use super::probing::Probing;
-use super::{Core, Event, Opening, Output, Reopen};
+use super::continuity::{Failed, Resume, SlotOrigin, Stuck, resume};
+use super::uncounted::Uncounted;
+use super::{Core, Event, Opening, Output, Reopen, goes_to};
 use crate::lsn::Lsn;
 
 /// How long a stream is held that cannot be read, because no target has room. Postgres does not finish a fast shutdown before
@@ -55,10 +56,14 @@ impl Followed {
 /// How the source stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Following {
+    /// The slot that is followed, as records name it.
+    pub(super) slot: Uncounted<Arc<str>>,
     pub(super) stream: Stream,
     pub(super) followed: Option<Followed>,
     /// Why the slot was lost that is made anew.
     pub(super) lost_because: Option<String>,
+    /// Failures to decode the log.
+    pub(super) stuck: Stuck,
     /// Since when no target has had room.
     full_since: Option<Instant>,
     /// When the loop last turned.
@@ -66,12 +71,31 @@ pub(super) struct Following {
 }
 
 impl Following {
-    pub(super) fn new(now: Instant) -> Following {
-        Following { stream: Stream::Closed, followed: None, lost_because: None, full_since: None, turned: now }
+    pub(super) fn new(slot: &str, decoding_timeout: Duration, now: Instant) -> Following {
+        Following {
+            slot: Uncounted(slot.into()),
+            stream: Stream::Closed,
+            followed: None,
+            lost_because: None,
+            stuck: Stuck::new(decoding_timeout),
+            full_since: None,
+            turned: now,
+        }
     }
-}
 
-impl Following {
+    /// The process at the server that sends the stream, where it is open.
+    pub(super) fn walsender(&self) -> Option<u32> {
+        match self.stream {
+            Stream::Open { walsender } => Some(walsender),
+            Stream::Closed | Stream::Parked => None,
+        }
+    }
+
+    /// What the server said of itself.
+    pub(super) fn opening(&self) -> Option<&Opening> {
+        self.followed.as_ref().map(|followed| &followed.opening)
+    }
+
     /// See [`Core::rest`].
     pub(super) fn rest(&mut self, now: Instant) {
         self.turned = now;
@@ -80,14 +104,6 @@ impl Following {
 }
 
 impl Core {
-    /// The process at the server that sends the stream, where it is open.
-    pub(super) fn walsender(&self) -> Option<u32> {
-        match self.following.stream {
-            Stream::Open { walsender } => Some(walsender),
-            Stream::Closed | Stream::Parked => None,
-        }
-    }
-
     /// Whether a history is followed, be its stream open or not.
     pub fn is_following(&self) -> bool {
         self.following.followed.is_some()
@@ -97,12 +113,14 @@ impl Core {
         if let SlotOrigin::Found { .. } = opening.slot {
             self.following.lost_because = None;
         }
-        let (start, walsender, slot) = (opening.start, opening.walsender, opening.slot);
+        let (start, walsender) = (opening.start, opening.walsender);
         let (mut reached, mut looks) = (opening.wal_end, 0);
-        match self.following.followed.take().map(|before| (self.resumes(&before, &opening, slot), before)) {
+        let (decoded, acknowledged) = (self.feed.decoded, self.attesting.acknowledged);
+        let before = self.following.followed.take();
+        match before.map(|before| (resume(&before.opening, decoded, &opening, acknowledged), before)) {
             None => self.begin_with(&opening, clock_us),
             Some((Resume::Anew(why), _)) => {
-                self.tell(Event::Anew(why));
+                self.feed.tell(Event::Anew(why));
                 self.begin_with(&opening, clock_us);
             }
             Some((how, before)) => {
@@ -122,21 +140,21 @@ impl Core {
         self.opened(start);
         // What they remembered may be hours old, as for a standby that takes over.
         for (target, _) in self.early.drain(..) {
-            self.outputs.push(Output::LoadAgain(target));
+            self.feed.outputs.push(Output::LoadAgain(target));
         }
         self.load_records();
-        self.replicas.opened(opening.system_id, opening.timeline, &opening.forks);
+        self.feed.replicas.opened(opening.system_id, opening.timeline, &opening.forks);
         // Although nothing waits yet: whether the source takes writes tells replicas from the source itself.
-        self.outputs.push(Output::Probe);
-        self.outputs.push(Output::PollReplicas(self.furthest));
-        self.probing = Probing::new(now);
+        self.feed.outputs.push(Output::Probe);
+        self.feed.outputs.push(Output::PollReplicas(self.feed.furthest));
+        self.probing.opened(now);
         self.following.stream = Stream::Open { walsender };
         self.following.full_since = None;
         self.replicas_turned(now);
         self.attestation_is_for_none();
         let acknowledged = self.acknowledged_at(start);
-        self.outputs.push(Output::Acknowledge(acknowledged));
-        self.tell(Event::Streaming(opening.clone(), self.stuck.is_failing()));
+        self.feed.outputs.push(Output::Acknowledge(acknowledged));
+        self.feed.tell(Event::Streaming(opening.clone(), self.following.stuck.is_failing()));
         self.following.followed = Some(Followed { opening, reached, looks });
     }
 
@@ -144,28 +162,18 @@ impl Core {
     fn begin_with(&mut self, opening: &Opening, clock_us: u64) {
         self.catalogue.end = opening.wal_end;
         self.begin(opening.start, clock_us);
-        for target in 0..self.target_count() {
-            if !self.catalogue.coverage.is_whole(|rule| rule.targets.contains(&target)) {
-                self.withhold(target);
+        for target in &mut self.targets {
+            if !self.catalogue.coverage.is_whole(goes_to(*target.index)) {
+                target.withhold(self.feed.decoded);
             }
         }
-    }
-
-    fn resumes(&self, before: &Followed, now: &Opening, slot: SlotOrigin) -> Resume {
-        let history = |opening: &Opening, end| History {
-            system_id: opening.system_id,
-            timeline: opening.timeline,
-            fork: opening.forks.last().map(|fork| fork.at),
-            end,
-        };
-        let (was, is) = (history(&before.opening, self.decoded), history(now, now.wal_end));
-        resume(&was, &is, slot, self.acknowledged, &now.forks)
     }
 
     /// The stream is closed: no answer counts that was asked for over it.
     pub(super) fn stream_closed(&mut self) {
         self.following.stream = Stream::Closed;
-        self.invalidate_what_is_asked_about();
+        self.feed.visibility.start_over();
+        self.answer_is_late();
     }
 
     /// Another instance writes the records now, and what this one knows is soon out of date.
@@ -176,16 +184,16 @@ impl Core {
 
     /// Closes the stream, if there is one, to open it anew.
     pub(super) fn reopen(&mut self, why: Reopen) {
-        if self.walsender().is_some() {
+        if self.following.walsender().is_some() {
             self.stream_closed();
-            self.outputs.push(Output::Reopen(why));
+            self.feed.outputs.push(Output::Reopen(why));
         }
     }
 
     /// The loop turns.
     pub(super) fn turned(&mut self, now: Instant) {
         let stood_still = now.saturating_duration_since(std::mem::replace(&mut self.following.turned, now));
-        if stood_still >= STOPPED_MIN && self.walsender().is_some() {
+        if stood_still >= STOPPED_MIN && self.following.walsender().is_some() {
             self.reopen(Reopen::StoodStill(stood_still));
             self.unverify();
         }
@@ -198,7 +206,7 @@ impl Core {
             (Stream::Open { .. }, Some(since)) if now.saturating_duration_since(since) >= FULL_MAX => {
                 self.stream_closed();
                 self.following.stream = Stream::Parked;
-                self.outputs.push(Output::Park);
+                self.feed.outputs.push(Output::Park);
             }
             _ if !self.has_room() => {
                 self.following.full_since.get_or_insert(now);
@@ -210,19 +218,19 @@ impl Core {
     /// A parked stream is opened again.
     pub(super) fn unpark(&mut self) {
         self.following.stream = Stream::Closed;
-        self.outputs.push(Output::Unpark);
+        self.feed.outputs.push(Output::Unpark);
     }
 
     /// The stream has failed where everything up to `at`, or what is decoded, was fine.
     pub fn decoding_failed(&mut self, at: Option<Lsn>, now: Instant) -> (Lsn, Failed) {
-        let at = at.unwrap_or(self.decoded);
-        (at, self.stuck.failed(at, now))
+        let at = at.unwrap_or(self.feed.decoded);
+        (at, self.following.stuck.failed(at, now))
     }
 
     /// Looks whether the stream has got past the position where it failed.
     pub(super) fn got_past_failure(&mut self) {
-        if self.stuck.passed(self.decoded) {
-            self.tell(Event::StreamsOn);
+        if self.following.stuck.passed(self.feed.decoded) {
+            self.feed.tell(Event::StreamsOn);
         }
     }
 }

@@ -7,7 +7,7 @@
 //! another transaction there, or none, everything that the target holds is of another history.
 
 use super::Core;
-use super::target::Floor;
+use super::record_state::RecordState;
 use crate::lsn::Lsn;
 use crate::snapshot::Commit;
 
@@ -32,6 +32,8 @@ pub(super) struct Shown {
     commits: Vec<Commit>,
     /// It has shown everything before this position.
     up_to: Lsn,
+    /// Targets that turned out to belong to another history, and the last transaction of each.
+    others: Vec<(usize, Commit)>,
 }
 
 impl Shown {
@@ -43,38 +45,25 @@ impl Shown {
     pub(super) fn shows_up_to(&mut self, at: Lsn) {
         self.up_to = self.up_to.max(at);
     }
+
+    fn opened(&mut self, start: Lsn) {
+        self.commits.clear();
+        // Or reading would allocate now and then.
+        self.commits.reserve(SHOWN_MAX);
+        (self.start, self.up_to) = (start, start);
+    }
 }
 
 impl Core {
     /// The stream is open, and shows again what was committed after `start`.
     pub(super) fn opened(&mut self, start: Lsn) {
-        let mut commits = std::mem::take(&mut self.shown.commits);
-        commits.clear();
-        // Or reading would allocate now and then.
-        commits.reserve(SHOWN_MAX);
-        self.shown = Shown { start, commits, up_to: start };
-        let decoded = self.decoded;
+        self.shown.opened(start);
         for target in &mut self.targets {
-            let since = target.settled(decoded);
-            let of_before = target.history.map(|history| history.commit).or(target.commit);
-            target.history = of_before.filter(|commit| commit.at >= start).map(|commit| History { commit, since });
+            let since = target.settled(self.feed.decoded);
+            let its = &mut target.record;
+            let of_before = its.history.map(|history| history.commit).or(its.commit);
+            its.history = of_before.filter(|commit| commit.at >= start).map(|commit| History { commit, since });
         }
-    }
-
-    /// The record of a target, which another process has written, names this transaction as its last one. Returns it where
-    /// the stream has shown that it belongs to another history.
-    pub(super) fn expect_history(&mut self, index: usize, commit: Option<Commit>) -> Option<Commit> {
-        let commit = commit.filter(|commit| commit.at >= self.shown.start && *commit != Commit::NONE)?;
-        let target = self.targets.get_mut(index)?;
-        if self.shown.commits.contains(&commit) {
-            target.commit = Commit::latest(target.commit, Some(commit));
-        } else if commit.at >= self.shown.up_to {
-            target.history = Some(History { commit, since: self.shown.start });
-        } else {
-            (target.commit, target.floor) = (None, Floor::default());
-            return Some(commit);
-        }
-        None
     }
 
     /// The stream shows a transaction.
@@ -88,27 +77,53 @@ impl Core {
     /// The stream has shown everything before `at`, and then `commit`.
     pub(super) fn passes(&mut self, at: Lsn, commit: Option<Commit>) {
         self.shown.shows_up_to(at);
-        for (index, target) in self.targets.iter_mut().enumerate() {
-            let Some(history) = target.history else { continue };
-            if commit == Some(history.commit) {
-                target.history = None;
-                target.commit = Commit::latest(target.commit, Some(history.commit));
-            } else if history.commit.at < at || commit.is_some_and(|commit| commit.at == history.commit.at) {
-                target.history = None;
-                self.other_histories.push((index, history.commit));
+        for target in &mut self.targets {
+            if let Some(last) = target.record.passes(at, commit) {
+                self.shown.others.push((*target.index, last));
             }
         }
     }
 
     /// The targets that turned out to belong to another history since the last call, and the last transaction of each.
     pub(super) fn take_other_histories(&mut self) -> Vec<(usize, Commit)> {
-        for (index, _) in &self.other_histories {
+        let others = std::mem::take(&mut self.shown.others);
+        for (index, _) in &others {
             if let Some(target) = self.targets.get_mut(*index) {
-                (target.commit, target.floor) = (None, Floor::default());
-                (target.written, target.confirmed_sequence) = (Lsn::ZERO, 0);
+                target.record.disown();
+                target.record.begin();
             }
         }
-        std::mem::take(&mut self.other_histories)
+        others
+    }
+}
+
+impl RecordState {
+    /// The record, which another process has written, names this transaction as its last one. Returns it where the stream
+    /// has shown that it belongs to another history.
+    pub(super) fn expect_history(&mut self, shown: &Shown, commit: Option<Commit>) -> Option<Commit> {
+        let commit = commit.filter(|commit| commit.at >= shown.start && *commit != Commit::NONE)?;
+        if shown.commits.contains(&commit) {
+            self.commit = Commit::latest(self.commit, Some(commit));
+        } else if commit.at >= shown.up_to {
+            self.history = Some(History { commit, since: shown.start });
+        } else {
+            self.disown();
+            return Some(commit);
+        }
+        None
+    }
+
+    /// See [`Core::passes`]. Returns the record's last transaction, where the history does not have it.
+    fn passes(&mut self, at: Lsn, commit: Option<Commit>) -> Option<Commit> {
+        let last = self.history?.commit;
+        if commit == Some(last) {
+            self.history = None;
+            self.commit = Commit::latest(self.commit, Some(last));
+        } else if last.at < at || commit.is_some_and(|commit| commit.at == last.at) {
+            self.history = None;
+            return Some(last);
+        }
+        None
     }
 }
 

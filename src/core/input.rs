@@ -211,30 +211,4 @@ impl Why {
             Why::Overspent(..) => "wal_budget",
         }
     }
-
-    /// For people; `subject` names a rule.
-    pub fn text<'s>(&self, subject: impl Fn(RuleId) -> &'s str) -> String {
-        match self {
-            Why::FirstStart => "first start (on_first_start: flush)".to_owned(),
-            Why::Gap(gap, None) => gap.to_string(),
-            Why::Gap(gap, Some(why)) => format!("{gap}: {why}"),
-            Why::NotListed(rules) => {
-                let names: Vec<&str> = rules.iter().map(|rule| subject(*rule)).collect();
-                format!(
-                    "{}: the rule, its table, or how the publication contains it has changed since the target's record was \
-                     written, or a replica had missed changes",
-                    names.join(", ")
-                )
-            }
-            Why::Uncovered(rule) => {
-                format!("{}: changes of its table may be missing from the stream", subject(*rule))
-            }
-            Why::Republished(rule) => {
-                format!("{}: its table, or how the publication contains it, has changed", subject(*rule))
-            }
-            Why::Reinherited(rule) => format!("{}: other tables inherit from its table now", subject(*rule)),
-            Why::ReplicaReturned => "a replica is back".to_owned(),
-            Why::Overspent(end, spent) => format!("suspended at {end}: {spent}"),
-        }
-    }
 }

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::continuity::{Budget, Coverage, Drift, Overspent};
-use super::{Core, Event, OnGap, Reopen, Repair, Why, goes_to};
+use super::repairing::Repair;
+use super::{Core, Event, OnGap, Reopen, Why, goes_to};
 use crate::invalidation::RuleId;
 use crate::lsn::Lsn;
 use crate::observation::Observation;
@@ -50,9 +51,10 @@ impl Core {
             self.record_loaded(target, stored, now);
         }
         if let (Some(held), Some(_)) = (look.wal, &self.following.followed) {
-            let laggards = self.laggards(&held);
+            let grown = self.catalogue.budget.grown(&held);
+            let laggards = self.laggards(&held, grown);
             if let Some(spent) = self.catalogue.budget.looked(held) {
-                self.stuck.hurry();
+                self.following.stuck.hurry();
                 self.go_on_without(&laggards, held.end, spent);
             }
         }
@@ -66,23 +68,27 @@ impl Core {
         let follows = self.following.followed.is_some();
         match drift {
             Drift::Uncovered(rule, text) => {
-                self.tell(Event::Uncovered(*rule, text.clone()));
+                self.feed.tell(Event::Uncovered(*rule, text.clone()));
                 if follows {
                     self.may_miss(*rule, Why::Uncovered(*rule));
                 }
             }
-            Drift::Faulty(rule, text) => self.tell(Event::Uncovered(*rule, text.clone())),
-            Drift::Covered(rule) => self.tell(Event::Covered(*rule)),
+            Drift::Faulty(rule, text) => self.feed.tell(Event::Uncovered(*rule, text.clone())),
+            Drift::Covered(rule) => self.feed.tell(Event::Covered(*rule)),
             Drift::Broken(rule) if follows => self.may_miss(*rule, Why::Republished(*rule)),
             Drift::Repaired(rule) if follows => {
-                for target in self.targets_of(*rule) {
-                    // Where it was broken at the same look, it has just been flushed.
-                    if before != Some(&Drift::Broken(*rule)) {
-                        self.repair_later(target, &self.flush_of(vec![*rule]));
-                    }
-                    if self.catalogue.coverage.is_whole(goes_to(target)) {
-                        self.repaired(target);
-                    }
+                // Where it was broken at the same look, it has just been flushed.
+                let flush = (before != Some(&Drift::Broken(*rule))).then(|| self.flush_of(vec![*rule]));
+                for index in self.targets_of(*rule) {
+                    let is_whole = self.catalogue.coverage.is_whole(goes_to(index));
+                    self.with(index, |target, feed| {
+                        if let Some(flush) = &flush {
+                            target.repair(feed, flush);
+                        }
+                        if is_whole {
+                            target.repaired(feed.decoded);
+                        }
+                    });
                 }
             }
             Drift::Broken(_) | Drift::Repaired(_) => {}
@@ -99,10 +105,11 @@ impl Core {
 
     /// Changes that concern the rule may have been missed, and may be still.
     fn may_miss(&mut self, rule: RuleId, why: Why) {
-        for target in self.targets_of(rule) {
-            self.withhold(target);
-            if self.gap(target, why.clone()) {
-                self.repair_later(target, &self.flush_of(vec![rule]));
+        let flush = self.flush_of(vec![rule]);
+        for index in self.targets_of(rule) {
+            self.with(index, |target, feed| target.withhold(feed.decoded));
+            if self.gap(index, why.clone()) {
+                self.with(index, |target, feed| target.repair(feed, &flush));
             }
         }
     }
@@ -115,13 +122,13 @@ impl Core {
 
     /// Has the records list the rules that are whole.
     pub(super) fn list_rules(&mut self) {
-        for index in 0..self.target_count() {
-            let marks = self.catalogue.coverage.marks(|rule| goes_to(index)(rule) && self.may_list(index, rule.id));
-            if let Some(target) = self.targets.get_mut(index)
-                && *target.rules.0 != *marks
-            {
+        for target in &mut self.targets {
+            let goes_there = goes_to(*target.index);
+            let is_listed = |rule: &Rule| goes_there(rule) && target.may_list(&self.feed, rule.id);
+            let marks = self.catalogue.coverage.marks(is_listed);
+            if *target.record.marks != *marks {
                 // The record says so with the next delivery.
-                target.rules = (marks.into(), true);
+                (target.record.marks, target.record.marks_are_due) = (marks.into(), true);
             }
         }
     }
@@ -130,9 +137,9 @@ impl Core {
     fn go_on_without(&mut self, laggards: &[usize], end: Lsn, spent: Overspent) {
         let found = self.following.followed.as_ref().map_or(Lsn::ZERO, |followed| followed.reached);
         for &index in laggards {
-            self.suspend(index, found);
-            self.tell(Event::Suspended(index, Why::Overspent(end, spent)));
-            if self.policy.on_gap == OnGap::Halt {
+            self.with(index, |target, feed| target.suspend(feed, found));
+            self.feed.tell(Event::Suspended(index, Why::Overspent(end, spent)));
+            if self.feed.policy.on_gap == OnGap::Halt {
                 self.halt(index, Why::Overspent(end, spent));
             }
         }

@@ -1,56 +1,103 @@
 //! What has grown too large is coarsened: the scopes of a rule stand in for its keys.
 
 use super::Core;
+use super::feed::Feed;
+use super::pending::Pending;
 use super::target::TargetState;
-use crate::invalidation::{BATCH_BYTES_MAX, Load, RuleId};
+use super::uncounted::Uncounted;
+use crate::invalidation::{BATCH_BYTES_MAX, Batch, Load, RuleId};
+
+/// Manual keys, which no scope can replace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(super) struct Manual {
+    /// A target that the slot waits for holds more of them than it may.
+    pub(super) is_full: bool,
+    /// So many could a suspended target not hold, and nobody was told yet.
+    pub(super) lost: u64,
+}
 
 impl Core {
     /// Coarsens what waits for a target, wherever, if it is more than may. Once a turn, because reading in between is
     /// bounded by `gathering::INTAKE_KEYS`.
     pub(super) fn bound(&mut self) {
-        let Core { targets, routes, policy, .. } = self;
+        let Core { targets, feed, manual, .. } = self;
         for target in &mut *targets {
-            let Load { keys, bytes } = target.load();
-            if keys > policy.pending_keys || bytes > BATCH_BYTES_MAX {
-                let coarsened: Vec<RuleId> =
-                    target.pendings_mut().flat_map(|pending| pending.limit(0, routes)).collect();
-                target.overflow.note(coarsened);
-            }
+            target.bound(feed);
         }
-        let most = policy.pending_keys / 2;
         let mut waited_for = targets.iter().filter(|target| target.suspended.is_none());
-        self.manual_is_full = waited_for.any(|target| target.is_full_of_manual(most));
-    }
-
-    /// The targets whose overflow has begun since the last call, with the rules concerned.
-    pub(super) fn take_overflows(&mut self) -> Vec<(usize, Vec<RuleId>)> {
-        let new = |(index, target): (usize, &mut TargetState)| {
-            std::mem::take(&mut target.overflow.is_new).then(|| (index, target.overflow.rules.clone()))
-        };
-        self.targets.iter_mut().enumerate().filter_map(new).collect()
+        manual.is_full = waited_for.any(|target| target.is_full_of_manual(feed));
     }
 }
 
-/// A time in which more waited for a target than may: the rules whose scopes replaced their keys, and whether that still
-/// has to be reported.
+impl TargetState {
+    fn bound(&mut self, feed: &Feed) {
+        let Load { keys, bytes } = self.queue.load();
+        if keys > feed.policy.pending_keys || bytes > BATCH_BYTES_MAX {
+            let coarsened: Vec<RuleId> =
+                self.queue.pendings_mut().flat_map(|pending| pending.limit(0, &feed.routes)).collect();
+            self.queue.memory.note(coarsened);
+        }
+    }
+
+    /// Whether it holds more manual keys than it may: half of what it may be behind by.
+    pub(super) fn is_full_of_manual(&self, feed: &Feed) -> bool {
+        let Load { keys, bytes } = self.queue.manual();
+        keys > feed.policy.pending_keys / 2 || bytes > BATCH_BYTES_MAX / 2
+    }
+}
+
+/// The memory that waiting batches take: bounded, and used again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(super) struct Overflow {
-    rules: Vec<RuleId>,
+pub(super) struct Memory {
+    /// Empty batches that keep theirs.
+    spare: Uncounted<Vec<Batch>>,
+    /// While more waits than may, the rules whose scopes replaced their keys.
+    coarsened: Vec<RuleId>,
+    /// Nobody was told of that yet.
     is_new: bool,
 }
 
-impl Overflow {
-    pub(super) fn note(&mut self, rules: Vec<RuleId>) {
-        self.is_new |= self.rules.is_empty() && !rules.is_empty();
-        for rule in rules {
-            if !self.rules.contains(&rule) {
-                self.rules.push(rule);
+impl Memory {
+    /// Coarsens what is too large.
+    pub(super) fn bound(&mut self, pending: &mut Pending, feed: &Feed) {
+        let coarsened = pending.limit(feed.policy.pending_keys, &feed.routes);
+        self.note(coarsened);
+    }
+
+    /// Adds one to the other, within bounds.
+    pub(super) fn merge(&mut self, into: &mut Pending, mut from: Pending, feed: &Feed) {
+        into.absorb(&mut from);
+        self.bound(into, feed);
+        self.spare.push(from.batch);
+    }
+
+    /// An empty batch.
+    pub(super) fn take(&mut self) -> Batch {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// What was in the batch is done with.
+    pub(super) fn keep(&mut self, mut batch: Batch) {
+        batch.clear();
+        self.spare.push(batch);
+    }
+
+    fn note(&mut self, coarsened: Vec<RuleId>) {
+        self.is_new |= self.coarsened.is_empty() && !coarsened.is_empty();
+        for rule in coarsened {
+            if !self.coarsened.contains(&rule) {
+                self.coarsened.push(rule);
             }
         }
     }
 
     /// Everything that waited is confirmed.
     pub(super) fn is_over(&mut self) {
-        self.rules.clear();
+        self.coarsened.clear();
+    }
+
+    /// The rules concerned, where keys have been replaced since the last call, for the first time in a while.
+    pub(super) fn overflow(&mut self) -> Option<Vec<RuleId>> {
+        std::mem::take(&mut self.is_new).then(|| self.coarsened.clone())
     }
 }

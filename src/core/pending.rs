@@ -127,37 +127,34 @@ pub(super) enum Stage {
 
 /// One `Pending` for each [`Stage`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(super) struct Stages {
-    fresh: Pending,
-    probed: Pending,
-    blocked: Pending,
-    ready: Pending,
-}
+pub(super) struct Stages([Pending; 4]);
 
 impl Stages {
     pub(super) fn at(&self, stage: Stage) -> &Pending {
+        let Stages([fresh, probed, blocked, ready]) = self;
         match stage {
-            Stage::Fresh => &self.fresh,
-            Stage::Probed => &self.probed,
-            Stage::Blocked => &self.blocked,
-            Stage::Ready => &self.ready,
+            Stage::Fresh => fresh,
+            Stage::Probed => probed,
+            Stage::Blocked => blocked,
+            Stage::Ready => ready,
         }
     }
 
     pub(super) fn at_mut(&mut self, stage: Stage) -> &mut Pending {
+        let Stages([fresh, probed, blocked, ready]) = self;
         match stage {
-            Stage::Fresh => &mut self.fresh,
-            Stage::Probed => &mut self.probed,
-            Stage::Blocked => &mut self.blocked,
-            Stage::Ready => &mut self.ready,
+            Stage::Fresh => fresh,
+            Stage::Probed => probed,
+            Stage::Blocked => blocked,
+            Stage::Ready => ready,
         }
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Pending> {
-        [&self.fresh, &self.probed, &self.blocked, &self.ready].into_iter()
+        self.0.iter()
     }
 
     pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
-        [&mut self.fresh, &mut self.probed, &mut self.blocked, &mut self.ready].into_iter()
+        self.0.iter_mut()
     }
 }

@@ -2,148 +2,162 @@
 
 use std::time::Instant;
 
-use super::continuity::{Gap, Known, Server, Shared, Verdict, compare};
-use super::following::Stream;
-use super::target::{Floor, Mode};
-use super::{Core, Event, OnFirstStart, OnGap, Output, Reopen, Repair, Why, goes_to};
+use super::continuity::{Gap, Known, Shared, Verdict, compare};
+use super::feed::Feed;
+use super::following::{Followed, Stream};
+use super::history::Shown;
+use super::record_state::Floor;
+use super::repairing::Repair;
+use super::target::{Mode, TargetState};
+use super::{Core, Event, OnFirstStart, OnGap, Output, Reopen, Why, goes_to};
 use crate::invalidation::RuleId;
 use crate::lsn::Lsn;
 use crate::record::{Answer, NEW, StoredRecord};
 
+impl TargetState {
+    /// Whether nobody else writes the target's record, as far as can be seen. Where somebody does, nothing is sent. The
+    /// database that is followed has this system identifier, and is followed by this slot.
+    fn has_record_alone(
+        &mut self,
+        feed: &mut Feed,
+        stored: &StoredRecord,
+        (system_id, slot): (u64, &str),
+        now: Instant,
+    ) -> bool {
+        match self.stranger.read(stored, system_id, slot, now) {
+            Shared::Free => feed.tell(Event::RecordFree(*self.index)),
+            Shared::Watch => return false,
+            Shared::Taken(writer) => {
+                feed.tell(Event::RecordTaken(*self.index, writer, system_id));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether another instance that follows the same slot has begun to write the record since this one did. Said once: where
+    /// the stream turns out to be open still, its clock was ahead of this one's, and sequences go on after its own.
+    pub(super) fn is_overtaken(&self, feed: &mut Feed, stored: &StoredRecord, system_id: u64) -> bool {
+        let Some(record) = stored.record.as_ref().filter(|record| record.system_id == system_id) else { return false };
+        let is_overtaken = record.sequence > feed.sequences.last && self.record.written > Lsn::ZERO;
+        if is_overtaken {
+            feed.sequences.last = record.sequence;
+        }
+        is_overtaken
+    }
+
+    /// Compares the target's stored record with what is known. Unless the target is halted, it may be sent something from
+    /// now on: what the verdict asks for first.
+    pub(super) fn reconcile(
+        &mut self,
+        feed: &mut Feed,
+        followed: &Followed,
+        shown: &Shown,
+        its: &StoredRecord,
+    ) -> Verdict {
+        let sequence = its.record.as_ref().map_or(0, |record| record.sequence);
+        let is_ours = self.record.sent > Lsn::ZERO && feed.sequences.are_ours(sequence);
+        // What is given out next is later than whatever another instance has written.
+        feed.sequences.last = feed.sequences.last.max(sequence);
+        let known = Known {
+            opening: &followed.opening,
+            reached: followed.reached.max(self.record.sent),
+            written: self.record.written,
+            sequence: self.record.sequence,
+            acquainted: self.record.acquainted,
+            is_ours,
+            remembered: self.recent.reaches_back_to(),
+        };
+        let verdict = compare(&known, its);
+        if self.mode == Mode::Unverified {
+            self.mode = Mode::Live;
+        }
+        self.record.floor = match (&verdict, &its.record) {
+            (Verdict::Continue, Some(record)) => Floor::of(record),
+            _ => Floor::default(),
+        };
+        // It may have lost those too.
+        self.record.marks_are_due = true;
+        self.flush_again();
+        if let (Verdict::Continue | Verdict::Resend { .. }, Some(record), false) = (&verdict, &its.record, is_ours) {
+            self.record.history = None;
+            if let Some(commit) = self.record.expect_history(shown, record.commit) {
+                return Verdict::Gap(Gap::OtherHistory { commit });
+            }
+            if verdict == Verdict::Continue {
+                self.record.found(record);
+                // What the other process has sent is not in this one's memory.
+                if record.applied > self.recent.reaches_back_to() {
+                    self.recent.begin(record.applied);
+                }
+            }
+        }
+        verdict
+    }
+}
+
 impl Core {
     /// A target's stored record was read.
     pub(super) fn record_loaded(&mut self, index: usize, stored: StoredRecord, now: Instant) {
-        if self.walsender().is_none() {
+        if self.following.walsender().is_none() {
             // Another instance may be at work by now, and the record be its own. It is loaded again when the stream is open.
             if self.following.stream == Stream::Parked {
                 self.unpark();
             }
             return self.early.push((index, stored));
         }
-        let (Some(followed), true) = (&self.following.followed, self.catalogue.coverage.is_known()) else {
+        let Core { feed, targets, following, shown, .. } = self;
+        let (Some(followed), true) = (&following.followed, self.catalogue.coverage.is_known()) else {
             return self.early.push((index, stored));
         };
-        let (system_id, is_reached_sure) = (followed.opening.system_id, followed.is_reached_sure());
-        if !self.has_record_alone(index, &stored, system_id, now) {
-            return self.outputs.push(Output::LoadAgain(index));
+        let Some(target) = targets.get_mut(index) else { return };
+        let system_id = followed.opening.system_id;
+        if !target.has_record_alone(feed, &stored, (system_id, &following.slot), now) {
+            return feed.outputs.push(Output::LoadAgain(index));
         }
-        if self.is_overtaken(index, &stored, system_id) {
+        if target.is_overtaken(feed, &stored, system_id) {
             // As a rule the server has not told yet that the stream is lost.
-            self.outputs.push(Output::LoadAgain(index));
+            feed.outputs.push(Output::LoadAgain(index));
             return self.reopen(Reopen::Overtaken(index));
         }
-        let verdict = self.reconcile(index, &stored);
-        if let (Verdict::Gap(Gap::DatabaseWentBack { .. }), false) = (&verdict, is_reached_sure) {
+        let verdict = target.reconcile(feed, followed, shown, &stored);
+        if let (Verdict::Gap(Gap::DatabaseWentBack { .. }), false) = (&verdict, followed.is_reached_sure()) {
             // Perhaps the instance before this one wrote the record while this one was waiting.
-            if let Some(target) = self.targets.get_mut(index) {
-                target.unverify();
-            }
+            target.unverify();
             return self.early.push((index, stored));
         }
         let confirmed_at_most = verdict.has_up_to(&stored);
-        self.missed_since(index, confirmed_at_most);
-        let Some(repair) = self.follows(index, verdict, &stored) else {
-            return self.halts.wait(index, stored);
-        };
-        let lists_no_rules = !repair.rules.is_empty();
-        let sequence = self.sequence;
-        let answer = Answer { batch: self.repair(index, &repair), sequence, confirmed_at_most, lists_no_rules };
-        self.verified(index);
-        self.halts.resolved(index);
-        self.outputs.push(Output::Reconciled(index, answer));
-    }
-
-    /// Whether nobody else writes the target's record, as far as can be seen. Where somebody does, nothing is sent.
-    fn has_record_alone(&mut self, index: usize, stored: &StoredRecord, system_id: u64, now: Instant) -> bool {
-        let Some(target) = self.targets.get_mut(index) else { return true };
-        match target.stranger.read(stored, system_id, &self.slot, now) {
-            Shared::Free => {
-                self.tell(Event::RecordFree(index));
-                true
-            }
-            Shared::Watch => false,
-            Shared::Taken(writer) => {
-                self.tell(Event::RecordTaken(index, writer, system_id));
-                false
-            }
+        target.missed_since(confirmed_at_most, feed.decoded);
+        match self.follows(index, verdict, &stored) {
+            Some(repair) => self.reconciled(index, &repair, confirmed_at_most),
+            None => self.with(index, |target, _| target.halt.stored = Some(stored)),
         }
     }
 
-    /// Whether another instance that follows the same slot has begun to write the record since this one did. Said once: where
-    /// the stream turns out to be open still, its clock was ahead of this one's, and sequences go on after its own.
-    pub(super) fn is_overtaken(&mut self, index: usize, stored: &StoredRecord, system_id: u64) -> bool {
-        let (Some(target), Some(record)) = (self.targets.get(index), &stored.record) else { return false };
-        let is_overtaken =
-            record.system_id == system_id && record.sequence > self.sequence && target.written > Lsn::ZERO;
-        if is_overtaken {
-            self.sequence = record.sequence;
-        }
-        is_overtaken
-    }
-
-    /// Compares a target's stored record with what is known. Unless the target is halted, it may be sent something from
-    /// now on: what the verdict asks for first.
-    pub(super) fn reconcile(&mut self, index: usize, its: &StoredRecord) -> Verdict {
-        let (before, last) = (self.sequence_before, self.sequence);
-        let (Some(target), Some(followed)) = (self.targets.get_mut(index), &self.following.followed) else {
-            return Verdict::Continue;
-        };
-        let opening = &followed.opening;
-        let sequence = its.record.as_ref().map_or(0, |record| record.sequence);
-        // What is given out next is later than whatever another instance has written.
-        self.sequence = last.max(sequence);
-        let server = Server {
-            system_id: opening.system_id,
-            timeline: opening.timeline,
-            forks: &opening.forks,
-            slot: opening.slot,
-            reached: followed.reached.max(target.sent),
-        };
-        let known = Known {
-            server,
-            written: target.written,
-            sequence: target.confirmed_sequence,
-            acquainted: target.acquainted,
-            is_ours: target.sent > Lsn::ZERO && before < sequence && sequence <= last,
-            remembered: target.recent.reaches_back_to(),
-        };
-        let (verdict, is_ours) = (compare(&known, its), known.is_ours);
-        if target.mode == Mode::Unverified {
-            target.mode = Mode::Live;
-        }
-        target.floor = match (&verdict, &its.record) {
-            (Verdict::Continue, Some(record)) => {
-                Floor { applied: record.applied, confirmed: record.confirmed, settled: record.settled }
+    /// The target goes on, with a repair; its record proves that everything up to `confirmed_at_most` is confirmed.
+    fn reconciled(&mut self, index: usize, repair: &Repair, confirmed_at_most: Lsn) {
+        let sequence = self.feed.sequences.last;
+        let answer = Answer { sequence, confirmed_at_most, lists_no_rules: !repair.rules.is_empty() };
+        self.with(index, |target, feed| {
+            target.halt.is_pardoned = false;
+            if *repair != Repair::default() {
+                target.repair(feed, repair);
             }
-            _ => Floor::default(),
-        };
-        // It may have lost those too.
-        target.rules.1 = true;
-        self.flush_again(index);
-        if let (Verdict::Continue | Verdict::Resend { .. }, Some(record), false) = (&verdict, &its.record, is_ours) {
-            if let Some(target) = self.targets.get_mut(index) {
-                target.history = None;
-            }
-            if let Some(commit) = self.expect_history(index, record.commit) {
-                return Verdict::Gap(Gap::OtherHistory { commit });
-            }
-            if let (Verdict::Continue, Some(target)) = (&verdict, self.targets.get_mut(index)) {
-                target.found(record);
-            }
-        }
-        verdict
+            target.verified();
+            feed.outputs.push(Output::Reconciled(index, answer));
+        });
     }
 
     /// What follows from a verdict; `None` where a person has to decide.
     fn follows(&mut self, index: usize, verdict: Verdict, stored: &StoredRecord) -> Option<Repair> {
-        let all = self.flush_of(self.rules_of(index, |_| true));
+        let all = self.flush_of(self.feed.rules_of(index, |_| true));
         match verdict {
-            Verdict::FirstStart if self.policy.on_first_start == OnFirstStart::Keep => {
-                self.tell(Event::FirstStart(index));
+            Verdict::FirstStart if self.feed.policy.on_first_start == OnFirstStart::Keep => {
+                self.feed.tell(Event::FirstStart(index));
                 Some(Repair::default())
             }
             Verdict::FirstStart => {
-                self.tell(Event::Flushing(index, Why::FirstStart));
+                self.feed.tell(Event::Flushing(index, Why::FirstStart));
                 Some(all)
             }
             Verdict::Continue => {
@@ -156,7 +170,7 @@ impl Core {
                 self.gap(index, Why::NotListed(not_listed)).then_some(repair)
             }
             Verdict::Resend { after, because } => {
-                self.tell(Event::Resent(index, because));
+                self.feed.tell(Event::Resent(index, because));
                 let not_listed = self.not_listed(index, stored);
                 Some(Repair { sent_after: Some(after), ..self.flush_of(not_listed) })
             }
@@ -172,28 +186,30 @@ impl Core {
     /// What targets hold turned out to be of another history.
     pub(super) fn other_histories(&mut self) {
         for (index, commit) in self.take_other_histories() {
-            let all = self.flush_of(self.rules_of(index, |_| true));
-            self.missed_since(index, Lsn::ZERO);
+            let all = self.flush_of(self.feed.rules_of(index, |_| true));
+            self.with(index, |target, feed| target.missed_since(Lsn::ZERO, feed.decoded));
             if self.gap(index, Why::Gap(Gap::OtherHistory { commit }, None)) {
-                self.repair_later(index, &all);
-                self.verified(index);
+                self.with(index, |target, feed| {
+                    target.repair(feed, &all);
+                    target.verified();
+                });
             }
         }
     }
 
     /// Tells of a gap. Gives whether it is repaired with a flush, or waits for a person.
     pub(super) fn gap(&mut self, index: usize, why: Why) -> bool {
-        if self.halts.is_pardoned(index) {
+        if self.targets.get(index).is_some_and(|target| target.halt.is_pardoned) {
             // It was told when it halted.
-            self.tell(Event::Flushing(index, why));
+            self.feed.tell(Event::Flushing(index, why));
             return true;
         }
-        self.tell(Event::Gap(index, why.clone()));
-        if self.policy.on_gap == OnGap::Halt {
+        self.feed.tell(Event::Gap(index, why.clone()));
+        if self.feed.policy.on_gap == OnGap::Halt {
             self.halt(index, why);
             return false;
         }
-        self.tell(Event::Flushing(index, why));
+        self.feed.tell(Event::Flushing(index, why));
         true
     }
 
@@ -208,7 +224,9 @@ impl Core {
         let not_listed = self.catalogue.coverage.missing(marks, goes_to(index));
         for &rule in &not_listed {
             if !self.catalogue.coverage.doubt(rule) {
-                self.targets_of(rule).into_iter().for_each(|target| self.withhold(target));
+                for target in self.targets_of(rule) {
+                    self.with(target, |target, feed| target.withhold(feed.decoded));
+                }
             }
         }
         self.list_rules();

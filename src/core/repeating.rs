@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::Core;
+use super::feed::Feed;
 use super::pending::Pending;
+use super::queue::Queue;
 use crate::invalidation::Batch;
 
 /// Into how many parts the pause is divided: what is confirmed within one is repeated together.
@@ -30,38 +32,32 @@ impl Repeat {
 impl Core {
     /// When the next repetition is due.
     pub(super) fn next_repeat(&self) -> Option<Instant> {
-        self.targets.iter().filter_map(|target| target.repeats.front()).map(|repeat| repeat.due).min()
+        self.targets.iter().filter_map(|target| target.queue.repeats.front()).map(|repeat| repeat.due).min()
     }
+}
 
+impl Queue {
     /// What was confirmed for good is repeated after the pause.
-    pub(super) fn repeat_later(&mut self, index: usize, mut batch: Batch, now: Instant) {
-        let Core { targets, routes, policy, .. } = self;
-        let Some(target) = targets.get_mut(index) else { return };
-        if policy.repeat_after == Duration::ZERO || batch.is_empty() {
-            batch.clear();
-            return target.spare.push(batch);
+    pub(super) fn repeat_later(&mut self, batch: Batch, feed: &Feed, now: Instant) {
+        let pause = feed.policy.repeat_after;
+        if pause == Duration::ZERO || batch.is_empty() {
+            return self.memory.keep(batch);
         }
-        let due = now + policy.repeat_after;
-        let mut pending = Pending { batch, ..Pending::default() };
-        match target.repeats.back_mut().filter(|last| due < last.first + policy.repeat_after / PARTS) {
+        let due = now + pause;
+        let pending = Pending { batch, ..Pending::default() };
+        match self.repeats.back_mut().filter(|last| due < last.first + pause / PARTS) {
             Some(last) => {
-                last.pending.absorb(&mut pending);
-                target.overflow.note(last.pending.limit(policy.pending_keys, routes));
+                self.memory.merge(&mut last.pending, pending, feed);
                 last.due = due;
-                target.spare.push(pending.batch);
             }
-            None => target.repeats.push_back(Repeat { first: due, due, pending }),
+            None => self.repeats.push_back(Repeat { first: due, due, pending }),
         }
     }
 
     /// Takes what is due now.
-    pub(super) fn repeat(&mut self, index: usize, now: Instant) {
-        let Core { targets, routes, policy, .. } = self;
-        let Some(target) = targets.get_mut(index) else { return };
-        while let Some(Repeat { mut pending, .. }) = target.repeats.pop_front_if(|repeat| repeat.due <= now) {
-            target.repeat.absorb(&mut pending);
-            target.overflow.note(target.repeat.limit(policy.pending_keys, routes));
-            target.spare.push(pending.batch);
+    pub(super) fn repeat(&mut self, feed: &Feed, now: Instant) {
+        while let Some(Repeat { pending, .. }) = self.repeats.pop_front_if(|repeat| repeat.due <= now) {
+            self.memory.merge(&mut self.repeat, pending, feed);
         }
     }
 }

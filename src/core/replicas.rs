@@ -49,15 +49,6 @@ pub enum Absent {
     },
 }
 
-/// Whether the settled watermark waits for a replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Standing {
-    /// It does.
-    Held,
-    /// It has not since then, when the replica had replayed everything before this position.
-    Left(Lsn),
-}
-
 /// A replica that is not waited for from now on, or is again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
@@ -79,7 +70,8 @@ pub enum Turn {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Replica {
-    standing: Standing,
+    /// Set while it is not waited for: everything before this position it had replayed when it left.
+    left: Option<Lsn>,
     /// Everything before is replayed, in the source's history.
     replayed: Lsn,
     /// When it last answered as a replica of the source, or the beginning.
@@ -120,9 +112,9 @@ impl Replicas {
     /// `count` replicas, none of which has answered yet. One that is behind or silent for longer than `max_lag` is not
     /// waited for.
     pub fn new(count: usize, max_lag: Duration, now: Instant) -> Replicas {
-        let (standing, replayed) = (Standing::Held, Lsn::ZERO);
+        let replayed = Lsn::ZERO;
         let replica =
-            || Replica { standing, replayed, answered: now, strange: None, needs: None, back_to: None, run: None };
+            || Replica { left: None, replayed, answered: now, strange: None, needs: None, back_to: None, run: None };
         Replicas {
             each: std::iter::repeat_with(replica).take(count).collect(),
             max_lag,
@@ -136,7 +128,7 @@ impl Replicas {
     pub(super) fn rest(&mut self, now: Instant) {
         let long_ago = now.checked_sub(2 * self.max_lag).unwrap_or(now);
         for replica in &mut self.each {
-            replica.answered = if replica.standing == Standing::Held { now } else { long_ago };
+            replica.answered = if replica.left.is_none() { now } else { long_ago };
         }
         self.marks.iter_mut().chain(&mut self.furthest).for_each(|(_, since)| *since = now);
     }
@@ -144,11 +136,6 @@ impl Replicas {
     /// Whether none is listed.
     pub fn is_empty(&self) -> bool {
         self.each.is_empty()
-    }
-
-    /// How each one stands.
-    pub fn standings(&self) -> impl Iterator<Item = Standing> {
-        self.each.iter().map(|replica| replica.standing)
     }
 
     /// The source was opened. `forks` are where its log left earlier timelines, oldest first.
@@ -163,9 +150,7 @@ impl Replicas {
         for replica in &mut self.each {
             // What was compared with another history is to be said again; and one that was the source may be no more.
             replica.replayed = if replica.replayed == Lsn::MAX { Lsn::ZERO } else { shared.min(replica.replayed) };
-            if let Standing::Left(since) = &mut replica.standing {
-                *since = shared.min(*since);
-            }
+            replica.left = replica.left.map(|since| shared.min(since));
         }
     }
 
@@ -235,25 +220,26 @@ impl Replicas {
         let lags: Vec<(Duration, Absent)> = self.each.iter().map(|replica| self.lag(replica, now)).collect();
         for (index, (replica, (lag, why))) in self.each.iter_mut().zip(lags).enumerate() {
             let back_to = replica.back_to.take();
-            if let (Standing::Left(since), Some(to)) = (&mut replica.standing, back_to) {
-                *since = to.min(*since);
-            }
-            match replica.standing {
-                Standing::Held if let Some(to) = back_to => {
-                    replica.standing = Standing::Left(to);
+            match (replica.left, back_to) {
+                (None, Some(to)) => {
+                    replica.left = Some(to);
                     let why = if to == Lsn::ZERO { Absent::Restarted } else { Absent::Back { to } };
                     return Some(Turn::Left { replica: index, why });
                 }
-                Standing::Held if lag > self.max_lag => {
-                    replica.standing = Standing::Left(replica.replayed);
+                (None, None) if lag > self.max_lag => {
+                    replica.left = Some(replica.replayed);
                     return Some(Turn::Left { replica: index, why });
                 }
-                // Well below, or one that is just as far behind would come and go.
-                Standing::Left(since) if lag <= self.max_lag / 2 && replica.replayed > Lsn::ZERO => {
-                    replica.standing = Standing::Held;
-                    return Some(Turn::Returned { replica: index, since });
+                (None, None) => {}
+                (Some(since), _) => {
+                    let since = back_to.map_or(since, |to| to.min(since));
+                    replica.left = Some(since);
+                    // Well below, or one that is just as far behind would come and go.
+                    if lag <= self.max_lag / 2 && replica.replayed > Lsn::ZERO {
+                        replica.left = None;
+                        return Some(Turn::Returned { replica: index, since });
+                    }
                 }
-                Standing::Held | Standing::Left(_) => {}
             }
         }
         None
@@ -261,7 +247,7 @@ impl Replicas {
 
     /// Everything before this position is replayed by every replica that is waited for.
     pub fn replayed(&self) -> Lsn {
-        let held = self.each.iter().filter(|replica| replica.standing == Standing::Held);
+        let held = self.each.iter().filter(|replica| replica.left.is_none());
         held.map(|replica| replica.replayed).min().unwrap_or(Lsn::MAX)
     }
 
@@ -272,11 +258,7 @@ impl Replicas {
 
     /// What those that are not waited for had replayed when they left; the least of several.
     pub fn left(&self) -> Option<Lsn> {
-        let left = self.standings().filter_map(|standing| match standing {
-            Standing::Held => None,
-            Standing::Left(since) => Some(since),
-        });
-        left.min()
+        self.each.iter().filter_map(|replica| replica.left).min()
     }
 
     /// Whether one has left that has replayed what is at `before` and not what is at `after`.
@@ -289,7 +271,7 @@ impl Replicas {
     /// known.
     pub fn are_relied_on(&mut self, reached: Option<Lsn>) -> impl Iterator<Item = bool> {
         self.each.iter_mut().map(move |replica| {
-            let reached = reached.filter(|_| replica.standing == Standing::Held);
+            let reached = reached.filter(|_| replica.left.is_none());
             replica.needs = reached.map(|reached| replica.needs.unwrap_or(reached));
             replica.strange.is_none() && replica.needs.is_some_and(|needs| needs <= replica.replayed)
         })

@@ -1,54 +1,66 @@
 //! The slot goes on without a target that holds it back for too long.
 
-use super::gathering::push_scopes;
+use super::feed::Feed;
 use super::pending::{Pending, Stage};
-use super::{Core, just_before};
+use super::target::{Mode, TargetState};
+use super::{Core, Event, just_before};
 use crate::lsn::Lsn;
 use crate::observation::HeldWal;
 
 impl Core {
     /// The targets for which something waits, that have come less far since the last look than the log, and that hold back
-    /// at least half of what the slot does: another part of it may be held back by a transaction that runs for long.
-    pub(super) fn laggards(&mut self, held: &HeldWal) -> Vec<usize> {
-        let end = held.end;
-        let grown = self.log_end.replace(end).map(|before| end.bytes_since(before));
+    /// at least half of what the slot does: another part of it may be held back by a transaction that runs for long. `grown`
+    /// is what the log has grown by, in bytes; not known at the first look.
+    pub(super) fn laggards(&mut self, held: &HeldWal, grown: Option<u64>) -> Vec<usize> {
+        let decoded = self.feed.decoded;
         let mut laggards = Vec::new();
-        for index in 0..self.targets.len() {
-            let held_at = self.held_by(index);
-            let Some(target) = self.targets.get_mut(index) else { continue };
+        for target in &mut self.targets {
+            let held_at = target.held_by(decoded);
             let before = std::mem::replace(&mut target.held_at, held_at);
             if let (Some(grown), Some(before), Some(now)) = (grown, before, held_at)
                 && now.bytes_since(before) < grown
-                && end.bytes_since(now) >= held.retained / 2
+                && held.end.bytes_since(now) >= held.retained / 2
             {
-                laggards.push(index);
+                laggards.push(*target.index);
             }
         }
         laggards
     }
+}
 
+impl TargetState {
     /// The slot goes on without the target, which therefore misses something. Its scopes stand in for everything that it
     /// was still to be sent, and for everything to come. Its watermarks stay where they are, and its record will prove the
     /// gap: nothing is acknowledged that is not past every record that the target may hold. `found` is the furthest record
     /// that it may have had before this process came.
-    pub(super) fn suspend(&mut self, index: usize, found: Lsn) {
-        let rules = self.rules_of(index, |_| true);
-        let decoded = self.decoded;
-        let Some(target) = self.targets.get_mut(index) else { return };
-        let since = Some(target.since(decoded));
-        let mut all = Pending { since, last: just_before(decoded), repairs: true, ..Pending::default() };
-        for pending in target.pendings_mut() {
+    pub(super) fn suspend(&mut self, feed: &mut Feed, found: Lsn) {
+        let rules = feed.rules_of(*self.index, |_| true);
+        let since = Some(self.since(feed.decoded));
+        let mut all = Pending { since, last: just_before(feed.decoded), repairs: true, ..Pending::default() };
+        for pending in self.queue.pendings_mut() {
             // The scopes stand in for all but manual keys.
             let _replaced = pending.batch.coarsen(|_| &[]);
             all.join(&std::mem::take(pending));
         }
-        target.awaiting_replay.clear();
-        target.repeats.clear();
-        push_scopes(&rules, &self.routes, &mut all.batch);
+        self.queue.awaiting_replay.clear();
+        self.queue.repeats.clear();
+        feed.push_scopes(&rules, &mut all.batch);
         // How long they waited says nothing of how fast a commit is invalidated.
         all.oldest = None;
-        *target.stage(Stage::Ready) = all;
-        target.suspended.get_or_insert(target.sent.max(found));
-        self.touch(&rules, decoded);
+        *self.queue.at(Stage::Ready) = all;
+        self.suspended.get_or_insert(self.record.sent.max(found));
+        for rule in rules {
+            feed.touched.touch(rule, feed.decoded);
+        }
+    }
+
+    /// A suspended target that answers is served again. Until then its scopes wait, and take nothing up. Returns whether
+    /// this is so from now on.
+    pub(super) fn resume(&mut self, feed: &mut Feed) -> bool {
+        let resumes = self.mode == Mode::Live && self.up && self.suspended.take().is_some();
+        if resumes {
+            feed.tell(Event::Resumed(*self.index));
+        }
+        resumes
     }
 }

@@ -1,31 +1,14 @@
-//! What the core knows of one target: what waits for it, what is in flight, and what its stored record says.
+//! What the core knows of one target: what waits for it, what its stored record says, and whether it may be sent anything.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::Instant;
-
-use super::continuity::{Recent, Stranger};
-use super::history::History;
-use super::overflow::Overflow;
-use super::pending::{Pending, Stage, Stages};
-use super::repeating::Repeat;
+use super::continuity::Stranger;
+use super::feed::Feed;
+use super::halting::Halt;
+use super::queue::Queue;
+use super::record_state::{Pace, RecordState};
 use super::uncounted::Uncounted;
-use crate::invalidation::Batch;
+use super::{Event, just_before};
+use crate::invalidation::Recent;
 use crate::lsn::Lsn;
-use crate::pgoutput::PgTime;
-use crate::record::Record;
-use crate::snapshot::Commit;
-
-/// One delivery on its way; comes back with its confirmation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ticket(u64);
-
-impl Ticket {
-    /// The ticket of delivery `number` to a target.
-    pub const fn new(number: u64) -> Ticket {
-        Ticket(number)
-    }
-}
 
 /// Whether a target may be sent anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,204 +21,80 @@ pub(super) enum Mode {
     Halted,
 }
 
-/// What a delivery is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Pass {
-    /// The first pass, and the only one: every held replica has replayed its commits.
-    Only,
-    /// The first pass; the replica pass follows when the replicas have replayed its commits.
-    First,
-    /// The replica pass.
-    Replica,
-    /// Once more after everything is confirmed (`repeat_after`). It holds no watermark.
-    Repeat,
-}
-
-/// A delivery that is sent and not confirmed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(clippy::struct_excessive_bools, reason = "each is something that is so or not")]
-pub(super) struct Sent {
-    pub(super) ticket: Ticket,
-    pub(super) pass: Pass,
-    /// [`Pending::since`], `last`, `oldest` and `repairs` of what was sent.
-    pub(super) since: Lsn,
-    pub(super) last: Lsn,
-    pub(super) oldest: Option<PgTime>,
-    pub(super) repairs: bool,
-    /// What was decoded when it left.
-    pub(super) decoded: Lsn,
-    /// How many scopes it flushes.
-    pub(super) scopes: usize,
-    /// It is a flush, beside the deliveries and without a record.
-    pub(super) is_flush: bool,
-    /// Its record belongs to a history that is not followed any more.
-    pub(super) is_void: bool,
-    /// A flush that may be done before the target is anchored: it leaves once more.
-    pub(super) leaves_again: bool,
-}
-
-/// A flush that is done.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Unproved {
-    pub(super) sent: Sent,
-    pub(super) batch: Batch,
-    /// The sequence of the last delivery that was sent before it was done.
-    pub(super) sequence: u64,
-}
-
-/// What a record said when it was read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub(super) struct Floor {
-    pub(super) applied: Lsn,
-    pub(super) confirmed: Lsn,
-    pub(super) settled: Lsn,
-}
-
 /// One target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[expect(clippy::struct_excessive_bools, reason = "each is something that is so or not")]
 pub(super) struct TargetState {
+    /// Its number, in the order that rules name.
+    pub(super) index: Uncounted<usize>,
     /// It answers.
     pub(super) up: bool,
     pub(super) mode: Mode,
-    pub(super) in_flight: VecDeque<Sent>,
-    /// Flushes that are done. A failover could still take them back unnoticed, so they hold what they hold until a record
-    /// proves them that was sent later.
-    pub(super) unproved: Vec<Unproved>,
-    /// Whether the flush that left last was a replica pass.
-    pub(super) flushed_replica_pass: bool,
-    /// What waits for its first pass.
-    pub(super) stages: Stages,
-    /// What was confirmed once and waits for the replicas, oldest first.
-    pub(super) awaiting_replay: VecDeque<Pending>,
-    /// What the replicas have replayed: it waits for its replica pass.
-    pub(super) replayed: Pending,
-    /// What waits to be repeated, soonest first, and what is due.
-    pub(super) repeats: VecDeque<Repeat>,
-    pub(super) repeat: Pending,
-    /// Empty batches that keep their memory.
-    pub(super) spare: Uncounted<Vec<Batch>>,
+    pub(super) queue: Queue,
+    /// What was sent to it lately.
+    pub(super) recent: Recent,
+    pub(super) halt: Halt,
+    /// Its stored record.
+    pub(super) record: RecordState,
+    /// When it is written.
+    pub(super) pace: Pace,
+    /// Who else writes it.
+    pub(super) stranger: Stranger,
     /// Set while it is not known what the target holds: what was decoded when that began.
     pub(super) unverified: Option<Lsn>,
     /// Set while the slot goes on without the target: the furthest record that the target may hold.
     pub(super) suspended: Option<Lsn>,
     /// Set while a rule of the target is not covered: nothing after this settles, but the slot goes on.
     pub(super) uncovered: Option<Lsn>,
-    /// What the record that the target is known to hold says is confirmed.
-    pub(super) recorded: Lsn,
-    /// The furthest `applied` of a record that was sent.
-    pub(super) sent: Lsn,
-    /// The last transaction with rows that was sent.
-    pub(super) commit: Option<Commit>,
-    /// Set until the stream has shown that the history which is followed has the target's last transaction.
-    pub(super) history: Option<History>,
-    /// The furthest `applied` of a record that was confirmed, or found to be another process's, since the slot is followed.
-    pub(super) written: Lsn,
-    /// The sequence of that record.
-    pub(super) confirmed_sequence: u64,
-    /// A record was written since one was read. Before that, whoever puts back old data together with the record that was
-    /// read, or together with none where there was none, leaves no trace; so what is flushed before may come back unnoticed.
-    pub(super) anchored: bool,
-    /// This process has written a record to the target, whatever became of the slot since.
-    pub(super) acquainted: bool,
-    /// What the record said when it was read: it never moves back.
-    pub(super) floor: Floor,
-    /// The marks of the rules that have missed nothing, and whether the record still has to be written with them.
-    pub(super) rules: (Arc<str>, bool),
-    pub(super) recent: Recent,
-    /// Who else writes the record.
-    pub(super) stranger: Stranger,
-    pub(super) overflow: Overflow,
-    /// When the record has to say what is settled, after invalidations were confirmed.
-    pub(super) settled_due: Option<Instant>,
-    pub(super) last_sent: Instant,
-    /// The moves of the record so far have used up the time until then; see [`super::sending`].
-    pub(super) paced_until: Instant,
     /// Where it held the slot at the last look at the server, if anything waited for it then.
     pub(super) held_at: Option<Lsn>,
 }
 
 impl TargetState {
-    pub(super) fn new(recent_bytes: usize, now: Instant) -> TargetState {
+    pub(super) fn new(index: usize, recent_bytes: usize, now: std::time::Instant) -> TargetState {
         TargetState {
+            index: Uncounted(index),
             up: false,
             mode: Mode::Unverified,
-            in_flight: VecDeque::new(),
-            unproved: Vec::new(),
-            flushed_replica_pass: false,
-            stages: Stages::default(),
-            awaiting_replay: VecDeque::new(),
-            replayed: Pending::default(),
-            repeats: VecDeque::new(),
-            repeat: Pending::default(),
-            spare: Uncounted::default(),
+            halt: Halt::default(),
+            queue: Queue::default(),
+            recent: Recent::new(recent_bytes),
+            record: RecordState::default(),
+            pace: Pace::new(now),
+            stranger: Stranger::default(),
             unverified: None,
             suspended: None,
             uncovered: None,
-            recorded: Lsn::ZERO,
-            sent: Lsn::ZERO,
-            commit: None,
-            history: None,
-            written: Lsn::ZERO,
-            confirmed_sequence: 0,
-            anchored: false,
-            acquainted: false,
-            floor: Floor::default(),
-            rules: ("".into(), false),
-            recent: Recent::new(recent_bytes),
-            stranger: Stranger::default(),
-            overflow: Overflow::default(),
-            settled_due: Some(now),
-            last_sent: now,
-            paced_until: now,
             held_at: None,
         }
     }
 
+    /// Nothing is sent to it before its record was loaded again.
     pub(super) fn unverify(&mut self) {
         if self.mode == Mode::Live {
             self.mode = Mode::Unverified;
         }
     }
 
-    /// The target holds a record that another process has written. It counts like one of this process from now on: where a
-    /// later one says less, the target went back. What the other process has sent is not in this one's memory.
-    pub(super) fn found(&mut self, record: &Record) {
-        self.written = self.written.max(record.applied);
-        self.confirmed_sequence = self.confirmed_sequence.max(record.sequence);
-        if record.applied > self.recent.reaches_back_to() {
-            self.recent.begin(record.applied);
+    /// It is not known what the target holds: its connection is lost. Nothing more of it counts as applied until
+    /// [`TargetState::verified`].
+    pub(super) fn doubt(&mut self, decoded: Lsn) {
+        self.unverified.get_or_insert(decoded);
+    }
+
+    /// The target has missed what was sent to it after `at`: no more than that counts as applied until the repair is
+    /// confirmed.
+    pub(super) fn missed_since(&mut self, at: Lsn, decoded: Lsn) {
+        let at = at.min(decoded);
+        self.queue.sent_mut().for_each(|sent| sent.since = sent.since.min(at));
+        self.queue.stages.all_mut().for_each(|pending| pending.clamp(at));
+        self.unverified = Some(self.unverified.map_or(at, |since| since.min(at)));
+    }
+
+    /// The target's record was reconciled, and what it may have missed is gathered.
+    pub(super) fn verified(&mut self) {
+        if self.mode != Mode::Halted {
+            self.unverified = None;
         }
-    }
-
-    pub(super) fn stage(&mut self, stage: Stage) -> &mut Pending {
-        self.stages.at_mut(stage)
-    }
-
-    /// Everything that waits.
-    pub(super) fn pendings(&self) -> impl Iterator<Item = &Pending> {
-        let repeats = self.repeats.iter().map(|repeat| &repeat.pending);
-        self.stages.all().chain(&self.awaiting_replay).chain([&self.replayed, &self.repeat]).chain(repeats)
-    }
-
-    pub(super) fn pendings_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
-        let repeats = self.repeats.iter_mut().map(|repeat| &mut repeat.pending);
-        let others = [&mut self.replayed, &mut self.repeat];
-        self.stages.all_mut().chain(&mut self.awaiting_replay).chain(others).chain(repeats)
-    }
-
-    /// Whether it waits for a repair, or one is in flight.
-    pub(super) fn is_repaired(&self) -> bool {
-        self.pendings().any(|pending| pending.repairs) || self.sent().any(|sent| sent.repairs)
-    }
-
-    /// What is sent and not proved by a record.
-    pub(super) fn sent(&self) -> impl Iterator<Item = &Sent> {
-        self.in_flight.iter().chain(self.unproved.iter().map(|unproved| &unproved.sent))
-    }
-
-    pub(super) fn sent_mut(&mut self) -> impl Iterator<Item = &mut Sent> {
-        self.in_flight.iter_mut().chain(self.unproved.iter_mut().map(|unproved| &mut unproved.sent))
     }
 
     /// What is rendered now counts as rendered after this position: whatever the target may have missed comes before.
@@ -243,23 +102,68 @@ impl TargetState {
         self.unverified.unwrap_or(decoded)
     }
 
+    /// It may be sent deliveries.
+    pub(super) fn is_served(&self) -> bool {
+        self.mode == Mode::Live && self.suspended.is_none()
+    }
+
+    /// Another history is followed from `start` on, and the target may have missed any of it.
+    pub(super) fn begin(&mut self, start: Lsn, feed: &mut Feed) {
+        self.clamp(Lsn::ZERO);
+        self.unverified = Some(Lsn::ZERO);
+        if self.suspended.take().is_some() {
+            feed.tell(Event::Resumed(*self.index));
+        }
+        self.uncovered = None;
+        self.unverify();
+        self.record.begin();
+        self.recent.begin(start);
+    }
+
+    /// What was decoded after `at`, of all up to `decoded`, is not part of the server's history any more.
+    pub(super) fn fork(&mut self, at: Lsn, decoded: Lsn) {
+        self.clamp(at);
+        self.unverified.get_or_insert(at);
+        if self.record.floor.applied > decoded {
+            // A process before this one has sent more than this one has come to.
+            self.recent.begin(self.record.floor.applied);
+        }
+        self.record.fork(at);
+    }
+
     /// What was decoded after `at` is not part of the history that is followed: whatever held a later position holds `at`,
     /// and records that are in flight do not count.
-    pub(super) fn clamp(&mut self, at: Lsn) {
-        for sent in self.sent_mut() {
-            sent.since = sent.since.min(at);
-            sent.is_void = true;
-        }
-        for pending in self.pendings_mut() {
-            pending.clamp(at);
+    fn clamp(&mut self, at: Lsn) {
+        self.queue.clamp(at);
+        self.queue.sent_mut().for_each(|sent| sent.is_void = true);
+        for pending in self.queue.pendings_mut() {
             pending.newest = pending.newest.filter(|commit| commit.at < at);
         }
         for mark in [&mut self.unverified, &mut self.uncovered, &mut self.suspended] {
             *mark = mark.map(|mark| mark.min(at));
         }
-        self.commit = self.commit.filter(|commit| commit.at < at);
-        self.history = self.history.filter(|history| history.commit.at < at);
-        self.recorded = self.recorded.min(at);
-        self.sent = self.sent.min(at);
+        self.record.clamp(at);
+    }
+
+    /// Nothing waits for the replay of what is not part of a history any more that ends before `shared`.
+    pub(super) fn waits_for_no_replay_after(&mut self, shared: Lsn) {
+        let last = just_before(shared);
+        self.queue.sent_mut().for_each(|sent| sent.last = sent.last.min(last));
+        self.queue.pendings_mut().for_each(|pending| pending.last = pending.last.min(last));
+    }
+
+    /// Changes for the target may be missing from the stream from here on. Nothing more of it settles until
+    /// [`TargetState::repaired`]; the slot goes on.
+    pub(super) fn withhold(&mut self, decoded: Lsn) {
+        let applied = self.applied(decoded);
+        self.uncovered.get_or_insert(applied);
+    }
+
+    /// The repair of everything that was missed since [`TargetState::withhold`] is gathered and ready: once it is confirmed,
+    /// everything settles again.
+    pub(super) fn repaired(&mut self, decoded: Lsn) {
+        let since = self.since(decoded);
+        let since = self.uncovered.take().map_or(since, |uncovered| uncovered.min(since));
+        self.queue.at(super::pending::Stage::Ready).holds_since(since);
     }
 }

@@ -1,18 +1,21 @@
 //! Watermarks and acknowledgements of a core that is driven by hand.
 
+mod desk;
 mod flushing;
 mod standing_in;
 
 use std::time::Duration;
 
 use super::continuity::{Gap, SlotOrigin, Verdict};
-use super::target::Pass;
+use super::queue::Pass;
+use super::repairing::Repair;
 use super::*;
 use crate::invalidation::Action;
 use crate::record::{Delivery, Record};
 use crate::rules::config::{RawRule, resolve};
 use crate::snapshot::{ReplicaSeen, Snapshot};
 use crate::transaction::Gather;
+pub(super) use desk::{Desk, Sent};
 
 const MAX_LAG: Duration = Duration::from_secs(10);
 
@@ -29,151 +32,6 @@ fn opening() -> Opening {
     let (start, wal_end) = (lsn(100), Lsn::MAX);
     let slot = SlotOrigin::Found { confirmed: start };
     Opening { system_id: 7, timeline: 1, wal_end, forks: Vec::new(), slot, start, walsender: 4711 }
-}
-
-/// A core with one rule, `users`, that goes to every target.
-pub(super) struct Desk {
-    pub(super) core: Core,
-    pub(super) now: Instant,
-    xid: u32,
-    /// Every event.
-    told: Vec<Event>,
-}
-
-/// A flush has an unreadable record, because it has none.
-pub(super) type Sent = (usize, Ticket, Delivery);
-
-impl Desk {
-    /// The log is followed from 100, and every target has said that it holds everything up to there.
-    pub(super) fn new(targets: usize) -> Desk {
-        let mut desk = Desk::unverified(targets);
-        for target in 0..targets {
-            desk.reconcile(target, 100);
-        }
-        desk
-    }
-
-    /// The same, with one target and a listed replica that has not answered yet.
-    fn with_replica() -> Desk {
-        let mut desk = Desk::new(1);
-        desk.core.replicas = Replicas::new(1, MAX_LAG, desk.now);
-        desk.core.replicas.opened(7, 1, &[]);
-        desk
-    }
-
-    /// The replica has replayed everything before this position.
-    fn replica_says(&mut self, replayed: u64) {
-        let seen = ReplicaSeen { system_id: 7, timeline: 1, replayed: Some(lsn(replayed)), run: 1 };
-        self.core.replica_reported(0, seen, self.now);
-    }
-
-    pub(super) fn unverified(targets: usize) -> Desk {
-        let names: Vec<String> = (0..targets).map(|n| format!("cache-{n}")).collect();
-        let rules = resolve(&[RawRule::of("users", &["user:{id}"])], &names).unwrap();
-        let policy = Policy { pending_keys: 100, ..Policy::patient() };
-        let now = Instant::now();
-        let mut core = Core::new(targets, rules, "", policy, Replicas::new(0, Duration::ZERO, now), now);
-        core.stream_opened(opening(), 0, now);
-        core.take_outputs(&mut Vec::new());
-        core.answered(Snapshot::Primary("1000000:1000000:".parse().unwrap()));
-        (0..targets).for_each(|target| core.set_up(target, true));
-        Desk { core, now, xid: 10, told: Vec::new() }
-    }
-
-    /// The target says that everything up to `at` was confirmed.
-    pub(super) fn reconcile(&mut self, target: usize, at: u64) -> Verdict {
-        self.reconcile_with(target, at, None)
-    }
-
-    /// The same, and `commit` was the last transaction.
-    pub(super) fn reconcile_with(&mut self, target: usize, at: u64, commit: Option<Commit>) -> Verdict {
-        let record = Record { commit, ..record_at(at) };
-        self.reconcile_its(target, &StoredRecord { record: Some(record), empty: false, written: None })
-    }
-
-    fn reconcile_its(&mut self, target: usize, its: &StoredRecord) -> Verdict {
-        let verdict = self.core.reconcile(target, its);
-        self.core.verified(target);
-        verdict
-    }
-
-    /// One more row of the transaction that commits at `at`.
-    fn row(&mut self, at: u64) {
-        self.core.begun(Commit { xid: self.xid, at: lsn(at) }, PgTime(0));
-        self.core.key(RuleId(0), Action::Delete, format!("user:{}", self.xid).as_bytes());
-        self.xid += 1;
-    }
-
-    /// A transaction with one row, whose Commit message ends at `end`.
-    pub(super) fn commit(&mut self, end: u64) {
-        self.row(end - 10);
-        self.core.committed(lsn(end));
-    }
-
-    /// Sends whatever is due `later`, and keeps it in flight.
-    pub(super) fn send_later(&mut self, later: Duration) -> Vec<Sent> {
-        self.now += later;
-        self.core.pass(false);
-        self.core.send(self.now);
-        let mut outputs = Vec::new();
-        self.core.take_outputs(&mut outputs);
-        let told = &mut self.told;
-        let sends = outputs.into_iter().filter_map(|output| match output {
-            Output::Event(event) => {
-                told.push(event);
-                None
-            }
-            Output::Send { target, ticket, delivery } => Some((target, ticket, delivery)),
-            Output::Flush { target, ticket, batch } => {
-                Some((target, ticket, Delivery { batch, record: Record::UNREADABLE }))
-            }
-            _ => None,
-        });
-        sends.collect()
-    }
-
-    fn send(&mut self) -> Vec<Sent> {
-        self.send_later(Duration::ZERO)
-    }
-
-    fn confirm(&mut self, (target, ticket, delivery): Sent) {
-        if delivery.record.is_unreadable() {
-            self.core.flushed(target, ticket, delivery.batch, self.now);
-        } else {
-            self.core.confirmed(target, ticket, delivery, self.now);
-        }
-    }
-
-    pub(super) fn confirm_all(&mut self, sent: Vec<Sent>) {
-        for sent in sent {
-            self.confirm(sent);
-        }
-    }
-
-    /// Sends and confirms until nothing is left, records included.
-    pub(super) fn drain(&mut self) {
-        loop {
-            let sent = self.send_later(Duration::from_millis(5));
-            if sent.is_empty() {
-                return;
-            }
-            self.confirm_all(sent);
-        }
-    }
-
-    pub(super) fn settled(&self) -> u64 {
-        self.core.watermarks().settled.as_u64()
-    }
-
-    fn acknowledge(&mut self) -> Option<u64> {
-        self.core.acknowledge().map(|position| position.lsn().as_u64())
-    }
-
-    /// The scopes of the rule, for changes that were missed up to `until`.
-    fn flush(&mut self, target: usize, until: u64) {
-        let repair = Repair { rules: vec![RuleId(0)], missed_until: lsn(until), ..Repair::default() };
-        self.core.repair_later(target, &repair);
-    }
 }
 
 #[test]
@@ -255,12 +113,12 @@ fn the_slowest_target_holds_the_acknowledgement_but_not_the_others_watermark() {
 #[test]
 fn nothing_counts_as_applied_while_it_is_not_known_what_the_target_holds() {
     let mut desk = Desk::new(1);
-    desk.core.doubt(0);
+    desk.doubt(0);
     desk.core.committed(lsn(200));
-    desk.core.doubt(0);
+    desk.doubt(0);
     assert_eq!(desk.settled(), 100);
     desk.flush(0, 0);
-    desk.core.verified(0);
+    desk.verified(0);
     assert_eq!(desk.settled(), 100, "the repair waits");
     desk.drain();
     assert_eq!(desk.settled(), 200);
@@ -269,12 +127,12 @@ fn nothing_counts_as_applied_while_it_is_not_known_what_the_target_holds() {
 #[test]
 fn a_target_that_may_have_missed_anything_has_settled_nothing_until_the_repair_is_confirmed() {
     let mut desk = Desk::new(1);
-    desk.core.missed_since(0, Lsn::ZERO);
-    desk.core.doubt(0);
+    desk.missed_since(0, Lsn::ZERO);
+    desk.doubt(0);
     desk.core.idle(lsn(200));
     assert_eq!(desk.settled(), 0);
     desk.flush(0, 0);
-    desk.core.verified(0);
+    desk.verified(0);
     let repair = desk.send();
     assert_eq!(desk.settled(), 0, "the repair is in flight");
     desk.confirm_all(repair);
@@ -296,13 +154,13 @@ fn a_position_seen_again_after_a_reconnect_moves_nothing_back() {
 fn a_suspended_target_holds_settled_but_not_the_slot_and_its_record_proves_the_gap() {
     let mut desk = Desk::new(2);
     desk.drain();
-    desk.core.set_up(0, false);
+    desk.set_up(0, false);
     desk.core.idle(lsn(250));
     let sent = desk.send_later(Duration::from_secs(2));
     let (away, others): (Vec<Sent>, Vec<Sent>) = sent.into_iter().partition(|(target, ..)| *target == 0);
     assert_eq!(away[0].2.record.applied, lsn(250));
     desk.confirm_all(others);
-    desk.core.suspend(0, Lsn::ZERO);
+    desk.suspend(0);
     assert_eq!(desk.acknowledge(), None, "its record may say 250");
     for (end, acknowledged) in [(300, Some(300)), (400, Some(400))] {
         desk.commit(end);
@@ -314,7 +172,7 @@ fn a_suspended_target_holds_settled_but_not_the_slot_and_its_record_proves_the_g
     assert_eq!(desk.settled(), 250);
     desk.confirm_all(away);
     assert_eq!(desk.settled(), 250, "what it missed waits");
-    desk.core.set_up(0, true);
+    desk.set_up(0, true);
     let back = desk.send();
     assert_eq!(back[0].2.batch.scopes().len(), 1);
     assert!(desk.told.contains(&Event::Resumed(0)));
@@ -330,13 +188,13 @@ fn an_uncovered_rule_holds_settled_until_its_repair_is_confirmed_and_never_the_s
     let mut desk = Desk::new(1);
     desk.core.idle(lsn(200));
     desk.drain();
-    desk.core.withhold(0);
+    desk.withhold(0);
     desk.commit(300);
     desk.drain();
     assert_eq!((desk.core.watermarks().applied, desk.settled()), (lsn(300), 200));
     assert_eq!(desk.acknowledge(), Some(300));
     desk.flush(0, 0);
-    desk.core.repaired(0);
+    desk.repaired(0);
     assert_eq!(desk.settled(), 200);
     let flush = desk.send();
     desk.core.committed(lsn(400));
@@ -366,8 +224,8 @@ fn beginning_anew_trusts_nothing_that_was_known() {
     let mut desk = Desk::new(1);
     desk.commit(300);
     let before = desk.send();
-    desk.core.withhold(0);
-    desk.core.suspend(0, Lsn::ZERO);
+    desk.withhold(0);
+    desk.suspend(0);
     desk.core.begin(lsn(50), 0);
     assert_eq!((desk.core.decoded(), desk.settled()), (lsn(50), 0));
     desk.confirm_all(before);
@@ -384,10 +242,10 @@ fn beginning_anew_trusts_nothing_that_was_known() {
 fn what_a_target_turns_out_to_have_missed_is_not_settled_any_more() {
     let mut desk = Desk::new(1);
     desk.core.idle(lsn(500));
-    desk.core.doubt(0);
-    desk.core.missed_since(0, lsn(300));
+    desk.doubt(0);
+    desk.missed_since(0, lsn(300));
     desk.flush(0, 0);
-    desk.core.verified(0);
+    desk.verified(0);
     assert_eq!(desk.settled(), 300);
     desk.drain();
     assert_eq!(desk.settled(), 500);
@@ -422,7 +280,7 @@ fn first_passes_and_replica_passes_of_flushes_take_turns() {
     let mut passes = Vec::new();
     for _ in 0..2 {
         let sent = desk.send();
-        passes.push(desk.core.targets[0].in_flight.iter().find(|sent| sent.is_flush).map(|sent| sent.pass));
+        passes.push(desk.core.targets[0].queue.in_flight.iter().find(|sent| sent.is_flush).map(|sent| sent.pass));
         desk.confirm_all(sent);
         desk.flush(0, 0);
     }
@@ -434,7 +292,7 @@ fn nothing_is_acknowledged_that_the_stream_has_not_shown() {
     let mut desk = Desk::unverified(1);
     desk.core.opened(lsn(100));
     desk.reconcile(0, 500);
-    desk.core.decoded = lsn(500);
+    desk.core.feed.decoded = lsn(500);
     desk.drain();
     assert_eq!(desk.acknowledge(), None, "a target that is read later may hold another history up to there");
     desk.core.idle(lsn(300));
@@ -459,14 +317,14 @@ fn a_record_with_a_later_sequence_is_another_instances_and_counts_as_such_once()
     desk.drain();
     let mut its =
         StoredRecord { record: Some(Record { sequence: 9_000, ..record_at(300) }), empty: false, written: None };
-    assert!(desk.core.is_overtaken(0, &its, 7));
-    assert!(!desk.core.is_overtaken(0, &its, 7), "its clock was ahead");
+    assert!(desk.is_overtaken(0, &its));
+    assert!(!desk.is_overtaken(0, &its), "its clock was ahead");
     desk.reconcile_its(0, &its);
     desk.commit(400);
     let sent = desk.send_later(Duration::from_secs(2));
     assert!(sent.iter().all(|(.., delivery)| delivery.record.sequence > 9_000));
     desk.confirm_all(sent);
     its.record = Some(Record { sequence: 99_000, system_id: 8, ..record_at(300) });
-    assert!(!desk.core.is_overtaken(0, &its, 7));
+    assert!(!desk.is_overtaken(0, &its));
     assert_eq!(desk.reconcile_its(0, &its), Verdict::Gap(Gap::OtherDatabase));
 }

@@ -6,7 +6,7 @@
 
 use super::Core;
 use super::pending::Stage;
-use super::target::{Pass, TargetState};
+use super::target::TargetState;
 use crate::lsn::Lsn;
 
 /// A position that every target has confirmed and recorded. Only this module makes one, and it is all that a stream's
@@ -37,22 +37,17 @@ pub struct Watermarks {
 impl TargetState {
     /// Everything up to this position is confirmed for the first time.
     pub(super) fn applied(&self, decoded: Lsn) -> Lsn {
-        // Not only the oldest delivery: a repair reaches further back than what left before it.
-        let in_flight = self.sent().filter(|sent| matches!(sent.pass, Pass::Only | Pass::First));
-        let waiting = self.stages.all().filter_map(|pending| pending.since);
-        waiting.chain(self.unverified).chain(in_flight.map(|sent| sent.since)).min().unwrap_or(decoded)
+        self.queue.unapplied().chain(self.unverified).min().unwrap_or(decoded)
     }
 
     /// The same, where the replica pass is confirmed too.
     pub(super) fn confirmed_up_to(&self, decoded: Lsn) -> Lsn {
-        let in_flight = self.sent().filter(|sent| sent.pass != Pass::Repeat).map(|sent| sent.since);
-        let waiting = self.awaiting_replay.iter().chain([&self.replayed]).filter_map(|pending| pending.since);
-        self.applied(decoded).min(waiting.chain(in_flight).min().unwrap_or(decoded))
+        self.queue.unconfirmed().min().unwrap_or(decoded).min(self.applied(decoded))
     }
 
     /// The same, where every rule was covered all the time, and the history is known to be the target's.
     pub(super) fn settled(&self, decoded: Lsn) -> Lsn {
-        let unproved = self.history.map(|history| history.since);
+        let unproved = self.record.history.map(|history| history.since);
         self.uncovered.into_iter().chain(unproved).min().unwrap_or(Lsn::MAX).min(self.confirmed_up_to(decoded))
     }
 
@@ -61,94 +56,84 @@ impl TargetState {
         self.suspended.is_none().then(|| self.confirmed_up_to(decoded))
     }
 
-    /// Whether something waits for nothing but the target.
-    fn waits_for_target(&self) -> bool {
-        let is_waiting = self.stages.at(Stage::Ready).since.or(self.replayed.since).or(self.unverified).is_some();
-        is_waiting || !self.in_flight.is_empty()
+    /// What the slot waits for the target to confirm, where it waits for nothing but the target.
+    pub(super) fn held_by(&self, decoded: Lsn) -> Option<Lsn> {
+        let waiting = self.queue.stages.at(Stage::Ready).since.or(self.queue.replayed.since).or(self.unverified);
+        let waits_for_target = waiting.is_some() || !self.queue.in_flight.is_empty();
+        Some(waits_for_target.then(|| self.allows(decoded))??.min(self.record.recorded))
+    }
+
+    /// How far a delivery that leaves now brings the target: up to what still waits for its visibility.
+    pub(super) fn recordable(&self, decoded: Lsn) -> Lsn {
+        let held_up = [Stage::Fresh, Stage::Probed, Stage::Blocked].map(|stage| self.queue.stages.at(stage).since);
+        held_up.into_iter().flatten().min().unwrap_or(decoded).max(self.record.sent)
+    }
+
+    /// Whether acknowledging further, up to `allowed`, waits only for the record of this target to move.
+    pub(super) fn record_is_behind(&self, allowed: Lsn) -> bool {
+        self.suspended.is_none() && self.record.recorded < allowed
     }
 }
 
 impl Core {
     /// Everything up to this position is decoded.
     pub fn decoded(&self) -> Lsn {
-        self.decoded
+        self.feed.decoded
     }
 
     /// The present watermarks.
     pub fn watermarks(&self) -> Watermarks {
-        let lowest =
-            |of: fn(&TargetState, Lsn) -> Lsn| self.targets.iter().map(|target| of(target, self.decoded)).min();
-        let [applied, settled] = [TargetState::applied, TargetState::settled];
+        let decoded = self.feed.decoded;
+        let lowest = |of: fn(&TargetState, Lsn) -> Lsn| {
+            self.targets.iter().map(|target| of(target, decoded)).min().unwrap_or(decoded)
+        };
         Watermarks {
-            decoded: self.decoded,
-            visible: self.visibility.visible(self.decoded),
-            applied: lowest(applied).unwrap_or(self.decoded),
-            settled: lowest(settled).unwrap_or(self.decoded),
+            decoded,
+            visible: self.feed.visibility.visible(decoded),
+            applied: lowest(TargetState::applied),
+            settled: lowest(TargetState::settled),
         }
     }
 
     /// What one target has confirmed without a gap.
     pub fn applied(&self, target: usize) -> Lsn {
-        self.targets.get(target).map_or(self.decoded, |target| target.applied(self.decoded))
-    }
-
-    /// How far a delivery that leaves now brings a target: up to what still waits for its visibility.
-    pub(super) fn recordable(&self, target: usize) -> Lsn {
-        let Some(target) = self.targets.get(target) else { return self.decoded };
-        let held_up = [Stage::Fresh, Stage::Probed, Stage::Blocked].map(|stage| target.stages.at(stage).since);
-        held_up.into_iter().flatten().min().unwrap_or(self.decoded).max(target.sent)
-    }
-
-    /// What the slot waits for a target to confirm, where it waits for nothing but the target.
-    pub(super) fn held_by(&self, target: usize) -> Option<Lsn> {
-        let target = self.targets.get(target).filter(|target| target.waits_for_target())?;
-        Some(target.allows(self.decoded)?.min(target.recorded))
-    }
-
-    /// Whether acknowledging further waits only for the record of this target to move.
-    pub(super) fn record_is_behind(&self, target: usize) -> bool {
-        let allowed = self.allowed();
-        self.targets.get(target).is_some_and(|target| target.suspended.is_none() && target.recorded < allowed)
+        self.targets.get(target).map_or(self.feed.decoded, |target| target.applied(self.feed.decoded))
     }
 
     /// What every target has confirmed that the slot waits for.
-    fn allowed(&self) -> Lsn {
-        self.targets.iter().filter_map(|target| target.allows(self.decoded)).min().unwrap_or(self.decoded)
+    pub(super) fn allowed(&self) -> Lsn {
+        let decoded = self.feed.decoded;
+        self.targets.iter().filter_map(|target| target.allows(decoded)).min().unwrap_or(decoded)
     }
 
     /// The position that may be acknowledged, where it is further than the last one. It is never past what a target's
     /// stored record says is confirmed, or the next start would take the record for one that went back in time. Past the
     /// record of a suspended target it always is, so that the next start finds the gap.
-    fn acknowledgeable(&self) -> Option<Lsn> {
+    pub(super) fn acknowledgeable(&self) -> Option<AckLsn> {
         let waited_for = self.targets.iter().filter(|target| target.suspended.is_none());
-        let recorded = waited_for.map(|target| target.recorded).min().unwrap_or(Lsn::MAX);
+        let recorded = waited_for.map(|target| target.record.recorded).min().unwrap_or(Lsn::MAX);
         // What this stream has not shown may be of another history.
         let position = recorded.min(self.allowed()).min(self.shown.up_to());
         let suspended = self.targets.iter().filter_map(|target| target.suspended).max();
         let proves_the_gap = suspended.is_none_or(|past| position > past);
-        (position > self.acknowledged && proves_the_gap).then_some(position)
+        (position > self.attesting.acknowledged && proves_the_gap).then_some(AckLsn(position))
     }
 
     /// Whether what is acknowledged, or may be, is past what is settled: because a target is suspended, a rule is not
     /// covered, or a target's record has not been read yet.
     pub(super) fn is_ahead_of_settled(&self) -> bool {
-        self.acknowledgeable().unwrap_or(self.acknowledged) > self.watermarks().settled
-    }
-
-    /// Whether [`Core::acknowledge`] would return a position.
-    pub(super) fn can_acknowledge(&self) -> bool {
-        self.acknowledgeable().is_some()
+        self.acknowledgeable().map_or(self.attesting.acknowledged, AckLsn::lsn) > self.watermarks().settled
     }
 
     /// The position to acknowledge, where it is further than the last one.
     pub fn acknowledge(&mut self) -> Option<AckLsn> {
         let position = self.acknowledgeable()?;
-        self.acknowledged = position;
-        Some(AckLsn(position))
+        self.attesting.acknowledged = position.lsn();
+        Some(position)
     }
 
     /// What a stream may be told that begins at `start`: no more than the slot has acknowledged already.
     pub(super) fn acknowledged_at(&self, start: Lsn) -> AckLsn {
-        AckLsn(self.acknowledged.min(start))
+        AckLsn(self.attesting.acknowledged.min(start))
     }
 }

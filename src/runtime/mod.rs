@@ -285,7 +285,7 @@ fn read_message(
             }
             core.committed(end.end());
         }
-        Ok(Step::Flushed(table)) => core.flushed_manually(table),
+        Ok(Step::Flushed(table)) => core.flushed_manually(&table),
         Ok(Step::Awaited(at)) => core.awaited(at),
         Ok(Step::Unreadable(unreadable)) => observer.unreadable(&unreadable),
         Err(error) => return Err(SourceError::Protocol(error.to_string())),

@@ -4,7 +4,6 @@ mod events;
 mod ignored;
 mod overflow;
 mod probes;
-mod unsettled;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -24,13 +23,12 @@ use crate::observation::Observation;
 use crate::pgoutput::PgTime;
 use crate::rules::config::Rule;
 use crate::source::SourceError;
-use crate::status::{Board, COMMITS_MAX, SettledCommit, State};
+use crate::status::{Board, COMMITS_MAX, Sample, SettledCommit, State, Unsettled};
 use crate::table::TableName;
 use crate::target::{Delivered, Fault, Replaced};
 use crate::transaction::{Made, Op, Reader, tables_of};
 use ignored::Ignored;
 use overflow::{Limit, OVERFLOW_PACE};
-use unsettled::{Sample, Unsettled};
 
 /// How often the board hears of targets whose watermark stands still.
 const TELL_PACE: Duration = Duration::from_millis(100);

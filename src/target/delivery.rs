@@ -49,10 +49,8 @@ pub struct Shipment {
 /// What a worker tells.
 #[derive(Debug)]
 pub enum Report {
-    /// The target is reached, for the first time or again, and says this of itself. Nothing is sent before the answer:
-    /// what this target has to be sent beside what it was sent already, which joins the oldest delivery that is not
-    /// confirmed, so that no record outruns it. Where there is none it joins the next one, so who answers with
-    /// something sends one soon. An answer that is dropped is asked for again.
+    /// The target is reached, for the first time or again, and says this of itself. Nothing is sent before the answer,
+    /// which corrects the records of deliveries that are not confirmed. An answer that is dropped is asked for again.
     RecordLoaded {
         /// Which target.
         target: usize,
@@ -160,7 +158,6 @@ pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report
         load: Arc::clone(&load),
         count: Arc::clone(&unconfirmed),
         unconfirmed: VecDeque::with_capacity(WINDOW_DELIVERIES),
-        repair: Batch::default(),
         standing: Standing::Down,
         is_known_up: false,
         load_due: true,
@@ -218,8 +215,6 @@ struct Worker {
     count: Arc<AtomicUsize>,
     /// Oldest first; at most [`WINDOW_DELIVERIES`], which the handle sees to.
     unconfirmed: VecDeque<Unconfirmed>,
-    /// What has to be sent beside the deliveries, and is in none of them yet.
-    repair: Batch,
     standing: Standing,
     /// It was reported to be up, and nothing else since.
     is_known_up: bool,
@@ -279,7 +274,6 @@ impl Worker {
 
     /// Begins what may be in flight and is not.
     fn launch(&mut self) {
-        self.add_repair();
         let window = match self.standing {
             Standing::Up => WINDOW_DELIVERIES,
             Standing::Down => 1,
@@ -329,17 +323,6 @@ impl Worker {
         let attempts = flush.attempts;
         self.is_known_up = false;
         self.report(Report::Trouble { target: self.index, fault, attempts }).await
-    }
-
-    /// Puts what has to be sent beside the deliveries into the oldest one. It is in no flight: such things come only
-    /// from the answer to a record that was loaded, and it is loaded only after every flight has been dropped.
-    fn add_repair(&mut self) {
-        if self.repair.is_empty() {
-            return;
-        }
-        if let Some(delivery) = self.unconfirmed.front_mut().and_then(|oldest| Arc::get_mut(&mut oldest.delivery)) {
-            delivery.batch.append(&std::mem::take(&mut self.repair));
-        }
     }
 
     /// Drops every flight, so that its record can be loaded.
@@ -418,7 +401,6 @@ impl Worker {
         for delivery in self.unconfirmed.iter_mut().filter_map(|its| Arc::get_mut(&mut its.delivery)) {
             answer.correct(&mut delivery.record);
         }
-        self.repair.append(&answer.batch);
         self.load_due = false;
         // Where something waits to be confirmed, its confirmation is the better sign.
         if self.unconfirmed.is_empty() { self.up().await } else { ControlFlow::Continue(()) }

@@ -197,7 +197,7 @@ impl Daemon {
 
     /// Somebody flushes the table manually, through the log.
     pub fn flushed_manually(&mut self, setup: &Setup) {
-        self.core.flushed_manually(RULES[0].table.clone());
+        self.core.flushed_manually(&RULES[0].table);
         self.turn(setup, Wait::Moment);
     }
 
@@ -256,10 +256,6 @@ impl Daemon {
         self.standing = Standing::Working;
         self.flights.iter_mut().chain(&mut self.flush).for_each(|flight| flight.stage = Stage::Sent);
         self.flights.iter_mut().filter_map(|flight| flight.record.as_mut()).for_each(|record| answer.correct(record));
-        match self.flights.first_mut() {
-            Some(oldest) => oldest.batch.append(&answer.batch),
-            None => debug_assert!(answer.batch.is_empty(), "nothing is in flight that it could leave with"),
-        }
     }
 
     /// Whether there is more to decode in a log that goes up to `end`.

@@ -59,6 +59,11 @@ impl Budget {
         Budget { limit, last: None }
     }
 
+    /// What the log has grown by since the last look, in bytes.
+    pub fn grown(&self, now: &HeldWal) -> Option<u64> {
+        self.last.map(|last| now.end.bytes_since(last.end))
+    }
+
     /// Another look.
     pub fn looked(&mut self, held: HeldWal) -> Option<Overspent> {
         let limit = self.limit?;

@@ -137,6 +137,11 @@ impl Coverage {
         drifts
     }
 
+    /// The tables of `rules`.
+    pub fn tables(&self, rules: impl Fn(&Rule) -> bool) -> BTreeSet<TableName> {
+        self.rules.iter().filter(|rule| rules(rule)).map(|rule| rule.table.clone()).collect()
+    }
+
     /// Whether all of `rules` are covered and repaired.
     pub fn is_whole(&self, rules: impl Fn(&Rule) -> bool) -> bool {
         self.rules.iter().zip(&self.kept).all(|(rule, kept)| !rules(rule) || kept.standing == Standing::Whole)

@@ -2,22 +2,21 @@
 
 mod budget;
 mod coverage;
-mod recent;
 mod resume;
 mod stranger;
 mod stuck;
 
 use std::fmt;
 
+use crate::core::Opening;
 use crate::lsn::Lsn;
 use crate::record::{Record, StoredRecord};
 use crate::snapshot::Commit;
 pub(super) use budget::Budget;
 pub use budget::Overspent;
 pub(super) use coverage::{Coverage, Drift};
-pub(super) use recent::Recent;
 pub use resume::Anew;
-pub(super) use resume::{History, Resume, resume};
+pub(super) use resume::{Resume, resume};
 pub use stranger::{Shared, Stranger, Writer};
 pub use stuck::Failed;
 pub(super) use stuck::Stuck;
@@ -43,26 +42,13 @@ pub struct Fork {
     pub at: Lsn,
 }
 
-/// What this process knows of the server's history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Server<'a> {
-    /// `IDENTIFY_SYSTEM`'s `systemid`.
-    pub system_id: u64,
-    /// `IDENTIFY_SYSTEM`'s `timeline`.
-    pub timeline: u32,
-    /// Where the server's log left earlier timelines.
-    pub forks: &'a [Fork],
-    /// How it came by its slot.
-    pub slot: SlotOrigin,
-    /// The furthest position that the server is known to have.
-    pub reached: Lsn,
-}
-
 /// What this process knows when it reconciles a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known<'a> {
     /// The server's history.
-    pub server: Server<'a>,
+    pub opening: &'a Opening,
+    /// The furthest position that the server is known to have.
+    pub reached: Lsn,
     /// The furthest `applied` of a record that this target has confirmed since the slot is followed; zero before the
     /// first.
     pub written: Lsn,
@@ -209,7 +195,7 @@ pub(super) fn compare(known: &Known, stored: &StoredRecord) -> Verdict {
     match &stored.record {
         // Nothing in it, so nothing stale in it.
         None if stored.empty => Verdict::Continue,
-        None if known.server.slot == SlotOrigin::CreatedHere && !known.acquainted => Verdict::FirstStart,
+        None if known.opening.slot == SlotOrigin::CreatedHere && !known.acquainted => Verdict::FirstStart,
         None => Verdict::Gap(Gap::RecordIsGone),
         Some(record) if record.is_unreadable() => Verdict::Gap(Gap::RecordIsUnreadable),
         Some(record) => compare_record(known, record),
@@ -218,15 +204,15 @@ pub(super) fn compare(known: &Known, stored: &StoredRecord) -> Verdict {
 
 fn compare_record(known: &Known, record: &Record) -> Verdict {
     let applied = record.applied;
-    if record.system_id != known.server.system_id {
+    if record.system_id != known.opening.system_id {
         return Verdict::Gap(Gap::OtherDatabase);
     }
-    if known.server.slot == SlotOrigin::CreatedHere && known.written == Lsn::ZERO {
+    if known.opening.slot == SlotOrigin::CreatedHere && known.written == Lsn::ZERO {
         return Verdict::Gap(Gap::SlotWasGone { record: applied });
     }
-    if record.timeline != known.server.timeline {
-        let gap = Gap::NewTimeline { was: record.timeline, is: known.server.timeline };
-        match known.server.forks.iter().find(|fork| fork.timeline == record.timeline) {
+    if record.timeline != known.opening.timeline {
+        let gap = Gap::NewTimeline { was: record.timeline, is: known.opening.timeline };
+        match known.opening.forks.iter().find(|fork| fork.timeline == record.timeline) {
             // Where its timeline was left, everything that it was sent is part of the server's history.
             Some(fork) if applied <= fork.at => {}
             Some(fork) if known.is_ours => return known.resend(fork.at, gap),
@@ -235,7 +221,7 @@ fn compare_record(known: &Known, record: &Record) -> Verdict {
         }
     }
     // What the slot has left behind was invalidated for good, by this process or another. What this one wrote since it knows.
-    let confirmed = match known.server.slot {
+    let confirmed = match known.opening.slot {
         SlotOrigin::CreatedHere => Lsn::ZERO,
         SlotOrigin::Found { confirmed } => confirmed,
     };
@@ -245,8 +231,8 @@ fn compare_record(known: &Known, record: &Record) -> Verdict {
     if let Some((said, needed)) = its_own.or(of_another) {
         // What is applied may have been sent and refused.
         known.resend(record.confirmed.min(applied), Gap::TargetWentBack { record: said, needed })
-    } else if applied > known.server.reached {
-        Verdict::Gap(Gap::DatabaseWentBack { record: applied, reached: known.server.reached })
+    } else if applied > known.reached {
+        Verdict::Gap(Gap::DatabaseWentBack { record: applied, reached: known.reached })
     } else {
         Verdict::Continue
     }
@@ -260,21 +246,25 @@ impl Known<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
-    const FORKS: &[Fork] = &[Fork { timeline: 1, at: Lsn::new(250) }];
+    fn opening(timeline: u32, slot: SlotOrigin) -> Opening {
+        Opening { system_id: 7, timeline, wal_end: Lsn::ZERO, forks: Vec::new(), slot, start: Lsn::ZERO, walsender: 1 }
+    }
 
-    const SERVER: Server<'static> = Server {
-        system_id: 7,
-        timeline: 1,
-        forks: &[],
-        slot: SlotOrigin::Found { confirmed: Lsn::new(100) },
-        reached: Lsn::new(500),
-    };
+    static FOUND: LazyLock<Opening> = LazyLock::new(|| opening(1, SlotOrigin::Found { confirmed: Lsn::new(100) }));
+    static CREATED: LazyLock<Opening> = LazyLock::new(|| opening(1, SlotOrigin::CreatedHere));
+    static OTHER: LazyLock<Opening> = LazyLock::new(|| Opening { system_id: 8, ..FOUND.clone() });
+    static PROMOTED: LazyLock<Opening> = LazyLock::new(|| Opening { timeline: 2, ..FOUND.clone() });
+    static FORKED: LazyLock<Opening> =
+        LazyLock::new(|| Opening { forks: vec![Fork { timeline: 1, at: Lsn::new(250) }], ..PROMOTED.clone() });
 
     fn known() -> Known<'static> {
         Known {
-            server: SERVER,
+            opening: &FOUND,
+            reached: Lsn::new(500),
             written: Lsn::ZERO,
             sequence: 0,
             acquainted: false,
@@ -283,14 +273,12 @@ mod tests {
         }
     }
 
-    const FORKED: Server<'static> = Server { timeline: 2, forks: FORKS, ..SERVER };
-
     fn wrote() -> Known<'static> {
         Known { written: Lsn::new(300), acquainted: true, ..known() }
     }
 
     fn created() -> Known<'static> {
-        Known { server: Server { slot: SlotOrigin::CreatedHere, ..SERVER }, ..known() }
+        Known { opening: &CREATED, ..known() }
     }
 
     fn at(applied: u64) -> StoredRecord {
@@ -319,13 +307,10 @@ mod tests {
 
     #[test]
     fn a_record_that_cannot_be_read_is_a_gap_whatever_became_of_the_slot() {
-        for slot in [SlotOrigin::CreatedHere, SlotOrigin::Found { confirmed: Lsn::ZERO }] {
+        for known in [known(), created()] {
             for empty in [false, true] {
                 let its = StoredRecord { record: Some(Record::UNREADABLE), empty, written: None };
-                assert_eq!(
-                    compare(&Known { server: Server { slot, ..SERVER }, ..known() }, &its),
-                    Verdict::Gap(Gap::RecordIsUnreadable)
-                );
+                assert_eq!(compare(&known, &its), Verdict::Gap(Gap::RecordIsUnreadable));
             }
         }
     }
@@ -344,9 +329,9 @@ mod tests {
 
     #[test]
     fn every_other_case_is_a_gap_with_its_reason() {
-        let other = Known { server: Server { system_id: 8, ..SERVER }, ..known() };
-        let promoted = Known { server: Server { timeline: 2, ..SERVER }, ..known() };
-        let forked = Known { server: FORKED, ..known() };
+        let other = Known { opening: &OTHER, ..known() };
+        let promoted = Known { opening: &PROMOTED, ..known() };
+        let forked = Known { opening: &FORKED, ..known() };
         for (known, stored, reason) in [
             (known(), NOTHING, "record_gone"),
             (Known { acquainted: true, ..created() }, NOTHING, "record_gone"),
@@ -369,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_record_of_a_timeline_that_was_left_later_goes_on() {
-        let forked = Known { server: FORKED, ..known() };
+        let forked = Known { opening: &FORKED, ..known() };
         for applied in [100, 250] {
             assert_eq!(compare(&forked, &at(applied)), Verdict::Continue, "{applied}");
         }
@@ -383,7 +368,7 @@ mod tests {
         let resend = Verdict::Resend { after: after(200), because: went_back };
         assert_eq!(compare(&remembers(200, wrote()), &at(200)), resend);
         assert_eq!(compare(&remembers(201, wrote()), &at(200)), Verdict::Gap(went_back));
-        let forked = Known { server: FORKED, is_ours: true, ..known() };
+        let forked = Known { opening: &FORKED, is_ours: true, ..known() };
         let beyond = Gap::NewTimeline { was: 1, is: 2 };
         let resend = Verdict::Resend { after: after(250), because: beyond };
         assert_eq!(compare(&remembers(250, forked), &at(400)), resend);
@@ -413,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_slot_created_here_goes_on_once_its_target_has_a_record_of_this_process() {
-        let wrote = Known { server: Server { slot: SlotOrigin::CreatedHere, ..SERVER }, ..wrote() };
+        let wrote = Known { opening: &CREATED, ..wrote() };
         assert_eq!(compare(&wrote, &at(300)), Verdict::Continue);
     }
 }

@@ -2,22 +2,9 @@
 
 use std::fmt;
 
-use super::{Fork, SlotOrigin};
+use super::SlotOrigin;
+use crate::core::Opening;
 use crate::lsn::Lsn;
-
-/// What was followed before, and how far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct History {
-    /// `IDENTIFY_SYSTEM`'s `systemid`.
-    pub system_id: u64,
-    /// `IDENTIFY_SYSTEM`'s `timeline`.
-    pub timeline: u32,
-    /// Where the timeline before that was left, if that is known: of two standbys promoted from one primary both may be
-    /// on the same timeline.
-    pub fork: Option<Lsn>,
-    /// The end of the log: how far it was read before, how far it goes now.
-    pub end: Lsn,
-}
 
 /// How to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +46,10 @@ impl fmt::Display for Anew {
     }
 }
 
-/// Compares what was followed with what is there now. `acknowledged` is what this process has told the server; `forks`
-/// are those of the server now.
-pub fn resume(before: &History, now: &History, slot: SlotOrigin, acknowledged: Lsn, forks: &[Fork]) -> Resume {
-    let SlotOrigin::Found { confirmed } = slot else { return Resume::Anew(Anew::SlotWasGone) };
+/// Compares what was followed, up to `decoded`, with what is there now. `acknowledged` is what this process has told the
+/// server.
+pub fn resume(before: &Opening, decoded: Lsn, now: &Opening, acknowledged: Lsn) -> Resume {
+    let SlotOrigin::Found { confirmed } = now.slot else { return Resume::Anew(Anew::SlotWasGone) };
     if before.system_id != now.system_id {
         return Resume::Anew(Anew::OtherDatabase);
     }
@@ -70,13 +57,15 @@ pub fn resume(before: &History, now: &History, slot: SlotOrigin, acknowledged: L
         return Resume::Anew(Anew::SlotWasMoved);
     }
     if before.timeline != now.timeline {
-        let fork = forks.iter().find(|fork| fork.timeline == before.timeline);
+        let fork = now.forks.iter().find(|fork| fork.timeline == before.timeline);
         return fork.map_or(Resume::Anew(Anew::OtherTimeline), |fork| Resume::Forked(fork.at));
     }
-    if before.fork.zip(now.fork).is_some_and(|(before, now)| before != now) {
+    // Where the timeline before was left, if that is known: of two standbys promoted from one primary both may be on the
+    // same timeline.
+    if before.forks.last().zip(now.forks.last()).is_some_and(|(before, now)| before.at != now.at) {
         return Resume::Anew(Anew::OtherTimeline);
     }
-    if now.end < before.end {
+    if now.wal_end < decoded {
         return Resume::Anew(Anew::DatabaseWentBack);
     }
     Resume::GoOn
@@ -84,41 +73,49 @@ pub fn resume(before: &History, now: &History, slot: SlotOrigin, acknowledged: L
 
 #[cfg(test)]
 mod tests {
+    use super::super::Fork;
     use super::*;
+
+    fn lsn(n: u64) -> Lsn {
+        Lsn::new(n)
+    }
+
+    fn opening(timeline: u32, forks: &[u64], end: u64, slot: SlotOrigin) -> Opening {
+        let (wal_end, start) = (lsn(end), lsn(0));
+        let forks = forks.iter().map(|at| Fork { timeline: 1, at: lsn(*at) }).collect();
+        Opening { system_id: 7, timeline, wal_end, forks, slot, start, walsender: 1 }
+    }
+
+    fn found(n: u64) -> SlotOrigin {
+        SlotOrigin::Found { confirmed: lsn(n) }
+    }
 
     #[test]
     fn each_difference_has_its_answer() {
-        let lsn = Lsn::new;
-        let before = History { system_id: 7, timeline: 1, fork: None, end: lsn(500) };
-        let now = History { end: lsn(600), ..before };
-        let found = |n| SlotOrigin::Found { confirmed: lsn(n) };
-        let forks = [Fork { timeline: 1, at: lsn(450) }];
-        let promoted = History { timeline: 2, ..now };
-        for (now, slot, forks, answer) in [
-            (now, found(400), &[][..], Resume::GoOn),
-            (History { end: lsn(500), ..now }, found(300), &[], Resume::GoOn),
-            (now, SlotOrigin::CreatedHere, &[], Resume::Anew(Anew::SlotWasGone)),
-            (now, found(401), &[], Resume::Anew(Anew::SlotWasMoved)),
-            (History { system_id: 8, ..now }, found(400), &[], Resume::Anew(Anew::OtherDatabase)),
-            (History { end: lsn(499), ..now }, found(400), &[], Resume::Anew(Anew::DatabaseWentBack)),
-            (promoted, found(400), &forks, Resume::Forked(lsn(450))),
-            (History { end: lsn(460), ..promoted }, found(400), &forks, Resume::Forked(lsn(450))),
-            (promoted, found(400), &[], Resume::Anew(Anew::OtherTimeline)),
-            (promoted, found(401), &forks, Resume::Anew(Anew::SlotWasMoved)),
+        let before = opening(1, &[], 0, found(0));
+        for (now, answer) in [
+            (opening(1, &[], 600, found(400)), Resume::GoOn),
+            (opening(1, &[], 500, found(300)), Resume::GoOn),
+            (opening(1, &[], 600, SlotOrigin::CreatedHere), Resume::Anew(Anew::SlotWasGone)),
+            (opening(1, &[], 600, found(401)), Resume::Anew(Anew::SlotWasMoved)),
+            (Opening { system_id: 8, ..opening(1, &[], 600, found(400)) }, Resume::Anew(Anew::OtherDatabase)),
+            (opening(1, &[], 499, found(400)), Resume::Anew(Anew::DatabaseWentBack)),
+            (opening(2, &[450], 600, found(400)), Resume::Forked(lsn(450))),
+            (opening(2, &[450], 460, found(400)), Resume::Forked(lsn(450))),
+            (opening(2, &[], 600, found(400)), Resume::Anew(Anew::OtherTimeline)),
+            (opening(2, &[450], 600, found(401)), Resume::Anew(Anew::SlotWasMoved)),
         ] {
-            assert_eq!(resume(&before, &now, slot, lsn(400), forks), answer, "{now:?} {slot:?}");
+            assert_eq!(resume(&before, lsn(500), &now, lsn(400)), answer, "{now:?}");
         }
     }
 
     #[test]
     fn two_standbys_of_one_primary_are_told_apart_by_where_they_left_it() {
-        let lsn = Lsn::new;
-        let before = History { system_id: 7, timeline: 2, fork: Some(lsn(300)), end: lsn(500) };
-        let found = SlotOrigin::Found { confirmed: lsn(400) };
-        for (fork, answer) in
-            [(Some(lsn(300)), Resume::GoOn), (None, Resume::GoOn), (Some(lsn(310)), Resume::Anew(Anew::OtherTimeline))]
+        let before = opening(2, &[300], 500, found(400));
+        for (forks, answer) in
+            [(&[300][..], Resume::GoOn), (&[], Resume::GoOn), (&[310], Resume::Anew(Anew::OtherTimeline))]
         {
-            assert_eq!(resume(&before, &History { fork, ..before }, found, lsn(400), &[]), answer);
+            assert_eq!(resume(&before, lsn(500), &opening(2, forks, 500, found(400)), lsn(400)), answer);
         }
     }
 }

@@ -103,8 +103,8 @@ fn one_that_is_behind_for_too_long_leaves_and_returns_when_it_is_well_below() {
     scene.pass(1);
     assert_eq!(scene.turns(), left(1, Absent::Behind(Duration::from_secs(31))));
     assert_eq!(scene.replayed(), 2501);
-    let standings: Vec<Standing> = scene.replicas.standings().collect();
-    assert_eq!(standings, [Standing::Held, Standing::Left(Lsn::new(2500))]);
+    let left: Vec<Option<Lsn>> = scene.replicas.each.iter().map(|replica| replica.left).collect();
+    assert_eq!(left, [None, Some(Lsn::new(2500))]);
     // It has that now, but is always twenty seconds behind.
     for at in (2600..3000).step_by(100) {
         scene.want(at);
@@ -223,7 +223,7 @@ fn what_another_history_has_instead_is_not_waited_for() {
     scene.want(2500);
     scene.pass(31);
     assert_eq!(scene.turns().len(), 1);
-    scene.replicas.standings().for_each(|standing| assert_eq!(standing, Standing::Left(Lsn::new(2500))));
+    assert_eq!(scene.replicas.left(), Some(Lsn::new(2500)));
     scene.want(2600);
     scene.replicas.opened(7, 4, &[FORKS, &[fork]].concat());
     let marks: Vec<u64> = scene.replicas.marks.iter().map(|(at, _)| at.as_u64()).collect();

@@ -92,7 +92,7 @@ fn a_record_of_another_history_says_nothing_of_what_the_target_has() {
         (0..2).for_each(|_| followed.looked(lsn(500)));
         desk.commit(300);
         let in_flight = desk.send();
-        desk.core.doubt(0);
+        desk.doubt(0);
         let record = Some(Record { system_id, ..record_at(applied) });
         desk.core.record_loaded(0, StoredRecord { record, empty: false, written: None }, desk.now);
         assert_eq!(desk.settled(), confirmed_at_most, "{applied} of {system_id}");

@@ -13,11 +13,11 @@ fn with_a_lagging_replica() -> Desk {
 #[test]
 fn the_scopes_of_a_suspended_target_stand_in_for_later_commits_too_and_wait_for_their_replay() {
     let mut desk = with_a_lagging_replica();
-    desk.core.set_up(0, false);
-    desk.core.suspend(0, Lsn::ZERO);
+    desk.set_up(0, false);
+    desk.suspend(0);
     desk.commit(300);
     desk.replica_says(200);
-    desk.core.set_up(0, true);
+    desk.set_up(0, true);
     desk.drain();
     assert!(desk.settled() < 300, "a reader of the replica may still fill the old row in");
     desk.replica_says(301);
@@ -28,9 +28,9 @@ fn the_scopes_of_a_suspended_target_stand_in_for_later_commits_too_and_wait_for_
 #[test]
 fn the_flush_for_a_change_that_only_the_catalogue_shows_waits_for_the_replay_of_the_logs_end() {
     let mut desk = with_a_lagging_replica();
-    desk.core.withhold(0);
+    desk.withhold(0);
     desk.flush(0, 400);
-    desk.core.repaired(0);
+    desk.repaired(0);
     desk.replica_says(200);
     desk.drain();
     desk.core.idle(lsn(400));
@@ -43,12 +43,12 @@ fn the_flush_for_a_change_that_only_the_catalogue_shows_waits_for_the_replay_of_
 #[test]
 fn scopes_that_leave_again_when_their_commits_are_visible_keep_what_they_stand_in_for() {
     let mut desk = with_a_lagging_replica();
-    desk.core.set_up(0, false);
-    desk.core.suspend(0, Lsn::ZERO);
+    desk.set_up(0, false);
+    desk.suspend(0);
     desk.core.begun(Commit { xid: 2_000_000, at: lsn(290) }, PgTime(0));
     desk.core.key(RuleId(0), Action::Delete, b"user:1");
     desk.core.committed(lsn(300));
-    desk.core.set_up(0, true);
+    desk.set_up(0, true);
     desk.drain();
     assert!(desk.settled() < 300, "it is not visible");
     desk.core.pass(true);

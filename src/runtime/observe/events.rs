@@ -6,8 +6,7 @@ use super::{Limit, Observer, since};
 use crate::core::continuity::Writer;
 use crate::core::{Event, Opening, Why};
 use crate::invalidation::RuleId;
-use crate::runtime::observe::unsettled::Unsettled;
-use crate::status::{HALT_ADVICE, State, record_advice};
+use crate::status::{HALT_ADVICE, State, Unsettled, record_advice};
 
 impl Observer {
     /// Tells people what has happened.
@@ -67,7 +66,28 @@ impl Observer {
     }
 
     fn text(&self, why: &Why) -> String {
-        why.text(|rule| self.subject(rule))
+        match why {
+            Why::FirstStart => "first start (on_first_start: flush)".to_owned(),
+            Why::Gap(gap, None) => gap.to_string(),
+            Why::Gap(gap, Some(why)) => format!("{gap}: {why}"),
+            Why::NotListed(rules) => {
+                let names: Vec<&str> = rules.iter().map(|rule| self.subject(*rule)).collect();
+                format!(
+                    "{}: the rule, its table, or how the publication contains it has changed since the target's record was \
+                     written, or a replica had missed changes",
+                    names.join(", ")
+                )
+            }
+            Why::Uncovered(rule) => {
+                format!("{}: changes of its table may be missing from the stream", self.subject(*rule))
+            }
+            Why::Republished(rule) => {
+                format!("{}: its table, or how the publication contains it, has changed", self.subject(*rule))
+            }
+            Why::Reinherited(rule) => format!("{}: other tables inherit from its table now", self.subject(*rule)),
+            Why::ReplicaReturned => "a replica is back".to_owned(),
+            Why::Overspent(end, spent) => format!("suspended at {end}: {spent}"),
+        }
     }
 
     fn gap(&mut self, target: usize, reason: &'static str, text: &str) {

@@ -129,7 +129,7 @@ impl Bench {
     /// A worker that is up.
     async fn up(target: &Arc<Scripted>) -> Bench {
         let mut bench = Bench::new(target);
-        bench.answer(&[]).await;
+        bench.answer().await;
         assert!(matches!(bench.next().await, Report::Up { target: 0 }));
         target.events.lock().unwrap().clear();
         bench
@@ -168,15 +168,11 @@ impl Bench {
         }
     }
 
-    async fn answer(&mut self, scopes: &[&str]) {
+    async fn answer(&mut self) {
         let (Report::RecordLoaded { answer, .. }, _) = self.past_troubles().await else {
             panic!("no record was loaded")
         };
-        let mut repair = Batch::default();
-        for pattern in scopes {
-            repair.push_scope(&scope(pattern));
-        }
-        answer.send(Answer { batch: repair, ..Answer::default() }).expect("the worker waits");
+        answer.send(Answer::default()).expect("the worker waits");
     }
 
     async fn confirmed(&mut self) -> u64 {
@@ -275,7 +271,7 @@ async fn after_a_failure_everything_unconfirmed_is_sent_again_in_order() {
         for applied in 1..=3 {
             bench.send(applied, &[]);
         }
-        bench.answer(&[]).await;
+        bench.answer().await;
         for applied in 1..=3 {
             assert_eq!(bench.confirmed().await, applied);
         }
@@ -283,32 +279,6 @@ async fn after_a_failure_everything_unconfirmed_is_sent_again_in_order() {
         let loaded = events.iter().position(|event| *event == Event::RecordLoaded).expect("it was loaded");
         assert_eq!(events[loaded + 1..], [1, 2, 3].map(|applied| wrote(applied, &[])));
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_scopes_of_the_answer_join_the_oldest_unconfirmed_delivery() {
-    let target = Scripted::new(&[Act::Accept, Act::FailAfterWrite(FaultKind::Timeout)]);
-    let mut bench = Bench::up(&target).await;
-    bench.send(1, &[]);
-    assert_eq!(bench.confirmed().await, 1);
-    bench.send(2, &[]);
-    bench.send(3, &[]);
-    bench.answer(&["user:*", "order:*"]).await;
-    assert_eq!((bench.confirmed().await, bench.confirmed().await), (2, 3));
-    let events = target.events();
-    assert_eq!(events[events.len() - 2..], [wrote(2, &["user:*", "order:*"]), wrote(3, &[])]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_scopes_wait_for_the_next_delivery_where_none_is_unconfirmed() {
-    let target = Scripted::new(&[]);
-    let mut bench = Bench::new(&target);
-    bench.answer(&["user:*"]).await;
-    assert!(matches!(bench.next().await, Report::Up { .. }));
-    bench.send(1, &[]);
-    bench.send(2, &[]);
-    assert_eq!((bench.confirmed().await, bench.confirmed().await), (1, 2));
-    assert_eq!(target.events(), [Event::RecordLoaded, wrote(1, &["user:*"]), wrote(2, &[])]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -327,7 +297,7 @@ async fn only_a_fault_after_which_the_target_may_be_another_one_asks_for_its_mem
         let mut bench = Bench::up(&target).await;
         bench.send(1, &[]);
         if asked {
-            bench.answer(&[]).await;
+            bench.answer().await;
         }
         assert_eq!(bench.confirmed().await, 1, "{kind:?}");
         assert_eq!(target.events().contains(&Event::RecordLoaded), asked, "{kind:?}");
@@ -452,7 +422,7 @@ async fn a_flush_whose_connection_is_lost_is_begun_again_after_the_record_was_re
     let mut bench = Bench::up(&target).await;
     bench.flush("user:*");
     assert!(matches!(bench.next().await, Report::Trouble { .. }));
-    bench.answer(&[]).await;
+    bench.answer().await;
     let mut reports = vec![bench.next().await, bench.next().await];
     reports.retain(|report| !matches!(report, Report::Up { .. }));
     assert!(matches!(reports.as_slice(), [Report::Flushed { .. }]), "{reports:?}");

@@ -12,15 +12,18 @@ const SAMPLES_MAX: usize = 256;
 
 /// One commit.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sample {
-    pub(super) end: Lsn,
-    pub(super) committed: PgTime,
-    pub(super) made: Made,
+pub struct Sample {
+    /// Where it ends.
+    pub end: Lsn,
+    /// When it was made, by the server's clock.
+    pub committed: PgTime,
+    /// What its rows have made.
+    pub made: Made,
 }
 
 /// Commits that are not settled, oldest first.
 #[derive(Debug)]
-pub(super) struct Unsettled {
+pub struct Unsettled {
     samples: VecDeque<Sample>,
     /// One of so many is taken.
     one_of: u64,
@@ -28,12 +31,14 @@ pub(super) struct Unsettled {
 }
 
 impl Unsettled {
-    pub(super) fn new() -> Self {
+    /// None yet.
+    #[expect(clippy::new_without_default, reason = "it takes its memory at once")]
+    pub fn new() -> Self {
         Unsettled { samples: VecDeque::with_capacity(SAMPLES_MAX), one_of: 1, left_out: 0 }
     }
 
     /// A commit that has still to settle, and is later than those before it.
-    pub(super) fn add(&mut self, sample: Sample) {
+    pub fn add(&mut self, sample: Sample) {
         self.left_out += 1;
         if self.left_out < self.one_of {
             return;
@@ -52,7 +57,7 @@ impl Unsettled {
 
     /// Gives those that have settled. One that is past what is decoded was not part of the
     /// database's history after all.
-    pub(super) fn settled(&mut self, watermarks: &Watermarks, mut give: impl FnMut(Sample)) {
+    pub fn settled(&mut self, watermarks: &Watermarks, mut give: impl FnMut(Sample)) {
         while self.samples.back().is_some_and(|sample| sample.end > watermarks.decoded) {
             self.samples.pop_back();
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::invalidation::{Action, Batch, Maker, Scope};
+use super::{Action, Batch, Maker, Scope};
 use crate::lsn::Lsn;
 
 /// What an item takes beside the text of its key.
