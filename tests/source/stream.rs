@@ -217,7 +217,11 @@ fn a_server_that_shuts_down_is_not_held_up_by_what_is_not_acknowledged() {
 #[test]
 fn a_server_that_shuts_down_ends_a_stream_that_acknowledges_everything() {
     let server = own_server("");
-    let followed = Followed::on(Database::create_on(server.clone()), Database::dsn);
+    let mut followed = Followed::on(Database::create_on(server.clone()), Database::dsn);
+    // A walsender that has answered START_REPLICATION and not begun to send is terminated like any backend
+    // (`HandleWalSndInitStopping`).
+    followed.database.run("INSERT INTO t VALUES (1)");
+    followed.read_until("a commit", |got| kinds(got).ends_with('C'));
     let Followed { runtime, mut stream, database: _database, .. } = followed;
     let stopping = std::thread::spawn(move || server.stop(Signal::Term));
     let ending = async {
