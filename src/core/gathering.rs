@@ -38,8 +38,7 @@ impl Core {
         let Core { targets, feed, .. } = self;
         feed.gathered_for(rule);
         let feed = &*feed;
-        let Some(route) = feed.routes.get(usize::from(rule.0)) else { return };
-        for &index in &route.targets {
+        for &index in feed.routes.get(usize::from(rule.0)).into_iter().flat_map(|route| &route.targets) {
             if let Some(target) = targets.get_mut(index) {
                 target.gather(feed, &put);
             }

@@ -140,7 +140,7 @@ impl Core {
         let answer = Answer { sequence, confirmed_at_most, lists_no_rules: !repair.rules.is_empty() };
         self.with(index, |target, feed| {
             target.halt.is_pardoned = false;
-            if *repair != Repair::default() {
+            if repair.sent_after.is_some() || !repair.rules.is_empty() {
                 target.repair(feed, repair);
             }
             target.verified();

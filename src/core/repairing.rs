@@ -9,7 +9,7 @@ use crate::invalidation::RuleId;
 use crate::lsn::Lsn;
 
 /// A repair.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Repair {
     /// What the target was sent for commits after this position is sent again.
     pub(super) sent_after: Option<Lsn>,

@@ -40,8 +40,9 @@ impl Core {
             }
             let allowed = self.allowed();
             let Core { targets, feed, following, .. } = self;
-            let (Some(target), Some(opening)) = (targets.get_mut(index), following.opening()) else { continue };
+            let Some(target) = targets.get_mut(index) else { continue };
             target.queue.repeat(feed, now);
+            let Some(opening) = following.opening() else { continue };
             while target.send(feed, opening, allowed, now) {}
             target.send_flush(feed);
         }

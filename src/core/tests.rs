@@ -328,3 +328,17 @@ fn a_record_with_a_later_sequence_is_another_instances_and_counts_as_such_once()
     assert!(!desk.is_overtaken(0, &its));
     assert_eq!(desk.reconcile_its(0, &its), Verdict::Gap(Gap::OtherDatabase));
 }
+
+#[test]
+fn a_repetition_that_is_due_while_no_stream_is_open_does_not_keep_the_loop_awake() {
+    let mut desk = Desk::new(1);
+    desk.core.feed.policy.0.repeat_after = Duration::from_secs(1);
+    desk.commit(200);
+    desk.drain();
+    desk.core.step(desk.now, Input::StreamClosed);
+    desk.core.step(desk.now, Input::SlotBusy);
+    let later = desk.now + Duration::from_secs(2);
+    assert!(desk.core.turn_due(later) <= later);
+    desk.core.step(later, Input::Read(false));
+    assert!(desk.core.turn_due(later) > later);
+}

@@ -141,7 +141,7 @@ impl Daemon {
     /// A process that begins.
     pub fn begin(setup: &Setup, postgres: Postgres) -> Daemon {
         // What is remembered matters only where the cache goes back. Without it there is a flush in place of a resend.
-        let recent_bytes = if setup.rolls_back == 1 && !setup.halts { RECENT_BYTES } else { 0 };
+        let recent_bytes = if setup.rolls_back > 0 && !setup.forgets && !setup.halts { RECENT_BYTES } else { 0 };
         let policy = Policy {
             pending_keys: 100,
             recent_bytes,

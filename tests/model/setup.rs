@@ -107,6 +107,8 @@ pub struct Setup {
     pub evicts: bool,
     /// The cache may go back to one earlier state, so many times.
     pub rolls_back: u8,
+    /// The daemon has no memory of what it sent, so a cache that goes back is flushed.
+    pub forgets: bool,
     /// The connection to it stays then, behind a proxy.
     pub silently: bool,
     /// Several deliveries may be in flight.
@@ -144,6 +146,7 @@ impl Setup {
             faults: 0,
             evicts: true,
             rolls_back: 0,
+            forgets: false,
             silently: false,
             pipelines: false,
             reopens: false,

@@ -30,7 +30,14 @@ fn a_cache_goes_back_behind_an_open_connection_while_several_deliveries_are_in_f
 /// What is flushed because it has gone back is in vain where it goes back once more to the record that was read.
 #[test]
 fn a_cache_goes_back_behind_an_open_connection_to_the_same_state_twice() {
-    is_safe(Setup { rolls_back: 2, silently: true, is_listed: false, reads: Reads::Primary, ..LEASE });
+    let forgets = true;
+    is_safe(Setup { rolls_back: 2, silently: true, forgets, is_listed: false, reads: Reads::Primary, ..LEASE });
+}
+
+/// What is sent again because it has gone back is lost once more.
+#[test]
+fn a_cache_goes_back_twice_and_is_sent_again_what_it_lost_while_several_deliveries_are_in_flight() {
+    is_safe(Setup { rolls_back: 2, silently: true, pipelines: true, is_listed: false, reads: Reads::Primary, ..LEASE });
 }
 
 #[test]

@@ -215,7 +215,8 @@ fn compare_record(known: &Known, record: &Record) -> Verdict {
         match known.opening.forks.iter().find(|fork| fork.timeline == record.timeline) {
             // Where its timeline was left, everything that it was sent is part of the server's history.
             Some(fork) if applied <= fork.at => {}
-            Some(fork) if known.is_ours => return known.resend(fork.at, gap),
+            // It may have reached the target without what was to be sent again before.
+            Some(fork) if known.is_ours => return known.resend(fork.at.min(record.confirmed), gap),
             // What another process sent is not in this one's memory, and nobody knows of a timeline without a fork.
             _ => return Verdict::Gap(gap),
         }
@@ -373,6 +374,8 @@ mod tests {
         let resend = Verdict::Resend { after: after(250), because: beyond };
         assert_eq!(compare(&remembers(250, forked), &at(400)), resend);
         assert_eq!(compare(&remembers(251, forked), &at(400)), Verdict::Gap(beyond));
+        let resend = Verdict::Resend { after: after(200), because: beyond };
+        assert_eq!(compare(&remembers(200, forked), &confirmed_only(200, 400)), resend);
     }
 
     #[test]
