@@ -18,6 +18,7 @@ pub mod parts;
 pub mod run;
 pub mod schema;
 pub mod setup;
+mod shutdown;
 pub mod status;
 pub mod tail;
 pub mod teardown;

@@ -25,9 +25,9 @@ pub use error::{ConfigError, Fault, Place};
 pub use scalar::{check_slot, parse_duration, parse_size};
 
 pub use crate::core::{OnFirstStart, OnGap};
-pub use crate::database::Publish;
-pub use crate::manual::ManualKeys;
 use crate::rules::config::Rule;
+pub use crate::transaction::manual::ManualKeys;
+pub use crate::types::database::Publish;
 
 /// Where the file is looked for when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/coherd/coherd.yaml";
@@ -154,7 +154,7 @@ pub struct Admin {
 pub struct Log {
     /// How lines look.
     pub format: LogFormat,
-    /// A level, or directives such as `info,coherd::target=debug`.
+    /// A level, or directives such as `info,coherd::targets=debug`.
     pub level: String,
 }
 

@@ -3,12 +3,12 @@
 //!
 //! A tour, along the way of a change:
 //!
-//! 1. [`source`] follows a replication slot and gives frames of the log.
+//! 1. [`postgres`] follows a replication slot and gives frames of the log.
 //! 2. [`pgoutput`] decodes a frame into a message that borrows from it.
 //! 3. [`rules`] are bound to a table as the log describes it, and render the cache keys of a row. [`transaction`] hands them on.
 //! 4. [`core`] gathers the keys for each target and decides everything else: when they may leave, what a target has missed, how
 //!    far the slot may be acknowledged. It does no IO and reads no clock.
-//! 5. [`target`] sends batches of invalidations and confirms them.
+//! 5. [`targets`] sends batches of invalidations and confirms them.
 //! 6. [`runtime`] connects them: it tells the core what has happened, and does what the core says.
 //!
 //! The core by itself, without any target: what is committed may be acknowledged at once.
@@ -17,9 +17,9 @@
 //! use std::time::Instant;
 //!
 //! use coherd::core::{Core, Input, Output};
-//! use coherd::lsn::Lsn;
+//! use coherd::types::lsn::Lsn;
 //! use coherd::pgoutput::PgTime;
-//! use coherd::snapshot::Commit;
+//! use coherd::types::snapshot::Commit;
 //!
 //! let mut core = Core::without_targets(Lsn::new(100));
 //! core.begun(Commit { xid: 7, at: Lsn::new(190) }, PgTime(0));
@@ -34,37 +34,24 @@
 //! The modules below stand in the order in which data flows. A file imports only from modules above it;
 //! `tests/tidy.rs` checks that. ARCHITECTURE.md says why it is built this way.
 
-// Types: plain data.
-pub mod change;
-pub mod database;
-pub mod finding;
-pub mod invalidation;
-pub mod lsn;
-pub mod observation;
-pub mod record;
-pub mod snapshot;
-pub mod table;
+// Plain data.
+pub mod types;
 
-// Core: decisions, without IO, clock or environment.
-pub mod manual;
+// Decisions, without IO, clock or environment.
 pub mod pgoutput;
 pub mod rules;
 pub mod transaction;
 pub mod core;
 pub mod backoff;
 
-// Adapters: Postgres, the caches, HTTP, the service manager.
+// Adapters: Postgres, the caches, HTTP and the service manager.
 pub mod tls;
-pub mod source;
-pub mod target;
-pub mod status;
-pub mod metrics;
+pub mod postgres;
+pub mod targets;
 pub mod admin;
-pub mod systemd;
 
-// Runtime: connects them.
+// Connects them.
 pub mod runtime;
-pub mod shutdown;
 
 // Entry points: the configuration and the command line.
 pub mod config;

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use coherd::admin;
+use coherd::admin::http;
+use coherd::admin::metrics::Metrics;
+use coherd::admin::status::{Board, Stage, State, TargetStatus, View, WAITERS_MAX};
 use coherd::config::Config;
 use coherd::core::Watermarks;
-use coherd::lsn::Lsn;
-use coherd::metrics::Metrics;
-use coherd::observation::HeldWal;
-use coherd::status::{Board, Stage, State, TargetStatus, View, WAITERS_MAX};
+use coherd::types::lsn::Lsn;
+use coherd::types::observation::HeldWal;
 use tokio::sync::oneshot;
 
 use crate::support::until;
@@ -36,14 +36,14 @@ impl Admin {
         let targets = config.targets.iter().map(|target| (target.name.as_str(), target.scheme.as_str()));
         let board = Board::new(&config.source.slot, &config.source.publication, targets);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(async { admin::listen("127.0.0.1:0".parse().unwrap()) }).unwrap();
+        let listener = runtime.block_on(async { http::listen("127.0.0.1:0".parse().unwrap()) }).unwrap();
         let listener = listener.answering_to(&["coherd.example.com".to_owned()]);
         let address = listener.address().unwrap();
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             let _ = stopped.await;
         };
-        let serve = admin::serve(listener, board.clone(), Metrics::new(&board), config.admin.ready_max_lag, stopped);
+        let serve = http::serve(listener, board.clone(), Metrics::new(&board), config.admin.ready_max_lag, stopped);
         let server = runtime.spawn(serve);
         Admin { address, board, stop: Some(stop), server: Some(server), runtime }
     }
@@ -147,7 +147,7 @@ fn what_the_slot_holds_back_and_a_target_suspended_show_on_every_page() {
     let admin = Admin::streaming();
     let view = || serde_json::from_str::<View>(&admin.get("/status").2).unwrap();
     assert_eq!((view().slot_retained_bytes, view().last_look_age_seconds), (None, None));
-    let held = HeldWal { end: coherd::lsn::Lsn::new(9000), retained: 4096, safe: Some(8192), segment: 1 << 24 };
+    let held = HeldWal { end: coherd::types::lsn::Lsn::new(9000), retained: 4096, safe: Some(8192), segment: 1 << 24 };
     admin.board.observed(Some(held), std::time::Instant::now());
     admin.board.target(0, |target| target.suspended = Some("suspended at 0/123".to_owned()));
     admin.board.resent("target_went_back", "cache: 3 keys".to_owned());
@@ -296,7 +296,7 @@ fn the_end_sends_those_who_wait_home() {
 #[test]
 fn a_port_that_is_taken_is_named() {
     let admin = Admin::start();
-    let error = admin.runtime.block_on(async { admin::listen(admin.address) }).unwrap_err().to_string();
+    let error = admin.runtime.block_on(async { http::listen(admin.address) }).unwrap_err().to_string();
     assert!(error.contains(&admin.address.to_string()) && error.contains("choose another port"), "{error}");
 }
 

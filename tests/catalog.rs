@@ -1,11 +1,11 @@
 //! The catalogue as coherd reads it, and the audit's remedies carried out to the letter.
 
-use coherd::database::Database as Seen;
-use coherd::finding::Finding;
+use coherd::postgres::catalog;
 use coherd::rules::audit::audit;
 use coherd::rules::config::{MissingOld, RawRule, Rule, resolve};
-use coherd::source::catalog;
-use coherd::table::{PublishedBy, Table, TableName};
+use coherd::types::database::Database as Seen;
+use coherd::types::finding::Finding;
+use coherd::types::table::{PublishedBy, Table, TableName};
 
 use crate::support::Database;
 
@@ -280,7 +280,7 @@ fn repaired(tables: &str, publication: &str, raw: &[RawRule], writes: &[&str]) -
     }
     write("everything");
     let left = session.audit(&rules);
-    let errors: Vec<_> = left.iter().filter(|left| left.severity == coherd::finding::Severity::Error).collect();
+    let errors: Vec<_> = left.iter().filter(|left| left.severity == coherd::types::finding::Severity::Error).collect();
     assert_eq!(errors, Vec::<&Finding>::new());
     text(&findings, &database)
 }

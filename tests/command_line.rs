@@ -231,7 +231,7 @@ fn the_function_library_is_printed_without_a_configuration_and_redis_takes_it() 
 
 #[test]
 fn each_function_is_printed_as_a_script_and_others_are_wrong_usage() {
-    for function in coherd::target::redis::lua::FUNCTIONS {
+    for function in coherd::targets::redis::lua::FUNCTIONS {
         let printed = coherd(&["lua", "--eval", function.name], None);
         assert_eq!((printed.status.code(), stdout(&printed)), (Some(0), function.script()));
     }

@@ -9,15 +9,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use coherd::change::{Change, OldImage};
-use coherd::invalidation::{Action, RuleId, Scope};
-use coherd::lsn::Lsn;
 use coherd::pgoutput::{Message, decode};
 use coherd::rules::config::RawRule;
 use coherd::transaction::{Gather, Reader, Step};
+use coherd::types::change::{Change, OldImage};
+use coherd::types::invalidation::{Action, RuleId, Scope};
+use coherd::types::lsn::Lsn;
 
 use crate::catalog::rules;
-use crate::source::{Followed, Got, own_server};
+use crate::postgres::{Followed, Got, own_server};
 use crate::support::Database;
 
 /// What was done, and what the server sent of it.

@@ -4,9 +4,9 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use coherd::cli::setup::{FUNCTIONS_COMMENT, plan};
+use coherd::postgres::client::dsn::Dsn;
+use coherd::postgres::{Source as _, server as source};
 use coherd::rules::config::RawRule;
-use coherd::source::dsn::Dsn;
-use coherd::source::{Source as _, postgres as source};
 use serde_json::Value;
 
 use crate::catalog::{Session, rules};
@@ -335,7 +335,7 @@ fn a_standby_is_not_set_up() {
     let database = Database::create();
     let mut seen = Session::of(&database).look(&[]);
     seen.server.in_recovery = true;
-    let plan = plan(&[], &seen, &coherd::database::Beside::default());
+    let plan = plan(&[], &seen, &coherd::types::database::Beside::default());
     assert!(plan.is_empty() && plan.findings[0].message.contains("give the primary's address"), "{plan:?}");
 }
 

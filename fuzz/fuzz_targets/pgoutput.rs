@@ -3,8 +3,8 @@
 
 use std::cell::RefCell;
 
-use coherd::change::{Change, OldImage, Row};
-use coherd::invalidation::{Action, KEY_BYTES_MAX, RuleId, Scope};
+use coherd::types::change::{Change, OldImage, Row};
+use coherd::types::invalidation::{Action, KEY_BYTES_MAX, RuleId, Scope};
 use coherd::pgoutput::{Message, decode};
 use coherd::rules::config::{MissingOld, RawAction, RawRule, Rule, resolve};
 use coherd::transaction::{Gather, Reader};

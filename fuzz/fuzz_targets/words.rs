@@ -2,13 +2,13 @@
 //! positions. Errors are fine, panics are not, and no error tells a password.
 #![no_main]
 
-use coherd::manual::{self, Manual, Touched};
-use coherd::change::Row;
-use coherd::lsn::Lsn;
+use coherd::transaction::manual::{self, Manual, Touched};
+use coherd::types::change::Row;
+use coherd::types::lsn::Lsn;
 use coherd::rules::name::{parse_column, parse_table};
 use coherd::rules::template::Template;
-use coherd::source::dsn::Dsn;
-use coherd::table::TableName;
+use coherd::postgres::client::dsn::Dsn;
+use coherd::types::table::TableName;
 use libfuzzer_sys::fuzz_target;
 
 // The first byte says which door the rest goes through.

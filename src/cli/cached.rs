@@ -10,8 +10,8 @@ use super::columns::{columns, plural, span};
 use super::found::{Cause, Found, Origin};
 use super::{Failure, parts};
 use crate::config::Config;
-use crate::invalidation::Action;
-use crate::target::peek::{Held, KeySeen, Peeked, ScopeSeen};
+use crate::targets::peek::{Held, KeySeen, Peeked, ScopeSeen};
+use crate::types::invalidation::Action;
 
 /// How long the keys of all scopes of one target may be counted for.
 pub(super) const COUNTING: Duration = Duration::from_secs(5);

@@ -8,9 +8,9 @@ use anyhow::{Context as _, anyhow, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::admin::status::View;
 use crate::cli::Failure;
 use crate::config::{ADMIN_LISTEN, Config, Part, SourceConfig};
-use crate::status::View;
 
 /// How long the daemon may take to answer what it can answer at once.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,9 +10,8 @@ use super::columns::plain;
 use super::found::{Cause, Found};
 use super::{Failure, parts, print};
 use crate::config::{Config, ManualKeys};
-use crate::database::Database;
-use crate::finding::Severity;
-use crate::invalidation::Action;
+use crate::postgres::catalog::look;
+use crate::postgres::client::sql::connect;
 use crate::rules::audit::audit;
 use crate::rules::config::{MissingOld, Rule};
 use crate::rules::named::Cover;
@@ -20,10 +19,11 @@ use crate::rules::reading::{Implied, can_print, read};
 use crate::rules::shape::Shape;
 use crate::rules::template::Template;
 use crate::rules::text_form::text_form;
-use crate::source::catalog::look;
-use crate::source::sql::connect;
-use crate::table::{Table, quote_identifier, quote_literal};
 use crate::transaction::tables_of;
+use crate::types::database::Database;
+use crate::types::finding::Severity;
+use crate::types::invalidation::Action;
+use crate::types::table::{Table, quote_identifier, quote_literal};
 
 /// `coherd explain`
 #[derive(Debug, clap::Args)]
@@ -201,7 +201,7 @@ impl Maker<'_> {
         let table = self.table(database);
         let listed = |names: &[&str]| names.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ");
         let named: Vec<&str> = self.template.columns().collect();
-        let is = |name: &&str, what: fn(&crate::table::TableColumn) -> bool| {
+        let is = |name: &&str, what: fn(&crate::types::table::TableColumn) -> bool| {
             table.and_then(|table| table.column(name)).is_some_and(what)
         };
         let unlogged: Vec<&str> = named.iter().copied().filter(|name| is(name, |column| !column.in_identity)).collect();

@@ -12,8 +12,8 @@ use super::manual::{ManualSession, Options};
 use super::{Failure, print};
 use crate::config::Config;
 use crate::rules::name::parse_table;
-use crate::table::TableName;
 use crate::transaction::tables_of;
+use crate::types::table::TableName;
 
 /// `coherd flush`
 #[derive(Debug, clap::Args)]

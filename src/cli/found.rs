@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use anyhow::Context as _;
 
 use crate::config::Config;
-use crate::invalidation::{Action, BATCH_BYTES_MAX, Batch, RuleId, Scope};
-use crate::manual::Touched;
 use crate::pgoutput::Message;
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
-use crate::table::TableName;
+use crate::transaction::manual::Touched;
 use crate::transaction::{Gather, Op, Reader, Step};
+use crate::types::invalidation::{Action, BATCH_BYTES_MAX, Batch, RuleId, Scope};
+use crate::types::table::TableName;
 
 /// Why a key or a scope is invalidated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,8 +6,8 @@ use super::Failure;
 use super::columns::plural;
 use super::manual::{ManualSession, Options};
 use crate::config::{Config, ManualKeys};
-use crate::invalidation::KEY_BYTES_MAX;
 use crate::rules::named::Cover;
+use crate::types::invalidation::KEY_BYTES_MAX;
 
 /// `coherd invalidate`
 #[derive(Debug, clap::Args)]

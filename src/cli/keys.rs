@@ -16,9 +16,9 @@ use super::cached::{self, COUNTING};
 use super::found::Found;
 use super::{Failure, parts, print};
 use crate::config::{Config, parse_duration};
+use crate::postgres::client::dsn::Dsn;
 use crate::rules::name::parse_table;
-use crate::source::dsn::Dsn;
-use crate::table::TableName;
+use crate::types::table::TableName;
 
 /// The largest script, in bytes.
 const SCRIPT_BYTES_MAX: u64 = 16 << 20;

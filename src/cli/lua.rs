@@ -1,7 +1,7 @@
 //! `coherd lua`: what readers call in Redis, to be loaded by hand.
 
 use super::{Failure, print};
-use crate::target::redis::lua::{FUNCTIONS, Function, library};
+use crate::targets::redis::lua::{FUNCTIONS, Function, library};
 
 /// `coherd lua`
 #[derive(Debug, clap::Args)]

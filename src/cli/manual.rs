@@ -11,9 +11,9 @@ use tokio_postgres::types::ToSql;
 use super::daemon::Way;
 use super::{Failure, parts, print, wait};
 use crate::config::{Config, parse_duration};
-use crate::lsn::Lsn;
-use crate::source::catalog::told;
-use crate::source::sql::connect;
+use crate::postgres::catalog::told;
+use crate::postgres::client::sql::connect;
+use crate::types::lsn::Lsn;
 
 /// What both `coherd invalidate` and `coherd flush` can be told.
 #[derive(Debug, clap::Args)]

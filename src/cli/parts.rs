@@ -7,17 +7,17 @@ use anyhow::{Context as _, anyhow};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Failure;
+use crate::cli::shutdown::Shutdown;
 use crate::config::{Config, TargetSettings};
-use crate::database::{Choices, Proposal};
+use crate::postgres::client::dsn::Dsn;
+use crate::postgres::server::{Creation, Postgres, PostgresConfig};
+use crate::postgres::watch::{WATCH_PACE, WatchConfig};
 use crate::rules::template::Template;
-use crate::shutdown::Shutdown;
-use crate::source::dsn::Dsn;
-use crate::source::postgres::{Creation, Postgres, PostgresConfig};
-use crate::source::watch::{WATCH_PACE, WatchConfig};
-use crate::target::config::{Library, TargetConfig, TlsFiles};
-use crate::target::peek::Peek;
-use crate::target::{self, Needs, OpenError, Sample, Surveying, Target};
+use crate::targets::config::{Library, TargetConfig, TlsFiles};
+use crate::targets::peek::Peek;
+use crate::targets::{self, Needs, OpenError, Sample, Surveying, Target};
 use crate::transaction::tables_of;
+use crate::types::database::{Choices, Proposal};
 
 /// What `coherd run` is made of. Nothing of it connects before its first use.
 pub(super) struct Parts {
@@ -115,13 +115,13 @@ pub(super) fn postgres_aside(config: &Config, dsn: Dsn) -> (Postgres, String) {
 
 /// The targets, to be looked at only.
 pub(super) fn peeks(config: &Config) -> Result<Vec<Arc<dyn Peek>>, Failure> {
-    let open = |settings| target::open_to_peek(&target_config(config, settings, Library::Leave));
+    let open = |settings| targets::open_to_peek(&target_config(config, settings, Library::Leave));
     config.targets.iter().map(|its| open(its).map_err(|error| Failure::Setting(error.to_string()))).collect()
 }
 
 /// The targets, in the order of the configuration; each connects at its first use.
 pub(super) fn targets(config: &Config, library: Library) -> Result<Vec<Arc<dyn Target>>, Failure> {
-    let open = |settings| target::open(&target_config(config, settings, library));
+    let open = |settings| targets::open(&target_config(config, settings, library));
     config.targets.iter().map(|its| open(its).map_err(|error| Failure::Setting(error.to_string()))).collect()
 }
 
@@ -139,7 +139,7 @@ pub(super) fn surveys(config: &Config) -> Vec<(&str, Result<Surveying, OpenError
             };
             rule.keys.iter().enumerate().map(sample).collect::<Vec<_>>()
         });
-        target::survey(&target_config(config, its, Library::Leave), Needs { samples: samples.collect() })
+        targets::survey(&target_config(config, its, Library::Leave), Needs { samples: samples.collect() })
     };
     let names = config.targets.iter().map(|its| its.name.as_str());
     names.zip(config.targets.iter().enumerate().map(survey)).collect()

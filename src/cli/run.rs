@@ -15,22 +15,22 @@ use tracing::info;
 
 use super::Failure;
 use super::parts::{self, Parts};
-use crate::admin;
+use crate::admin::http;
+use crate::admin::metrics::Metrics;
+use crate::admin::status::Board;
+use crate::admin::systemd;
+use crate::cli::shutdown::Shutdown;
 use crate::config::Config;
 use crate::core::{Policy, RECENT_BYTES, Replicas};
-use crate::lsn::Lsn;
-use crate::metrics::Metrics;
+use crate::postgres::Question;
+use crate::postgres::client::dsn::Dsn;
+use crate::postgres::probes::{AskConfig, FollowConfig, REPLICA_PACE, ask_source, follow_replica};
+use crate::postgres::server::Creation;
+use crate::postgres::watch::watch;
 use crate::rules::heirs::Heirs;
 use crate::runtime::{Observer, Pipeline, Probes, Settings};
-use crate::shutdown::Shutdown;
-use crate::source::Question;
-use crate::source::dsn::Dsn;
-use crate::source::postgres::Creation;
-use crate::source::probes::{AskConfig, FollowConfig, REPLICA_PACE, ask_source, follow_replica};
-use crate::source::watch::watch;
-use crate::status::Board;
-use crate::systemd;
-use crate::target::delivery;
+use crate::targets::delivery;
+use crate::types::lsn::Lsn;
 use preflight::{Preflight, preflight};
 use reload::Reloads;
 
@@ -61,14 +61,9 @@ pub async fn run(mut config: Config, path: &Path) -> Result<(), Failure> {
     let mut reloads = Reloads::on_signal(path).context("listening for SIGHUP")?;
     let board = Board::new(&config.source.slot, &config.source.publication, kinds(&config));
     let metrics = Metrics::new(&board);
-    let listener = admin::listen(config.admin.listen).map_err(anyhow::Error::new)?.answering_to(&config.admin.hosts);
-    let pages = admin::serve(
-        listener,
-        board.clone(),
-        metrics.clone(),
-        config.admin.ready_max_lag,
-        shutdown.clone().requested(),
-    );
+    let listener = http::listen(config.admin.listen).map_err(anyhow::Error::new)?.answering_to(&config.admin.hosts);
+    let pages =
+        http::serve(listener, board.clone(), metrics.clone(), config.admin.ready_max_lag, shutdown.clone().requested());
     let pages = tokio::spawn(pages);
     let manager = tokio::spawn(systemd::tell(board.clone(), shutdown.clone().requested()));
     info!(version = env!("CARGO_PKG_VERSION"), rules = config.rules.len(), admin = %config.admin.listen, "coherd starts");

@@ -14,18 +14,18 @@ use super::check::slot::of_others;
 use super::parts::{IdentityKind, choices};
 use super::{Failure, parts, print};
 use crate::config::Config;
-use crate::database::{Beside, Choices, Database, Operations, Publication, Slot, publication_comment};
-use crate::finding::{Code, Finding, Severity};
-use crate::lsn::Lsn;
+use crate::postgres::catalog::{CatalogError, beside, look};
+use crate::postgres::client::sql::connect;
+use crate::postgres::{SlotSeen, Source as _, SourceError};
 use crate::rules::audit::beside::{audit as audit_beside, leave, named};
 use crate::rules::audit::{audit, by_table};
 use crate::rules::config::Rule;
 use crate::rules::publish::{Demand, Identity};
-use crate::source::catalog::{CatalogError, beside, look};
-use crate::source::sql::connect;
-use crate::source::{SlotSeen, Source as _, SourceError};
-use crate::table::{Persistence, Published, PublishedBy, TableKind, TableName, quote_identifier, quote_literal};
-use crate::target::config::Library;
+use crate::targets::config::Library;
+use crate::types::database::{Beside, Choices, Database, Operations, Publication, Slot, publication_comment};
+use crate::types::finding::{Code, Finding, Severity};
+use crate::types::lsn::Lsn;
+use crate::types::table::{Persistence, Published, PublishedBy, TableKind, TableName, quote_identifier, quote_literal};
 
 /// The functions for applications and DBAs.
 pub const FUNCTIONS: &str = include_str!("../../sql/coherd.sql");
@@ -333,7 +333,7 @@ fn refused(step: &Step, got: &str, database: &Database) -> Finding {
 async fn execute(client: &Client, statements: &[String]) -> Result<(), String> {
     let Err(error) = client.batch_execute(&statements.join("\n")).await else { return Ok(()) };
     let _ = client.batch_execute("ROLLBACK").await;
-    Err(crate::source::catalog::told(&error))
+    Err(crate::postgres::catalog::told(&error))
 }
 
 /// The report, for people.

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::columns::{columns, plain};
 use super::daemon::{self, AdminOption, Way};
 use super::{Failure, print};
+use crate::admin::status::{CommitView, EventView, ReplicaView, TargetView, View};
 use crate::config::parse_duration;
-use crate::lsn::Lsn;
-use crate::status::{CommitView, EventView, ReplicaView, TargetView, View};
+use crate::types::lsn::Lsn;
 
 /// Nobody reads faster, and the daemon has other work.
 const WATCH_MIN: Duration = Duration::from_millis(100);
@@ -192,10 +192,10 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::admin::status::{Board, State, TargetStatus};
     use crate::core::Watermarks;
-    use crate::lsn::Lsn;
-    use crate::observation::HeldWal;
-    use crate::status::{Board, State, TargetStatus};
+    use crate::types::lsn::Lsn;
+    use crate::types::observation::HeldWal;
 
     const MAX_LAG: Duration = Duration::from_secs(10);
 
@@ -212,7 +212,7 @@ mod tests {
         board.rules(["rules[0] public.users".into(), "rules[1] public.orders".into()]);
         board.uncover(1, "it is not in the publication\n    ALTER PUBLICATION coherd ADD TABLE public.orders;");
         board.tables(["public.orders".into(), "public.users".into()]);
-        let commit = |end, tables, keys| crate::status::SettledCommit {
+        let commit = |end, tables, keys| crate::admin::status::SettledCommit {
             end: Lsn::new(end),
             made: crate::transaction::Made { keys, tables },
             took: Duration::from_micros(1234),

@@ -5,10 +5,10 @@ use tokio_postgres::Client;
 
 use super::{Failure, parts, print};
 use crate::config::Config;
-use crate::database::Database;
-use crate::source::catalog::{look, told};
-use crate::source::sql::connect;
-use crate::table::{quote_identifier, quote_literal};
+use crate::postgres::catalog::{look, told};
+use crate::postgres::client::sql::connect;
+use crate::types::database::Database;
+use crate::types::table::{quote_identifier, quote_literal};
 
 /// `coherd teardown`
 #[derive(Debug, clap::Args)]

@@ -9,11 +9,11 @@ use serde_json::json;
 use super::columns::plain;
 use super::daemon::{self, AdminOption, TIMEOUT, Way};
 use super::{Failure, parts, print};
-use crate::admin::TIMEOUT_MAX;
+use crate::admin::http::TIMEOUT_MAX;
+use crate::admin::status::{Stage, View, WatermarksView};
 use crate::config::parse_duration;
-use crate::lsn::{Lsn, ParseLsnError};
-use crate::source::sql::{connect, explain};
-use crate::status::{Stage, View, WatermarksView};
+use crate::postgres::client::sql::{connect, explain};
+use crate::types::lsn::{Lsn, ParseLsnError};
 
 /// Whoever waits for longer waits for so long.
 const LONGEST: Duration = Duration::from_hours(24 * 365);

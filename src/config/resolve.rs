@@ -14,7 +14,7 @@ use super::scalar::{
 use super::tree::{Key, Node, Value};
 use super::{Admin, Config, Limits, Log, LogFormat, OnFirstStart, OnGap, SourceConfig, TargetSettings};
 use crate::rules::config::{RawRule, Rule, resolve as resolve_rules};
-use crate::target;
+use crate::targets;
 
 /// `source.wal_budget`: 10 GiB.
 const WAL_BUDGET: u64 = 10 << 30;
@@ -265,7 +265,7 @@ impl Resolver<'_> {
                 return None;
             }
         };
-        if raw.leases && !target::kind_of(&scheme).is_some_and(|kind| kind.leases) {
+        if raw.leases && !targets::kind_of(&scheme).is_some_and(|kind| kind.leases) {
             let reason = format!("a target at {scheme}:// has no leases; leave it out, or write false");
             self.fault(node, &path, "leases", reason);
         }
@@ -426,7 +426,7 @@ impl Resolver<'_> {
         if tracing_subscriber::EnvFilter::try_new(&level).is_err() {
             let node = self.root.get("log").unwrap_or(self.root);
             let reason = "this is no level: write error, warn, info, debug or trace, or directives such as \
-                          info,coherd::target=debug";
+                          info,coherd::targets=debug";
             self.fault(node, "log", "level", reason);
         }
         Log { format: raw.format, level }
@@ -434,7 +434,7 @@ impl Resolver<'_> {
 }
 
 fn known_scheme(url: &str) -> Result<String, String> {
-    let schemes: Vec<&str> = target::schemes().collect();
+    let schemes: Vec<&str> = targets::schemes().collect();
     let known = || schemes.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(", ");
     match scheme(url) {
         Some(scheme) if schemes.contains(&scheme.as_str()) => Ok(scheme),

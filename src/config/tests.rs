@@ -218,7 +218,7 @@ fn a_wrong_value_says_which_ones_are_right() {
     insta::assert_snapshot!(broken("source: {", "source: {slot: My-Slot, "), @r#"c.yaml:1:16: source.slot: `My-Slot` is no slot name: Postgres allows 1 to 63 lower-case letters, digits and underscores"#);
     insta::assert_snapshot!(error(&format!("{GOOD}admin: {{listen: localhost}}\nlog: {{level: 'a=b=c'}}\n")), @r#"
     c.yaml:4:17: admin.listen: this is no address: write an IP address and a port, e.g. 127.0.0.1:9871 or [::1]:9871
-    c.yaml:5:14: log.level: this is no level: write error, warn, info, debug or trace, or directives such as info,coherd::target=debug
+    c.yaml:5:14: log.level: this is no level: write error, warn, info, debug or trace, or directives such as info,coherd::targets=debug
     "#);
     insta::assert_snapshot!(broken("'redis://:hunter2@h/0'", "'redis://h', cert_file: a"), @r#"c.yaml:2:48: targets.cache.cert_file: a client certificate comes with its key; give key_file too"#);
     insta::assert_snapshot!(broken("cache:", "'ca che':"), @r#"c.yaml:2:11: targets.ca che: a target's name is 1 to 63 letters, digits, `-` and `_`, e.g. cache"#);

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Core, Output, Reopen};
-use crate::lsn::Lsn;
+use crate::types::lsn::Lsn;
 
 /// How often the source is told what is acknowledged, unless somebody waits for it. It takes a lock for each, and now and
 /// then writes the slot to its disk.

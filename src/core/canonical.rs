@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Core;
-use crate::record::StoredRecord;
+use crate::types::record::StoredRecord;
 
 impl Core {
     /// Every sequence that the core knows. Only their order means anything, and that the next one is greater.

@@ -6,11 +6,11 @@ use super::pending::Route;
 use super::uncounted::Uncounted;
 use super::visibility::Visibility;
 use super::{Event, Output, Policy, Replicas};
-use crate::invalidation::{Batch, RuleId};
-use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
 use crate::rules::config::Rule;
-use crate::snapshot::Commit;
+use crate::types::invalidation::{Batch, RuleId};
+use crate::types::lsn::Lsn;
+use crate::types::snapshot::Commit;
 
 /// The log, as it is fed to every target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

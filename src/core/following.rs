@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::continuity::{Failed, Resume, SlotOrigin, Stuck, resume};
 use super::uncounted::Uncounted;
 use super::{Core, Event, Opening, Output, Reopen, goes_to};
-use crate::lsn::Lsn;
+use crate::types::lsn::Lsn;
 
 /// How long a stream is held that cannot be read, because no target has room. Postgres does not finish a fast shutdown before
 /// a walsender has sent everything.

@@ -5,8 +5,8 @@ use super::feed::Feed;
 use super::pending::Stage;
 use super::queue::Queue;
 use super::visibility::Passed;
-use crate::lsn::Lsn;
-use crate::snapshot::Snapshot;
+use crate::types::lsn::Lsn;
+use crate::types::snapshot::Snapshot;
 
 impl Core {
     /// What is known to be visible is ready, and what is not is probed. Returns whether a probe is to be sent; `again`: also

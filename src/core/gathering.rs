@@ -4,8 +4,8 @@ use super::Core;
 use super::feed::Feed;
 use super::pending::Stage;
 use super::target::{Mode, TargetState};
-use crate::invalidation::{Action, Batch, Load, RuleId, Scope};
 use crate::transaction::Gather;
+use crate::types::invalidation::{Action, Batch, Load, RuleId, Scope};
 
 /// Keys gathered for the least loaded target beyond which nothing more is read. What is not read stays in the log. Targets
 /// share it, because each holds several times as much: what is gathered, and what is on its way.

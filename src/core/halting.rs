@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::target::Mode;
 use super::{Core, Event, Output, Why, goes_to};
-use crate::record::StoredRecord;
-use crate::table::TableName;
+use crate::types::record::StoredRecord;
+use crate::types::table::TableName;
 
 /// What a halted target waits for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

@@ -8,8 +8,8 @@
 
 use super::Core;
 use super::record_state::RecordState;
-use crate::lsn::Lsn;
-use crate::snapshot::Commit;
+use crate::types::lsn::Lsn;
+use crate::types::snapshot::Commit;
 
 /// Transactions that are remembered for records that are read later, 1 MiB of them. A record's last transaction is as a rule
 /// one of the first that the stream shows.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::continuity::{Anew, Fork, Gap, Overspent, SlotOrigin, Writer};
 use super::{Absent, AckLsn, Ticket};
-use crate::invalidation::{Batch, RuleId};
-use crate::lsn::Lsn;
-use crate::observation::Observation;
 use crate::pgoutput::PgTime;
-use crate::record::{Answer, Delivery, StoredRecord};
-use crate::snapshot::{ReplicaSeen, Snapshot};
+use crate::types::invalidation::{Batch, RuleId};
+use crate::types::lsn::Lsn;
+use crate::types::observation::Observation;
+use crate::types::record::{Answer, Delivery, StoredRecord};
+use crate::types::snapshot::{ReplicaSeen, Snapshot};
 
 /// What a look at the server showed when the stream was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

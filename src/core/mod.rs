@@ -5,7 +5,7 @@
 //! [`Core::take_outputs`], and whoever performs it decides nothing. Everything that a commit is waiting for is a value in
 //! here, once: a [`Pending`](pending::Pending) in one place of one target.
 //!
-//! Start with [`target::TargetState`], then [`watermark`].
+//! Start with [`targets::TargetState`], then [`watermark`].
 
 mod attesting;
 mod canonical;
@@ -40,12 +40,12 @@ mod watermark;
 
 use std::time::{Duration, Instant};
 
-use crate::invalidation::RuleId;
-use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
-use crate::record::StoredRecord;
 use crate::rules::config::Rule;
-use crate::snapshot::Commit;
+use crate::types::invalidation::RuleId;
+use crate::types::lsn::Lsn;
+use crate::types::record::StoredRecord;
+use crate::types::snapshot::Commit;
 pub use attesting::{ACKNOWLEDGE_BEHIND_EVERY, ACKNOWLEDGE_EVERY};
 use feed::Feed;
 pub use input::{Event, Input, Opening, Output, Reopen, Why};

@@ -5,10 +5,10 @@ use std::time::Instant;
 use super::continuity::{Budget, Coverage, Drift, Overspent};
 use super::repairing::Repair;
 use super::{Core, Event, OnGap, Reopen, Why, goes_to};
-use crate::invalidation::RuleId;
-use crate::lsn::Lsn;
-use crate::observation::Observation;
 use crate::rules::config::Rule;
+use crate::types::invalidation::RuleId;
+use crate::types::lsn::Lsn;
+use crate::types::observation::Observation;
 
 /// What watching the server has shown.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

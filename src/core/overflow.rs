@@ -5,7 +5,7 @@ use super::feed::Feed;
 use super::pending::Pending;
 use super::target::TargetState;
 use super::uncounted::Uncounted;
-use crate::invalidation::{BATCH_BYTES_MAX, Batch, Load, RuleId};
+use crate::types::invalidation::{BATCH_BYTES_MAX, Batch, Load, RuleId};
 
 /// Manual keys, which no scope can replace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::invalidation::{BATCH_BYTES_MAX, Batch, Load, RuleId, Scope};
-use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
-use crate::snapshot::Commit;
+use crate::types::invalidation::{BATCH_BYTES_MAX, Batch, Load, RuleId, Scope};
+use crate::types::lsn::Lsn;
+use crate::types::snapshot::Commit;
 
 /// A rule's scopes and the targets that it goes to.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::replicas::Turn;
 use super::{Core, Event, Output, Reopen};
-use crate::lsn::Lsn;
-use crate::snapshot::{ReplicaSeen, Snapshot};
+use crate::types::lsn::Lsn;
+use crate::types::snapshot::{ReplicaSeen, Snapshot};
 
 /// How long an answer is waited for before invalidations leave early.
 const ANSWER_IS_LATE: Duration = Duration::from_millis(100);

@@ -6,9 +6,9 @@ use super::feed::Feed;
 use super::overflow::Memory;
 use super::pending::{Pending, Stage, Stages};
 use super::repeating::Repeat;
-use crate::invalidation::{Batch, Load};
-use crate::lsn::Lsn;
 use crate::pgoutput::PgTime;
+use crate::types::invalidation::{Batch, Load};
+use crate::types::lsn::Lsn;
 
 /// One delivery on its way; comes back with its confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -10,9 +10,9 @@ use super::record_state::Floor;
 use super::repairing::Repair;
 use super::target::{Mode, TargetState};
 use super::{Core, Event, OnFirstStart, OnGap, Output, Reopen, Why, goes_to};
-use crate::invalidation::RuleId;
-use crate::lsn::Lsn;
-use crate::record::{Answer, NEW, StoredRecord};
+use crate::types::invalidation::RuleId;
+use crate::types::lsn::Lsn;
+use crate::types::record::{Answer, NEW, StoredRecord};
 
 impl TargetState {
     /// Whether nobody else writes the target's record, as far as can be seen. Where somebody does, nothing is sent. The

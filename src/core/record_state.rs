@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::history::History;
-use crate::lsn::Lsn;
-use crate::record::Record;
-use crate::snapshot::Commit;
+use crate::types::lsn::Lsn;
+use crate::types::record::Record;
+use crate::types::snapshot::Commit;
 
 /// A record on a stream that brings no invalidations moves this often in the long run, unless somebody waits for it; and,
 /// with nothing to say, about this often too: that is how a target that has gone away is noticed.

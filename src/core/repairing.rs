@@ -5,8 +5,8 @@ use super::feed::Feed;
 use super::just_before;
 use super::pending::Stage;
 use super::target::TargetState;
-use crate::invalidation::RuleId;
-use crate::lsn::Lsn;
+use crate::types::invalidation::RuleId;
+use crate::types::lsn::Lsn;
 
 /// A repair.
 #[derive(Debug, Default)]

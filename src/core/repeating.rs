@@ -7,7 +7,7 @@ use super::Core;
 use super::feed::Feed;
 use super::pending::Pending;
 use super::queue::Queue;
-use crate::invalidation::Batch;
+use crate::types::invalidation::Batch;
 
 /// Into how many parts the pause is divided: what is confirmed within one is repeated together.
 const PARTS: u32 = 8;

@@ -6,8 +6,8 @@ use super::pending::Pending;
 use super::queue::Queue;
 use super::target::{Mode, TargetState};
 use super::{Core, Event, Why, just_before};
-use crate::invalidation::RuleId;
-use crate::lsn::Lsn;
+use crate::types::invalidation::RuleId;
+use crate::types::lsn::Lsn;
 
 /// What waits for replicas for one target, in parts. More is joined to the last part, so that the first ones are never put
 /// off.

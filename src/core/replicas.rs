@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::core::continuity::Fork;
-use crate::lsn::Lsn;
-use crate::snapshot::ReplicaSeen;
+use crate::types::lsn::Lsn;
+use crate::types::snapshot::ReplicaSeen;
 
 /// Into how many parts the longest lag is divided, to tell how old a position is.
 const MARKS: u32 = 256;

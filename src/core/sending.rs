@@ -8,10 +8,10 @@ use super::pending::{Pending, Stage};
 use super::queue::{Pass, Queue, Sent, Ticket, Unproved};
 use super::target::{Mode, TargetState};
 use super::{Core, Event, Opening, Output, WINDOW_DELIVERIES};
-use crate::invalidation::Batch;
-use crate::lsn::Lsn;
-use crate::record::{Delivery, Record};
-use crate::snapshot::Commit;
+use crate::types::invalidation::Batch;
+use crate::types::lsn::Lsn;
+use crate::types::record::{Delivery, Record};
+use crate::types::snapshot::Commit;
 
 impl Core {
     /// Whether nothing is left to do for any target that answers. What waits for its visibility or for replicas may do so

@@ -4,8 +4,8 @@ use super::feed::Feed;
 use super::pending::{Pending, Stage};
 use super::target::{Mode, TargetState};
 use super::{Core, Event, just_before};
-use crate::lsn::Lsn;
-use crate::observation::HeldWal;
+use crate::types::lsn::Lsn;
+use crate::types::observation::HeldWal;
 
 impl Core {
     /// The targets for which something waits, that have come less far since the last look than the log, and that hold back

@@ -7,8 +7,8 @@ use super::queue::Queue;
 use super::record_state::{Pace, RecordState};
 use super::uncounted::Uncounted;
 use super::{Event, just_before};
-use crate::invalidation::Recent;
-use crate::lsn::Lsn;
+use crate::types::invalidation::Recent;
+use crate::types::lsn::Lsn;
 
 /// Whether a target may be sent anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -10,11 +10,11 @@ use super::continuity::{Gap, SlotOrigin, Verdict};
 use super::queue::Pass;
 use super::repairing::Repair;
 use super::*;
-use crate::invalidation::Action;
-use crate::record::{Delivery, Record};
 use crate::rules::config::{RawRule, resolve};
-use crate::snapshot::{ReplicaSeen, Snapshot};
 use crate::transaction::Gather;
+use crate::types::invalidation::Action;
+use crate::types::record::{Delivery, Record};
+use crate::types::snapshot::{ReplicaSeen, Snapshot};
 pub(super) use desk::{Desk, Sent};
 
 const MAX_LAG: Duration = Duration::from_secs(10);

@@ -6,8 +6,8 @@
 //! in time, and some of it was still invisible, because a commit waits for a synchronous standby. What is blocked is
 //! invalidated early, once, for readers without a protocol, and again when all of it is visible. Only that counts.
 
-use crate::lsn::Lsn;
-use crate::snapshot::{Commit, Snapshot};
+use crate::types::lsn::Lsn;
+use crate::types::snapshot::{Commit, Snapshot};
 
 /// Commits of a group that are told apart. Of more, only those after them count: a group that large waits until no
 /// transaction runs any more that was there before its last one.

@@ -7,7 +7,7 @@
 use super::Core;
 use super::pending::Stage;
 use super::target::TargetState;
-use crate::lsn::Lsn;
+use crate::types::lsn::Lsn;
 
 /// A position that every target has confirmed and recorded. Only this module makes one, and it is all that a stream's
 /// `acknowledge` takes: acknowledging too early does not compile.

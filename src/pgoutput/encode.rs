@@ -1,6 +1,6 @@
 //! The other direction, for tests.
 
-use crate::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
+use crate::types::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
 
 /// A row's cells in the wire's layout.
 #[expect(clippy::option_option, reason = "unchanged, NULL, or a value")]

@@ -13,8 +13,8 @@ mod tests;
 
 use cursor::Cursor;
 
-use crate::change::{CUT, Change, Column, OldImage, Relation, ReplicaIdentity, Row};
-use crate::lsn::{CommitLsn, Lsn};
+use crate::types::change::{CUT, Change, Column, OldImage, Relation, ReplicaIdentity, Row};
+use crate::types::lsn::{CommitLsn, Lsn};
 
 /// Microseconds since 2000-01-01 00:00 UTC, as Postgres counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

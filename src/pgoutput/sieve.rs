@@ -2,9 +2,9 @@
 //! [`super::decode`] reads: values that are too large are marked as such ([`Cell::Cut`]), and the content of a logical
 //! message ends a byte after the most that anybody reads, so that it still shows as too large.
 //!
-//! [`Cell::Cut`]: crate::change::Cell::Cut
+//! [`Cell::Cut`]: crate::types::change::Cell::Cut
 
-use crate::change::CUT;
+use crate::types::change::CUT;
 
 /// The most that is kept of a value.
 const VALUE_BYTES_MAX: usize = 1 << 20;

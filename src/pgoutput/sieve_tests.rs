@@ -3,7 +3,7 @@
 use super::encode;
 use super::sieve::Sieve;
 use super::{Message, decode};
-use crate::change::{Cell, Change, OldImage, Row};
+use crate::types::change::{Cell, Change, OldImage, Row};
 
 const HEAD: &[u8] = b"w1234567812345678";
 

@@ -6,7 +6,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::{DecodeError, Message, decode, encode};
-use crate::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
+use crate::types::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
 
 type Values = Vec<Option<Option<Vec<u8>>>>;
 

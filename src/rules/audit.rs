@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use super::config::Rule;
 use super::nearest;
 use super::publish::Demand;
-use crate::database::{Database, Publication};
-use crate::finding::{Code, Finding};
-use crate::table::{Generated, TableKind, TableName, quote_identifier};
+use crate::types::database::{Database, Publication};
+use crate::types::finding::{Code, Finding};
+use crate::types::table::{Generated, TableKind, TableName, quote_identifier};
 
 /// Everything that stands between the rules and the database. An empty answer means that every change of every key
 /// will be seen.

@@ -4,8 +4,8 @@ use super::config::{MissingOld, Rule};
 use super::filter::Filter;
 use super::heirs::Heirs;
 use super::template::{Piece, Template};
-use crate::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
-use crate::invalidation::{Action, KEY_BYTES_MAX, RuleId, Scope};
+use crate::types::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
+use crate::types::invalidation::{Action, KEY_BYTES_MAX, RuleId, Scope};
 
 /// What a change invalidates. Order and repetition mean nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use super::binding::{Binding, Invalidation, Scratch};
 use super::config::{MissingOld, RawRule, Rule, resolve};
 use super::heirs::Heirs;
-use crate::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
+use crate::types::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
 
 /// Cells as a test writes them: `~` is an unchanged TOAST value, `-` is NULL, `#` was too large to hold.
 fn cells(values: &[&str]) -> Vec<u8> {
@@ -12,7 +12,7 @@ fn cells(values: &[&str]) -> Vec<u8> {
         match *value {
             "~" => out.push(b'u'),
             "-" => out.push(b'n'),
-            "#" => out.push(crate::change::CUT),
+            "#" => out.push(crate::types::change::CUT),
             text => {
                 out.push(b't');
                 out.extend(u32::try_from(text.len()).unwrap().to_be_bytes());

@@ -6,8 +6,8 @@ use super::cover::cover;
 use super::name::{parse_column, parse_table};
 use super::shape::Shape;
 use super::template::Template;
-use crate::invalidation::{Action, RuleId, Scope};
-use crate::table::TableName;
+use crate::types::invalidation::{Action, RuleId, Scope};
+use crate::types::table::TableName;
 
 /// One entry of `rules:`, as written.
 #[derive(Debug, Clone, Deserialize)]

@@ -92,7 +92,7 @@ fn has(set: &Bytes, byte: u8) -> bool {
 mod tests {
     use super::*;
     use crate::rules::template::Template;
-    use crate::table::TableName;
+    use crate::types::table::TableName;
 
     fn covered(globs: &[&str], template: &str) -> bool {
         let table = TableName { schema: "public".into(), name: "users".into() };

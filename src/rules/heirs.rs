@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::change::Relation;
-use crate::database::Database;
-use crate::table::{Table, TableName};
+use crate::types::change::Relation;
+use crate::types::database::Database;
+use crate::types::table::{Table, TableName};
 
 /// Tables that inherit from those of rules. Known by oid, which the stream gives and a rename leaves alone.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +70,7 @@ impl Heirs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::ReplicaIdentity;
+    use crate::types::change::ReplicaIdentity;
 
     fn name(name: &str) -> TableName {
         TableName { schema: "public".to_owned(), name: name.to_owned() }

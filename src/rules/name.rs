@@ -1,6 +1,6 @@
 //! SQL identifiers as configuration writes them: folded to lower case unless quoted, as Postgres does.
 
-use crate::table::TableName;
+use crate::types::table::TableName;
 
 /// Takes one identifier off the front of `text`, white space around it included, and gives it unquoted with the rest.
 pub(super) fn split_identifier(text: &str) -> Option<(String, &str)> {

@@ -3,9 +3,9 @@
 
 use super::config::Rule;
 use super::shape::Shape;
-use crate::database::Database;
-use crate::finding::{Code, Finding};
-use crate::invalidation::Action;
+use crate::types::database::Database;
+use crate::types::finding::{Code, Finding};
+use crate::types::invalidation::Action;
 
 /// The most other rules that one finding names.
 const NAMED_MAX: usize = 3;

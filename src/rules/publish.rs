@@ -2,8 +2,8 @@
 //! which a write of the application fails.
 
 use super::config::{MissingOld, Rule};
-use crate::database::{Database, IDENTITY_SUFFIX, Proposal, Publish};
-use crate::table::{
+use crate::types::database::{Database, IDENTITY_SUFFIX, Proposal, Publish};
+use crate::types::table::{
     Generated, IdentityIndex, Published, PublishedBy, Table, TableColumn, TableKind, TableName, quote_identifier,
 };
 

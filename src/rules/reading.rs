@@ -112,7 +112,7 @@ fn is_hex(text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::TableName;
+    use crate::types::table::TableName;
 
     fn told(template: &str, key: &str) -> Option<Vec<String>> {
         let table = TableName { schema: "public".into(), name: "users".into() };

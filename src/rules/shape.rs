@@ -2,7 +2,7 @@
 //! covers a key has one in common with it.
 
 use super::template::{Piece, Template};
-use crate::table::Table;
+use crate::types::table::Table;
 
 /// Some of all 256 bytes.
 pub(super) type Bytes = [u64; 4];

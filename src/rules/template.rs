@@ -2,7 +2,7 @@
 
 use super::filter::{self, FILTERS, Filter};
 use super::name;
-use crate::table::TableName;
+use crate::types::table::TableName;
 
 /// A key template, parsed.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::link::Link;
 use super::{Event, Pipeline, Stopped};
 use crate::core::{Input, TURN_EVERY};
-use crate::source::{Intake, Source, Stream};
+use crate::postgres::{Intake, Source, Stream};
 
 /// How long a shutdown waits for targets to confirm what is on its way. What they do not is sent again at the next start.
 pub(super) const DRAIN_TIME: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::Pipeline;
 use crate::core::OnGap;
 use crate::core::continuity::Failed;
-use crate::source::{Source, SourceError};
+use crate::postgres::{Source, SourceError};
 
 /// The `reason` of the gap that a new slot leaves, which begins after what cannot be decoded.
 const LOG_NOT_DECODABLE: &str = "log_not_decodable";

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::Event;
 use crate::backoff::Backoff;
 use crate::core::continuity::SlotOrigin;
-use crate::lsn::Lsn;
-use crate::source::{Intake, Seen, SlotSeen, Source, SourceError, Stream};
+use crate::postgres::{Intake, Seen, SlotSeen, Source, SourceError, Stream};
+use crate::types::lsn::Lsn;
 
 /// Waits between attempts to reach a source that is away.
 const LOST_WAIT_FIRST: Duration = Duration::from_millis(50);

@@ -13,20 +13,20 @@ use prometheus_client::metrics::histogram::Histogram;
 use tracing::{debug, error, info, warn};
 
 use super::Settings;
+use crate::admin::metrics::{Metrics, TableCounters, TargetMetrics};
+use crate::admin::status::{Board, COMMITS_MAX, Sample, SettledCommit, State, Unsettled};
 use crate::backoff::{Throttle, is_worth_a_line};
 use crate::core::{Core, Watermarks};
-use crate::invalidation::{Action, Batch, RuleId};
-use crate::lsn::{CommitLsn, Lsn};
-use crate::manual::UnreadableManual;
-use crate::metrics::{Metrics, TableCounters, TargetMetrics};
-use crate::observation::Observation;
 use crate::pgoutput::PgTime;
+use crate::postgres::SourceError;
 use crate::rules::config::Rule;
-use crate::source::SourceError;
-use crate::status::{Board, COMMITS_MAX, Sample, SettledCommit, State, Unsettled};
-use crate::table::TableName;
-use crate::target::{Delivered, Fault, Replaced};
+use crate::targets::{Delivered, Fault, Replaced};
+use crate::transaction::manual::UnreadableManual;
 use crate::transaction::{Made, Op, Reader, tables_of};
+use crate::types::invalidation::{Action, Batch, RuleId};
+use crate::types::lsn::{CommitLsn, Lsn};
+use crate::types::observation::Observation;
+use crate::types::table::TableName;
 use ignored::Ignored;
 use overflow::{Limit, OVERFLOW_PACE};
 
@@ -282,7 +282,7 @@ impl Observer {
 
     pub(super) fn target_up(&mut self, target: usize) {
         info!(to = self.name(target), "the target is up");
-        self.board.target(target, crate::status::TargetStatus::is_up);
+        self.board.target(target, crate::admin::status::TargetStatus::is_up);
     }
 
     /// Why nothing can go on.

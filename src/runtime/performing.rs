@@ -5,8 +5,8 @@ use tokio::time::Instant;
 use super::link::{Link, Slot};
 use super::{Pipeline, Stopped};
 use crate::core::{Input, Output, Reopen};
-use crate::source::{Probed, Source, SourceError, Stream, Watched};
-use crate::target::delivery::{Report, Shipment, may_have_changed};
+use crate::postgres::{Probed, Source, SourceError, Stream, Watched};
+use crate::targets::delivery::{Report, Shipment, may_have_changed};
 
 impl<S: Source + 'static> Pipeline<S> {
     /// Does what the core asks for, in order.

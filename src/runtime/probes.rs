@@ -2,8 +2,8 @@
 
 use tokio::sync::{mpsc, watch};
 
-use crate::lsn::Lsn;
-use crate::source::{Probed, Question};
+use crate::postgres::{Probed, Question};
+use crate::types::lsn::Lsn;
 
 /// The way to those who ask the source and its replicas.
 pub struct Probes {

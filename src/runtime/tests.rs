@@ -16,18 +16,18 @@ mod synchronous;
 
 use super::draining::DRAIN_TIME;
 use super::*;
+use crate::admin::metrics::Metrics;
+use crate::admin::status::Board;
 use crate::core::{AckLsn, OnGap, Policy};
-use crate::invalidation::Action;
-use crate::lsn::Lsn;
-use crate::manual::ManualKeys;
-use crate::metrics::Metrics;
-use crate::observation::{Horizon, Observation, TableSeen};
-use crate::record::{Record, StoredRecord};
+use crate::postgres::{Question, Seen, SlotSeen};
 use crate::rules::config::{RawRule, resolve};
-use crate::snapshot::Snapshot;
-use crate::source::{Question, Seen, SlotSeen};
-use crate::status::Board;
-use crate::target::{Delivered, Delivery, Fault, FaultKind, Pending, Target, delivery};
+use crate::targets::{Delivered, Delivery, Fault, FaultKind, Pending, Target, delivery};
+use crate::transaction::manual::ManualKeys;
+use crate::types::invalidation::Action;
+use crate::types::lsn::Lsn;
+use crate::types::observation::{Horizon, Observation, TableSeen};
+use crate::types::record::{Record, StoredRecord};
+use crate::types::snapshot::Snapshot;
 use cache::Cache;
 
 /// What the test tells the source to send.

@@ -250,14 +250,14 @@ fn another_url_or_another_server_repairs_what_no_command_can() {
     run_all(ELSEWHERE);
 }
 
-/// As `src/target/redis/mod.rs` documents it.
+/// As `src/targets/redis/mod.rs` documents it.
 #[test]
 fn the_documented_user_may_do_everything_that_is_checked() {
     let mut bench = bench(
         Redis::start(),
         &[DELETE[0], "{table: t, keys: ['b:{id}'], action: bump}", "{table: t, keys: ['p:{id}'], action: publish}"],
     );
-    let source = include_str!("../../src/target/redis/mod.rs");
+    let source = include_str!("../../src/targets/redis/mod.rs");
     let lines: Vec<&str> = source.lines().filter_map(|line| line.strip_prefix("//! ")).collect();
     let from = lines.iter().position(|line| line.starts_with("ACL SETUSER")).expect("documented");
     let rule = lines[from..].iter().take_while(|line| **line != "```").copied().collect::<Vec<_>>().join(" ");

@@ -11,8 +11,8 @@ mod way;
 
 use coherd::cli::check::prerequisites::prerequisites;
 use coherd::cli::check::{Look, fine, json, text};
-use coherd::database::{Database as Seen, Hosting, Slot, Surroundings};
-use coherd::finding::{CODES, Code, Finding};
+use coherd::types::database::{Database as Seen, Hosting, Slot, Surroundings};
+use coherd::types::finding::{CODES, Code, Finding};
 
 use crate::catalog::Session;
 use crate::setup::Config;
@@ -269,14 +269,14 @@ fn a_slot_of_another_kind_is_refused_and_a_lost_one_told() {
     "#);
 }
 
-fn publication() -> coherd::database::Publication {
-    coherd::database::Publication {
+fn publication() -> coherd::types::database::Publication {
+    coherd::types::database::Publication {
         owned: true,
         made_here: true,
         all_tables: true,
         excepted: Vec::new(),
         holds_schemas: false,
-        operations: coherd::database::Operations { insert: true, update: true, delete: true, truncate: true },
+        operations: coherd::types::database::Operations { insert: true, update: true, delete: true, truncate: true },
         via_root: true,
         generated: true,
     }

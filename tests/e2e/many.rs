@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Shop;
-use crate::source::watch::many::{cpu, create_tenants, share_max, tables};
+use crate::postgres::watch::many::{cpu, create_tenants, share_max, tables};
 use crate::support::daemon::Daemon;
 use crate::support::{Database, Redis, until};
 

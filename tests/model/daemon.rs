@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use coherd::core::continuity::SlotOrigin;
 use coherd::core::{Core, Event, Input, OnGap, Opening, Output, Policy, Replicas, Ticket};
-use coherd::invalidation::{Action, Batch, RuleId};
-use coherd::lsn::Lsn;
-use coherd::observation::{HeldWal, Observation, TableSeen};
 use coherd::pgoutput::PgTime;
-use coherd::record::{Answer, Delivery, Record, StoredRecord};
 use coherd::rules::config::{RawRule, Rule, resolve};
-use coherd::snapshot::{ReplicaSeen, Snapshot};
 use coherd::transaction::Gather;
+use coherd::types::invalidation::{Action, Batch, RuleId};
+use coherd::types::lsn::Lsn;
+use coherd::types::observation::{HeldWal, Observation, TableSeen};
+use coherd::types::record::{Answer, Delivery, Record, StoredRecord};
+use coherd::types::snapshot::{ReplicaSeen, Snapshot};
 
 use super::setup::{Broken, Setup};
 use super::world::{Position, Postgres, commit, lsn, position};

@@ -1,6 +1,6 @@
 //! One form for states that nobody can tell apart, and what readers may know in each.
 
-use coherd::record::Record;
+use coherd::types::record::Record;
 
 use super::reader::{Place, Reader};
 use super::setup::{Broken, FOR_EVER, Pointer, Protocol, Setup};

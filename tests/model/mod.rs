@@ -41,7 +41,7 @@
 //! # What is modelled how
 //!
 //! - **The daemon** is the core, driven as the runtime drives it, and a worker of the model's own that does what
-//!   `target::delivery` does: it sends deliveries in order, flushes beside them, loads the record when the connection was lost
+//!   `targets::delivery` does: it sends deliveries in order, flushes beside them, loads the record when the connection was lost
 //!   or the record was changed, and sends again what is not confirmed.
 //! - **Time** has three lengths: a moment, in which whatever is paced is due; long enough for an answer to be late; and long
 //!   enough for a silent replica to be left. Every step may take any of them where the cell has it. After each step the clock
@@ -67,7 +67,7 @@
 //! - A lost slot, failover of Postgres, several timelines.
 //! - Several replicas: waiting for the slowest of them is waiting for one.
 //! - Hidden loss below the model: that Redis carries out a script as one step, and that `pg_current_snapshot()` and
-//!   `pg_last_wal_replay_lsn()` mean what the manual says (`tests/source` asks real servers).
+//!   `pg_last_wal_replay_lsn()` mean what the manual says (`tests/postgres` asks real servers).
 //!
 //! A longer run: `COHERD_MODEL_READERS=3`, `COHERD_MODEL_COMMITS=2`, `COHERD_MODEL_FAULTS=3`, `COHERD_MODEL_CRASHES=2`,
 //! `COHERD_MODEL_THREADS=2`, or `make model`. `make mutations` takes away one line of the core after the other

@@ -1,8 +1,8 @@
 //! All of it together: the states, what may happen in each, and what must hold.
 
 use coherd::core::Input;
-use coherd::record::{NEW, Record};
-use coherd::snapshot::Snapshot;
+use coherd::types::record::{NEW, Record};
+use coherd::types::snapshot::Snapshot;
 use stateright::{Model, Property};
 
 use super::daemon::{self, Daemon, Flight, SYSTEM, Stage, Standing, Wait};

@@ -1,9 +1,9 @@
 //! The world around the daemon: what Postgres has committed and shows, and what the cache holds.
 
-use coherd::lsn::Lsn;
-use coherd::observation::Horizon;
-use coherd::record::Record;
-use coherd::snapshot::{Commit, Snapshot};
+use coherd::types::lsn::Lsn;
+use coherd::types::observation::Horizon;
+use coherd::types::record::Record;
+use coherd::types::snapshot::{Commit, Snapshot};
 
 /// How many commits are decoded, replayed, settled …: everything up to that one, in the order of the log.
 pub type Position = u8;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use coherd::change::{Cell, Change, Column, OldImage, Relation, Row};
 use coherd::pgoutput::{Message, decode};
+use coherd::types::change::{Cell, Change, Column, OldImage, Relation, Row};
 
 use super::Captured;
 

@@ -44,7 +44,7 @@ fn masked(text: &str) -> String {
         let mut words: Vec<&str> = line.split(' ').collect();
         for at in 0..words.len() {
             let position = words[at].trim_end_matches([';', ',']);
-            if position.contains('/') && position.parse::<coherd::lsn::Lsn>().is_ok() {
+            if position.contains('/') && position.parse::<coherd::types::lsn::Lsn>().is_ok() {
                 words[at] = "0/0";
             } else if at > 0 && words[at] == "ms" {
                 words[at - 1] = "N";

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use coherd::invalidation::{Action, Batch, RuleId, Scope};
-use coherd::target::config::TargetConfig;
-use coherd::target::open_to_peek;
-use coherd::target::peek::{Held, ScopeSeen};
+use coherd::targets::config::TargetConfig;
+use coherd::targets::open_to_peek;
+use coherd::targets::peek::{Held, ScopeSeen};
+use coherd::types::invalidation::{Action, Batch, RuleId, Scope};
 
 use crate::support::Redis;
-use crate::target::Asked;
+use crate::targets::Asked;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

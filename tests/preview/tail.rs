@@ -77,7 +77,7 @@ fn commits_are_told_as_they_come_with_their_keys_until_it_is_interrupted() {
     let line = tail.line();
     let words: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(words[2..], ["public.users", "insert", "user:1", "user:2"], "{line}");
-    words[0].parse::<coherd::lsn::Lsn>().unwrap();
+    words[0].parse::<coherd::types::lsn::Lsn>().unwrap();
     assert!(words[1].starts_with("20") && words[1].ends_with('Z') && words[1].len() == 27, "{line}");
     shop.sql.run("BEGIN; UPDATE users SET name = 'c' WHERE id = 1; INSERT INTO orders VALUES (7, 1); COMMIT");
     assert!(tail.line().ends_with("public.orders  insert  bump(order:7)"));

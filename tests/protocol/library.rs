@@ -3,13 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 
-use coherd::invalidation::Action;
-use coherd::target::Target;
-use coherd::target::config::Library;
-use coherd::target::redis::lua::library;
+use coherd::targets::Target;
+use coherd::targets::config::Library;
+use coherd::targets::redis::lua::library;
+use coherd::types::invalidation::Action;
 
 use crate::support::{Redis, until};
-use crate::target::{Asked, config, delivery, open, open_url};
+use crate::targets::{Asked, config, delivery, open, open_url};
 
 /// Whether the server runs these tests' functions at all.
 fn has_functions() -> bool {

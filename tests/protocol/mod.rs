@@ -5,7 +5,7 @@ mod library;
 mod races;
 mod versions;
 
-use coherd::target::redis::lua::{FUNCTIONS, library};
+use coherd::targets::redis::lua::{FUNCTIONS, library};
 use redis::{Connection, RedisError, RedisResult, ToRedisArgs, Value};
 
 use crate::support::Redis;

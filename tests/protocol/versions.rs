@@ -2,12 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use coherd::invalidation::Action;
-use coherd::target::{FaultKind, Target};
+use coherd::targets::{FaultKind, Target};
+use coherd::types::invalidation::Action;
 
 use super::{in_each_form, in_each_form_on, told};
 use crate::support::Redis;
-use crate::target::{deliver, delivery, open_url};
+use crate::targets::{deliver, delivery, open_url};
 
 fn now_us() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()

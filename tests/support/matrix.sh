@@ -79,7 +79,7 @@ for cache in ${CACHES-redis valkey}; do
     program="$PWD/target/postgres/later/root/usr/bin/$cache-server"
     if have patchelf && tests/support/later.sh target/postgres/later && [ -x "$program" ]; then
         release="$("$program" --version | sed 's/.* v=\([0-9.]*\).*/\1/')"
-        measure "$cache $release" "$cache" "COHERD_TEST_REDIS=$program" --test coherd -- target:: protocol:: check::cache
+        measure "$cache $release" "$cache" "COHERD_TEST_REDIS=$program" --test coherd -- targets:: protocol:: check::cache
     else
         missing "$cache"
     fi

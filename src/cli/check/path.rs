@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::{APPLICATION_NAME, Look, PATIENCE};
 use crate::config::Config;
-use crate::finding::{Code, Finding};
-use crate::source::SourceError;
-use crate::source::dsn::Dsn;
-use crate::source::reach::{Reach, Reached};
+use crate::postgres::SourceError;
+use crate::postgres::client::dsn::Dsn;
+use crate::postgres::reach::{Reach, Reached};
+use crate::types::finding::{Code, Finding};
 
 const SOURCE: &str = "source";
 

@@ -3,10 +3,10 @@
 use super::Look;
 use super::setting::{Takes, set};
 use crate::cli::setup::{FUNCTIONS_COMMENT, no_operators, operating};
-use crate::database::{Hosting, LooseCommits, Role};
-use crate::finding::{Code, Finding};
-use crate::source::synchronous::counted;
-use crate::table::quote_identifier;
+use crate::postgres::synchronous::counted;
+use crate::types::database::{Hosting, LooseCommits, Role};
+use crate::types::finding::{Code, Finding};
+use crate::types::table::quote_identifier;
 
 /// The oldest Postgres that can send messages in its stream and has what the functions call.
 const VERSION_MIN: u32 = 140_000;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use crate::cli::parts;
 use crate::config::Config;
 use crate::core::continuity::{Shared, Stranger, Writer};
-use crate::finding::{Code, Finding};
-use crate::source::reach::Reached;
-use crate::target::Target;
-use crate::target::config::Library;
+use crate::postgres::reach::Reached;
+use crate::targets::Target;
+use crate::targets::config::Library;
+use crate::types::finding::{Code, Finding};
 
 /// How often a record of another database is looked at, to see whether it moves.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

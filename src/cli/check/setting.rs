@@ -1,7 +1,7 @@
 //! How a server's setting is changed, which depends on who runs the server: ALTER SYSTEM is refused on managed services.
 
-use crate::database::Hosting;
-use crate::table::quote_literal;
+use crate::types::database::Hosting;
+use crate::types::table::quote_literal;
 
 /// When a changed setting counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

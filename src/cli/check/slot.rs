@@ -3,9 +3,9 @@
 use super::Look;
 use super::setting::{Takes, set};
 use crate::cli::setup::slot_without_publication;
-use crate::database::{ANOTHER_NAME, Database, OfOthers, Slot};
-use crate::finding::{Code, Finding, shell_word};
-use crate::table::quote_identifier;
+use crate::types::database::{ANOTHER_NAME, Database, OfOthers, Slot};
+use crate::types::finding::{Code, Finding, shell_word};
+use crate::types::table::quote_identifier;
 
 /// The oldest Postgres with failover slots.
 const FAILOVER_VERSION_MIN: u32 = 170_000;

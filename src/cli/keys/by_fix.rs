@@ -24,15 +24,15 @@ use super::{Args, Preview, Script, advice, dsn, limits};
 use crate::cli::found::{Finder, Found};
 use crate::cli::{Failure, parts};
 use crate::config::Config;
-use crate::lsn::Lsn;
 use crate::pgoutput::streamed::{Blocks, Streamed};
 use crate::pgoutput::{Message, PgTime};
+use crate::postgres::catalog::told;
+use crate::postgres::client::sql::{OUR_SEARCH_PATH, THEIR_SEARCH_PATH, connect, connect_for_user};
+use crate::postgres::server::aside::{IN_PROGRESS_BYTES, Reading};
+use crate::postgres::stream::PostgresStream;
+use crate::postgres::{Frame, Intake, Stream as _};
 use crate::rules::heirs::Heirs;
-use crate::source::catalog::told;
-use crate::source::postgres::aside::{IN_PROGRESS_BYTES, Reading};
-use crate::source::sql::{OUR_SEARCH_PATH, THEIR_SEARCH_PATH, connect, connect_for_user};
-use crate::source::stream::PostgresStream;
-use crate::source::{Frame, Intake, Stream as _};
+use crate::types::lsn::Lsn;
 use around::Around;
 
 /// The prefix of our messages in the log, which the daemon passes by.

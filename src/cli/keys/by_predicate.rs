@@ -5,22 +5,22 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
 use super::{Args, Preview, advice, dsn, limits};
-use crate::change::{Column, Relation, ReplicaIdentity};
 use crate::cli::Failure;
 use crate::cli::columns::plural;
 use crate::cli::found::{Finder, Found};
 use crate::config::Config;
-use crate::database::Database;
-use crate::manual::Touched;
+use crate::postgres::catalog::{look, told};
+use crate::postgres::client::sql::{THEIR_SEARCH_PATH, connect_for_user};
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
 use crate::rules::nearest;
 use crate::rules::publish::Demand;
 use crate::rules::text_form::text_form;
-use crate::source::catalog::{look, told};
-use crate::source::sql::{THEIR_SEARCH_PATH, connect_for_user};
-use crate::table::{Table, TableColumn, TableName, quote_identifier};
+use crate::transaction::manual::Touched;
 use crate::transaction::tables_of;
+use crate::types::change::{Column, Relation, ReplicaIdentity};
+use crate::types::database::Database;
+use crate::types::table::{Table, TableColumn, TableName, quote_identifier};
 
 /// Looks for the rows and binds them.
 pub(super) async fn find(config: &Config, args: &Args, table: &TableName, predicate: &str) -> Result<Preview, Failure> {

@@ -7,23 +7,23 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::{error, warn};
 
+use crate::admin::status::{Board, State};
 use crate::backoff::{Backoff, is_worth_a_line};
 use crate::cli::Failure;
 use crate::cli::parts::{Parts, choices};
+use crate::cli::shutdown::Shutdown;
 use crate::config::Config;
-use crate::database::Database;
-use crate::finding::{Code, Finding, Severity};
-use crate::record::NEW;
+use crate::postgres::SourceError;
+use crate::postgres::catalog::look;
+use crate::postgres::client::dsn::Dsn;
+use crate::postgres::client::sql::connect;
 use crate::rules::audit::audit;
 use crate::rules::heirs::Heirs;
-use crate::shutdown::Shutdown;
-use crate::source::SourceError;
-use crate::source::catalog::look;
-use crate::source::dsn::Dsn;
-use crate::source::sql::connect;
-use crate::status::{Board, State};
-use crate::table::TableName;
-use crate::target::Target;
+use crate::targets::Target;
+use crate::types::database::Database;
+use crate::types::finding::{Code, Finding, Severity};
+use crate::types::record::NEW;
+use crate::types::table::TableName;
 
 /// How long the database may take to answer before it is asked again.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -10,8 +10,8 @@ use tracing::{error, info};
 use super::super::parts::{Parts, choices};
 use crate::cli::check;
 use crate::config::Config;
-use crate::finding::{Code, Finding, Severity};
 use crate::rules::heirs::Heirs;
+use crate::types::finding::{Code, Finding, Severity};
 
 /// Reads the configuration again at each SIGHUP.
 pub(super) struct Reloads {

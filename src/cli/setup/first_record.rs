@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use crate::config::{Config, OnFirstStart};
-use crate::finding::{Code, Finding};
-use crate::invalidation::Batch;
-use crate::lsn::Lsn;
-use crate::record::{NEW, Record};
-use crate::source::Seen;
-use crate::target::{Delivery, Fault, Target};
+use crate::postgres::Seen;
+use crate::targets::{Delivery, Fault, Target};
+use crate::types::finding::{Code, Finding};
+use crate::types::invalidation::Batch;
+use crate::types::lsn::Lsn;
+use crate::types::record::{NEW, Record};
 
 /// Writes the first record to every target that has none, and flushes its scopes where configuration says so. Gives a
 /// warning for each target where that cannot be done.

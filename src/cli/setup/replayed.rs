@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::source::SourceError;
-use crate::source::dsn::Dsn;
-use crate::source::sql::{connect, explain};
+use crate::postgres::SourceError;
+use crate::postgres::client::dsn::Dsn;
+use crate::postgres::client::sql::{connect, explain};
 
 /// How long a standby is waited for. One that lags further says what is missing there when the slot is created.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::observation::HeldWal;
+use crate::types::observation::HeldWal;
 
 /// The log may still grow by this many times what it grew by since the last look, before it is looked at again and the
 /// slot has moved.
@@ -81,7 +81,7 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lsn::Lsn;
+    use crate::types::lsn::Lsn;
 
     const MIB: u64 = 1 << 20;
 

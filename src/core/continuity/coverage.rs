@@ -14,13 +14,13 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::super::uncounted::Uncounted;
-use crate::database::Database;
-use crate::finding::{Finding, Severity};
-use crate::invalidation::RuleId;
-use crate::observation::{Horizon, LeafSeen, Observation, TableSeen};
 use crate::rules::audit::audit;
 use crate::rules::config::Rule;
-use crate::table::TableName;
+use crate::types::database::Database;
+use crate::types::finding::{Finding, Severity};
+use crate::types::invalidation::RuleId;
+use crate::types::observation::{Horizon, LeafSeen, Observation, TableSeen};
+use crate::types::table::TableName;
 
 /// What a look shows to be different with one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -283,9 +283,9 @@ fn mark(rule: &Rule, table: &TableSeen) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lsn::Lsn;
-    use crate::observation::{FileSeen, LeafSeen};
     use crate::rules::config::{RawRule, resolve};
+    use crate::types::lsn::Lsn;
+    use crate::types::observation::{FileSeen, LeafSeen};
 
     fn rules(keys: &[&str]) -> Vec<Rule> {
         resolve(&keys.iter().map(|&key| RawRule::of("users", &[key])).collect::<Vec<_>>(), &["cache".to_owned()])

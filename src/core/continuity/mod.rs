@@ -9,9 +9,9 @@ mod stuck;
 use std::fmt;
 
 use crate::core::Opening;
-use crate::lsn::Lsn;
-use crate::record::{Record, StoredRecord};
-use crate::snapshot::Commit;
+use crate::types::lsn::Lsn;
+use crate::types::record::{Record, StoredRecord};
+use crate::types::snapshot::Commit;
 pub(super) use budget::Budget;
 pub use budget::Overspent;
 pub(super) use coverage::{Coverage, Drift};

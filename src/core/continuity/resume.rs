@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::SlotOrigin;
 use crate::core::Opening;
-use crate::lsn::Lsn;
+use crate::types::lsn::Lsn;
 
 /// How to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::record::{Record, StoredRecord, Written};
+use crate::types::record::{Record, StoredRecord, Written};
 
 /// How long a record of another database is watched. Several times as long as one that is at work stands still.
 const WATCHED_FOR: Duration = Duration::from_secs(5);
@@ -102,8 +102,8 @@ impl Stranger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lsn::Lsn;
-    use crate::record::{Record, Written};
+    use crate::types::lsn::Lsn;
+    use crate::types::record::{Record, Written};
 
     fn record(system_id: u64, slot: Option<&str>, updated_ms: u64) -> StoredRecord {
         let at = Lsn::new(100);

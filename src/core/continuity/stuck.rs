@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::lsn::Lsn;
+use crate::types::lsn::Lsn;
 
 /// Failures at one position before a new slot is worth its cost.
 const TIMES_MIN: u32 = 3;

@@ -1,7 +1,7 @@
 //! When a flush leaves, and when it counts.
 
 use super::*;
-use crate::observation::{Horizon, Observation};
+use crate::types::observation::{Horizon, Observation};
 
 fn is_flush(sent: &Sent) -> bool {
     !sent.2.batch.scopes().is_empty()

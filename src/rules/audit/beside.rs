@@ -1,9 +1,9 @@
 //! What the publication holds beside the tables of rules: tables that stand in the way of migrations for nothing, and
 //! tables whose own writers fail because they are published.
 
-use crate::database::{Beside, Database, Unwritable};
-use crate::finding::{Code, Finding};
-use crate::table::{TableName, quote_identifier};
+use crate::types::database::{Beside, Database, Unwritable};
+use crate::types::finding::{Code, Finding};
+use crate::types::table::{TableName, quote_identifier};
 
 /// How many names stand in a message.
 const NAMED_MAX: usize = 5;

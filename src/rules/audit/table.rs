@@ -1,12 +1,14 @@
 //! One table, its rules, and everything between them.
 
-use crate::change::ReplicaIdentity;
-use crate::database::Publish;
-use crate::finding::{Code, Finding};
 use crate::rules::config::{MissingOld, Rule};
 use crate::rules::nearest;
 use crate::rules::publish::{Demand, Identity, columns_sql, is_unbounded, publishable};
-use crate::table::{Generated, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, quote_identifier};
+use crate::types::change::ReplicaIdentity;
+use crate::types::database::Publish;
+use crate::types::finding::{Code, Finding};
+use crate::types::table::{
+    Generated, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, quote_identifier,
+};
 
 /// Everything that is wrong with one table. All its findings are fixed together, so one of them carries the statements
 /// and the others point to it.

@@ -3,10 +3,10 @@
 use tracing::{error, info, warn};
 
 use super::{Limit, Observer, since};
+use crate::admin::status::{HALT_ADVICE, State, Unsettled, record_advice};
 use crate::core::continuity::Writer;
 use crate::core::{Event, Opening, Why};
-use crate::invalidation::RuleId;
-use crate::status::{HALT_ADVICE, State, Unsettled, record_advice};
+use crate::types::invalidation::RuleId;
 
 impl Observer {
     /// Tells people what has happened.

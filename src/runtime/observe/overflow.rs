@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use super::Observer;
-use crate::invalidation::RuleId;
+use crate::types::invalidation::RuleId;
 
 /// Limits that are reached again and again have one line in the log in this time, whichever target's they are.
 pub(super) const OVERFLOW_PACE: Duration = Duration::from_secs(10);

@@ -4,8 +4,8 @@ use tracing::{debug, info, warn};
 
 use super::Observer;
 use crate::core::Absent;
-use crate::lsn::Lsn;
-use crate::source::SourceError;
+use crate::postgres::SourceError;
+use crate::types::lsn::Lsn;
 
 impl Observer {
     /// The source says what its readers see.

@@ -1,14 +1,14 @@
 //! What is told, as `/readyz`, `/status` and `/metrics` show it.
 
 use super::*;
+use crate::admin::status::readiness;
 use crate::core::continuity::{Gap, Overspent, SlotOrigin};
 use crate::core::{Event, Opening, Policy, Replicas, Why};
-use crate::observation::{HeldWal, Horizon};
 use crate::pgoutput;
 use crate::rules::config::{RawRule, resolve};
-use crate::snapshot::Commit;
-use crate::status::readiness;
 use crate::transaction::Gather;
+use crate::types::observation::{HeldWal, Horizon};
+use crate::types::snapshot::Commit;
 
 const MAX_LAG: Duration = Duration::from_secs(10);
 
@@ -26,7 +26,7 @@ fn told() -> Told {
     let metrics = Metrics::new(&board);
     let observer = Observer::new(board.clone(), metrics.clone(), &["cache".into()], &rules);
     board.enter(State::Streaming);
-    board.target(0, crate::status::TargetStatus::is_up);
+    board.target(0, crate::admin::status::TargetStatus::is_up);
     Told { observer, board, metrics, rules }
 }
 
@@ -106,7 +106,7 @@ fn a_look_that_fails_is_told_after_half_a_minute_with_its_reason() {
     let mut its = told();
     its.observer.unwatched(&SourceError::Refused("permission denied for pg_publication_rel".to_owned()));
     assert_eq!(its.reasons(), "");
-    let late = Instant::now() + crate::status::LOOK_AGE_MAX;
+    let late = Instant::now() + crate::admin::status::LOOK_AGE_MAX;
     let reasons = readiness(&its.board.status(), late, MAX_LAG).unwrap_err().join("\n");
     assert!(reasons.contains("coherd could not read the catalogue for 30 s: permission denied"), "{reasons}");
 }

@@ -1,7 +1,7 @@
 //! A scripted target.
 
 use super::*;
-use crate::invalidation::Batch;
+use crate::types::invalidation::Batch;
 
 /// A cache that remembers what it was told, and confirms nothing while it is closed.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::continuity::SlotOrigin;
-use crate::target::delivery::Shipment;
+use crate::targets::delivery::Shipment;
 
 const ROWS: usize = 10;
 const TRANSACTIONS: u32 = 100;
@@ -13,7 +13,7 @@ struct Belt {
     worker: delivery::WorkerHandle,
     observer: Observer,
     reports: mpsc::Receiver<Report>,
-    answer: Option<oneshot::Sender<crate::record::Answer>>,
+    answer: Option<oneshot::Sender<crate::types::record::Answer>>,
     outputs: Vec<Output>,
 }
 

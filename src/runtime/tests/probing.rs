@@ -1,7 +1,7 @@
 //! The gate and the replica pass, between a scripted source and a scripted target.
 
 use super::*;
-use crate::snapshot::ReplicaSeen;
+use crate::types::snapshot::ReplicaSeen;
 
 fn with_replicas(count: usize) -> Script {
     let script = Script::default();

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::core::continuity::Fork;
-use crate::database::{Database, Operations, Publication};
-use crate::observation::HeldWal;
-use crate::table::{Published, PublishedBy, Table, TableColumn, TableName};
+use crate::types::database::{Database, Operations, Publication};
+use crate::types::observation::HeldWal;
+use crate::types::table::{Published, PublishedBy, Table, TableColumn, TableName};
 
 fn seen(confirmed: u64) -> Seen {
     let slot = SlotSeen::Usable { confirmed: Lsn::new(confirmed) };

@@ -9,15 +9,15 @@ use crate::cli::columns::plural;
 use crate::cli::found::Cause;
 use crate::cli::{Failure, parts};
 use crate::config::Config;
-use crate::finding::{Finding, Severity};
-use crate::observation::TableSeen;
+use crate::postgres::catalog::{look, told};
+use crate::postgres::client::dsn::Dsn;
+use crate::postgres::watch::{WatchConfig, look_once};
 use crate::rules::audit::audit;
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
-use crate::source::catalog::{look, told};
-use crate::source::dsn::Dsn;
-use crate::source::watch::{WatchConfig, look_once};
-use crate::table::TableName;
+use crate::types::finding::{Finding, Severity};
+use crate::types::observation::TableSeen;
+use crate::types::table::TableName;
 
 /// What was there before the fix.
 pub(super) struct Around<'a> {

@@ -1,0 +1,300 @@
+//! Finds the server: host after host, address after address, with or without TLS, until one takes us and is what
+//! `target_session_attrs` asks for.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use postgres_protocol::message::frontend;
+use secrecy::SecretString;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::dsn::{Dsn, Host, Place, SessionAttrs, SslMode};
+use super::passfile;
+use super::server_error::Doing;
+use super::session::{Failure, lost};
+use super::socket::Socket;
+use super::tls::Tls;
+use crate::postgres::SourceError;
+
+/// Who speaks on the socket once it is open.
+pub(in crate::postgres) trait Caller {
+    /// A conversation.
+    type Call;
+    /// Whether it asks for replication.
+    const REPLICATION: bool;
+
+    /// Startup and authentication.
+    fn open(
+        &self,
+        socket: Socket,
+        dsn: &Dsn,
+        password: Option<&SecretString>,
+    ) -> impl Future<Output = Result<Self::Call, Failure>>;
+
+    /// What the server says of itself.
+    fn standing(&self, call: &mut Self::Call) -> impl Future<Output = Result<Standing, Failure>>;
+}
+
+/// What `target_session_attrs` looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::postgres) struct Standing {
+    pub(in crate::postgres) in_recovery: bool,
+    pub(in crate::postgres) read_only: bool,
+}
+
+/// Answers [`Standing`], with two booleans as Postgres prints them.
+pub(in crate::postgres) const STANDING: &str =
+    "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
+
+/// How one attempt to speak is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encryption {
+    Plain,
+    IfOffered,
+    Demanded,
+}
+
+/// Why a host was left.
+struct Left {
+    error: SourceError,
+    /// Another host would say the same, or the password would go to a host it is not for.
+    stop: bool,
+}
+
+/// Opens a conversation with the first host that will do.
+pub(in crate::postgres) async fn dial<C: Caller>(dsn: &Dsn, caller: &C) -> Result<C::Call, SourceError> {
+    let again = dsn.read_again()?;
+    let dsn = again.as_ref().unwrap_or(dsn);
+    let tls = (dsn.tls.mode != SslMode::Disable).then(|| Tls::new(&dsn.tls)).transpose()?;
+    let mut hosts: Vec<&Host> = dsn.hosts.iter().collect();
+    if dsn.shuffled {
+        fastrand::shuffle(&mut hosts);
+    }
+    let passes: &[SessionAttrs] = match &dsn.wanted {
+        SessionAttrs::PreferStandby => &[SessionAttrs::Standby, SessionAttrs::Any],
+        wanted => std::slice::from_ref(wanted),
+    };
+    let mut reasons = Vec::new();
+    for wanted in passes {
+        reasons.clear();
+        for &host in &hosts {
+            match try_host(dsn, caller, tls.as_ref(), host, *wanted).await {
+                Ok(call) => return Ok(call),
+                Err(left) => {
+                    reasons.push((host, left.error));
+                    if left.stop {
+                        return Err(summary(&reasons));
+                    }
+                }
+            }
+        }
+    }
+    Err(summary(&reasons))
+}
+
+/// One error that names every host and its reason. It may pass by itself where any of them may.
+fn summary(reasons: &[(&Host, SourceError)]) -> SourceError {
+    let passes = reasons.iter().any(|(_, error)| matches!(error, SourceError::Lost(_)));
+    let refused = reasons.iter().any(|(_, error)| matches!(error, SourceError::Refused(_)));
+    let texts: Vec<String> = reasons.iter().map(|(host, error)| format!("{host}: {error}")).collect();
+    let text = match texts.as_slice() {
+        [one] => format!("Postgres at {one}"),
+        several => format!("no Postgres of {} will do; {}", several.len(), several.join("; ")),
+    };
+    match (passes, refused) {
+        (true, _) => SourceError::Lost(text),
+        (false, true) => SourceError::Refused(text),
+        (false, false) => SourceError::Protocol(text),
+    }
+}
+
+async fn try_host<C: Caller>(
+    dsn: &Dsn,
+    caller: &C,
+    tls: Option<&Tls>,
+    host: &Host,
+    wanted: SessionAttrs,
+) -> Result<C::Call, Left> {
+    let mut left = Left { error: SourceError::Lost("its name has no address".to_owned()), stop: false };
+    let within = dsn.connect_timeout.unwrap_or(Duration::MAX);
+    for place in places(host, within).await.map_err(|error| Left { error, stop: false })? {
+        let attempt = try_place(dsn, caller, tls, host, place, wanted);
+        match tokio::time::timeout(within, attempt).await {
+            Ok(Ok(call)) => return Ok(call),
+            Ok(Err(failed)) if failed.stop => return Err(failed),
+            Ok(Err(failed)) => left = failed,
+            Err(_) => {
+                let text = format!("no answer within {} s (connect_timeout)", within.as_secs());
+                left.error = SourceError::Lost(text);
+            }
+        }
+    }
+    Err(left)
+}
+
+/// `None` is the unix socket.
+async fn places(host: &Host, within: Duration) -> Result<Vec<Option<SocketAddr>>, SourceError> {
+    match &host.place {
+        Place::Directory(_) => Ok(vec![None]),
+        Place::Address(address) => Ok(vec![Some((*address, host.port).into())]),
+        Place::Name(name) => {
+            let found = tokio::time::timeout(within, tokio::net::lookup_host((name.as_str(), host.port))).await;
+            let timed_out = || SourceError::Lost("the name service gives no answer".to_owned());
+            let found = found.map_err(|_| timed_out())?;
+            let found = found.map_err(|error| SourceError::Lost(format!("its name cannot be resolved: {error}")))?;
+            Ok(found.map(Some).collect())
+        }
+    }
+}
+
+async fn try_place<C: Caller>(
+    dsn: &Dsn,
+    caller: &C,
+    tls: Option<&Tls>,
+    host: &Host,
+    place: Option<SocketAddr>,
+    wanted: SessionAttrs,
+) -> Result<C::Call, Left> {
+    let ways: &[Encryption] = match (place, dsn.tls.mode) {
+        // The kernel keeps others out of a unix socket; sslmode is not looked at, as in libpq.
+        (None, _) | (_, SslMode::Disable) => &[Encryption::Plain],
+        (_, SslMode::Allow) => &[Encryption::Plain, Encryption::Demanded],
+        (_, SslMode::Prefer) => &[Encryption::IfOffered, Encryption::Plain],
+        (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => &[Encryption::Demanded],
+    };
+    let mut left = Left { error: SourceError::Lost("not tried".to_owned()), stop: false };
+    for way in ways {
+        let socket = match open_socket(dsn, tls, host, place, *way).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                left = Left { error, stop: false };
+                continue;
+            }
+        };
+        let (encrypted, our_address) = (socket.is_encrypted(), socket.our_address());
+        let password = passfile::password(dsn, host);
+        match caller.open(socket, dsn, password.as_ref()).await {
+            Ok(call) => return fits(caller, call, wanted, dsn).await.map_err(|error| Left { error, stop: false }),
+            Err(Failure::Other(error)) => {
+                let stop = matches!(error, SourceError::Refused(_));
+                return Err(Left { error, stop });
+            }
+            Err(Failure::Server(refusal)) => {
+                let (user, database, replication) = (dsn.user(), dsn.database(), C::REPLICATION);
+                let doing = Doing::Connecting { user, database, our_address, encrypted, replication };
+                left = Left { error: refusal.explain(doing), stop: !refusal.is_passing() };
+                // Only "no entry in pg_hba.conf" may differ between encrypted and not.
+                if !refusal.is_no_entry() {
+                    break;
+                }
+            }
+        }
+    }
+    Err(left)
+}
+
+async fn fits<C: Caller>(
+    caller: &C,
+    mut call: C::Call,
+    wanted: SessionAttrs,
+    dsn: &Dsn,
+) -> Result<C::Call, SourceError> {
+    if wanted == SessionAttrs::Any {
+        return Ok(call);
+    }
+    let standing = match caller.standing(&mut call).await {
+        Ok(standing) => standing,
+        Err(Failure::Other(error)) => return Err(error),
+        Err(Failure::Server(error)) => {
+            return Err(error.explain(Doing::Asking { what: "ask whether it is a standby", user: dsn.user() }));
+        }
+    };
+    let fits = match wanted {
+        SessionAttrs::Any | SessionAttrs::PreferStandby => true,
+        SessionAttrs::ReadWrite => !standing.read_only && !standing.in_recovery,
+        SessionAttrs::ReadOnly => standing.read_only || standing.in_recovery,
+        SessionAttrs::Primary => !standing.in_recovery,
+        SessionAttrs::Standby => standing.in_recovery,
+    };
+    if fits {
+        return Ok(call);
+    }
+    let is = match (standing.in_recovery, standing.read_only) {
+        (true, _) => "a standby",
+        (false, true) => "a primary whose sessions are read-only",
+        (false, false) => "a primary",
+    };
+    Err(SourceError::Lost(format!("it is {is}, and target_session_attrs={} is wanted", wanted.name())))
+}
+
+async fn open_socket(
+    dsn: &Dsn,
+    tls: Option<&Tls>,
+    host: &Host,
+    place: Option<SocketAddr>,
+    way: Encryption,
+) -> Result<Socket, SourceError> {
+    let Some(address) = place else {
+        let unix = UnixStream::connect(host.socket_path()).await;
+        return unix.map(Socket::Unix).map_err(|error| unreachable(&error));
+    };
+    let tcp = TcpStream::connect(address).await.map_err(|error| unreachable(&error))?;
+    tune(&tcp, dsn).map_err(|error| SourceError::Lost(format!("the socket cannot be set up: {error}")))?;
+    let Some(tls) = tls.filter(|_| way != Encryption::Plain) else { return Ok(Socket::Tcp(tcp)) };
+    if dsn.tls.direct {
+        return tls.connect(tcp, host).await;
+    }
+    match ask_for_tls(tcp).await? {
+        (tcp, true) => tls.connect(tcp, host).await,
+        (tcp, false) if way == Encryption::IfOffered => Ok(Socket::Tcp(tcp)),
+        (_, false) => Err(SourceError::Refused(format!(
+            "the server does not offer TLS and sslmode={} demands it: set ssl = on there, with ssl_cert_file and \
+             ssl_key_file",
+            dsn.tls.mode.name()
+        ))),
+    }
+}
+
+/// `SSLRequest`; the server answers with one byte, in clear. More than that before TLS begins could only be slipped in
+/// by somebody between (CVE-2021-23222).
+async fn ask_for_tls(mut tcp: TcpStream) -> Result<(TcpStream, bool), SourceError> {
+    let mut request = bytes::BytesMut::new();
+    frontend::ssl_request(&mut request);
+    tcp.write_all(&request).await.map_err(|error| lost(&error))?;
+    let mut answer = [0_u8; 1];
+    tcp.read_exact(&mut answer).await.map_err(|error| lost(&error))?;
+    match answer {
+        [b'S'] => {
+            let mut more = [0_u8; 1];
+            match tcp.try_read(&mut more) {
+                Ok(1..) => Err(SourceError::Protocol(
+                    "unencrypted data came before the TLS handshake; is somebody between?".to_owned(),
+                )),
+                _ => Ok((tcp, true)),
+            }
+        }
+        [b'N'] => Ok((tcp, false)),
+        // A server too old to know the request, or one that cannot fork.
+        [b'E'] => Err(SourceError::Lost("the server answers the request for TLS with an error".to_owned())),
+        [other] => Err(super::session::unexpected(other)),
+    }
+}
+
+fn unreachable(error: &std::io::Error) -> SourceError {
+    SourceError::Lost(format!("cannot be reached: {error}; is Postgres running there, and listening?"))
+}
+
+fn tune(tcp: &TcpStream, dsn: &Dsn) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let socket = SockRef::from(tcp);
+    if let Some(keepalive) = dsn.keepalive {
+        let parameters = TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval);
+        socket.set_tcp_keepalive(&parameters.with_retries(keepalive.count))?;
+    }
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(dsn.tcp_user_timeout)?;
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! Between the socket and tokio-postgres, which makes room for whatever length a server claims: reads the headers of the
+//! frames that pass and ends the connection at one that is too large, before anything of it is held.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::tls::{ChannelBinding, TlsStream};
+
+use super::socket::Socket;
+
+/// The most of one frame, and of all together, before the server is ready for queries: until then nobody has proved who
+/// he is.
+const GREETING_BYTES_MAX: usize = 1 << 20;
+
+/// The longest frame, a row as a rule, after that.
+const FRAME_BYTES_MAX: usize = 16 << 20;
+
+/// The most from one moment when the server is ready for queries to the next, for our own: an answer is held as a whole.
+pub(in crate::postgres) const ANSWER_BYTES_MAX: usize = 32 << 20;
+
+/// The same where a user asks, and says how many rows.
+pub(in crate::postgres) const USERS_ANSWER_BYTES_MAX: usize = 512 << 20;
+
+/// Bytes of the header: a tag and a length, which counts itself but not the tag.
+const HEADER_BYTES: usize = 5;
+
+/// What a server sent is too much.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(in crate::postgres) struct TooMuch(String);
+
+/// A socket whose incoming frames are bounded.
+pub(in crate::postgres) struct Guarded {
+    socket: Socket,
+    watch: Watch,
+}
+
+impl Guarded {
+    pub(in crate::postgres) fn new(socket: Socket, answer_max: usize) -> Guarded {
+        Guarded { socket, watch: Watch::new(answer_max) }
+    }
+}
+
+/// Where in the stream of frames we are.
+#[derive(Debug)]
+struct Watch {
+    answer_max: usize,
+    header: [u8; HEADER_BYTES],
+    /// How much of the header is here.
+    have: usize,
+    /// Bytes of the frame that are still to come.
+    left: usize,
+    is_ready: bool,
+    /// Since the server was last ready.
+    bytes: usize,
+    /// Of the parameters that it reports, which are remembered for as long as the connection lasts.
+    reported: usize,
+}
+
+impl Watch {
+    fn new(answer_max: usize) -> Watch {
+        Watch { answer_max, header: [0; HEADER_BYTES], have: 0, left: 0, is_ready: false, bytes: 0, reported: 0 }
+    }
+
+    fn read(&mut self, mut bytes: &[u8]) -> Result<(), TooMuch> {
+        while !bytes.is_empty() {
+            let inside = self.left.min(bytes.len());
+            self.left -= inside;
+            bytes = bytes.get(inside..).unwrap_or_default();
+            while self.left == 0 && self.have < HEADER_BYTES {
+                let Some((first, rest)) = bytes.split_first() else { return Ok(()) };
+                if let Some(place) = self.header.get_mut(self.have) {
+                    *place = *first;
+                }
+                (self.have, bytes) = (self.have + 1, rest);
+            }
+            if self.have == HEADER_BYTES {
+                self.have = 0;
+                self.begun()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A header is whole.
+    fn begun(&mut self) -> Result<(), TooMuch> {
+        let [tag, length @ ..] = self.header;
+        let claimed = u32::from_be_bytes(length);
+        let length = usize::try_from(claimed).unwrap_or(usize::MAX);
+        let (frame_max, all_max) =
+            if self.is_ready { (FRAME_BYTES_MAX, self.answer_max) } else { (GREETING_BYTES_MAX, GREETING_BYTES_MAX) };
+        if !(HEADER_BYTES - 1..=frame_max).contains(&length) {
+            return Err(TooMuch(format!(
+                "the server sent a message {:?} of {claimed} bytes, where 4 to {frame_max} are possible here",
+                char::from(tag)
+            )));
+        }
+        self.left = length - (HEADER_BYTES - 1);
+        self.bytes = self.bytes.saturating_add(length);
+        if tag == b'S' {
+            self.reported = self.reported.saturating_add(length);
+        }
+        if tag == b'Z' {
+            (self.is_ready, self.bytes) = (true, 0);
+        }
+        if self.bytes > all_max || self.reported > ANSWER_BYTES_MAX {
+            return Err(TooMuch(format!("the server's answer has more than {all_max} bytes; ask for less")));
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Guarded { socket, watch } = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(socket).poll_read(cx, buf))?;
+        let new = buf.filled().get(before..).unwrap_or_default();
+        Poll::Ready(watch.read(new).map_err(|much| io::Error::new(io::ErrorKind::InvalidData, much)))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
+}
+
+/// So tokio-postgres binds its SCRAM exchange to our TLS session.
+impl TlsStream for Guarded {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.socket.channel_binding()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(tag: u8, length: usize) -> Vec<u8> {
+        let mut frame = vec![tag];
+        frame.extend(u32::try_from(length).unwrap().to_be_bytes());
+        frame.resize(1 + length, 0);
+        frame
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_at_its_header_in_whatever_pieces_it_comes() {
+        let good = [frame(b'R', 8), frame(b'Z', 5), frame(b'D', 4), frame(b'D', 3 << 20), frame(b'Z', 5)].concat();
+        for piece in [1, 4, 5, 6, 1 << 16, good.len()] {
+            let mut watch = Watch::new(ANSWER_BYTES_MAX);
+            good.chunks(piece).for_each(|piece| watch.read(piece).unwrap());
+            assert_eq!((watch.have, watch.left, watch.bytes), (0, 0, 0));
+            assert!(watch.read(b"D\x7F\xFF\xFF\xFF").is_err());
+        }
+        for early in [&b"R\x7F\xFF\xFF\xFF"[..], b"S\x00\x10\x00\x01", b"N\0\0\0\x03"] {
+            assert!(Watch::new(ANSWER_BYTES_MAX).read(early).is_err());
+        }
+    }
+
+    #[test]
+    fn an_answer_without_end_is_refused_and_so_are_parameters_without_end() {
+        let mut watch = Watch::new(ANSWER_BYTES_MAX);
+        watch.read(&frame(b'Z', 5)).unwrap();
+        let row = frame(b'D', 1 << 20);
+        assert_eq!((0..100).take_while(|_| watch.read(&row).is_ok()).count(), 32);
+        let (mut watch, parameter) = (Watch::new(ANSWER_BYTES_MAX), [frame(b'S', 1 << 19), frame(b'Z', 5)].concat());
+        assert_eq!((0..1_000).take_while(|_| watch.read(&parameter).is_ok()).count(), 64);
+        let mut watch = Watch::new(ANSWER_BYTES_MAX);
+        assert_eq!((0..1_000).take_while(|_| watch.read(&frame(b'N', 1 << 19)).is_ok()).count(), 2);
+    }
+}

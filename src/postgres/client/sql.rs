@@ -1,0 +1,164 @@
+//! Ordinary SQL: tokio-postgres over the same hosts, TLS and passwords as the replication connection.
+
+use std::future::{Ready, poll_fn, ready};
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
+use tokio_postgres::tls::TlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config, SimpleQueryMessage};
+
+use super::dial::{Caller, STANDING, Standing, dial};
+use super::dsn::{ChannelBindingChoice, Dsn};
+use super::guard::{ANSWER_BYTES_MAX, Guarded, TooMuch, USERS_ANSWER_BYTES_MAX};
+use super::handshake;
+use super::notices::log_notice;
+use super::server_error::{Doing, ServerError};
+use super::session::Failure;
+use super::socket::Socket;
+use crate::postgres::SourceError;
+
+/// Opens a session with the same text output as the replication stream, in which names without a schema are looked for
+/// in `pg_catalog` alone. A task on the current runtime drives it and ends with it.
+pub async fn connect(dsn: &Dsn) -> Result<Client, SourceError> {
+    dial(dsn, &Sql { path: Path::Ours }).await
+}
+
+/// The same for a session in which a user's own SQL runs too. It begins with our search path; [`THEIR_SEARCH_PATH`]
+/// gives the user's statements the one that the role has in any other session.
+pub async fn connect_for_user(dsn: &Dsn) -> Result<Client, SourceError> {
+    dial(dsn, &Sql { path: Path::Theirs }).await
+}
+
+/// Within a transaction of [`connect_for_user`]: what follows is the user's.
+pub const THEIR_SEARCH_PATH: &str = "SET LOCAL search_path TO DEFAULT";
+
+/// Within a transaction of [`connect_for_user`]: what follows is ours.
+pub const OUR_SEARCH_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
+
+/// What an error of a statement means. `what` completes "could not".
+pub fn explain(error: &tokio_postgres::Error, what: &str, dsn: &Dsn) -> SourceError {
+    match failure(error) {
+        Failure::Server(refusal) => refusal.explain(Doing::Asking { what, user: dsn.user() }),
+        Failure::Other(SourceError::Lost(text)) => SourceError::Lost(format!("could not {what}: {text}")),
+        Failure::Other(error) => error,
+    }
+}
+
+/// A statement that nobody waits for any more has to end on the server too, or each attempt would leave a session behind.
+/// Who needs longer says so.
+const TIMEOUTS: [(&str, &str); 2] = [("statement_timeout", "15s"), ("lock_timeout", "5s")];
+
+struct Sql {
+    path: Path,
+}
+
+/// What `RESET search_path` leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    Ours,
+    Theirs,
+}
+
+/// The socket speaks TLS already, or does not have to: tokio-postgres takes it as it is.
+struct AsItIs;
+
+impl TlsConnect<Guarded> for AsItIs {
+    type Stream = Guarded;
+    type Error = std::io::Error;
+    type Future = Ready<Result<Guarded, std::io::Error>>;
+
+    fn connect(self, socket: Guarded) -> Self::Future {
+        ready(Ok(socket))
+    }
+}
+
+impl Caller for Sql {
+    type Call = Client;
+    const REPLICATION: bool = false;
+
+    async fn open(&self, socket: Socket, dsn: &Dsn, password: Option<&SecretString>) -> Result<Client, Failure> {
+        let mut config = Config::new();
+        config.user(dsn.user()).dbname(dsn.database()).application_name(&dsn.application_name);
+        // "Direct" is TLS without asking first, which leaves the handshake to `AsItIs`.
+        config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+        config.channel_binding(match dsn.channel_binding {
+            ChannelBindingChoice::Disable => ChannelBinding::Disable,
+            ChannelBindingChoice::Prefer => ChannelBinding::Prefer,
+            ChannelBindingChoice::Require => ChannelBinding::Require,
+        });
+        if let Some(password) = password {
+            config.password(password.expose_secret());
+        }
+        // Not with SET: that would stay in a pooler's connection and reach others.
+        let search_path = (self.path == Path::Ours).then_some(("search_path", handshake::SEARCH_PATH));
+        let ours = handshake::TEXT_OUTPUT.into_iter().chain(TIMEOUTS).chain(search_path);
+        config.options(handshake::options(dsn, ours));
+        let why_no_binding = match (socket.is_encrypted(), socket.end_point()) {
+            (true, None) => handshake::NO_HASH,
+            _ => handshake::NOT_OFFERED,
+        };
+        let answer_max = match self.path {
+            Path::Ours => ANSWER_BYTES_MAX,
+            Path::Theirs => USERS_ANSWER_BYTES_MAX,
+        };
+        let connected = config.connect_raw(Guarded::new(socket, answer_max), AsItIs).await;
+        let (client, mut connection) = connected.map_err(|error| match failure(&error) {
+            // tokio-postgres tells these apart only by their texts, and ours say what to do.
+            Failure::Other(SourceError::Refused(text)) if text.contains("password missing") => {
+                handshake::no_password(dsn.user()).into()
+            }
+            Failure::Other(SourceError::Refused(text)) if text.contains("channel binding") => {
+                handshake::no_binding(why_no_binding).into()
+            }
+            failure => failure,
+        })?;
+        tokio::spawn(async move {
+            loop {
+                match poll_fn(|cx| connection.poll_message(cx)).await {
+                    Some(Ok(AsyncMessage::Notice(notice))) => log_notice(&ServerError::of(&notice)),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => {
+                        tracing::debug!(%error, "an SQL session ended");
+                        return;
+                    }
+                    None => return,
+                }
+            }
+        });
+        // SET and SHOW look for no function.
+        let first = match self.path {
+            Path::Ours => "",
+            Path::Theirs => "SET search_path = pg_catalog, pg_temp; ",
+        };
+        let shown = client.simple_query(&format!("{first}SHOW search_path")).await.map_err(|error| failure(&error))?;
+        let shown = shown.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        handshake::require_search_path(shown.unwrap_or_default())?;
+        Ok(client)
+    }
+
+    async fn standing(&self, client: &mut Client) -> Result<Standing, Failure> {
+        let row = client.query_one(STANDING, &[]).await.map_err(|error| failure(&error))?;
+        Ok(Standing { in_recovery: row.get(0), read_only: row.get::<_, &str>(1) == "on" })
+    }
+}
+
+fn failure(error: &tokio_postgres::Error) -> Failure {
+    if let Some(said) = error.as_db_error() {
+        return Failure::Server(ServerError::of(said));
+    }
+    let cause = std::error::Error::source(error);
+    if let Some(io) = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>()) {
+        return match io.get_ref().and_then(|inner| inner.downcast_ref::<TooMuch>()) {
+            Some(much) => Failure::Other(SourceError::Protocol(much.to_string())),
+            None => Failure::Other(super::session::lost(io)),
+        };
+    }
+    if error.is_closed() {
+        return Failure::Other(SourceError::Lost("the server closed the connection".to_owned()));
+    }
+    let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+    Failure::Other(SourceError::Refused(format!("{error}{cause}")))
+}

@@ -1,0 +1,96 @@
+//! Who answers a replication connection: the server that is meant, or something in between.
+
+use std::time::Duration;
+
+use super::SourceError;
+use crate::postgres::client::dial::dial;
+use crate::postgres::client::dsn::Dsn;
+use crate::postgres::client::server_error::Doing;
+use crate::postgres::client::session::{Rows, Session, answered_within};
+use crate::postgres::server::{Replication, explain, number, value};
+use crate::types::lsn::Lsn;
+
+/// How long the questions may take, once connected.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Completes "could not".
+const WHAT: &str = "ask the server who it is";
+
+/// What a server says of itself over a replication connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// The process id in `BackendKeyData`.
+    pub announced_pid: u32,
+    /// `pg_backend_pid()`. Another one means that somebody in between has answered the greeting.
+    pub backend_pid: u32,
+    /// `IDENTIFY_SYSTEM`'s `systemid`.
+    pub system_id: u64,
+    /// `pg_postmaster_start_time()`, as SQL over [`crate::postgres::client::sql`] gives it.
+    pub started: String,
+    /// The end of the log: flushed, or, on a standby, replayed.
+    pub position: Lsn,
+    /// A standby.
+    pub standby: Option<Standby>,
+}
+
+/// What a standby says of its replay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standby {
+    /// `pg_is_wal_replay_paused()`.
+    pub paused: bool,
+    /// `recovery_min_apply_delay`; zero means none.
+    pub delay: Duration,
+}
+
+/// A replication connection that only asks.
+pub struct Reach {
+    session: Session,
+    user: String,
+}
+
+const SERVER: &str = "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time()::text, \
+    pg_catalog.pg_is_in_recovery(), \
+    CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_is_wal_replay_paused() END, \
+    (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'recovery_min_apply_delay')";
+
+const POSITION: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() \
+    THEN coalesce(pg_catalog.pg_last_wal_replay_lsn(), '0/0') ELSE pg_catalog.pg_current_wal_flush_lsn() END";
+
+impl Reach {
+    /// Connects.
+    pub async fn open(dsn: &Dsn) -> Result<Reach, SourceError> {
+        let session = dial(dsn, &Replication).await?;
+        Ok(Reach { session, user: dsn.user().to_owned() })
+    }
+
+    /// Everything that there is to ask.
+    pub async fn look(&mut self) -> Result<Reached, SourceError> {
+        let asking = async {
+            let server = self.ask(SERVER).await?;
+            let system = self.ask("IDENTIFY_SYSTEM").await?;
+            let position = self.ask(POSITION).await?;
+            let delay = Duration::from_millis(number(&server, 4).unwrap_or_default());
+            let standby = Standby { paused: value(&server, 3)? == "t", delay };
+            Ok(Reached {
+                announced_pid: self.session.backend_pid,
+                backend_pid: number(&server, 0)?,
+                system_id: number(&system, 0)?,
+                started: value(&server, 1)?.to_owned(),
+                position: number(&position, 0)?,
+                standby: (value(&server, 2)? == "t").then_some(standby),
+            })
+        };
+        answered_within(ANSWER_MAX, WHAT, asking).await
+    }
+
+    /// How far the server's log goes, or has been replayed.
+    pub async fn position(&mut self) -> Result<Lsn, SourceError> {
+        let asking = async { number(&self.ask(POSITION).await?, 0) };
+        answered_within(ANSWER_MAX, WHAT, asking).await
+    }
+
+    async fn ask(&mut self, sql: &str) -> Result<Rows, SourceError> {
+        let rows = self.session.query(sql).await;
+        rows.map_err(|failure| explain(failure, Doing::Asking { what: WHAT, user: &self.user }))
+    }
+}

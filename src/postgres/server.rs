@@ -1,0 +1,351 @@
+//! Postgres as a [`Source`]: the slot, looked at, made and streamed from over a replication connection.
+
+pub mod aside;
+mod create;
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::client::handshake;
+use super::slot;
+use super::stream::{PostgresStream, StreamSettings};
+use super::synchronous::{STANDBYS, counted};
+use super::{Seen, SlotSeen, Source, SourceError, timeline};
+use crate::core::continuity::Fork;
+use crate::postgres::client::dial::{Caller, STANDING, Standing, dial};
+use crate::postgres::client::dsn::Dsn;
+use crate::postgres::client::inbox::Holding;
+use crate::postgres::client::server_error::Doing;
+use crate::postgres::client::session::{Failure, Rows, Session, unexpected};
+use crate::postgres::client::socket::Socket;
+use crate::types::lsn::Lsn;
+use crate::types::table::{quote_identifier, quote_literal};
+
+pub use create::Creation;
+
+/// What to follow.
+#[derive(Debug, Clone)]
+pub struct PostgresConfig {
+    /// Where.
+    pub dsn: Dsn,
+    /// Name of the slot.
+    pub slot: String,
+    /// Name of the publication.
+    pub publication: String,
+    /// Whether to be sent logical messages (`pg_logical_emit_message`; Postgres 14).
+    pub messages: bool,
+    /// How making a slot goes.
+    pub creation: Creation,
+}
+
+/// A Postgres server.
+pub struct Postgres {
+    config: PostgresConfig,
+    /// Kept from a look to what follows it.
+    session: Option<Session>,
+    /// The last look found no slot of the name.
+    seen_missing: bool,
+    /// The timeline whose history could not be read, and was told of: every look would tell of it again.
+    history_told: Option<u32>,
+}
+
+/// The oldest version that says in `pg_replication_slots` whether a slot is lost.
+const MAJOR_MIN: u32 = 13;
+
+/// The protocol that sends committed transactions only, whole and in commit order.
+const COMMITTED: &str = "proto_version '1'";
+
+/// The oldest version that decodes its log on a standby.
+const MAJOR_MIN_ON_STANDBY: u32 = 16;
+
+/// Opens replication connections.
+pub(super) struct Replication;
+
+impl Caller for Replication {
+    type Call = Session;
+    const REPLICATION: bool = true;
+
+    async fn open(&self, socket: Socket, dsn: &Dsn, password: Option<&SecretString>) -> Result<Session, Failure> {
+        let session = handshake::open(socket, dsn, password).await?;
+        if session.major < MAJOR_MIN {
+            let text = format!("it is Postgres {}; coherd needs {MAJOR_MIN} or later", session.major);
+            return Err(SourceError::Refused(text).into());
+        }
+        Ok(session)
+    }
+
+    async fn standing(&self, session: &mut Session) -> Result<Standing, Failure> {
+        let rows = session.query(STANDING).await?;
+        Ok(Standing { in_recovery: value(&rows, 0)? == "t", read_only: value(&rows, 1)? == "on" })
+    }
+}
+
+/// The value in `column` of the first row; NULL as the empty string.
+pub(super) fn value(rows: &Rows, column: usize) -> Result<&str, SourceError> {
+    let cell = rows.first().and_then(|row| row.get(column)).ok_or_else(|| unexpected(b'D'))?;
+    Ok(cell.as_deref().unwrap_or_default())
+}
+
+/// The value in `column` of the first row, as a number or whatever else can be read.
+pub(super) fn number<T: std::str::FromStr>(rows: &Rows, column: usize) -> Result<T, SourceError> {
+    value(rows, column)?.parse().map_err(|_| unexpected(b'D'))
+}
+
+impl Postgres {
+    /// Connects at the first use.
+    pub fn new(config: PostgresConfig) -> Postgres {
+        Postgres { config, session: None, seen_missing: false, history_told: None }
+    }
+
+    /// The session that is there, or a new one. Taken out, so that one whose conversation is cut short is not used
+    /// again.
+    async fn session(&mut self) -> Result<Session, SourceError> {
+        match self.session.take() {
+            Some(session) => Ok(session),
+            None => dial(&self.config.dsn, &Replication).await,
+        }
+    }
+
+    async fn ask(&self, session: &mut Session, what: &str, sql: &str) -> Result<Rows, SourceError> {
+        let user = self.config.dsn.user();
+        session.query(sql).await.map_err(|failure| explain(failure, Doing::Asking { what, user }))
+    }
+
+    async fn slot(&self, session: &mut Session) -> Result<SlotSeen, SourceError> {
+        let sql = slot::query(&self.config.slot, session.major);
+        let rows = self.ask(session, "look at the slot", &sql).await?;
+        match rows.into_iter().next() {
+            None => Ok(SlotSeen::Missing),
+            Some(row) => slot::assess(row, &self.config.slot, self.config.dsn.database()),
+        }
+    }
+
+    /// Where the log left earlier timelines. Nothing where the server cannot say: a history that was removed must not
+    /// keep anybody from following the log.
+    async fn forks(&mut self, session: &mut Session, timeline: u32) -> Result<Vec<Fork>, SourceError> {
+        if timeline <= 1 {
+            return Ok(Vec::new());
+        }
+        let why = match session.query(&format!("TIMELINE_HISTORY {timeline}")).await {
+            Ok(rows) => match timeline::forks(value(&rows, 1)?, timeline) {
+                Ok(forks) => return Ok(forks),
+                Err(bad) => bad.to_string(),
+            },
+            Err(Failure::Server(error)) => format!("{} [SQLSTATE {}]", error.message, error.code),
+            Err(Failure::Other(error)) => return Err(error),
+        };
+        if self.history_told.replace(timeline) != Some(timeline) {
+            tracing::warn!(
+                timeline,
+                "the server's timeline history cannot be read: {why}; what was written before a promotion cannot be \
+                 told from what was lost with it"
+            );
+        }
+        Ok(Vec::new())
+    }
+
+    /// A slot that is older than its publication can never be read (42704 at its first change), so the publication
+    /// comes first.
+    async fn require_publication(&self, session: &mut Session) -> Result<(), SourceError> {
+        let name = &self.config.publication;
+        let sql = format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}", quote_literal(name));
+        if !self.ask(session, "look for the publication", &sql).await?.is_empty() {
+            return Ok(());
+        }
+        Err(SourceError::Refused(format!(
+            "the publication {0} does not exist in the database {1}: run coherd setup, or CREATE PUBLICATION {0} FOR \
+             TABLE …;",
+            quote_identifier(name),
+            quote_identifier(self.config.dsn.database())
+        )))
+    }
+
+    async fn is_standby(&self, session: &mut Session) -> Result<bool, SourceError> {
+        let standing = Replication.standing(session).await;
+        let doing = Doing::Asking { what: "ask whether it is a standby", user: self.config.dsn.user() };
+        standing.map(|standing| standing.in_recovery).map_err(|failure| explain(failure, doing))
+    }
+
+    /// Asked before anything is started that writers could wait for.
+    async fn require_that_nobody_waits_for_us(&self, session: &mut Session) -> Result<(), SourceError> {
+        let what = "read synchronous_standby_names";
+        let sql = "SELECT current_setting('synchronous_standby_names'), current_setting('application_name')";
+        let rows = self.ask(session, what, sql).await?;
+        let (setting, name) = (value(&rows, 0)?, value(&rows, 1)?);
+        if counted(setting, name, &[]).is_none() {
+            return Ok(());
+        }
+        let standbys: Vec<String> = self.ask(session, what, STANDBYS).await?.into_iter().flatten().flatten().collect();
+        counted(setting, name, &standbys).map_or(Ok(()), |counted| Err(SourceError::Synchronous(counted.to_string())))
+    }
+
+    /// Drops what has our name. Not the slot that somebody else has made since we found none.
+    async fn drop_old(&self, session: &mut Session) -> Result<(), SourceError> {
+        if self.slot(session).await? == SlotSeen::Missing {
+            return Ok(());
+        }
+        let slot = &self.config.slot;
+        if self.seen_missing {
+            let text = format!("the slot {} has just been created by another process", quote_identifier(slot));
+            return Err(SourceError::Busy(text));
+        }
+        let sql = format!("DROP_REPLICATION_SLOT {}", always_quoted(slot));
+        let dropped = session.query(&sql).await;
+        let user = self.config.dsn.user();
+        dropped.map_err(|failure| explain(failure, Doing::Creating { slot, user }))?;
+        tracing::info!(slot, "dropped the old slot");
+        Ok(())
+    }
+
+    async fn create(&self, session: &mut Session) -> Result<Lsn, SourceError> {
+        let standby = self.is_standby(session).await?;
+        if standby && session.major < MAJOR_MIN_ON_STANDBY {
+            return Err(SourceError::Refused(format!(
+                "the server is a standby, and Postgres {} decodes its log on the primary only (standbys can be followed \
+                 from {MAJOR_MIN_ON_STANDBY} on): name the primary in dsn, or all servers with \
+                 target_session_attrs=primary, which finds it",
+                session.major
+            )));
+        }
+        self.require_publication(session).await?;
+        if !standby {
+            self.require_that_nobody_waits_for_us(session).await?;
+        }
+        self.create_waiting(session, standby).await
+    }
+
+    /// How far the slot is confirmed when nobody streams from it: whoever does may move it until it lets go.
+    async fn free_slot_confirmed(&self, session: &mut Session) -> Result<Option<Lsn>, SourceError> {
+        let slot = &self.config.slot;
+        let sql = format!(
+            "SELECT active_pid, confirmed_flush_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+            quote_literal(slot)
+        );
+        let rows = self.ask(session, "look at the slot", &sql).await?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        match value(&rows, 0)? {
+            "" => number(&rows, 1).map(Some),
+            pid => Err(SourceError::Busy(format!("the slot {} is active for PID {pid}", quote_identifier(slot)))),
+        }
+    }
+
+    async fn start(&self, session: &mut Session) -> Result<StreamSettings, SourceError> {
+        let slot = &self.config.slot;
+        let confirmed = match self.slot(session).await? {
+            SlotSeen::Usable { confirmed } => confirmed,
+            SlotSeen::Missing => return Err(SourceError::Gap(format!("the slot {slot} does not exist"))),
+            SlotSeen::Lost { reason } => {
+                return Err(SourceError::Gap(format!("the slot {slot} is lost ({reason}): its log is gone")));
+            }
+        };
+        self.require_publication(session).await?;
+        let standby = self.is_standby(session).await?;
+        if !standby {
+            self.require_that_nobody_waits_for_us(session).await?;
+        }
+        let wal_sender_timeout = self.sender_timeout(session).await?;
+        let confirmed = self.free_slot_confirmed(session).await?.unwrap_or(confirmed);
+        let doing = Doing::Starting { slot, user: self.config.dsn.user() };
+        let message = session.start(&self.start_command(session.major, COMMITTED)).await;
+        message.map_err(|failure| explain(failure, doing))?;
+        Ok(StreamSettings {
+            slot: slot.clone(),
+            publication: self.config.publication.clone(),
+            confirmed,
+            wal_sender_timeout,
+            standby,
+            holding: Holding::Streamed,
+        })
+    }
+
+    async fn sender_timeout(&self, session: &mut Session) -> Result<Duration, SourceError> {
+        let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+        let rows = self.ask(session, "read wal_sender_timeout", sql).await?;
+        Ok(Duration::from_millis(number(&rows, 0)?))
+    }
+
+    /// Position 0/0 is "from where the slot is confirmed". Option values are literals of the replication grammar, in
+    /// which a backslash means itself; the list of names inside is read as SQL identifiers. `protocol` is the first of
+    /// the options.
+    fn start_command(&self, major: u32, protocol: &str) -> String {
+        let names = always_quoted(&self.config.publication).replace('\'', "''");
+        let messages = match (major, self.config.messages) {
+            (14.., wanted) => format!(", messages '{wanted}'"),
+            _ => String::new(),
+        };
+        format!(
+            "START_REPLICATION SLOT {} LOGICAL 0/0 ({protocol}, publication_names '{names}'{messages})",
+            always_quoted(&self.config.slot)
+        )
+    }
+}
+
+/// The replication grammar has keywords of its own.
+fn always_quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// What a failure means.
+pub(super) fn explain(failure: Failure, doing: Doing<'_>) -> SourceError {
+    match failure {
+        Failure::Server(error) => error.explain(doing),
+        Failure::Other(error) => error,
+    }
+}
+
+/// Whether the conversation can go on after this.
+fn keeps_session<T>(result: &Result<T, SourceError>) -> bool {
+    !matches!(result, Err(SourceError::Lost(_) | SourceError::Protocol(_)))
+}
+
+impl Source for Postgres {
+    type Stream = PostgresStream;
+
+    async fn look(&mut self) -> Result<Seen, SourceError> {
+        let mut session = self.session().await?;
+        let looked = async {
+            // Before the timeline: a slot that is usable because of a promotion is seen on the new one.
+            let slot = self.slot(&mut session).await?;
+            let system = self.ask(&mut session, "identify the system", "IDENTIFY_SYSTEM").await?;
+            let timeline = number(&system, 1)?;
+            let forks = self.forks(&mut session, timeline).await?;
+            Ok(Seen { system_id: number(&system, 0)?, timeline, wal_end: number(&system, 2)?, slot, forks })
+        };
+        let seen = looked.await;
+        if keeps_session(&seen) {
+            self.session = Some(session);
+        }
+        self.seen_missing = matches!(&seen, Ok(Seen { slot: SlotSeen::Missing, .. }));
+        seen
+    }
+
+    /// An old slot of the name is dropped first, unless the last look found none.
+    async fn create_slot(&mut self) -> Result<Lsn, SourceError> {
+        let mut session = self.session().await?;
+        let created = self.create(&mut session).await;
+        if keeps_session(&created) {
+            self.session = Some(session);
+        }
+        created
+    }
+
+    async fn stream(&mut self) -> Result<(PostgresStream, Lsn), SourceError> {
+        let mut session = self.session().await?;
+        match self.start(&mut session).await {
+            Ok(settings) => {
+                let confirmed = settings.confirmed;
+                Ok((PostgresStream::new(session, settings), confirmed))
+            }
+            Err(error) => {
+                let result = Err(error);
+                if keeps_session(&result) {
+                    self.session = Some(session);
+                }
+                result
+            }
+        }
+    }
+}

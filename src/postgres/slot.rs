@@ -1,0 +1,71 @@
+//! What `pg_replication_slots` says of a slot.
+
+use super::{SlotSeen, SourceError};
+use crate::types::database::ANOTHER_NAME;
+use crate::types::lsn::Lsn;
+use crate::types::table::{quote_identifier, quote_literal};
+
+/// The row of the slot called `name`, with NULL where the version lacks the column.
+pub(super) fn query(name: &str, major: u32) -> String {
+    let from = |version, column: &'static str| if major >= version { column } else { "NULL" };
+    format!(
+        "SELECT slot_type, plugin, database, confirmed_flush_lsn, wal_status, {}, {}, {}, {}, \
+         pg_catalog.pg_is_in_recovery(), active_pid FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+        from(14, "two_phase"),
+        from(16, "conflicting"),
+        from(17, "invalidation_reason"),
+        from(17, "synced"),
+        quote_literal(name)
+    )
+}
+
+/// What the row means for us, who follow `database`.
+pub(super) fn assess(row: Vec<Option<String>>, name: &str, database: &str) -> Result<SlotSeen, SourceError> {
+    let Ok([kind, plugin, of, confirmed, wal_status, two_phase, conflicting, reason, synced, recovery, pid]) =
+        <[Option<String>; 11]>::try_from(row)
+    else {
+        return Err(SourceError::Protocol("pg_replication_slots gave another number of columns than asked".to_owned()));
+    };
+    let is = |cell: &Option<String>, value: &str| cell.as_deref() == Some(value);
+    let refuse =
+        |what: String| Err(SourceError::Refused(format!("the slot {} {what}; {ANOTHER_NAME}", quote_identifier(name))));
+    if !is(&kind, "logical") {
+        return refuse("is a physical one, made for a standby or a backup".to_owned());
+    }
+    if !is(&of, database) {
+        let (of, ours) = (quote_identifier(of.as_deref().unwrap_or_default()), quote_identifier(database));
+        return refuse(format!("belongs to the database {of}, and coherd follows {ours}"));
+    }
+    if !is(&plugin, "pgoutput") {
+        let plugin = plugin.unwrap_or_default();
+        return refuse(format!("was made with the output plugin {plugin}, and coherd reads pgoutput"));
+    }
+    if is(&two_phase, "t") {
+        return refuse("sends prepared transactions early (two_phase), which coherd does not read".to_owned());
+    }
+    if let Some(reason) = reason {
+        return Ok(SlotSeen::Lost { reason });
+    }
+    if is(&wal_status, "lost") {
+        return Ok(SlotSeen::Lost { reason: "wal_removed".to_owned() });
+    }
+    if is(&conflicting, "t") {
+        return Ok(SlotSeen::Lost { reason: "conflict with recovery".to_owned() });
+    }
+    if is(&synced, "t") && is(&recovery, "t") {
+        return Err(SourceError::Lost(format!(
+            "the slot {} is being synchronized from the primary and can be used after promotion; until then, connect \
+             to the primary (target_session_attrs=primary)",
+            quote_identifier(name)
+        )));
+    }
+    if let Some(Ok(confirmed)) = confirmed.as_deref().map(str::parse::<Lsn>) {
+        return Ok(SlotSeen::Usable { confirmed });
+    }
+    // A slot that is still being created has no position yet. Nobody streams from it: whoever asked for it may have gone.
+    let by = pid.map(|pid| format!(" by process {pid} of the server")).unwrap_or_default();
+    Err(SourceError::Lost(format!(
+        "the slot {} is being created{by}, which waits for the transactions that are running; coherd check says which",
+        quote_identifier(name)
+    )))
+}

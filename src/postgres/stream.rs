@@ -1,0 +1,432 @@
+//! A replication stream in its `CopyBoth` phase (Postgres manual, "Streaming Replication Protocol").
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::{Frame, Intake, SourceError, Stream};
+use crate::backoff::Throttle;
+use crate::core::AckLsn;
+use crate::postgres::client::inbox::{Holding, Inbox, Message};
+use crate::postgres::client::notices::log_notice;
+use crate::postgres::client::server_error::{Doing, ServerError};
+use crate::postgres::client::session::{Session, lost, unexpected};
+use crate::postgres::client::socket::Socket;
+use crate::types::lsn::Lsn;
+
+/// The server is told at least this often that we are alive.
+const STATUS_EVERY: Duration = Duration::from_millis(500);
+
+/// A standby's walsender sleeps for seconds unless it hears something.
+const STATUS_EVERY_ON_STANDBY: Duration = Duration::from_millis(50);
+
+/// A walsender makes one send for each message. Reading each as it comes wakes us as often and takes the time from the
+/// walsender; so while this much arrives within [`WINDOW`], there is a backlog, and a read comes no earlier than [`PAUSE`]
+/// after the one before, so that the socket fills. Over a unix socket, whose buffer is small, it does not pay.
+///
+/// The thread sleeps for real: a poller, which reports edges, would wake it with each arrival all the same. Reading much
+/// less often is slower again: segments that are acknowledged late make the sender's congestion window grow, until each
+/// message is a segment of its own (seen with BBR on loopback, where the walsender then takes twice the time).
+const BEHIND_BYTES: usize = 4 * 1024;
+const WINDOW: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// A server that shuts down waits until everything is acknowledged, and asks again with each answer. A server that does
+/// not shut down never asks twice in a row, because status updates come long before it grows impatient. So after this
+/// many requests the answer waits for the next status update, and after this time the server is let go: a target that
+/// is down must not keep Postgres from stopping.
+const REQUESTS_IN_A_ROW: u32 = 3;
+const SHUTDOWN_HELD: Duration = Duration::from_secs(5);
+
+/// A silence after which the server is asked for a sign of life.
+const SILENCE_ASK: Duration = Duration::from_secs(10);
+
+/// A silence after which the connection counts as lost.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// How often it is told that the server waits for a standby: it says so with every message of ours.
+const WAIT_TOLD_EVERY: Duration = Duration::from_mins(1);
+
+/// How long [`Stream::finish`] waits for the server's answer.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// Microseconds from the Unix epoch to Postgres's, 2000-01-01.
+const POSTGRES_EPOCH_MICROS: u128 = 946_684_800_000_000;
+
+/// Bytes before the payload of an `XLogData` message: start, end and the server's clock.
+const XLOG_DATA_HEADER_BYTES: usize = 24;
+
+/// What a stream needs to know besides its session.
+#[derive(Debug, Clone)]
+pub(super) struct StreamSettings {
+    pub(super) slot: String,
+    pub(super) publication: String,
+    /// The slot's `confirmed_flush_lsn`.
+    pub(super) confirmed: Lsn,
+    /// `wal_sender_timeout`; zero means that there is none.
+    pub(super) wal_sender_timeout: Duration,
+    pub(super) standby: bool,
+    /// Which frames are held whole.
+    pub(super) holding: Holding,
+}
+
+/// The stream of one slot.
+pub struct PostgresStream {
+    socket: Socket,
+    inbox: Inbox,
+    outbox: BytesMut,
+    unflushed: bool,
+    /// Sending has failed. The server's last words may still be on their way in, and say why: they are waited for until
+    /// the next status update would be due.
+    send_error: Option<io::Error>,
+    status_due: bool,
+    /// Never behind the slot: before Postgres 17.6 a status with an older position moves the slot back.
+    acknowledged: Lsn,
+    heartbeat: Interval,
+    silence: Silence,
+    pace: Pace,
+    requests: Requests,
+    walsender: u32,
+    /// Telling that the server waits for a standby.
+    standby_wait: Throttle,
+    slot: String,
+    publication: String,
+}
+
+/// Requests for a reply, one after the other.
+struct Requests {
+    count: u32,
+    since: Instant,
+}
+
+/// Whether there is a backlog, and whether reading waits for the socket to fill.
+struct Pace {
+    pauses: bool,
+    began: Instant,
+    bytes: usize,
+    read: Instant,
+    is_due: bool,
+}
+
+impl Pace {
+    fn new(pauses: bool) -> Pace {
+        let now = Instant::now();
+        Pace { pauses, began: now, bytes: 0, read: now, is_due: false }
+    }
+
+    fn read(&mut self, count: usize) {
+        let now = Instant::now();
+        if now.duration_since(self.began) > WINDOW {
+            (self.began, self.bytes) = (now, 0);
+        }
+        self.bytes = self.bytes.saturating_add(count);
+        self.read = now;
+        self.is_due = self.pauses && self.bytes >= BEHIND_BYTES;
+    }
+
+    fn is_behind(&self) -> bool {
+        self.bytes >= BEHIND_BYTES && self.began.elapsed() <= 2 * WINDOW
+    }
+
+    /// Before the next read, once.
+    fn pause(&mut self) {
+        if std::mem::take(&mut self.is_due) {
+            std::thread::sleep(PAUSE.saturating_sub(self.read.elapsed()));
+        }
+    }
+}
+
+/// How long the server has been silent. An idle one is asked for a sign of life, so that one which hangs, or a network
+/// that swallows everything, is told from one that has nothing to say.
+struct Silence {
+    since: Instant,
+    asked: bool,
+}
+
+impl Silence {
+    fn new() -> Silence {
+        Silence { since: Instant::now(), asked: false }
+    }
+
+    /// Once a heartbeat. While nothing is read, nothing can be heard.
+    fn tick(&mut self, intake: Intake) -> Result<(), SourceError> {
+        if intake == Intake::Closed {
+            *self = Silence::new();
+        }
+        if self.since.elapsed() < SILENCE_MAX {
+            return Ok(());
+        }
+        let seconds = SILENCE_MAX.as_secs();
+        Err(SourceError::Lost(format!(
+            "the server has not said a word for {seconds} s, and does not answer when asked"
+        )))
+    }
+
+    /// Whether this status update is to ask for an answer: once in a silence, as more would only slow the server.
+    fn ask(&mut self) -> bool {
+        let ask = !self.asked && self.since.elapsed() >= SILENCE_ASK;
+        self.asked |= ask;
+        ask
+    }
+}
+
+impl PostgresStream {
+    /// Takes over a session that has answered `START_REPLICATION` with `CopyBothResponse`.
+    pub(super) fn new(session: Session, settings: StreamSettings) -> PostgresStream {
+        let Session { socket, mut inbox, backend_pid: walsender, .. } = session;
+        inbox.hold(settings.holding);
+        let mut every = if settings.standby { STATUS_EVERY_ON_STANDBY } else { STATUS_EVERY };
+        if !settings.wal_sender_timeout.is_zero() {
+            every = every.min(settings.wal_sender_timeout / 3).max(Duration::from_millis(1));
+        }
+        let mut heartbeat = tokio::time::interval(every);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let pace = Pace::new(socket.is_tcp());
+        PostgresStream {
+            socket,
+            inbox,
+            outbox: BytesMut::with_capacity(256),
+            unflushed: false,
+            send_error: None,
+            status_due: true,
+            acknowledged: settings.confirmed,
+            heartbeat,
+            pace,
+            silence: Silence::new(),
+            requests: Requests { count: 0, since: Instant::now() },
+            walsender,
+            standby_wait: Throttle::new(WAIT_TOLD_EVERY),
+            slot: settings.slot,
+            publication: settings.publication,
+        }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>, intake: Intake) -> Poll<Result<(), SourceError>> {
+        // First of all, Postgres is answered.
+        while self.heartbeat.poll_tick(cx).is_ready() {
+            self.status_due = true;
+            self.silence.tick(intake)?;
+            if let Some(error) = self.send_error.take() {
+                return Poll::Ready(Err(lost(&error)));
+            }
+        }
+        if self.send_error.is_none() {
+            self.send_error = self.poll_send(cx).err();
+        }
+        if intake == Intake::Closed {
+            return self.send_error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(lost(&error))));
+        }
+        while !self.inbox.has_message() {
+            self.pace.pause();
+            let count = ready!(self.inbox.poll_fill(cx, &mut self.socket)).map_err(|error| lost(&error))?;
+            self.pace.read(count);
+            self.silence = Silence::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends as much as the socket takes.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            if self.outbox.is_empty() && self.status_due {
+                self.write_status();
+                self.heartbeat.reset();
+            }
+            if self.outbox.is_empty() {
+                if self.unflushed && Pin::new(&mut self.socket).poll_flush(cx)?.is_ready() {
+                    self.unflushed = false;
+                }
+                return Ok(());
+            }
+            match Pin::new(&mut self.socket).poll_write(cx, &self.outbox)? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(count) => self.outbox.advance(count),
+                Poll::Pending => return Ok(()),
+            }
+            self.unflushed = true;
+        }
+    }
+
+    /// A standby status update. What coherd has acknowledged is written, flushed and applied at once.
+    fn write_status(&mut self) {
+        self.status_due = false;
+        let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let position = self.acknowledged.as_u64();
+        self.outbox.put_u8(b'd');
+        self.outbox.put_u32(4 + 1 + 3 * 8 + 8 + 1);
+        self.outbox.put_u8(b'r');
+        for _written_flushed_applied in 0..3 {
+            self.outbox.put_u64(position);
+        }
+        self.outbox.put_u64(u64::try_from(micros.saturating_sub(POSTGRES_EPOCH_MICROS)).unwrap_or(0));
+        self.outbox.put_u8(u8::from(self.silence.ask()));
+    }
+
+    /// What a `CopyData` message holds.
+    fn copied(&mut self, message: &Message) -> Result<Copied, SourceError> {
+        let mut body = self.inbox.body(message);
+        match body.try_get_u8() {
+            Ok(b'w') if body.len() >= XLOG_DATA_HEADER_BYTES => {
+                self.requests.count = 0;
+                Ok(Copied::Data)
+            }
+            Ok(b'k') => {
+                let position = body.try_get_u64();
+                let (Ok(position), Ok(_clock), Ok(reply)) = (position, body.try_get_u64(), body.try_get_u8()) else {
+                    return Err(unexpected(b'k'));
+                };
+                self.requested(reply != 0)?;
+                Ok(Copied::Position(Lsn::new(position)))
+            }
+            Ok(tag) => Err(unexpected(tag)),
+            Err(_) => Err(unexpected(b'd')),
+        }
+    }
+
+    fn requested(&mut self, reply: bool) -> Result<(), SourceError> {
+        if !reply {
+            self.requests.count = 0;
+            return Ok(());
+        }
+        if self.requests.count == 0 {
+            self.requests.since = Instant::now();
+        }
+        self.requests.count = self.requests.count.saturating_add(1);
+        if self.requests.count <= REQUESTS_IN_A_ROW {
+            self.status_due = true;
+        } else if self.requests.since.elapsed() > SHUTDOWN_HELD {
+            return Err(SourceError::Lost(
+                "the server is shutting down and waits for what is not acknowledged yet; it is let go and will send \
+                 that again"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn notice(&mut self, message: &Message) -> Result<(), SourceError> {
+        let notice = ServerError::read(self.inbox.body(message));
+        if notice.waits_for_standby() {
+            if self.standby_wait.is_due(Instant::now().into_std()) {
+                tracing::warn!(
+                    hint = notice.hint,
+                    "Postgres sends nothing to the slot {} until a standby has it: {}",
+                    self.slot,
+                    notice.message
+                );
+            }
+            return Ok(());
+        }
+        // Postgres 18 goes on without a publication that has been dropped, and leaves its changes out. No other
+        // warning of this class comes from decoding, so a translated text counts as well.
+        if notice.code == "55000" {
+            return Err(SourceError::Gap(format!(
+                "Postgres skips changes on the slot {}: {}. What was written meanwhile cannot be read any more.",
+                self.slot, notice.message
+            )));
+        }
+        log_notice(&notice);
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Result<(), SourceError> {
+        self.write_status();
+        self.outbox.put_slice(b"c\0\0\0\x04");
+        let outbox = std::mem::take(&mut self.outbox);
+        self.socket.write_all(&outbox).await.map_err(|error| lost(&error))?;
+        self.socket.flush().await.map_err(|error| lost(&error))?;
+        loop {
+            match self.inbox.take()? {
+                // The slot is free once the command is complete.
+                Some(message) if message.tag == b'Z' => break,
+                Some(message) if message.tag == b'E' => {
+                    let error = ServerError::read(self.inbox.body(&message));
+                    return Err(self.explain(&error));
+                }
+                Some(_) => {}
+                None => {
+                    let fill = poll_fn(|cx| self.inbox.poll_fill(cx, &mut self.socket));
+                    fill.await.map_err(|error| lost(&error))?;
+                }
+            }
+        }
+        // Terminate. The server closes; nothing depends on it any more.
+        let _ = self.socket.write_all(b"X\0\0\0\x04").await;
+        let _ = self.socket.shutdown().await;
+        Ok(())
+    }
+
+    fn explain(&self, error: &ServerError) -> SourceError {
+        error.explain(Doing::Streaming { slot: &self.slot, publication: &self.publication })
+    }
+}
+
+enum Copied {
+    Data,
+    Position(Lsn),
+}
+
+impl Stream for PostgresStream {
+    async fn ready(&mut self, intake: Intake) -> Result<(), SourceError> {
+        poll_fn(|cx| self.poll_ready(cx, intake)).await
+    }
+
+    fn next(&mut self) -> Result<Option<Frame<'_>>, SourceError> {
+        while let Some(message) = self.inbox.take()? {
+            match message.tag {
+                b'd' => {
+                    return Ok(Some(match self.copied(&message)? {
+                        Copied::Position(position) => Frame::Position(position),
+                        Copied::Data => {
+                            let body = self.inbox.body(&message);
+                            Frame::Data(body.get(1 + XLOG_DATA_HEADER_BYTES..).unwrap_or_default())
+                        }
+                    }));
+                }
+                b'N' => self.notice(&message)?,
+                b'E' => {
+                    let error = ServerError::read(self.inbox.body(&message));
+                    return Err(self.explain(&error));
+                }
+                b'c' | b'C' | b'Z' => {
+                    return Err(SourceError::Lost("the server ended the stream (is it shutting down?)".to_owned()));
+                }
+                b'S' | b'A' => {}
+                tag => return Err(unexpected(tag)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_behind(&self) -> bool {
+        self.pace.is_behind()
+    }
+
+    fn walsender(&self) -> u32 {
+        self.walsender
+    }
+
+    fn acknowledge(&mut self, at: AckLsn) {
+        if at.lsn() > self.acknowledged {
+            self.acknowledged = at.lsn();
+            self.status_due = true;
+        }
+    }
+
+    async fn finish(mut self) -> Result<(), SourceError> {
+        let ended = tokio::time::timeout(FINISH_WITHIN, self.end()).await;
+        ended.unwrap_or_else(|_| {
+            let text = format!("the server did not confirm the end of the stream within {} s", FINISH_WITHIN.as_secs());
+            Err(SourceError::Lost(text))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

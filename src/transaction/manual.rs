@@ -1,0 +1,169 @@
+//! What `coherd.invalidate()`, `coherd.touch()`, `coherd.flush()` and `coherd.wait()` write into the log (`sql/coherd.sql`).
+
+use serde::Deserialize;
+
+use crate::types::change::{Column, Relation, ReplicaIdentity};
+use crate::types::table::TableName;
+
+/// The prefix of our logical messages.
+pub const PREFIX: &str = "coherd";
+
+/// The prefix of messages that `coherd.wait()` writes, which hold nothing: somebody waits for what came before.
+pub const AWAITED: &str = "coherd.wait";
+
+/// `manual.keys:`, which keys count that are named manually.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ManualKeys {
+    /// Those that a rule covers, in the rule's targets.
+    #[default]
+    Rules,
+    /// All of them, in every target.
+    Any,
+}
+
+/// The version of the format that this program writes and reads.
+const VERSION: u32 = 1;
+
+/// The most bytes of content in one message; `sql/coherd.sql` writes several where there is more. Anybody may write one,
+/// and what is read of it takes several times the memory.
+pub const CONTENT_BYTES_MAX: usize = 1 << 20;
+
+/// One thing to do, ordered with the data because it came through the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Manual {
+    /// These keys.
+    Invalidate(Vec<String>),
+    /// The keys that these rows have.
+    Touch(Touched),
+    /// Every scope of every rule for the table.
+    Flush(TableName),
+}
+
+/// Rows that are to be treated as changed, though nobody wrote them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched {
+    /// Table and columns, as a relation whose rows are all there.
+    pub relation: Relation,
+    /// Each row's values in the order of the columns; `None` is NULL.
+    pub rows: Vec<Vec<Option<String>>>,
+}
+
+/// A message with our prefix that this program cannot read. Says what, never the content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnreadableManual {
+    /// It is none of ours, or of a later version.
+    #[error(
+        "a message with prefix \"coherd\" in the log cannot be read: {0}; is sql/coherd.sql newer than this daemon?"
+    )]
+    Strange(&'static str),
+    /// It has more than [`CONTENT_BYTES_MAX`].
+    #[error(
+        "a message with prefix \"coherd\" in the log has more than {CONTENT_BYTES_MAX} bytes and is not read; \
+         coherd.invalidate() and coherd.touch() write several where there is more: coherd setup brings them up to date."
+    )]
+    TooLarge,
+}
+
+impl UnreadableManual {
+    /// A word for metrics.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            UnreadableManual::Strange(_) => "manual_unreadable",
+            UnreadableManual::TooLarge => "manual_too_large",
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    v: u32,
+    r#do: String,
+    #[serde(default)]
+    keys: Vec<String>,
+    #[serde(default)]
+    schema: String,
+    #[serde(default)]
+    table: String,
+    #[serde(default)]
+    columns: Vec<String>,
+    #[serde(default)]
+    rows: Vec<Vec<Option<String>>>,
+}
+
+/// Reads the content of a message.
+pub fn read(content: &[u8]) -> Result<Manual, UnreadableManual> {
+    if content.len() > CONTENT_BYTES_MAX {
+        return Err(UnreadableManual::TooLarge);
+    }
+    let wire: Wire =
+        serde_json::from_slice(content).map_err(|_| UnreadableManual::Strange("it is not the JSON expected"))?;
+    if wire.v != VERSION {
+        return Err(UnreadableManual::Strange("it has another version than 1"));
+    }
+    let name = TableName { schema: wire.schema, name: wire.table };
+    match wire.r#do.as_str() {
+        "invalidate" => Ok(Manual::Invalidate(wire.keys)),
+        "flush" => Ok(Manual::Flush(name)),
+        "touch" if wire.rows.iter().any(|row| row.len() != wire.columns.len()) => {
+            Err(UnreadableManual::Strange("a row has another number of values than there are columns"))
+        }
+        "touch" => {
+            let column = |name| Column { name, type_oid: 0, in_identity: true };
+            let columns = wire.columns.into_iter().map(column).collect();
+            let TableName { schema, name } = name;
+            let relation = Relation { oid: 0, schema, name, identity: ReplicaIdentity::Full, columns };
+            Ok(Manual::Touch(Touched { relation, rows: wire.rows }))
+        }
+        _ => Err(UnreadableManual::Strange("it asks for something unknown")),
+    }
+}
+
+impl Touched {
+    /// A row's cells in pgoutput's layout, written over what `out` held. `None` where it has more values than a row can.
+    pub fn encode(row: &[Option<String>], out: &mut Vec<u8>) -> Option<u16> {
+        out.clear();
+        for value in row {
+            match value {
+                None => out.push(b'n'),
+                Some(text) => {
+                    out.push(b't');
+                    out.extend(u32::try_from(text.len()).ok()?.to_be_bytes());
+                    out.extend_from_slice(text.as_bytes());
+                }
+            }
+        }
+        u16::try_from(row.len()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_orders_are_read() {
+        let read_back = read(br#"{"v":1,"do":"invalidate","keys":["a","b"]}"#);
+        assert_eq!(read_back, Ok(Manual::Invalidate(vec!["a".into(), "b".into()])));
+        let read_back = read(br#"{"v":1,"do":"flush","schema":"public","table":"Users"}"#);
+        assert_eq!(read_back, Ok(Manual::Flush(TableName { schema: "public".into(), name: "Users".into() })));
+        let touch = br#"{"v":1,"do":"touch","schema":"s","table":"t","columns":["id","m"],"rows":[["1",null]]}"#;
+        let Ok(Manual::Touch(touched)) = read(touch) else { panic!("no touch") };
+        assert_eq!(touched.rows, [[Some("1".to_owned()), None]]);
+        assert_eq!(touched.relation.columns[1].name, "m");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_without_its_content() {
+        for content in [
+            &b"secret"[..],
+            br#"{"v":2,"do":"flush"}"#,
+            br#"{"v":1,"do":"secret"}"#,
+            br#"{"v":1,"do":"touch","columns":["secret"],"rows":[[]]}"#,
+            b"\xFF",
+        ] {
+            let error = read(content).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Plain data, which everything else speaks of.
+
+pub mod change;
+pub mod database;
+pub mod finding;
+pub mod invalidation;
+pub mod lsn;
+pub mod observation;
+pub mod record;
+pub mod snapshot;
+pub mod table;

@@ -1,0 +1,82 @@
+//! What every kind of target has to do, whatever it is.
+
+use std::sync::Arc;
+
+use coherd::targets::Target;
+use coherd::types::invalidation::Action;
+
+use super::{Asked, delivery, flush, open_url, record};
+use crate::support::Redis;
+
+/// What the test sees of the cache behind a target, past the target.
+pub trait Cache {
+    fn put(&mut self, key: &str);
+    fn has(&mut self, key: &str) -> bool;
+}
+
+impl Cache for Asked {
+    fn put(&mut self, key: &str) {
+        self.set(key);
+    }
+
+    fn has(&mut self, key: &str) -> bool {
+        Asked::has(self, key)
+    }
+}
+
+/// Runs a fresh, empty target through everything that is asked of all of them.
+pub async fn conforms(target: Arc<dyn Target>, cache: &mut dyn Cache) {
+    let fresh = target.load_record().await.expect("loads");
+    assert_eq!((fresh.record, fresh.empty), (None, true), "a fresh target remembers nothing");
+
+    for key in ["user:1", "user:2", "order:1", "ключ", " with space\n"] {
+        cache.put(key);
+    }
+    assert!(!target.load_record().await.expect("loads").empty, "keys are seen");
+
+    let keys = ["user:1", "absent", "ключ", " with space\n"].map(|key| (Action::Delete, key));
+    let invalidated = target.deliver(&delivery(100, &keys)).await.expect("delivers");
+    assert_eq!(invalidated.hit, 3, "only keys that were there count");
+    assert!(!cache.has("user:1") && !cache.has("ключ") && !cache.has(" with space\n"));
+    assert!(cache.has("user:2") && cache.has("order:1"), "nothing else is touched");
+    assert_eq!(target.load_record().await.expect("loads").record, Some(record(100)));
+
+    let again = target.deliver(&delivery(100, &keys)).await.expect("delivers the same again");
+    assert_eq!(again.hit, 0);
+
+    target.deliver(&delivery(200, &[])).await.expect("an empty batch moves the record");
+    assert_eq!(target.load_record().await.expect("loads").record, Some(record(200)));
+
+    cache.put("user:3");
+    target.deliver(&flush(300, &[(Action::Delete, "user:*")])).await.expect("flushes");
+    assert!(!cache.has("user:2") && !cache.has("user:3"));
+    assert!(cache.has("order:1"), "a flush touches its scope only");
+    assert_eq!(target.load_record().await.expect("loads").record, Some(record(300)));
+
+    let both = [delivery(400, &[(Action::Delete, "order:1")]), delivery(500, &[])];
+    let (first, second) = tokio::join!(target.deliver(&both[0]), target.deliver(&both[1]));
+    first.and(second).expect("two at once");
+    assert_eq!(target.load_record().await.expect("loads").record, Some(record(500)), "the later record is the last");
+    assert!(target.load_record().await.expect("loads").empty, "the record alone is nothing that can be stale");
+}
+
+#[tokio::test]
+async fn redis_conforms_over_tcp() {
+    let server = Redis::start();
+    conforms(open_url(&server.url()), &mut Asked::of(&server)).await;
+}
+
+#[tokio::test]
+async fn redis_conforms_over_a_unix_socket() {
+    let server = Redis::start();
+    conforms(open_url(&format!("redis+unix://{}", server.socket())), &mut Asked::of(&server)).await;
+}
+
+#[tokio::test]
+async fn redis_conforms_with_a_password_that_needs_escaping() {
+    let server = Redis::start();
+    let mut asked = Asked::of(&server);
+    let _: () = asked.run(&["ACL", "SETUSER", "coherd", "on", ">p@ss/w:rd", "~*", "&*", "+@all"]);
+    let url = server.url().replace("redis://", "redis://coherd:p%40ss%2Fw%3Ard@");
+    conforms(open_url(&url), &mut asked).await;
+}
