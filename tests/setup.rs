@@ -3,8 +3,9 @@
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use coherd::cli::setup::{FUNCTIONS_COMMENT, plan};
+use coherd::cli::setup::plan;
 use coherd::postgres::client::dsn::Dsn;
+use coherd::postgres::survey::schema::FUNCTIONS_COMMENT;
 use coherd::postgres::{Source as _, server as source};
 use coherd::rules::config::RawRule;
 use serde_json::Value;

@@ -86,7 +86,8 @@ fn files_and_functions_are_short() {
 const MODULE_LINES_MAX: &[(&str, usize)] = &[
     ("core", 3500),
     ("runtime", 1200),
-    ("postgres", 6000),
+    // What `check` asks of it is in there too.
+    ("postgres", 6400),
     ("targets/redis", 4500),
     ("rules", 5000),
     ("config", 2000),

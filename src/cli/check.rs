@@ -1,13 +1,6 @@
 //! `coherd check`: everything that stands in the way, all at once.
 
-mod path;
-pub mod prerequisites;
-mod record;
-mod setting;
-pub(super) mod slot;
-
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 
@@ -15,23 +8,22 @@ use super::columns::plural;
 use super::parts::{IdentityKind, choices};
 use super::{Failure, parts, print};
 use crate::config::Config;
-use crate::postgres::SourceError;
 use crate::postgres::catalog::{CatalogError, beside, look, surroundings};
 use crate::postgres::client::dsn::Dsn;
 use crate::postgres::client::sql::connect;
-use crate::postgres::reach::Reached;
+use crate::postgres::survey::prerequisites::prerequisites;
+use crate::postgres::survey::reach::Reached;
+use crate::postgres::survey::{Look, PATIENCE, unreachable, way};
 use crate::rules::audit::audit;
 use crate::rules::audit::beside::audit as audit_beside;
 use crate::rules::heirs::Heirs;
 use crate::rules::overlap::{Destination, overlaps};
 use crate::targets::config::Library;
+use crate::targets::sharing::shared;
 use crate::targets::{OpenError, Surveying};
 use crate::types::database::{Beside, Choices, Database, Surroundings};
 use crate::types::finding::{Code, Finding, Severity};
 use crate::types::table::TableName;
-
-/// How long the database, a replica, or a target may take to answer everything.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the server calls our connections.
 const APPLICATION_NAME: &str = "coherd check";
@@ -50,21 +42,6 @@ pub struct Args {
     identity: Option<IdentityKind>,
 }
 
-/// Everything that was seen of the database.
-#[derive(Debug)]
-pub struct Look<'a> {
-    /// What every command looks at.
-    pub database: &'a Database,
-    /// What only this one asks.
-    pub surroundings: &'a Surroundings,
-    /// What the stream will be called.
-    pub application_name: &'a str,
-    /// `source.wal_budget`, in bytes.
-    pub wal_budget: Option<u64>,
-    /// The way there, for psql.
-    pub libpq: String,
-}
-
 /// Checks, prints, and fails where an error is left or a question has no answer.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     if args.config_only {
@@ -73,9 +50,9 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     }
     let env = |name: &str| std::env::var(name).ok();
     let Source { mut findings, reached, .. } = source(config, choices(config, args.identity), &env).await;
-    findings.extend(path::replicas(config, &env, reached.as_ref()).await);
+    findings.extend(replicas(config, &env, reached.as_ref()).await);
     findings.extend(targets(parts::surveys(config)).await);
-    findings.extend(record::records(config, reached.as_ref()).await);
+    findings.extend(records(config, reached.as_ref()).await);
     print(&if args.json { json(&findings) } else { text(&findings) })?;
     if fine(&findings) { Ok(()) } else { Err(Failure::Told) }
 }
@@ -141,13 +118,13 @@ async fn look_at_source(config: &Config, choices: Choices, env: &dyn Fn(&str) ->
         wal_budget: config.source.wal_budget,
         libpq: dsn.libpq(),
     };
-    let mut findings = prerequisites::prerequisites(&look);
+    let mut findings = prerequisites(&look);
     findings.extend(audit(&config.rules, &database));
     findings.extend(audit_beside(&database, &beside));
     let targets: Vec<Destination> =
         config.targets.iter().map(|target| Destination { name: &target.name, record: &target.record }).collect();
     findings.extend(overlaps(&config.rules, &targets, &database));
-    let (way, reached) = path::replication(&look, &own).await;
+    let (way, reached) = way::replication(&look, &own).await;
     findings.extend(way);
     Source { findings, reached, heirs: Heirs::of(&database) }
 }
@@ -165,22 +142,36 @@ async fn read(
     Ok((database, surroundings, beside))
 }
 
-fn unreachable(error: &SourceError) -> Finding {
-    let text = error.to_string();
-    if path::is_of_pooler(&text) {
-        return path::pooler(None, &text);
-    }
-    match error {
-        SourceError::Refused(_) | SourceError::Synchronous(_) => Finding::error(Code::SOURCE_REFUSED, "source", text),
-        SourceError::Lost(_)
-        | SourceError::Busy(_)
-        | SourceError::Gap(_)
-        | SourceError::Protocol(_)
-        | SourceError::NotDecodable { .. } => {
-            let message = format!("no rule was looked at, because the database cannot be asked: {text}");
-            Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message)
+/// Every listed replica, against what was seen of the source.
+async fn replicas(config: &Config, env: &dyn Fn(&str) -> Option<String>, source: Option<&Reached>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (index, text) in config.source.replicas.iter().enumerate() {
+        let field = format!("source.replicas[{index}]");
+        match Dsn::parse(text.expose_secret(), env) {
+            Ok(dsn) => {
+                let dsn = dsn.named(APPLICATION_NAME);
+                findings.extend(way::replica(&dsn, format!("{field} {dsn}"), source).await);
+            }
+            Err(error) => findings.push(Finding::error(Code::SOURCE_DSN, field, error.to_string())),
         }
     }
+    findings
+}
+
+/// Looks whose the record of each target is, all at once. A target that does not answer is found elsewhere.
+async fn records(config: &Config, reached: Option<&Reached>) -> Vec<Finding> {
+    let (Some(reached), Ok(targets)) = (reached, parts::targets(config, Library::Leave)) else { return Vec::new() };
+    let mut looking = Vec::new();
+    for (settings, target) in config.targets.iter().zip(targets) {
+        let (name, record) = (settings.name.clone(), settings.record.clone());
+        let (system_id, slot) = (reached.system_id, config.source.slot.clone());
+        looking.push(tokio::spawn(async move { shared(target.as_ref(), (&name, &record), (system_id, &slot)).await }));
+    }
+    let mut findings = Vec::new();
+    for looking in looking {
+        findings.extend(looking.await.ok().flatten());
+    }
+    findings
 }
 
 /// Looks at every target at once: `name` is what configuration calls it.

@@ -10,30 +10,26 @@ use tokio_postgres::Client;
 mod first_record;
 mod replayed;
 
-use super::check::slot::of_others;
 use super::parts::{IdentityKind, choices};
 use super::{Failure, parts, print};
 use crate::config::Config;
 use crate::postgres::catalog::{CatalogError, beside, look};
 use crate::postgres::client::sql::connect;
+use crate::postgres::survey::schema::{FUNCTIONS_COMMENT, FUNCTIONS_SUBJECT, no_operators, operating};
+use crate::postgres::survey::slot::{of_others, slot_without_publication};
 use crate::postgres::{SlotSeen, Source as _, SourceError};
 use crate::rules::audit::beside::{audit as audit_beside, leave, named};
 use crate::rules::audit::{audit, by_table};
 use crate::rules::config::Rule;
 use crate::rules::publish::{Demand, Identity};
 use crate::targets::config::Library;
-use crate::types::database::{Beside, Choices, Database, Operations, Publication, Slot, publication_comment};
+use crate::types::database::{Beside, Choices, Database, Operations, Publication, publication_comment};
 use crate::types::finding::{Code, Finding, Severity};
 use crate::types::lsn::Lsn;
 use crate::types::table::{Persistence, Published, PublishedBy, TableKind, TableName, quote_identifier, quote_literal};
 
 /// The functions for applications and DBAs.
 pub const FUNCTIONS: &str = include_str!("../../sql/coherd.sql");
-
-/// The comment on the schema that this version's functions leave behind.
-pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, manual invalidation, status (version 8)";
-
-const FUNCTIONS_SUBJECT: &str = "schema coherd";
 
 /// How long a statement may wait for a lock; writers never wait for one of these.
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '10s'";
@@ -168,27 +164,6 @@ fn grant(plan: &mut Plan, role: &str) {
     ));
 }
 
-/// What the schema's owner grants to a role that is to invalidate manually.
-pub fn operating(role: &str) -> [String; 2] {
-    let role = quote_identifier(role);
-    [
-        format!("GRANT USAGE ON SCHEMA coherd TO {role};"),
-        format!(
-            "GRANT EXECUTE ON FUNCTION coherd.invalidate(text[]), coherd.touch(regclass, text, name), \
-             coherd.flush(regclass), coherd.emit(json) TO {role};"
-        ),
-    ]
-}
-
-/// What is found where the group role is not there.
-pub fn no_operators() -> Finding {
-    let message = "the role coherd_operator is not there, so that only the schema's owner and coherd's own role can invalidate \
-                   manually; run the first as a role with CREATEROLE, the others as the owner of the schema coherd";
-    Finding::warning(Code::OPERATOR_MISSING, FUNCTIONS_SUBJECT, message)
-        .remedy("CREATE ROLE coherd_operator NOLOGIN;")
-        .remedies(operating("coherd_operator"))
-}
-
 /// The comment is how a later setup knows that it may change the publication, and teardown that it may drop it.
 fn create_publication(database: &Database) -> Vec<String> {
     let name = quote_identifier(&database.publication_name);
@@ -219,27 +194,6 @@ fn with_publication(database: &Database) -> Database {
         generated: has_generated(database),
     };
     Database { publication: Some(publication), ..database.clone() }
-}
-
-/// Its stream would stop at the first change that was written while there was no publication. A slot that
-/// somebody streams from is not to be dropped.
-pub(super) fn slot_without_publication(database: &Database, slot: &Slot) -> Finding {
-    let subject = format!("slot {}", quote_identifier(&database.slot_name));
-    let seen = format!("the slot is there but publication {} is not", quote_identifier(&database.publication_name));
-    let message = format!(
-        "{seen}, and a publication made after its slot breaks the stream. Where an earlier coherd made the slot, drop it, \
-         then run coherd setup again; where a subscription uses it, choose another name (source.slot)"
-    );
-    let finding = Finding::error(Code::SLOT_BEFORE_PUBLICATION, subject, message);
-    match slot.active_pid {
-        Some(pid) => {
-            finding.remedy(format!("-- process {pid} streams from it: stop its daemon, or choose another name"))
-        }
-        None => finding.remedy(format!(
-            "SELECT pg_catalog.pg_drop_replication_slot({});",
-            quote_literal(&database.slot_name).trim_start()
-        )),
-    }
 }
 
 /// Adds the table, or changes its entry. A table that has to be changed first is left to the audit's remedies.

@@ -265,7 +265,7 @@ impl Resolver<'_> {
                 return None;
             }
         };
-        if raw.leases && !targets::kind_of(&scheme).is_some_and(|kind| kind.leases) {
+        if raw.leases && !targets::kind_of(&scheme).is_some_and(|kind| kind.capabilities.leases) {
             let reason = format!("a target at {scheme}:// has no leases; leave it out, or write false");
             self.fault(node, &path, "leases", reason);
         }

@@ -3,10 +3,10 @@
 pub mod catalog;
 pub mod client;
 pub mod server;
-pub mod reach;
 pub mod probes;
 mod slot;
 pub mod stream;
+pub mod survey;
 pub mod synchronous;
 mod timeline;
 pub mod watch;
@@ -173,6 +173,9 @@ pub enum SourceError {
     /// Somebody has to change something first: password, privilege, configuration.
     #[error("{0}")]
     Refused(String),
+    /// What answers is no Postgres but something before it, such as pgbouncer, through which the log is not followed.
+    #[error("{0}")]
+    Pooler(String),
     /// Writers would wait for the stream ([`synchronous`]); somebody has to change the setting first.
     #[error("{0}")]
     Synchronous(String),
@@ -187,4 +190,11 @@ pub enum SourceError {
         /// The server's words and advice: whole sentences.
         text: String,
     },
+}
+
+impl SourceError {
+    /// Whether another attempt makes no sense before somebody has changed something.
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, SourceError::Refused(_) | SourceError::Pooler(_))
+    }
 }

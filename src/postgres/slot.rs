@@ -1,15 +1,14 @@
 //! What `pg_replication_slots` says of a slot.
 
 use super::{SlotSeen, SourceError};
-use crate::types::database::ANOTHER_NAME;
-use crate::types::lsn::Lsn;
+use crate::types::database::Slot;
 use crate::types::table::{quote_identifier, quote_literal};
 
 /// The row of the slot called `name`, with NULL where the version lacks the column.
 pub(super) fn query(name: &str, major: u32) -> String {
     let from = |version, column: &'static str| if major >= version { column } else { "NULL" };
     format!(
-        "SELECT slot_type, plugin, database, confirmed_flush_lsn, wal_status, {}, {}, {}, {}, \
+        "SELECT plugin, database, confirmed_flush_lsn, wal_status, {}, {}, {}, {}, \
          pg_catalog.pg_is_in_recovery(), active_pid FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
         from(14, "two_phase"),
         from(16, "conflicting"),
@@ -21,32 +20,27 @@ pub(super) fn query(name: &str, major: u32) -> String {
 
 /// What the row means for us, who follow `database`.
 pub(super) fn assess(row: Vec<Option<String>>, name: &str, database: &str) -> Result<SlotSeen, SourceError> {
-    let Ok([kind, plugin, of, confirmed, wal_status, two_phase, conflicting, reason, synced, recovery, pid]) =
-        <[Option<String>; 11]>::try_from(row)
+    let Ok([plugin, of, confirmed, wal_status, two_phase, conflicting, reason, synced, recovery, pid]) =
+        <[Option<String>; 10]>::try_from(row)
     else {
         return Err(SourceError::Protocol("pg_replication_slots gave another number of columns than asked".to_owned()));
     };
     let is = |cell: &Option<String>, value: &str| cell.as_deref() == Some(value);
-    let refuse =
-        |what: String| Err(SourceError::Refused(format!("the slot {} {what}; {ANOTHER_NAME}", quote_identifier(name))));
-    if !is(&kind, "logical") {
-        return refuse("is a physical one, made for a standby or a backup".to_owned());
-    }
-    if !is(&of, database) {
-        let (of, ours) = (quote_identifier(of.as_deref().unwrap_or_default()), quote_identifier(database));
-        return refuse(format!("belongs to the database {of}, and coherd follows {ours}"));
-    }
-    if !is(&plugin, "pgoutput") {
-        let plugin = plugin.unwrap_or_default();
-        return refuse(format!("was made with the output plugin {plugin}, and coherd reads pgoutput"));
-    }
-    if is(&two_phase, "t") {
-        return refuse("sends prepared transactions early (two_phase), which coherd does not read".to_owned());
+    let slot = Slot {
+        plugin,
+        database: of,
+        active_pid: pid.and_then(|pid| pid.parse().ok()),
+        wal_status,
+        confirmed: confirmed.and_then(|confirmed| confirmed.parse().ok()),
+        two_phase: is(&two_phase, "t"),
+    };
+    if let Some(of_others) = slot.belongs_to_others(database) {
+        return Err(SourceError::Refused(format!("the slot {} {}", quote_identifier(name), of_others.text(database))));
     }
     if let Some(reason) = reason {
         return Ok(SlotSeen::Lost { reason });
     }
-    if is(&wal_status, "lost") {
+    if is(&slot.wal_status, "lost") {
         return Ok(SlotSeen::Lost { reason: "wal_removed".to_owned() });
     }
     if is(&conflicting, "t") {
@@ -59,11 +53,11 @@ pub(super) fn assess(row: Vec<Option<String>>, name: &str, database: &str) -> Re
             quote_identifier(name)
         )));
     }
-    if let Some(Ok(confirmed)) = confirmed.as_deref().map(str::parse::<Lsn>) {
+    if let Some(confirmed) = slot.confirmed {
         return Ok(SlotSeen::Usable { confirmed });
     }
     // A slot that is still being created has no position yet. Nobody streams from it: whoever asked for it may have gone.
-    let by = pid.map(|pid| format!(" by process {pid} of the server")).unwrap_or_default();
+    let by = slot.active_pid.map(|pid| format!(" by process {pid} of the server")).unwrap_or_default();
     Err(SourceError::Lost(format!(
         "the slot {} is being created{by}, which waits for the transactions that are running; coherd check says which",
         quote_identifier(name)

@@ -21,6 +21,7 @@ impl<S: Source + 'static> Pipeline<S> {
             | SourceError::Busy(_)
             | SourceError::Gap(_)
             | SourceError::Refused(_)
+            | SourceError::Pooler(_)
             | SourceError::Synchronous(_) => return error,
         };
         let what_then = match self.settings.policy.on_gap {

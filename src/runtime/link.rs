@@ -170,7 +170,7 @@ impl Pace {
             // Each attempt has the server decode again what the slot holds back. Three fit into the time-out.
             SourceError::NotDecodable { .. } => REFUSED_WAIT.min(self.decoding_timeout / 4),
             SourceError::Busy(_) => STANDBY_WAIT,
-            SourceError::Refused(_) => REFUSED_WAIT,
+            SourceError::Refused(_) | SourceError::Pooler(_) => REFUSED_WAIT,
         }
     }
 }

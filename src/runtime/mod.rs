@@ -236,9 +236,8 @@ impl<S: Source + 'static> Pipeline<S> {
 
     fn rest(&mut self, source: S, slot: Slot, error: SourceError) -> Result<(), Stopped> {
         self.let_go()?;
-        if let (SourceError::Refused(text), false, false) = (&error, self.core.is_following(), self.settings.is_resumed)
-        {
-            return Err(Stopped::Refused(text.clone()));
+        if error.is_refusal() && !self.core.is_following() && !self.settings.is_resumed {
+            return Err(Stopped::Refused(error.to_string()));
         }
         if let (SourceError::Synchronous(text), false) = (&error, self.admitted) {
             return Err(Stopped::Refused(text.clone()));
@@ -257,6 +256,7 @@ impl<S: Source + 'static> Pipeline<S> {
             }
             SourceError::Lost(_)
             | SourceError::Refused(_)
+            | SourceError::Pooler(_)
             | SourceError::Synchronous(_)
             | SourceError::Protocol(_)
             | SourceError::NotDecodable { .. } => slot,

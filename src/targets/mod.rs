@@ -5,6 +5,7 @@ pub mod config;
 pub mod delivery;
 pub mod peek;
 pub mod redis;
+pub mod sharing;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -166,6 +167,15 @@ impl FaultKind {
     }
 }
 
+/// What a kind of target can do beside deleting keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Readers may hold leases in it, which an invalidation then ends.
+    pub leases: bool,
+    /// What may happen to a key.
+    pub actions: &'static [Action],
+}
+
 /// A kind of target.
 #[derive(Debug)]
 pub struct Kind {
@@ -173,8 +183,8 @@ pub struct Kind {
     pub schemes: &'static [&'static str],
     /// What it is and how its URL looks, in a line.
     pub about: &'static str,
-    /// Whether readers may hold leases in it, which an invalidation then ends.
-    pub leases: bool,
+    /// What it can do.
+    pub capabilities: Capabilities,
     /// Makes one; connects to nothing yet.
     pub open: fn(&TargetConfig) -> Result<Arc<dyn Target>, OpenError>,
     /// Makes one that is only looked at; connects to nothing yet.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::types::lsn::Lsn;
-use crate::types::table::{Table, TableName};
+use crate::types::table::{Table, TableName, quote_identifier};
 
 /// What one look at the catalogue showed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -320,6 +320,23 @@ pub enum OfOthers<'a> {
     Plugin(&'a str),
     /// coherd makes none that sends prepared transactions early.
     TwoPhase,
+}
+
+impl OfOthers<'_> {
+    /// Why it is of no use to `ours`. Reads on after "the slot ".
+    pub fn text(&self, ours: &str) -> String {
+        let why = match self {
+            OfOthers::Physical => "is a physical one, made for a standby or a backup".to_owned(),
+            OfOthers::Database(of) => {
+                format!("belongs to database {}, not to {}", quote_identifier(of), quote_identifier(ours))
+            }
+            OfOthers::Plugin(plugin) => {
+                format!("was made with the output plugin {plugin}, and coherd reads pgoutput")
+            }
+            OfOthers::TwoPhase => "sends prepared transactions early (two_phase), without their rows".to_owned(),
+        };
+        format!("{why}; {ANOTHER_NAME}")
+    }
 }
 
 impl Slot {

@@ -9,8 +9,9 @@ mod server;
 mod tables;
 mod way;
 
-use coherd::cli::check::prerequisites::prerequisites;
-use coherd::cli::check::{Look, fine, json, text};
+use coherd::cli::check::{fine, json, text};
+use coherd::postgres::survey::Look;
+use coherd::postgres::survey::prerequisites::prerequisites;
 use coherd::types::database::{Database as Seen, Hosting, Slot, Surroundings};
 use coherd::types::finding::{CODES, Code, Finding};
 
@@ -243,7 +244,7 @@ fn a_slot_of_another_kind_is_refused_and_a_lost_one_told() {
     let mut seen = Session::of(&database).look(&[]);
     seen.name = "app".into();
     seen.slot_name = "coherd".into();
-    seen.functions = Some(coherd::cli::setup::FUNCTIONS_COMMENT.into());
+    seen.functions = Some(coherd::postgres::survey::schema::FUNCTIONS_COMMENT.into());
     seen.operators = true;
     let good = slot(&seen);
     let mut texts = Vec::new();
@@ -289,7 +290,7 @@ fn managed_services_are_told_what_they_can_do() {
     let mut seen = Session::of(&database).look(&[]);
     seen.slot = Some(slot(&seen));
     seen.publication = Some(publication());
-    seen.functions = Some(coherd::cli::setup::FUNCTIONS_COMMENT.into());
+    seen.functions = Some(coherd::postgres::survey::schema::FUNCTIONS_COMMENT.into());
     seen.operators = true;
     seen.server.wal_level = "minimal".into();
     seen.role.replication = false;

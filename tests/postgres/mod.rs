@@ -65,6 +65,7 @@ pub fn settled_text(error: &SourceError, replace: &[(&str, &str)]) -> String {
         SourceError::Busy(_) => "Busy",
         SourceError::Gap(_) => "Gap",
         SourceError::Refused(_) => "Refused",
+        SourceError::Pooler(_) => "Pooler",
         SourceError::Synchronous(_) => "Synchronous",
         SourceError::Protocol(_) => "Protocol",
         SourceError::NotDecodable { .. } => "NotDecodable",

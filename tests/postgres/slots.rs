@@ -136,7 +136,7 @@ fn a_slot_that_is_not_ours_is_refused_with_the_remedy() {
     database.run(&format!("SELECT pg_drop_replication_slot('{name}_physical')"));
     let elsewhere = Followed::start();
     let error = text(&elsewhere.database.name).replace(&elsewhere.database.name, "OTHER");
-    insta::assert_snapshot!(error, @"Refused: the slot OTHER belongs to the database OTHER, and coherd follows NAME; it is not coherd's, so choose another name (source.slot)");
+    insta::assert_snapshot!(error, @"Refused: the slot OTHER belongs to database OTHER, not to NAME; it is not coherd's, so choose another name (source.slot)");
 }
 
 #[test]

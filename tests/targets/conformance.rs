@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use coherd::targets::Target;
+use coherd::targets::config::TargetConfig;
+use coherd::targets::{Capabilities, KINDS, Target};
 use coherd::types::invalidation::Action;
 
-use super::{Asked, delivery, flush, open_url, record};
+use super::{Asked, config, delivery, flush, open, open_url, record};
 use crate::support::Redis;
 
 /// What the test sees of the cache behind a target, past the target.
@@ -58,6 +59,33 @@ pub async fn conforms(target: Arc<dyn Target>, cache: &mut dyn Cache) {
     first.and(second).expect("two at once");
     assert_eq!(target.load_record().await.expect("loads").record, Some(record(500)), "the later record is the last");
     assert!(target.load_record().await.expect("loads").empty, "the record alone is nothing that can be stale");
+}
+
+/// Every kind in the registry, with what it says that it can do.
+#[tokio::test]
+async fn every_kind_conforms() {
+    for kind in KINDS {
+        let server = match kind.schemes {
+            ["redis", ..] => Redis::start(),
+            other => panic!("start a server for the kind with the schemes {other:?} here"),
+        };
+        let mut asked = Asked::of(&server);
+        conforms(open_url(&server.url()), &mut asked).await;
+        let Capabilities { leases, actions } = kind.capabilities;
+        let target = open(&TargetConfig { leases, ..config(&server.url()) });
+        target.load_record().await.expect("loads");
+        for (n, action) in actions.iter().enumerate() {
+            let key = format!("able:{n}");
+            asked.put(&key);
+            asked.put(&format!("{{{key}}}:lease"));
+            target.deliver(&delivery(1000 + n as u64, &[(*action, &key)])).await.expect("does what it says it can");
+            let removes = *action == Action::Delete;
+            assert_eq!(asked.has(&key), !removes, "{action:?}");
+            if removes && leases {
+                assert!(!asked.has(&format!("{{{key}}}:lease")), "the lease goes with the key");
+            }
+        }
+    }
 }
 
 #[tokio::test]

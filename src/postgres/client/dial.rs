@@ -98,7 +98,8 @@ pub(in crate::postgres) async fn dial<C: Caller>(dsn: &Dsn, caller: &C) -> Resul
 /// One error that names every host and its reason. It may pass by itself where any of them may.
 fn summary(reasons: &[(&Host, SourceError)]) -> SourceError {
     let passes = reasons.iter().any(|(_, error)| matches!(error, SourceError::Lost(_)));
-    let refused = reasons.iter().any(|(_, error)| matches!(error, SourceError::Refused(_)));
+    let refused = reasons.iter().any(|(_, error)| error.is_refusal());
+    let pooler = reasons.iter().any(|(_, error)| matches!(error, SourceError::Pooler(_)));
     let texts: Vec<String> = reasons.iter().map(|(host, error)| format!("{host}: {error}")).collect();
     let text = match texts.as_slice() {
         [one] => format!("Postgres at {one}"),
@@ -106,6 +107,7 @@ fn summary(reasons: &[(&Host, SourceError)]) -> SourceError {
     };
     match (passes, refused) {
         (true, _) => SourceError::Lost(text),
+        (false, true) if pooler => SourceError::Pooler(text),
         (false, true) => SourceError::Refused(text),
         (false, false) => SourceError::Protocol(text),
     }
@@ -179,7 +181,7 @@ async fn try_place<C: Caller>(
         match caller.open(socket, dsn, password.as_ref()).await {
             Ok(call) => return fits(caller, call, wanted, dsn).await.map_err(|error| Left { error, stop: false }),
             Err(Failure::Other(error)) => {
-                let stop = matches!(error, SourceError::Refused(_));
+                let stop = error.is_refusal();
                 return Err(Left { error, stop });
             }
             Err(Failure::Server(refusal)) => {

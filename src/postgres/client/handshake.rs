@@ -44,7 +44,7 @@ pub(in crate::postgres) fn require_search_path(shown: &str) -> Result<(), Source
     if plain == SEARCH_PATH {
         return Ok(());
     }
-    Err(SourceError::Refused(
+    Err(SourceError::Pooler(
         "what answers ignores the startup parameter search_path, without which functions of other users could run with \
          coherd's rights; is it a pooler, such as pgbouncer? Give the server's own address"
             .to_owned(),

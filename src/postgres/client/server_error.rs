@@ -177,7 +177,7 @@ impl ServerError {
             Kind::Passing | Kind::Internal | Kind::TooManyConnections | Kind::FileGone => SourceError::Lost(text),
             // Postgres takes every parameter that we name. Trying again does not help.
             Kind::Syntax if matches!(doing, Doing::Connecting { .. }) && self.is_of_pooler() => {
-                SourceError::Refused(format!(
+                SourceError::Pooler(format!(
                     "{text} What answers is not Postgres but something before it, such as pgbouncer, through which the log \
                      is not followed: give the server's own address in source.dsn"
                 ))

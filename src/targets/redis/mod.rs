@@ -52,8 +52,11 @@ use tokio::sync::{Mutex, MutexGuard};
 use tracing::warn;
 
 use super::config::{Library, TargetConfig};
-use super::{Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Record, Replaced, StoredRecord, Target};
-use crate::types::invalidation::Batch;
+use super::{
+    Capabilities, Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Record, Replaced, StoredRecord,
+    Target,
+};
+use crate::types::invalidation::{Action, Batch};
 use chain::Chain;
 use connection::{Connected, Line};
 use invalidation::{Manner, Salvo};
@@ -65,7 +68,7 @@ use reply::{Step, Tally, broken, refused, unexpected};
 pub(super) const KIND: Kind = Kind {
     schemes: &["redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"],
     about: "Redis 6 or later, or Valkey: redis://user:password@host:6379/0, rediss://… for TLS, redis+unix:///path?db=0",
-    leases: true,
+    capabilities: Capabilities { leases: true, actions: &[Action::Delete, Action::Bump, Action::Publish] },
     open: |config| Ok(Arc::new(Redis::open(config)?)),
     peek: |config| Ok(Arc::new(Redis::open(config)?)),
     survey: survey::survey,

@@ -20,7 +20,7 @@ fn kind_of(code: &str, doing: Doing<'_>) -> &'static str {
         SourceError::Lost(_) => "lost",
         SourceError::Busy(_) => "busy",
         SourceError::Gap(_) => "gap",
-        SourceError::Refused(_) => "refused",
+        SourceError::Refused(_) | SourceError::Pooler(_) => "refused",
         SourceError::Synchronous(_) => "synchronous",
         SourceError::Protocol(_) => "protocol",
         SourceError::NotDecodable { .. } => "not decodable",

@@ -2,12 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cli::parts;
-use crate::config::Config;
+use super::Target;
 use crate::core::continuity::{Shared, Stranger, Writer};
-use crate::postgres::reach::Reached;
-use crate::targets::Target;
-use crate::targets::config::Library;
 use crate::types::finding::{Code, Finding};
 
 /// How often a record of another database is looked at, to see whether it moves.
@@ -15,22 +11,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long one target may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Looks at the record of each target, all at once. A target that does not answer is found elsewhere.
-pub(super) async fn records(config: &Config, reached: Option<&Reached>) -> Vec<Finding> {
-    let (Some(reached), Ok(targets)) = (reached, parts::targets(config, Library::Leave)) else { return Vec::new() };
-    let (system_id, mut looking) = (reached.system_id, Vec::new());
-    for (settings, target) in config.targets.iter().zip(targets) {
-        let (name, record, slot) = (settings.name.clone(), settings.record.clone(), config.source.slot.clone());
-        looking.push(tokio::spawn(async move {
-            let shared = watched(target.as_ref(), system_id, &slot).await?;
-            finding(&name, &record, (system_id, &slot), shared)
-        }));
-    }
-    let mut findings = Vec::new();
-    for looking in looking {
-        findings.extend(looking.await.ok().flatten());
-    }
-    findings
+/// Whether somebody else writes the record of a target, which has that name and keeps its record at that key. `ours` is the
+/// database's system identifier, and the slot by which it is followed.
+pub async fn shared(target: &dyn Target, (name, record): (&str, &str), ours: (u64, &str)) -> Option<Finding> {
+    let theirs = watched(target, ours.0, ours.1).await?;
+    finding(name, record, ours, theirs)
 }
 
 /// Who else's it is, and whether that one still writes it.

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
-use super::{APPLICATION_NAME, Look, PATIENCE};
-use crate::config::Config;
+use super::reach::{Reach, Reached};
+use super::{Look, PATIENCE};
 use crate::postgres::SourceError;
 use crate::postgres::client::dsn::Dsn;
-use crate::postgres::reach::{Reach, Reached};
 use crate::types::finding::{Code, Finding};
 
 const SOURCE: &str = "source";
@@ -22,7 +20,7 @@ const REPLAY_PACE: Duration = Duration::from_millis(50);
 
 /// Opens a replication connection and compares who answers it with who answers SQL. Where another finding says already
 /// that there can be none, there is nothing to add.
-pub(super) async fn replication(look: &Look<'_>, dsn: &Dsn) -> (Vec<Finding>, Option<Reached>) {
+pub async fn replication(look: &Look<'_>, dsn: &Dsn) -> (Vec<Finding>, Option<Reached>) {
     let server = &look.database.server;
     if !look.database.role.replication || server.senders_used >= server.senders_max {
         return (Vec::new(), None);
@@ -38,21 +36,14 @@ async fn ask(dsn: &Dsn) -> Result<Reached, SourceError> {
 }
 
 fn refused(look: &Look, error: &SourceError) -> Finding {
-    let text = error.to_string();
-    if is_of_pooler(&text) {
-        return pooler(Some(look), &format!("it does not let the connection in that follows the log ({text})"));
-    }
-    let message = format!("SQL is let in, but not the connection that follows the log: {text}");
+    let message = format!("SQL is let in, but not the connection that follows the log: {error}");
     match error {
+        SourceError::Pooler(text) => {
+            pooler(Some(look), &format!("it does not let the connection in that follows the log ({text})"))
+        }
         SourceError::Lost(_) | SourceError::Busy(_) => Finding::unknown(Code::REPLICATION_REFUSED, SOURCE, message),
         _ => Finding::error(Code::REPLICATION_REFUSED, SOURCE, message),
     }
-}
-
-/// Whether only a pooler refuses like this: pgbouncer's words for a parameter that it does not pass on, and ours for one
-/// that was ignored.
-pub(super) fn is_of_pooler(refusal: &str) -> bool {
-    ["unsupported startup parameter", "ignores the startup parameter"].iter().any(|words| refusal.contains(words))
 }
 
 /// `look` is what the server says of itself, where it could be asked.
@@ -85,33 +76,16 @@ fn compare(look: &Look, reached: &Reached) -> Option<Finding> {
     Some(Finding::error(Code::OTHER_SERVER, SOURCE, message))
 }
 
-/// Every listed replica, against what was seen of the source.
-pub(super) async fn replicas(
-    config: &Config,
-    env: &dyn Fn(&str) -> Option<String>,
-    source: Option<&Reached>,
-) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (index, text) in config.source.replicas.iter().enumerate() {
-        let field = format!("source.replicas[{index}]");
-        let dsn = match Dsn::parse(text.expose_secret(), env) {
-            Ok(dsn) => dsn.named(APPLICATION_NAME),
-            Err(error) => {
-                findings.push(Finding::error(Code::SOURCE_DSN, field, error.to_string()));
-                continue;
-            }
-        };
-        let subject = format!("{field} {dsn}");
-        match tokio::time::timeout(PATIENCE, replica(&dsn, &subject, source)).await {
-            Ok(Ok(found)) => findings.extend(found),
-            Ok(Err(error)) => findings.push(unreachable(subject, &error)),
-            Err(_) => {
-                let message = format!("it has not answered within {} s; is its address right?", PATIENCE.as_secs());
-                findings.push(Finding::unknown(Code::REPLICA_UNREACHABLE, subject, message));
-            }
+/// A listed replica, against what was seen of the source.
+pub async fn replica(dsn: &Dsn, subject: String, source: Option<&Reached>) -> Option<Finding> {
+    match tokio::time::timeout(PATIENCE, look_at_replica(dsn, &subject, source)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => Some(unreachable(subject, &error)),
+        Err(_) => {
+            let message = format!("it has not answered within {} s; is its address right?", PATIENCE.as_secs());
+            Some(Finding::unknown(Code::REPLICA_UNREACHABLE, subject, message))
         }
     }
-    findings
 }
 
 const MEANWHILE: &str =
@@ -126,7 +100,7 @@ fn unreachable(subject: String, error: &SourceError) -> Finding {
     }
 }
 
-async fn replica(dsn: &Dsn, subject: &str, source: Option<&Reached>) -> Result<Option<Finding>, SourceError> {
+async fn look_at_replica(dsn: &Dsn, subject: &str, source: Option<&Reached>) -> Result<Option<Finding>, SourceError> {
     let mut reach = Reach::open(dsn).await?;
     let seen = reach.look().await?;
     if source.is_some_and(|source| source.system_id != seen.system_id) {

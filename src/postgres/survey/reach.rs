@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::SourceError;
+use crate::postgres::SourceError;
 use crate::postgres::client::dial::dial;
 use crate::postgres::client::dsn::Dsn;
 use crate::postgres::client::server_error::Doing;

@@ -1,8 +1,8 @@
 //! What the server, the role and the functions must be, whatever the rules are.
 
 use super::Look;
+use super::schema::{FUNCTIONS_COMMENT, FUNCTIONS_SUBJECT, no_operators, operating};
 use super::setting::{Takes, set};
-use crate::cli::setup::{FUNCTIONS_COMMENT, no_operators, operating};
 use crate::postgres::synchronous::counted;
 use crate::types::database::{Hosting, LooseCommits, Role};
 use crate::types::finding::{Code, Finding};
@@ -162,7 +162,6 @@ fn role(role: &Role, hosting: Hosting) -> Option<Finding> {
 }
 
 fn functions(look: &Look) -> Option<Finding> {
-    const SUBJECT: &str = "schema coherd";
     let role = &look.database.role.name;
     let (code, message) = match look.database.functions.as_deref() {
         Some(FUNCTIONS_COMMENT) if look.surroundings.functions_usable => {
@@ -174,7 +173,9 @@ fn functions(look: &Look) -> Option<Finding> {
                  the schema's owner",
                 quote_identifier(role)
             );
-            return Some(Finding::warning(Code::FUNCTIONS_PRIVILEGE, SUBJECT, message).remedies(operating(role)));
+            return Some(
+                Finding::warning(Code::FUNCTIONS_PRIVILEGE, FUNCTIONS_SUBJECT, message).remedies(operating(role)),
+            );
         }
         Some(_) => (Code::FUNCTIONS_OLD, "its functions are those of another version; coherd setup renews them"),
         None => (
@@ -182,7 +183,7 @@ fn functions(look: &Look) -> Option<Finding> {
             "it is not there: applications have no coherd.token(), and nobody can invalidate manually",
         ),
     };
-    Some(Finding::warning(code, SUBJECT, message).remedy("coherd setup"))
+    Some(Finding::warning(code, FUNCTIONS_SUBJECT, message).remedy("coherd setup"))
 }
 
 /// Postgres gives the right to everybody. Other programs may use it, so that it is not ours to take away.

@@ -2,10 +2,9 @@
 
 use super::Look;
 use super::setting::{Takes, set};
-use crate::cli::setup::slot_without_publication;
-use crate::types::database::{ANOTHER_NAME, Database, OfOthers, Slot};
+use crate::types::database::{Database, OfOthers, Slot};
 use crate::types::finding::{Code, Finding, shell_word};
-use crate::types::table::quote_identifier;
+use crate::types::table::{quote_identifier, quote_literal};
 
 /// The oldest Postgres with failover slots.
 const FAILOVER_VERSION_MIN: u32 = 170_000;
@@ -37,24 +36,35 @@ fn subject(database: &Database) -> String {
 }
 
 /// Somebody else's slot holds somebody else's changes: no remedy drops what coherd did not make.
-pub(in crate::cli) fn of_others(database: &Database, slot: &Slot) -> Option<Finding> {
-    let error =
-        |code, reason: String| Some(Finding::error(code, subject(database), format!("{reason}; {ANOTHER_NAME}")));
-    match slot.belongs_to_others(&database.name)? {
-        OfOthers::Physical => {
-            error(Code::SLOT_PHYSICAL, "it is a physical one, made for a standby or a backup".to_owned())
+pub fn of_others(database: &Database, slot: &Slot) -> Option<Finding> {
+    let of_others = slot.belongs_to_others(&database.name)?;
+    let code = match of_others {
+        OfOthers::Physical => Code::SLOT_PHYSICAL,
+        OfOthers::Database(_) => Code::SLOT_DATABASE,
+        OfOthers::Plugin(_) => Code::SLOT_PLUGIN,
+        OfOthers::TwoPhase => Code::SLOT_TWO_PHASE,
+    };
+    Some(Finding::error(code, subject(database), format!("it {}", of_others.text(&database.name))))
+}
+
+/// Its stream would stop at the first change that was written while there was no publication. A slot that
+/// somebody streams from is not to be dropped.
+pub fn slot_without_publication(database: &Database, slot: &Slot) -> Finding {
+    let subject = format!("slot {}", quote_identifier(&database.slot_name));
+    let seen = format!("the slot is there but publication {} is not", quote_identifier(&database.publication_name));
+    let message = format!(
+        "{seen}, and a publication made after its slot breaks the stream. Where an earlier coherd made the slot, drop it, \
+         then run coherd setup again; where a subscription uses it, choose another name (source.slot)"
+    );
+    let finding = Finding::error(Code::SLOT_BEFORE_PUBLICATION, subject, message);
+    match slot.active_pid {
+        Some(pid) => {
+            finding.remedy(format!("-- process {pid} streams from it: stop its daemon, or choose another name"))
         }
-        OfOthers::Database(of) => {
-            let (of, ours) = (quote_identifier(of), quote_identifier(&database.name));
-            error(Code::SLOT_DATABASE, format!("it belongs to database {of}, not to {ours}"))
-        }
-        OfOthers::Plugin(plugin) => {
-            error(Code::SLOT_PLUGIN, format!("it was made with the output plugin {plugin}, and coherd reads pgoutput"))
-        }
-        OfOthers::TwoPhase => error(
-            Code::SLOT_TWO_PHASE,
-            "it sends prepared transactions early (two_phase), without their rows".to_owned(),
-        ),
+        None => finding.remedy(format!(
+            "SELECT pg_catalog.pg_drop_replication_slot({});",
+            quote_literal(&database.slot_name).trim_start()
+        )),
     }
 }
 

@@ -1,0 +1,50 @@
+//! What `coherd check` finds out about a Postgres: whether it is what coherd needs ([`prerequisites`]), whether the slot is
+//! good ([`slot`]), whether both kinds of connection reach it ([`way`]), who may call its functions ([`schema`]).
+
+pub mod prerequisites;
+pub mod reach;
+pub mod schema;
+mod setting;
+pub mod slot;
+pub mod way;
+
+use std::time::Duration;
+
+use super::SourceError;
+use crate::types::database::{Database, Surroundings};
+use crate::types::finding::{Code, Finding};
+
+/// How long a server may take to answer everything.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Everything that was seen of the database.
+#[derive(Debug)]
+pub struct Look<'a> {
+    /// What every command looks at.
+    pub database: &'a Database,
+    /// What only this one asks.
+    pub surroundings: &'a Surroundings,
+    /// What the stream will be called.
+    pub application_name: &'a str,
+    /// `source.wal_budget`, in bytes.
+    pub wal_budget: Option<u64>,
+    /// The way there, for psql.
+    pub libpq: String,
+}
+
+/// The database cannot be asked, and why.
+pub fn unreachable(error: &SourceError) -> Finding {
+    let text = error.to_string();
+    match error {
+        SourceError::Pooler(_) => way::pooler(None, &text),
+        SourceError::Refused(_) | SourceError::Synchronous(_) => Finding::error(Code::SOURCE_REFUSED, "source", text),
+        SourceError::Lost(_)
+        | SourceError::Busy(_)
+        | SourceError::Gap(_)
+        | SourceError::Protocol(_)
+        | SourceError::NotDecodable { .. } => {
+            let message = format!("no rule was looked at, because the database cannot be asked: {text}");
+            Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message)
+        }
+    }
+}
