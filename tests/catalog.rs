@@ -203,9 +203,9 @@ fn columns_that_are_not_sent_are_named() {
         COMMIT;
     error [row-filter] rules[0] public.t: publication NAME filters its rows: changes outside the filter are never seen
         -- the statements for rules[0] public.t
-    warning [column-list] rules[0] public.t: source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
+    warning [column-list] rules[0] public.t: source.publish is rows, but the table's publication entry has a column list. With it, UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN fail (0A000, 2BP01). When the entry changes, a running coherd flushes the table's rules once
         -- the statements for rules[0] public.t
-    warning [toast] rules[0] public.t: a large value of email is stored outside of its row (TOAST), and an UPDATE that leaves it alone does not bring it: the rule's scope is flushed then, whatever on_missing_old says. REPLICA IDENTITY FULL brings it
+    warning [toast] rules[0] public.t: large values of email are stored out of line (TOAST), and Postgres does not log them when an UPDATE leaves them unchanged. coherd then flushes the rule's scope, whatever on_missing_old says. REPLICA IDENTITY FULL logs them
         -- coherd check has the statements once the table's other findings are fixed
     "#);
 }
@@ -302,7 +302,7 @@ fn a_placeholder_outside_the_identity_is_repaired() {
         ALTER TABLE public.t REPLICA IDENTITY FULL;
     error [column-unpublished] rules[0] public.t: publication NAME leaves out email; coherd setup adds it
         -- the statements for rules[0] public.t
-    warning [column-list] rules[0] public.t: source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
+    warning [column-list] rules[0] public.t: source.publish is rows, but the table's publication entry has a column list. With it, UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN fail (0A000, 2BP01). When the entry changes, a running coherd flushes the table's rules once
         -- the statements for rules[0] public.t
     "#);
 }
@@ -329,7 +329,7 @@ fn a_nullable_placeholder_is_repaired_with_full() {
         -- the statements for rules[0] public."T"
     warning [identity-comparison] rules[1] public."T": Postgres does not log the old "eMail", which when_changed compares, so every UPDATE counts as a change. The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE.
         -- the statements for rules[0] public."T"
-    warning [column-list] rules[0] public."T": source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
+    warning [column-list] rules[0] public."T": source.publish is rows, but the table's publication entry has a column list. With it, UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN fail (0A000, 2BP01). When the entry changes, a running coherd flushes the table's rules once
         -- the statements for rules[0] public."T"
     "#);
 }
@@ -371,7 +371,7 @@ fn a_publication_that_makes_writes_fail_is_repaired() {
         ALTER PUBLICATION NAME DROP TABLE ONLY public.t;
         ALTER PUBLICATION NAME ADD TABLE ONLY public.t;
         COMMIT;
-    warning [column-list] rules[0] public.t: source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
+    warning [column-list] rules[0] public.t: source.publish is rows, but the table's publication entry has a column list. With it, UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN fail (0A000, 2BP01). When the entry changes, a running coherd flushes the table's rules once
         -- the statements for rules[0] public.t
     error [list-full] rules[1] public.f: its replica identity is FULL, which allows no column list, so the application's UPDATEs and DELETEs fail with 42P10
         BEGIN;
@@ -402,7 +402,7 @@ fn a_partition_tree_is_repaired_leaf_by_leaf() {
         ALTER TABLE public.p REPLICA IDENTITY FULL;
     error [column-unpublished] rules[0] public.p: publication NAME leaves out v; coherd setup adds it
         -- the statements for rules[0] public.p
-    warning [column-list] rules[0] public.p: source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the table's rules once when the entry changes
+    warning [column-list] rules[0] public.p: source.publish is rows, but the table's publication entry has a column list. With it, UPDATEs fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN fail (0A000, 2BP01). When the entry changes, a running coherd flushes the table's rules once
         -- the statements for rules[0] public.p
     "#);
 }

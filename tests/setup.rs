@@ -247,7 +247,7 @@ fn the_least_privileged_role_follows_what_the_owner_set_up() {
     made: table public.t
     made: schema coherd
     made: slot NAME
-    warning [operator-missing] schema coherd: the role coherd_operator is not there, so that only the schema's owner and coherd's own role can invalidate manually; run the first as a role with CREATEROLE, the others as the owner of the schema coherd
+    warning [operator-missing] schema coherd: the role coherd_operator does not exist, so only the schema's owner and coherd's own role can invalidate manually. Run the first statement as a role with CREATEROLE, the others as the owner of the schema coherd
         CREATE ROLE coherd_operator NOLOGIN;
         GRANT USAGE ON SCHEMA coherd TO coherd_operator;
         GRANT EXECUTE ON FUNCTION coherd.invalidate(text[]), coherd.touch(regclass, text, name), coherd.flush(regclass), coherd.emit(json) TO coherd_operator;
@@ -278,7 +278,7 @@ fn a_slot_older_than_its_publication_is_refused() {
     let ended = config.coherd(&["setup"]);
     assert_eq!(ended.code, 1);
     insta::assert_snapshot!(ended.stdout, @r#"
-    error [slot-before-publication] slot NAME: the slot is there but publication NAME is not, and a publication made after its slot breaks the stream. Where an earlier coherd made the slot, drop it, then run coherd setup again; where a subscription uses it, choose another name (source.slot)
+    error [slot-before-publication] slot NAME: the slot is there but publication NAME is not, and a publication created after its slot breaks the stream. If coherd created the slot, drop it and run coherd setup again. If a subscription uses the slot, choose another name (source.slot)
         SELECT pg_catalog.pg_drop_replication_slot('NAME');
     "#);
 }

@@ -19,7 +19,7 @@ use crate::rules::audit::beside::audit as audit_beside;
 use crate::rules::heirs::Heirs;
 use crate::rules::overlap::{Destination, overlaps};
 use crate::targets::config::Library;
-use crate::targets::sharing::shared;
+use crate::targets::survey::shared;
 use crate::targets::{OpenError, Surveying};
 use crate::types::database::{Beside, Choices, Database, Surroundings};
 use crate::types::finding::{Code, Finding, Severity};

@@ -31,17 +31,12 @@ pub(super) struct Shown {
     /// The first ones, oldest first.
     commits: Vec<Commit>,
     /// It has shown everything before this position.
-    up_to: Lsn,
+    pub(super) up_to: Lsn,
     /// Targets that turned out to belong to another history, and the last transaction of each.
     others: Vec<(usize, Commit)>,
 }
 
 impl Shown {
-    /// The stream has shown everything before this position.
-    pub(super) fn up_to(&self) -> Lsn {
-        self.up_to
-    }
-
     pub(super) fn shows_up_to(&mut self, at: Lsn) {
         self.up_to = self.up_to.max(at);
     }

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::continuity::{Budget, Coverage, Drift, Overspent};
+use super::continuity::{Budget, Coverage, Drift};
 use super::repairing::Repair;
-use super::{Core, Event, OnGap, Reopen, Why, goes_to};
+use super::{Core, Event, Reopen, Why, goes_to};
 use crate::rules::config::Rule;
 use crate::types::invalidation::RuleId;
 use crate::types::lsn::Lsn;
@@ -51,12 +51,7 @@ impl Core {
             self.record_loaded(target, stored, now);
         }
         if let (Some(held), Some(_)) = (look.wal, &self.following.followed) {
-            let grown = self.catalogue.budget.grown(&held);
-            let laggards = self.laggards(&held, grown);
-            if let Some(spent) = self.catalogue.budget.looked(held) {
-                self.following.stuck.hurry();
-                self.go_on_without(&laggards, held.end, spent);
-            }
+            self.held_back(held);
         }
         if let Some(why) = &look.synchronous {
             self.reopen(Reopen::Synchronous(why.clone()));
@@ -129,18 +124,6 @@ impl Core {
             if *target.record.marks != *marks {
                 // The record says so with the next delivery.
                 (target.record.marks, target.record.marks_are_due) = (marks.into(), true);
-            }
-        }
-    }
-
-    /// Where nobody lags, a long transaction holds the log back, or this process has only just begun to read it.
-    fn go_on_without(&mut self, laggards: &[usize], end: Lsn, spent: Overspent) {
-        let found = self.following.followed.as_ref().map_or(Lsn::ZERO, |followed| followed.reached);
-        for &index in laggards {
-            self.with(index, |target, feed| target.suspend(feed, found));
-            self.feed.tell(Event::Suspended(index, Why::Overspent(end, spent)));
-            if self.feed.policy.on_gap == OnGap::Halt {
-                self.halt(index, Why::Overspent(end, spent));
             }
         }
     }

@@ -1,17 +1,36 @@
-//! The slot goes on without a target that holds it back for too long.
+//! The slot goes on without a target that holds it back for too long: when the budget is as good as spent
+//! ([`continuity::budget`](super::continuity)), without those that lag.
 
 use super::feed::Feed;
 use super::pending::{Pending, Stage};
 use super::target::{Mode, TargetState};
-use super::{Core, Event, just_before};
+use super::{Core, Event, OnGap, Why, just_before};
 use crate::types::lsn::Lsn;
 use crate::types::observation::HeldWal;
 
 impl Core {
+    /// The slot holds back so much log. Where nobody lags, a long transaction holds it back, or this process has only just
+    /// begun to read it.
+    pub(super) fn held_back(&mut self, held: HeldWal) {
+        let grown = self.catalogue.budget.grown(&held);
+        let laggards = self.laggards(&held, grown);
+        let Some(spent) = self.catalogue.budget.looked(held) else { return };
+        self.following.stuck.hurry();
+        let found = self.following.followed.as_ref().map_or(Lsn::ZERO, |followed| followed.reached);
+        let why = Why::Overspent(held.end, spent);
+        for index in laggards {
+            self.with(index, |target, feed| target.suspend(feed, found));
+            self.feed.tell(Event::Suspended(index, why.clone()));
+            if self.feed.policy.on_gap == OnGap::Halt {
+                self.halt(index, why.clone());
+            }
+        }
+    }
+
     /// The targets for which something waits, that have come less far since the last look than the log, and that hold back
     /// at least half of what the slot does: another part of it may be held back by a transaction that runs for long. `grown`
     /// is what the log has grown by, in bytes; not known at the first look.
-    pub(super) fn laggards(&mut self, held: &HeldWal, grown: Option<u64>) -> Vec<usize> {
+    fn laggards(&mut self, held: &HeldWal, grown: Option<u64>) -> Vec<usize> {
         let decoded = self.feed.decoded;
         let mut laggards = Vec::new();
         for target in &mut self.targets {

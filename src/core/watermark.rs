@@ -113,7 +113,7 @@ impl Core {
         let waited_for = self.targets.iter().filter(|target| target.suspended.is_none());
         let recorded = waited_for.map(|target| target.record.recorded).min().unwrap_or(Lsn::MAX);
         // What this stream has not shown may be of another history.
-        let position = recorded.min(self.allowed()).min(self.shown.up_to());
+        let position = recorded.min(self.allowed()).min(self.shown.up_to);
         let suspended = self.targets.iter().filter_map(|target| target.suspended).max();
         let proves_the_gap = suspended.is_none_or(|past| position > past);
         (position > self.attesting.acknowledged && proves_the_gap).then_some(AckLsn(position))

@@ -138,8 +138,8 @@ impl Postgres {
         if self.history_told.replace(timeline) != Some(timeline) {
             tracing::warn!(
                 timeline,
-                "the server's timeline history cannot be read: {why}; what was written before a promotion cannot be \
-                 told from what was lost with it"
+                "the server's timeline history cannot be read: {why}; coherd cannot tell which commits a promotion \
+                 lost, so it treats the new timeline as a gap"
             );
         }
         Ok(Vec::new())

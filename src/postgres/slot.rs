@@ -59,7 +59,7 @@ pub(super) fn assess(row: Vec<Option<String>>, name: &str, database: &str) -> Re
     // A slot that is still being created has no position yet. Nobody streams from it: whoever asked for it may have gone.
     let by = slot.active_pid.map(|pid| format!(" by process {pid} of the server")).unwrap_or_default();
     Err(SourceError::Lost(format!(
-        "the slot {} is being created{by}, which waits for the transactions that are running; coherd check says which",
+        "the slot {} is still being created{by}: the server waits for running transactions to end; run coherd check",
         quote_identifier(name)
     )))
 }

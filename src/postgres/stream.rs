@@ -164,7 +164,7 @@ impl Silence {
         }
         let seconds = SILENCE_MAX.as_secs();
         Err(SourceError::Lost(format!(
-            "the server has not said a word for {seconds} s, and does not answer when asked"
+            "the server has sent nothing for {seconds} s, and has not answered a keepalive request"
         )))
     }
 
@@ -302,8 +302,8 @@ impl PostgresStream {
             self.status_due = true;
         } else if self.requests.since.elapsed() > SHUTDOWN_HELD {
             return Err(SourceError::Lost(
-                "the server is shutting down and waits for what is not acknowledged yet; it is let go and will send \
-                 that again"
+                "the server is shutting down and waits for acknowledgements. coherd disconnects to let it stop; the \
+                 server resends the rest later"
                     .to_owned(),
             ));
         }
@@ -316,7 +316,7 @@ impl PostgresStream {
             if self.standby_wait.is_due(Instant::now().into_std()) {
                 tracing::warn!(
                     hint = notice.hint,
-                    "Postgres sends nothing to the slot {} until a standby has it: {}",
+                    "Postgres sends nothing from the slot {} until a standby confirms the log: {}",
                     self.slot,
                     notice.message
                 );

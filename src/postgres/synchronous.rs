@@ -56,9 +56,9 @@ impl Counted {
         let rename =
             if self.by_star { "" } else { ", or give coherd another application_name in the connection string" };
         format!(
-            "synchronous_standby_names is {}, which counts coherd (application_name {}) as a synchronous standby: \
-             writers would wait for coherd to confirm their commits, and coherd for these to become visible. Name only \
-             standbys there (on a managed service in its parameter group){rename}",
+            "synchronous_standby_names is {}, which counts coherd (application_name {}) as a synchronous standby. \
+             Writers would wait for coherd to confirm their commits, and coherd for these commits to become visible: a \
+             deadlock. Name only standbys there (on a managed service, in its parameter group){rename}",
             literal(&self.setting),
             literal(&self.application_name)
         )
@@ -246,7 +246,7 @@ mod tests {
         let counted = counted("*", "coherd", &[]).unwrap();
         assert_eq!(counted.replacement, None);
         insta::assert_snapshot!(counted, @r#"
-        synchronous_standby_names is '*', which counts coherd (application_name 'coherd') as a synchronous standby: writers would wait for coherd to confirm their commits, and coherd for these to become visible. Name only standbys there (on a managed service in its parameter group): ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_catalog.pg_reload_conf(); with their names from SELECT application_name FROM pg_catalog.pg_stat_replication;
+        synchronous_standby_names is '*', which counts coherd (application_name 'coherd') as a synchronous standby. Writers would wait for coherd to confirm their commits, and coherd for these commits to become visible: a deadlock. Name only standbys there (on a managed service, in its parameter group): ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_catalog.pg_reload_conf(); with their names from SELECT application_name FROM pg_catalog.pg_stat_replication;
         "#);
     }
 }

@@ -76,8 +76,8 @@ fn conflict(one: &Shaped, other: &Shaped) -> Option<Finding> {
     }
     let template = common(one, other)?;
     let message = format!(
-        "{} can make the same key with {template:?}, but that rule's action is {} and this one's is {}: readers follow one of \
-         the two, and miss what comes by the other. Give both the same action",
+        "{} can make the same key with {template:?}, but that rule's action is {} and this one's is {}: a reader \
+         follows only one of the two and misses the invalidations of the other. Give both the same action",
         other.rule.subject(),
         actions.1.name(),
         actions.0.name()
@@ -95,8 +95,8 @@ fn scopes(one: &Shaped, all: &[Shaped]) -> Option<Finding> {
         rule.scopes.iter().map(|scope| (&*scope.pattern, Shape::of_glob(&scope.pattern))).collect();
     if let Some((pattern, _)) = scopes.iter().find(|(_, shape)| shape.literals() < LITERALS_MIN) {
         let message = format!(
-            "a flush of it covers {pattern:?}, which is nearly every key in the cache, whoever put it there, and records of \
-             other coherds. Give its keys a prefix, or say with scope: what a flush may remove"
+            "a flush of it covers {pattern:?}: nearly every key in the cache, including those of other programs, and \
+             the records of other coherd daemons. Give its keys a prefix, or set scope: to what a flush may remove"
         );
         return Some(Finding::warning(Code::SCOPE_WIDE, rule.subject(), message));
     }
@@ -104,8 +104,9 @@ fn scopes(one: &Shaped, all: &[Shaped]) -> Option<Finding> {
     if let (Action::Delete, Some((pattern, _))) = (rule.action, scopes.iter().find(|(_, shape)| shape.meets(&records)))
     {
         let message = format!(
-            "a flush of it covers {pattern:?}, and so the records of other coherds in that cache (coherd:<slot>), which \
-             would flush all of theirs. Give its keys another prefix, or say with scope: what a flush may remove"
+            "a flush of it covers {pattern:?}, and so the records of other coherd daemons in that cache \
+             (coherd:<slot>). They would then flush all their keys. Give its keys another prefix, or set scope: to \
+             what a flush may remove"
         );
         return Some(Finding::warning(Code::SCOPE_RECORD, rule.subject(), message));
     }
@@ -119,8 +120,8 @@ fn scopes(one: &Shaped, all: &[Shaped]) -> Option<Finding> {
     let others: Vec<String> = all.iter().filter(covered).take(NAMED_MAX).map(|other| other.rule.subject()).collect();
     let patterns: Vec<&str> = scopes.iter().map(|(pattern, _)| *pattern).collect();
     let message = format!(
-        "a flush of it ({}) covers keys of {} too, which costs more than it must; another prefix in one of the two rules \
-         tells them apart",
+        "a flush of it ({}) also covers keys of {}, so it invalidates more than necessary. Give the keys of one of the \
+         rules another prefix",
         patterns.join(", "),
         others.join(", ")
     );
@@ -137,8 +138,8 @@ fn records(one: &Shaped, targets: &[Destination<'_>]) -> Option<Finding> {
         |target: &&Destination| one.keys.iter().any(|key| key.meets(&Shape::of_key(target.record.as_bytes())));
     let target = own.into_iter().find(could_be)?;
     let message = format!(
-        "one of its keys can be {:?}, the record of target {}, which would be deleted, and the target flushed at the next \
-         start. Give the keys another prefix, or the target another record",
+        "one of its keys can be {:?}, the record of target {}. coherd would then delete the record, and flush the \
+         target at the next start. Give the keys another prefix, or the target another record",
         target.record, target.name
     );
     Some(Finding::warning(Code::KEY_RECORD, one.rule.subject(), message))

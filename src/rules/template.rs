@@ -1,4 +1,4 @@
-//! Key templates: literal text and `{column|filter|filter}`.
+//! Key templates: literal text and `{column|filter|filter}`. They are read here, and rendered in [`binding`](super::binding).
 
 use super::filter::{self, FILTERS, Filter};
 use super::name;
@@ -170,9 +170,9 @@ fn unglobbed(text: &str) -> Result<String, String> {
             }
             ('*' | '?' | '[', _) => {
                 return Err(format!(
-                    "{sign} is no wildcard here: it would stand in the key as it is. Write a {{column}} in its place; coherd \
-                     flush removes many keys at once; if the application's keys hold a {sign}, write \\{sign} in single \
-                     quotes"
+                    "{sign} is no wildcard here: the key would contain it literally. Write a {{column}} in its place. \
+                     To remove many keys at once, use coherd flush. If the application's keys contain {sign}, write \
+                     \\{sign} in single quotes"
                 ));
             }
             _ => literal.push(sign),
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn what_looks_like_a_glob_is_refused_unless_a_backslash_says_that_it_is_meant() {
-        insta::assert_snapshot!(error("user:*"), @r#"key template "user:*": * is no wildcard here: it would stand in the key as it is. Write a {column} in its place; coherd flush removes many keys at once; if the application's keys hold a *, write \* in single quotes"#);
+        insta::assert_snapshot!(error("user:*"), @r#"key template "user:*": * is no wildcard here: the key would contain it literally. Write a {column} in its place. To remove many keys at once, use coherd flush. If the application's keys contain *, write \* in single quotes"#);
         for wrong in ["*", "user:{id}:*", "u?er:{id}", "user:[0-9]{id}", "{id}*", r"a\\b*{id}"] {
             assert!(error(wrong).contains("is no wildcard here"), "{wrong}");
         }

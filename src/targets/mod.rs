@@ -5,7 +5,7 @@ pub mod config;
 pub mod delivery;
 pub mod peek;
 pub mod redis;
-pub mod sharing;
+pub mod survey;
 
 use std::future::Future;
 use std::pin::Pin;

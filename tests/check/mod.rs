@@ -201,7 +201,7 @@ fn what_the_server_lacks_is_named_with_its_repair() {
     error [role-replication] source: role "App" may not replicate, so it cannot follow the log
         ALTER ROLE "App" REPLICATION;
 
-    warning [sender-timeout] source: wal_sender_timeout is 0: a daemon that vanished without a word holds its slot until TCP gives up
+    warning [sender-timeout] source: wal_sender_timeout is 0: if coherd's host or network fails, the slot stays in use until TCP times out
         ALTER SYSTEM SET wal_sender_timeout = '60s';
         SELECT pg_catalog.pg_reload_conf();
 
@@ -265,7 +265,7 @@ fn a_slot_of_another_kind_is_refused_and_a_lost_one_told() {
     error [slot-database] slot coherd: it belongs to database "Other", not to app; it is not coherd's, so choose another name (source.slot)
     error [slot-plugin] slot coherd: it was made with the output plugin test_decoding, and coherd reads pgoutput; it is not coherd's, so choose another name (source.slot)
     error [slot-two-phase] slot coherd: it sends prepared transactions early (two_phase), without their rows; it is not coherd's, so choose another name (source.slot)
-    warning [slot-lost] slot coherd: the log it needs is gone: changes were missed. coherd run makes the slot anew and flushes the rules' scopes, unless on_gap says halt. Do not drop it by hand: a cache without a record would then look like a new one
+    warning [slot-lost] slot coherd: the log it needs is gone: coherd has missed changes. coherd run creates the slot again and flushes the rules' scopes, unless on_gap is halt. Do not drop the slot by hand: coherd would then take a cache without a record for a new one
         coherd run
     "#);
 }

@@ -295,7 +295,7 @@ fn with_synchronized_standby_slots_nothing_is_sent_that_the_standby_could_lose()
     let_go(&mut pair);
     let log = pair.shop.daemon.log();
     assert_eq!(
-        log.matches("Postgres sends nothing to the slot").count(),
+        log.matches("Postgres sends nothing from the slot").count(),
         1,
         "the server says it again and again: {log}"
     );

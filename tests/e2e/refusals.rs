@@ -124,9 +124,9 @@ fn a_server_whose_writers_would_wait_for_coherd_is_refused_with_the_setting_that
     assert_eq!(database.client().one("SELECT count(*) FROM pg_replication_slots"), "0", "one that nobody could follow");
     assert_snapshot!(said.join("\n"), @r#"
     exit 1
-    coherd: synchronous_standby_names is '*', which counts coherd (application_name 'coherd') as a synchronous standby: writers would wait for coherd to confirm their commits, and coherd for these to become visible. Name only standbys there (on a managed service in its parameter group): ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_catalog.pg_reload_conf(); with their names from SELECT application_name FROM pg_catalog.pg_stat_replication;
+    coherd: synchronous_standby_names is '*', which counts coherd (application_name 'coherd') as a synchronous standby. Writers would wait for coherd to confirm their commits, and coherd for these commits to become visible: a deadlock. Name only standbys there (on a managed service, in its parameter group): ALTER SYSTEM SET synchronous_standby_names = '<the standbys>'; SELECT pg_catalog.pg_reload_conf(); with their names from SELECT application_name FROM pg_catalog.pg_stat_replication;
     exit 1
-    coherd: synchronous_standby_names is 'ANY 2 (a, "Coherd", b)', which counts coherd (application_name 'coherd') as a synchronous standby: writers would wait for coherd to confirm their commits, and coherd for these to become visible. Name only standbys there (on a managed service in its parameter group), or give coherd another application_name in the connection string: ALTER SYSTEM SET synchronous_standby_names = 'ANY 2 (a, b)'; SELECT pg_catalog.pg_reload_conf();
+    coherd: synchronous_standby_names is 'ANY 2 (a, "Coherd", b)', which counts coherd (application_name 'coherd') as a synchronous standby. Writers would wait for coherd to confirm their commits, and coherd for these commits to become visible: a deadlock. Name only standbys there (on a managed service, in its parameter group), or give coherd another application_name in the connection string: ALTER SYSTEM SET synchronous_standby_names = 'ANY 2 (a, b)'; SELECT pg_catalog.pg_reload_conf();
     "#);
 }
 

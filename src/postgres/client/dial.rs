@@ -103,7 +103,7 @@ fn summary(reasons: &[(&Host, SourceError)]) -> SourceError {
     let texts: Vec<String> = reasons.iter().map(|(host, error)| format!("{host}: {error}")).collect();
     let text = match texts.as_slice() {
         [one] => format!("Postgres at {one}"),
-        several => format!("no Postgres of {} will do; {}", several.len(), several.join("; ")),
+        several => format!("none of the {} servers is usable; {}", several.len(), several.join("; ")),
     };
     match (passes, refused) {
         (true, _) => SourceError::Lost(text),
@@ -273,7 +273,7 @@ async fn ask_for_tls(mut tcp: TcpStream) -> Result<(TcpStream, bool), SourceErro
             let mut more = [0_u8; 1];
             match tcp.try_read(&mut more) {
                 Ok(1..) => Err(SourceError::Protocol(
-                    "unencrypted data came before the TLS handshake; is somebody between?".to_owned(),
+                    "unencrypted data came before the TLS handshake; is the connection intercepted?".to_owned(),
                 )),
                 _ => Ok((tcp, true)),
             }

@@ -45,8 +45,8 @@ pub(in crate::postgres) fn require_search_path(shown: &str) -> Result<(), Source
         return Ok(());
     }
     Err(SourceError::Pooler(
-        "what answers ignores the startup parameter search_path, without which functions of other users could run with \
-         coherd's rights; is it a pooler, such as pgbouncer? Give the server's own address"
+        "the server ignores the startup parameter search_path, so functions of other users could run with coherd's \
+         privileges. Is it a pooler such as pgbouncer? Use the server's own address"
             .to_owned(),
     ))
 }
@@ -202,8 +202,8 @@ async fn scram(session: &mut Session, dsn: &Dsn, password: &[u8], offered: &[Str
     };
     let broken = |error: std::io::Error| {
         SourceError::Refused(format!(
-            "the server's part of the SCRAM exchange is wrong ({error}): it does not know this password, or somebody \
-             is between"
+            "the server failed its part of the SCRAM exchange ({error}): it does not know this password, or the \
+             connection is intercepted"
         ))
     };
     let mut scram = ScramSha256::new(password, binding);

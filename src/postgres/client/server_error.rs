@@ -342,7 +342,7 @@ fn unsupported_advice(doing: Doing<'_>) -> String {
     }
 }
 
-/// What cannot be decoded is as a rule a row filter that raises an error, or a character without a counterpart in UTF-8.
+/// What cannot be decoded is as a rule a row filter that raises an error, or a character with no equivalent in UTF-8.
 fn decoding_advice(doing: Doing<'_>) -> String {
     let Doing::Streaming { publication, .. } = doing else { return String::new() };
     format!(
@@ -355,14 +355,14 @@ fn decoding_advice(doing: Doing<'_>) -> String {
 /// What an SQLSTATE of bad data means (Postgres manual, appendix A).
 fn condition(code: &str) -> &'static str {
     match code {
-        "21000" => "more rows than one",
-        "22001" => "a text that is too long",
+        "21000" => "more than one row",
+        "22001" => "a string that is too long",
         "22003" => "a number out of range",
-        "22007" | "22008" => "a date or time that is none",
+        "22007" | "22008" => "an invalid date or time",
         "22012" => "division by zero",
-        "22021" | "22P05" => "a character without a counterpart in UTF-8",
-        "2201B" => "a wrong regular expression",
-        "22P02" | "22P03" => "a value that cannot be read as its type",
+        "22021" | "22P05" => "a character with no equivalent in UTF-8",
+        "2201B" => "an invalid regular expression",
+        "22P02" | "22P03" => "an invalid value for its type",
         _ => "an error with the data of a row",
     }
 }

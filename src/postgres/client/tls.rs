@@ -74,8 +74,8 @@ impl Tls {
                     "no certificate in sslrootcert has signed it; give the authority's certificate there".to_owned()
                 }
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
-                    "it is not made out to {} (only its subjectAltName counts); connect by a name it holds, or have \
-                     one issued that holds this",
+                    "it is not valid for {} (only its subjectAltName counts); connect by a name that it contains, or \
+                     issue one that contains this name",
                     host.name
                 ),
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => {

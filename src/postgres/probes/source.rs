@@ -199,8 +199,8 @@ fn elsewhere(slot: &str, walsender: u32, active: Option<u32>) -> String {
         None => "is not active".to_owned(),
     };
     format!(
-        "could not {WHAT}: the stream comes from PID {walsender}, and at the server that \
-         dsn leads to now the slot {slot} {active}; if it names several servers, target_session_attrs has to choose one"
+        "could not {WHAT}: the stream comes from PID {walsender}, but on the server that dsn reaches now, the slot \
+         {slot} {active}. If dsn names several servers, set target_session_attrs to select one"
     )
 }
 

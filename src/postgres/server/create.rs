@@ -51,8 +51,8 @@ impl Postgres {
         let took = began.elapsed();
         if took >= LONG {
             (self.config.creation.tell)(&format!(
-                "created the slot {} in {} s. coherd has not seen what was committed in that time: on a first start, with a cache \
-                 that is in use, run coherd flush once coherd runs",
+                "created the slot {} in {} s. coherd has not seen the commits of that time. If this is the first start \
+                 and the cache is already in use, run coherd flush as soon as coherd is running",
                 quote_identifier(&self.config.slot),
                 took.as_secs()
             ));
@@ -104,8 +104,8 @@ impl Postgres {
         };
         if standby {
             tell(&format!(
-                "creating the slot {} on a standby waits for the primary to log which transactions are running: SELECT \
-                 pg_catalog.pg_log_standby_snapshot(); there makes it do so at once",
+                "creating the slot {} on a standby waits for the primary to log its running transactions. To make it \
+                 do so at once, run on the primary: SELECT pg_catalog.pg_log_standby_snapshot();",
                 quote_identifier(slot)
             ));
         }

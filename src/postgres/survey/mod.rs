@@ -3,8 +3,8 @@
 
 pub mod prerequisites;
 pub mod reach;
+mod remedy;
 pub mod schema;
-mod setting;
 pub mod slot;
 pub mod way;
 
@@ -43,7 +43,7 @@ pub fn unreachable(error: &SourceError) -> Finding {
         | SourceError::Gap(_)
         | SourceError::Protocol(_)
         | SourceError::NotDecodable { .. } => {
-            let message = format!("no rule was looked at, because the database cannot be asked: {text}");
+            let message = format!("coherd checked no rule, because it cannot query the database: {text}");
             Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message)
         }
     }

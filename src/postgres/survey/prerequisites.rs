@@ -1,8 +1,8 @@
 //! What the server, the role and the functions must be, whatever the rules are.
 
 use super::Look;
+use super::remedy::{Takes, set};
 use super::schema::{FUNCTIONS_COMMENT, FUNCTIONS_SUBJECT, no_operators, operating};
-use super::setting::{Takes, set};
 use crate::postgres::synchronous::counted;
 use crate::types::database::{Hosting, LooseCommits, Role};
 use crate::types::finding::{Code, Finding};
@@ -57,7 +57,7 @@ fn server(look: &Look) -> Vec<Finding> {
     }
     if server.sender_timeout.is_zero() {
         let message =
-            "wal_sender_timeout is 0: a daemon that vanished without a word holds its slot until TCP gives up";
+            "wal_sender_timeout is 0: if coherd's host or network fails, the slot stays in use until TCP times out";
         let remedy = set(hosting, "wal_sender_timeout", "60s", Takes::Reload);
         findings.push(Finding::warning(Code::SENDER_TIMEOUT, SOURCE, message).remedies(remedy));
     }
@@ -139,9 +139,9 @@ fn clock(look: &Look) -> Option<Finding> {
     let (ahead, doubt) = (look.surroundings.clock_ahead_ms, look.surroundings.clock_doubt_ms);
     let direction = if ahead > 0 { "ahead of" } else { "behind" };
     let message = format!(
-        "the database's clock is {}.{} s {direction} this machine's, so that the times from commit to invalidation (metrics, \
-         status) are wrong by as much; invalidation itself needs no clock. Let both follow a time server (timedatectl \
-         set-ntp true)",
+        "the database's clock is {}.{} s {direction} this machine's, so the times from commit to invalidation in \
+         metrics and status are wrong by as much. Invalidation itself is not affected. Synchronize both clocks with \
+         NTP (timedatectl set-ntp true)",
         ahead.abs() / 1000,
         ahead.abs() % 1000 / 100
     );
@@ -191,9 +191,9 @@ fn senders(look: &Look) -> Option<Finding> {
     let functions = look.surroundings.public_senders.join(", ");
     let role = quote_identifier(&look.database.role.name);
     let to = if look.database.operators { format!("{role}, coherd_operator") } else { role };
-    let message = "every role that may log in may call pg_logical_emit_message(), and so do what coherd.invalidate() and \
-                   coherd.flush() do: make caches colder, of the rules' keys only unless manual.keys is any. Where no other \
-                   program needs it, a superuser can take that away";
+    let message = "every role that can log in can call pg_logical_emit_message() and so make caches colder, as \
+                   coherd.invalidate() and coherd.flush() do. Only the rules' keys are affected, unless manual.keys is \
+                   any. If no other program needs the function, a superuser can revoke it";
     let finding = Finding::note(Code::MESSAGES_PUBLIC, SOURCE, message)
         .remedy(format!("REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC;"))
         .remedy(format!("GRANT EXECUTE ON FUNCTION {functions} TO {to};"));

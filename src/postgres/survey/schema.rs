@@ -23,8 +23,9 @@ pub fn operating(role: &str) -> [String; 2] {
 
 /// What is found where the group role is not there.
 pub fn no_operators() -> Finding {
-    let message = "the role coherd_operator is not there, so that only the schema's owner and coherd's own role can invalidate \
-                   manually; run the first as a role with CREATEROLE, the others as the owner of the schema coherd";
+    let message = "the role coherd_operator does not exist, so only the schema's owner and coherd's own role can \
+                   invalidate manually. Run the first statement as a role with CREATEROLE, the others as the owner of \
+                   the schema coherd";
     Finding::warning(Code::OPERATOR_MISSING, FUNCTIONS_SUBJECT, message)
         .remedy("CREATE ROLE coherd_operator NOLOGIN;")
         .remedies(operating("coherd_operator"))

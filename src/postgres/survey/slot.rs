@@ -1,7 +1,7 @@
 //! The slot: whether it is ours, whether it is good, what threatens it, and what it may hold back.
 
 use super::Look;
-use super::setting::{Takes, set};
+use super::remedy::{Takes, set};
 use crate::types::database::{Database, OfOthers, Slot};
 use crate::types::finding::{Code, Finding, shell_word};
 use crate::types::table::{quote_identifier, quote_literal};
@@ -53,8 +53,8 @@ pub fn slot_without_publication(database: &Database, slot: &Slot) -> Finding {
     let subject = format!("slot {}", quote_identifier(&database.slot_name));
     let seen = format!("the slot is there but publication {} is not", quote_identifier(&database.publication_name));
     let message = format!(
-        "{seen}, and a publication made after its slot breaks the stream. Where an earlier coherd made the slot, drop it, \
-         then run coherd setup again; where a subscription uses it, choose another name (source.slot)"
+        "{seen}, and a publication created after its slot breaks the stream. If coherd created the slot, drop it and \
+         run coherd setup again. If a subscription uses the slot, choose another name (source.slot)"
     );
     let finding = Finding::error(Code::SLOT_BEFORE_PUBLICATION, subject, message);
     match slot.active_pid {
@@ -72,8 +72,8 @@ pub fn slot_without_publication(database: &Database, slot: &Slot) -> Finding {
 fn unfinished(database: &Database, slot: &Slot) -> Option<Finding> {
     let pid = slot.active_pid.filter(|_| slot.confirmed.is_none() && slot.wal_status.as_deref() != Some("lost"))?;
     let message = format!(
-        "it is still being made by process {pid} of the server, which waits for the transactions that are running. Where \
-         nobody waits for it any more, the statement takes it back, and coherd setup makes another"
+        "server process {pid} is still creating it, and waits for running transactions to end. If no coherd is waiting \
+         for this slot, cancel its creation with the statement, then run coherd setup"
     );
     let finding = Finding::error(Code::SLOT_UNFINISHED, subject(database), message);
     Some(finding.remedy(format!("SELECT pg_catalog.pg_cancel_backend({pid});")))
@@ -85,16 +85,18 @@ fn lost(look: &Look, slot: &Slot) -> Option<Finding> {
     if slot.wal_status.as_deref() == Some("lost") || reason.is_some() {
         let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
         let message = format!(
-            "the log it needs is gone{reason}: changes were missed. coherd run makes the slot anew and flushes the rules' \
-             scopes, unless on_gap says halt. Do not drop it by hand: a cache without a record would then look like a new one"
+            "the log it needs is gone{reason}: coherd has missed changes. coherd run creates the slot again and \
+             flushes the rules' scopes, unless on_gap is halt. Do not drop the slot by hand: coherd would then take a \
+             cache without a record for a new one"
         );
         return Some(Finding::warning(Code::SLOT_LOST, subject(look.database), message).remedy("coherd run"));
     }
     if slot.wal_status.as_deref() != Some("unreserved") {
         return None;
     }
-    let message = "it holds back more log than max_slot_wal_keep_size allows, and is lost at the next checkpoint: every \
-                   cache would be flushed. Let coherd run and catch up; more room keeps the slot until it has";
+    let message = "it holds back more log than max_slot_wal_keep_size allows. Postgres invalidates it at the next \
+                   checkpoint, and coherd then flushes every cache. Keep coherd running until it has caught up; the \
+                   statements raise the limit meanwhile";
     let more = u64::try_from(look.database.server.slot_keep_mib).unwrap_or_default().max(1024).saturating_mul(4);
     let remedy = set(look.surroundings.hosting, KEEP_SIZE, &format!("{more}MB"), Takes::Reload);
     Some(Finding::warning(Code::SLOT_AT_RISK, subject(look.database), message).remedies(remedy))
@@ -121,8 +123,9 @@ fn failover(look: &Look) -> Option<Finding> {
         return None;
     }
     let message = "synchronized_standby_slots is empty, so coherd may run ahead of a standby: after a failover, caches \
-                   hold what that standby never had. With it, coherd waits for the standbys named there, also while they \
-                   are away; name those that may be promoted (and set sync_replication_slots = on on each of them)";
+                   may hold values that the standby never had. Name in it the slots of the standbys that may be \
+                   promoted, and set sync_replication_slots = on on each of those standbys. coherd then waits for \
+                   them, even while they are down";
     let slots = around.standby_slots.join(", ");
     let remedy = set(around.hosting, "synchronized_standby_slots", &slots, Takes::Reload);
     Some(Finding::warning(Code::STANDBY_SLOTS, "source", message).remedies(remedy))
@@ -142,8 +145,9 @@ pub(super) fn kept_log(look: &Look) -> Vec<Finding> {
         }
         (Some(keep), Some(budget)) if keep < budget => {
             let message = format!(
-                "max_slot_wal_keep_size is {} MB, less than source.wal_budget ({} MB): while coherd is stopped the slot is \
-                 lost, and every cache flushed, before the budget is used. Or lower wal_budget",
+                "max_slot_wal_keep_size is {} MB, less than source.wal_budget ({} MB). While coherd is down, Postgres \
+                 gives up the slot before the budget is used, and every cache is flushed. Raise this setting or lower \
+                 wal_budget",
                 keep / MIB,
                 budget / MIB
             );

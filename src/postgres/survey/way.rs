@@ -36,10 +36,10 @@ async fn ask(dsn: &Dsn) -> Result<Reached, SourceError> {
 }
 
 fn refused(look: &Look, error: &SourceError) -> Finding {
-    let message = format!("SQL is let in, but not the connection that follows the log: {error}");
+    let message = format!("the server accepts SQL connections but not the replication connection: {error}");
     match error {
         SourceError::Pooler(text) => {
-            pooler(Some(look), &format!("it does not let the connection in that follows the log ({text})"))
+            pooler(Some(look), &format!("it does not accept the replication connection ({text})"))
         }
         SourceError::Lost(_) | SourceError::Busy(_) => Finding::unknown(Code::REPLICATION_REFUSED, SOURCE, message),
         _ => Finding::error(Code::REPLICATION_REFUSED, SOURCE, message),
@@ -53,8 +53,8 @@ pub(super) fn pooler(look: Option<&Look<'_>>, how: &str) -> Finding {
         |address| format!("the server's own address, which it says is {address}"),
     );
     let message = format!(
-        "what answers is not Postgres but something before it, such as pgbouncer: {how}. Sessions there are shared, and the \
-         log is not followed through it reliably. Give {address}, in source.dsn"
+        "a pooler or proxy such as pgbouncer answers here, not Postgres: {how}. Poolers share sessions, so coherd \
+         cannot read the log through them reliably. Set source.dsn to {address}"
     );
     Finding::error(Code::POOLER, SOURCE, message)
 }
@@ -69,8 +69,8 @@ fn compare(look: &Look, reached: &Reached) -> Option<Finding> {
         return None;
     }
     let message = format!(
-        "two connections reached two servers, one that runs since {} and one since {}: behind the address stands a load \
-         balancer, or a list of hosts. Name one server in source.dsn, or all of them with target_session_attrs=primary",
+        "two connections reached two different servers, one started at {} and one at {}: the address is a load \
+         balancer or a list of hosts. Name one server in source.dsn, or all of them with target_session_attrs=primary",
         around.started, reached.started
     );
     Some(Finding::error(Code::OTHER_SERVER, SOURCE, message))
@@ -89,7 +89,7 @@ pub async fn replica(dsn: &Dsn, subject: String, source: Option<&Reached>) -> Op
 }
 
 const MEANWHILE: &str =
-    "Nothing waits for it after max_replica_lag, and readers must not fill caches from it until it is back";
+    "After max_replica_lag, coherd stops waiting for it. Readers must not fill caches from it until it is back";
 
 fn unreachable(subject: String, error: &SourceError) -> Finding {
     match error {
@@ -110,8 +110,8 @@ async fn look_at_replica(dsn: &Dsn, subject: &str, source: Option<&Reached>) -> 
     }
     let Some(standby) = &seen.standby else {
         let message = format!(
-            "it takes writes, so it is no replica (any more), and what it shows is not waited for; take it out, or name \
-             the standby. {MEANWHILE}"
+            "it accepts writes, so it is not (or no longer) a replica, and its position does not count. Remove it from \
+             source.replicas, or name the standby. {MEANWHILE}"
         );
         return Ok(Some(Finding::error(Code::REPLICA_PRIMARY, subject, message)));
     };
@@ -138,8 +138,8 @@ async fn look_at_replica(dsn: &Dsn, subject: &str, source: Option<&Reached>) -> 
         return Ok(Some(finding(format!("{message}. {MEANWHILE}"))));
     }
     let message = format!(
-        "{message}, on purpose (recovery_min_apply_delay is {} ms): take it out, or end the delay. {MEANWHILE}. The \
-         statements are for the replica",
+        "{message}, because recovery_min_apply_delay is {} ms. Remove it from source.replicas, or end the delay: run \
+         the statements on the replica. {MEANWHILE}",
         standby.delay.as_millis()
     );
     let finding = finding(message).remedy("ALTER SYSTEM SET recovery_min_apply_delay = 0;");

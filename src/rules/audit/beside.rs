@@ -16,8 +16,8 @@ pub fn audit(database: &Database, beside: &Beside) -> Vec<Finding> {
     if !beside.unwritable.is_empty() {
         let names = named(beside.unwritable.iter().map(|it| &it.table), beside.unwritable_count);
         let message = format!(
-            "it makes the application's UPDATEs and DELETEs fail (55000, 42P10), for want of a replica identity that it can \
-             send: {names}"
+            "the application's UPDATEs and DELETEs fail (55000, 42P10) on tables without a replica identity that it \
+             can send: {names}"
         );
         let remedy = beside.unwritable.iter().flat_map(|it| remedy(&publication, it));
         findings.push(Finding::error(Code::PUBLISHED_UNWRITABLE, &subject, message).remedies(remedy));
@@ -27,7 +27,7 @@ pub fn audit(database: &Database, beside: &Beside) -> Vec<Finding> {
         let who = if database.owns_publication() {
             "coherd setup takes them out"
         } else {
-            "take them out if nobody else reads it"
+            "Remove them if it has no other subscribers"
         };
         let message = format!(
             "it sends tables that no rule names: {names}. A published table that loses its primary key refuses UPDATEs \

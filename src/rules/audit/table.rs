@@ -71,8 +71,8 @@ fn unseen(table: &Table) -> Option<Finding> {
 
 /// Its rows are where nobody looks for them.
 fn hypertable(demand: &Demand, rule: &Rule) -> Option<Finding> {
-    let message = "it is a hypertable of TimescaleDB: its rows are in chunks, whose changes come under names of their own, and \
-                   coherd does not follow those";
+    let message = "it is a TimescaleDB hypertable: its rows are in chunks, and Postgres sends their changes under the \
+                   chunks' names. coherd does not follow those";
     demand
         .table
         .is_hypertable
@@ -155,12 +155,12 @@ fn how(demand: &Demand, missing: &[&TableColumn]) -> &'static str {
             "The statements set REPLICA IDENTITY FULL: the log gets the whole old row with every UPDATE and DELETE. "
         }
         Identity::Constraint(_) if missing.iter().any(|column| is_unbounded(column)) => {
-            "The statements make a UNIQUE constraint the replica identity: it refuses values beyond 2.6 kB, and DROP COLUMN \
-             of one of its columns drops it without a word, whereupon UPDATEs fail (55000). "
+            "The statements make a UNIQUE constraint the replica identity. It refuses values beyond 2.6 kB. DROP \
+             COLUMN on one of its columns drops it silently, and UPDATEs then fail (55000). "
         }
         Identity::Constraint(_) => {
-            "The statements make a UNIQUE constraint the replica identity: DROP COLUMN of one of its columns drops it \
-             without a word, whereupon UPDATEs fail (55000). "
+            "The statements make a UNIQUE constraint the replica identity. DROP COLUMN on one of its columns drops it \
+             silently, and UPDATEs then fail (55000). "
         }
         Identity::OutOfReach => {
             "No replica identity can hold it: a virtual generated column forbids FULL, and an index takes NOT NULL columns \
@@ -251,9 +251,9 @@ fn published(demand: &Demand) -> Vec<Finding> {
     }
     let is_list = held.columns.is_some() && !demand.table.forbids_column_list();
     if is_list && demand.database.choices.publish == Publish::Rows {
-        let message = "source.publish is rows, and its entry has a column list: that makes UPDATEs fail once REPLICA IDENTITY \
-                       FULL is set (42P10), and ALTER TYPE and DROP COLUMN too (0A000, 2BP01). A running coherd flushes the \
-                       table's rules once when the entry changes";
+        let message = "source.publish is rows, but the table's publication entry has a column list. With it, UPDATEs \
+                       fail once REPLICA IDENTITY FULL is set (42P10), and ALTER TYPE and DROP COLUMN fail (0A000, \
+                       2BP01). When the entry changes, a running coherd flushes the table's rules once";
         findings.push(Finding::warning(Code::COLUMN_LIST, subject(demand), message));
     }
     if held.row_filter {
@@ -317,8 +317,9 @@ fn toast(demand: &Demand, is_good: bool) -> Vec<Finding> {
     let finding = |rule: &&Rule| {
         let columns: Vec<&TableColumn> = demand.columns().filter(|column| large(rule, column)).collect();
         let message = format!(
-            "a large value of {} is stored outside of its row (TOAST), and an UPDATE that leaves it alone does not bring \
-             it: the rule's scope is flushed then, whatever on_missing_old says. REPLICA IDENTITY FULL brings it",
+            "large values of {} are stored out of line (TOAST), and Postgres does not log them when an UPDATE leaves \
+             them unchanged. coherd then flushes the rule's scope, whatever on_missing_old says. REPLICA IDENTITY FULL \
+             logs them",
             list(&columns)
         );
         let remedy = if is_good { demand.remedy(&Identity::Full) } else { vec![LATER.to_owned()] };

@@ -1,4 +1,5 @@
-//! The record: a hash of decimal numbers, readable by any client (`HGET coherd:<slot> settled`), and the marks.
+//! The record: a hash of decimal numbers, readable by any client (`HGET coherd:<slot> settled`), and the marks. This file
+//! calls the script and reads the hash; `lua/record.lua` compares and writes, and [`chain`](super::chain) says with what.
 
 use std::collections::HashMap;
 use std::str::FromStr;

@@ -134,13 +134,13 @@ fn another_servers_snapshot_is_no_answer() {
     asking.follow(Some(1));
     let error = away(&mut asking);
     let (pid, name) = (format!("PID {walsender};"), &followed.database.name);
-    insta::assert_snapshot!(settled_text(&error, &[(&pid, "PID 2;"), (name, "s")]), @"Lost: could not ask the source what its readers see: the stream comes from PID 1, and at the server that dsn leads to now the slot s is active for PID 2; if it names several servers, target_session_attrs has to choose one");
+    insta::assert_snapshot!(settled_text(&error, &[(&pid, "PID 2;"), (name, "s")]), @"Lost: could not ask the source what its readers see: the stream comes from PID 1, but on the server that dsn reaches now, the slot s is active for PID 2. If dsn names several servers, set target_session_attrs to select one");
     // As does a server where the slot is not in use, or is not.
     let database = Database::create();
     let mut other = Asking::start(&database.dsn(), "none");
     other.follow(Some(walsender));
     other.put();
-    insta::assert_snapshot!(settled_text(&away(&mut other), &[(&walsender.to_string(), "2")]), @r#"Lost: could not ask the source what its readers see: the stream comes from PID 2, and at the server that dsn leads to now the slot "none" is not active; if it names several servers, target_session_attrs has to choose one"#);
+    insta::assert_snapshot!(settled_text(&away(&mut other), &[(&walsender.to_string(), "2")]), @r#"Lost: could not ask the source what its readers see: the stream comes from PID 2, but on the server that dsn reaches now, the slot "none" is not active. If dsn names several servers, set target_session_attrs to select one"#);
     away(&mut other);
     // And once the right one streams, the question that was put is answered by itself.
     asking.follow(Some(walsender));

@@ -183,8 +183,8 @@ fn find(name: &str) -> Result<&'static Parameter, DsnError> {
         .filter(|(distance, known)| *distance <= known.len() / 3);
     let text = match nearest {
         Some((_, nearest)) => format!("{name} is no parameter; {nearest} is"),
-        None => "a name is no connection parameter; the names are those of libpq (host, port, user, dbname, sslmode, \
-                 …), and a password with special characters must be quoted (key=value form) or percent-encoded (URI)"
+        None => "unknown parameter; the names are those of libpq (host, port, user, dbname, sslmode, …). Quote a \
+                 password with special characters (key=value form), or percent-encode it (URI)"
             .to_owned(),
     };
     Err(DsnError(text))
