@@ -258,7 +258,7 @@ fn a_position_that_the_server_has_not_told_of_is_waited_for_with_a_hint() {
     admin.hear(0x20_0000);
     let (code, _, body) = admin.get("/wait?token=FF/0&timeout=1ms");
     assert_eq!(code, 504);
-    assert!(body.contains("\"hint\":\"the server has told of its log only up to 0/200000: "), "{body}");
+    assert!(body.contains("\"hint\":\"the server has reported its log only up to 0/200000: "), "{body}");
     assert!(!admin.get("/wait?token=0/200000&timeout=1ms").2.contains("hint"));
 }
 

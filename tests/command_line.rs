@@ -188,7 +188,7 @@ fn a_wait_for_a_token_that_is_reached_or_not() {
         assert_eq!(coherd(&["wait", wrong[0], wrong[1]], Some(&files)).status.code(), Some(2), "{wrong:?}");
     }
     let told = stderr(&coherd(&["wait", "--token", "5"], Some(&files)));
-    assert!(told.contains("0/5 is no position in a server's log; seconds are --timeout 5s"), "{told}");
+    assert!(told.contains("0/5 is not a position in a server's log; for seconds, use --timeout 5s"), "{told}");
 }
 
 #[test]

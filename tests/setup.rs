@@ -129,7 +129,7 @@ fn writes_of_every_kind_of_table_work_before_and_after() {
         ALTER PUBLICATION NAME ADD TABLE ONLY public.bare;
     error [table-unpublished] rules[0] public.bare: it is not in publication NAME, so its changes are not sent
         -- the statements for rules[0] public.bare
-    warning [setup-record] target cache: the slot is new and the target has no record of it, so the first run flushes its scopes: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?
+    warning [setup-record] target cache: setup could not write the record of the new slot, so the first run flushes this target: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?
     "#);
     let again = config.coherd(&["setup"]);
     insta::assert_snapshot!(again.stdout, @r#"
@@ -251,7 +251,7 @@ fn the_least_privileged_role_follows_what_the_owner_set_up() {
         CREATE ROLE coherd_operator NOLOGIN;
         GRANT USAGE ON SCHEMA coherd TO coherd_operator;
         GRANT EXECUTE ON FUNCTION coherd.invalidate(text[]), coherd.touch(regclass, text, name), coherd.flush(regclass), coherd.emit(json) TO coherd_operator;
-    warning [setup-record] target cache: the slot is new and the target has no record of it, so the first run flushes its scopes: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?
+    warning [setup-record] target cache: setup could not write the record of the new slot, so the first run flushes this target: Redis at 127.0.0.1:1: connecting: Connection refused (os error 111); is the server up and reachable?
     "#);
     crate::support::postgres::postgres_client(&database.dsn_as("coherd"))
         .unwrap()
@@ -298,7 +298,7 @@ fn teardown_says_what_it_would_do_and_does_it_with_yes() {
     DROP PUBLICATION NAME;
     DROP VIEW coherd.status;
     DROP SCHEMA coherd;
-    coherd: nothing was dropped: with --yes, the above will be
+    coherd: nothing was dropped; to drop the above, add --yes
     "#);
     let done = config.coherd(&["teardown", "--yes"]);
     assert_eq!((done.code, done.stdout), (0, asked.stdout));

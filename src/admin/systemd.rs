@@ -117,7 +117,7 @@ impl Teller {
     /// Once for every spell of failures.
     fn complain(&self, error: &str) -> bool {
         if !self.failed {
-            warn!("cannot tell systemd how the service is (NOTIFY_SOCKET): {error}; with a watchdog it will end it");
+            warn!("cannot report the state to systemd (NOTIFY_SOCKET): {error}; with a watchdog, systemd ends coherd");
         }
         true
     }

@@ -34,7 +34,7 @@ pub struct Args {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
-    /// Read the configuration, its connection strings and files, and reach for nothing over the network
+    /// Check only the configuration, its connection strings and its files; use no network
     #[arg(long)]
     config_only: bool,
     /// Which replica identity the statements propose: full, or a UNIQUE constraint [default: what fits the table]

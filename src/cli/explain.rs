@@ -232,22 +232,23 @@ impl Maker<'_> {
             .map(|(_, target)| target.name.as_str())
             .collect();
         if !silent.is_empty() {
-            reasons.push(format!("what {} holds stays: the rule does not go there (targets)", silent.join(", ")));
+            reasons.push(format!("the rule does not invalidate the key in {} (targets)", silent.join(", ")));
         }
         match rule.action {
             Action::Delete => {}
             Action::Bump => reasons.push(
-                "the rule moves the version pointer and removes nothing: who reads an entry without the number in it reads \
-                 an old one (action: bump)"
+                "the rule moves the version pointer and removes nothing: a reader whose key does not contain the \
+                 version gets an old value (action: bump)"
                     .to_owned(),
             ),
             Action::Publish => reasons.push(
-                "the rule sends the key on a channel and removes nothing: that is for whoever listens (action: publish)"
+                "the rule publishes the key on a channel and removes nothing: subscribers do that (action: publish)"
                     .to_owned(),
             ),
         }
         reasons.push(format!(
-            "a value that is made from more tables than {} goes stale with those, unless rules for them make the key",
+            "a value that also depends on tables other than {} goes stale when those change, unless rules for them \
+             make the key",
             rule.table
         ));
         reasons
@@ -274,7 +275,7 @@ impl Maker<'_> {
         for implied in &self.implied {
             let column = quote_identifier(&implied.column);
             let column = [&[column.as_str()], implied.filters.as_slice()].concat().join("|");
-            let sure = if implied.ambiguous { ", or more or less of the key" } else { "" };
+            let sure = if implied.ambiguous { ", or a longer or shorter text" } else { "" };
             let its_type = self.type_name(&implied.column, database);
             let form = its_type.and_then(text_form).map(|form| format!(", in keys {form}")).unwrap_or_default();
             let its_type = its_type.map(|name| format!(" ({name}{form})")).unwrap_or_default();

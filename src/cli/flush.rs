@@ -18,8 +18,9 @@ use crate::types::table::TableName;
 /// `coherd flush`
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "First the keys that are there now are counted, then it asks, or wants --yes. The flush goes through the log, as \
-    SELECT coherd.flush('…') does, and removes limits.flush_keys_per_second keys a second."
+    after_help = "coherd counts the keys that are cached now, then asks for confirmation; without a terminal, it \
+    requires --yes. The flush goes through the log, as SELECT coherd.flush('…') does, and removes \
+    limits.flush_keys_per_second keys a second."
 )]
 pub struct Args {
     /// The table, or the root of a partition tree; may be given several times. Default: the tables of all rules
@@ -80,7 +81,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 fn agreed(tables: &[TableName]) -> Result<bool, Failure> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(anyhow!("nothing was flushed: with --yes, the above will be").into());
+        return Err(anyhow!("nothing was flushed; to flush the above, add --yes").into());
     }
     let named: Vec<String> = tables.iter().map(TableName::sql).collect();
     let mut stderr = std::io::stderr();

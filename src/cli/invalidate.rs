@@ -19,7 +19,7 @@ pub struct Args {
     /// The keys, as they are in the cache
     #[arg(value_name = "KEY", required = true)]
     keys: Vec<String>,
-    /// Take *, ? and [ in a key as they stand; they stand for nothing else
+    /// Take *, ? and [ in a key literally, not as a pattern
     #[arg(long)]
     literal: bool,
     #[command(flatten)]
@@ -43,15 +43,15 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         }
         if !literal && is_glob(key) {
             return told(
-                "looks like a pattern, and a key is taken literally: `coherd flush --table …` invalidates every key of a \
-                 table's rules, and --literal takes it as it stands",
+                "looks like a pattern, but this command takes keys literally: `coherd flush --table …` invalidates \
+                 every key of a table's rules, and --literal accepts this key as it is",
             );
         }
         let is_covered = cover.rules(&config.rules, key.as_bytes()).next().is_some();
         if config.manual_keys == ManualKeys::Rules && !is_covered {
             return told(
-                "is none that a rule covers, so the daemon would ignore it: name it in a rule, or set manual.keys to any \
-                 and reload coherd",
+                "is not covered by any rule, so the daemon ignores it: add a rule that covers it, or set \
+                 manual.keys to any and reload coherd",
             );
         }
     }

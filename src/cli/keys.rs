@@ -28,8 +28,8 @@ const SCRIPT_BYTES_MAX: u64 = 16 << 20;
 #[command(after_help = "Examples:\n  \
     coherd keys --table users --where \"email LIKE '%@old.example'\"\n  \
     coherd keys --sql fix.sql --dsn postgresql://owner@db/app\n\n\
-    --sql runs the fix in a transaction that is always rolled back: its locks are held until then, and what a rollback \
-    does not undo (sequences, files, other servers) is done. docs/manual-fixes.md has the whole way.")]
+    --sql runs the fix in a transaction that is always rolled back. The fix holds its locks until then, and a rollback \
+    does not undo everything (sequences, files, other servers). docs/manual-fixes.md has the whole procedure.")]
 pub struct Args {
     /// The keys that rows of this table have now
     #[arg(long, value_name = "TABLE", value_parser = parse_table, requires = "predicate", required_unless_present = "sql")]
@@ -141,10 +141,10 @@ fn limits(args: &Args) -> String {
 /// What a privilege that is missing comes to, appended to the server's words.
 fn advice(error: &tokio_postgres::Error) -> &'static str {
     match error.code().map(tokio_postgres::error::SqlState::code) {
-        Some("42501") => "; the role of source.dsn reads no table: name one that may with --dsn",
-        Some("57014") => "; --timeout gives it longer",
-        Some("55P03") => "; somebody else holds the lock, and --lock-timeout says how long to wait for it",
-        Some("2D000") => "; the fix is tried in one transaction, so nothing in it may end one",
+        Some("42501") => "; the role of source.dsn cannot read tables: give a role that can with --dsn",
+        Some("57014") => "; --timeout allows more time",
+        Some("55P03") => "; another session holds the lock; --lock-timeout sets how long to wait for it",
+        Some("2D000") => "; coherd runs the fix in one transaction, so nothing in the fix may end it",
         _ => "",
     }
 }

@@ -7,7 +7,8 @@ use crate::targets::redis::lua::{FUNCTIONS, Function, library};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Redis 7 and Valkey, where the daemon does it by itself:  coherd lua | redis-cli -x FUNCTION LOAD REPLACE\n\
-                        Redis 6:  redis-cli SCRIPT LOAD \"$(coherd lua --eval get)\", then EVALSHA as FCALL in the library's first lines"
+                        Redis 6:  redis-cli SCRIPT LOAD \"$(coherd lua --eval get)\", then EVALSHA with the keys and \
+                        arguments that the library's first lines give for FCALL"
 )]
 pub struct Args {
     /// Print one function as a script for EVAL, for Redis 6

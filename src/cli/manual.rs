@@ -18,7 +18,7 @@ use crate::types::lsn::Lsn;
 /// What both `coherd invalidate` and `coherd flush` can be told.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Wait until readers may rely on it, for at most DURATION (5s); without, the token for `coherd wait --token` is told
+    /// Wait at most DURATION (5s) until it is settled; without --wait, print the token for `coherd wait --token`
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "5s", value_parser = parse_duration)]
     wait: Option<Duration>,
     /// The primary, where source.dsn is a standby: a libpq URI or key=value text. Default: source.dsn
@@ -63,7 +63,7 @@ impl ManualSession {
         }
         // Where the source is a standby, its slot is there and not here.
         if !heard && options.dsn.is_none() {
-            return Err(anyhow!("nothing was done: there is no replication slot {slot} on this server, so nobody would hear of it: `coherd setup` creates it").into());
+            return Err(anyhow!("nothing was done: there is no replication slot {slot} on this server, so no coherd reads the request: `coherd setup` creates it").into());
         }
         Ok(ManualSession { client })
     }

@@ -23,7 +23,7 @@ pub struct Args {
     /// Print JSON, as `/status` gives it, for programs
     #[arg(long)]
     json: bool,
-    /// Show it anew every so often, until interrupted; a daemon that does not answer is asked again
+    /// Repeat at this interval until interrupted, even while the daemon does not answer
     #[arg(long, value_name = "EVERY", num_args = 0..=1, default_missing_value = "1s", value_parser = parse_duration)]
     watch: Option<Duration>,
     /// Where to ask.
@@ -143,12 +143,12 @@ fn commits(commits: &[CommitView]) -> String {
 fn replica(replica: &ReplicaView, since: String) -> String {
     let replayed = replica.replayed.as_deref().unwrap_or("nothing yet");
     let stands = match &replica.left {
-        None if replica.held => format!("waited for since {since}"),
-        None => format!("waited for since {since}, and not to be filled from yet"),
-        Some(why) => format!("not waited for since {since}: {why}"),
+        None if replica.held => format!("waiting for it for {since}"),
+        None => format!("waiting for it for {since}; do not fill caches from it yet"),
+        Some(why) => format!("stopped waiting for it {since} ago: {why}"),
     };
     let fault = replica.fault.as_ref().map(|fault| format!("; {fault}")).unwrap_or_default();
-    format!("{} has replayed {replayed}, {stands}{fault}", replica.name)
+    format!("{} has replayed {replayed}; {stands}{fault}", replica.name)
 }
 
 fn targets(view: &View, since: impl Fn(u64) -> String) -> String {

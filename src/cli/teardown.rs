@@ -13,10 +13,10 @@ use crate::types::table::{quote_identifier, quote_literal};
 /// `coherd teardown`
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Do it; without, only say what would be done
+    /// Drop them; without --yes, only print the statements
     #[arg(long)]
     yes: bool,
-    /// Drop the schema coherd also where other slots of the database may belong to coherds that use it
+    /// Drop the schema coherd even if coherds with other slots of this database may use it
     #[arg(long)]
     schema: bool,
     /// Drop publication and functions as another role, their owner: a libpq URI or key=value text
@@ -118,7 +118,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let all = plan.slot.iter().chain(&plan.others);
     if !args.yes {
         print(&all.flat_map(|statement| [statement, "\n"]).collect::<String>())?;
-        return Err(anyhow!("nothing was dropped: with --yes, the above will be").into());
+        return Err(anyhow!("nothing was dropped; to drop the above, add --yes").into());
     }
     if let Some(statement) = &plan.slot {
         drop_one(&client, statement).await?;

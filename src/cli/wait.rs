@@ -64,7 +64,7 @@ impl Args {
 fn parse_token(text: &str) -> Result<Lsn, String> {
     let at: Lsn = text.parse().map_err(|error: ParseLsnError| error.to_string())?;
     if at < Lsn::LEAST {
-        return Err(format!("{at} is no position in a server's log; seconds are --timeout 5s"));
+        return Err(format!("{at} is not a position in a server's log; for seconds, use --timeout 5s"));
     }
     Ok(at)
 }
@@ -139,8 +139,8 @@ async fn wait(way: &Way, at: Lsn, stage: Stage, timeout: Duration) -> anyhow::Re
     let deadline = Instant::now() + timeout.min(LONGEST);
     if let Some(reason) = standby(&status(way).await?) {
         bail!(
-            "the daemon here stands by, and does not know what is {}: ask where the other instance runs, or in SQL with \
-             SELECT coherd.wait() ({reason})",
+            "this daemon is a hot standby and does not know what is {}: ask the instance that reads the slot, or use \
+             SELECT coherd.wait() in SQL ({reason})",
             stage.name()
         );
     }
@@ -185,7 +185,7 @@ fn behind(view: &View, at: Lsn, stage: Stage) -> Vec<String> {
     let mut lines = Vec::new();
     if is_behind(&view.wal_end) && is_behind(&view.watermarks.decoded) {
         lines.push(format!(
-            "the server has told of its log only up to {}: is the token one of this database?",
+            "the server has reported its log only up to {}: is the token from this database?",
             view.wal_end
         ));
     } else if is_behind(&view.watermarks.decoded) {

@@ -126,7 +126,7 @@ impl Resolver<'_> {
             self.fault(node, "source", "publication", reason);
         }
         let wal_budget = self.wal_budget(node, raw.wal_budget.as_deref());
-        let why = "a replica that has nothing to do is only asked that often";
+        let why = "coherd asks an idle replica only once a second";
         let max_replica_lag =
             self.seconds(node, "max_replica_lag", raw.max_replica_lag.as_deref(), MAX_REPLICA_LAG, why);
         let why = "an error that passes by itself would cost a flush of every scope";

@@ -233,7 +233,7 @@ fn replicas_are_dsns_and_their_lag_is_at_least_a_second() {
         parse(&GOOD.replace("source: {", "source: {replicas: ['host=r1', 'host=r2'], max_replica_lag: 5s, ")).unwrap();
     assert_eq!((config.source.replicas.len(), config.source.max_replica_lag), (2, Duration::from_secs(5)));
     let lag = |text: &str| parse(&GOOD.replace("source: {", &format!("source: {{max_replica_lag: {text}, ")));
-    insta::assert_snapshot!(lag("500ms").unwrap_err(), @r#"c.yaml:1:27: source.max_replica_lag: it is below 1s, and a replica that has nothing to do is only asked that often"#);
+    insta::assert_snapshot!(lag("500ms").unwrap_err(), @r#"c.yaml:1:27: source.max_replica_lag: it is below 1s, and coherd asks an idle replica only once a second"#);
     insta::assert_snapshot!(lag("much").unwrap_err(), @r#"c.yaml:1:27: source.max_replica_lag: `much` is no duration: write a whole number and a unit, e.g. 500ms, 30s, 5m, 24h, 7d"#);
 }
 

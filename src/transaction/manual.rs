@@ -59,8 +59,9 @@ pub enum UnreadableManual {
     Strange(&'static str),
     /// It has more than [`CONTENT_BYTES_MAX`].
     #[error(
-        "a message with prefix \"coherd\" in the log has more than {CONTENT_BYTES_MAX} bytes and is not read; \
-         coherd.invalidate() and coherd.touch() write several where there is more: coherd setup brings them up to date."
+        "a message with prefix \"coherd\" in the log has more than {CONTENT_BYTES_MAX} bytes, so coherd does not \
+         read it. Current versions of coherd.invalidate() and coherd.touch() split large \
+         requests: coherd setup updates them."
     )]
     TooLarge,
 }

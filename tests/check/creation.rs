@@ -106,7 +106,7 @@ fn what_is_committed_while_a_slot_waits_is_not_in_it_and_setup_says_so() {
     std::thread::sleep(Duration::from_secs(1));
     holder.run("COMMIT");
     let (code, text) = setup.ended();
-    assert!(code == Some(0) && text.contains("coherd has not seen what was committed in that time"), "{text}");
+    assert!(code == Some(0) && text.contains("coherd has not seen the commits of that time"), "{text}");
     daemon.launch();
     assert!(redis::cmd("EXISTS").arg("t:1").query::<bool>(&mut cache).unwrap(), "a first start trusts what is there");
     let flush = daemon.command(&["flush", "--yes", "--wait=30s"]);

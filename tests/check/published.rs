@@ -142,7 +142,7 @@ fn a_publication_that_others_may_read_is_changed_by_nobody_but_its_reader() {
     assert_eq!(entries(&bench), ["posts: id", "users: id"], "coherd did not make it");
     let surplus = bench.finds("table-surplus");
     assert!(
-        surplus.message.contains("public.posts") && surplus.message.contains("if nobody else reads it"),
+        surplus.message.contains("public.posts") && surplus.message.contains("if it has no other subscribers"),
         "{surplus:?}"
     );
 }

@@ -154,7 +154,7 @@ fn sql_without_replication_is_told() {
     let mut bench = set_up();
     bench.dsn = through(&bench, stand(Between::Guard, vec![bench.database.server.port()]));
     let found = bench.finds("replication-refused");
-    assert!(found.severity == "error" && found.message.contains("SQL is let in"), "{found:?}");
+    assert!(found.severity == "error" && found.message.contains("not the replication connection"), "{found:?}");
     bench.dsn = bench.database.dsn();
     bench.misses("replication-refused");
 }

@@ -75,5 +75,5 @@ fn wait_answers_as_the_guide_says() {
     assert_eq!(late.0, 504, "{}", late.1);
     let body: serde_json::Value = serde_json::from_str(&late.1).unwrap();
     assert!(body["settled"].is_string() && body.as_object().unwrap().len() == 5, "{body}");
-    assert!(body["hint"].as_str().is_some_and(|hint| hint.contains("told of its log only up to")), "{body}");
+    assert!(body["hint"].as_str().is_some_and(|hint| hint.contains("reported its log only up to")), "{body}");
 }

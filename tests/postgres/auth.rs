@@ -88,7 +88,7 @@ fn a_dead_host_is_passed_over_and_when_all_are_dead_each_is_named() {
     let text = format!("postgresql://postgres@127.0.0.1:{dead},nowhere.invalid:{dead}/postgres");
     let error = settled_text(&look(&text).unwrap_err(), &[(&dead.to_string(), "PORT")]);
     let (until_the_resolver, _) = error.split_once("its name cannot be resolved").unwrap();
-    insta::assert_snapshot!(until_the_resolver, @"Lost: none of the 2 will do; 127.0.0.1:PORT: cannot be reached: Connection refused (os error 111); is Postgres running there, and listening?; nowhere.invalid:PORT:");
+    insta::assert_snapshot!(until_the_resolver, @"Lost: none of the 2 servers is usable; 127.0.0.1:PORT: cannot be reached: Connection refused (os error 111); is Postgres running there, and listening?; nowhere.invalid:PORT:");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn target_session_attrs_passes_over_a_host_that_is_not_asked_for() {
         &look(&text("standby")).unwrap_err(),
         &[(&read_only.to_string(), "ONE"), (&writable.to_string(), "TWO")],
     );
-    insta::assert_snapshot!(error, @"Lost: none of the 2 will do; 127.0.0.1:ONE: it is a primary whose sessions are read-only, and target_session_attrs=standby is wanted; 127.0.0.1:TWO: it is a primary, and target_session_attrs=standby is wanted");
+    insta::assert_snapshot!(error, @"Lost: none of the 2 servers is usable; 127.0.0.1:ONE: it is a primary whose sessions are read-only, and target_session_attrs=standby is wanted; 127.0.0.1:TWO: it is a primary, and target_session_attrs=standby is wanted");
 }
 
 #[test]

@@ -168,7 +168,7 @@ fn a_self_signed_server_certificate_can_be_its_own_root() {
     let root = private_file(fixture.dir.path(), "own.crt", &leaf.certificate);
     let more = format!("sslmode=verify-full sslrootcert={}", root.display());
     assert!(fixture.is_encrypted("localhost", "postgres", &more));
-    assert!(fixture.refusal("elsewhere.example", "postgres", &more).contains("not made out to elsewhere.example"));
+    assert!(fixture.refusal("elsewhere.example", "postgres", &more).contains("not valid for elsewhere.example"));
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
       covered   yes
       caveats   a DELETE, or an UPDATE of email, leaves the key of the old row: its value is not in the log (on_missing_old: skip)
                 a row in which email is NULL has no such key
-                a value that is made from more tables than public.users goes stale with those, unless rules for them make the key
+                a value that also depends on tables other than public.users goes stale when those change, unless rules for them make the key
 
     KEY                  ACTION  FROM  CACHE
     user:by-email:ann@x  delete        yes, no TTL
@@ -47,7 +47,7 @@ fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
       rows      order_id = '7'
       covered   yes
       caveats   an UPDATE that changes none of order_id, qty is ignored (when_changed)
-                a value that is made from more tables than public.items goes stale with those, unless rules for them make the key
+                a value that also depends on tables other than public.items goes stale when those change, unless rules for them make the key
 
     KEY      ACTION  FROM  CACHE
     order:7  delete        no
@@ -61,8 +61,8 @@ fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
       column    id is 4 (integer)
       rows      id = '4'
       covered   yes
-      caveats   the rule moves the version pointer and removes nothing: who reads an entry without the number in it reads an old one (action: bump)
-                a value that is made from more tables than public.products goes stale with those, unless rules for them make the key
+      caveats   the rule moves the version pointer and removes nothing: a reader whose key does not contain the version gets an old value (action: bump)
+                a value that also depends on tables other than public.products goes stale when those change, unless rules for them make the key
 
     KEY        ACTION  FROM             CACHE
     product:4  delete                   no

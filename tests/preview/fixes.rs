@@ -256,10 +256,10 @@ fn the_preview_says_what_is_cached_and_what_else_the_fix_does() {
 
     2 keys, 2 flushed scopes, 2 cached now in cache
     - public.users: update of 1 row
-    - public.users is rewritten, emptied or made anew: its rules' scopes are flushed
+    - public.users is rewritten, emptied or recreated: coherd flushes its rules' scopes
     - public.audit: 2 rows changed, and no rule names the table
     - AFTER THE FIX: error [column-missing] rules[0] public.users: there is no column email; did you mean mail?
     held locks that others have to wait for: ExclusiveLock on public.products, AccessExclusiveLock on public.users
-    - not in the preview: what others write until the fix is really run. Not undone: numbers taken from sequences, and whatever a function does outside of this database
+    - the preview does not show what others write before you run the fix. The rollback does not undo numbers taken from sequences, or what a function does outside of this database
     "#);
 }

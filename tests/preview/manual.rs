@@ -61,7 +61,7 @@ fn a_key_that_is_none_is_refused_and_so_is_an_order_that_nobody_would_hear() {
     coherd: nothing was done: source.messages is false, so the daemon acts on nothing that is requested manually; set it to true and restart coherd
 
     exit 1
-    coherd: nothing was done: there is no replication slot nobodys on this server, so nobody would hear of it: `coherd setup` creates it
+    coherd: nothing was done: there is no replication slot nobodys on this server, so no coherd reads the request: `coherd setup` creates it
 
     exit 1
     coherd: nothing was done: this database has no coherd.invalidate() and coherd.flush(): `coherd setup` creates them
@@ -78,7 +78,7 @@ fn a_flush_counts_first_and_wants_a_yes() {
     SCOPE      ACTION          FROM                    CACHE
     product:*  flush (delete)  hidden.products manual  1 key
     user:*     flush (delete)  public.users manual     3 keys
-    coherd: nothing was flushed: with --yes, the above will be
+    coherd: nothing was flushed; to flush the above, add --yes
     "#);
     assert_eq!(shop.cached().len(), 5);
     let output = shop.daemon.command(&["flush", "--table", "hidden.products", "--yes", "--wait=30s"]);
@@ -158,7 +158,7 @@ fn a_key_that_no_rule_covers_is_refused_because_the_daemon_would_ignore_it() {
     shop.cache(&["user:1", "session:alice"]);
     assert_snapshot!(refusal(&shop.daemon.command(&["invalidate", "user:1", "session:alice"]), &[]), @r"
     exit 1
-    coherd: nothing was done: key 2 of 2 is none that a rule covers, so the daemon would ignore it: name it in a rule, or set manual.keys to any and reload coherd
+    coherd: nothing was done: key 2 of 2 is not covered by any rule, so the daemon ignores it: add a rule that covers it, or set manual.keys to any and reload coherd
     ");
     assert_eq!(shop.cached(), ["session:alice", "user:1"]);
 }

@@ -59,10 +59,10 @@ fn a_fix_that_cannot_be_tried_says_where_and_why_and_changes_nothing() {
     coherd: nothing was tried: fix.sql:1:1: COPY cannot be tried: rows that come from the client are not read here; use INSERT … VALUES, or COPY from a file of the server
 
     exit 1
-    coherd: fix.sql:1:30: 2D000 invalid transaction termination; the fix is tried in one transaction, so nothing in it may end one; everything was rolled back
+    coherd: fix.sql:1:30: 2D000 invalid transaction termination; coherd runs the fix in one transaction, so nothing in the fix may end it; everything was rolled back
 
     exit 1
-    coherd: fix.sql:1:1: 2D000 invalid transaction termination; the fix is tried in one transaction, so nothing in it may end one; everything was rolled back
+    coherd: fix.sql:1:1: 2D000 invalid transaction termination; coherd runs the fix in one transaction, so nothing in the fix may end it; everything was rolled back
 
     exit 1
     coherd: fix.sql:1:1: 25001 ALTER SYSTEM cannot run inside a transaction block; everything was rolled back
@@ -113,7 +113,7 @@ fn a_role_that_may_not_is_told_of_another_and_another_database_is_noticed() {
     let said = refusal(&shop.daemon.command(&["keys", "--sql", &path]), &[(&path, "fix.sql")]);
     assert_snapshot!(said, @r#"
     exit 1
-    coherd: fix.sql:1:1: 42501 permission denied for table users; the role of source.dsn reads no table: name one that may with --dsn; everything was rolled back
+    coherd: fix.sql:1:1: 42501 permission denied for table users; the role of source.dsn cannot read tables: give a role that can with --dsn; everything was rolled back
     "#);
     let other = crate::support::Database::create_on(shop.database.server.clone());
     let said = refusal(&shop.daemon.command(&["keys", "--sql", &path, "--dsn", &other.dsn()]), &[(&path, "fix.sql")]);

@@ -100,7 +100,7 @@ fn people_see_what_is_cached_and_for_how_long() {
 
     3 keys, 1 cached now in cache
     - 1 row of public.users
-    - there are more rows: only the first 1 were looked at; --limit says how many
+    - there are more rows: coherd read only the first 1; raise --limit to read more
     - seen (timestamp with time zone) stands in keys as 2026-02-03 04:05:06+00, always in UTC
     - code (character(4)) stands in keys padded with blanks to its length; |trim removes them
     "#);
@@ -149,7 +149,7 @@ fn a_condition_can_neither_write_nor_hold_a_second_statement() {
     coherd: the condition holds a parameter ($1), for which there is no value: write the value
 
     exit 1
-    coherd: the condition could not be used: 57014 canceling statement due to statement timeout; --timeout gives it longer
+    coherd: the condition could not be used: 57014 canceling statement due to statement timeout; --timeout allows more time
     "#);
     assert_eq!(shop.sql.one("SELECT count(*) FROM users"), "3");
 }
@@ -173,7 +173,7 @@ fn a_table_without_a_rule_or_a_role_without_the_right_is_told() {
     coherd: no rule names public.notes, so no key is made of its rows; rules name public.events, public.products, public.users
 
     exit 1
-    coherd: the condition could not be used: 42501 permission denied for table users; the role of source.dsn reads no table: name one that may with --dsn
+    coherd: the condition could not be used: 42501 permission denied for table users; the role of source.dsn cannot read tables: give a role that can with --dsn
     "#);
 }
 

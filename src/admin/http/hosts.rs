@@ -23,8 +23,8 @@ pub(super) async fn check(State(hosts): State<Arc<[String]>>, request: Request, 
         Some(host) => {
             let name: String = name_of(host).chars().take(100).collect();
             let text = format!(
-                "coherd does not answer to the name {name:?}, which could be anybody's: use its IP address, or add the \
-                 name to the configuration (admin: hosts: [...]) and restart coherd\n"
+                "coherd does not answer to the name {name:?}, because anyone could have registered it: use its IP \
+                 address, or add the name to the configuration (admin: hosts: [...]) and restart coherd\n"
             );
             (StatusCode::MISDIRECTED_REQUEST, text).into_response()
         }

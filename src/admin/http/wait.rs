@@ -29,7 +29,7 @@ struct Late {
 /// The log may have grown since the server told of it, so this is no refusal.
 fn beyond(end: Lsn) -> String {
     format!(
-        "the server has told of its log only up to {end}: the token may be of another server, or its commit is lost"
+        "the server has reported its log only up to {end}: the token may be from another server, or its commit is lost"
     )
 }
 
@@ -49,7 +49,7 @@ pub(super) async fn wait(
     };
     let Ok(_place) = shared.waits.clone().try_acquire_owned() else {
         let text =
-            "as many callers wait as there are connections for; try again later, or wait in SQL with coherd.wait()\n";
+            "every connection for waiting callers is in use; try again later, or wait in SQL with coherd.wait()\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };
     let reached = tokio::select! {

@@ -73,9 +73,9 @@ async fn follow(config: &Config, args: &Args, client: &Client) -> Result<Postgre
     let opening = tokio::time::timeout(args.timeout, source.stream_aside(Reading::InProgress)).await;
     let opened = opening.map_err(|_| {
         anyhow!(
-            "nothing was tried: the temporary slot with which the fix is followed was not ready within {} s, because it \
-             waits for the transactions that are running (SELECT pid, xact_start FROM pg_catalog.pg_stat_activity ORDER BY \
-             xact_start;); --timeout gives it longer",
+            "nothing was tried: the temporary slot that reads the changes of the fix was not ready within {} s. It \
+             waits for the transactions that are running (SELECT pid, xact_start FROM pg_catalog.pg_stat_activity \
+             ORDER BY xact_start;). Raise --timeout to wait longer",
             args.timeout.as_secs()
         )
     })?;
@@ -130,8 +130,8 @@ impl Attempt<'_> {
         let took = began.elapsed().as_millis();
         preview.notes.push(format!("the fix was run and rolled back; for {took} ms it held {}", after.locks_text()));
         preview.notes.push(
-            "not in the preview: what others write until the fix is really run. Not undone: numbers taken from sequences, \
-             and whatever a function does outside of this database"
+            "the preview does not show what others write before you run the fix. The rollback does not undo numbers \
+             taken from sequences, or what a function does outside of this database"
                 .to_owned(),
         );
         Ok(preview)
@@ -193,7 +193,7 @@ impl Attempt<'_> {
     async fn mark(&self, other: &Client) -> anyhow::Result<()> {
         let failed = |error: tokio_postgres::Error| {
             anyhow!(
-                "what the fix has written could not be asked for: {}; the role needs EXECUTE on the function \
+                "cannot read what the fix has written: {}; the role needs EXECUTE on the function \
                  pg_logical_emit_message(boolean, text, text)",
                 told(&error)
             )

@@ -41,14 +41,17 @@ pub(super) async fn find(config: &Config, args: &Args, table: &TableName, predic
     let Read { mut rows, hidden_from } = read(&client, args, asked.table, &columns, predicate).await?;
     notes.extend(hidden_from.map(|role| {
         format!(
-            "row-level security hides rows from role {}, so that keys may be missing here: with --dsn, ask as the table's \
-             owner or as a role with BYPASSRLS",
+            "row-level security hides rows from role {}, so keys may be missing here: use --dsn with the table's owner \
+             or with a role that has BYPASSRLS",
             quote_identifier(&role)
         )
     }));
     if rows.len() > args.limit as usize {
         rows.truncate(args.limit as usize);
-        notes.push(format!("there are more rows: only the first {} were looked at; --limit says how many", args.limit));
+        notes.push(format!(
+            "there are more rows: coherd read only the first {}; raise --limit to read more",
+            args.limit
+        ));
     }
     let count = rows.len() as u64;
     let mut found = Found::at_most(usize::MAX);

@@ -101,7 +101,7 @@ async fn assessed(findings: &[Finding], database: &Database, targets: &[Arc<dyn 
     let is_readable = errors.iter().all(|its| its.code != Code::PUBLICATION_MISSING);
     if is_readable && has_run_before(database, targets).await {
         for finding in errors {
-            error!("coherd starts without this rule, which is not covered; it keeps all others: {finding}");
+            error!("this rule is not covered, so coherd starts without it; all other rules are in force: {finding}");
         }
         return Ok(());
     }

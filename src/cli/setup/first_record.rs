@@ -34,7 +34,7 @@ pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn,
         let delivery = Delivery { batch, record: record.clone() };
         if let Err(fault) = write_one(target.as_ref(), &delivery).await {
             let message = format!(
-                "the slot is new and the target has no record of it, so the first run flushes its scopes: {fault}"
+                "setup could not write the record of the new slot, so the first run flushes this target: {fault}"
             );
             findings.push(Finding::warning(Code::SETUP_RECORD, format!("target {}", settings.name), message));
         }

@@ -46,11 +46,11 @@ pub(super) enum Excess {
 impl fmt::Display for Excess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Excess::Bytes(bytes) => write!(f, "a reply of {bytes} bytes, and coherd takes {BYTES_MAX}"),
-            Excess::Elements(count) => write!(f, "a reply of {count} elements, and coherd takes {ELEMENTS_MAX}"),
+            Excess::Bytes(bytes) => write!(f, "a reply of {bytes} bytes (coherd accepts {BYTES_MAX})"),
+            Excess::Elements(count) => write!(f, "a reply of {count} elements (coherd accepts {ELEMENTS_MAX})"),
             Excess::Line => write!(f, "a line of more than {LINE_BYTES_MAX} bytes"),
             Excess::Depth => write!(f, "arrays in arrays, more than {DEPTH_MAX} deep"),
-            Excess::NoReply => f.write_str("what is no reply of the protocol RESP2"),
+            Excess::NoReply => f.write_str("bytes that are not a RESP2 reply"),
         }
     }
 }

@@ -112,8 +112,8 @@ async fn bring(place: &str, connected: &Connected) -> Result<Outcome, Fault> {
         }
         Found::Foreign => {
             return Ok(Outcome::Trouble(format!(
-                "{place} has a function library {NAME} that is not coherd's, so readers are served something else; \
-                 FUNCTION DELETE {NAME} makes room. Deliveries go on"
+                "{place} has a function library {NAME} that is not coherd's, so readers call the wrong functions. Run \
+                 FUNCTION DELETE {NAME} to make room for coherd's. Deliveries continue"
             )));
         }
         // Without REPLACE: where another coherd was faster, perhaps with a newer one, this is refused.
@@ -139,8 +139,8 @@ pub(super) fn list() -> Cmd {
 
 fn trouble(fault: &Fault) -> Outcome {
     Outcome::Trouble(format!(
-        "the function library {NAME} may be missing, which readers with leases or versions need: {fault}. Or load it by \
-         hand: coherd lua | redis-cli -x FUNCTION LOAD REPLACE. Deliveries go on"
+        "the function library {NAME} may be missing, and readers with leases or versions need it: {fault}. You can \
+         also load it by hand: coherd lua | redis-cli -x FUNCTION LOAD REPLACE. Deliveries continue"
     ))
 }
 

@@ -259,9 +259,9 @@ impl Redis {
     fn changed(&self) -> Fault {
         let (place, key) = (&self.line.place, &self.record_key);
         let message = format!(
-            "{place}: the record {key} is not what this connection wrote last: somebody changed it or the data behind the \
-             connection (FLUSHALL, SWAPDB, a restore, a proxy that failed over), or another coherd writes it. coherd reads \
-             it again and compares"
+            "{place}: the record {key} is not what this connection wrote last. Something else changed it or the data \
+             (FLUSHALL, SWAPDB, a restore, a proxy that failed over), or another coherd writes it. coherd reads it \
+             again and reconciles the target"
         );
         Fault { kind: FaultKind::Changed, message }
     }

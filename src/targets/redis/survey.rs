@@ -169,12 +169,12 @@ impl Survey {
                 self.denied(right.code, right.why, &[right.grant.to_owned()]);
             }
             Some(Denial::Key) => {
-                let why = "it may not touch keys of the rules, or their record, leases or version pointers: what is refused \
-                           once holds everything up";
+                let why = "it may not access keys of the rules, or their record, leases or version pointers: one \
+                           refused command blocks all deliveries";
                 self.denied(Code::ACL_KEYS, why, &probe.patterns(&self.config));
             }
             Some(Denial::Channel) => {
-                let why = "it may not send on the channel of the publish rules, which holds everything up";
+                let why = "it may not publish on the channel of the publish rules, which blocks all deliveries";
                 self.denied(Code::ACL_CHANNEL, why, &[shell_word(&format!("&{}*", self.config.channel))]);
             }
             None if probe.provokes(error) => {}
@@ -213,8 +213,8 @@ impl Survey {
         };
         if !readable {
             let message = format!(
-                "{}: what stands at {key} is no record of coherd, so something else writes this key. Name another one as \
-                 record, or delete it, which counts as a target that lost its memory: it is flushed",
+                "{}: the value at {key} is not a coherd record, so something else writes this key. Set record to \
+                 another key, or delete this one: coherd then flushes the target, as after a loss of its data",
                 self.line.place
             );
             let remedy = format!("{} -n {} DEL {}", self.cli, self.line.database, shell_word(&key));
@@ -230,7 +230,7 @@ impl Survey {
         if let Some(error) = Told::of(&begun) {
             if error.denial().is_some() {
                 let why =
-                    "it may not MULTI and DISCARD, so whether it may PUBLISH was not tried: nobody was to hear of it";
+                    "it may not MULTI and DISCARD, so PUBLISH was not tested: subscribers would get the test message";
                 self.denied(Code::ACL_MULTI, why, &["+multi".to_owned(), "+discard".to_owned()]);
             } else {
                 self.state(Step::Publish, &error);
@@ -270,18 +270,18 @@ impl Survey {
         let finding = match found(&reply, ours) {
             Some(loader::Found::Same | loader::Found::Newer(_)) | None => return Ok(()),
             Some(loader::Found::Nothing) => {
-                let message = "readers' functions are not there yet, so that readers get errors; coherd run loads them";
+                let message = "readers' functions are not loaded yet, so readers get errors; coherd run loads them";
                 warning(Code::LIBRARY_MISSING, message.to_owned()).remedy(load)
             }
             Some(loader::Found::Older(theirs)) => {
                 let message = format!(
-                    "readers' functions are there in version {theirs}, and coherd's is {ours}; coherd run renews them"
+                    "readers' functions have version {theirs}, and coherd's have {ours}; coherd run updates them"
                 );
                 warning(Code::LIBRARY_OLD, message).remedy(format!("{load} REPLACE"))
             }
             Some(loader::Found::Foreign) => {
                 let message = format!(
-                    "a function library called {NAME} is there that is not coherd's: readers are served something else"
+                    "there is a function library {NAME} that is not coherd's: readers call the wrong functions"
                 );
                 let finding = Finding::error(Code::LIBRARY_FOREIGN, &self.subject, message);
                 finding.remedy(self.command(&format!("FUNCTION DELETE {NAME}"))).remedy(load)

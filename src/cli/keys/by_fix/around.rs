@@ -114,14 +114,15 @@ impl After {
             notes.push(format!("{table}: {} of {rows}", op.name()));
         }
         for table in &self.broken {
-            notes.push(format!("{table} is rewritten, emptied or made anew: its rules' scopes are flushed"));
+            notes.push(format!("{table} is rewritten, emptied or recreated: coherd flushes its rules' scopes"));
         }
         for (table, rows) in &self.others {
             notes.push(format!("{table}: {} changed, and no rule names the table", plural(*rows, "row")));
         }
         if !config.source.messages {
             notes.push(
-                "source.messages is false: what coherd.invalidate() and its kin say counts for nothing".to_owned(),
+                "source.messages is false: coherd ignores coherd.invalidate() and the other manual invalidations"
+                    .to_owned(),
             );
         }
         if found.ignored > 0 {

@@ -35,36 +35,33 @@ const fn right(code: Code, why: &'static str, grant: &'static str) -> Right {
     Right { code, why, grant }
 }
 
-const UNLINK: Right = right(Code::ACL_UNLINK, "it may not UNLINK, so that no key is ever deleted", "+unlink");
-const HSET: Right = right(Code::ACL_HSET, "it may not HSET, so that no record is written and nothing settles", "+hset");
+const UNLINK: Right = right(Code::ACL_UNLINK, "it may not UNLINK, so coherd cannot delete any key", "+unlink");
+const HSET: Right = right(Code::ACL_HSET, "it may not HSET, so coherd writes no record and nothing settles", "+hset");
 const HGET: Right = right(
     Code::ACL_HGET,
-    "it may not HGET, so that the record cannot be compared, none is written and nothing settles",
+    "it may not HGET, so coherd cannot compare the record, writes none, and nothing settles",
     "+hget",
 );
 const HGETALL: Right =
-    right(Code::ACL_HGETALL, "it may not HGETALL, so that the record cannot be read and nothing begins", "+hgetall");
-const DBSIZE: Right = right(
-    Code::ACL_DBSIZE,
-    "it may not DBSIZE, so that a cache that was emptied is not known from a full one",
-    "+dbsize",
-);
-const SCAN: Right = right(Code::ACL_SCAN, "it may not SCAN, so that no gap can be flushed", "+scan");
-const EVAL: Right = right(Code::ACL_EVAL, "it may not EVAL, so that no record is written and nothing settles", "+eval");
+    right(Code::ACL_HGETALL, "it may not HGETALL, so coherd cannot read the record and sends nothing", "+hgetall");
+const DBSIZE: Right =
+    right(Code::ACL_DBSIZE, "it may not DBSIZE, so coherd cannot tell an emptied cache from a full one", "+dbsize");
+const SCAN: Right = right(Code::ACL_SCAN, "it may not SCAN, so coherd cannot flush after a gap", "+scan");
+const EVAL: Right = right(Code::ACL_EVAL, "it may not EVAL, so coherd writes no record and nothing settles", "+eval");
 const EVALSHA: Right =
-    right(Code::ACL_EVALSHA, "it may not EVALSHA, so that no record is written and nothing settles", "+evalsha");
-const TIME: Right = right(Code::ACL_TIME, "it may not TIME, which moving a version pointer takes", "+time");
-const GET: Right = right(Code::ACL_GET, "it may not GET, which moving a version pointer takes", "+get");
-const SET: Right = right(Code::ACL_SET, "it may not SET, which moving a version pointer takes", "+set");
-const PUBLISH: Right = right(Code::ACL_PUBLISH, "it may not PUBLISH, which publish rules take", "+publish");
+    right(Code::ACL_EVALSHA, "it may not EVALSHA, so coherd writes no record and nothing settles", "+evalsha");
+const TIME: Right = right(Code::ACL_TIME, "it may not TIME, which coherd needs to move a version pointer", "+time");
+const GET: Right = right(Code::ACL_GET, "it may not GET, which coherd needs to move a version pointer", "+get");
+const SET: Right = right(Code::ACL_SET, "it may not SET, which coherd needs to move a version pointer", "+set");
+const PUBLISH: Right = right(Code::ACL_PUBLISH, "it may not PUBLISH, which publish rules need", "+publish");
 const LIST: Right = right(
     Code::ACL_FUNCTION_LIST,
-    "it may not FUNCTION LIST, so that readers' functions are not brought",
+    "it may not FUNCTION LIST, so coherd does not load readers' functions",
     "'+function|list'",
 );
 const LOAD: Right = right(
     Code::ACL_FUNCTION_LOAD,
-    "it may not FUNCTION LOAD, so that readers' functions are not brought",
+    "it may not FUNCTION LOAD, so coherd does not load readers' functions",
     "'+function|load'",
 );
 

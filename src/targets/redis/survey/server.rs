@@ -41,8 +41,9 @@ impl Survey {
         }
         if info.number("cluster_enabled") == 1 {
             self.findings.retain(|finding| finding.code != Code::TARGET_CLUSTER);
-            let message = "it is a node of a Redis Cluster: keys on other nodes would be refused (MOVED), which holds \
-                           everything up. Clusters cannot be followed yet; name a primary that is in none";
+            let message = "it is a node of a Redis Cluster, which coherd does not support yet: the node refuses keys \
+                           of other nodes (MOVED), which blocks all deliveries. Set url to a primary that is in no \
+                           cluster";
             self.find(Finding::error(Code::TARGET_CLUSTER, &self.subject, message));
         }
         if info.text("role") == "slave" {
@@ -75,15 +76,15 @@ impl Survey {
             (Code::EVICTION_NONE, message.to_owned())
         } else if policy.starts_with("allkeys-") {
             let message = format!(
-                "maxmemory-policy is {policy}: when memory is full, the record {} may be evicted, which coherd \
-                 takes for a lost memory: it flushes every scope. Leases and version pointers may go without harm. volatile-lru evicts \
-                 what has a time to live (give entries one), and never the record",
+                "maxmemory-policy is {policy}: when memory is full, Redis may evict the record {}. coherd then treats \
+                 the cache as one that lost its data and flushes every scope. Evicted leases and version pointers do \
+                 no harm. volatile-lru evicts only keys with a time to live (give entries one), and never the record",
                 self.config.record_key
             );
             (Code::EVICTION_RECORD, message)
         } else if policy == "volatile-ttl" && self.config.leases {
-            let message = "maxmemory-policy is volatile-ttl: when memory is full, leases go first, because they end first. \
-                           Each fill is then refused: safe, but the cache is filled no more";
+            let message = "maxmemory-policy is volatile-ttl: when memory is full, Redis evicts leases first, because \
+                           they expire first. It then refuses each fill: safe, but the cache is no longer filled";
             (Code::EVICTION_LEASES, message.to_owned())
         } else {
             return;
@@ -99,10 +100,10 @@ impl Survey {
             return;
         }
         let message = format!(
-            "{replicas} replica(s) follow it, and it takes writes also while none keeps up: after a failover to one that is \
-             behind, readers are served old values until coherd has seen by the record what is missing, and has sent or \
-             flushed it. With min-replicas-to-write, a replica that may take over is at most min-replicas-max-lag behind, \
-             and coherd waits while none is. Readers must not read from replicas at all"
+            "{replicas} replica(s) follow it, and it accepts writes even if none of them keeps up. After a failover to \
+             a replica that is behind, readers get old values until coherd has compared the record and has sent or \
+             flushed what is missing. With min-replicas-to-write, a replica that may take over is at most \
+             min-replicas-max-lag behind, and coherd waits while none is. Readers must not read from replicas at all"
         );
         let remedy = self.command("CONFIG SET min-replicas-to-write 1");
         let finding = Finding::warning(Code::TARGET_REPLICAS, &self.subject, message);
@@ -129,9 +130,9 @@ impl Survey {
         if remedy.is_empty() {
             return Ok(());
         }
-        let message = "it keeps its data on disk: a restart brings back what was invalidated since the last write there, and \
-                       serves it until coherd is connected again, has seen by the record what is missing, and has sent or \
-                       flushed it. Without persistence a restart is an empty cache, in which nothing is old";
+        let message = "it keeps its data on disk: after a restart it serves keys that were invalidated since its last \
+                       write to disk, until coherd has connected again, compared the record, and sent or flushed what \
+                       is missing. Without persistence, the cache is empty after a restart, and nothing in it is old";
         let finding = Finding::warning(Code::TARGET_PERSISTENCE, &self.subject, message);
         self.find(finding.remedies(remedy).remedy(KEEP_CONFIG));
         Ok(())
