@@ -157,7 +157,7 @@ fn children_whose_changes_cannot_be_followed_are_refused_with_the_reason() {
                 "{PARENT} CREATE SCHEMA _timescaledb_internal;
                  CREATE TABLE _timescaledb_internal._hyper_1_1_chunk (PRIMARY KEY (id)) INHERITS (parent)"
             ),
-            "it is a hypertable of TimescaleDB",
+            "it is a TimescaleDB hypertable",
         ),
         (
             format!(

@@ -133,8 +133,8 @@ fn another_servers_snapshot_is_no_answer() {
     asking.put();
     asking.follow(Some(1));
     let error = away(&mut asking);
-    let (pid, name) = (format!("PID {walsender};"), &followed.database.name);
-    insta::assert_snapshot!(settled_text(&error, &[(&pid, "PID 2;"), (name, "s")]), @"Lost: could not ask the source what its readers see: the stream comes from PID 1, but on the server that dsn reaches now, the slot s is active for PID 2. If dsn names several servers, set target_session_attrs to select one");
+    let (pid, name) = (format!("PID {walsender}."), &followed.database.name);
+    insta::assert_snapshot!(settled_text(&error, &[(&pid, "PID 2."), (name, "s")]), @"Lost: could not ask the source what its readers see: the stream comes from PID 1, but on the server that dsn reaches now, the slot s is active for PID 2. If dsn names several servers, set target_session_attrs to select one");
     // As does a server where the slot is not in use, or is not.
     let database = Database::create();
     let mut other = Asking::start(&database.dsn(), "none");
