@@ -152,5 +152,5 @@ fn the_command_needs_a_slot_and_a_daemon_that_streams() {
     twin.launch_unready();
     until("the twin stands by", || (twin.status()["state"] == "standby").then_some(()));
     let told = refusal(&twin);
-    assert!(told.contains("the daemon here stands by") && told.contains("coherd.wait()"), "{told}");
+    assert!(told.contains("this daemon is a hot standby") && told.contains("coherd.wait()"), "{told}");
 }
