@@ -38,10 +38,11 @@ outage: prerequisites ## a cache is away for SECONDS (600) under load: memory an
 waits: prerequisites ## how long coherd.wait() takes behind changes of several kinds, COUNT (250) of each
 	COHERD_WAITS=$(or $(COUNT),250) $(CARGO) test --test coherd e2e::wait:: -- --nocapture --test-threads=1
 
-lint: ## formatting, clippy and the house rules
+lint: ## formatting, clippy, the house rules, and links between the pages of the code
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --features demo -- -D warnings
 	$(CARGO) test --quiet --test coherd tidy::
+	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" $(CARGO) doc --quiet --no-deps --document-private-items
 	# Without what tests bring along.
 	$(CARGO) check --quiet --features demo --bins
 	@# libfuzzer is C++.

@@ -1,5 +1,5 @@
 //! The configuration as a JSON Schema, for editors, and as a list of fields, for the manual. The structure is asked of the
-//! structs that read it ([`probe`]), the words are those of the shipped file ([`words`]).
+//! structs that read it ([`introspect`]), the words are those of the shipped file ([`words`]).
 
 mod introspect;
 mod words;

@@ -5,7 +5,7 @@
 //! [`Core::take_outputs`], and whoever performs it decides nothing. Everything that a commit is waiting for is a value in
 //! here, once: a [`Pending`](pending::Pending) in one place of one target.
 //!
-//! Start with [`targets::TargetState`], then [`watermark`].
+//! Start with [`target::TargetState`], then [`watermark`].
 
 mod attesting;
 mod canonical;

@@ -61,7 +61,7 @@ impl<'a> Demand<'a> {
     }
 
     /// What the replica identity should become. FULL is the one that nothing takes away: DROP COLUMN drops a constraint
-    /// without a word. But FULL writes whole old rows into the log, and Postgres allows no column list beside it.
+    /// silently. But FULL writes whole old rows into the log, and Postgres allows no column list beside it.
     pub fn identity(&self) -> Identity {
         let (table, choices, missing) = (self.table, self.database.choices, self.missing_old());
         let wants_all = !table.has_identity() || !self.missing_comparison().is_empty();

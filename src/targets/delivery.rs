@@ -23,13 +23,9 @@ use tokio::time::Instant;
 
 use super::{Delivered, Delivery, Fault, FaultKind, Pending, StoredRecord, Target};
 use crate::backoff::Backoff;
-use crate::core::Ticket;
+use crate::core::{Ticket, WINDOW_DELIVERIES};
 use crate::types::invalidation::Batch;
 use crate::types::record::Answer;
-
-/// The most deliveries of one target that are sent and not confirmed. Enough to keep the wire busy; more would only make
-/// batches smaller, as what is not sent yet keeps gathering.
-pub const WINDOW_DELIVERIES: usize = 4;
 
 /// Waits after a fault that passes by itself.
 const BRIEF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(2));

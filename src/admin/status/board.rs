@@ -117,7 +117,7 @@ impl Board {
         its.extend(commits);
     }
 
-    /// The loop has turned. Called at least every few seconds in every state; see [`TURN_MAX`].
+    /// The loop has turned. Called at least every few seconds in every state; see [`TURN_MAX`](super::TURN_MAX).
     pub fn turned(&self) {
         self.held().status.turned = Instant::now();
     }

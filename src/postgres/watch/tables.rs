@@ -1,4 +1,4 @@
-//! What a look says of each table, read from the rows of [`look`](crate::postgres::client::sql::look).
+//! What a look says of each table, read from the rows of [`look`](super::sql::look).
 
 use tokio_postgres::{Error, Row};
 

@@ -1,4 +1,4 @@
-//! `coherd check` looks at a Redis: what it is ([`server`]), what the user may do ([`probe`]), what stands in it. Nothing
+//! `coherd check` looks at a Redis: what it is ([`server`]), what the user may do ([`permissions`]), what stands in it. Nothing
 //! is changed.
 
 mod permissions;
