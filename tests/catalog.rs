@@ -64,7 +64,7 @@ fn the_server_and_the_role_are_described() {
     let database = Database::create();
     let seen = Session::of(&database).look(&[]);
     assert_eq!((seen.server.version, seen.server.wal_level.as_str()), (database.server.version(), "logical"));
-    assert!(seen.server.slots_max == 50 && seen.server.senders_max == 50 && !seen.server.in_recovery);
+    assert!(seen.server.slots.max == 50 && seen.server.senders.max == 50 && !seen.server.in_recovery);
     assert_eq!((seen.server.sender_timeout.as_secs(), seen.server.encoding.as_str()), (60, "UTF8"));
     assert!(seen.role.superuser && seen.role.replication && seen.role.may_create);
     assert_eq!((seen.publication, seen.slot, seen.functions), (None, None, None));

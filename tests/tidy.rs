@@ -111,7 +111,6 @@ const LARGE_TYPES: &[(&str, &str)] = &[
     ("admin::View", "the fields of /status, as they are documented"),
     ("types::Database", "the answers of one look at a server"),
     ("types::Server", "the settings of a server, as it names them"),
-    ("types::Surroundings", "what is around the tables, as one query brings it"),
     ("types::Table", "what the catalogue says of a table"),
     ("rules::Demand", "one question for each thing that a rule needs of a column"),
     ("postgres::Dsn", "the parameters of libpq that are known here"),

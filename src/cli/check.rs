@@ -8,7 +8,7 @@ use super::columns::plural;
 use super::parts::{IdentityKind, choices};
 use super::{Failure, parts, print};
 use crate::config::Config;
-use crate::postgres::catalog::{CatalogError, beside, look, surroundings};
+use crate::postgres::catalog::{CatalogError, beside, clock, look};
 use crate::postgres::client::dsn::Dsn;
 use crate::postgres::client::sql::connect;
 use crate::postgres::survey::prerequisites::prerequisites;
@@ -21,8 +21,9 @@ use crate::rules::overlap::{Destination, overlaps};
 use crate::targets::config::Library;
 use crate::targets::survey::shared;
 use crate::targets::{OpenError, Surveying};
-use crate::types::database::{Beside, Choices, Database, Surroundings};
+use crate::types::database::{Beside, Choices, Database};
 use crate::types::finding::{Code, Finding, Severity};
+use crate::types::server::Clock;
 use crate::types::table::TableName;
 
 /// What the server calls our connections.
@@ -107,13 +108,13 @@ async fn look_at_source(config: &Config, choices: Choices, env: &dyn Fn(&str) ->
         Ok(client) => client,
         Err(error) => return only(unreachable(&error)),
     };
-    let (database, surroundings, beside) = match read(&client, config, choices).await {
+    let (database, clock, beside) = match read(&client, config, choices).await {
         Ok(seen) => seen,
         Err(error) => return only(Finding::unknown(Code::SOURCE_UNREADABLE, "source", error.to_string())),
     };
     let look = Look {
         database: &database,
-        surroundings: &surroundings,
+        clock,
         application_name: dsn.application_name(),
         wal_budget: config.source.wal_budget,
         libpq: dsn.libpq(),
@@ -133,13 +134,12 @@ async fn read(
     client: &tokio_postgres::Client,
     config: &Config,
     choices: Choices,
-) -> Result<(Database, Surroundings, Beside), CatalogError> {
+) -> Result<(Database, Clock, Beside), CatalogError> {
     let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
     let database = look(client, &config.source.slot, &config.source.publication, &names).await?;
     let database = Database { choices, ..database };
-    let surroundings = surroundings(client, database.server.version, &config.source.slot).await?;
-    let beside = beside(client, &database).await?;
-    Ok((database, surroundings, beside))
+    let (clock, beside) = (clock(client).await?, beside(client, &database).await?);
+    Ok((database, clock, beside))
 }
 
 /// Every listed replica, against what was seen of the source.
@@ -160,11 +160,12 @@ async fn replicas(config: &Config, env: &dyn Fn(&str) -> Option<String>, source:
 
 /// Looks whose the record of each target is, all at once. A target that does not answer is found elsewhere.
 async fn records(config: &Config, reached: Option<&Reached>) -> Vec<Finding> {
-    let (Some(reached), Ok(targets)) = (reached, parts::targets(config, Library::Leave)) else { return Vec::new() };
+    let system_id = reached.and_then(|reached| reached.life.system_id);
+    let (Some(system_id), Ok(targets)) = (system_id, parts::targets(config, Library::Leave)) else { return Vec::new() };
     let mut looking = Vec::new();
     for (settings, target) in config.targets.iter().zip(targets) {
         let (name, record) = (settings.name.clone(), settings.record.clone());
-        let (system_id, slot) = (reached.system_id, config.source.slot.clone());
+        let (system_id, slot) = (system_id, config.source.slot.clone());
         looking.push(tokio::spawn(async move { shared(target.as_ref(), (&name, &record), (system_id, &slot)).await }));
     }
     let mut findings = Vec::new();

@@ -123,7 +123,7 @@ pub fn plan(rules: &[Rule], database: &Database, beside: &Beside) -> Plan {
         plan.findings.push(Finding::error(Code::SETUP_STANDBY, "source", message));
         return plan;
     }
-    if let Some(finding) = database.slot.as_ref().and_then(|slot| of_others(database, slot)) {
+    if let Some(finding) = of_others(database) {
         plan.findings.push(finding);
         return plan;
     }

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::postgres::catalog::{look, told};
 use crate::postgres::client::sql::connect;
 use crate::types::database::Database;
+use crate::types::slot::SlotState;
 use crate::types::table::{quote_identifier, quote_literal};
 
 /// `coherd teardown`
@@ -44,7 +45,7 @@ pub fn plan(database: &Database, contents: &[String], with_schema: bool) -> Resu
     let mut plan = Plan::default();
     if let Some(slot) = &database.slot {
         let name = quote_identifier(&database.slot_name);
-        if slot.belongs_to_others(&database.name).is_some() {
+        if let SlotState::OfOthers(_) = slot.state(&database.name) {
             return Err(format!(
                 "the slot {name} is physical, of another database, or not one that coherd makes, so it is not ours to drop"
             ));

@@ -1,22 +1,19 @@
 //! One look at the catalogue, with ordinary SQL. Everything here may be read by every role.
 
 mod published;
-mod surroundings;
+mod server;
 mod tables;
 
-use std::time::Duration;
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
-use tokio_postgres::{Client, Row};
-
-use super::synchronous::STANDBYS;
+use super::slot;
 use crate::postgres::client::notices::shortened;
-use crate::types::database::{
-    Choices, Database, Operations, PUBLICATION_DEFAULT, Publication, Role, Server, Slot, publication_comment,
-};
+use crate::types::database::{Choices, Database, Operations, PUBLICATION_DEFAULT, Publication, publication_comment};
+use crate::types::slot::Slot;
 use crate::types::table::TableName;
 
 pub use published::beside;
-pub use surroundings::surroundings;
+pub use server::clock;
 
 /// A question to the catalogue that got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +43,7 @@ pub async fn look(
     publication: &str,
     tables: &[TableName],
 ) -> Result<Database, CatalogError> {
-    let server = server(client).await?;
+    let server = server::server(client).await?;
     let version = server.version;
     let other_slots = names(client, "the other slots", OTHER_SLOTS, &[&slot]).await?;
     let held = read_publication(client, publication, version, |comment| match comment {
@@ -63,11 +60,11 @@ pub async fn look(
         functions: get(&row, 1, "the functions")?,
         operators: get(&row, 2, "the functions")?,
         server,
-        role: role(client).await?,
+        role: server::role(client).await?,
         publication_name: publication.to_owned(),
         publication: held,
         slot_name: slot.to_owned(),
-        slot: read_slot(client, slot).await?,
+        slot: read_slot(client, slot, version).await?,
         asked,
         has_heirs: tables.iter().any(|table| !table.parents.is_empty()),
         tables,
@@ -95,60 +92,6 @@ async fn names(
 const FUNCTIONS: &str = "SELECT current_database()::text, (SELECT obj_description(oid, 'pg_namespace') \
     FROM pg_catalog.pg_namespace WHERE nspname = 'coherd'), \
     EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'coherd_operator')";
-
-const SERVER: &str = "
-SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
-       current_setting('max_replication_slots')::int, (SELECT count(*)::int FROM pg_catalog.pg_replication_slots),
-       current_setting('max_wal_senders')::int, (SELECT count(*)::int FROM pg_catalog.pg_stat_replication),
-       (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'),
-       (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'),
-       current_setting('synchronous_commit'), pg_catalog.pg_is_in_recovery(), current_setting('server_encoding'),
-       current_setting('synchronous_standby_names')";
-
-async fn server(client: &Client) -> Result<Server, CatalogError> {
-    const WHAT: &str = "the server's settings";
-    let row = one(client, WHAT, SERVER, &[]).await?;
-    let number = |index| get::<i32>(&row, index, WHAT).map(|n| u32::try_from(n).unwrap_or_default());
-    let timeout = u64::try_from(get::<i64>(&row, 6, WHAT)?).unwrap_or_default();
-    Ok(Server {
-        version: number(0)?,
-        wal_level: get(&row, 1, WHAT)?,
-        slots_max: number(2)?,
-        slots_used: number(3)?,
-        senders_max: number(4)?,
-        senders_used: number(5)?,
-        sender_timeout: Duration::from_millis(timeout),
-        slot_keep_mib: get(&row, 7, WHAT)?,
-        synchronous_commit: get(&row, 8, WHAT)?,
-        synchronous_standby_names: get(&row, 11, WHAT)?,
-        standbys: standbys(client).await?,
-        in_recovery: get(&row, 9, WHAT)?,
-        encoding: get(&row, 10, WHAT)?,
-    })
-}
-
-async fn standbys(client: &Client) -> Result<Vec<String>, CatalogError> {
-    names(client, "the standbys", STANDBYS, &[]).await
-}
-
-const ROLE: &str = "
-SELECT r.rolname::text, r.rolsuper,
-       r.rolsuper OR r.rolreplication
-           OR coalesce((SELECT pg_catalog.pg_has_role(oid, 'USAGE') FROM pg_catalog.pg_roles
-                        WHERE rolname = 'rds_replication'), false),
-       pg_catalog.has_database_privilege(current_database(), 'CREATE')
-FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
-
-async fn role(client: &Client) -> Result<Role, CatalogError> {
-    const WHAT: &str = "the role's rights";
-    let row = one(client, WHAT, ROLE, &[]).await?;
-    Ok(Role {
-        name: get(&row, 0, WHAT)?,
-        superuser: get(&row, 1, WHAT)?,
-        replication: get(&row, 2, WHAT)?,
-        may_create: get(&row, 3, WHAT)?,
-    })
-}
 
 async fn read_publication(
     client: &Client,
@@ -196,25 +139,15 @@ WHERE p.pubname = $1 ORDER BY 1, 2";
     rows.iter().map(|row| Ok(TableName { schema: get(row, 0, WHAT)?, name: get(row, 1, WHAT)? })).collect()
 }
 
-const SLOT: &str = "
-SELECT plugin::text, database::text, active_pid, wal_status, confirmed_flush_lsn::text, two_phase
-FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
-
 /// The slot called `name`, if there is one.
-pub async fn read_slot(client: &Client, name: &str) -> Result<Option<Slot>, CatalogError> {
-    const WHAT: &str = "the slot";
-    let Some(row) = client.query_opt(SLOT, &[&name]).await.map_err(|error| CatalogError::new(WHAT, &error))? else {
-        return Ok(None);
-    };
-    let confirmed: Option<String> = get(&row, 4, WHAT)?;
-    Ok(Some(Slot {
-        plugin: get(&row, 0, WHAT)?,
-        database: get(&row, 1, WHAT)?,
-        active_pid: get(&row, 2, WHAT)?,
-        wal_status: get(&row, 3, WHAT)?,
-        confirmed: confirmed.and_then(|lsn| lsn.parse().ok()),
-        two_phase: get::<Option<bool>>(&row, 5, WHAT)?.unwrap_or_default(),
-    }))
+async fn read_slot(client: &Client, name: &str, version: u32) -> Result<Option<Slot>, CatalogError> {
+    let answer = client.simple_query(&slot::query(name, version / 10_000)).await;
+    let answer = answer.map_err(|error| CatalogError::new("the slot", &error))?;
+    let row = answer.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    Ok(row.map(|row| slot::read(|column| row.try_get(column).ok().flatten())))
 }
 
 async fn one(

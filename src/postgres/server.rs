@@ -20,6 +20,7 @@ use crate::postgres::client::server_error::Doing;
 use crate::postgres::client::session::{Failure, Rows, Session, unexpected};
 use crate::postgres::client::socket::Socket;
 use crate::types::lsn::Lsn;
+use crate::types::slot::Slot;
 use crate::types::table::{quote_identifier, quote_literal};
 
 pub use create::Creation;
@@ -112,13 +113,16 @@ impl Postgres {
         session.query(sql).await.map_err(|failure| explain(failure, Doing::Asking { what, user }))
     }
 
+    async fn read_slot(&self, session: &mut Session) -> Result<Option<Slot>, SourceError> {
+        let rows = self.ask(session, "look at the slot", &slot::query(&self.config.slot, session.major)).await?;
+        let row = rows.into_iter().next();
+        Ok(row.map(|row| slot::read(|column| row.get(column)?.as_deref())))
+    }
+
     async fn slot(&self, session: &mut Session) -> Result<SlotSeen, SourceError> {
-        let sql = slot::query(&self.config.slot, session.major);
-        let rows = self.ask(session, "look at the slot", &sql).await?;
-        match rows.into_iter().next() {
-            None => Ok(SlotSeen::Missing),
-            Some(row) => slot::assess(row, &self.config.slot, self.config.dsn.database()),
-        }
+        let slot = self.read_slot(session).await?;
+        let assess = |slot: Slot| slot::assess(&slot, &self.config.slot, self.config.dsn.database());
+        slot.map_or(Ok(SlotSeen::Missing), assess)
     }
 
     /// Where the log left earlier timelines. Nothing where the server cannot say: a history that was removed must not
@@ -217,19 +221,9 @@ impl Postgres {
 
     /// How far the slot is confirmed when nobody streams from it: whoever does may move it until it lets go.
     async fn free_slot_confirmed(&self, session: &mut Session) -> Result<Option<Lsn>, SourceError> {
-        let slot = &self.config.slot;
-        let sql = format!(
-            "SELECT active_pid, confirmed_flush_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
-            quote_literal(slot)
-        );
-        let rows = self.ask(session, "look at the slot", &sql).await?;
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        match value(&rows, 0)? {
-            "" => number(&rows, 1).map(Some),
-            pid => Err(SourceError::Busy(format!("the slot {} is active for PID {pid}", quote_identifier(slot)))),
-        }
+        let Some(slot) = self.read_slot(session).await? else { return Ok(None) };
+        let Some(pid) = slot.active_pid else { return Ok(slot.confirmed) };
+        Err(SourceError::Busy(format!("the slot {} is active for PID {pid}", quote_identifier(&self.config.slot))))
     }
 
     async fn start(&self, session: &mut Session) -> Result<StreamSettings, SourceError> {

@@ -1,9 +1,9 @@
-//! A database as its catalogue describes it: the server, our role, the publication, the slot, the rules' tables.
+//! A database as its catalogue describes it: the server, our role, the publication, the slot, the rules' tables. This is
+//! the one description of a server; every command and the daemon read it in the same way (`postgres::catalog::look`).
 
-use std::time::Duration;
-
-use crate::types::lsn::Lsn;
-use crate::types::table::{Table, TableName, quote_identifier};
+use crate::types::server::{Role, Server};
+use crate::types::slot::Slot;
+use crate::types::table::{Table, TableName};
 
 /// What one look at the catalogue showed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -132,50 +132,6 @@ pub struct Unwritable {
     pub is_virtual: bool,
 }
 
-/// The server.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Server {
-    /// `server_version_num`, e.g. 150018.
-    pub version: u32,
-    /// `wal_level`. Logical decoding needs `logical`; from 19 on `replica` is enough, because making a slot turns it on.
-    pub wal_level: String,
-    /// `max_replication_slots`.
-    pub slots_max: u32,
-    /// Slots there are.
-    pub slots_used: u32,
-    /// `max_wal_senders`.
-    pub senders_max: u32,
-    /// WAL senders at work.
-    pub senders_used: u32,
-    /// `wal_sender_timeout`; zero means none.
-    pub sender_timeout: Duration,
-    /// `max_slot_wal_keep_size` in MiB; -1 means without bound.
-    pub slot_keep_mib: i64,
-    /// `synchronous_commit` as new sessions of this role have it.
-    pub synchronous_commit: String,
-    /// `synchronous_standby_names`.
-    pub synchronous_standby_names: String,
-    /// What the standbys that stream from it are called, as far as this role may see them (`pg_monitor`).
-    pub standbys: Vec<String>,
-    /// A standby.
-    pub in_recovery: bool,
-    /// `server_encoding`.
-    pub encoding: String,
-}
-
-/// The role of the session.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Role {
-    /// Its name.
-    pub name: String,
-    /// `rolsuper`.
-    pub superuser: bool,
-    /// May replicate: `rolreplication`, superuser, or member of `rds_replication`.
-    pub replication: bool,
-    /// May create publications and schemas in this database.
-    pub may_create: bool,
-}
-
 /// The publication.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "the booleans of pg_publication")]
@@ -227,129 +183,5 @@ impl Operations {
         let all =
             [(self.insert, "insert"), (self.update, "update"), (self.delete, "delete"), (self.truncate, "truncate")];
         all.into_iter().filter(|(there, _)| !there).map(|(_, name)| name).collect()
-    }
-}
-
-/// What only a thorough check asks about the server and the slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Surroundings {
-    /// Who runs the server, which decides how its settings are changed.
-    pub hosting: Hosting,
-    /// `IDENTIFY_SYSTEM`'s `systemid`, where this role may ask for it (`pg_control_system`).
-    pub system_id: Option<u64>,
-    /// `pg_postmaster_start_time()`: together with the system, one life of one server.
-    pub started: String,
-    /// The server's own address and port, as it sees the connection; `None` over a unix socket.
-    pub address: Option<String>,
-    /// The database's clock minus this machine's, in ms, give or take half the round trip.
-    pub clock_ahead_ms: i64,
-    /// The round trip of that question, in ms.
-    pub clock_doubt_ms: i64,
-    /// Where `synchronous_commit` is off.
-    pub loose_commits: Vec<LooseCommits>,
-    /// `idle_replication_slot_timeout` (18+); zero means none.
-    pub idle_slot_timeout: Duration,
-    /// `synchronized_standby_slots` (17+); `None` before.
-    pub synchronized_standby_slots: Option<String>,
-    /// The physical slots that standbys follow at the moment.
-    pub standby_slots: Vec<String>,
-    /// `failover` of our slot (17+).
-    pub slot_failover: Option<bool>,
-    /// Why our slot is invalid: `invalidation_reason` (17+), or a conflict with recovery (16).
-    pub slot_invalidation: Option<String>,
-    /// The functions of the server that send messages, as SQL names them, which every role may call.
-    pub public_senders: Vec<String>,
-    /// Whether the role may call the functions in the schema `coherd`; `true` where there are none.
-    pub functions_usable: bool,
-}
-
-/// A place from which sessions take `synchronous_commit = off`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LooseCommits {
-    /// The server's own settings.
-    Server,
-    /// `ALTER DATABASE`, of ours.
-    Database,
-    /// `ALTER ROLE`.
-    Role(String),
-    /// `ALTER ROLE … IN DATABASE`, of ours.
-    RoleInDatabase(String),
-}
-
-/// Who runs the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hosting {
-    /// Somebody who may use ALTER SYSTEM.
-    Own,
-    /// Amazon RDS or Aurora.
-    AmazonRds,
-    /// Google Cloud SQL.
-    CloudSql,
-    /// Azure Database for Postgres.
-    Azure,
-}
-
-/// The slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
-    /// `plugin`; `None` for a physical slot.
-    pub plugin: Option<String>,
-    /// The database it follows.
-    pub database: Option<String>,
-    /// The process that streams from it.
-    pub active_pid: Option<i32>,
-    /// `wal_status`: `reserved`, `extended`, `unreserved` or `lost`.
-    pub wal_status: Option<String>,
-    /// `confirmed_flush_lsn`.
-    pub confirmed: Option<Lsn>,
-    /// `two_phase`: prepared transactions would arrive without their rows.
-    pub two_phase: bool,
-}
-
-/// What to do about a slot that coherd did not make. Dropping it could cost its owner a standby or a subscription.
-pub const ANOTHER_NAME: &str = "it is not coherd's, so choose another name (source.slot)";
-
-/// Why a slot cannot be one that coherd made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OfOthers<'a> {
-    /// It is for a standby or a backup.
-    Physical,
-    /// It follows another database.
-    Database(&'a str),
-    /// It has another output plugin than pgoutput.
-    Plugin(&'a str),
-    /// coherd makes none that sends prepared transactions early.
-    TwoPhase,
-}
-
-impl OfOthers<'_> {
-    /// Why it is of no use to `ours`. Reads on after "the slot ".
-    pub fn text(&self, ours: &str) -> String {
-        let why = match self {
-            OfOthers::Physical => "is a physical one, made for a standby or a backup".to_owned(),
-            OfOthers::Database(of) => {
-                format!("belongs to database {}, not to {}", quote_identifier(of), quote_identifier(ours))
-            }
-            OfOthers::Plugin(plugin) => {
-                format!("was made with the output plugin {plugin}, and coherd reads pgoutput")
-            }
-            OfOthers::TwoPhase => "sends prepared transactions early (two_phase), without their rows".to_owned(),
-        };
-        format!("{why}; {ANOTHER_NAME}")
-    }
-}
-
-impl Slot {
-    /// Why the slot cannot be one that coherd made for database `ours`; `None` where it can.
-    pub fn belongs_to_others(&self, ours: &str) -> Option<OfOthers<'_>> {
-        let Some(plugin) = self.plugin.as_deref() else { return Some(OfOthers::Physical) };
-        match self.database.as_deref() {
-            Some(of) if of == ours => {}
-            of => return Some(OfOthers::Database(of.unwrap_or_default())),
-        }
-        if plugin != "pgoutput" {
-            return Some(OfOthers::Plugin(plugin));
-        }
-        self.two_phase.then_some(OfOthers::TwoPhase)
     }
 }

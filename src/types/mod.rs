@@ -7,5 +7,7 @@ pub mod invalidation;
 pub mod lsn;
 pub mod observation;
 pub mod record;
+pub mod server;
+pub mod slot;
 pub mod snapshot;
 pub mod table;

@@ -12,8 +12,10 @@ mod way;
 use coherd::cli::check::{fine, json, text};
 use coherd::postgres::survey::Look;
 use coherd::postgres::survey::prerequisites::prerequisites;
-use coherd::types::database::{Database as Seen, Hosting, Slot, Surroundings};
+use coherd::types::database::Database as Seen;
 use coherd::types::finding::{CODES, Code, Finding};
+use coherd::types::server::{Clock, Hosting};
+use coherd::types::slot::Slot;
 
 use crate::catalog::Session;
 use crate::setup::Config;
@@ -101,39 +103,29 @@ fn the_documentation_has_every_code() {
     assert!(text.contains(&rows.concat()), "docs/check.md should have this table:\n{}", rows.concat());
 }
 
-fn surroundings() -> Surroundings {
-    Surroundings {
-        hosting: Hosting::Own,
-        system_id: None,
-        started: String::new(),
-        address: None,
-        clock_ahead_ms: 0,
-        clock_doubt_ms: 0,
-        loose_commits: Vec::new(),
-        idle_slot_timeout: std::time::Duration::ZERO,
-        synchronized_standby_slots: None,
-        standby_slots: Vec::new(),
-        slot_failover: None,
-        slot_invalidation: None,
-        public_senders: Vec::new(),
-        functions_usable: true,
-    }
+/// What is found of a database that looks like this.
+fn found(database: &Seen) -> Vec<Finding> {
+    found_with(database, Clock::default())
 }
 
-/// What is found of a database that looks like this.
-fn found(database: &Seen, surroundings: &Surroundings) -> Vec<Finding> {
+fn found_with(database: &Seen, clock: Clock) -> Vec<Finding> {
     let (application_name, libpq) = ("coherd", "host=db port=5432 dbname=app user=coherd sslmode=prefer".to_owned());
-    prerequisites(&Look { database, surroundings, application_name, wal_budget: Some(10 << 30), libpq })
+    prerequisites(&Look { database, clock, application_name, wal_budget: Some(10 << 30), libpq })
+}
+
+/// The database as it is, but for the right to send messages, which is of no interest here.
+fn seen(database: &Database) -> Seen {
+    let mut seen = Session::of(database).look(&[]);
+    seen.server.public_senders.clear();
+    seen
 }
 
 fn slot(seen: &Seen) -> Slot {
     Slot {
         plugin: Some("pgoutput".into()),
         database: Some(seen.name.clone()),
-        active_pid: None,
         wal_status: Some("reserved".into()),
-        confirmed: None,
-        two_phase: false,
+        ..Slot::default()
     }
 }
 
@@ -175,17 +167,17 @@ fn a_database_that_cannot_be_asked_is_not_fine() {
 #[test]
 fn what_the_server_lacks_is_named_with_its_repair() {
     let database = Database::create();
-    let mut seen = Session::of(&database).look(&[]);
+    let mut seen = seen(&database);
     seen.name = "app".into();
     seen.slot_name = "coherd".into();
     seen.server.wal_level = "minimal".into();
-    seen.server.slots_used = seen.server.slots_max;
-    seen.server.senders_used = seen.server.senders_max;
+    seen.server.slots.used = seen.server.slots.max;
+    seen.server.senders.used = seen.server.senders.max;
     seen.server.sender_timeout = std::time::Duration::ZERO;
     seen.server.encoding = "SQL_ASCII".into();
     seen.role.name = "App".into();
     seen.role.replication = false;
-    insta::assert_snapshot!(text(&found(&seen, &surroundings())), @r#"
+    insta::assert_snapshot!(text(&found(&seen)), @r#"
     error [wal-level] source: wal_level is minimal, so the log cannot be decoded; this needs a restart of the server
         ALTER SYSTEM SET wal_level = logical;
         -- then restart the server
@@ -220,13 +212,13 @@ fn what_the_server_lacks_is_named_with_its_repair() {
 #[test]
 fn an_old_server_and_a_standby_that_cannot_decode_are_refused() {
     let database = Database::create();
-    let mut seen = Session::of(&database).look(&[]);
+    let mut seen = seen(&database);
     seen.server.version = 130_004;
     seen.server.in_recovery = true;
     seen.slot = Some(slot(&seen));
     seen.publication = Some(publication());
     seen.functions = Some("older".into());
-    insta::assert_snapshot!(text(&found(&seen, &surroundings())), @r#"
+    insta::assert_snapshot!(text(&found(&seen)), @r#"
     error [server-version] source: it is Postgres 13; coherd needs 14 or later
 
     error [standby-version] source: it is a standby, and Postgres 13 decodes on the primary only; name the primary
@@ -241,7 +233,7 @@ fn an_old_server_and_a_standby_that_cannot_decode_are_refused() {
 #[test]
 fn a_slot_of_another_kind_is_refused_and_a_lost_one_told() {
     let database = Database::create();
-    let mut seen = Session::of(&database).look(&[]);
+    let mut seen = seen(&database);
     seen.name = "app".into();
     seen.slot_name = "coherd".into();
     seen.functions = Some(coherd::postgres::survey::schema::FUNCTIONS_COMMENT.into());
@@ -258,14 +250,14 @@ fn a_slot_of_another_kind_is_refused_and_a_lost_one_told() {
     ] {
         seen.slot = Some(slot);
         seen.publication = Some(publication());
-        texts.extend(found(&seen, &surroundings()).iter().map(ToString::to_string));
+        texts.extend(found(&seen).iter().map(ToString::to_string));
     }
     insta::assert_snapshot!(texts.join("\n"), @r#"
     error [slot-physical] slot coherd: it is a physical one, made for a standby or a backup; it is not coherd's, so choose another name (source.slot)
     error [slot-database] slot coherd: it belongs to database "Other", not to app; it is not coherd's, so choose another name (source.slot)
     error [slot-plugin] slot coherd: it was made with the output plugin test_decoding, and coherd reads pgoutput; it is not coherd's, so choose another name (source.slot)
     error [slot-two-phase] slot coherd: it sends prepared transactions early (two_phase), without their rows; it is not coherd's, so choose another name (source.slot)
-    warning [slot-lost] slot coherd: the log it needs is gone: coherd has missed changes. coherd run creates the slot again and flushes the rules' scopes, unless on_gap is halt. Do not drop the slot by hand: coherd would then take a cache without a record for a new one
+    warning [slot-lost] slot coherd: the log it needs is gone (wal_removed): coherd has missed changes. coherd run creates the slot again and flushes the rules' scopes, unless on_gap is halt. Do not drop the slot by hand: coherd would then take a cache without a record for a new one
         coherd run
     "#);
 }
@@ -287,7 +279,7 @@ fn publication() -> coherd::types::database::Publication {
 #[test]
 fn managed_services_are_told_what_they_can_do() {
     let database = Database::create();
-    let mut seen = Session::of(&database).look(&[]);
+    let mut seen = seen(&database);
     seen.slot = Some(slot(&seen));
     seen.publication = Some(publication());
     seen.functions = Some(coherd::postgres::survey::schema::FUNCTIONS_COMMENT.into());
@@ -297,8 +289,9 @@ fn managed_services_are_told_what_they_can_do() {
     seen.role.name = "coherd".into();
     let mut texts = Vec::new();
     for hosting in [Hosting::AmazonRds, Hosting::CloudSql, Hosting::Azure] {
-        let around = Surroundings { hosting, idle_slot_timeout: std::time::Duration::from_hours(1), ..surroundings() };
-        texts.extend(found(&seen, &around).into_iter().flat_map(|finding| finding.remedy));
+        seen.server.hosting = hosting;
+        seen.server.idle_slot_timeout = std::time::Duration::from_hours(1);
+        texts.extend(found(&seen).into_iter().flat_map(|finding| finding.remedy));
     }
     insta::assert_snapshot!(texts.join("\n"), @r#"
     -- Amazon RDS: set rds.logical_replication = 1 in the instance's parameter group, then reboot the instance
@@ -316,10 +309,12 @@ fn managed_services_are_told_what_they_can_do() {
 #[test]
 fn clocks_that_differ_by_more_than_the_question_took_are_told() {
     let database = Database::create();
-    let seen = Session::of(&database).look(&[]);
-    let of_clock = |clock_ahead_ms, clock_doubt_ms| {
-        let around = Surroundings { clock_ahead_ms, clock_doubt_ms, ..surroundings() };
-        found(&seen, &around).into_iter().find(|finding| finding.code == Code::CLOCK).map(|finding| finding.message)
+    let seen = seen(&database);
+    let of_clock = |ahead_ms, doubt_ms| {
+        found_with(&seen, Clock { ahead_ms, doubt_ms })
+            .into_iter()
+            .find(|finding| finding.code == Code::CLOCK)
+            .map(|finding| finding.message)
     };
     assert_eq!([of_clock(900, 0), of_clock(-900, 0), of_clock(5000, 4500)], [None, None, None]);
     assert!(of_clock(1500, 10).unwrap().starts_with("the database's clock is 1.5 s ahead of this machine's"));

@@ -11,20 +11,21 @@ pub mod way;
 use std::time::Duration;
 
 use super::SourceError;
-use crate::types::database::{Database, Surroundings};
+use crate::types::database::Database;
 use crate::types::finding::{Code, Finding};
+use crate::types::server::Clock;
 
 /// How long a server may take to answer everything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Everything that was seen of the database.
+/// What is judged: the database as it is, and what the configuration wants of it.
 #[derive(Debug)]
 pub struct Look<'a> {
-    /// What every command looks at.
+    /// The database, its server and its slot.
     pub database: &'a Database,
-    /// What only this one asks.
-    pub surroundings: &'a Surroundings,
-    /// What the stream will be called.
+    /// The server's clock beside this machine's.
+    pub clock: Clock,
+    /// The `application_name` of the stream.
     pub application_name: &'a str,
     /// `source.wal_budget`, in bytes.
     pub wal_budget: Option<u64>,

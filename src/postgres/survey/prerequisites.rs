@@ -4,8 +4,8 @@ use super::Look;
 use super::remedy::{Takes, set};
 use super::schema::{FUNCTIONS_COMMENT, FUNCTIONS_SUBJECT, no_operators, operating};
 use crate::postgres::synchronous::counted;
-use crate::types::database::{Hosting, LooseCommits, Role};
 use crate::types::finding::{Code, Finding};
+use crate::types::server::{Clock, Hosting, LooseCommits, Role};
 use crate::types::table::quote_identifier;
 
 /// The oldest Postgres that can send messages in its stream and has what the functions call.
@@ -26,7 +26,7 @@ pub fn prerequisites(look: &Look) -> Vec<Finding> {
     findings.extend(loose_commits(look));
     findings.extend(room(look));
     findings.extend(clock(look));
-    findings.extend(role(&look.database.role, look.surroundings.hosting));
+    findings.extend(role(&look.database.role, look.database.server.hosting));
     findings.extend(super::slot::slot(look));
     findings.extend(super::slot::kept_log(look));
     findings.extend(functions(look));
@@ -35,7 +35,7 @@ pub fn prerequisites(look: &Look) -> Vec<Finding> {
 }
 
 fn server(look: &Look) -> Vec<Finding> {
-    let (server, hosting) = (&look.database.server, look.surroundings.hosting);
+    let server = &look.database.server;
     let mut findings = Vec::new();
     let major = server.version / 10_000;
     if server.version < VERSION_MIN {
@@ -52,13 +52,13 @@ fn server(look: &Look) -> Vec<Finding> {
             "wal_level is {}, so the log cannot be decoded; this needs a restart of the server",
             server.wal_level
         );
-        let remedy = set(hosting, "wal_level", "logical", Takes::Restart);
+        let remedy = set(server.hosting, "wal_level", "logical", Takes::Restart);
         findings.push(Finding::error(Code::WAL_LEVEL, SOURCE, message).remedies(remedy));
     }
     if server.sender_timeout.is_zero() {
         let message =
             "wal_sender_timeout is 0: if coherd's host or network fails, the slot stays in use until TCP times out";
-        let remedy = set(hosting, "wal_sender_timeout", "60s", Takes::Reload);
+        let remedy = set(server.hosting, "wal_sender_timeout", "60s", Takes::Reload);
         findings.push(Finding::warning(Code::SENDER_TIMEOUT, SOURCE, message).remedies(remedy));
     }
     if server.encoding == "SQL_ASCII" {
@@ -75,19 +75,19 @@ fn synchronous(look: &Look) -> Option<Finding> {
     if server.in_recovery {
         return None;
     }
-    let counted = counted(&server.synchronous_standby_names, look.application_name, &server.standbys)?;
+    let counted = counted(&server.standbys.synchronous, look.application_name, &server.standbys.names)?;
     Some(Finding::error(Code::SYNCHRONOUS_STANDBY, SOURCE, counted.message()).remedies(counted.remedy()))
 }
 
 /// Not only our own session's: what counts are those of the writers.
 fn loose_commits(look: &Look) -> Option<Finding> {
-    let database = quote_identifier(&look.database.name);
+    let (database, server) = (quote_identifier(&look.database.name), &look.database.server);
     let mut places = Vec::new();
     let mut remedy = Vec::new();
-    for place in &look.surroundings.loose_commits {
+    for place in &server.loose_commits {
         let (name, statements) = match place {
             LooseCommits::Server => {
-                let statements = set(look.surroundings.hosting, "synchronous_commit", "on", Takes::Reload);
+                let statements = set(server.hosting, "synchronous_commit", "on", Takes::Reload);
                 ("the whole server".to_owned(), statements)
             }
             LooseCommits::Database => {
@@ -122,21 +122,21 @@ fn room(look: &Look) -> Vec<Finding> {
     let mut full = |code, what: &str, setting: &str, most: u32| {
         let message = format!("all {most} {what} ({setting}); more need a restart of the server");
         let more = most.saturating_add(5).to_string();
-        let remedy = set(look.surroundings.hosting, setting, &more, Takes::Restart);
+        let remedy = set(server.hosting, setting, &more, Takes::Restart);
         findings.push(Finding::error(code, SOURCE, message).remedies(remedy));
     };
-    if slot.is_none() && server.slots_used >= server.slots_max {
-        full(Code::SLOTS_FULL, "replication slots are taken", "max_replication_slots", server.slots_max);
+    if slot.is_none() && server.slots.is_full() {
+        full(Code::SLOTS_FULL, "replication slots are taken", "max_replication_slots", server.slots.max);
     }
     let streaming = slot.is_some_and(|slot| slot.active_pid.is_some());
-    if !streaming && server.senders_used >= server.senders_max {
-        full(Code::SENDERS_FULL, "WAL senders are at work", "max_wal_senders", server.senders_max);
+    if !streaming && server.senders.is_full() {
+        full(Code::SENDERS_FULL, "WAL senders are at work", "max_wal_senders", server.senders.max);
     }
     findings
 }
 
 fn clock(look: &Look) -> Option<Finding> {
-    let (ahead, doubt) = (look.surroundings.clock_ahead_ms, look.surroundings.clock_doubt_ms);
+    let Clock { ahead_ms: ahead, doubt_ms: doubt } = look.clock;
     let direction = if ahead > 0 { "ahead of" } else { "behind" };
     let message = format!(
         "the database's clock is {}.{} s {direction} this machine's, so the times from commit to invalidation in \
@@ -164,7 +164,7 @@ fn role(role: &Role, hosting: Hosting) -> Option<Finding> {
 fn functions(look: &Look) -> Option<Finding> {
     let role = &look.database.role.name;
     let (code, message) = match look.database.functions.as_deref() {
-        Some(FUNCTIONS_COMMENT) if look.surroundings.functions_usable => {
+        Some(FUNCTIONS_COMMENT) if look.database.role.may_call_functions => {
             return (!look.database.operators).then(no_operators);
         }
         Some(FUNCTIONS_COMMENT) => {
@@ -188,7 +188,7 @@ fn functions(look: &Look) -> Option<Finding> {
 
 /// Postgres gives the right to everybody. Other programs may use it, so that it is not ours to take away.
 fn senders(look: &Look) -> Option<Finding> {
-    let functions = look.surroundings.public_senders.join(", ");
+    let functions = look.database.server.public_senders.join(", ");
     let role = quote_identifier(&look.database.role.name);
     let to = if look.database.operators { format!("{role}, coherd_operator") } else { role };
     let message = "every role that can log in can call pg_logical_emit_message() and so make caches colder, as \

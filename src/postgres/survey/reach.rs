@@ -9,6 +9,7 @@ use crate::postgres::client::server_error::Doing;
 use crate::postgres::client::session::{Rows, Session, answered_within};
 use crate::postgres::server::{Replication, explain, number, value};
 use crate::types::lsn::Lsn;
+use crate::types::server::Life;
 
 /// How long the questions may take, once connected.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -23,10 +24,8 @@ pub struct Reached {
     pub announced_pid: u32,
     /// `pg_backend_pid()`. Another one means that somebody in between has answered the greeting.
     pub backend_pid: u32,
-    /// `IDENTIFY_SYSTEM`'s `systemid`.
-    pub system_id: u64,
-    /// `pg_postmaster_start_time()`, as SQL over [`crate::postgres::client::sql`] gives it.
-    pub started: String,
+    /// Which server it is.
+    pub life: Life,
     /// The end of the log: flushed, or, on a standby, replayed.
     pub position: Lsn,
     /// A standby.
@@ -74,8 +73,7 @@ impl Reach {
             Ok(Reached {
                 announced_pid: self.session.backend_pid,
                 backend_pid: number(&server, 0)?,
-                system_id: number(&system, 0)?,
-                started: value(&server, 1)?.to_owned(),
+                life: Life { system_id: Some(number(&system, 0)?), started: value(&server, 1)?.to_owned() },
                 position: number(&position, 0)?,
                 standby: (value(&server, 2)? == "t").then_some(standby),
             })

@@ -1,6 +1,6 @@
 //! How a server's setting is changed, which depends on who runs the server: ALTER SYSTEM is refused on managed services.
 
-use crate::types::database::Hosting;
+use crate::types::server::Hosting;
 use crate::types::table::quote_literal;
 
 /// When a changed setting counts.

@@ -2,8 +2,9 @@
 
 use super::Look;
 use super::remedy::{Takes, set};
-use crate::types::database::{Database, OfOthers, Slot};
+use crate::types::database::Database;
 use crate::types::finding::{Code, Finding, shell_word};
+use crate::types::slot::{OfOthers, Slot, SlotState};
 use crate::types::table::{quote_identifier, quote_literal};
 
 /// The oldest Postgres with failover slots.
@@ -17,18 +18,18 @@ pub(super) fn slot(look: &Look) -> Vec<Finding> {
         let message = "it is not there yet; coherd setup or the first coherd run creates it";
         return vec![Finding::warning(Code::SLOT_MISSING, subject(look.database), message).remedy("coherd setup")];
     };
-    if let Some(wrong) = of_others(look.database, slot) {
+    if let Some(wrong) = of_others(look.database) {
         return vec![wrong];
     }
-    let mut findings = Vec::new();
     if look.database.publication.is_none() {
-        findings.push(slot_without_publication(look.database, slot).remedy("coherd setup"));
-        return findings;
+        return vec![slot_without_publication(look.database, slot).remedy("coherd setup")];
     }
-    findings.extend(unfinished(look.database, slot));
-    findings.extend(lost(look, slot));
-    findings.extend(failover(look));
-    findings
+    let found = match slot.state(&look.database.name) {
+        SlotState::Creating { by } => by.map(|pid| unfinished(look.database, pid)),
+        SlotState::Lost { reason } => Some(lost(look.database, reason)),
+        SlotState::OfOthers(_) | SlotState::Copy | SlotState::Usable { .. } => at_risk(look, slot),
+    };
+    found.into_iter().chain(failover(look, slot)).collect()
 }
 
 fn subject(database: &Database) -> String {
@@ -36,15 +37,15 @@ fn subject(database: &Database) -> String {
 }
 
 /// Somebody else's slot holds somebody else's changes: no remedy drops what coherd did not make.
-pub fn of_others(database: &Database, slot: &Slot) -> Option<Finding> {
-    let of_others = slot.belongs_to_others(&database.name)?;
-    let code = match of_others {
+pub fn of_others(database: &Database) -> Option<Finding> {
+    let SlotState::OfOthers(why) = database.slot.as_ref()?.state(&database.name) else { return None };
+    let code = match why {
         OfOthers::Physical => Code::SLOT_PHYSICAL,
         OfOthers::Database(_) => Code::SLOT_DATABASE,
         OfOthers::Plugin(_) => Code::SLOT_PLUGIN,
         OfOthers::TwoPhase => Code::SLOT_TWO_PHASE,
     };
-    Some(Finding::error(code, subject(database), format!("it {}", of_others.text(&database.name))))
+    Some(Finding::error(code, subject(database), format!("it {}", why.text(&database.name))))
 }
 
 /// Its stream would stop at the first change that was written while there was no publication. A slot that
@@ -68,29 +69,27 @@ pub fn slot_without_publication(database: &Database, slot: &Slot) -> Finding {
     }
 }
 
-/// The server goes on making a slot when whoever asked for it has gone.
-fn unfinished(database: &Database, slot: &Slot) -> Option<Finding> {
-    let pid = slot.active_pid.filter(|_| slot.confirmed.is_none() && slot.wal_status.as_deref() != Some("lost"))?;
+/// The server goes on making a slot when the client that asked for it has gone.
+fn unfinished(database: &Database, pid: i32) -> Finding {
     let message = format!(
         "server process {pid} is still creating it, and waits for running transactions to end. If no coherd is waiting \
          for this slot, cancel its creation with the statement, then run coherd setup"
     );
     let finding = Finding::error(Code::SLOT_UNFINISHED, subject(database), message);
-    Some(finding.remedy(format!("SELECT pg_catalog.pg_cancel_backend({pid});")))
+    finding.remedy(format!("SELECT pg_catalog.pg_cancel_backend({pid});"))
 }
 
-/// What is gone, or about to go.
-fn lost(look: &Look, slot: &Slot) -> Option<Finding> {
-    let reason = look.surroundings.slot_invalidation.as_deref();
-    if slot.wal_status.as_deref() == Some("lost") || reason.is_some() {
-        let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-        let message = format!(
-            "the log it needs is gone{reason}: coherd has missed changes. coherd run creates the slot again and \
-             flushes the rules' scopes, unless on_gap is halt. Do not drop the slot by hand: coherd would then take a \
-             cache without a record for a new one"
-        );
-        return Some(Finding::warning(Code::SLOT_LOST, subject(look.database), message).remedy("coherd run"));
-    }
+fn lost(database: &Database, reason: &str) -> Finding {
+    let message = format!(
+        "the log it needs is gone ({reason}): coherd has missed changes. coherd run creates the slot again and \
+         flushes the rules' scopes, unless on_gap is halt. Do not drop the slot by hand: coherd would then take a \
+         cache without a record for a new one"
+    );
+    Finding::warning(Code::SLOT_LOST, subject(database), message).remedy("coherd run")
+}
+
+/// The log that it needs is about to go.
+fn at_risk(look: &Look, slot: &Slot) -> Option<Finding> {
     if slot.wal_status.as_deref() != Some("unreserved") {
         return None;
     }
@@ -98,20 +97,21 @@ fn lost(look: &Look, slot: &Slot) -> Option<Finding> {
                    checkpoint, and coherd then flushes every cache. Keep coherd running until it has caught up; the \
                    statements raise the limit meanwhile";
     let more = u64::try_from(look.database.server.slot_keep_mib).unwrap_or_default().max(1024).saturating_mul(4);
-    let remedy = set(look.surroundings.hosting, KEEP_SIZE, &format!("{more}MB"), Takes::Reload);
+    let remedy = set(look.database.server.hosting, KEEP_SIZE, &format!("{more}MB"), Takes::Reload);
     Some(Finding::warning(Code::SLOT_AT_RISK, subject(look.database), message).remedies(remedy))
 }
 
 const KEEP_SIZE: &str = "max_slot_wal_keep_size";
 
 /// Where standbys are, one of them may become the primary.
-fn failover(look: &Look) -> Option<Finding> {
-    let (server, around) = (&look.database.server, look.surroundings);
-    let has_standbys = !around.standby_slots.is_empty() || !server.standbys.is_empty();
+fn failover(look: &Look, slot: &Slot) -> Option<Finding> {
+    let server = &look.database.server;
+    let standbys = &server.standbys;
+    let has_standbys = !standbys.slots.is_empty() || !standbys.names.is_empty();
     if server.version < FAILOVER_VERSION_MIN || server.in_recovery || !has_standbys {
         return None;
     }
-    if around.slot_failover == Some(false) {
+    if slot.failover == Some(false) {
         let message = "standbys follow this server, and the slot is no failover slot: after a failover it is gone, and \
                        every cache is flushed. The slot must be free for the change, so stop coherd for a moment";
         let alter = format!("ALTER_REPLICATION_SLOT \"{}\" (FAILOVER true);", look.database.slot_name);
@@ -119,28 +119,28 @@ fn failover(look: &Look) -> Option<Finding> {
             format!("psql {} -c {}", shell_word(&format!("{} replication=database", look.libpq)), shell_word(&alter));
         return Some(Finding::warning(Code::SLOT_FAILOVER, subject(look.database), message).remedy(remedy));
     }
-    if around.synchronized_standby_slots.as_deref() != Some("") || around.standby_slots.is_empty() {
+    if standbys.synchronized_slots.as_deref() != Some("") || standbys.slots.is_empty() {
         return None;
     }
     let message = "synchronized_standby_slots is empty, so coherd may run ahead of a standby: after a failover, caches \
                    may hold values that the standby never had. Name in it the slots of the standbys that may be \
                    promoted, and set sync_replication_slots = on on each of those standbys. coherd then waits for \
                    them, even while they are down";
-    let slots = around.standby_slots.join(", ");
-    let remedy = set(around.hosting, "synchronized_standby_slots", &slots, Takes::Reload);
+    let slots = standbys.slots.join(", ");
+    let remedy = set(server.hosting, "synchronized_standby_slots", &slots, Takes::Reload);
     Some(Finding::warning(Code::STANDBY_SLOTS, "source", message).remedies(remedy))
 }
 
 /// How much log the slot may hold back, and how long it may be left alone.
 pub(super) fn kept_log(look: &Look) -> Vec<Finding> {
-    let hosting = look.surroundings.hosting;
+    let server = &look.database.server;
     let mut findings = Vec::new();
-    let keep = u64::try_from(look.database.server.slot_keep_mib).ok().map(|mib| mib.saturating_mul(MIB));
+    let keep = u64::try_from(server.slot_keep_mib).ok().map(|mib| mib.saturating_mul(MIB));
     match (keep, look.wal_budget) {
         (None, None) => {
             let message = "wal_budget is none and max_slot_wal_keep_size is -1: while a cache or coherd is away, the slot \
                            holds back log until the server's disk is full";
-            let remedy = set(hosting, KEEP_SIZE, "10GB", Takes::Reload);
+            let remedy = set(server.hosting, KEEP_SIZE, "10GB", Takes::Reload);
             findings.push(Finding::warning(Code::WAL_UNBOUNDED, "source", message).remedies(remedy));
         }
         (Some(keep), Some(budget)) if keep < budget => {
@@ -152,19 +152,19 @@ pub(super) fn kept_log(look: &Look) -> Vec<Finding> {
                 budget / MIB
             );
             let more = budget.div_ceil(MIB).saturating_mul(2);
-            let remedy = set(hosting, KEEP_SIZE, &format!("{more}MB"), Takes::Reload);
+            let remedy = set(server.hosting, KEEP_SIZE, &format!("{more}MB"), Takes::Reload);
             findings.push(Finding::warning(Code::WAL_KEEP_SIZE, "source", message).remedies(remedy));
         }
         _ => {}
     }
-    let timeout = look.surroundings.idle_slot_timeout;
+    let timeout = server.idle_slot_timeout;
     if !timeout.is_zero() {
         let message = format!(
             "idle_replication_slot_timeout is {} s: when coherd is away for longer, the server gives the slot up at its \
              next checkpoint, and every cache is flushed. max_slot_wal_keep_size bounds the log without that",
             timeout.as_secs()
         );
-        let remedy = set(hosting, "idle_replication_slot_timeout", "0", Takes::Reload);
+        let remedy = set(server.hosting, "idle_replication_slot_timeout", "0", Takes::Reload);
         findings.push(Finding::warning(Code::IDLE_SLOT_TIMEOUT, "source", message).remedies(remedy));
     }
     findings

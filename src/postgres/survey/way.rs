@@ -22,7 +22,7 @@ const REPLAY_PACE: Duration = Duration::from_millis(50);
 /// that there can be none, there is nothing to add.
 pub async fn replication(look: &Look<'_>, dsn: &Dsn) -> (Vec<Finding>, Option<Reached>) {
     let server = &look.database.server;
-    if !look.database.role.replication || server.senders_used >= server.senders_max {
+    if !look.database.role.replication || server.senders.is_full() {
         return (Vec::new(), None);
     }
     match ask(dsn).await {
@@ -48,7 +48,7 @@ fn refused(look: &Look, error: &SourceError) -> Finding {
 
 /// `look` is what the server says of itself, where it could be asked.
 pub(super) fn pooler(look: Option<&Look<'_>>, how: &str) -> Finding {
-    let address = look.and_then(|look| look.surroundings.address.as_ref()).map_or_else(
+    let address = look.and_then(|look| look.database.server.address.as_ref()).map_or_else(
         || "the server's own address".to_owned(),
         |address| format!("the server's own address, which it says is {address}"),
     );
@@ -63,15 +63,14 @@ fn compare(look: &Look, reached: &Reached) -> Option<Finding> {
     if reached.announced_pid != reached.backend_pid {
         return Some(pooler(Some(look), "the greeting names another process than the one that answers"));
     }
-    let around = look.surroundings;
-    let same_system = around.system_id.is_none_or(|system_id| system_id == reached.system_id);
-    if same_system && around.started == reached.started {
+    let (life, reached) = (&look.database.server.life, &reached.life);
+    if life.is_of(reached) {
         return None;
     }
     let message = format!(
         "two connections reached two different servers, one started at {} and one at {}: the address is a load \
          balancer or a list of hosts. Name one server in source.dsn, or all of them with target_session_attrs=primary",
-        around.started, reached.started
+        life.started, reached.started
     );
     Some(Finding::error(Code::OTHER_SERVER, SOURCE, message))
 }
@@ -103,7 +102,7 @@ fn unreachable(subject: String, error: &SourceError) -> Finding {
 async fn look_at_replica(dsn: &Dsn, subject: &str, source: Option<&Reached>) -> Result<Option<Finding>, SourceError> {
     let mut reach = Reach::open(dsn).await?;
     let seen = reach.look().await?;
-    if source.is_some_and(|source| source.system_id != seen.system_id) {
+    if source.is_some_and(|source| source.life.system_id != seen.life.system_id) {
         let message = "it belongs to another database system than the source, so that it never replays what the source \
                        commits; correct its address";
         return Ok(Some(Finding::error(Code::REPLICA_FOREIGN, subject, message)));

@@ -1,0 +1,136 @@
+//! A Postgres server and the role that asks it.
+
+use std::time::Duration;
+
+/// The server: what it is, and the settings that decide whether coherd can follow it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Server {
+    /// `server_version_num`, e.g. 150018.
+    pub version: u32,
+    /// The server is a standby (`pg_is_in_recovery()`).
+    pub in_recovery: bool,
+    /// `server_encoding`.
+    pub encoding: String,
+    /// Who runs the server, which decides how its settings are changed.
+    pub hosting: Hosting,
+    /// Which server this is, and since when it runs.
+    pub life: Life,
+    /// The server's own address and port, as it sees the connection; `None` over a unix socket.
+    pub address: Option<String>,
+    /// `wal_level`. Logical decoding needs `logical`; from 19 on `replica` is enough, because creating a slot turns it on.
+    pub wal_level: String,
+    /// `wal_sender_timeout`; zero means none.
+    pub sender_timeout: Duration,
+    /// Replication slots (`max_replication_slots`).
+    pub slots: Room,
+    /// WAL senders (`max_wal_senders`).
+    pub senders: Room,
+    /// `max_slot_wal_keep_size` in MiB; -1 means no limit.
+    pub slot_keep_mib: i64,
+    /// `idle_replication_slot_timeout` (18+); zero means none.
+    pub idle_slot_timeout: Duration,
+    /// The standbys that follow the server.
+    pub standbys: Standbys,
+    /// Where `synchronous_commit` is off.
+    pub loose_commits: Vec<LooseCommits>,
+    /// The functions that send logical messages and that every role may call, as SQL names them.
+    pub public_senders: Vec<String>,
+}
+
+/// Places that a setting limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Places in use.
+    pub used: u32,
+    /// The limit.
+    pub max: u32,
+}
+
+impl Room {
+    /// No place is free.
+    pub const fn is_full(self) -> bool {
+        self.used >= self.max
+    }
+}
+
+/// One run of one server: two answers with the same life came from the same server process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Life {
+    /// The system identifier; `None` where the role may not ask for it (`pg_control_system`).
+    pub system_id: Option<u64>,
+    /// `pg_postmaster_start_time()`, as text.
+    pub started: String,
+}
+
+impl Life {
+    /// Whether both may be the same run. An identifier that one side does not know decides nothing.
+    pub fn is_of(&self, other: &Life) -> bool {
+        let same_system = self.system_id.zip(other.system_id).is_none_or(|(ours, theirs)| ours == theirs);
+        same_system && self.started == other.started
+    }
+}
+
+/// What the server knows of its standbys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standbys {
+    /// The `application_name` of each standby that streams, as far as this role may see them (`pg_monitor`).
+    pub names: Vec<String>,
+    /// The physical slots that are in use.
+    pub slots: Vec<String>,
+    /// `synchronous_standby_names`.
+    pub synchronous: String,
+    /// `synchronized_standby_slots` (17+); `None` before.
+    pub synchronized_slots: Option<String>,
+}
+
+/// A place from which sessions take `synchronous_commit = off`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LooseCommits {
+    /// The server's own settings.
+    Server,
+    /// `ALTER DATABASE`, of ours.
+    Database,
+    /// `ALTER ROLE`.
+    Role(String),
+    /// `ALTER ROLE … IN DATABASE`, of ours.
+    RoleInDatabase(String),
+}
+
+/// Who runs the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Hosting {
+    /// Somebody who may use ALTER SYSTEM.
+    #[default]
+    Own,
+    /// Amazon RDS or Aurora.
+    AmazonRds,
+    /// Google Cloud SQL.
+    CloudSql,
+    /// Azure Database for Postgres.
+    Azure,
+}
+
+/// The role of the session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one privilege")]
+pub struct Role {
+    /// Its name.
+    pub name: String,
+    /// `rolsuper`.
+    pub superuser: bool,
+    /// May replicate: `rolreplication`, superuser, or member of `rds_replication`.
+    pub replication: bool,
+    /// May create publications and schemas in this database.
+    pub may_create: bool,
+    /// May call the functions in the schema `coherd`; `true` where there are none.
+    pub may_call_functions: bool,
+}
+
+/// How far the server's clock and this machine's are apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// The server's clock minus this machine's, in ms, give or take half of [`Clock::doubt_ms`].
+    pub ahead_ms: i64,
+    /// The round trip of the question, in ms.
+    pub doubt_ms: i64,
+}
