@@ -52,7 +52,7 @@ struct BoundRule {
     /// under both. `None` without `when_changed`, or if one of the columns is gone; then every change counts.
     when_changed: Option<Vec<Compared>>,
     /// Whether the relation's identity is FULL, so that every old row should be whole. An UPDATE without an old row
-    /// then comes from a partition with a narrower identity than its root's.
+    /// then comes from a partition with a narrower identity, about which the root's says nothing.
     is_full: bool,
 }
 
