@@ -1,7 +1,7 @@
-//! The configuration file: YAML to values that cannot be wrong, with every fault told at once.
+//! The configuration file: from YAML to values that cannot be wrong. Every error is reported at once.
 //!
-//! YAML becomes a tree with places and the environment put in ([`tree`]), the tree becomes raw structs ([`raw`], read by
-//! [`read`]), and those become [`Config`] ([`resolve`]).
+//! YAML becomes a tree with positions and with environment variables expanded ([`tree`]). The tree becomes raw structs
+//! ([`raw`], read by [`read`]), and those become [`Config`] ([`resolve`]).
 
 mod error;
 mod expand;
@@ -29,16 +29,16 @@ use crate::rules::config::Rule;
 pub use crate::transaction::manual::ManualKeys;
 pub use crate::types::database::Publish;
 
-/// Where the file is looked for when nobody says otherwise.
+/// The file that is read if neither an option nor the environment names one.
 pub const DEFAULT_PATH: &str = "/etc/coherd/coherd.yaml";
 
-/// Where the daemon answers when `admin.listen` is left out.
+/// The address on which the daemon listens if `admin.listen` is left out.
 pub const ADMIN_LISTEN: &str = "127.0.0.1:9871";
 
-/// The largest file that is read, in bytes: ten thousand rules fit well.
+/// The largest file that is read, in bytes; ten thousand rules fit easily.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// A configuration that can be worked with.
+/// A valid configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The database.
@@ -47,15 +47,15 @@ pub struct Config {
     pub targets: Vec<TargetSettings>,
     /// At least one.
     pub rules: Vec<Rule>,
-    /// What to do where continuity is broken.
+    /// What to do when continuity is broken.
     pub on_gap: OnGap,
-    /// What to do with a cache that has no record yet.
+    /// What to do at the first start, when there is neither a slot nor a record.
     pub on_first_start: OnFirstStart,
-    /// The pause after which every invalidation is repeated; zero: not at all.
+    /// The pause after which every invalidation is repeated; zero means never.
     pub repeat_after: Duration,
-    /// Which keys count that are named manually.
+    /// Which keys may be invalidated manually.
     pub manual_keys: ManualKeys,
-    /// Bounds of memory and of speed.
+    /// Limits of memory and speed.
     pub limits: Limits,
     /// The HTTP server.
     pub admin: Admin,
@@ -66,27 +66,28 @@ pub struct Config {
 /// `source:`
 #[derive(Debug, Clone)]
 pub struct SourceConfig {
-    /// A libpq URI or key=value text, not looked into here.
+    /// A libpq URI or key=value text; not parsed here.
     pub dsn: SecretString,
-    /// The file it was read from, which is read again at each connect.
+    /// The file that held it; it is read again at each connect.
     pub dsn_file: Option<PathBuf>,
     /// A valid slot name.
     pub slot: String,
     /// The publication's name, unquoted.
     pub publication: String,
-    /// What the publication sends of a table.
+    /// How much of a table's rows the publication sends.
     pub publish: Publish,
-    /// Replicas that caches may be filled from, each a libpq URI or key=value text, not looked into here.
+    /// Replicas from which readers may fill caches, each a libpq URI or key=value text; not parsed here.
     pub replicas: Vec<SecretString>,
-    /// How far behind a replica may be before the settled watermark does not wait for it; at least a second.
+    /// How far behind a replica may be before the settled watermark stops waiting for it; at least a second.
     pub max_replica_lag: Duration,
-    /// Bytes of log that the slot may hold back before it is abandoned; `None` for any amount, never 0.
+    /// Bytes of log that the slot may hold back before coherd suspends the targets that do not keep up. `None` means
+    /// any amount; never 0.
     pub wal_budget: Option<u64>,
-    /// How long decoding may fail at one position before a new slot replaces the old one; at least a second.
+    /// How long decoding may fail at one position before coherd replaces the slot with a new one; at least a second.
     pub decoding_timeout: Duration,
-    /// How long making a slot may wait for the transactions that are running; above 0.
+    /// How long creating a slot may wait for running transactions; above 0.
     pub slot_create_timeout: Duration,
-    /// Whether the messages of `coherd.invalidate()` and friends count.
+    /// Whether coherd acts on the messages of `coherd.invalidate()`, `coherd.touch()` and `coherd.flush()`.
     pub messages: bool,
 }
 
@@ -95,13 +96,13 @@ pub struct SourceConfig {
 pub struct TargetSettings {
     /// Its name in rules, metrics and logs.
     pub name: String,
-    /// The URL's scheme, one that a kind of target has.
+    /// The URL's scheme, one of those that the target kinds register.
     pub scheme: String,
-    /// The URL, of which only the scheme was looked at.
+    /// The URL; only its scheme has been parsed.
     pub url: SecretString,
-    /// The file it was read from, which is read again at each connect.
+    /// The file that held it; it is read again at each connect.
     pub url_file: Option<PathBuf>,
-    /// How long a version pointer lives; above 0.
+    /// How long a version pointer lives after it last moved; above 0.
     pub version_ttl: Duration,
     /// How long a reply may take; above 0.
     pub reply_timeout: Duration,
@@ -109,26 +110,26 @@ pub struct TargetSettings {
     pub connect_timeout: Duration,
     /// The key that holds the target's record.
     pub record: String,
-    /// The channel on which `publish` rules send.
+    /// The channel on which `publish` rules publish.
     pub channel: String,
-    /// Whether its readers hold leases; only where its kind has them.
+    /// Whether readers use leases; only true for kinds that support them.
     pub leases: bool,
-    /// Certificates of authorities, PEM.
+    /// CA certificates, PEM.
     pub ca_file: Option<PathBuf>,
     /// Client certificate, PEM; comes with `key_file`.
     pub cert_file: Option<PathBuf>,
-    /// Its key, PEM.
+    /// The client certificate's key, PEM.
     pub key_file: Option<PathBuf>,
 }
 
-/// `limits:`, each above 0.
+/// `limits:`, each value above 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Keys that may wait for one target; beyond, rules are flushed instead.
+    /// Keys that may wait for one target; above this, coherd flushes rules instead.
     pub max_pending_keys: usize,
-    /// Keys that one transaction may hold; beyond, its rules are flushed instead.
+    /// Keys that one transaction may hold; above this, coherd flushes its rules instead.
     pub max_keys_per_transaction: usize,
-    /// Keys that a flush removes per second and target.
+    /// Keys that a flush removes per second, for each target.
     pub flush_keys_per_second: u32,
 }
 
@@ -143,16 +144,16 @@ impl Default for Limits {
 pub struct Admin {
     /// Address and port of the HTTP server.
     pub listen: SocketAddr,
-    /// Names by which it may be asked, besides addresses and private names.
+    /// Host names to which it answers, besides IP addresses and private names.
     pub hosts: Vec<String>,
-    /// The lag beyond which the daemon is not ready; above 0.
+    /// The lag above which the daemon is not ready; above 0.
     pub ready_max_lag: Duration,
 }
 
 /// `log:`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// How lines look.
+    /// How lines are formatted.
     pub format: LogFormat,
     /// A level, or directives such as `info,coherd::targets=debug`.
     pub level: String,
@@ -165,30 +166,31 @@ pub enum LogFormat {
     /// `journald` under systemd, `text` on a terminal, `json` elsewhere.
     #[default]
     Auto,
-    /// Plain lines with syslog priorities and without time, which the journal adds.
+    /// Plain lines with syslog priorities and without a time, which the journal adds.
     Journald,
-    /// Lines with time, in colour on a terminal.
+    /// Lines with a time; coloured on a terminal.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What can be used of a file that cannot be used as a whole: a daemon that was started with an earlier one may run.
+/// The valid sections of a file that is not valid as a whole. A daemon that was started with an earlier version of the
+/// file may still be running, and these sections help to reach it.
 #[derive(Debug, Default)]
 pub struct Part {
-    /// `source:`, if nothing in it is wrong.
+    /// `source:`, if it has no error.
     pub source: Option<SourceConfig>,
-    /// `admin:`, if nothing in it is wrong.
+    /// `admin:`, if it has no error.
     pub admin: Option<Admin>,
 }
 
 impl Part {
-    /// Reads the file at `path`; one that cannot be read has no part that can be used.
+    /// Reads the file at `path`. A file that cannot be read yields no section.
     pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Part {
         let is_small = std::fs::metadata(path).is_ok_and(|file| file.len() <= FILE_BYTES_MAX);
         let Some(text) = is_small.then(|| std::fs::read_to_string(path).ok()).flatten() else { return Part::default() };
         let folder = path.parent().unwrap_or(Path::new(""));
-        // A variable that is not set is of no concern to the sections that do not name it.
+        // For `admin:`, an unset variable matters only if that section names it.
         let set = |name: &str| env(name).or_else(|| Some(String::new()));
         let source = tree::Node::parse(&text, env).ok().and_then(|root| resolve::source(&root, folder));
         let admin = tree::Node::parse(&text, &set).ok().and_then(|root| resolve::admin(&root, folder));
@@ -197,7 +199,7 @@ impl Part {
 }
 
 impl Config {
-    /// Reads the file at `path`. `env` gives environment variables.
+    /// Reads the file at `path`. `env` looks up environment variables. The error lists every fault.
     pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let fail = |reason: String| ConfigError {
             file: path.to_owned(),
@@ -217,8 +219,8 @@ impl Config {
         Config::parse(&text, path, env)
     }
 
-    /// Reads `text`, which stands in the file at `path`: errors name it, and files named in the text are relative to
-    /// its folder.
+    /// Reads `text`, the content of the file at `path`. Errors name that file, and file names in the text are relative
+    /// to its folder.
     pub fn parse(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let folder = path.parent().unwrap_or(Path::new(""));
         tree::Node::parse(text, env)

@@ -1,7 +1,7 @@
 //! Metrics in the `OpenMetrics` text format. Every name and label is a constant here.
 //!
-//! Counters are handed out once and kept by whoever counts: counting is one atomic addition. Gauges are read from the
-//! [`Board`] when somebody scrapes, so that there is one truth.
+//! Each counter is created once and kept by the code that counts, so counting is one atomic addition. Gauges are read
+//! from the [`Board`] at each scrape, so that each value exists only once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,58 +23,59 @@ use prometheus_client::registry::Registry;
 use crate::admin::status::{Board, ReplicaStatus, RuleStatus, TargetStatus};
 use crate::types::table::TableName;
 
-/// In front of every name.
+/// The prefix of every name.
 pub const PREFIX: &str = "coherd";
-/// `coherd_changes_total{table,op}`: rows read from the log. The format puts `_total` behind a counter's name.
+/// `coherd_changes_total{table,op}`: rows read from the log. The format appends `_total` to a counter's name.
 pub const CHANGES: &str = "changes";
 /// `coherd_invalidations_total{target,action}`: keys that a target confirmed.
 pub const INVALIDATIONS: &str = "invalidations";
-/// `coherd_keys_hit_total{target}`: keys that were really there.
+/// `coherd_keys_hit_total{target}`: keys that existed in the cache.
 pub const KEYS_HIT: &str = "keys_hit";
-/// `coherd_commit_to_applied_seconds`: from the commit's timestamp until every target confirmed.
+/// `coherd_commit_to_applied_seconds`: from the commit's timestamp until every target has confirmed.
 pub const COMMIT_TO_APPLIED: &str = "commit_to_applied_seconds";
-/// `coherd_commit_to_settled_seconds`: from the commit's timestamp until readers may rely on it. Some of the commits that
-/// have to wait for a target.
+/// `coherd_commit_to_settled_seconds`: from the commit's timestamp until readers may rely on it. While commits wait for
+/// a target, only a sample of them is measured.
 pub const COMMIT_TO_SETTLED: &str = "commit_to_settled_seconds";
-/// `coherd_delivery_retries_total{target,reason}`.
+/// `coherd_delivery_retries_total{target,reason}`: deliveries that were sent again.
 pub const DELIVERY_RETRIES: &str = "delivery_retries";
-/// `coherd_gaps_total{reason}`: times that continuity was broken.
+/// `coherd_gaps_total{reason}`: how often continuity was broken.
 pub const GAPS: &str = "gaps";
-/// `coherd_flushes_total{reason}`: times that scopes were flushed.
+/// `coherd_flushes_total{reason}`: how often scopes were flushed.
 pub const FLUSHES: &str = "flushes";
-/// `coherd_resends_total{reason}`: times that a target was sent again, from memory, what it had lost.
+/// `coherd_resends_total{reason}`: how often coherd sent a target from memory what it had lost.
 pub const RESENDS: &str = "resends";
-/// `coherd_overflows_total{target,limit}`: times that keys became flushes, because there were too many of them.
+/// `coherd_overflows_total{target,limit}`: how often too many keys were replaced by flushes.
 pub const OVERFLOWS: &str = "overflows";
 /// `coherd_manual_keys_ignored_total`: manual keys that no rule covers.
 pub const MANUAL_KEYS_IGNORED: &str = "manual_keys_ignored";
 /// `coherd_build_info{version}`: always 1.
 pub const BUILD: &str = "build";
-/// `coherd_watermark_lsn{stage}`: byte positions.
+/// `coherd_watermark_lsn{stage}`: the watermarks, as byte positions.
 pub const WATERMARK_LSN: &str = "watermark_lsn";
-/// `coherd_slot_lag_bytes`: log that is not settled.
+/// `coherd_slot_lag_bytes`: log that has not settled.
 pub const SLOT_LAG_BYTES: &str = "slot_lag_bytes";
-/// `coherd_slot_retained_bytes`: log that the slot holds back, up to the end of the log; missing until it was looked at.
+/// `coherd_slot_retained_bytes`: log that the slot holds back, up to the end of the log; absent until the first look at
+/// the slot.
 pub const SLOT_RETAINED_BYTES: &str = "slot_retained_bytes";
 /// `coherd_rule_covered{rule}`: 1 while every change that concerns the rule is in the stream, otherwise 0.
 pub const RULE_COVERED: &str = "rule_covered";
-/// `coherd_replica_lag_bytes{replica}`: log that is decoded and not replayed there; missing until it answers, and while it
-/// is no standby.
+/// `coherd_replica_lag_bytes{replica}`: log that is decoded but not replayed there; absent until the replica answers,
+/// and while it is not a standby.
 pub const REPLICA_LAG_BYTES: &str = "replica_lag_bytes";
 /// `coherd_replica_held{replica}`: 1 while readers may fill caches from the replica, otherwise 0.
 pub const REPLICA_HELD: &str = "replica_held";
-/// `coherd_target_up{target}`: 1 or 0.
+/// `coherd_target_up{target}`: 1 while the target confirms deliveries, otherwise 0.
 pub const TARGET_UP: &str = "target_up";
-/// `coherd_pending_keys{target}`: keys that wait.
+/// `coherd_pending_keys{target}`: keys that wait for the target.
 pub const PENDING_KEYS: &str = "pending_keys";
-/// `coherd_last_message_age_seconds`: how long the server has been silent; missing until it speaks.
+/// `coherd_last_message_age_seconds`: how long the server has been silent; absent until it sends something.
 pub const LAST_MESSAGE_AGE: &str = "last_message_age_seconds";
-/// `coherd_allocations_total`: calls of the allocator that gave memory, since the start. Only in a build with the feature
+/// `coherd_allocations_total`: allocator calls that returned memory, since the start. Only in a build with the feature
 /// `count-allocations`.
 #[cfg(feature = "count-allocations")]
 pub const ALLOCATIONS: &str = "allocations";
 
-/// Label: table, quoted where SQL needs it.
+/// Label: a table's name, quoted where SQL needs it.
 pub const TABLE: &str = "table";
 /// Label: `insert`, `update`, `delete` or `truncate`.
 pub const OP: &str = "op";
@@ -88,17 +89,18 @@ pub const RULE: &str = "rule";
 pub const ACTION: &str = "action";
 /// Label: `max_keys_per_transaction` or `max_pending_keys`.
 pub const LIMIT: &str = "limit";
-/// Label: why.
+/// Label: the reason for the event.
 pub const REASON: &str = "reason";
 /// Label: `decoded`, `visible`, `applied` or `settled`.
 pub const STAGE: &str = "stage";
 /// Label: coherd's version.
 pub const VERSION: &str = "version";
 
-/// The content type of what [`Metrics::encode`] gives.
+/// The content type of the text that [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The first bucket of the latency histograms, in seconds; each further one is twice as wide, up to about 105 s.
+/// The upper bound of the first bucket of the latency histograms, in seconds; each further bound is twice as large, up
+/// to about 105 s.
 const FIRST_BUCKET_SECONDS: f64 = 0.0001;
 const BUCKETS: u16 = 21;
 
@@ -120,20 +122,20 @@ pub struct TableCounters {
 /// The counters of one target.
 #[derive(Debug, Clone)]
 pub struct TargetMetrics {
-    /// Keys deleted, or said to be.
+    /// Keys deleted, or reported as deleted.
     pub delete: Counter,
-    /// Version pointers moved.
+    /// Version pointers incremented.
     pub bump: Counter,
-    /// Keys sent on a channel.
+    /// Keys published on a channel.
     pub publish: Counter,
-    /// Keys that were really there.
+    /// Keys that existed in the cache.
     pub hit: Counter,
     name: String,
     retries: Family<Labels<2>, Counter>,
 }
 
 impl TargetMetrics {
-    /// The counter of deliveries sent again for `reason`. Looked up at each call: retries are rare.
+    /// The counter of deliveries that were sent again for `reason`. Looked up at each call, because retries are rare.
     pub fn retries(&self, reason: &'static str) -> Counter {
         self.retries.get_or_create_owned(&[(TARGET, self.name.clone()), (REASON, reason.to_owned())])
     }
@@ -203,14 +205,14 @@ impl Metrics {
         Metrics(Arc::new(inner))
     }
 
-    /// The counters of a table; kept by the caller.
+    /// The counters of a table; the caller keeps them.
     pub fn table(&self, table: &TableName) -> TableCounters {
         let table = table.to_string();
         let op = |op: &str| self.0.changes.get_or_create_owned(&[(TABLE, table.clone()), (OP, op.to_owned())]);
         TableCounters { insert: op("insert"), update: op("update"), delete: op("delete"), truncate: op("truncate") }
     }
 
-    /// The counters of a target; kept by the caller.
+    /// The counters of a target; the caller keeps them.
     pub fn target(&self, name: &str) -> TargetMetrics {
         let target = || (TARGET, name.to_owned());
         let action = |action: &str| self.0.invalidations.get_or_create_owned(&[target(), (ACTION, action.to_owned())]);
@@ -224,43 +226,43 @@ impl Metrics {
         }
     }
 
-    /// Seconds from commit to applied; kept by the caller.
+    /// The histogram of seconds from commit to applied; the caller keeps it.
     pub fn commit_to_applied(&self) -> Histogram {
         self.0.commit_to_applied.clone()
     }
 
-    /// Seconds from commit to settled; kept by the caller.
+    /// The histogram of seconds from commit to settled; the caller keeps it.
     pub fn commit_to_settled(&self) -> Histogram {
         self.0.commit_to_settled.clone()
     }
 
-    /// Continuity was broken.
+    /// Counts a gap.
     pub fn gap(&self, reason: &'static str) {
         self.0.gaps.get_or_create_owned(&[(REASON, reason.to_owned())]).inc();
     }
 
-    /// Scopes were flushed.
+    /// Counts a flush of scopes.
     pub fn flushed(&self, reason: &'static str) {
         self.0.flushes.get_or_create_owned(&[(REASON, reason.to_owned())]).inc();
     }
 
-    /// Keys of a target became flushes, because of `limit`.
+    /// Counts keys of a target that `limit` turned into flushes.
     pub fn overflowed(&self, target: &str, limit: &'static str) {
         let labels = [(TARGET, target.to_owned()), (LIMIT, limit.to_owned())];
         self.0.overflows.get_or_create_owned(&labels).inc();
     }
 
-    /// A target was sent again, from memory, what it had lost.
+    /// Counts that coherd sent a target from memory what it had lost.
     pub fn resent(&self, reason: &'static str) {
         self.0.resends.get_or_create_owned(&[(REASON, reason.to_owned())]).inc();
     }
 
-    /// Keys were named manually that no rule covers.
+    /// Counts manual keys that no rule covers.
     pub fn ignored(&self, keys: u64) {
         self.0.ignored.inc_by(keys);
     }
 
-    /// The text that a scrape gets.
+    /// The text for a scrape.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.0.registry)?;

@@ -1,4 +1,4 @@
-//! What the daemon knows of itself: written by the pipeline, read by `/status`, `/readyz`, `/wait`, `/metrics` and
+//! What the daemon knows about itself: written by the pipeline, read by `/status`, `/readyz`, `/wait`, `/metrics` and
 //! systemd.
 
 mod board;
@@ -32,10 +32,10 @@ pub use waiting::Stage;
 pub use watch::LOOK_AGE_MAX;
 use watch::Watch;
 
-/// The most gaps, the most flushes and the most resends that are remembered, each.
+/// The most gaps that are kept, and likewise flushes and resends.
 pub const EVENTS_MAX: usize = 20;
 
-/// The most commits that are remembered.
+/// The most commits that are kept.
 pub const COMMITS_MAX: usize = 10;
 
 /// The most callers of [`Board::reached`] at a time.
@@ -47,7 +47,7 @@ pub const TURN_MAX: Duration = Duration::from_secs(30);
 /// What the daemon is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Looking at source and targets for the first time.
+    /// Looking at the source and the targets for the first time.
     Starting,
     /// Following the log.
     Streaming,
@@ -56,17 +56,17 @@ pub enum State {
         /// What the server said.
         reason: String,
     },
-    /// The connection to Postgres is gone.
+    /// There is no connection to Postgres.
     Reconnecting {
         /// Why.
         reason: String,
     },
-    /// Finishing what was begun, then ending.
+    /// Finishing what is under way before the daemon ends.
     Draining,
 }
 
 impl State {
-    /// One word, as `/status` writes it.
+    /// The state as one word, as `/status` shows it.
     pub const fn name(&self) -> &'static str {
         match self {
             State::Starting => "starting",
@@ -77,7 +77,7 @@ impl State {
         }
     }
 
-    /// Why, where the state has a reason.
+    /// The reason, if the state has one.
     pub fn reason(&self) -> Option<&str> {
         match self {
             State::Standby { reason } | State::Reconnecting { reason } => Some(reason),
@@ -89,22 +89,22 @@ impl State {
 /// A gap, a flush or a resend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// When.
+    /// When it happened.
     pub at: SystemTime,
     /// The `reason` label of its metric.
     pub reason: &'static str,
-    /// What happened, for people; holds no key and no credential.
+    /// What happened, for people; contains no key and no credential.
     pub text: String,
 }
 
-/// A commit that readers may rely on.
+/// A commit that has settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SettledCommit {
-    /// Its end.
+    /// The end of its commit record.
     pub end: Lsn,
-    /// What rules made of it.
+    /// The tables and the number of keys that rules made of it.
     pub made: Made,
-    /// From the commit, by the server's clock, until it had settled, by ours.
+    /// Time from the commit, by the server's clock, until it settled, by coherd's clock.
     pub took: Duration,
 }
 
@@ -113,21 +113,21 @@ pub struct SettledCommit {
 pub struct Status {
     /// What the daemon is doing.
     pub state: State,
-    /// Since when.
+    /// When this state began.
     pub since: SystemTime,
     /// The slot's name.
     pub slot: String,
     /// The publication's name.
     pub publication: String,
-    /// The database, once it was seen.
+    /// The system identifier of the database; `None` before the first connection.
     pub system_id: Option<u64>,
-    /// Its timeline, once it was seen.
+    /// The timeline of the database; `None` before the first connection.
     pub timeline: Option<u32>,
     /// How far each stage has come.
     pub watermarks: Watermarks,
-    /// The furthest position that the server has told.
+    /// The furthest log position that the server has reported.
     pub wal_end: Lsn,
-    /// The log that the slot held back when the server was last watched; `None` where there was no slot, or no look yet.
+    /// The log that the slot held back at the last look at the server; `None` without a slot or before the first look.
     pub held: Option<HeldWal>,
     /// In the order of the configuration.
     pub targets: Vec<TargetStatus>,
@@ -135,23 +135,23 @@ pub struct Status {
     pub rules: Vec<RuleStatus>,
     /// In the order of the configuration.
     pub replicas: Vec<ReplicaStatus>,
-    /// Why coherd cannot check commit visibility, while that is so.
+    /// Why coherd cannot check commit visibility; `None` while it can.
     pub probe_fault: Option<String>,
     /// The last gaps, oldest first.
     pub gaps: VecDeque<Event>,
     /// The last flushes, oldest first.
     pub flushes: VecDeque<Event>,
-    /// The last times that a target was sent again, from memory, what it had lost; oldest first.
+    /// The last resends, in which coherd sent a target from memory what it had lost; oldest first.
     pub resends: VecDeque<Event>,
     /// The tables that rules name, as [`Made::tables`] counts them.
     pub tables: Vec<Arc<str>>,
-    /// The last commits with keys that have settled, oldest first; some of them, where there are many.
+    /// The last settled commits with keys, oldest first. Only a sample, if there are many.
     pub commits: Vec<SettledCommit>,
     /// When the server last sent anything.
     pub last_message: Option<Instant>,
-    /// Who has been running a transaction of this database for long, as far as the last look showed.
+    /// The session that has long been running a transaction in this database, if the last look found one.
     pub holder: Option<String>,
-    /// The looks at what is not in the log, once there was one.
+    /// The looks at what the log does not show; `None` before the first.
     watch: Option<Watch>,
     catalogue_at: Option<Instant>,
     /// When the state began.
@@ -166,7 +166,7 @@ impl Status {
         self.wal_end.max(self.watermarks.decoded)
     }
 
-    /// Bytes of log that are not settled.
+    /// Bytes of log that have not settled.
     pub fn lag_bytes(&self) -> u64 {
         self.end().bytes_since(self.watermarks.settled)
     }
@@ -176,22 +176,22 @@ impl Status {
         self.lag.at(now)
     }
 
-    /// How long the server has been silent; `None` where it never spoke.
+    /// How long the server has been silent; `None` if it never sent anything.
     pub fn silence(&self, now: Instant) -> Option<Duration> {
         self.last_message.map(|at| now.saturating_duration_since(at))
     }
 
-    /// Whether the loop turns.
+    /// Whether the loop turns; see [`TURN_MAX`].
     pub fn is_alive(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.turned) < TURN_MAX
     }
 
-    /// How long ago the server was last watched with success; `None` before the first time.
+    /// Time since the last successful look at the server; `None` before the first.
     pub fn look_age(&self, now: Instant) -> Option<Duration> {
         self.watch.as_ref().and_then(|watch| watch.age(now))
     }
 
-    /// How old what is known of the catalogue is; `None` before the first look at it.
+    /// Age of what is known about the catalogue; `None` before the first look at it.
     pub fn catalogue_age(&self, now: Instant) -> Option<Duration> {
         self.catalogue_at.map(|at| now.saturating_duration_since(at))
     }

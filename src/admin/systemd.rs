@@ -1,5 +1,5 @@
-//! What systemd is told (sd_notify(3)): that the daemon does its work, what it does, that it is alive, and that it
-//! ends. Nothing is told where `NOTIFY_SOCKET` is not set.
+//! Reports to systemd (sd_notify(3)): that the daemon is ready, what it is doing, that it is alive, and that it stops.
+//! Reports nothing if `NOTIFY_SOCKET` is not set.
 
 use std::future::Future;
 use std::pin::pin;
@@ -11,20 +11,20 @@ use tracing::warn;
 
 use crate::admin::status::{Board, State, Status, summary};
 
-/// How often the status line is written anew, where it has changed.
+/// How often a changed status line is sent.
 const PACE: Duration = Duration::from_millis(500);
 
 /// The last status line.
 const FAREWELL: &str = "stopping: what has been read is delivered first";
 
-/// Tells the service manager until `shutdown` is done, and then that the service ends.
+/// Reports to the service manager until `shutdown` completes, and then reports that the service stops.
 pub async fn tell(board: Board, shutdown: impl Future<Output = ()>) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
     let timeout = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero());
     let mut pace = every(PACE);
-    // sd_watchdog_enabled(3) recommends half of the time.
+    // sd_watchdog_enabled(3) recommends half of the timeout.
     let mut feed = timeout.map(|timeout| every(timeout / 2));
     let mut shutdown = pin!(shutdown);
     let mut teller = Teller::default();
@@ -61,7 +61,7 @@ enum Word {
     Stopping,
 }
 
-/// The watchdog is fed only while the loop turns: one that hangs is what systemd is to end.
+/// Sends the watchdog message only while the loop turns: systemd is to end a loop that hangs.
 fn food(status: &Status, now: Instant) -> Vec<Word> {
     if status.is_alive(now) { vec![Word::Watchdog] } else { Vec::new() }
 }
@@ -76,8 +76,8 @@ struct Teller {
 impl Teller {
     fn news(&mut self, status: &Status) -> Vec<Word> {
         let mut words = Vec::new();
-        // A standby is a working service. So is a daemon that halts: it has to stay up until a person has looked, and
-        // systemd would end one that never says it is ready.
+        // A standby is a working service. So is a halted daemon: it has to stay up until a person decides, and systemd
+        // would end a daemon that never reports ready.
         let works = matches!(status.state, State::Streaming | State::Standby { .. });
         if works && !self.is_ready {
             self.is_ready = true;
@@ -91,8 +91,8 @@ impl Teller {
         words
     }
 
-    /// Sends one datagram. On another thread, because the socket blocks while systemd is busy, and nothing may hold up
-    /// the loop.
+    /// Sends one datagram. Uses another thread, because the socket blocks while systemd is busy, and nothing may hold
+    /// up the loop.
     async fn send(&mut self, words: Vec<Word>) {
         if words.is_empty() {
             return;
@@ -114,7 +114,7 @@ impl Teller {
         self.failed = failed;
     }
 
-    /// Once for every spell of failures.
+    /// Warns once per series of failures.
     fn complain(&self, error: &str) -> bool {
         if !self.failed {
             warn!("cannot report the state to systemd (NOTIFY_SOCKET): {error}; with a watchdog, systemd ends coherd");

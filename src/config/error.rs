@@ -1,9 +1,9 @@
-//! What is wrong with a configuration, and where.
+//! The faults of a configuration, each with its position in the file.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// A position in the file, both from 1; 0 where it is not known.
+/// A position in the file. Both numbers count from 1; 0 means unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Place {
     /// Line.
@@ -12,14 +12,14 @@ pub struct Place {
     pub column: u64,
 }
 
-/// One thing that is wrong.
+/// One fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Where it stands.
+    /// Where it is in the file.
     pub place: Place,
-    /// The field, e.g. `targets.cache.url`; empty for the file itself.
+    /// The field, e.g. `targets.cache.url`; empty for the file as a whole.
     pub field: String,
-    /// What was got and what to write. Holds no credential.
+    /// What was found and what to write instead. Holds no credential.
     pub reason: String,
 }
 
@@ -29,7 +29,7 @@ impl Fault {
     }
 }
 
-/// A configuration that cannot be used: every fault that was found, one a line, as `file:line:column: field: reason`.
+/// An invalid configuration: every fault that was found, one per line, as `file:line:column: field: reason`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// The file.

@@ -1,9 +1,9 @@
-//! `${VAR}` and `${VAR:-default}` inside one value.
+//! Expands `${VAR}` and `${VAR:-default}` inside one value.
 
-/// Puts the environment in. `None` where there is nothing to put in.
+/// Replaces variables with values from `env`. `None` if there is nothing to replace.
 ///
-/// A variable is `[A-Z_][A-Z0-9_]*`: `${id}` is a dollar and a placeholder of a key template, and stays. `$${` is a
-/// literal `${`. As in a shell, `:-` also covers a variable that is set and empty.
+/// A variable is `[A-Z_][A-Z0-9_]*`: `${id}` is a dollar sign and a placeholder of a key template, and stays. `$${` is
+/// a literal `${`. As in a shell, `:-` also applies to a variable that is set but empty.
 pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
     if !text.contains("${") {
         return Ok(None);
@@ -32,7 +32,7 @@ pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result
     Ok(Some(out))
 }
 
-/// Appends the value of `name` and gives what follows the closing brace.
+/// Appends the value of `name` to `out` and returns the text after the closing brace.
 fn variable<'a>(
     name: &str,
     tail: &'a str,

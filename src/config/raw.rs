@@ -1,4 +1,4 @@
-//! The sections of the file, as written.
+//! The sections of the file as written: what serde reads, before [`resolve`](super::resolve) checks it.
 
 use serde::Deserialize;
 
@@ -80,7 +80,7 @@ pub(super) struct RawLog {
     pub(super) level: Option<String>,
 }
 
-/// The sections themselves.
+/// The names of all sections.
 pub(super) const SECTIONS: &[&str] =
     &["source", "targets", "rules", "on_gap", "on_first_start", "repeat_after", "manual", "limits", "admin", "log"];
 

@@ -1,5 +1,5 @@
-//! From the tree to the raw structs: a serde deserializer that knows place and path of everything it meets, and goes on
-//! after an unknown field, so that all of them are told at once.
+//! From the tree to the raw structs: a serde deserializer that knows the position and the path of every node. It
+//! continues after an unknown field, so that all of them are reported at once.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,7 +15,7 @@ use super::error::{Fault, Place};
 use super::tree::{Key, Node, Scalar, Value, join};
 use crate::rules::nearest;
 
-/// Reads `node`, which stands at `path`. Every fault goes to `faults`.
+/// Reads `node`, whose path is `path`, and appends every fault to `faults`.
 pub(super) fn read<T: DeserializeOwned>(node: &Node, path: &str, faults: &mut Vec<Fault>) -> Option<T> {
     let sink = RefCell::new(Vec::new());
     let result = T::deserialize(Reader { node, path: path.to_owned(), sink: &sink });
@@ -32,20 +32,20 @@ pub(super) fn read<T: DeserializeOwned>(node: &Node, path: &str, faults: &mut Ve
     value
 }
 
-/// "unknown {what} `x`", with the nearest known name and all of them.
+/// "unknown {what} `x`", with the nearest known name and the list of all.
 pub(super) fn unknown(what: &str, wrong: &str, known: &[&str]) -> String {
     let near = nearest(wrong, known.iter().copied());
     let hint = near.map_or_else(|| ";".to_owned(), |near| format!(", did you mean `{near}`?"));
     format!("unknown {what} `{}`{hint} known: {}", shown(wrong), known.join(", "))
 }
 
-/// A name as errors show it. What does not look like one may be a URL that stands in the wrong place.
+/// A name as errors show it. Text that does not look like a name may be a URL in the wrong place, and is not shown.
 pub(super) fn shown(name: &str) -> &str {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '+' | ' ' | '$' | '"');
     if name.len() <= 63 && name.chars().all(plain) { name } else { "…" }
 }
 
-/// The fault that ends reading. Its place is unknown until it passes the node that it belongs to.
+/// The fault that ends reading. It has no position until it passes the node that it belongs to.
 #[derive(Debug)]
 pub(super) struct Stop(Fault);
 
@@ -93,12 +93,12 @@ impl<'n, 's> Reader<'n, 's> {
         }
     }
 
-    /// Shows no text: a section that got a single value may have got a DSN.
+    /// Shows no text: a single value where a section belongs may be a DSN.
     fn wanted(&self, what: &str) -> Stop {
         self.place()(Stop::custom(format!("this wants {what}, and got {}", self.node.value.shape())))
     }
 
-    /// [`Reader::wanted`], for fields whose text is no secret unless the environment gave it.
+    /// [`Reader::wanted`], for fields whose text is not secret unless it came from the environment.
     fn wanted_other_than_text(&self, what: &str) -> Stop {
         match &self.node.value {
             Value::Scalar(Scalar { text, from_environment: false }) => {
@@ -228,7 +228,7 @@ impl<'de> SeqAccess<'de> for Items<'_, '_> {
 
 struct Entries<'n, 's> {
     reader: Reader<'n, 's>,
-    /// Of a struct; a mapping takes any key.
+    /// The known fields of a struct; `None` for a mapping, which takes any key.
     fields: Option<&'static [&'static str]>,
     left: std::slice::Iter<'n, (Key, Node)>,
     value: Option<&'n (Key, Node)>,
@@ -248,7 +248,7 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
                 self.reader.sink.borrow_mut().push(fault);
                 continue;
             }
-            // A field with nothing behind it is a field that was left out.
+            // A field without a value counts as left out.
             if self.fields.is_some() && matches!(node.value, Value::Null) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! From raw sections to [`Config`]. Goes on after a fault, so that one run tells all of them.
+//! From raw sections to [`Config`]. Continues after a fault, so that one run reports all of them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,10 +25,10 @@ const SLOT_CREATE_TIMEOUT: Duration = Duration::from_mins(1);
 const MAX_REPLICA_LAG: Duration = Duration::from_secs(30);
 /// `source.decoding_timeout`: a minute.
 const DECODING_TIMEOUT: Duration = Duration::from_mins(1);
-/// The most of `repeat_after`.
+/// The longest `repeat_after`.
 const REPEAT_AFTER_MAX: Duration = Duration::from_mins(1);
 
-/// Resolves a whole document. Files are relative to `folder`.
+/// Resolves a whole document. Relative file names are relative to `folder`.
 pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> {
     let mut faults = Vec::new();
     let sections: &[(Key, Node)] = match &root.value {
@@ -72,21 +72,21 @@ pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> 
     }
 }
 
-/// The section `source:` alone, if nothing in it is wrong.
+/// Only the section `source:`, if it has no fault.
 pub(super) fn source(root: &Node, folder: &Path) -> Option<SourceConfig> {
     let mut faults = Vec::new();
     let source = Resolver { root, folder, faults: &mut faults }.source();
     source.filter(|_| faults.is_empty())
 }
 
-/// The section `admin:` alone, if nothing in it is wrong.
+/// Only the section `admin:`, if it has no fault.
 pub(super) fn admin(root: &Node, folder: &Path) -> Option<Admin> {
     let mut faults = Vec::new();
     let admin = Resolver { root, folder, faults: &mut faults }.admin();
     admin.filter(|_| faults.is_empty())
 }
 
-/// Every name below `targets:`, also of those that are wrong, so that a rule is not blamed for its target.
+/// Every name below `targets:`, including invalid ones, so that no error blames a rule for its target.
 fn target_names(root: &Node) -> Vec<String> {
     match root.get("targets").map(|node| &node.value) {
         Some(Value::Map(entries)) => entries.iter().map(|(key, _)| key.name.clone()).collect(),
@@ -106,7 +106,7 @@ impl Resolver<'_> {
         self.faults.push(Fault::new(at.place_of(field), path, reason));
     }
 
-    /// Reads a section; one that is left out, or empty, is `None` and no fault.
+    /// Reads a section. A section that is left out or empty is `None` and not a fault.
     fn section<T: serde::de::DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         let node = self.root.get(name).filter(|node| !matches!(node.value, Value::Null))?;
         read(node, name, self.faults)
@@ -151,8 +151,8 @@ impl Resolver<'_> {
         })
     }
 
-    /// A duration below `source:` of a second or more; `why` says what is wrong with less. A wrong one is a fault and gives
-    /// the default, which is then never used.
+    /// A duration below `source:` of at least a second; `why` says what is wrong with a shorter one. An invalid value
+    /// is a fault and returns the default, which is then never used.
     fn seconds(&mut self, node: &Node, field: &str, text: Option<&str>, default: Duration, why: &str) -> Duration {
         match text.map(parse_duration) {
             None => return default,
@@ -163,7 +163,7 @@ impl Resolver<'_> {
         default
     }
 
-    /// A wrong one is a fault and gives `None`, which is then never used.
+    /// An invalid value is a fault and returns `None`, which is then never used.
     fn wal_budget(&mut self, node: &Node, text: Option<&str>) -> Option<u64> {
         match text.map(parse_size) {
             None => return Some(WAL_BUDGET),
@@ -179,7 +179,7 @@ impl Resolver<'_> {
         None
     }
 
-    /// A secret that is given in the file or in a file of its own.
+    /// A secret, given in the configuration or in a file of its own.
     fn secret(
         &mut self,
         node: &Node,
@@ -287,7 +287,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// A duration above 0. A wrong one is a fault and gives the default, which is then never used.
+    /// A duration above 0. An invalid value is a fault and returns the default, which is then never used.
     fn duration(&mut self, node: &Node, path: &str, field: &str, text: Option<String>, default: Duration) -> Duration {
         let Some(text) = text else { return default };
         match parse_duration(&text) {
@@ -340,7 +340,7 @@ impl Resolver<'_> {
                 raw.push((index, rule));
             }
         }
-        // A rule's number is its place in the list, so the good ones are numbered only where all are good.
+        // A rule's number is its place in the list, so the numbers are right only if every entry was read.
         let (places, raw): (Vec<usize>, Vec<RawRule>) = raw.into_iter().unzip();
         match resolve_rules(&raw, targets) {
             Ok(rules) => return rules,

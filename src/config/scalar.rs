@@ -1,4 +1,5 @@
-//! Values that are more than text: durations, sizes, names, secrets, addresses.
+//! Parsers for values that are more than text: durations, sizes, names, secrets and URL schemes. Errors say what to
+//! write.
 
 use std::path::Path;
 use std::time::Duration;
@@ -51,7 +52,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(bytes).ok_or_else(wrong)
 }
 
-/// A slot's name, as Postgres allows it (`ReplicationSlotValidateName`).
+/// Checks a slot's name as Postgres does (`ReplicationSlotValidateName`).
 pub fn check_slot(name: &str) -> Result<(), String> {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     if (1..=63).contains(&name.len()) && name.bytes().all(allowed) {
@@ -63,7 +64,7 @@ pub fn check_slot(name: &str) -> Result<(), String> {
     ))
 }
 
-/// A publication's name: any SQL identifier that Postgres does not cut.
+/// Checks a publication's name: any SQL identifier that Postgres does not truncate.
 pub(super) fn check_publication(name: &str) -> Result<(), String> {
     if (1..=63).contains(&name.len()) && !name.contains('\0') {
         return Ok(());
@@ -71,7 +72,7 @@ pub(super) fn check_publication(name: &str) -> Result<(), String> {
     Err(format!("`{}` is no publication name: Postgres allows 1 to 63 bytes", name.escape_debug()))
 }
 
-/// A target's name: it stands in metrics, logs and rules.
+/// Checks a target's name, which appears in metrics, logs and rules.
 pub(super) fn check_target_name(name: &str) -> Result<(), String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     if (1..=63).contains(&name.len()) && name.bytes().all(allowed) {
@@ -80,14 +81,14 @@ pub(super) fn check_target_name(name: &str) -> Result<(), String> {
     Err("a target's name is 1 to 63 letters, digits, `-` and `_`, e.g. cache".to_owned())
 }
 
-/// The scheme of a URL. `None` where there is none; nothing else of it is ever shown.
+/// The scheme of a URL; `None` if it has none. Messages never show any other part of a URL.
 pub(super) fn scheme(url: &str) -> Option<String> {
     let (scheme, _) = url.split_once("://")?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
     (!scheme.is_empty() && scheme.bytes().all(plain)).then(|| scheme.to_owned())
 }
 
-/// A secret's file: its text without the one line break that editors put at its end.
+/// The text of a secret's file, without the one line break that editors put at its end.
 pub(super) fn read_secret(path: &Path) -> Result<String, String> {
     let mut text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     if text.ends_with('\n') {
@@ -133,7 +134,7 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        // A bare number could be bytes or, as in postgresql.conf, MiB.
+        // A bare number could mean bytes or, as in postgresql.conf, megabytes.
         for text in ["", "10", "GiB", "-1GiB", "1.5GiB", "10G", "10gib", "10 parsecs", "16777216TiB"] {
             assert!(parse_size(text).is_err(), "{text}");
         }

@@ -1,5 +1,5 @@
-//! The configuration as a JSON Schema, for editors, and as a list of fields, for the manual. The structure is asked of the
-//! structs that read it ([`introspect`]), the words are those of the shipped file ([`words`]).
+//! The configuration as a JSON Schema for editors, and as a list of fields for the manual. The structure comes from the
+//! structs that read the file ([`introspect`]), the descriptions from the shipped file ([`words`]).
 
 mod introspect;
 mod words;
@@ -15,14 +15,14 @@ use super::tree::{self, Node};
 use super::{OnFirstStart, OnGap};
 use crate::rules::config::{RULES_MAX, RawRule};
 
-/// A text that holds a variable can be anything once that is put in.
+/// Text with a variable in it can expand to anything, so no pattern rejects it.
 const VARIABLE: &str = r"\$\{";
-/// A duration, as `parse_duration` reads it.
+/// A duration, as `parse_duration` accepts it.
 const DURATION: &str = r"^[0-9]+\s*(ms|s|m|h|d)$";
-/// A size, as `parse_size` reads it, or `none`.
+/// A size, as `parse_size` accepts it, or `none`.
 const SIZE: &str = r"^[0-9]+\s*(KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)$|^none$";
 
-/// Texts that have to look like something.
+/// Text fields that must match a pattern.
 const PATTERNS: &[(&str, &str)] = &[
     ("source.slot", "^[a-z0-9_]{1,63}$"),
     ("source.max_replica_lag", DURATION),
@@ -36,21 +36,21 @@ const PATTERNS: &[(&str, &str)] = &[
     ("admin.ready_max_lag", DURATION),
 ];
 
-/// Secrets, each in the file itself or in one of its own, and never in both.
+/// Secrets: each is given in the configuration or in a file of its own, never both.
 const SECRETS: &[(&str, &str, &str)] = &[("source", "dsn", "dsn_file"), ("targets.NAME", "url", "url_file")];
 
 /// One key of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it stands: `source.dsn`, `targets.NAME.url`, `rules[].keys`, or the name of a section.
+    /// Its path: `source.dsn`, `targets.NAME.url`, `rules[].keys`, or the name of a section.
     pub path: String,
-    /// What stands behind it.
+    /// The form of its value.
     pub shape: Shape,
-    /// Whether it cannot be left out.
+    /// Whether it must be given.
     pub required: bool,
-    /// What it is for, and its default; from the shipped file.
+    /// What it is for, and its default; taken from the shipped file.
     pub about: String,
-    /// A value, as YAML; empty for a section.
+    /// An example value, as YAML; empty for a section.
     pub example: String,
 }
 
@@ -61,7 +61,7 @@ impl Entry {
     }
 }
 
-/// Where the fields of a section stand.
+/// The path under which a section's fields are listed.
 fn inside(section: &str) -> String {
     match section {
         "targets" => "targets.NAME".to_owned(),
@@ -70,7 +70,7 @@ fn inside(section: &str) -> String {
     }
 }
 
-/// What a section is; `None` for one that nobody has told this function of.
+/// The form of a section; `None` for a name that this function does not list.
 fn section(name: &str) -> Option<Shape> {
     let fields = match name {
         "source" => fields_of::<RawSource>(),
@@ -111,8 +111,8 @@ pub fn entries() -> Vec<Entry> {
     entries
 }
 
-/// The schema, draft 7, which editors know best. It refuses no file that can be read; of those that cannot, it finds
-/// unknown and missing fields and values of a wrong form.
+/// The schema, in draft 7, which editors support best. It accepts every valid file. In invalid files, it finds unknown
+/// and missing fields and values of a wrong form.
 pub fn schema() -> Value {
     let entries = entries();
     let mut sections = Map::new();
@@ -166,14 +166,14 @@ fn section_schema(name: &str, entries: &[Entry]) -> Value {
     }
 }
 
-/// What may stand behind a key. All that is a single value may also be text with a variable in it.
+/// The schema of a key's value. Any single value may also be text with a variable in it.
 fn value_schema(entry: &Entry) -> Value {
     let pattern = PATTERNS.iter().find(|(path, _)| *path == entry.path).map(|(_, pattern)| *pattern);
     let mut value = shape_schema(&entry.shape, pattern);
     if entry.required {
         return value;
     }
-    // A key with nothing behind it counts as left out.
+    // A key without a value counts as left out.
     match value.get("type").cloned() {
         Some(Value::Array(mut types)) => {
             types.push(json!("null"));
@@ -187,7 +187,7 @@ fn value_schema(entry: &Entry) -> Value {
 
 fn shape_schema(shape: &Shape, pattern: Option<&str>) -> Value {
     match (shape, pattern) {
-        // A number without a unit is neither.
+        // A number without a unit is neither a duration nor a size.
         (Shape::Text, Some(pattern)) if [DURATION, SIZE].contains(&pattern) => {
             json!({"type": "string", "pattern": format!("{pattern}|{VARIABLE}")})
         }
@@ -198,7 +198,7 @@ fn shape_schema(shape: &Shape, pattern: Option<&str>) -> Value {
         (Shape::Switch, _) => {
             json!({"type": ["boolean", "string"], "pattern": format!("^(true|false)$|{VARIABLE}")})
         }
-        // Each bounds something, and nothing fits into 0.
+        // Each number is a limit, and a limit of 0 would let nothing through.
         (Shape::Number, _) => {
             json!({"type": ["integer", "string"], "minimum": 1, "pattern": format!("^[0-9]+$|{VARIABLE}")})
         }
@@ -226,7 +226,7 @@ fn described(mut value: Value, entry: &Entry) -> Value {
     value
 }
 
-/// A value of the shipped file as JSON. The reader keeps all that is single as text.
+/// A value of the shipped file as JSON. The reader keeps every single value as text.
 fn example_of(node: &Node, shape: &Shape) -> Value {
     match (&node.value, shape) {
         (tree::Value::Scalar(scalar), Shape::Switch) => json!(scalar.text == "true"),

@@ -1,4 +1,4 @@
-//! The texts a user sees when the file is wrong.
+//! The messages that a user sees when the file is invalid.
 
 use std::path::Path;
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn error(text: &str) -> String {
     error.to_string()
 }
 
-/// [`GOOD`] with one line of its own in front or in place of `old`.
+/// The error for [`GOOD`] with `old` replaced by `new`.
 fn broken(old: &str, new: &str) -> String {
     assert!(GOOD.contains(old), "{old}");
     error(&GOOD.replace(old, new))

@@ -1,6 +1,6 @@
-//! A YAML document as a tree whose every node knows where it stands, with `${VAR}` already put in.
+//! A YAML document as a tree in which every node knows its position and `${VAR}` is already expanded.
 //!
-//! Variables are expanded here, after parsing and inside scalars only, so that a value with `#`, `:` or a line break in
+//! Variables are expanded here, after parsing and only inside scalars, so that a value with `#`, `:` or a line break in
 //! it cannot change the document.
 
 use std::fmt;
@@ -20,7 +20,7 @@ pub(super) struct Node {
     pub(super) value: Value,
 }
 
-/// What a node is.
+/// The value of a node.
 #[derive(Clone)]
 pub(super) enum Value {
     /// Nothing, `~` or `null`.
@@ -33,7 +33,7 @@ pub(super) enum Value {
     Map(Vec<(Key, Node)>),
 }
 
-/// A scalar's text, and whether the environment had a part in it: such text may be a secret and is never shown.
+/// A scalar's text, and whether any of it came from the environment. Such text may be a secret and is never shown.
 #[derive(Clone)]
 pub(super) struct Scalar {
     pub(super) text: String,
@@ -47,7 +47,7 @@ pub(super) struct Key {
     pub(super) place: Place,
 }
 
-/// Shows the shape and no text: a scalar may be a secret.
+/// Shows only the shape: a scalar may be a secret.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.shape())
@@ -55,7 +55,7 @@ impl fmt::Debug for Value {
 }
 
 impl Value {
-    /// For "got …".
+    /// The words after "got" in an error.
     pub(super) const fn shape(&self) -> &'static str {
         match self {
             Value::Null => "nothing",
@@ -67,9 +67,9 @@ impl Value {
 }
 
 impl Node {
-    /// Reads a document. Gives every unset variable at once.
+    /// Reads a document. The error lists every unset variable.
     pub(super) fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Node, Vec<Fault>> {
-        // A snippet shows neighbouring lines, and those may hold a password.
+        // A snippet shows neighbouring lines, which may hold a password.
         let options = serde_yaml::options! {
             with_snippet: false,
             duplicate_keys: DuplicateKeyPolicy::Error,
@@ -84,7 +84,7 @@ impl Node {
         if faults.is_empty() { Ok(root) } else { Err(faults) }
     }
 
-    /// The node below `name`, of a mapping.
+    /// The value of the entry `name`, if this is a mapping that has one.
     pub(super) fn get(&self, name: &str) -> Option<&Node> {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|(key, _)| key.name == name).map(|(_, node)| node),
@@ -92,7 +92,7 @@ impl Node {
         }
     }
 
-    /// The place of the entry `name`, or, where there is none, that of the mapping.
+    /// The place of the entry `name`, or that of the mapping if there is no such entry.
     pub(super) fn place_of(&self, name: &str) -> Place {
         self.get(name).map_or(self.place, |node| node.place)
     }

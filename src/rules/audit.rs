@@ -1,5 +1,5 @@
-//! Whether the database can feed the rules: every rule held against the catalogue, with the SQL that fixes what is
-//! wrong.
+//! Whether the database can feed the rules. Checks every rule against the catalogue, and returns findings with the SQL
+//! that fixes them.
 
 pub mod beside;
 mod table;
@@ -13,8 +13,7 @@ use crate::types::database::{Database, Publication};
 use crate::types::finding::{Code, Finding};
 use crate::types::table::{Generated, TableKind, TableName, quote_identifier};
 
-/// Everything that stands between the rules and the database. An empty answer means that every change of every key
-/// will be seen.
+/// Every finding about the rules and the database. If there is none, the stream contains every change of every key.
 pub fn audit(rules: &[Rule], database: &Database) -> Vec<Finding> {
     let mut findings = publication(rules, database);
     for (name, rules) in by_table(rules, database) {
@@ -26,7 +25,8 @@ pub fn audit(rules: &[Rule], database: &Database) -> Vec<Finding> {
     findings
 }
 
-/// The rules of each table that they name or that inherits from one, in the order in which the tables first appear.
+/// The tables that rules name or that inherit from one of those, each with its rules, in the order in which the tables
+/// first appear.
 pub fn by_table<'a>(rules: &'a [Rule], database: &'a Database) -> Vec<(&'a TableName, Vec<&'a Rule>)> {
     let mut tables: Vec<(&TableName, Vec<&Rule>)> = Vec::new();
     let mut places = HashMap::new();
@@ -76,7 +76,7 @@ fn publication(rules: &[Rule], database: &Database) -> Vec<Finding> {
     findings
 }
 
-/// Stored generated columns come without being listed only where the publication says so (18+).
+/// Without a column list, the publication sends stored generated columns only if it says so (18+).
 fn generated(rules: &[Rule], database: &Database, held: &Publication, subject: &str) -> Option<Finding> {
     if held.generated {
         return None;

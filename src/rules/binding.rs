@@ -1,4 +1,5 @@
-//! Rules bound to a relation as it was when its changes were written: placeholders become column numbers.
+//! Rules bound to a relation as it was when its changes were written: placeholders become column numbers. A change goes
+//! in, and the keys and scopes to invalidate come out.
 
 use super::config::{MissingOld, Rule};
 use super::filter::Filter;
@@ -7,14 +8,14 @@ use super::template::{Piece, Template};
 use crate::types::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
 use crate::types::invalidation::{Action, KEY_BYTES_MAX, RuleId, Scope};
 
-/// What a change invalidates. Order and repetition mean nothing.
+/// What a change invalidates. Order and repetition have no meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invalidation<'a> {
     /// One key.
     Key {
         /// The rule that made it.
         rule: RuleId,
-        /// What happens to it.
+        /// The action for the key.
         action: Action,
         /// The key.
         key: &'a [u8],
@@ -28,14 +29,14 @@ pub enum Invalidation<'a> {
     },
 }
 
-/// Memory that rendering reuses from row to row.
+/// Buffers that rendering reuses from row to row.
 #[derive(Debug, Default)]
 pub struct Scratch {
     key: Vec<u8>,
     filtered: [Vec<u8>; 2],
 }
 
-/// The rules of one relation, ready to render. Empty where no rule names it.
+/// The rules of one relation, ready to render. Empty if no rule matches it.
 #[derive(Debug, Clone, Default)]
 pub struct Binding {
     rules: Vec<BoundRule>,
@@ -47,11 +48,11 @@ struct BoundRule {
     action: Action,
     on_missing_old: MissingOld,
     templates: Vec<BoundTemplate>,
-    /// Columns of `when_changed`, and those of the keys with them: a row that moves from one key to another changes what
-    /// stands under both. `None` where one of them is gone, so that every change counts.
+    /// The columns of `when_changed` and of the keys: a row that moves from one key to another changes what is stored
+    /// under both. `None` without `when_changed`, or if one of the columns is gone; then every change counts.
     when_changed: Option<Vec<Compared>>,
-    /// Every old row is said to be whole. An UPDATE without one then comes from a partition with a lesser identity than
-    /// its root's, about which the root's says nothing.
+    /// Whether the relation's identity is FULL, so that every old row should be whole. An UPDATE without an old row
+    /// then comes from a partition with a narrower identity, about which the root's says nothing.
     is_full: bool,
 }
 
@@ -64,9 +65,9 @@ struct Compared {
 #[derive(Debug, Clone)]
 struct BoundTemplate {
     scope: Scope,
-    /// `None` where a column it names is gone: then its scope is flushed at every change.
+    /// `None` if one of its columns is gone; then every change flushes the scope.
     pieces: Option<Vec<BoundPiece>>,
-    /// Whether the old row's key part is enough to render it.
+    /// Whether the key part of the old row is enough to render it.
     within_identity: bool,
 }
 
@@ -76,17 +77,17 @@ enum BoundPiece {
     Column { index: usize, in_identity: bool, filters: Vec<&'static Filter> },
 }
 
-/// What came of rendering one image.
+/// The result of rendering one row image.
 enum Rendered {
     Key,
-    /// A placeholder is NULL: there is no such key.
+    /// A placeholder is NULL, so there is no such key.
     NoSuchKey,
-    /// A value is not there to be read.
+    /// A value is missing from the image.
     Unknown,
 }
 
 impl Binding {
-    /// Binds those of `rules` that name the relation, or a table that it inherits from.
+    /// Binds the rules that name the relation or a table that it inherits from.
     pub fn new(rules: &[Rule], relation: &Relation, heirs: &Heirs) -> Self {
         let named = |rule: &&Rule| {
             rule.table.schema == relation.schema && rule.table.name == relation.name
@@ -100,7 +101,7 @@ impl Binding {
         self.rules.is_empty()
     }
 
-    /// Gives `invalidation` everything that one change invalidates.
+    /// Calls `invalidation` with everything that one change invalidates.
     pub fn invalidate(
         &self,
         change: &Change<'_>,
@@ -119,7 +120,7 @@ impl Binding {
         }
     }
 
-    /// Gives `invalidation` every scope: the relation was emptied, or nothing more is known.
+    /// Calls `invalidation` with every scope, because the relation was truncated or nothing more is known.
     pub fn invalidate_scopes(&self, invalidation: &mut impl FnMut(Invalidation<'_>)) {
         for rule in &self.rules {
             for template in &rule.templates {
@@ -169,7 +170,7 @@ fn bind_pieces(template: &Template, relation: &Relation) -> Option<Vec<BoundPiec
 }
 
 impl BoundRule {
-    /// Whether an UPDATE is known to have left every column of `when_changed` alone.
+    /// Whether an UPDATE is known to have left every column of `when_changed` and of the keys unchanged.
     fn leaves_alone(&self, old: OldImage<'_>, new: Row<'_>) -> bool {
         let (Some(columns), OldImage::Full(old)) = (&self.when_changed, old) else {
             return false;
@@ -177,7 +178,7 @@ impl BoundRule {
         let same =
             |&Compared { index, in_identity }: &Compared| match (old_cell(old, index, in_identity), new.get(index)) {
                 (_, Some(Cell::Unchanged)) => true,
-                // Two that were cut may have differed in what is gone.
+                // Two values that were too large to hold may differ.
                 (_, Some(Cell::Cut)) => false,
                 (Some(before), Some(after)) => before == after,
                 _ => false,
@@ -220,9 +221,10 @@ impl BoundTemplate {
             Some(OldImage::Key(row)) if self.within_identity => {
                 send(scratch.render(pieces, |index, _| row.get(index)), scratch);
             }
-            // Without an old image the identity's columns are as they were, and so is a key made of them alone.
+            // Without an old image, the identity columns are unchanged, and so is a key made only of them.
             Some(OldImage::Absent) if self.within_identity && !rule.is_full && new.is_some() => {}
-            // Refused at start; where the identity has changed since, only the scope is sure.
+            // `refuse` rejects such a rule at startup. If the identity has changed since then, only the whole scope is
+            // safe.
             Some(_) if rule.on_missing_old != MissingOld::Skip => send(Rendered::Unknown, scratch),
             Some(_) => {}
         }
@@ -232,12 +234,12 @@ impl BoundTemplate {
     }
 }
 
-/// A cell of a whole old row. A NULL outside the identity may be a hole, and then nothing is known.
+/// A cell of a full old row. A NULL outside the identity may be a value that was not logged, so it counts as unknown.
 fn old_cell(old: Row<'_>, index: usize, in_identity: bool) -> Option<Cell<'_>> {
     old.get(index).filter(|cell| in_identity || *cell != Cell::Null)
 }
 
-/// A cell of the new row. One that the UPDATE left in its TOAST table is not in it: the old row has it, if anything.
+/// A cell of the new row. The new row lacks a TOASTed value that the UPDATE left unchanged; the old row may have it.
 fn new_cell<'a>(new: Row<'a>, old: OldImage<'a>, index: usize, in_identity: bool) -> Option<Cell<'a>> {
     match (new.get(index), old) {
         (Some(Cell::Unchanged), OldImage::Full(row)) => old_cell(row, index, in_identity),

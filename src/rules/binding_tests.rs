@@ -5,7 +5,7 @@ use super::config::{MissingOld, RawRule, Rule, resolve};
 use super::heirs::Heirs;
 use crate::types::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
 
-/// Cells as a test writes them: `~` is an unchanged TOAST value, `-` is NULL, `#` was too large to hold.
+/// Cells as tests write them: `~` is an unchanged TOAST value, `-` is NULL, `#` is a value too large to hold.
 fn cells(values: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
     for value in values {

@@ -1,4 +1,4 @@
-//! Rules as configuration writes them, and as the rest of the program reads them.
+//! Rules as the configuration writes them ([`RawRule`]) and as the rest of the program reads them ([`Rule`]).
 
 use serde::Deserialize;
 
@@ -20,20 +20,20 @@ pub struct RawRule {
     /// What happens to the keys.
     #[serde(default)]
     pub action: RawAction,
-    /// An UPDATE that leaves these columns alone is ignored.
+    /// Columns to watch: coherd ignores an UPDATE that changes neither them nor the keys' columns.
     #[serde(default)]
     pub when_changed: Vec<String>,
-    /// Names of targets; all where it is missing.
+    /// Names of targets; all targets if left out.
     pub targets: Option<Vec<String>>,
-    /// What to do where a key of the old row cannot be known.
+    /// What to do if a key of the old row cannot be known.
     #[serde(default)]
     pub on_missing_old: MissingOld,
-    /// The glob to flush in place of the templates' own scopes.
+    /// The glob to flush instead of the templates' own scopes.
     pub scope: Option<String>,
 }
 
 impl RawRule {
-    /// A rule that says no more than it must: the rest is as configuration has it by default.
+    /// A rule with only the required fields; the others have the configuration's defaults.
     pub fn of(table: &str, keys: &[&str]) -> Self {
         Self {
             table: table.to_owned(),
@@ -54,26 +54,26 @@ pub enum RawAction {
     /// Remove the key.
     #[default]
     Delete,
-    /// Move its version pointer.
+    /// Increment its version pointer.
     Bump,
-    /// Send it on a channel.
+    /// Publish its name on a channel.
     Publish,
 }
 
-/// `on_missing_old:`: what to do where a placeholder's column is outside the replica identity.
+/// `on_missing_old:`: what to do if a placeholder's column is outside the replica identity.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MissingOld {
-    /// Refuse to start, and say which SQL fixes it.
+    /// Refuse to start, and report the SQL that fixes it.
     #[default]
     Refuse,
-    /// Flush the scope each time.
+    /// Flush the scope each time the old key is unknown.
     Flush,
-    /// Leave the old row's key alone, knowingly.
+    /// Knowingly leave the old row's key alone.
     Skip,
 }
 
-/// A rule that can be worked with.
+/// A valid rule.
 #[derive(Debug, Clone)]
 pub struct Rule {
     /// Its place in the configuration.
@@ -84,18 +84,18 @@ pub struct Rule {
     pub keys: Vec<Template>,
     /// What happens to the keys.
     pub action: Action,
-    /// Unquoted column names; empty means: any change counts.
+    /// Unquoted column names; empty if any change counts.
     pub when_changed: Vec<String>,
-    /// What to do where a key of the old row cannot be known.
+    /// What to do if a key of the old row cannot be known.
     pub on_missing_old: MissingOld,
     /// Indexes of the targets it goes to, ascending.
     pub targets: Vec<usize>,
-    /// What a flush covers: one scope a template, or the one that configuration gives.
+    /// What a flush covers: one scope per template, or only the one that the configuration gives.
     pub scopes: Vec<Scope>,
 }
 
 impl Rule {
-    /// The scope of its template number `template`.
+    /// The scope of template number `template`.
     pub fn scope(&self, template: usize) -> Option<&Scope> {
         self.scopes.get(template).or_else(|| self.scopes.first())
     }
@@ -105,7 +105,7 @@ impl Rule {
         format!("rules[{}] {}", self.id.0, self.table)
     }
 
-    /// Every column it reads, unquoted: the placeholders' and `when_changed`; each once.
+    /// Every column that the rule reads, unquoted and once: those of placeholders and of `when_changed`.
     pub fn columns(&self) -> Vec<&str> {
         let mut columns: Vec<&str> = Vec::new();
         let named = self.keys.iter().flat_map(Template::columns).chain(self.when_changed.iter().map(String::as_str));
@@ -126,14 +126,15 @@ pub struct RuleError {
     pub index: usize,
     /// Field name.
     pub field: &'static str,
-    /// What was got and what to write.
+    /// What was found and what to write instead.
     pub reason: String,
 }
 
-/// The most rules that one configuration holds.
+/// The most rules that one configuration may hold.
 pub const RULES_MAX: usize = 10_000;
 
-/// Resolves every rule; gives all errors at once. `targets` are the targets' names, in the order of the configuration.
+/// Resolves every rule, or returns all errors at once. `targets` are the targets' names, in the order of the
+/// configuration.
 pub fn resolve(raw: &[RawRule], targets: &[String]) -> Result<Vec<Rule>, Vec<RuleError>> {
     let mut errors = Vec::new();
     let mut rules = Vec::new();
@@ -183,13 +184,14 @@ fn scopes(given: Option<&str>, keys: &[Template], action: Action) -> Result<Vec<
     Ok(keys.iter().map(|template| Scope { action, pattern: template.scope_pattern().into() }).collect())
 }
 
-/// A flush must remove every key that the rule can have made.
+/// Checks that a flush removes every key that the rule can have made.
 fn check_scope(pattern: &str, keys: &[Template]) -> Result<(), String> {
     if pattern.is_empty() {
         return Err("it is empty; write a glob as Redis reads it, e.g. \"sess:*\"".to_owned());
     }
     let scope = Shape::of_glob(pattern);
-    // A flush also puts a suffix behind it, for leases and pointers, which must not become part of the glob's last sign.
+    // A flush also appends a suffix to the pattern, for leases and pointers. The suffix must not become part of the
+    // glob's last element.
     if !scope.is_followed_in(&Shape::of_glob(&format!("{pattern}:")), b':') {
         return Err(format!("{pattern:?} ends within a [class] or with a lone backslash; close it, or leave it out"));
     }

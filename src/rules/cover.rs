@@ -1,23 +1,24 @@
 //! Whether globs match every key that a template can make. A flush removes what the rule's globs match, so a key that
-//! none of them matches would stay in the cache.
+//! no glob matches would stay in the cache.
 //!
-//! Both are lines of sets of bytes ([`Shape`]). Every key is walked at once, byte by byte: a place in the template's
-//! line beside all places that the globs can be at. A way through the template that ends where no glob ends is a key
-//! that they miss (subset construction, as when a regular expression is made deterministic).
+//! Globs and templates are sequences of byte sets ([`Shape`]). The search walks all keys at once, byte by byte, and
+//! pairs a place in the template with all places that the globs can be at. If it reaches the template's end while no
+//! glob is at its end, the globs miss that key (subset construction, as when a regular expression is made
+//! deterministic).
 
 use std::collections::HashSet;
 
 use super::shape::{Bytes, Shape};
 
-/// How much is walked before the answer is "not known": globs with many `?` behind a `*` have exponentially many
-/// places. Globs as people write them need a few hundred steps.
+/// The most steps before the answer is "not known": globs with many `?` after a `*` have exponentially many places.
+/// Globs that people write need a few hundred steps.
 const STEPS_MAX: usize = 20_000;
 
-/// Places in the globs' lines: (glob, place), ascending.
+/// Places in the globs: (glob, place), ascending.
 type Places = Vec<(usize, usize)>;
 
-/// Whether each key of `template` is matched by one of `globs`. `false` also where that cannot be found out within
-/// [`STEPS_MAX`].
+/// Whether at least one of `globs` matches each key of `template`. Also `false` if [`STEPS_MAX`] steps do not decide
+/// it.
 pub fn cover(globs: &[Shape], template: &Shape) -> bool {
     let classes = classes(globs.iter().chain([template]));
     let mut seen = HashSet::new();
@@ -45,7 +46,7 @@ pub fn cover(globs: &[Shape], template: &Shape) -> bool {
     true
 }
 
-/// Where the globs can be once `byte` is read.
+/// Where the globs can be after `byte`.
 fn after(globs: &[Shape], places: &Places, byte: u8) -> Places {
     let step = |&(glob, at): &(usize, usize)| {
         let unit = globs.get(glob)?.units().get(at)?;
@@ -54,7 +55,7 @@ fn after(globs: &[Shape], places: &Places, byte: u8) -> Places {
     closed(globs, places.iter().filter_map(step).collect())
 }
 
-/// With the places that are reached without a byte, because a repeated unit may stand for none.
+/// Adds the places that need no byte, because a repeated unit may match none.
 fn closed(globs: &[Shape], mut places: Places) -> Places {
     let mut index = 0;
     while let Some(&(glob, at)) = places.get(index) {
@@ -65,7 +66,7 @@ fn closed(globs: &[Shape], mut places: Places) -> Places {
     }
     places.sort_unstable();
     places.dedup();
-    // Whatever follows a `*` that is reached can be reached from it at any time: places before it add nothing.
+    // From a `*`, every later place of the glob can be reached at any time, so places before it add nothing.
     let star = |&(glob, at): &(usize, usize)| {
         let unit = globs.get(glob).and_then(|glob| glob.units().get(at));
         unit.is_some_and(|unit| unit.repeated && unit.bytes == super::shape::ALL)
@@ -75,7 +76,7 @@ fn closed(globs: &[Shape], mut places: Places) -> Places {
     places
 }
 
-/// One byte for all that no unit tells apart.
+/// One byte of each class of bytes that no unit tells apart.
 fn classes<'a>(shapes: impl Iterator<Item = &'a Shape>) -> Vec<u8> {
     let mut sets: Vec<Bytes> = shapes.flat_map(Shape::units).map(|unit| unit.bytes).collect();
     sets.sort_unstable();
@@ -120,7 +121,7 @@ mod tests {
             ("user:?", "user:x", true),
             (r"user:\{*\}", "user:{{{id}}}", true),
             ("user:{*}", "user:{{{id}}}", true),
-            // Text may be empty, and may hold anything.
+            // A placeholder's text may be empty and may contain anything.
             ("user:?*", "user:{id}", false),
             ("user:[0-9]*", "user:{id}", false),
             ("user:[^x]*", "user:{id}", false),

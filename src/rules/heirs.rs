@@ -1,5 +1,5 @@
-//! Inheritance: `SELECT … FROM parent` reads the rows of a table's children too, and their changes come under the
-//! children's own names. So a child keeps the rules of every table that it inherits from.
+//! Inheritance: `SELECT … FROM parent` also reads the rows of the table's children, whose changes come under the
+//! children's own names. So a child gets the rules of every table that it inherits from.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -7,7 +7,8 @@ use crate::types::change::Relation;
 use crate::types::database::Database;
 use crate::types::table::{Table, TableName};
 
-/// Tables that inherit from those of rules. Known by oid, which the stream gives and a rename leaves alone.
+/// The tables that inherit from tables of rules. Identified by oid, which the stream contains and a rename does not
+/// change.
 #[derive(Debug, Clone, Default)]
 pub struct Heirs(HashMap<u32, Heir>);
 
@@ -18,16 +19,16 @@ struct Heir {
 }
 
 impl Heirs {
-    /// Those that a look at the catalogue described.
+    /// The tables that one look at the catalogue found.
     pub fn of(database: &Database) -> Heirs {
         let mut heirs = Heirs::default();
         heirs.looked(&database.asked, &database.tables);
         heirs
     }
 
-    /// Another look, at the tables that were `asked` for and all that inherit from them, which may be tables of other rules:
-    /// of those it says nothing. Gives what inherits otherwise than before, by oid and with the tables that it inherits from
-    /// and did.
+    /// Takes in another look at the catalogue: at the tables in `asked` and all that inherit from them. Such a child
+    /// may also be the table of another rule; the look says nothing about what inherits from it. Returns each table
+    /// whose parents changed: its oid, with its parents before and after.
     pub fn looked(&mut self, asked: &[TableName], tables: &[Table]) -> Vec<(u32, Vec<TableName>)> {
         let looked_at: HashSet<&TableName> = asked.iter().collect();
         let mut now = self.0.clone();
@@ -48,7 +49,7 @@ impl Heirs {
         both.filter(|(_, was, is)| was != is).map(|(oid, was, is)| (oid, was.union(&is).cloned().collect())).collect()
     }
 
-    /// Whether the relation inherits from the table. One without an oid is known by its name.
+    /// Whether the relation inherits from the table. A relation without an oid is identified by its name.
     pub fn inherits(&self, relation: &Relation, parent: &TableName) -> bool {
         match relation.oid {
             0 => self.named(|name| (&name.schema, &name.name) == (&relation.schema, &relation.name)),
@@ -57,7 +58,7 @@ impl Heirs {
         .is_some_and(|heir| heir.parents.contains(parent))
     }
 
-    /// Whether the table called `name` inherits from the other.
+    /// Whether the table `name` inherits from `parent`.
     pub fn inherits_by_name(&self, name: &TableName, parent: &TableName) -> bool {
         self.named(|its| its == name).is_some_and(|heir| heir.parents.contains(parent))
     }
@@ -85,7 +86,7 @@ mod tests {
         Relation { oid, schema, name, identity: ReplicaIdentity::Default, columns: Vec::new() }
     }
 
-    /// Looks at the tables with these names, and whatever inherits from them.
+    /// Looks at the tables with these names, and at all that inherit from them.
     fn look(heirs: &mut Heirs, asked: &[&str], tables: &[Table]) -> Vec<(u32, Vec<TableName>)> {
         heirs.looked(&asked.iter().map(|its| name(its)).collect::<Vec<_>>(), tables)
     }

@@ -1,4 +1,4 @@
-//! Which keys a changed row has.
+//! The rules: which keys a changed row has, and whether the database can feed them.
 
 pub mod audit;
 pub mod binding;
@@ -17,7 +17,7 @@ pub mod shape;
 pub mod template;
 pub mod text_form;
 
-/// The known name nearest to a mistyped one, if any is near.
+/// The known name nearest to a mistyped one, if one is near enough.
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |name: &&str| strsim::damerau_levenshtein(&wrong.to_lowercase(), &name.to_lowercase());
     known.into_iter().min_by_key(distance).filter(|name| distance(name) <= 1 + wrong.len().min(name.len()) / 3)

@@ -1,8 +1,8 @@
-//! SQL identifiers as configuration writes them: folded to lower case unless quoted, as Postgres does.
+//! SQL identifiers in the configuration: folded to lower case unless quoted, as in Postgres.
 
 use crate::types::table::TableName;
 
-/// Takes one identifier off the front of `text`, white space around it included, and gives it unquoted with the rest.
+/// Splits one identifier off the front of `text`, with the white space around it. Returns it unquoted, and the rest.
 pub(super) fn split_identifier(text: &str) -> Option<(String, &str)> {
     let text = text.trim_start();
     let (name, rest) = if let Some(quoted) = text.strip_prefix('"') {
@@ -10,7 +10,7 @@ pub(super) fn split_identifier(text: &str) -> Option<(String, &str)> {
     } else {
         let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len());
         let (name, rest) = text.split_at(end);
-        // Postgres folds ASCII letters only, in a database of UTF-8.
+        // In a UTF-8 database, Postgres folds only ASCII letters.
         (name.to_ascii_lowercase(), rest)
     };
     let begins_well = text.starts_with('"') || !name.starts_with(|c: char| c.is_ascii_digit() || c == '$');
@@ -33,7 +33,7 @@ fn split_quoted(quoted: &str) -> Option<(String, &str)> {
     }
 }
 
-/// Reads `schema.table` or `table` (then in schema `public`), each part quoted where SQL needs it.
+/// Reads `schema.table`, or `table` in schema `public`. Each part is quoted where SQL needs it.
 pub fn parse_table(text: &str) -> Result<TableName, String> {
     let wrong = || {
         format!(
@@ -52,7 +52,7 @@ pub fn parse_table(text: &str) -> Result<TableName, String> {
     Ok(TableName { schema: first, name: second })
 }
 
-/// Reads one column name.
+/// Reads one column name; the error says what to write.
 pub fn parse_column(text: &str) -> Result<String, String> {
     match split_identifier(text) {
         Some((name, "")) => Ok(name),

@@ -1,14 +1,14 @@
-//! Which rules a key belongs to that somebody named manually.
+//! Which rules a manually invalidated key belongs to.
 
 use super::config::Rule;
 use super::shape::Shape;
 
-/// For each rule, in order, the scopes that are not its templates' own.
+/// For each rule, in order, the shapes of its scopes other than those of its own templates.
 #[derive(Debug)]
 pub struct Cover(Vec<Vec<Shape>>);
 
 impl Cover {
-    /// Of `rules`, which every question then brings again.
+    /// Computes the scopes of `rules`. Every call of [`Cover::rules`] must pass the same rules.
     pub fn new(rules: &[Rule]) -> Cover {
         let given = |rule: &Rule| {
             let own: Vec<String> = rule.keys.iter().map(super::template::Template::scope_pattern).collect();
@@ -18,8 +18,8 @@ impl Cover {
         Cover(rules.iter().map(given).collect())
     }
 
-    /// The rules of which a template could make `key`, or whose scope covers it. A template without literal text could make
-    /// any key: there the scope alone counts.
+    /// The rules that have a template that could make `key`, or a scope that covers it. A template without literal text
+    /// could make any key, so for such a template only the scope counts.
     pub fn rules<'r>(&'r self, rules: &'r [Rule], key: &'r [u8]) -> impl Iterator<Item = &'r Rule> {
         let covers = move |(rule, scopes): &(&Rule, &Vec<Shape>)| {
             rule.keys.iter().any(|template| template.has_literal() && template.could_make(key))

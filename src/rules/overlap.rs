@@ -1,5 +1,5 @@
-//! Rules against each other and against the records: keys that two of them treat differently, and flushes that cover
-//! more than a rule owns. What a column's type allows is taken into account: a number is no `by-email:…`.
+//! Checks rules against each other and against the records: keys that two rules treat differently, and flushes that
+//! cover more than a rule owns. Takes column types into account: a number is never `by-email:…`.
 
 use super::config::Rule;
 use super::shape::Shape;
@@ -10,13 +10,13 @@ use crate::types::invalidation::Action;
 /// The most other rules that one finding names.
 const NAMED_MAX: usize = 3;
 
-/// The record of a slot that somebody may have: every record's key is like this, unless configuration says otherwise.
+/// The key of some other slot's record. Record keys have this form unless the configuration sets another.
 const RECORD: &str = "coherd:another_slot";
 
-/// Fewer given bytes than these are nearly everything.
+/// A glob with fewer literal bytes covers nearly every key.
 const LITERALS_MIN: usize = 2;
 
-/// A target, as far as rules can get in its way.
+/// A target, reduced to what rules can conflict with.
 #[derive(Debug, Clone, Copy)]
 pub struct Destination<'a> {
     /// Its name in the configuration.
@@ -25,7 +25,7 @@ pub struct Destination<'a> {
     pub record: &'a str,
 }
 
-/// A rule with the shapes of its keys.
+/// A rule and the shapes of its keys.
 struct Shaped<'a> {
     rule: &'a Rule,
     keys: Vec<Shape>,
@@ -38,7 +38,7 @@ impl<'a> Shaped<'a> {
     }
 }
 
-/// Everything that is odd among `rules`, which go to `targets`.
+/// Every problem among `rules`, which go to `targets`.
 pub fn overlaps(rules: &[Rule], targets: &[Destination<'_>], database: &Database) -> Vec<Finding> {
     let all: Vec<Shaped> = rules.iter().map(|rule| Shaped::of(rule, database)).collect();
     let mut findings = Vec::new();
@@ -61,13 +61,14 @@ fn share_a_target(one: &Rule, other: &Rule) -> bool {
     one.targets.iter().any(|target| other.targets.contains(target))
 }
 
-/// The template of `other` that can make a key which `one` has a template for too.
+/// The template of `other` that can make a key that `one` can make too.
 fn common<'a>(one: &Shaped, other: &Shaped<'a>) -> Option<&'a str> {
     let mut pairs = other.rule.keys.iter().zip(&other.keys);
     pairs.find(|(_, shape)| one.keys.iter().any(|own| own.meets(shape))).map(|(template, _)| template.text())
 }
 
-/// Readers of a key take either the entry or the pointer's version of it.
+/// Whether the rules delete and bump the same key. A reader uses either the plain entry or the version that the pointer
+/// names.
 fn conflict(one: &Shaped, other: &Shaped) -> Option<Finding> {
     let actions = (one.rule.action, other.rule.action);
     let differ = matches!(actions, (Action::Delete, Action::Bump) | (Action::Bump, Action::Delete));
@@ -85,7 +86,7 @@ fn conflict(one: &Shaped, other: &Shaped) -> Option<Finding> {
     Some(Finding::warning(Code::KEY_CONFLICT, one.rule.subject(), message))
 }
 
-/// Whether a flush covers what is not the rule's.
+/// Whether a flush covers keys that are not the rule's.
 fn scopes(one: &Shaped, all: &[Shaped]) -> Option<Finding> {
     let rule = one.rule;
     if rule.action == Action::Publish {
@@ -128,7 +129,7 @@ fn scopes(one: &Shaped, all: &[Shaped]) -> Option<Finding> {
     (!others.is_empty()).then(|| Finding::warning(Code::SCOPE_FOREIGN, rule.subject(), message))
 }
 
-/// Whether a key could be the record itself.
+/// Whether a key can be the record itself.
 fn records(one: &Shaped, targets: &[Destination<'_>]) -> Option<Finding> {
     if one.rule.action != Action::Delete {
         return None;

@@ -1,5 +1,5 @@
-//! What a publication must hold of a table, and the SQL that brings table and publication there without a moment in
-//! which a write of the application fails.
+//! What a publication must contain for a table, and the SQL that changes table and publication accordingly. At no
+//! moment in between does a write of the application fail.
 
 use super::config::{MissingOld, Rule};
 use crate::types::database::{Database, IDENTITY_SUFFIX, Proposal, Publish};
@@ -7,45 +7,46 @@ use crate::types::table::{
     Generated, IdentityIndex, Published, PublishedBy, Table, TableColumn, TableKind, TableName, quote_identifier,
 };
 
-/// One table and what its rules ask of it.
+/// One table and what its rules need from it.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand<'a> {
-    /// What the catalogue says.
+    /// The database as the catalogue describes it.
     pub database: &'a Database,
     /// The table.
     pub table: &'a Table,
-    /// Its rules, at least one: those that name it, or a table that it inherits from.
+    /// The rules that name it or a table that it inherits from; at least one.
     pub rules: &'a [&'a Rule],
 }
 
 /// What the replica identity should become.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// It is good.
+    /// It is sufficient as it is.
     Keep,
-    /// `REPLICA IDENTITY FULL`, here and at every leaf.
+    /// `REPLICA IDENTITY FULL`, on the table and on every leaf.
     Full,
-    /// `REPLICA IDENTITY USING INDEX`, the index of a UNIQUE constraint of these columns.
+    /// `REPLICA IDENTITY USING INDEX`, with the index of a UNIQUE constraint on these columns.
     Constraint(Vec<String>),
-    /// Nothing that Postgres has would do.
+    /// No replica identity that Postgres has is sufficient.
     OutOfReach,
 }
 
 impl<'a> Demand<'a> {
-    /// What a finding is about that concerns this rule: `rules[2] public.users`, and the table where it inherits the rule.
+    /// The subject of a finding about this rule: `rules[2] public.users`, plus the table's name if it inherits the
+    /// rule.
     pub fn subject_of(&self, rule: &Rule) -> String {
         let subject = rule.subject();
         if rule.table == self.table.name { subject } else { format!("{subject}, child {}", self.table.name) }
     }
 
-    /// The rules' columns, those that are there and can be published, in table order.
+    /// The columns that rules name, exist and can be published, in table order.
     pub fn columns(&self) -> impl Iterator<Item = &'a TableColumn> {
         let Demand { database, table, rules } = *self;
         let named = move |name: &str| rules.iter().any(|rule| rule.columns().contains(&name));
         table.columns.iter().filter(move |column| named(&column.name) && publishable(database, column))
     }
 
-    /// Placeholders' columns that old rows do not carry, where the rule does not live with that.
+    /// Placeholders' columns that old rows do not carry, for rules with `on_missing_old: refuse`.
     pub fn missing_old(&self) -> Vec<&'a TableColumn> {
         let strict = |rule: &&&Rule| rule.on_missing_old == MissingOld::Refuse;
         let needed = |name: &str| {
@@ -54,21 +55,22 @@ impl<'a> Demand<'a> {
         self.columns().filter(|column| !column.in_identity && needed(&column.name)).collect()
     }
 
-    /// Columns of `when_changed` whose old value is not in the log.
+    /// Columns of `when_changed` whose old values are not in the log.
     pub fn missing_comparison(&self) -> Vec<&'a TableColumn> {
         let compared = |name: &str| self.rules.iter().any(|rule| rule.when_changed.iter().any(|c| c == name));
         self.columns().filter(|column| !column.in_identity && compared(&column.name)).collect()
     }
 
-    /// What the replica identity should become. FULL is the one that nothing takes away: DROP COLUMN drops a constraint
-    /// silently. But FULL writes whole old rows into the log, and Postgres allows no column list beside it.
+    /// What the replica identity should become. FULL is the only one that nothing removes: DROP COLUMN silently drops a
+    /// constraint. But FULL writes whole old rows into the log, and Postgres allows no column list with it.
     pub fn identity(&self) -> Identity {
         let (table, choices, missing) = (self.table, self.database.choices, self.missing_old());
         let wants_all = !table.has_identity() || !self.missing_comparison().is_empty();
         if missing.is_empty() && !wants_all {
             return Identity::Keep;
         }
-        // A unique key with more columns is still unique. An index of a partition tree cannot be made concurrently.
+        // A unique key with more columns is still unique. An index on a partitioned table cannot be created
+        // concurrently.
         let indexable = !wants_all
             && table.kind == TableKind::Ordinary
             && missing.iter().all(|column| column.not_null && column.sortable && column.generated == Generated::No);
@@ -85,17 +87,20 @@ impl<'a> Demand<'a> {
         if self.can_be_full() { Identity::Full } else { Identity::OutOfReach }
     }
 
-    /// With a virtual generated column (18+), FULL makes the *application's* UPDATEs of a published table fail with 42P10.
+    /// Whether FULL is possible. With a virtual generated column (18+), FULL makes the *application's* UPDATEs of a
+    /// published table fail with 42P10.
     pub fn can_be_full(&self) -> bool {
         self.table.columns.iter().all(|column| column.generated != Generated::Virtual)
     }
 
-    /// From 18 on FULL also does that with a stored generated column, unless the publication sends those.
+    /// Whether FULL requires that the publication sends generated columns. From 18 on, UPDATEs fail in the same way if
+    /// there is a stored generated column and the publication leaves it out.
     pub fn full_needs_generated(&self) -> bool {
         self.leaves_generated_out() && self.table.columns.iter().any(|column| column.generated == Generated::Stored)
     }
 
-    /// Whether a column that is left out otherwise has to come: a rule reads it and no list names it, or it is in FULL.
+    /// Whether the publication must start to send generated columns: a rule reads one and no list names it, or FULL
+    /// includes one.
     fn needs_generated(&self, identity: &Identity, list: Option<&[String]>) -> bool {
         let full = *identity == Identity::Full || self.table.forbids_column_list();
         let ruled = self.columns().any(|column| column.generated == Generated::Stored);
@@ -107,7 +112,7 @@ impl<'a> Demand<'a> {
         self.database.server.version >= 180_000 && held.is_some_and(|held| !held.generated)
     }
 
-    /// What a column list has to hold; `None` where there can be none.
+    /// The columns that a column list must contain; `None` if the table can have no list.
     pub fn key_columns(&self, identity: &Identity) -> Option<Vec<String>> {
         let holds_schemas = self.database.publication.as_ref().is_some_and(|held| held.holds_schemas);
         let listless = match identity {
@@ -122,8 +127,8 @@ impl<'a> Demand<'a> {
         Some(self.table.columns.iter().filter(keep).map(|column| column.name.clone()).collect())
     }
 
-    /// The column list that the publication should have, with `identity` in it; `None` for whole rows. Whoever else may
-    /// read the publication loses no column.
+    /// The column list that the publication should have under `identity`; `None` for whole rows. If the publication may
+    /// have other subscribers, it keeps every column that it has.
     pub fn column_list(&self, identity: &Identity) -> Option<Vec<String>> {
         if self.database.choices.publish == Publish::Rows {
             return None;
@@ -136,8 +141,8 @@ impl<'a> Demand<'a> {
         Some(self.table.columns.iter().filter(keep).map(|column| column.name.clone()).collect())
     }
 
-    /// Every statement that is needed, in an order in which no write of the application fails on the way: a list is
-    /// widened, or taken away, before the identity outgrows it, and a table without identity is added last.
+    /// Every statement that is needed, in an order in which no write of the application fails in between. A list is
+    /// widened or removed before the identity outgrows it, and a table without identity is added last.
     pub fn remedy(&self, identity: &Identity) -> Vec<String> {
         let mut statements = Vec::new();
         let list = self.column_list(identity);
@@ -162,7 +167,7 @@ impl<'a> Demand<'a> {
         statements
     }
 
-    /// Whether an entry of the publication has a row filter or another column list than `list`.
+    /// Whether an entry of the publication has a row filter, or a column list other than `list`.
     pub fn entry_is_wrong(&self, published: &Published, list: Option<&[String]>) -> bool {
         let differs = match (&published.columns, list) {
             (None, None) => false,
@@ -175,7 +180,7 @@ impl<'a> Demand<'a> {
     }
 
     /// Whether an entry of the publication leaves out a column that a rule or the replica identity needs, or has a list
-    /// where there must be none.
+    /// where none is allowed.
     pub fn entry_lacks(&self, published: &Published) -> bool {
         let Some(held) = &published.columns else { return false };
         match self.key_columns(&Identity::Keep) {
@@ -184,12 +189,12 @@ impl<'a> Demand<'a> {
         }
     }
 
-    /// `FOR ALL TABLES EXCEPT` leaves the table out.
+    /// Whether `FOR ALL TABLES EXCEPT` leaves the table out.
     pub fn is_excepted(&self) -> bool {
         self.database.publication.as_ref().is_some_and(|held| held.excepted.contains(&self.table.name))
     }
 
-    /// Takes the rules' tables out of the exceptions, and leaves the others in.
+    /// Removes the rules' tables from the exceptions, and keeps the others.
     fn include(&self) -> String {
         let excepted = self.database.publication.iter().flat_map(|held| &held.excepted);
         let others = excepted.filter(|name| self.database.table(name).is_none()).map(|name| format!("TABLE {name}"));
@@ -202,7 +207,7 @@ impl<'a> Demand<'a> {
         format!("ALTER PUBLICATION {} SET (publish_generated_columns = stored);", self.publication())
     }
 
-    /// Adds the table, or puts its entry right; nothing where the entry is as it should be.
+    /// Adds the table or corrects its entry; empty if the entry is right.
     pub fn enter(&self) -> Vec<String> {
         let list = self.column_list(&Identity::Keep);
         let mut statements = match &self.table.published {
@@ -216,7 +221,7 @@ impl<'a> Demand<'a> {
         statements
     }
 
-    /// Adds the table to the publication.
+    /// The statement that adds the table to the publication.
     pub fn add(&self, list: Option<&[String]>) -> String {
         if self.is_excepted() {
             return self.include();
@@ -225,7 +230,7 @@ impl<'a> Demand<'a> {
         format!("ALTER PUBLICATION {} ADD TABLE {}{list};", self.publication(), self.relation())
     }
 
-    /// Puts a new entry in the place of the old one. Other sessions see either, never none.
+    /// Replaces the entry. Other sessions see the old entry or the new one, never none.
     pub fn replace(&self, list: Option<&[String]>) -> [String; 4] {
         let drop = format!("ALTER PUBLICATION {} DROP TABLE {};", self.publication(), self.relation());
         ["BEGIN;".to_owned(), drop, self.add(list), "COMMIT;".to_owned()]
@@ -236,8 +241,8 @@ impl<'a> Demand<'a> {
         let table = &self.table.name;
         let mut statements = match identity {
             Identity::Keep | Identity::OutOfReach => Vec::new(),
-            // The root last: its identity says how the stream marks a leaf's old rows, and "full" too early would pass
-            // the holes in them off as NULLs.
+            // The root comes last. Its identity tells how the stream marks a leaf's old rows; if it became FULL too
+            // early, missing values in them would look like NULLs.
             Identity::Full => self.table.leaves.iter().map(|leaf| &leaf.name).chain([table]).map(full).collect(),
             Identity::Constraint(columns) => self.constrain(columns),
         };
@@ -247,7 +252,8 @@ impl<'a> Demand<'a> {
         statements
     }
 
-    /// DROP INDEX is refused on the index of a constraint: a bare one looks unused, and without it UPDATEs fail (55000).
+    /// Uses a constraint, because Postgres refuses DROP INDEX on its index. A bare index looks unused, and without it
+    /// UPDATEs fail (55000).
     fn constrain(&self, columns: &[String]) -> Vec<String> {
         let (table, name) = (&self.table.name, quote_identifier(&self.free_name()));
         vec![
@@ -257,7 +263,7 @@ impl<'a> Demand<'a> {
         ]
     }
 
-    /// The index that an earlier proposal made, once it is the identity no more. Nobody else's.
+    /// Drops the index that an earlier proposal made, once another identity replaces it. Never drops any other index.
     fn drop_former_index(&self) -> Option<String> {
         let IdentityIndex { name, is_constraint } = self.table.identity_index.as_ref()?;
         let ours = name.strip_prefix(&index_name(&self.table.name.name, ""))?;
@@ -270,7 +276,7 @@ impl<'a> Demand<'a> {
         })
     }
 
-    /// A name for the index that no relation of the schema has.
+    /// A name for the index that no other relation of the schema has.
     fn free_name(&self) -> String {
         let TableName { schema, name: table } = &self.table.name;
         let taken = |name: &String| self.database.taken.iter().any(|it| it.schema == *schema && it.name == *name);
@@ -288,7 +294,7 @@ impl<'a> Demand<'a> {
         quote_identifier(&self.database.publication_name)
     }
 
-    /// Tables that inherit from this one stay out: nobody has looked at their identity.
+    /// ONLY leaves out tables that inherit from this one: their identity has not been checked.
     fn relation(&self) -> String {
         match self.table.kind {
             TableKind::Partitioned => self.table.name.sql(),
@@ -306,12 +312,12 @@ pub fn publishable(database: &Database, column: &TableColumn) -> bool {
     }
 }
 
-/// `a, "B", c`
+/// The columns as SQL, e.g. `a, "B", c`.
 pub fn columns_sql(columns: &[String]) -> String {
     columns.iter().map(|column| quote_identifier(column)).collect::<Vec<_>>().join(", ")
 }
 
-/// A name that Postgres will not cut: at most 63 bytes.
+/// A name that Postgres does not truncate: at most 63 bytes.
 fn index_name(table: &str, number: &str) -> String {
     let mut end = table.len().min(63 - IDENTITY_SUFFIX.len() - number.len());
     while !table.is_char_boundary(end) {
@@ -320,7 +326,7 @@ fn index_name(table: &str, number: &str) -> String {
     format!("{}{IDENTITY_SUFFIX}{number}", table.get(..end).unwrap_or_default())
 }
 
-/// Its values may be longer than the 2.6 kB that an index takes.
+/// Whether its values may be longer than the 2.6 kB that an index accepts.
 pub fn is_unbounded(column: &TableColumn) -> bool {
     matches!(column.type_name.as_str(), "text" | "character varying" | "bytea")
 }

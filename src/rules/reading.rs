@@ -1,29 +1,29 @@
-//! A key read backwards: which rows have it, as far as the key says.
+//! Reads a key backwards: from a template and a key to the column values of the rows that have that key.
 
 use super::template::{Piece, Template, could_make};
 
-/// What a key says of one column, if its template made it.
+/// The text that a key implies for one column, if its template made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Implied {
     /// The column, unquoted.
     pub column: String,
-    /// The filters that stand between the value and the key, first to last.
+    /// The filters between the value and the key, first to last.
     pub filters: Vec<&'static str>,
-    /// The text in the key: the value, or what the filters make of it.
+    /// The text in the key: the value, or the output of the filters.
     pub text: Vec<u8>,
-    /// The text can also end elsewhere, because what follows it stands more than once in the key.
+    /// Whether the text could also end elsewhere, because the literal after it occurs more than once in the key.
     pub ambiguous: bool,
 }
 
-/// What `key` says of the template's columns, each placeholder once, in order. `None` where no row has it: its literals
-/// are not there, or a text is not what its last filter gives.
+/// What `key` implies for the template's columns: one entry per placeholder, in order. `None` if no row can have the
+/// key: a literal is missing, or a text is not a possible output of its last filter.
 pub fn read(template: &Template, key: &[u8]) -> Option<Vec<Implied>> {
     if !template.could_make(key) {
         return None;
     }
     let mut implied = Vec::new();
     let mut rest = key;
-    // The placeholder whose text has begun, and whether another one ended right where it begins.
+    // The placeholder whose text has begun, and whether another placeholder comes directly before it.
     let mut open: Option<(&str, Vec<&'static str>, bool)> = None;
     for (number, piece) in template.pieces().iter().enumerate() {
         match piece {
@@ -44,7 +44,7 @@ pub fn read(template: &Template, key: &[u8]) -> Option<Vec<Implied>> {
                 }
             }
             Piece::Column { name, filters } => {
-                // Two placeholders without anything between: the first one's text is empty, or anything.
+                // Two placeholders with nothing between them: the first one's text can be empty or anything.
                 let ambiguous = open.is_some();
                 if let Some(open) = open.take() {
                     implied.push(close(open, b"", true)?);
@@ -63,7 +63,7 @@ fn find(text: &[u8], part: &[u8]) -> Option<usize> {
     text.windows(part.len().max(1)).position(|window| window == part)
 }
 
-/// Whether a value of the type, as the catalogue names it, can be printed as this text. In doubt it can.
+/// Whether a value of the type, named as in the catalogue, can print as this text. True when in doubt.
 pub fn can_print(type_name: &str, text: &[u8]) -> bool {
     let digits = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     match type_name {
@@ -74,7 +74,7 @@ pub fn can_print(type_name: &str, text: &[u8]) -> bool {
     }
 }
 
-/// Whether the literal stands in `text` once more, with what `later` can make behind it.
+/// Whether the literal occurs again in `text`, followed by something that `later` can make.
 fn ends_elsewhere(text: &[u8], literal: &[u8], later: &[Piece]) -> bool {
     let behind = (0..text.len()).filter_map(|at| text.get(at..)?.strip_prefix(literal));
     behind.into_iter().any(|behind| could_make(later, behind))
@@ -87,7 +87,7 @@ fn close(open: (&str, Vec<&'static str>, bool), text: &[u8], ambiguous: bool) ->
     can_be.then(|| Implied { column: column.to_owned(), filters, text: text.to_vec(), ambiguous })
 }
 
-/// Whether the filter gives this text for any value.
+/// Whether the filter can output this text.
 fn can_give(filter: &str, text: &[u8]) -> bool {
     let hex = |digits: usize| text.len() == digits && is_hex(text);
     match filter {
@@ -95,7 +95,7 @@ fn can_give(filter: &str, text: &[u8]) -> bool {
         "sha1" => hex(40),
         "sha256" => hex(64),
         "hex" => text.len().is_multiple_of(2) && is_hex(text),
-        // What these give, they give again for itself.
+        // These filters leave their own output unchanged.
         "lower" | "upper" | "trim" => super::filter::find(filter).is_none_or(|filter| {
             let mut again = Vec::new();
             (filter.apply)(text, &mut again);

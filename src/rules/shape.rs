@@ -1,29 +1,30 @@
-//! What a key can look like, as a line of sets of bytes, and whether two such lines have a key in common. A glob that
-//! covers a key has one in common with it.
+//! What a key can look like, as a sequence of byte sets, and whether two such sequences have a key in common. A glob
+//! that covers a key has one in common with it.
 
 use super::template::{Piece, Template};
 use crate::types::table::Table;
 
-/// Some of all 256 bytes.
+/// A set of bytes, one bit for each of the 256.
 pub(super) type Bytes = [u64; 4];
 
 pub(super) const ALL: Bytes = [u64::MAX; 4];
 
-/// One byte of a set, or any number of them.
+/// One byte from a set, or any number of them if `repeated`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) bytes: Bytes,
     pub(super) repeated: bool,
 }
 
-/// All keys of a template, or all that a glob matches.
+/// All keys that a template can make, or that a glob matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     units: Vec<Unit>,
 }
 
 impl Shape {
-    /// The keys of `template`, as far as the types of the columns say. Of no table, any text may come.
+    /// The keys of `template`, as far as the column types restrict them. Without a table, a placeholder's text can be
+    /// anything.
     pub fn of_template(template: &Template, table: Option<&Table>) -> Shape {
         let mut shape = Shape { units: Vec::new() };
         for piece in template.pieces() {
@@ -45,7 +46,7 @@ impl Shape {
         shape
     }
 
-    /// The keys of `template` where each placeholder stands for any text, the empty one too.
+    /// The keys of `template` if each placeholder can stand for any text, including empty text.
     pub fn of_any_text(template: &Template) -> Shape {
         let mut shape = Shape { units: Vec::new() };
         for piece in template.pieces() {
@@ -57,7 +58,7 @@ impl Shape {
         shape
     }
 
-    /// Whether `longer` is this with `byte` behind it.
+    /// Whether `longer` is this shape followed by `byte`.
     pub(super) fn is_followed_in(&self, longer: &Shape, byte: u8) -> bool {
         let last = Unit { bytes: set(&[byte]), repeated: false };
         longer.units.split_last().is_some_and(|(its, rest)| *its == last && rest == self.units)
@@ -67,8 +68,8 @@ impl Shape {
         &self.units
     }
 
-    /// What Redis's `MATCH` reads in `pattern` (`stringmatchlen` in util.c): `*`, `?`, `[a-z]`, `[^a]`, and a backslash
-    /// before what is to mean itself. A class without an end ends with the pattern.
+    /// What Redis's `MATCH` accepts for `pattern` (`stringmatchlen` in util.c): `*`, `?`, `[a-z]`, `[^a]`, and a
+    /// backslash before a literal character. A class without a closing bracket extends to the end of the pattern.
     pub fn of_glob(pattern: &str) -> Shape {
         let mut shape = Shape { units: Vec::new() };
         let mut rest = pattern.as_bytes();
@@ -91,14 +92,14 @@ impl Shape {
         shape
     }
 
-    /// One key.
+    /// Exactly one key.
     pub fn of_key(key: &[u8]) -> Shape {
         let mut shape = Shape { units: Vec::new() };
         shape.text(key);
         shape
     }
 
-    /// How many bytes of it are given.
+    /// The number of units that allow exactly one byte.
     pub fn literals(&self) -> usize {
         let one = |unit: &&Unit| !unit.repeated && unit.bytes.iter().map(|word| word.count_ones()).sum::<u32>() == 1;
         self.units.iter().filter(one).count()
@@ -108,12 +109,12 @@ impl Shape {
         self.units.extend(text.iter().map(|byte| Unit { bytes: set(&[*byte]), repeated: false }));
     }
 
-    /// At least one.
+    /// Appends one or more bytes of the set.
     fn run(&mut self, bytes: Bytes) {
         self.units.extend([Unit { bytes, repeated: false }, Unit { bytes, repeated: true }]);
     }
 
-    /// `[a-z]`, `[^x]`; gives what follows it.
+    /// Appends a class, `[a-z]` or `[^x]`, and returns the text after it.
     fn class<'a>(&mut self, after: &'a [u8]) -> &'a [u8] {
         let (negated, mut rest) = match after.split_first() {
             Some((b'^', rest)) => (true, rest),
@@ -140,9 +141,9 @@ impl Shape {
         rest
     }
 
-    /// Whether some key is of both shapes: whether both ends can be reached together, step by step.
+    /// Whether some key has both shapes: whether a walk through both, step by step, reaches both ends together.
     pub fn meets(&self, other: &Shape) -> bool {
-        // Most differ in their prefixes.
+        // Most pairs already differ in their prefixes.
         let fixed = self.units.iter().zip(&other.units).take_while(|(ours, theirs)| !ours.repeated && !theirs.repeated);
         if fixed.into_iter().any(|(ours, theirs)| !common(ours, theirs)) {
             return false;

@@ -1,4 +1,5 @@
-//! Key templates: literal text and `{column|filter|filter}`. They are read here, and rendered in [`binding`](super::binding).
+//! Key templates: literal text and `{column|filter|filter}`. This module parses them; [`binding`](super::binding)
+//! renders them.
 
 use super::filter::{self, FILTERS, Filter};
 use super::name;
@@ -14,18 +15,18 @@ pub struct Template {
 /// One piece of a template.
 #[derive(Debug, Clone)]
 pub enum Piece {
-    /// Text that stands in the key as it is.
+    /// Text that appears in the key as it is.
     Literal(String),
-    /// A column's text, put through filters.
+    /// A column's text, passed through filters.
     Column {
-        /// As it stands in the catalogue, unquoted.
+        /// The catalogue's name, unquoted.
         name: String,
         /// Applied first to last.
         filters: Vec<&'static Filter>,
     },
 }
 
-/// A template that cannot be read: what is wrong and what to write instead.
+/// A template that cannot be parsed: what is wrong and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("key template {template:?}: {reason}")]
 pub struct TemplateError {
@@ -34,13 +35,13 @@ pub struct TemplateError {
 }
 
 impl Template {
-    /// Reads a template of a rule for `table`, whose names stand for `{schema}` and `{table}`.
+    /// Parses a template of a rule for `table`, whose names replace `{schema}` and `{table}`.
     pub fn parse(text: &str, table: &TableName) -> Result<Template, TemplateError> {
         let pieces = parse(text, table).map_err(|reason| TemplateError { template: text.to_owned(), reason })?;
         Ok(Template { text: text.to_owned(), pieces })
     }
 
-    /// As it was written.
+    /// The template as it was written.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -50,7 +51,7 @@ impl Template {
         &self.pieces
     }
 
-    /// The columns it names, unquoted; a column named twice comes twice.
+    /// The columns that it names, unquoted; a column named twice appears twice.
     pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.pieces.iter().filter_map(|piece| match piece {
             Piece::Column { name, .. } => Some(name.as_str()),
@@ -58,17 +59,17 @@ impl Template {
         })
     }
 
-    /// Whether anything but placeholders is in it. Without, its scope would be every key there is.
+    /// Whether it contains literal text. Without any, its scope would be every key in the cache.
     pub fn has_literal(&self) -> bool {
         self.pieces.iter().any(|piece| matches!(piece, Piece::Literal(_)))
     }
 
-    /// Whether `key` looks like one of its keys: its literals stand in it, in order, with anything between them.
+    /// Whether `key` looks like one of its keys: it contains the literals in order, with anything between them.
     pub fn could_make(&self, key: &[u8]) -> bool {
         could_make(&self.pieces, key)
     }
 
-    /// The key it makes where every placeholder's text is `filling`.
+    /// The key that results if every placeholder's text is `filling`.
     pub fn sample(&self, filling: &str) -> String {
         let text = |piece: &Piece| match piece {
             Piece::Literal(text) => text.clone(),
@@ -77,7 +78,7 @@ impl Template {
         self.pieces.iter().map(text).collect()
     }
 
-    /// The glob of every key it can make: literals escaped as Redis's glob reads them, `*` for placeholders.
+    /// The glob of every key that it can make: literals escaped for Redis's glob syntax, and `*` for placeholders.
     pub fn scope_pattern(&self) -> String {
         let mut pattern = String::new();
         for piece in &self.pieces {
@@ -96,7 +97,7 @@ impl Template {
     }
 }
 
-/// Whether `text` is literals and anything, as `pieces` say.
+/// Whether `text` consists of the literals of `pieces` in order, with anything in place of the columns.
 pub(super) fn could_make(pieces: &[Piece], text: &[u8]) -> bool {
     let mut rest = text;
     let mut anything = false;
@@ -157,8 +158,8 @@ fn parse(text: &str, table: &TableName) -> Result<Vec<Piece>, String> {
     Ok(pieces)
 }
 
-/// Literal text, with the backslash taken from a `\\*`. A bare one looks like a glob, and would be a key's own sign: the
-/// rule would remove one key that nobody has.
+/// Literal text, in which `\*`, `\?` and `\[` lose their backslash. An unescaped one looks like a glob but would be
+/// literal: the rule would remove one key that does not exist.
 fn unglobbed(text: &str) -> Result<String, String> {
     let mut literal = String::with_capacity(text.len());
     let mut signs = text.chars().peekable();
@@ -187,7 +188,7 @@ fn push_literal(pieces: &mut Vec<Piece>, literal: &mut String) {
     }
 }
 
-/// Where the placeholder's `}` is; one inside a quoted name does not count.
+/// The position of the placeholder's `}`; one inside a quoted name does not count.
 fn placeholder_end(inside: &str) -> Option<usize> {
     let mut quoted = false;
     inside.char_indices().find_map(|(at, c)| {

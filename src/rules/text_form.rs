@@ -1,8 +1,8 @@
-//! Which text of a value stands in a key: what the output function of its type prints. For some types that is neither
-//! what a cast to text gives nor what applications write; docs/rules.md has the whole table.
+//! How a value is written in a key: as the output function of its type prints it. For some types that differs from a
+//! cast to text and from what applications write; docs/rules.md has the whole table.
 
-/// What to know of a type's text; `None` where it is as anybody would write it. `type_name` is as the catalogue formats
-/// it, `character(4)`.
+/// How the type's text differs from what people expect; `None` if it does not. `type_name` is as the catalogue formats
+/// it, e.g. `character(4)`.
 pub fn text_form(type_name: &str) -> Option<&'static str> {
     if type_name.ends_with("[]") {
         return Some("as {a,b}, with quotes where an element needs them");

@@ -1,9 +1,9 @@
-//! A changed row, as the log tells it.
+//! A changed row as pgoutput reports it: its table, the old row and the new row.
 
-/// What Postgres writes of an old row (`REPLICA IDENTITY`, `pg_class.relreplident`).
+/// How much of an old row Postgres logs (`REPLICA IDENTITY`, `pg_class.relreplident`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ReplicaIdentity {
-    /// The primary key's columns; nothing where there is none.
+    /// The primary key's columns; nothing if there is no primary key.
     #[default]
     Default,
     /// Nothing.
@@ -17,7 +17,7 @@ pub enum ReplicaIdentity {
 /// One published column of a relation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
-    /// As it stands in the catalogue, unquoted.
+    /// The catalogue's name, unquoted.
     pub name: String,
     /// `pg_type.oid`.
     pub type_oid: u32,
@@ -28,7 +28,7 @@ pub struct Column {
 /// A table as it was when the change was written (pgoutput's Relation message).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
-    /// `pg_class.oid`; of the root where the publication publishes via the partition root.
+    /// `pg_class.oid`; that of the root if the publication publishes via the partition root.
     pub oid: u32,
     /// Schema name, unquoted.
     pub schema: String,
@@ -46,9 +46,9 @@ impl Relation {
         column.in_identity || self.identity == ReplicaIdentity::Full
     }
 
-    /// The relation with what old rows hold even when `leaf`, a partition of it, has written them: a partition has a
-    /// replica identity of its own. What comes is still laid out like the root's rows and marked with its identity, so
-    /// that an [`OldImage::Full`] may have holes; they look like NULLs.
+    /// This relation, narrowed to what its old rows hold when the partition `leaf` writes them: a partition has its own
+    /// replica identity. Postgres still sends such rows in the root's layout and marked with the root's identity. So an
+    /// [`OldImage::Full`] may lack values, which look like NULLs.
     #[must_use]
     pub fn as_written_by(&self, leaf: &Relation) -> Relation {
         let logged = |name: &str| leaf.columns.iter().any(|column| column.name == name && leaf.carries(column));
@@ -59,7 +59,7 @@ impl Relation {
         let columns: Vec<Column> = self.columns.iter().map(narrow).collect();
         let whole = columns.iter().all(|column| column.in_identity);
         let identity = match self.identity {
-            // Its columns say what there is.
+            // The columns' `in_identity` says which values are present.
             ReplicaIdentity::Full if !whole => ReplicaIdentity::Index,
             identity => identity,
         };
@@ -67,7 +67,7 @@ impl Relation {
     }
 }
 
-/// Stands for [`Cell::Cut`] in a row's layout, in which Postgres itself never writes it.
+/// Marks a [`Cell::Cut`] in a row's layout. Postgres itself never writes this byte there.
 pub const CUT: u8 = b'x';
 
 /// One value of a row, in Postgres's text output.
@@ -75,15 +75,15 @@ pub const CUT: u8 = b'x';
 pub enum Cell<'a> {
     /// SQL NULL; in an [`OldImage::Key`], outside the identity, also "not sent".
     Null,
-    /// A TOASTed value that the UPDATE left alone; it is not in the log.
+    /// A TOASTed value that the UPDATE left unchanged; it is not in the log.
     Unchanged,
-    /// There is a value, which was too large to hold (pgoutput's sieve).
+    /// A value that was too large to hold and that pgoutput's sieve left out.
     Cut,
-    /// The value as the type's output function prints it, in UTF-8 where the database's encoding allows.
+    /// The text of the type's output function, in UTF-8 if the database's encoding allows.
     Text(&'a [u8]),
 }
 
-/// The cells of one row, borrowed from the wire and checked when they were decoded.
+/// The cells of one row, borrowed from the wire; the decoder has checked them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row<'a> {
     count: u16,
@@ -91,7 +91,7 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// `cells` are `count` cells in pgoutput's TupleData layout (Postgres manual, "Logical Replication Message
+    /// `cells` holds `count` cells in pgoutput's TupleData layout (Postgres manual, "Logical Replication Message
     /// Formats"). The decoder checks them first; unchecked ones read as fewer cells, never as a panic.
     pub fn new(count: u16, cells: &'a [u8]) -> Self {
         Row { count, cells }
@@ -107,7 +107,7 @@ impl<'a> Row<'a> {
         self.count == 0
     }
 
-    /// The cell at `index`, or `None` beyond the last.
+    /// The cell at `index`, or `None` past the last cell.
     pub fn get(&self, index: usize) -> Option<Cell<'a>> {
         self.cells().nth(index)
     }
@@ -147,14 +147,14 @@ impl<'a> Iterator for Cells<'a> {
     }
 }
 
-/// What an UPDATE or DELETE says of the row before it.
+/// What an UPDATE or DELETE logs of the old row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OldImage<'a> {
-    /// Nothing: an UPDATE that left every column of the identity alone.
+    /// Nothing: the UPDATE left every identity column unchanged.
     Absent,
-    /// Only the identity's columns are real; the others are `Null` and mean nothing.
+    /// Only the identity's columns hold values; the others are `Null`, which means nothing.
     Key(Row<'a>),
-    /// Every published column; outside the identity, which a partition may have narrowed, `Null` means nothing.
+    /// Every published column. Outside the identity, which a partition may have narrowed, `Null` means nothing.
     Full(Row<'a>),
 }
 
@@ -173,7 +173,7 @@ pub enum Change<'a> {
         /// The row after.
         new: Row<'a>,
     },
-    /// A row that is gone.
+    /// A deleted row.
     Delete {
         /// The row before; never [`OldImage::Absent`].
         old: OldImage<'a>,

@@ -1,4 +1,4 @@
-//! What a check found, and what to do about it.
+//! What a check found, and what fixes it.
 
 mod code;
 
@@ -10,13 +10,13 @@ pub use code::{CODES, Code};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Nothing is wrong; it is to be known.
+    /// Nothing is wrong; useful to know.
     Note,
     /// coherd works, but not as well as it could.
     Warning,
-    /// The question could not be answered; which is not "fine".
+    /// The question could not be answered, which does not mean that all is well.
     Unknown,
-    /// coherd refuses to run like this, or would not do what is asked of it.
+    /// coherd refuses to run like this, or could not do what it is asked to do.
     Error,
 }
 
@@ -31,21 +31,21 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One thing that stands in the way, with its fix.
+/// One problem, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
-    /// Which kind of finding it is, for programs and for docs/check.md. One of [`CODES`].
+    /// The kind of finding, one of [`CODES`]; for programs and for docs/check.md.
     pub code: Code,
     /// How bad it is.
     pub severity: Severity,
-    /// What it is about: `rules[2] public.users`, `source`, `target cache`.
+    /// The object concerned: `rules[2] public.users`, `source`, `target cache`.
     pub subject: String,
-    /// What was seen and why it matters. Never holds a cell value or a credential.
+    /// What was found and why it matters. Never holds a cell value or a credential.
     pub message: String,
-    /// Exact SQL statements or shell commands that fix it, in order. A line that begins with `--` (between statements)
-    /// or `#` (between commands) says what no statement or command can do.
+    /// SQL statements or shell commands that fix it, in order. A line that begins with `--` (between statements) or `#`
+    /// (between commands) describes what no statement or command can do.
     pub remedy: Vec<String>,
-    /// Changes are kept from the stream, so that nobody who follows it can know of them.
+    /// Whether changes are missing from the stream, so that no reader of the stream can know of them.
     #[serde(skip)]
     pub hides_changes: bool,
 }
@@ -68,17 +68,17 @@ impl Finding {
         Finding { severity: Severity::Warning, ..Finding::error(code, subject, message) }
     }
 
-    /// Something to know.
+    /// A note.
     pub fn note(code: Code, subject: impl Into<String>, message: impl Into<String>) -> Self {
         Finding { severity: Severity::Note, ..Finding::error(code, subject, message) }
     }
 
-    /// A question without an answer.
+    /// A question that could not be answered.
     pub fn unknown(code: Code, subject: impl Into<String>, message: impl Into<String>) -> Self {
         Finding { severity: Severity::Unknown, ..Finding::error(code, subject, message) }
     }
 
-    /// An error that keeps changes from the stream.
+    /// An error because of which changes are missing from the stream.
     pub fn hiding(code: Code, subject: impl Into<String>, message: impl Into<String>) -> Self {
         Finding { hides_changes: true, ..Finding::error(code, subject, message) }
     }
@@ -90,7 +90,7 @@ impl Finding {
         self
     }
 
-    /// Adds several.
+    /// Adds several statements or commands.
     #[must_use]
     pub fn remedies(mut self, remedy: impl IntoIterator<Item = String>) -> Self {
         self.remedy.extend(remedy);
@@ -98,7 +98,7 @@ impl Finding {
     }
 }
 
-/// `text` as one word of a shell's command, for remedies.
+/// `text` quoted as one shell word, for remedies.
 pub fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }

@@ -5,19 +5,19 @@ use std::str::FromStr;
 
 /// A position in the write-ahead log: a byte offset, as Postgres's `pg_lsn`.
 ///
-/// Printed as Postgres prints it (`16/B374D848`); read in that form or as an unsigned decimal.
+/// Printed as Postgres prints it (`16/B374D848`); parsed from that form or from an unsigned decimal.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(u64);
 
 impl Lsn {
-    /// `0/0`, which no record has.
+    /// `0/0`, at which no log record is.
     pub const ZERO: Lsn = Lsn(0);
 
-    /// The last position there can be.
+    /// The highest value.
     pub const MAX: Lsn = Lsn(u64::MAX);
 
-    /// Before any position that a server's log can have: it begins with the second segment, and the smallest one is 1 MiB.
-    /// So seconds, and most numbers that were meant to be something else, are no positions.
+    /// A lower bound of every position in a server's log: the log begins with the second segment, and the smallest
+    /// segment size is 1 MiB. A lower number is a mistake, such as a timeout in seconds given as a position.
     pub const LEAST: Lsn = Lsn(1 << 20);
 
     /// The position at byte `offset` of the log.
@@ -30,7 +30,7 @@ impl Lsn {
         self.0
     }
 
-    /// Bytes from `earlier` to here; 0 when `earlier` is later.
+    /// Bytes from `earlier` to this position; 0 if `earlier` is later.
     pub const fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
@@ -48,7 +48,7 @@ impl fmt::Debug for Lsn {
     }
 }
 
-/// A text that is no position.
+/// A text that is not an LSN.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{got:?} is not an LSN: give it as Postgres prints it (16/B374D848) or as an unsigned decimal (97500059720)")]
 pub struct ParseLsnError {
@@ -64,7 +64,7 @@ impl FromStr for Lsn {
 }
 
 fn parse(text: &str) -> Option<u64> {
-    // `from_str_radix` would also take a sign.
+    // `from_str_radix` alone would also accept a sign.
     let hex = |part: &str| {
         let plain = (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
         plain.then(|| u64::from_str_radix(part, 16).ok()).flatten()

@@ -1,4 +1,4 @@
-//! What a target remembers of how far it has been brought.
+//! The stored record: what a target remembers about how far coherd has brought it.
 
 use std::sync::Arc;
 
@@ -6,45 +6,46 @@ use crate::types::invalidation::Batch;
 use crate::types::lsn::Lsn;
 use crate::types::snapshot::Commit;
 
-/// The marks of a record that was written with a new slot, before any change was followed: what is in the target then is
-/// trusted.
+/// The marks in a record that was written when a new slot was created, before any change was followed. coherd trusts
+/// what the target holds at that moment.
 pub const NEW: &str = "new";
 
-/// No sequence is greater: they begin with the microseconds since 1970, which come this far in the year 2255, and scripts in
-/// the cache compare them as doubles, which are exact up to here. Whatever says more was not written by coherd, and the next
-/// one could not be greater.
+/// The largest sequence. Sequences begin with the microseconds since 1970, which reach this number in the year 2255.
+/// Scripts in the cache compare them as doubles, which are exact up to here. coherd did not write a larger one, and
+/// could not write a greater one after it.
 pub const SEQUENCE_MAX: u64 = 1 << 53;
 
-/// How far a target has been brought, as it is stored there.
+/// How far coherd has brought a target, as stored in that target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {
-    /// Everything committed at or before this position has been sent here, once at least, up to and with what came with
-    /// this record.
+    /// Every commit at or before this position has been sent to the target at least once, including the batch that came
+    /// with this record.
     pub applied: Lsn,
-    /// Everything committed at or before this position was invalidated here for good, and confirmed, before this record was
-    /// written. Whoever holds the record has all of it, so the slot is acknowledged up to here and no further.
+    /// Every commit at or before this position was invalidated for good, and confirmed, before this record was written.
+    /// A target that holds the record has all of it, so coherd acknowledges the slot up to here and no further.
     pub confirmed: Lsn,
-    /// The same, where every rule was covered all the time; readers rely on it.
+    /// The same, but only while every rule was covered; readers rely on it.
     pub settled: Lsn,
-    /// The database it came from.
+    /// The system identifier of the source database.
     pub system_id: u64,
-    /// Its timeline.
+    /// The timeline of the source database.
     pub timeline: u32,
-    /// Grows with each delivery: of two records with the same positions, which is the later one. Zero in the first.
+    /// Increases with each delivery, and so tells which of two records with the same positions is later. Zero in the
+    /// first.
     pub sequence: u64,
-    /// The last transaction with rows that was sent here, [`Commit::NONE`] before the first; a history that has another one
-    /// there, or none, is another history. `None` where the record has none; and, in a record to be written, where the one
-    /// that is stored stays.
+    /// The last transaction with rows that was sent to the target; [`Commit::NONE`] before the first. If the log has
+    /// another transaction at that position, or none, it is another history. `None` if the stored record has no such
+    /// field; in a record to be written, `None` keeps the stored value.
     pub commit: Option<Commit>,
-    /// The marks of the rules that were kept without a break up to here, between spaces, or [`NEW`]. `None` where the
-    /// record has none, because a target that was emptied was sent only the rest of it; and, in a record to be written,
-    /// where those that are stored stay.
+    /// The marks of the rules that have missed nothing up to here, separated by spaces, or [`NEW`]. `None` if the
+    /// stored record has no marks, because the target was emptied and received only the other fields since; in a record
+    /// to be written, `None` keeps the stored marks.
     pub rules: Option<Arc<str>>,
 }
 
 impl Record {
-    /// Stands for a record that cannot be read. It is as old as can be and of no database: whatever it was, it proves
-    /// nothing, and somebody was here before.
+    /// Stands for a record that cannot be read. It has the lowest positions and no database: it proves nothing, except
+    /// that something was written here before.
     pub const UNREADABLE: Record = Record {
         applied: Lsn::ZERO,
         confirmed: Lsn::ZERO,
@@ -56,40 +57,42 @@ impl Record {
         rules: None,
     };
 
-    /// Whether it stands for one that cannot be read. No database system has the identifier zero.
+    /// Whether this stands for a record that cannot be read. No database system has the identifier zero.
     pub const fn is_unreadable(&self) -> bool {
         self.system_id == Record::UNREADABLE.system_id
     }
 }
 
-/// What a target remembers.
+/// What was read from a target: its record and whether it holds keys.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StoredRecord {
-    /// Its record, if it has one.
+    /// The record, or `None` if the target has none.
     pub record: Option<Record>,
-    /// Whether it holds no key at all, so that nothing in it can be stale.
+    /// Whether the target holds no key at all, so that nothing in it can be stale.
     pub empty: bool,
-    /// Who wrote the record last, and when; `None` where there is none.
+    /// Who wrote the record last, and when; `None` if there is no record.
     pub written: Option<Written>,
 }
 
-/// What a target adds to a record by itself.
+/// The fields that the target's adapter adds to a record.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Written {
-    /// When, in milliseconds since 1970 by the writer's clock: to see that it moves, and for nothing else.
+    /// The time of the write, in milliseconds since 1970 by the writer's clock. Use it only to see whether it changes.
     pub updated_ms: u64,
-    /// The slot that the writer follows; records of earlier versions have none.
+    /// The slot that the writer follows; records of earlier versions do not name one.
     pub slot: Option<Arc<str>>,
 }
 
-/// What follows from a record that was read, for the deliveries that were sent before and are not confirmed.
+/// The core's answer to a record that was read: how to correct the deliveries that were sent before and are not
+/// confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    /// The sequence of the last of them: what has a greater one was made later.
+    /// The sequence of the last of those deliveries; one with a greater sequence was made later.
     pub sequence: u64,
-    /// Their records were made when more was thought to be confirmed: they may say no more than this.
+    /// The highest position that their records may call confirmed or settled; they were made when more was believed to
+    /// be confirmed.
     pub confirmed_at_most: Lsn,
-    /// They may not list their rules: changes of some were missed.
+    /// Whether their records must list no rules, because changes of some rules were missed.
     pub lists_no_rules: bool,
 }
 
@@ -100,7 +103,7 @@ impl Default for Answer {
 }
 
 impl Answer {
-    /// Takes out of the record of a delivery what is not so any more.
+    /// Removes from a delivery's record the claims that no longer hold.
     pub fn correct(&self, record: &mut Record) {
         if record.sequence > self.sequence {
             return;
@@ -113,10 +116,10 @@ impl Answer {
     }
 }
 
-/// One batch, and the record that is written after it.
+/// One batch of invalidations, and the record that is written after it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Delivery {
-    /// What to invalidate; may be empty where only the record moves.
+    /// The invalidations; may be empty if only the record changes.
     pub batch: Batch,
     /// Written after the invalidations.
     pub record: Record,

@@ -1,31 +1,31 @@
-//! What new snapshots on a server can see. A commit is in the log, and so with us, before it is visible: with a
-//! synchronous standby that is away, minutes before (`RecordTransactionCommit` in Postgres's xact.c waits for the
-//! standby between the two). On a standby it is visible once its record is replayed.
+//! What new snapshots on a server can see. A commit is in the log, and so known to coherd, before it is visible. While
+//! a synchronous standby is away, that can be minutes before: `RecordTransactionCommit` in Postgres's xact.c waits for
+//! the standby between the two. On a standby, a commit is visible once its record is replayed.
 
 use std::str::FromStr;
 
 use crate::types::lsn::Lsn;
 
-/// A transaction that has committed, as a Begin message names it.
+/// A committed transaction, as a Begin message names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Commit {
     /// Its top-level transaction id, the lower 32 bits.
     pub xid: u32,
-    /// The position of its commit record; the record ends after it.
+    /// The position of its commit record, which ends later.
     pub at: Lsn,
 }
 
 impl Commit {
-    /// None at all: no transaction has the id zero.
+    /// No commit: no transaction has the id zero.
     pub const NONE: Commit = Commit { xid: 0, at: Lsn::ZERO };
 
-    /// The one that is further in the log.
+    /// The commit that is further in the log.
     #[must_use]
     pub fn latest(one: Option<Commit>, other: Option<Commit>) -> Option<Commit> {
         one.into_iter().chain(other).max_by_key(|commit| commit.at)
     }
 
-    /// Beyond both: the later id, the later position.
+    /// The later id and the later position of the two, each taken on its own.
     #[must_use]
     pub fn later(self, other: Commit) -> Commit {
         let is_later = other.xid.wrapping_sub(self.xid).cast_signed() > 0;
@@ -38,12 +38,12 @@ impl Commit {
 pub struct XidSnapshot {
     xmin: u64,
     xmax: u64,
-    /// Those between that are still under way, ascending.
+    /// Transactions between `xmin` and `xmax` that are still running, ascending.
     running: Vec<u64>,
 }
 
 impl XidSnapshot {
-    /// Whether it sees what transaction `xid` has done, which has committed or is about to.
+    /// Whether the snapshot sees the changes of transaction `xid`, which has committed or is about to.
     pub fn sees(&self, xid: u32) -> bool {
         let xid = self.widen(xid);
         xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())
@@ -54,8 +54,8 @@ impl XidSnapshot {
         self.widen(xid) < self.xmin
     }
 
-    /// The log has the lower 32 bits only. No two transactions that matter are 2^31 or more apart: Postgres stops giving
-    /// out ids before that.
+    /// The log holds only the lower 32 bits. No two transactions that matter are 2^31 or more apart: Postgres stops
+    /// assigning ids before that.
     fn widen(&self, xid: u32) -> u64 {
         #[expect(clippy::cast_possible_truncation, reason = "the lower 32 bits are what is compared")]
         let distance = xid.wrapping_sub(self.xmax as u32).cast_signed();
@@ -63,7 +63,7 @@ impl XidSnapshot {
     }
 }
 
-/// A text that is no snapshot.
+/// A text that is not a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{got:?} is no snapshot as pg_current_snapshot() gives it (xmin:xmax:running,…)")]
 pub struct ParseSnapshotError {
@@ -87,17 +87,17 @@ fn parse(text: &str) -> Option<XidSnapshot> {
     is_sound.then_some(XidSnapshot { xmin, xmax, running })
 }
 
-/// What the readers of one server see.
+/// What readers of one server see.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Snapshot {
-    /// It takes writes.
+    /// The server accepts writes.
     Primary(XidSnapshot),
-    /// It is in recovery, and everything before this position is replayed (`pg_last_wal_replay_lsn()`).
+    /// The server is in recovery, and everything before this position is replayed (`pg_last_wal_replay_lsn()`).
     Standby(Lsn),
 }
 
 impl Snapshot {
-    /// Whether readers who ask from now on see what `commit` has done.
+    /// Whether readers that query from now on see the changes of `commit`.
     pub fn shows(&self, commit: Commit) -> bool {
         match self {
             Snapshot::Primary(snapshot) => snapshot.sees(commit.xid),
@@ -105,7 +105,7 @@ impl Snapshot {
         }
     }
 
-    /// Whether that holds for `commit` and every one before it.
+    /// Whether they see `commit` and every commit before it.
     pub fn shows_all_up_to(&self, commit: Commit) -> bool {
         match self {
             Snapshot::Primary(snapshot) => snapshot.is_past(commit.xid),
@@ -114,19 +114,19 @@ impl Snapshot {
     }
 }
 
-/// What a replica says of itself.
+/// What a replica reports about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReplicaSeen {
     /// `IDENTIFY_SYSTEM`'s `systemid`.
     pub system_id: u64,
-    /// The timeline that it replays or, after a promotion, writes (`IDENTIFY_SYSTEM`'s `timeline`), not older than
-    /// `replayed`: what a server has replayed belongs to the history of each timeline that it comes to later, and not the
-    /// other way round.
+    /// The timeline that it replays or, after a promotion, writes (`IDENTIFY_SYSTEM`'s `timeline`). It is read after
+    /// `replayed`: what a server has replayed belongs to the history of every timeline that it moves to later, but not
+    /// the other way round.
     pub timeline: u32,
-    /// `pg_last_wal_replay_lsn()`; `None` where it is not in recovery.
+    /// `pg_last_wal_replay_lsn()`; `None` if it is not in recovery.
     pub replayed: Option<Lsn>,
-    /// Another number after each start and each crash: one that has begun recovery anew lets readers in as soon as its
-    /// data is consistent, which may be before what they saw last.
+    /// A number that changes with each start and each crash. A server that restarts recovery admits readers as soon as
+    /// its data is consistent, which may be before the state that they saw last.
     pub run: i64,
 }
 
@@ -143,7 +143,7 @@ mod tests {
         let snapshot = snapshot("728:732:728,730");
         let seen: Vec<u32> = (726..735).filter(|xid| snapshot.sees(*xid)).collect();
         assert_eq!(seen, [726, 727, 729, 731]);
-        // As Postgres shows the commit that waits for its standby.
+        // The snapshot that Postgres reports while the commit waits for its standby.
         assert!(!"728:728:".parse::<XidSnapshot>().unwrap().sees(728));
     }
 

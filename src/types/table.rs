@@ -1,4 +1,4 @@
-//! A table as the catalogue describes it now.
+//! A table as the catalogue describes it, and the quoting of SQL names and literals.
 
 use crate::types::change::ReplicaIdentity;
 
@@ -24,7 +24,7 @@ impl std::fmt::Display for TableName {
     }
 }
 
-/// `pg_class.relkind`, as far as rules care.
+/// `pg_class.relkind`, reduced to what rules need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TableKind {
     /// An ordinary table.
@@ -42,9 +42,9 @@ pub enum Persistence {
     /// Written to the log.
     #[default]
     Permanent,
-    /// Not written to the log, so never seen.
+    /// Not written to the log, so coherd never sees its changes.
     Unlogged,
-    /// Private to a session, never seen.
+    /// Private to a session; coherd never sees its changes.
     Temporary,
 }
 
@@ -58,13 +58,13 @@ pub struct TableColumn {
     pub type_name: String,
     /// `pg_attribute.attnotnull`.
     pub not_null: bool,
-    /// Whether its value is computed.
+    /// Whether its value is computed, and when.
     pub generated: Generated,
-    /// A B-tree index can hold it.
+    /// Whether a B-tree index can hold it.
     pub sortable: bool,
-    /// Values of any length, which are stored outside of the row where they are large (TOAST).
+    /// Whether its values can have any length; Postgres stores large ones outside the row (TOAST).
     pub can_be_large: bool,
-    /// Old rows carry it: part of the replica identity, of a partition tree's root and of every leaf.
+    /// Whether old rows carry it: it is in the replica identity of the table and, for a partition tree, of every leaf.
     pub in_identity: bool,
 }
 
@@ -80,18 +80,18 @@ pub enum Generated {
     Virtual,
 }
 
-/// How a publication holds a table.
+/// How a publication includes a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
     /// Published columns, or `None` for all of them.
     pub columns: Option<Vec<String>>,
-    /// The row filter (`WHERE`), if there is one.
+    /// Whether there is a row filter (`WHERE`).
     pub row_filter: bool,
-    /// What brings it in.
+    /// The publication clause that includes it.
     pub by: PublishedBy,
 }
 
-/// What brings a table into a publication.
+/// The publication clause that includes a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublishedBy {
     /// `FOR TABLE`
@@ -107,13 +107,13 @@ pub enum PublishedBy {
 pub struct Leaf {
     /// Its name.
     pub name: TableName,
-    /// What old rows in it hold; the root's says nothing about that.
+    /// How much of its old rows is logged; the root's identity does not apply to the leaf's rows.
     pub identity: ReplicaIdentity,
     /// The columns of its replica identity.
     pub identity_columns: Vec<String>,
-    /// What is written to it is in the log.
+    /// Whether changes to it are written to the log.
     pub logged: bool,
-    /// A foreign table, whose rows are elsewhere.
+    /// Whether it is a foreign table, whose rows are on another server.
     pub foreign: bool,
 }
 
@@ -122,7 +122,7 @@ pub struct Leaf {
 pub struct IdentityIndex {
     /// `pg_class.relname`.
     pub name: String,
-    /// A constraint stands on it, so that DROP INDEX is refused.
+    /// Whether a constraint owns the index, so that Postgres refuses DROP INDEX.
     pub is_constraint: bool,
 }
 
@@ -133,50 +133,51 @@ pub struct Table {
     pub oid: u32,
     /// Its name.
     pub name: TableName,
-    /// What it is.
+    /// Its `relkind`.
     pub kind: TableKind,
-    /// Whether the log has it.
+    /// Whether its changes are written to the log.
     pub persistence: Persistence,
     /// For a partition: the root of its tree.
     pub partition_root: Option<TableName>,
-    /// What old rows hold. [`ReplicaIdentity::Default`] without a primary key means: nothing.
+    /// How much of its old rows is logged. [`ReplicaIdentity::Default`] without a primary key means nothing.
     pub identity: ReplicaIdentity,
     /// The columns of the table's own replica identity.
     pub identity_columns: Vec<String>,
     /// The index that `REPLICA IDENTITY USING INDEX` names.
     pub identity_index: Option<IdentityIndex>,
-    /// Old rows cost much in the log: values are stored outside of their rows (TOAST), or rows are longer than about
-    /// 1 kB.
+    /// Whether old rows take much space in the log: values are stored outside their rows (TOAST), or rows are longer
+    /// than about 1 kB.
     pub wide: bool,
     /// For the root of a partition tree: its leaves.
     pub leaves: Vec<Leaf>,
-    /// Tables of rules that it inherits from, directly or not: whoever reads those reads its rows too.
+    /// Tables of rules that it inherits from, directly or indirectly. A query on one of those also reads this table's
+    /// rows.
     pub parents: Vec<TableName>,
-    /// A hypertable of TimescaleDB, whose rows are in tables of the extension's own.
+    /// Whether it is a TimescaleDB hypertable, whose rows are in the extension's own tables.
     pub is_hypertable: bool,
-    /// Columns in table order, dropped ones left out.
+    /// Columns in table order, without dropped ones.
     pub columns: Vec<TableColumn>,
-    /// How the publication holds it; `None` where it does not.
+    /// How the publication includes it; `None` if it does not.
     pub published: Option<Published>,
 }
 
 impl Table {
-    /// Whether an UPDATE or DELETE of a published table finds a replica identity. Where it does not, the
-    /// *application's* statement fails with SQLSTATE 55000. A leaf's own identity is what counts for its rows; the
-    /// root's is what the leaves of tomorrow begin with.
+    /// Whether an UPDATE or DELETE on the table finds a replica identity. If the table is published and does not, the
+    /// *application's* statement fails with SQLSTATE 55000. A leaf's own identity applies to its rows; the root's
+    /// applies to the leaves that are still to be created.
     pub fn has_identity(&self) -> bool {
         let good = |identity, columns: &[String]| identity == ReplicaIdentity::Full || !columns.is_empty();
         good(self.identity, &self.identity_columns)
             && self.leaves.iter().all(|leaf| good(leaf.identity, &leaf.identity_columns))
     }
 
-    /// Whether REPLICA IDENTITY FULL stands here or at a leaf. A column list, any column list, then makes the
-    /// *application's* UPDATEs fail with SQLSTATE 42P10.
+    /// Whether the table or one of its leaves has REPLICA IDENTITY FULL. Any column list then makes the *application's*
+    /// UPDATEs fail with SQLSTATE 42P10.
     pub fn forbids_column_list(&self) -> bool {
         self.identity == ReplicaIdentity::Full || self.leaves.iter().any(|leaf| leaf.identity == ReplicaIdentity::Full)
     }
 
-    /// Whether a column list must hold `column`: without it the *application's* UPDATEs fail with SQLSTATE 42P10.
+    /// Whether a column list must include `column`; without it the *application's* UPDATEs fail with SQLSTATE 42P10.
     pub fn list_needs(&self, column: &str) -> bool {
         let holds = |columns: &[String]| columns.iter().any(|name| name == column);
         holds(&self.identity_columns) || self.leaves.iter().any(|leaf| holds(&leaf.identity_columns))
@@ -193,7 +194,7 @@ impl Table {
     }
 }
 
-/// `name` as an SQL identifier: quoted unless it is plain lower case and no keyword could be meant.
+/// `name` as an SQL identifier. Quoted unless it is plain lower case and not a reserved keyword.
 pub fn quote_identifier(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')

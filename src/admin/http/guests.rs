@@ -1,5 +1,5 @@
-//! Who is connected, and for how long without asking anything. A probe must be answered however many others hold
-//! connections open: who has been silent for longest makes room.
+//! The open connections, and how long each has had no request. A probe must get an answer however many connections
+//! others hold open, so the connection that has been silent longest makes room.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 /// How long a connection may be open without a request.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// How long a request may take from its first byte to the end of its head.
+/// How long a request head may take from its first byte to its end.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
 
-/// The most bytes of a head. Without a bound, each connection could hold 400 kB (hyper's).
+/// The most bytes of a request head. Without this limit, each connection could use 400 kB (hyper's limit).
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// All connections.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Guests(Arc<Mutex<Idle>>);
 
-/// Those that ask nothing now, the one that has been silent for longest first.
+/// The connections without a request, the one that has been silent longest first.
 #[derive(Debug, Default)]
 struct Idle {
     next: u64,
@@ -35,12 +35,12 @@ pub(super) struct Guest {
 
 #[derive(Debug)]
 struct State {
-    /// Its place among those that ask nothing; `None` while it asks.
+    /// Its place among the connections without a request; `None` while a request is being answered.
     place: Option<u64>,
     since: Instant,
-    /// When the first byte of a request came, and how many came.
+    /// When the first byte of a request head arrived, and how many bytes have arrived.
     head: Option<(Instant, usize)>,
-    /// It has to make room.
+    /// Whether it must close to make room.
     evicted: bool,
     waker: Option<Waker>,
 }
@@ -61,7 +61,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Guests {
-    /// A connection that has just come.
+    /// Registers a new connection.
     pub(super) fn admit(&self) -> Guest {
         let state = State { place: None, since: Instant::now(), head: None, evicted: false, waker: None };
         let guest = Guest { all: self.clone(), state: Arc::new(Mutex::new(state)) };
@@ -69,7 +69,7 @@ impl Guests {
         guest
     }
 
-    /// Has the one that has been silent for longest leave. False where all ask something.
+    /// Makes the connection that has been silent longest close. False if every connection has a request.
     pub(super) fn evict_one(&self) -> bool {
         let Some((_, state)) = lock(&self.0).guests.pop_first() else { return false };
         let mut state = lock(&state);
@@ -81,7 +81,7 @@ impl Guests {
     }
 }
 
-/// While it lives, its connection is asking something.
+/// While this value lives, a request of the connection is being answered.
 pub(super) struct Asking(Guest);
 
 impl Drop for Asking {
@@ -91,14 +91,14 @@ impl Drop for Asking {
 }
 
 impl Guest {
-    /// Its request is whole and is being answered.
+    /// Its request head is complete, and the request is being answered.
     pub(super) fn asks(&self) -> Asking {
         self.leaves_the_idle();
         lock(&self.state).head = None;
         Asking(self.clone())
     }
 
-    /// The lock of all is always taken before that of one.
+    /// Lock order: always the lock of all connections before that of one.
     fn falls_silent(&self) {
         let mut idle = lock(&self.all.0);
         let mut state = lock(&self.state);
@@ -118,13 +118,13 @@ impl Guest {
         }
     }
 
-    /// The connection is closed.
+    /// Unregisters a closed connection.
     pub(super) fn left(&self) {
         self.leaves_the_idle();
         lock(&self.state).evicted = true;
     }
 
-    /// Until when it may stay silent, for who wakes `waker` then; `None` while it asks.
+    /// Until when it may stay silent. `waker` is woken if it is evicted. `None` while a request is being answered.
     pub(super) fn deadline(&self, waker: &Waker) -> Result<Option<Instant>, Leave> {
         let mut state = lock(&self.state);
         if state.evicted {
@@ -141,7 +141,7 @@ impl Guest {
         if Instant::now() >= deadline { Err(Leave::Late) } else { Ok(Some(deadline)) }
     }
 
-    /// Bytes of a request have come.
+    /// Counts bytes of a request head that have arrived.
     pub(super) fn said(&self, bytes: usize) -> Result<(), Leave> {
         let mut state = lock(&self.state);
         if state.place.is_none() || bytes == 0 {
@@ -164,7 +164,7 @@ mod tests {
         let asking = first.asks();
         let is_out = |guest: &Guest| guest.deadline(Waker::noop()) == Err(Leave::Evicted);
         assert!(guests.evict_one() && is_out(&second) && !is_out(&third));
-        // Later than the third one from now on.
+        // From here on, the first is behind the third.
         drop(asking);
         assert!(guests.evict_one() && is_out(&third) && !is_out(&first));
         first.left();

@@ -1,6 +1,6 @@
-//! Which names these pages answer to. A page in somebody's browser can have its own name lead here (DNS rebinding) and
-//! then read what stands here; but the browser says by which name it came, and only a name that somebody can register
-//! can be led anywhere.
+//! The host names to which these pages answer. A web page can point its own name at this address (DNS rebinding), and
+//! the browser then lets it read what is here. But the browser sends the name in the request, and an attacker can only
+//! use a name that can be registered.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use axum::response::{IntoResponse, Response};
 /// Names that nobody can register.
 const PRIVATE: [&str; 3] = [".localhost", ".local", ".internal"];
 
-/// Refuses requests to names that are not ours.
+/// Refuses requests to host names that are not ours.
 pub(super) async fn check(State(hosts): State<Arc<[String]>>, request: Request, next: Next) -> Response {
     let header = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or("?"));
     let target = request.uri().authority().map(axum::http::uri::Authority::as_str);
-    // HTTP/1.0 may name none; no browser speaks it.
+    // HTTP/1.0 requests may have no host; no browser sends such requests.
     match header.into_iter().chain(target).find(|host| !is_ours(host, &hosts)) {
         None => next.run(request).await,
         Some(host) => {
@@ -31,7 +31,7 @@ pub(super) async fn check(State(hosts): State<Arc<[String]>>, request: Request, 
     }
 }
 
-/// Without the port.
+/// The name without the port.
 fn name_of(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,

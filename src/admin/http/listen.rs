@@ -1,6 +1,5 @@
-//! The listening socket. It holds no more connections than it may, so that a crowd of them cannot take the file
-//! descriptors that Postgres and the targets need. Where there are as many, whoever has been silent for longest makes
-//! room.
+//! The listening socket. It limits its connections, so that many of them cannot use up the file descriptors that
+//! Postgres and the targets need. At the limit, the connection that has been silent longest makes room.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,20 +16,20 @@ use tokio::time::Sleep;
 use super::guests::{Guest, Guests, Leave};
 use crate::admin::status::WAITERS_MAX;
 
-/// The most connections at a time. Everybody who may wait, and probes beside them.
+/// The most connections at a time: all callers that may wait, and probes in addition.
 pub const CONNECTIONS_MAX: usize = WAITERS_MAX + 100;
 
-/// The most connections that wait to be accepted; the system may allow less (`net.core.somaxconn`). Whoever comes beyond
-/// tries again after a second, and a crowd of waiters comes at once: the usual 128 are too few.
+/// The most connections that wait to be accepted; the system may allow fewer (`net.core.somaxconn`). A client beyond
+/// that retries after a second. Many waiting callers connect at once, so the usual 128 are too few.
 const QUEUED_MAX: u32 = 4096;
 
-/// The most connections that are kept for others than those who wait; a tenth where there are few.
+/// The most connections that are reserved for callers that do not wait; a tenth of the connections if there are few.
 const FOR_PROBES: usize = 100;
 
-/// File descriptors for everything else.
+/// File descriptors reserved for everything else.
 const OTHER_DESCRIPTORS: usize = 200;
 
-/// An address that cannot be listened on.
+/// The error for an address that coherd cannot listen on.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} (admin.listen): {error}{hint}")]
 pub struct ListenError {
@@ -39,7 +38,7 @@ pub struct ListenError {
     hint: &'static str,
 }
 
-/// The socket.
+/// The listening socket, with its limit of connections.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
@@ -49,7 +48,7 @@ pub struct Listener {
     hosts: Vec<String>,
 }
 
-/// Listens on `address`. Needs a runtime around it.
+/// Listens on `address`. Call it inside a Tokio runtime.
 pub fn listen(address: SocketAddr) -> Result<Listener, ListenError> {
     let socket = bind(address).map_err(|error| ListenError {
         address,
@@ -69,14 +68,14 @@ pub fn listen(address: SocketAddr) -> Result<Listener, ListenError> {
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A port that was just in use can be taken at once.
+    // Allows binding to a port that was in use a moment ago.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(QUEUED_MAX)
 }
 
-/// How many connections the file descriptors of this process are enough for. Shells and systemd give 1024 to programs
-/// that do not ask for more (`RLIMIT_NOFILE`), because of `select(2)`, which nothing here calls.
+/// How many connections the process's file descriptors allow. Shells and systemd give 1024 to programs that do not ask
+/// for more (`RLIMIT_NOFILE`), because of `select(2)`, which nothing here calls.
 fn connections_max() -> usize {
     let wanted = (CONNECTIONS_MAX + OTHER_DESCRIPTORS) as u64;
     let limit = getrlimit(Resource::Nofile);
@@ -88,12 +87,12 @@ fn connections_max() -> usize {
 }
 
 impl Listener {
-    /// The address, with the port that was given where port 0 was asked for.
+    /// The bound address; if port 0 was requested, with the port that the system chose.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    /// Answers to these names too, besides addresses and names that nobody can register.
+    /// Also answers to these names, besides addresses and names that nobody can register.
     #[must_use]
     pub fn answering_to(self, hosts: &[String]) -> Listener {
         Listener { hosts: hosts.to_vec(), ..self }
@@ -103,7 +102,7 @@ impl Listener {
         self.hosts.clone().into()
     }
 
-    /// How many of its connections may wait at a time.
+    /// How many of its connections may wait at the same time.
     pub(super) fn waits_max(&self) -> usize {
         self.most.saturating_sub((self.most / 10).clamp(1, FOR_PROBES)).clamp(1, WAITERS_MAX)
     }
@@ -117,10 +116,10 @@ impl axum::serve::Listener for Listener {
         loop {
             let (stream, peer) = axum::serve::Listener::accept(&mut self.socket).await;
             if self.free.available_permits() == 0 {
-                // Where all ask something, one of them has to end first.
+                // If every connection has a request, one of them must end first.
                 self.guests.evict_one();
             }
-            // Never closed, so never an error.
+            // The semaphore is never closed, so this never fails.
             if let Ok(permit) = self.free.clone().acquire_owned().await {
                 let guest = self.guests.admit();
                 return (Connection { stream, guest, wake: None, _permit: permit }, peer);
@@ -133,12 +132,12 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-/// One connection; it gives its place back when it is dropped.
+/// One connection. Dropping it frees its place.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
     guest: Guest,
-    /// Runs out when it has been silent for too long.
+    /// Fires when the connection has been silent for too long.
     wake: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
 }
@@ -148,7 +147,7 @@ impl Connection {
         self.guest.clone()
     }
 
-    /// An error once it has to leave; `cx` is woken then.
+    /// An error once the connection must close. Wakes `cx` when that may be the case.
     fn may_stay(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while let Some(deadline) = self.guest.deadline(cx.waker()).map_err(leave)? {
             let deadline = deadline.into();
@@ -181,7 +180,7 @@ impl AsyncRead for Connection {
         let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
         self.guest.said(buf.filled().len() - before).map_err(leave)?;
         if poll.is_pending() {
-            // The first bytes of a head have another deadline.
+            // The first bytes of a request head start another deadline.
             self.may_stay(cx)?;
         }
         poll
@@ -190,7 +189,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // Who does not take its answer has to make room too.
+        // A client that does not read its answer must make room too.
         self.may_stay(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

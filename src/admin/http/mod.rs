@@ -1,4 +1,4 @@
-//! HTTP for probes, scrapers and readers. Read-only: nothing here changes a cache.
+//! HTTP for probes, scrapers and readers. Read-only: no request changes a cache.
 
 mod guests;
 mod hosts;
@@ -28,7 +28,7 @@ use crate::admin::status::{Board, TURN_MAX, View, readiness};
 pub use listen::{CONNECTIONS_MAX, ListenError, Listener, listen};
 pub use wait::TIMEOUT_MAX;
 
-/// How long requests may still run after `shutdown`.
+/// How long requests may continue after `shutdown`.
 pub const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
@@ -36,13 +36,13 @@ struct Shared {
     board: Board,
     metrics: Metrics,
     ready_max_lag: Duration,
-    /// Places for those who wait.
+    /// Places for callers that wait.
     waits: Arc<Semaphore>,
-    /// True once the server is to end, so that those who wait are sent home.
+    /// True once the server is to end, so that waiting callers get an answer.
     ending: watch::Receiver<bool>,
 }
 
-/// Serves until `shutdown` is done, and then for at most [`DRAIN_MAX`].
+/// Serves until `shutdown` completes, and then for at most [`DRAIN_MAX`].
 pub async fn serve(
     listener: Listener,
     board: Board,
@@ -74,14 +74,14 @@ impl Connected<IncomingStream<'_, Listener>> for Guest {
     }
 }
 
-/// Nobody takes a connection away on which a request is being answered.
+/// Protects the connection from eviction while its request is being answered.
 async fn asking(ConnectInfo(guest): ConnectInfo<Guest>, request: Request, next: Next) -> Response {
     let _asking = guest.asks();
     next.run(request).await
 }
 
 async fn ended(mut ending: watch::Receiver<bool>) {
-    // A sender that is gone means the same.
+    // A dropped sender means the same.
     let _ = ending.wait_for(|ending| *ending).await;
 }
 

@@ -1,4 +1,4 @@
-//! The page for people who open the address in a browser.
+//! The HTML page for people who open the address in a browser.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use axum::response::Html;
 use super::Shared;
 use crate::admin::status::View;
 
-/// Every path, for the page of an unknown one.
+/// Every path, for the answer to an unknown one.
 pub(super) const PATHS: &str = "/, /livez, /readyz, /status, /metrics, /wait";
 
 const ENDPOINTS: &[(&str, &str)] = &[

@@ -1,4 +1,4 @@
-//! `/wait`: holds the answer until a stage has reached a position.
+//! `/wait`: delays the answer until a stage has reached a position.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use super::Shared;
 use crate::admin::status::{Stage, WatermarksView};
 use crate::types::lsn::Lsn;
 
-/// The longest wait; a longer one is cut to it.
+/// The longest wait; a longer timeout is reduced to it.
 pub const TIMEOUT_MAX: Duration = Duration::from_mins(1);
 
-/// The wait of those who do not say how long.
+/// The wait if the caller gives no timeout.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What those get who asked for too much.
+/// The answer to a wait that timed out.
 #[derive(serde::Serialize)]
 struct Late {
     #[serde(flatten)]
@@ -26,7 +26,7 @@ struct Late {
     hint: Option<String>,
 }
 
-/// The log may have grown since the server told of it, so this is no refusal.
+/// A hint and not a refusal: the log may have grown since the server last reported its end.
 fn beyond(end: Lsn) -> String {
     format!(
         "the server has reported its log only up to {end}: the token may be from another server, or its commit is lost"
@@ -109,7 +109,7 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| format!("timeout: {:?} is no duration; write e.g. 500ms or 2s", short(text)))
 }
 
-/// What a stranger sent, cut to what an answer may repeat.
+/// Text from the caller, cut to a length that an answer may repeat.
 fn short(text: &str) -> String {
     text.chars().take(40).collect()
 }

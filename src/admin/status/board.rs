@@ -1,4 +1,4 @@
-//! The shared board: one writer, any number of readers.
+//! The shared status of the daemon: one writer, any number of readers.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ use crate::types::observation::HeldWal;
 struct Held {
     status: Status,
     waiting: Waiting,
-    /// How many wait.
+    /// How many callers wait.
     waiters: watch::Sender<usize>,
 }
 
@@ -31,18 +31,19 @@ impl Held {
     }
 }
 
-/// The shared board. Cheap to clone; one writer, any number of readers. Writing takes an uncontended lock and allocates
-/// nothing, except for [`Board::enter`], events and faults, which are rare.
+/// The shared status. Cheap to clone; one writer, any number of readers. Writing takes an uncontended lock and
+/// allocates nothing, except for [`Board::enter`], events and faults, which are rare.
 #[derive(Debug, Clone)]
 pub struct Board(Arc<Mutex<Held>>);
 
-/// As many wait as may; see [`WAITERS_MAX`].
+/// The error when [`WAITERS_MAX`] callers already wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{WAITERS_MAX} callers wait already; try again later, or wait in SQL with coherd.wait()")]
 pub struct TooManyWaiters;
 
 impl Board {
-    /// A daemon that has seen nothing yet. `targets` are names and kinds, in the order of the configuration.
+    /// The status of a daemon that has seen nothing yet. `targets` are names and kinds, in the order of the
+    /// configuration.
     pub fn new<N: Into<String>, K: Into<String>>(
         slot: &str,
         publication: &str,
@@ -79,7 +80,7 @@ impl Board {
         Board(Arc::new(Mutex::new(Held { status, waiting: Waiting::default(), waiters: watch::Sender::new(0) })))
     }
 
-    /// Another configuration from here on. What is known of the database stays.
+    /// Applies another configuration. What is known about the database stays.
     pub fn configured<N: Into<String>, K: Into<String>>(
         &self,
         slot: &str,
@@ -92,25 +93,26 @@ impl Board {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        // Every write leaves plain fields, whole after any panic.
+        // Writes only set plain fields, so the status is intact after any panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The rules, by [`Rule::subject`](crate::rules::config::Rule::subject), in the order of the configuration. Whoever
-    /// starts the pipeline has seen that they are covered.
+    /// Sets the rules, by [`Rule::subject`](crate::rules::config::Rule::subject), in the order of the configuration.
+    /// All count as covered: whoever starts the pipeline has checked that.
     pub fn rules(&self, subjects: impl IntoIterator<Item = Arc<str>>) {
         let rule = |subject| RuleStatus { subject, uncovered: None };
         self.held().status.rules = subjects.into_iter().map(rule).collect();
     }
 
-    /// The tables that rules name, as a commit's bits count them. Commits under other rules are forgotten.
+    /// Sets the tables that rules name, in the order of the bits in a commit's
+    /// [`Made::tables`](crate::transaction::Made::tables). Forgets the commits under earlier rules.
     pub fn tables(&self, tables: impl IntoIterator<Item = Arc<str>>) {
         let status = &mut self.held().status;
         status.tables = tables.into_iter().collect();
         status.commits.clear();
     }
 
-    /// The last commits that have settled, oldest first.
+    /// Sets the last settled commits, oldest first.
     pub fn settled(&self, commits: &VecDeque<SettledCommit>) {
         let its = &mut self.held().status.commits;
         its.clear();
@@ -128,7 +130,7 @@ impl Board {
         (status.last_message, status.turned) = (Some(now), now);
     }
 
-    /// A new state.
+    /// Enters a state.
     pub fn enter(&self, state: State) {
         let (status, now) = (&mut self.held().status, Instant::now());
         if status.state.name() != state.name() {
@@ -137,20 +139,20 @@ impl Board {
         (status.state, status.turned) = (state, now);
     }
 
-    /// The database was looked at (`IDENTIFY_SYSTEM`).
+    /// Notes the result of `IDENTIFY_SYSTEM`.
     pub fn seen(&self, system_id: u64, timeline: u32, wal_end: Lsn) {
         let status = &mut self.held().status;
         status.system_id = Some(system_id);
         status.timeline = Some(timeline);
         if wal_end < status.wal_end {
-            // The database went back in time or is another one: what was noted of its end may never come.
+            // The database went back in time or is another one, so its log may never reach the end that was noted.
             status.lag = Lag::default();
         }
         status.wal_end = wal_end;
         status.settle(Instant::now());
     }
 
-    /// The server has sent something; its log reaches at least `wal_end`.
+    /// Notes that the server has sent something and that its log reaches at least `wal_end`.
     pub fn heard(&self, wal_end: Lsn) {
         let (status, now) = (&mut self.held().status, Instant::now());
         status.last_message = Some(now);
@@ -158,7 +160,8 @@ impl Board {
         status.settle(now);
     }
 
-    /// The watermarks are `watermarks`. Wakes whoever waited for them. They may also move back, with another database.
+    /// Sets the watermarks and wakes the callers that waited for them. With another database, watermarks may also move
+    /// back.
     pub fn moved(&self, watermarks: Watermarks) {
         let mut held = self.held();
         let Held { status, waiting, .. } = &mut *held;
@@ -177,23 +180,23 @@ impl Board {
         }
     }
 
-    /// Continuity is broken.
+    /// Notes a gap.
     pub fn gap(&self, reason: &'static str, text: String) {
         push(&mut self.held().status.gaps, reason, text);
     }
 
-    /// Scopes were flushed.
+    /// Notes a flush of scopes.
     pub fn flushed(&self, reason: &'static str, text: String) {
         push(&mut self.held().status.flushes, reason, text);
     }
 
-    /// A target was sent again, from memory, what it had lost.
+    /// Notes that coherd sent a target from memory what it had lost.
     pub fn resent(&self, reason: &'static str, text: String) {
         push(&mut self.held().status.resends, reason, text);
     }
 
-    /// The server was watched: the log that the slot holds back, and the catalogue, as it was at `catalogue_at`. Gives
-    /// whether that ends a spell in which it could not be.
+    /// Notes a successful look at the server: the log that the slot holds back, and the catalogue as it was at
+    /// `catalogue_at`. Returns whether the look before it had failed.
     pub fn observed(&self, held: Option<HeldWal>, catalogue_at: Instant) -> bool {
         let (status, now) = (&mut self.held().status, Instant::now());
         (status.held, status.catalogue_at) = (held, Some(catalogue_at));
@@ -203,7 +206,7 @@ impl Board {
         ends
     }
 
-    /// Who runs a long transaction, where somebody does.
+    /// Notes the session that runs a long transaction, if there is one.
     pub fn held_by(&self, holder: Option<&str>) {
         let status = &mut self.held().status;
         if status.holder.as_deref() != holder {
@@ -211,14 +214,14 @@ impl Board {
         }
     }
 
-    /// The server could not be watched; `fault` says why. Gives whether a spell of that begins.
+    /// Notes a failed look at the server; `fault` says why. Returns whether this is the first failure after a success.
     pub fn unwatched(&self, fault: &str) -> bool {
         let status = &mut self.held().status;
         status.watch.get_or_insert_with(|| Watch::begin(Instant::now())).failed(fault)
     }
 
-    /// Changes that concern rule number `index` may not be in the stream; `text` says why and what fixes it. Gives
-    /// whether that is new.
+    /// Notes that changes that concern rule number `index` may be missing from the stream; `text` says why and what
+    /// fixes it. Returns whether the rule was covered before.
     pub fn uncover(&self, index: usize, text: &str) -> bool {
         let mut held = self.held();
         let Some(rule) = held.status.rules.get_mut(index) else { return false };
@@ -229,26 +232,27 @@ impl Board {
         begins
     }
 
-    /// Every change that concerns rule number `index` is in the stream. Gives whether that is new.
+    /// Notes that every change that concerns rule number `index` is in the stream. Returns whether the rule was not
+    /// covered before.
     pub fn cover(&self, index: usize) -> bool {
         self.held().status.rules.get_mut(index).is_some_and(|rule| rule.uncovered.take().is_some())
     }
 
-    /// The listed replicas, in the order of the configuration.
+    /// Sets the replicas, in the order of the configuration.
     pub fn replicas(&self, names: impl IntoIterator<Item = Arc<str>>) {
         let since = SystemTime::now();
         self.held().status.replicas = names.into_iter().map(|name| ReplicaStatus::unheard(name, since)).collect();
     }
 
-    /// Changes replica number `index`, and gives what the change gives.
+    /// Changes replica number `index`, and returns what `change` returns.
     pub fn replica<T: Default>(&self, index: usize, change: impl FnOnce(&mut ReplicaStatus) -> T) -> T {
         self.held().status.replicas.get_mut(index).map(change).unwrap_or_default()
     }
 
-    /// The settled watermark does not wait for replica number `index`, and why; or it does.
+    /// Notes why settled does not wait for replica number `index`; `None` if it waits.
     pub fn replica_stands(&self, index: usize, left: Option<String>) {
         self.replica(index, |its| {
-            // Whether readers may rely on it again is another question.
+            // When it is waited for again, readers may not yet rely on it.
             its.held &= left.is_none();
             (its.left, its.since) = (left, SystemTime::now());
         });
@@ -259,17 +263,18 @@ impl Board {
         self.held().status.replicas.get(index).map_or_else(|| "?".into(), |its| Arc::clone(&its.name))
     }
 
-    /// The source has said what its readers see. Gives whether that ends a spell in which it could not be asked.
+    /// Notes that the visibility probe succeeded. Returns whether the one before it had failed.
     pub fn probed(&self) -> bool {
         self.held().status.probe_fault.take().is_some()
     }
 
-    /// The source could not be asked what its readers see; `fault` says why. Gives whether a spell of that begins.
+    /// Notes that the visibility probe failed; `fault` says why. Returns whether this is the first failure after a
+    /// success.
     pub fn unprobed(&self, fault: &str) -> bool {
         self.held().status.probe_fault.replace(fault.to_owned()).is_none()
     }
 
-    /// Everything, as it is now.
+    /// A copy of the whole status.
     pub fn status(&self) -> Status {
         self.held().status.clone()
     }
@@ -284,12 +289,13 @@ impl Board {
         self.held().status.watermarks
     }
 
-    /// How many wait for a position at the moment.
+    /// How many callers wait for a position.
     pub fn waiters(&self) -> watch::Receiver<usize> {
         self.held().waiters.subscribe()
     }
 
-    /// Waits until `stage` has reached `at`. Dropping the future gives the place back.
+    /// Waits until `stage` has reached `at`. Dropping the future frees the caller's place. Fails if [`WAITERS_MAX`]
+    /// callers already wait.
     pub async fn reached(&self, stage: Stage, at: Lsn) -> Result<(), TooManyWaiters> {
         let (place, woken) = {
             let mut held = self.held();
@@ -309,14 +315,14 @@ impl Board {
     }
 }
 
-/// The sender is dropped only with its queue, and then nobody asks any more.
+/// The sender is dropped only with its queue, and then no caller is left.
 async fn wait(woken: oneshot::Receiver<()>) {
     if woken.await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// A place among those who wait.
+/// A place among the waiting callers; dropping it frees the place.
 struct Place<'b> {
     board: &'b Board,
     stage: Stage,

@@ -1,4 +1,4 @@
-//! How long settled has been behind.
+//! How long settled has been behind the end of the log.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,9 @@ use crate::types::lsn::Lsn;
 
 /// Measures lag as time, from positions alone: it notes the end of the log, and how long settled takes to get there.
 ///
-/// Under steady load settled never meets the moving end, so "time since both were equal" would grow for ever. What it
-/// needed for the last mark is kept beside the age of the present one, so a steady lag reads as steady.
+/// Under steady load settled never reaches the moving end, so "time since both were equal" would grow for ever. So the
+/// lag is the larger of two times: how long the last mark took, and the age of the present one. A steady lag then reads
+/// as steady.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Lag {
     mark: Option<(Lsn, Instant)>,
@@ -15,7 +16,7 @@ pub(super) struct Lag {
 }
 
 impl Lag {
-    /// Settled is at `settled` and the log is known to reach `end`.
+    /// Settled is at `settled`, and the log reaches at least `end`.
     pub(super) fn moved(&mut self, settled: Lsn, end: Lsn, now: Instant) {
         if let Some((mark, since)) = self.mark
             && settled >= mark
@@ -30,7 +31,7 @@ impl Lag {
         }
     }
 
-    /// The lag.
+    /// The lag at `now`.
     pub(super) fn at(&self, now: Instant) -> Duration {
         let age = self.mark.map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(since));
         age.max(self.last)

@@ -1,14 +1,14 @@
-//! Whether the daemon does its work.
+//! Whether the daemon is ready, and why not. Takes the status and the time, and returns the reasons for `/readyz`.
 
 use std::time::{Duration, Instant};
 
 use super::{State, Status, TargetStatus};
 
-/// How long a flush may hold changes back before that is more than a hiccup.
+/// How long a flush may hold changes back before the daemon counts as not ready.
 const FLUSH_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// `Ok` where the stream runs and is seen to be whole, every target is up and the lag is below `ready_max_lag`.
-/// Otherwise every reason, each with what is wrong and what to do.
+/// `Ok` if the stream runs, coherd can read the catalogue and check commit visibility, every rule is covered, every
+/// target is up and the lag is below `ready_max_lag`. Otherwise all reasons, each with what is wrong and what to do.
 pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Result<(), Vec<String>> {
     let mut reasons = Vec::new();
     match &status.state {
@@ -28,7 +28,7 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
         }
         State::Draining => reasons.push("stopping: this instance is about to end".to_owned()),
     }
-    // An instance that stands by asks no target anything.
+    // A standby connects to no target.
     let stands_by = matches!(status.state, State::Standby { .. });
     let asked = status.targets.iter().filter(|target| !stands_by || target.fault.is_some());
     reasons.extend(asked.filter_map(|target| trouble(target, now)));
@@ -53,7 +53,7 @@ pub fn readiness(status: &Status, now: Instant, ready_max_lag: Duration) -> Resu
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
-/// What holds settled back, where that lasts too long.
+/// What holds settled back, if the lag has reached `ready_max_lag`.
 fn behind(status: &Status, now: Instant, ready_max_lag: Duration) -> Option<String> {
     let lag = status.lag(now);
     if lag < ready_max_lag {
@@ -75,16 +75,16 @@ fn behind(status: &Status, now: Instant, ready_max_lag: Duration) -> Option<Stri
     ))
 }
 
-/// What ends a halt. Everything that tells of one says the same.
+/// How to end a halt. Every message about a halt gives this advice.
 pub const HALT_ADVICE: &str = "to flush every scope and continue, run coherd flush, or set on_gap: flush and reload coherd \
                                (systemctl reload coherd)";
 
-/// What ends it that two coherds write one record.
+/// How to separate two daemons that write the same record.
 pub fn record_advice(target: &str) -> String {
     format!("In one of the two configurations, set targets.{target}.record to another key, and restart that coherd")
 }
 
-/// The one thing that is most wrong with a target.
+/// The most serious problem of a target.
 fn trouble(target: &TargetStatus, now: Instant) -> Option<String> {
     let name = &target.name;
     if let Some(missed) = &target.halted {
@@ -237,7 +237,7 @@ mod tests {
         board.observed(None, Instant::now());
         let status = {
             let mut status = board.status();
-            // An outage of an hour, and a stream that has just begun.
+            // An outage of an hour, and a stream that has just started.
             status.entered += Duration::from_hours(1);
             status
         };

@@ -1,4 +1,4 @@
-//! What is known of the servers that readers read from.
+//! What coherd knows about the replicas that readers read from.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,16 +10,17 @@ use crate::types::lsn::Lsn;
 pub struct ReplicaStatus {
     /// `user@host:port/database`.
     pub name: Arc<str>,
-    /// Everything before is replayed there; `None` before its first answer, and while it is no standby.
+    /// Everything before this position is replayed there; `None` before its first answer, and while it is not a
+    /// standby.
     pub replayed: Option<Lsn>,
-    /// Why it cannot be asked, while that is so.
+    /// Why coherd cannot query it; `None` while it can.
     pub fault: Option<String>,
-    /// Why the settled watermark does not wait for it, while that is so.
+    /// Why the settled watermark does not wait for it; `None` while it does.
     pub left: Option<String>,
-    /// Whether readers may read from it what they fill caches with: it has replayed all that has settled, nothing settles
-    /// without it, and what readers may have filled in while that was otherwise is flushed.
+    /// Whether readers may fill caches from it: it has replayed everything that has settled, nothing settles without
+    /// it, and coherd has flushed what readers may have stored while that was not so.
     pub held: bool,
-    /// Since when it has been waited for, or not.
+    /// When coherd last started or stopped waiting for it.
     pub since: SystemTime,
 }
 

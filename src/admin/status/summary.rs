@@ -1,13 +1,14 @@
-//! The status in one line: what `systemctl status` shows.
+//! The status in one line, for `systemctl status`.
 
 use std::fmt::Write as _;
 
 use super::{State, Status};
 
-/// The longest line, in characters: reasons come from servers.
+/// The longest line, in characters. Reasons come from servers and can be long.
 const CHARS_MAX: usize = 400;
 
-/// What the daemon is doing, in one line without control characters: in sd_notify(3) a new line is a new assignment.
+/// What the daemon is doing, in one line without control characters: in sd_notify(3), a line break starts a new
+/// assignment.
 pub fn summary(status: &Status) -> String {
     let text = match &status.state {
         State::Starting => "starting: looking at source and targets".to_owned(),
@@ -21,7 +22,7 @@ pub fn summary(status: &Status) -> String {
 
 fn streaming(status: &Status) -> String {
     let mut text = String::new();
-    // What takes a person stands first. Writing to a String cannot fail.
+    // Problems that need a person come first. Writing to a String cannot fail.
     for target in &status.targets {
         if let Some(missed) = &target.halted {
             let _ = write!(text, "halted: target {}: {missed}; ", target.name);

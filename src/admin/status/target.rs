@@ -1,11 +1,11 @@
-//! One target and one rule, as they are now.
+//! The status of one target and of one rule.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::types::lsn::Lsn;
 
-/// One target, as it is now.
+/// The status of one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetStatus {
     /// Name in the configuration.
@@ -14,40 +14,40 @@ pub struct TargetStatus {
     pub kind: String,
     /// Whether it confirms deliveries.
     pub up: bool,
-    /// The last fault, while it is not up.
+    /// The last fault; `None` while the target is up.
     pub fault: Option<String>,
-    /// It may have missed changes, and configuration says to wait for a person (`on_gap: halt`): what it may have
-    /// missed. See [`HALT_ADVICE`](super::HALT_ADVICE).
+    /// What the target may have missed, if the configuration says to wait for a person (`on_gap: halt`). See
+    /// [`HALT_ADVICE`](super::HALT_ADVICE).
     pub halted: Option<String>,
-    /// Another coherd writes its record, so nothing is sent: for which databases, as it reads on after "gets nothing:".
+    /// Which other database's coherd writes this target's record, so that nothing is sent; continues "gets nothing:".
     pub taken: Option<String>,
-    /// The slot goes on without it: where and why, as it reads on after "the target was".
+    /// Where and why the slot went on without the target; continues "the target was".
     pub suspended: Option<String>,
-    /// Since when it has been up, or not.
+    /// When it last came up or went down.
     pub since: SystemTime,
     /// What it has confirmed without a gap.
     pub applied: Lsn,
-    /// Keys that wait for it.
+    /// Keys that wait for the target.
     pub pending_keys: u64,
-    /// Deliveries on their way to it.
+    /// Deliveries that are sent and not confirmed.
     pub in_flight: u64,
-    /// Deliveries sent again since the start.
+    /// Deliveries that were sent again since the daemon's start.
     pub retries: u64,
-    /// A flush that is under way, behind which everything else waits.
+    /// The flush that is under way; everything else waits behind it.
     pub flushing: Option<Flushing>,
 }
 
 /// A flush that is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flushing {
-    /// Its scopes.
+    /// The number of its scopes.
     pub scopes: usize,
-    /// Since when.
+    /// When it began.
     pub since: Instant,
 }
 
 impl TargetStatus {
-    /// One that has not answered yet.
+    /// A target that has not answered yet.
     pub(super) fn unheard(name: String, kind: String, since: SystemTime) -> TargetStatus {
         TargetStatus {
             name,
@@ -66,7 +66,7 @@ impl TargetStatus {
         }
     }
 
-    /// It confirmed something.
+    /// Notes that the target confirmed something.
     pub fn is_up(&mut self) {
         if !self.up {
             self.up = true;
@@ -75,13 +75,13 @@ impl TargetStatus {
         }
     }
 
-    /// So many scopes are being flushed.
+    /// Notes that `scopes` scopes are being flushed; 0 ends the flush.
     pub fn is_flushing(&mut self, scopes: usize) {
         let since = self.flushing.map_or_else(Instant::now, |flushing| flushing.since);
         self.flushing = (scopes > 0).then_some(Flushing { scopes, since });
     }
 
-    /// It did not confirm; `fault` holds no key and no credential.
+    /// Notes that the target did not confirm; `fault` contains no key and no credential.
     pub fn is_down(&mut self, fault: &str) {
         if self.up {
             self.up = false;
@@ -93,11 +93,12 @@ impl TargetStatus {
     }
 }
 
-/// One rule, as it is now.
+/// The status of one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleStatus {
     /// `rules[2] public.users`.
     pub subject: Arc<str>,
-    /// Why changes that concern it may not be in the stream, and what fixes that; `None` while all of them are.
+    /// Why changes that concern the rule may be missing from the stream, and what fixes that; `None` while the rule is
+    /// covered.
     pub uncovered: Option<Arc<str>>,
 }

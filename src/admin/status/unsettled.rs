@@ -1,5 +1,5 @@
-//! How long commits take to settle, told by some of them: however long a target is away, no more are remembered than
-//! [`SAMPLES_MAX`], spread over the whole time.
+//! Samples of commits, to measure how long commits take to settle. However long a target is away, it keeps at most
+//! [`SAMPLES_MAX`] commits, spread over the whole time.
 
 use std::collections::VecDeque;
 
@@ -13,31 +13,31 @@ const SAMPLES_MAX: usize = 256;
 /// One commit.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// Where it ends.
+    /// The end of its commit record.
     pub end: Lsn,
-    /// When it was made, by the server's clock.
+    /// The time of the commit, by the server's clock.
     pub committed: PgTime,
-    /// What its rows have made.
+    /// What rules made of its rows.
     pub made: Made,
 }
 
-/// Commits that are not settled, oldest first.
+/// Sampled commits that have not settled, oldest first.
 #[derive(Debug)]
 pub struct Unsettled {
     samples: VecDeque<Sample>,
-    /// One of so many is taken.
+    /// One in this many commits is kept.
     one_of: u64,
     left_out: u64,
 }
 
 impl Unsettled {
-    /// None yet.
+    /// No samples; allocates all its memory.
     #[expect(clippy::new_without_default, reason = "it takes its memory at once")]
     pub fn new() -> Self {
         Unsettled { samples: VecDeque::with_capacity(SAMPLES_MAX), one_of: 1, left_out: 0 }
     }
 
-    /// A commit that has still to settle, and is later than those before it.
+    /// Adds a commit that has not settled and is later than all before it.
     pub fn add(&mut self, sample: Sample) {
         self.left_out += 1;
         if self.left_out < self.one_of {
@@ -55,8 +55,8 @@ impl Unsettled {
         self.samples.push_back(sample);
     }
 
-    /// Gives those that have settled. One that is past what is decoded was not part of the
-    /// database's history after all.
+    /// Calls `give` with each settled sample. A sample beyond `decoded` turned out not to be part of the database's
+    /// history, and is dropped.
     pub fn settled(&mut self, watermarks: &Watermarks, mut give: impl FnMut(Sample)) {
         while self.samples.back().is_some_and(|sample| sample.end > watermarks.decoded) {
             self.samples.pop_back();

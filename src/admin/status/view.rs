@@ -1,4 +1,4 @@
-//! The status as JSON: what `/status` gives and `coherd status` reads.
+//! The status as JSON: what `/status` returns and `coherd status` reads.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,46 +16,46 @@ pub struct View {
     pub version: String,
     /// `starting`, `streaming`, `standby`, `reconnecting` or `draining`.
     pub state: String,
-    /// Why, where the state has a reason.
+    /// The reason, if the state has one.
     pub reason: Option<String>,
-    /// Since when it has been in this state.
+    /// When this state began.
     pub since_ms: u64,
-    /// What `/readyz` says.
+    /// Whether `/readyz` says that the daemon is ready.
     pub ready: bool,
-    /// Why it is not ready.
+    /// Why it is not ready; empty if it is.
     pub not_ready: Vec<String>,
     /// The slot's name.
     pub slot: String,
     /// The publication's name.
     pub publication: String,
-    /// A text, because it does not fit a JSON number.
+    /// The system identifier; text, because it does not fit a JSON number.
     pub system_id: Option<String>,
     /// The timeline.
     pub timeline: Option<u32>,
     /// How far each stage has come.
     pub watermarks: WatermarksView,
-    /// The furthest position that the server has told.
+    /// The furthest log position that the server has reported.
     pub wal_end: String,
-    /// Bytes of log that are not settled.
+    /// Bytes of log that have not settled.
     pub lag_bytes: u64,
-    /// How long settled has been behind.
+    /// How long settled has been behind the end of the log.
     pub lag_seconds: f64,
-    /// How long the server has been silent; nothing where it never spoke.
+    /// How long the server has been silent; null if it never sent anything.
     pub last_message_age_seconds: Option<f64>,
-    /// How long ago the slot was last looked at; nothing before the first look.
+    /// Time since the last look at the slot; null before the first.
     pub last_look_age_seconds: Option<f64>,
-    /// How old what is known of the catalogue is; with many tables, or while the log grows fast, it is asked for less often
-    /// than the slot.
+    /// Age of what is known about the catalogue. With many tables, or while the log grows fast, coherd looks at the
+    /// catalogue less often than at the slot.
     pub catalogue_age_seconds: Option<f64>,
-    /// Bytes of log that the slot held back at the last look; nothing where there was no slot.
+    /// Bytes of log that the slot held back at the last look; null without a slot.
     pub slot_retained_bytes: Option<u64>,
-    /// Bytes that could still be written then before the slot is lost; nothing without `max_slot_wal_keep_size`.
+    /// Bytes that could still be written at that look before the slot is lost; null without `max_slot_wal_keep_size`.
     pub safe_wal_size: Option<u64>,
     /// In the order of the configuration.
     pub targets: Vec<TargetView>,
     /// In the order of the configuration.
     pub replicas: Vec<ReplicaView>,
-    /// Why coherd cannot check commit visibility, while that is so.
+    /// Why coherd cannot check commit visibility; null while it can.
     pub probe_fault: Option<String>,
     /// In the order of the configuration.
     pub rules: Vec<RuleView>,
@@ -63,23 +63,23 @@ pub struct View {
     pub gaps: Vec<EventView>,
     /// The last flushes, oldest first.
     pub flushes: Vec<EventView>,
-    /// The last times that a target was sent again, from memory, what it had lost; oldest first.
+    /// The last resends, in which coherd sent a target from memory what it had lost; oldest first.
     pub resends: Vec<EventView>,
-    /// The last commits with keys that have settled, oldest first; some of them, where there are many.
+    /// The last settled commits with keys, oldest first. Only a sample, if there are many.
     #[serde(default)]
     pub commits: Vec<CommitView>,
 }
 
-/// A commit that readers may rely on.
+/// A commit that has settled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CommitView {
-    /// Its end.
+    /// The end of its commit record.
     pub lsn: String,
-    /// The tables that it wrote, of those that rules name; none where it was invalidated manually.
+    /// The tables of rules that it wrote to; empty for a manual invalidation.
     pub tables: Vec<String>,
-    /// Keys, each as often as a row made it.
+    /// Number of keys, each counted as often as a row made it.
     pub keys: u64,
-    /// From the commit, by the server's clock, until it had settled, by the daemon's.
+    /// Time from the commit, by the server's clock, until it settled, by the daemon's clock.
     pub seconds: f64,
 }
 
@@ -102,28 +102,29 @@ pub struct WatermarksView {
 pub struct TargetView {
     /// Name in the configuration.
     pub name: String,
-    /// Kind.
+    /// Kind, e.g. `redis`.
     pub kind: String,
     /// Whether it confirms deliveries.
     pub up: bool,
-    /// The last fault, while it is not up.
+    /// The last fault; null while the target is up.
     pub fault: Option<String>,
-    /// It may have missed changes and gets nothing until a person decides (`on_gap: halt`).
+    /// The target may have missed changes and receives nothing until a person decides (`on_gap: halt`).
     pub halted: bool,
-    /// Another coherd, which follows another database, writes its record, so nothing is sent.
+    /// Another coherd, which follows another database, writes this target's record, so coherd sends nothing.
     #[serde(default)]
     pub record_taken: bool,
-    /// The slot goes on without it, to keep the log within `wal_budget`; coherd flushes it when it is back.
+    /// The slot goes on without the target, to keep the log within `wal_budget`; coherd flushes the target when it is
+    /// back.
     pub suspended: bool,
-    /// Since when it has been up, or not.
+    /// When it last came up or went down.
     pub since_ms: u64,
     /// What it has confirmed without a gap.
     pub applied: String,
-    /// Keys that wait for it.
+    /// Keys that wait for the target.
     pub pending_keys: u64,
-    /// Deliveries on their way to it.
+    /// Deliveries that are sent and not confirmed.
     pub in_flight: u64,
-    /// Deliveries sent again since the start.
+    /// Deliveries that were sent again since the daemon's start.
     pub retries: u64,
 }
 
@@ -132,15 +133,15 @@ pub struct TargetView {
 pub struct ReplicaView {
     /// `user@host:port/database`.
     pub name: String,
-    /// Everything before is replayed there; nothing before its first answer, and while it is no standby.
+    /// Everything before this position is replayed there; null before its first answer, and while it is not a standby.
     pub replayed: Option<String>,
-    /// Why it cannot be asked, while that is so.
+    /// Why coherd cannot query it; null while it can.
     pub fault: Option<String>,
-    /// Why nothing waits for it, while that is so.
+    /// Why settled does not wait for it; null while it does.
     pub left: Option<String>,
     /// Whether readers may fill caches from it.
     pub held: bool,
-    /// Since when it has been waited for, or not.
+    /// When coherd last started or stopped waiting for it.
     pub since_ms: u64,
 }
 
@@ -151,14 +152,14 @@ pub struct RuleView {
     pub rule: String,
     /// Whether every change that concerns it is in the stream.
     pub covered: bool,
-    /// Why not, and what fixes it.
+    /// Why it is not covered, and what fixes that; null if it is covered.
     pub reason: Option<String>,
 }
 
 /// A gap, a flush or a resend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventView {
-    /// When.
+    /// When it happened.
     pub at_ms: u64,
     /// The `reason` label of its metric.
     pub reason: String,
@@ -203,7 +204,7 @@ impl View {
 }
 
 impl WatermarksView {
-    /// As text.
+    /// The watermarks as text.
     pub fn of(watermarks: &Watermarks) -> WatermarksView {
         WatermarksView {
             decoded: watermarks.decoded.to_string(),
@@ -215,7 +216,7 @@ impl WatermarksView {
 }
 
 impl TargetView {
-    /// The one word that people are shown.
+    /// The state as one word, for people.
     pub fn state(&self) -> &'static str {
         match self {
             TargetView { halted: true, .. } => "halted",

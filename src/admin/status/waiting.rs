@@ -1,5 +1,5 @@
-//! Who waits for which position. Only those whose position is reached are woken: thousands may wait while the
-//! watermarks move thousands of times a second, and both on the thread that drives the pipeline.
+//! The callers that wait for a position. Only those whose position is reached are woken: thousands may wait while the
+//! watermarks move thousands of times a second, all on the thread that drives the pipeline.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use tokio::sync::oneshot;
 use crate::core::Watermarks;
 use crate::types::lsn::Lsn;
 
-/// A stage that can be waited for.
+/// A stage that callers can wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Every target confirmed.
+    /// Every target has confirmed the invalidations.
     Applied,
     /// Readers may rely on it.
     Settled,
 }
 
 impl Stage {
-    /// As `/wait` and metrics write it.
+    /// Its name in `/wait` and in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Stage::Applied => "applied",
@@ -66,7 +66,7 @@ impl Waiting {
             let reached = stage.of(watermarks);
             let queue = self.queue(stage);
             while let Some(first) = queue.first_entry().filter(|first| first.key().0 <= reached) {
-                // Whoever has gone away needs no telling.
+                // A caller that has gone away needs no wake-up.
                 let _ = first.remove().send(());
             }
         }

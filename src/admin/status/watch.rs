@@ -1,17 +1,17 @@
-//! Whether the server is watched: what the log does not show (the publication, the tables, the slot's retention) is
-//! looked at beside it, and a daemon that cannot look does not know what it misses.
+//! Whether coherd can look at what the log does not show: the publication, the tables and the slot's retention. A
+//! daemon that cannot look does not know what it misses.
 
 use std::time::{Duration, Instant};
 
-/// A look that is older than this while the stream runs is no look any more.
+/// A look that is older than this while the stream runs does not count any more.
 pub const LOOK_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// The looks, from the first one on.
+/// The looks at the server since the first attempt.
 #[derive(Debug, Clone)]
 pub(super) struct Watch {
     began: Instant,
     seen: Option<Instant>,
-    /// What the last look said, where it failed.
+    /// The error of the last look, if it failed.
     fault: Option<String>,
 }
 
@@ -24,7 +24,7 @@ impl Watch {
         (self.seen, self.fault) = (Some(now), None);
     }
 
-    /// Gives whether this is the first failure after a success, or ever.
+    /// Returns whether this is the first failure, or the first after a success.
     pub(super) fn failed(&mut self, fault: &str) -> bool {
         let begins = self.fault.is_none();
         if self.fault.as_deref() != Some(fault) {
@@ -41,8 +41,8 @@ impl Watch {
         self.seen.map(|seen| now.saturating_duration_since(seen))
     }
 
-    /// For how long nothing has been seen, and why, where that is too long. What the stream had no time to see since it
-    /// runs, from `streaming` on, does not count.
+    /// How long nothing has been seen, and why, if that is too long. Time before `streaming`, when the stream started,
+    /// does not count towards the limit.
     pub(super) fn blind(&self, streaming: Instant, now: Instant) -> Option<(Duration, &str)> {
         let since = self.seen.unwrap_or(self.began);
         let in_this_stream = now.saturating_duration_since(since.max(streaming));

@@ -1,5 +1,5 @@
-//! What a type that derives `Deserialize` takes. It is asked to read, and what it asks for in turn is noted: so the schema
-//! says what the reader does, and nothing else.
+//! The form that a type with `Deserialize` reads. A probe deserializes the type and notes what it asks for, so the
+//! schema always matches the reader.
 
 use std::cell::RefCell;
 
@@ -7,10 +7,10 @@ use serde::de::value::{Error, StrDeserializer};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// A form that a value has in the file.
+/// The form of a value in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shape {
-    /// Text, or anything else that is a single value.
+    /// Text, or any other single value.
     Text,
     /// `true` or `false`.
     Switch,
@@ -29,20 +29,20 @@ pub enum Shape {
 pub struct Field {
     /// Its key.
     pub name: &'static str,
-    /// What stands behind it.
+    /// The form of its value.
     pub shape: Shape,
-    /// Whether the mapping cannot be read without it.
+    /// Whether the mapping cannot be read without this field.
     pub required: bool,
 }
 
-/// The form of a `T`. `None` where it asks for something that no configuration has.
+/// The form of a `T`; `None` if `T` asks for something that no configuration contains.
 pub(super) fn shape_of<T: DeserializeOwned>() -> Option<Shape> {
     let note = RefCell::new(None);
     T::deserialize(Probe { left_out: None, note: &note }).ok()?;
     note.into_inner()
 }
 
-/// The fields of a struct, in the order of its declaration; none where it is no struct.
+/// The fields of a struct, in the order of its declaration; empty if `T` is not a struct.
 pub(in crate::config) fn fields_of<T: DeserializeOwned>() -> Vec<Field> {
     let Some(Shape::Fields(mut fields)) = shape_of::<T>() else {
         return Vec::new();
@@ -55,7 +55,7 @@ pub(in crate::config) fn fields_of<T: DeserializeOwned>() -> Vec<Field> {
 }
 
 struct Probe<'a> {
-    /// A field that is not given.
+    /// A field that the probe withholds.
     left_out: Option<&'static str>,
     note: &'a RefCell<Option<Shape>>,
 }

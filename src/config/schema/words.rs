@@ -1,21 +1,21 @@
-//! What the shipped configuration says of each key, in the comment above it: the words for editors and for the manual.
+//! Descriptions of the keys, from the comments above them in the shipped configuration, for editors and for the manual.
 
 use std::collections::HashMap;
 
 /// The shipped configuration, with every key and a comment for each.
 const SHIPPED: &str = include_str!("../../../config/coherd.yaml");
 
-/// What is said of one key.
+/// The description of one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Said {
     /// The comment above it, on one line.
     pub(super) about: String,
-    /// The value that stands there, as YAML; empty for a section.
+    /// Its value in the shipped file, as YAML; empty for a section.
     pub(super) example: String,
 }
 
-/// What is said, by path: `source.dsn`, `targets.NAME.url`, `rules[].keys`. `is_key` tells a key that is commented out
-/// from other text with a colon.
+/// The descriptions by path: `source.dsn`, `targets.NAME.url`, `rules[].keys`. `is_key` tells a key that is commented
+/// out from other text with a colon.
 pub(super) fn said(is_key: impl Fn(&str) -> bool) -> HashMap<String, Said> {
     let mut found = HashMap::new();
     let (mut section, mut comment) = (String::new(), Vec::new());
@@ -38,7 +38,7 @@ pub(super) fn said(is_key: impl Fn(&str) -> bool) -> HashMap<String, Said> {
                 }
                 let said = Said { about: comment.join(" "), example: value.to_owned() };
                 comment.clear();
-                // The second rule and the third only add what the first does not have.
+                // The second and third rules only add the keys that the first does not have.
                 found.entry(path).or_insert(said);
             }
             _ => comment.push(text),
@@ -47,7 +47,7 @@ pub(super) fn said(is_key: impl Fn(&str) -> bool) -> HashMap<String, Said> {
     found
 }
 
-/// The path of `key`, which stands `indent` columns deep in `section`.
+/// The path of `key`, indented by `indent` columns in `section`.
 fn path(section: &str, indent: usize, key: &str) -> String {
     match section {
         "targets" if indent == 2 => "targets.NAME".to_owned(),

@@ -1,11 +1,11 @@
-//! What the publication holds beside the tables of rules: tables that stand in the way of migrations for nothing, and
-//! tables whose own writers fail because they are published.
+//! The tables in the publication that no rule names: those that needlessly stand in the way of migrations, and those on
+//! which the application's writes fail because they are published.
 
 use crate::types::database::{Beside, Database, Unwritable};
 use crate::types::finding::{Code, Finding};
 use crate::types::table::{TableName, quote_identifier};
 
-/// How many names stand in a message.
+/// The most names in one message.
 const NAMED_MAX: usize = 5;
 
 /// Findings about tables that no rule names.
@@ -38,7 +38,7 @@ pub fn audit(database: &Database, beside: &Beside) -> Vec<Finding> {
     findings
 }
 
-/// The statement that takes tables without rules out.
+/// The statement that removes tables without rules from the publication.
 pub fn leave(database: &Database, beside: &Beside) -> Option<String> {
     let relation = |(table, partitioned): &(TableName, bool)| match partitioned {
         true => table.sql(),
@@ -49,7 +49,7 @@ pub fn leave(database: &Database, beside: &Beside) -> Option<String> {
     (!relations.is_empty()).then(|| format!("ALTER PUBLICATION {publication} DROP TABLE {};", relations.join(", ")))
 }
 
-/// The first names, and how many more there are.
+/// The first names, and the number of the others.
 pub fn named<'a>(tables: impl Iterator<Item = &'a TableName>, count: u64) -> String {
     let names: Vec<String> = tables.take(NAMED_MAX).map(TableName::sql).collect();
     let more = count.saturating_sub(names.len() as u64);

@@ -1,4 +1,4 @@
-//! One table, its rules, and everything between them.
+//! Audits one table against its rules: its columns, replica identity, publication entry and partitions.
 
 use crate::rules::config::{MissingOld, Rule};
 use crate::rules::nearest;
@@ -10,8 +10,8 @@ use crate::types::table::{
     Generated, Persistence, Published, PublishedBy, Table, TableColumn, TableKind, quote_identifier,
 };
 
-/// Everything that is wrong with one table. All its findings are fixed together, so one of them carries the statements
-/// and the others point to it.
+/// Every finding about one table. One list of statements fixes most of them together, so the most severe finding
+/// carries the statements and the others refer to it.
 pub(super) fn audit(demand: Demand) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(unseen) = unseen(demand.table) {
@@ -41,7 +41,7 @@ pub(super) fn audit(demand: Demand) -> Vec<Finding> {
     findings
 }
 
-/// Why no change of the table is ever in the stream. The subject is to be filled in.
+/// Why no change of the table is ever in the stream. The caller fills in the subject.
 fn unseen(table: &Table) -> Option<Finding> {
     let hiding = |code, message: String| Some(Finding::hiding(code, "", message));
     if let Some(root) = &table.partition_root {
@@ -69,7 +69,7 @@ fn unseen(table: &Table) -> Option<Finding> {
     }
 }
 
-/// Its rows are where nobody looks for them.
+/// Whether the table is a hypertable, whose rows are in other tables that coherd does not follow.
 fn hypertable(demand: &Demand, rule: &Rule) -> Option<Finding> {
     let message = "it is a TimescaleDB hypertable: its rows are in chunks, and Postgres sends their changes under the \
                    chunks' names. coherd does not follow those";
@@ -79,7 +79,7 @@ fn hypertable(demand: &Demand, rule: &Rule) -> Option<Finding> {
         .then(|| Finding::hiding(Code::TABLE_HYPERTABLE, demand.subject_of(rule), message.to_owned()))
 }
 
-/// Columns that the rule names and that are not there, or never sent.
+/// Columns that the rule names and that do not exist or are never sent.
 fn columns(demand: &Demand, rule: &Rule) -> Vec<Finding> {
     let error = |code, message: String| Some(Finding::error(code, demand.subject_of(rule), message));
     let check = |name: &str| match demand.table.column(name) {
@@ -115,7 +115,7 @@ fn unpublishable(column: &TableColumn) -> String {
     }
 }
 
-/// Old rows that do not carry what the rules read.
+/// Rules that read columns which old rows do not carry.
 fn old_rows(demand: &Demand) -> Vec<Finding> {
     let mut findings = Vec::new();
     for &rule in demand.rules {
@@ -169,7 +169,7 @@ fn how(demand: &Demand, missing: &[&TableColumn]) -> &'static str {
     }
 }
 
-/// What fails, or would fail, for the application.
+/// The application's statements that fail, or would fail if the table were published.
 fn writers(demand: &Demand) -> Option<Finding> {
     let table = demand.table;
     let subject = subject(demand);
@@ -228,7 +228,7 @@ fn leaf_without_identity(table: &Table) -> Option<String> {
 
 /// What the publication does not send.
 fn published(demand: &Demand) -> Vec<Finding> {
-    // Where there is no publication at all, that is said once.
+    // A missing publication is a finding of its own.
     if demand.database.publication.is_none() {
         return Vec::new();
     }
@@ -268,7 +268,7 @@ fn unlisted(demand: &Demand, held: &Published) -> Vec<String> {
     demand.columns().map(|column| column.name.clone()).filter(|name| !listed.contains(name)).collect()
 }
 
-/// DROP INDEX takes a bare index away, and with it the replica identity.
+/// A replica identity on a bare index: DROP INDEX would remove both.
 fn bare_index(demand: &Demand) -> Option<Finding> {
     let index = demand.table.identity_index.as_ref().filter(|index| !index.is_constraint)?;
     let (table, name) = (&demand.table.name, quote_identifier(&index.name));
@@ -280,7 +280,7 @@ fn bare_index(demand: &Demand) -> Option<Finding> {
     Some(Finding::warning(Code::IDENTITY_INDEX, subject(demand), message).remedy(remedy))
 }
 
-/// Columns that leave the database for nothing, where `source.publish` is `keys`.
+/// Columns that are published needlessly although `source.publish` is `keys`.
 fn surplus(demand: &Demand, is_good: bool) -> Option<Finding> {
     let held = demand.table.published.as_ref().filter(|held| held.by == PublishedBy::Table)?;
     if demand.database.choices.publish == Publish::Rows {
@@ -302,11 +302,12 @@ fn surplus(demand: &Demand, is_good: bool) -> Option<Finding> {
     (count > 0).then(|| Finding::warning(Code::COLUMN_SURPLUS, subject(demand), message).remedies(remedy))
 }
 
-/// Together with other statements for the table, these would be others.
+/// These statements depend on the other findings, so they can be given only once those are fixed.
 const LATER: &str = "-- coherd check has the statements once the table's other findings are fixed";
 
-/// Columns whose large values stay away when an UPDATE leaves them alone. In the replica identity, and with FULL, the old
-/// row brings them; where the rule wants the old row it is refused above, or flushes at every UPDATE by its own choice.
+/// Columns whose large values are missing from an UPDATE that leaves them unchanged. If the column is in the replica
+/// identity, or the identity is FULL, the old row carries the value. With `refuse`, the rule is refused above; with
+/// `flush`, it flushes at every UPDATE anyway. So only rules with `skip` need this warning.
 fn toast(demand: &Demand, is_good: bool) -> Vec<Finding> {
     let large = |rule: &Rule, column: &TableColumn| {
         column.can_be_large
@@ -329,7 +330,7 @@ fn toast(demand: &Demand, is_good: bool) -> Vec<Finding> {
     skipping.filter_map(finding).collect()
 }
 
-/// What is particular to partition trees.
+/// Findings that only partition trees have.
 fn leaves(demand: &Demand) -> Vec<Finding> {
     let table = demand.table;
     let mut findings = Vec::new();
@@ -360,7 +361,7 @@ fn leaves(demand: &Demand) -> Vec<Finding> {
     findings
 }
 
-/// The first rule speaks for the table.
+/// The first rule's subject stands for the table.
 fn subject(demand: &Demand) -> String {
     demand.rules.first().map_or_else(|| demand.table.name.sql(), |rule| demand.subject_of(rule))
 }

@@ -1,5 +1,5 @@
-//! `lower` and `upper`, by Unicode's rules without a locale: what `lower()` and `toLowerCase()` of Python, JavaScript,
-//! Java and Rust give, whose clients make the same keys.
+//! `lower` and `upper`, by Unicode's rules without a locale. The result is that of `lower()` and `toLowerCase()` in
+//! Python, JavaScript, Java and Rust, whose clients make the same keys.
 
 use super::Filter;
 
@@ -17,14 +17,15 @@ pub(super) const UPPER: Filter = Filter {
     },
 };
 
-/// The one letter whose lower case depends on its neighbours (SpecialCasing.txt, `Final_Sigma`): ς where it ends a word.
+/// The only letter whose lower case depends on its neighbours (SpecialCasing.txt, `Final_Sigma`): ς at the end of a
+/// word.
 const SIGMA: char = 'Σ';
 
 fn lower(input: &[u8], out: &mut Vec<u8>) {
     for chunk in input.utf8_chunks() {
         let text = chunk.valid();
         if text.contains(SIGMA) {
-            // Allocates, which no other text has to pay for.
+            // Allocates, which other text avoids.
             out.extend_from_slice(text.to_lowercase().as_bytes());
         } else {
             map_chars(text, out, char::to_lowercase);

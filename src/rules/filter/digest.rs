@@ -1,4 +1,4 @@
-//! `md5`, `sha1` and `sha256`, printed as lower-case hexadecimal, as Postgres's own functions do.
+//! `md5`, `sha1` and `sha256`, printed in lower-case hexadecimal as by Postgres's own functions.
 
 use sha2::Digest;
 

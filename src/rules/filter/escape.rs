@@ -1,4 +1,4 @@
-//! `hex` and `urlencode`.
+//! `hex` and `urlencode`: bytes of any value as ASCII text.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 

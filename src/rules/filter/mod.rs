@@ -1,23 +1,23 @@
-//! Template filters: one file each and one line here.
+//! Template filters. Each has one file and one entry in [`FILTERS`].
 
 mod case;
 mod digest;
 mod escape;
 mod trim;
 
-/// Turns a column's text into what the key holds.
+/// Turns a column's text into the text in the key.
 #[derive(Debug)]
 pub struct Filter {
-    /// As a template writes it after the bar.
+    /// The name that a template uses after the bar.
     pub name: &'static str,
     /// One line for the documentation.
     pub about: &'static str,
-    /// Appends the filtered `input` to the output. Bytes that are no UTF-8 (a database in SQL_ASCII) pass unchanged
-    /// through the filters that work on characters.
+    /// Appends the filtered input to the output. Filters that work on characters leave bytes that are not UTF-8 (as in
+    /// an SQL_ASCII database) unchanged.
     pub apply: fn(&[u8], &mut Vec<u8>),
 }
 
-/// Every filter.
+/// Every filter that a template can name.
 pub const FILTERS: &[Filter] =
     &[case::LOWER, case::UPPER, trim::TRIM, digest::MD5, digest::SHA1, digest::SHA256, escape::HEX, escape::URLENCODE];
 

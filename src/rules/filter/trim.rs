@@ -1,4 +1,4 @@
-//! `trim`.
+//! `trim`: removes ASCII white space at both ends.
 
 use super::Filter;
 

@@ -1,8 +1,8 @@
-//! The registry of findings: what each kind is called, in one word that stays, and what it means.
+//! The registry of findings: a stable one-word name for each kind, and what it means.
 
 use std::fmt;
 
-/// A kind of finding. There are no others than those in [`CODES`].
+/// A kind of finding. [`CODES`] lists all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Code {
     name: &'static str,
@@ -10,12 +10,12 @@ pub struct Code {
 }
 
 impl Code {
-    /// What it is called: lower-case letters and dashes. Programs may rely on it.
+    /// Its name: lower-case letters and dashes. Programs may rely on it.
     pub const fn name(self) -> &'static str {
         self.name
     }
 
-    /// What it means, in a line.
+    /// Its meaning, in one line.
     pub const fn meaning(self) -> &'static str {
         self.meaning
     }
@@ -44,7 +44,7 @@ macro_rules! codes {
     };
 }
 
-// The way to the database.
+// Connections to the database.
 codes! {
     SOURCE_DSN "source-dsn" "a connection string cannot be read";
     SOURCE_UNREACHABLE "source-unreachable" "the database did not answer, so that nothing about it was checked";
