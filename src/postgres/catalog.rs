@@ -4,10 +4,11 @@ mod published;
 mod server;
 mod tables;
 
-use tokio_postgres::{Client, Row, SimpleQueryMessage};
+use tokio_postgres::{Client, Row};
 
 use super::slot;
 use crate::postgres::client::notices::shortened;
+use crate::postgres::client::sql::first_row;
 use crate::types::database::{Choices, Database, Operations, PUBLICATION_DEFAULT, Publication, publication_comment};
 use crate::types::slot::Slot;
 use crate::types::table::TableName;
@@ -141,12 +142,8 @@ WHERE p.pubname = $1 ORDER BY 1, 2";
 
 /// The slot called `name`, if there is one.
 async fn read_slot(client: &Client, name: &str, version: u32) -> Result<Option<Slot>, CatalogError> {
-    let answer = client.simple_query(&slot::query(name, version / 10_000)).await;
-    let answer = answer.map_err(|error| CatalogError::new("the slot", &error))?;
-    let row = answer.into_iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
+    let row = first_row(client, &slot::query(name, version / 10_000)).await;
+    let row = row.map_err(|error| CatalogError::new("the slot", &error))?;
     Ok(row.map(|row| slot::read(|column| row.try_get(column).ok().flatten())))
 }
 

@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod client;
+pub mod error;
 pub mod server;
 pub mod probes;
 mod slot;
@@ -18,6 +19,7 @@ use crate::core::continuity::Fork;
 use crate::types::lsn::Lsn;
 use crate::types::observation::Observation;
 use crate::types::snapshot::{ReplicaSeen, Snapshot};
+pub use error::{ErrorKind, SourceError};
 
 /// A database whose log can be followed.
 pub trait Source {
@@ -31,7 +33,7 @@ pub trait Source {
     fn create_slot(&mut self) -> impl Future<Output = Result<Lsn, SourceError>>;
 
     /// Starts streaming from the slot's confirmed position, which it gives too: another instance may have moved it since
-    /// the last look. [`SourceError::Busy`] while somebody else streams from it.
+    /// the last look. [`ErrorKind::Busy`] while somebody else streams from it.
     fn stream(&mut self) -> impl Future<Output = Result<(Self::Stream, Lsn), SourceError>>;
 }
 
@@ -156,45 +158,4 @@ pub enum Probed {
         /// Why.
         error: SourceError,
     },
-}
-
-/// What went wrong with the source.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// The connection failed or ended; trying again may help.
-    #[error("{0}")]
-    Lost(String),
-    /// Another process streams from the slot (55006); it may go away.
-    #[error("{0}")]
-    Busy(String),
-    /// Changes are missing for good (42704, 55000, a skipped publication).
-    #[error("{0}")]
-    Gap(String),
-    /// Somebody has to change something first: password, privilege, configuration.
-    #[error("{0}")]
-    Refused(String),
-    /// What answers is no Postgres but something before it, such as pgbouncer, through which the log is not followed.
-    #[error("{0}")]
-    Pooler(String),
-    /// Writers would wait for the stream ([`synchronous`]); somebody has to change the setting first.
-    #[error("{0}")]
-    Synchronous(String),
-    /// The server sent what the protocol does not allow.
-    #[error("{0}")]
-    Protocol(String),
-    /// The server cannot decode its log at a position. Trying again may help, or fail for ever.
-    #[error("{text}")]
-    NotDecodable {
-        /// The position, where the server tells it.
-        at: Option<Lsn>,
-        /// The server's words and advice: whole sentences.
-        text: String,
-    },
-}
-
-impl SourceError {
-    /// Whether another attempt makes no sense before somebody has changed something.
-    pub const fn is_refusal(&self) -> bool {
-        matches!(self, SourceError::Refused(_) | SourceError::Pooler(_))
-    }
 }

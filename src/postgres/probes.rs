@@ -46,6 +46,6 @@ async fn reached<T>(dsn: &Dsn, connecting: impl Future<Output = Result<T, Source
     tokio::time::timeout(most, connecting).await.unwrap_or_else(|_| {
         let text =
             format!("could not connect within {} s; connect_timeout in the DSN sets another limit", most.as_secs());
-        Err(SourceError::Lost(text))
+        Err(SourceError::lost(text))
     })
 }

@@ -10,12 +10,11 @@ use secrecy::SecretString;
 use super::client::handshake;
 use super::slot;
 use super::stream::{PostgresStream, StreamSettings};
-use super::synchronous::{STANDBYS, counted};
-use super::{Seen, SlotSeen, Source, SourceError, timeline};
+use super::synchronous::{Counted, STANDBYS, counted};
+use super::{ErrorKind, Seen, SlotSeen, Source, SourceError, timeline};
 use crate::core::continuity::Fork;
 use crate::postgres::client::dial::{Caller, STANDING, Standing, dial};
 use crate::postgres::client::dsn::Dsn;
-use crate::postgres::client::inbox::Holding;
 use crate::postgres::client::server_error::Doing;
 use crate::postgres::client::session::{Failure, Rows, Session, unexpected};
 use crate::postgres::client::socket::Socket;
@@ -23,6 +22,7 @@ use crate::types::lsn::Lsn;
 use crate::types::slot::Slot;
 use crate::types::table::{quote_identifier, quote_literal};
 
+use aside::Reading;
 pub use create::Creation;
 
 /// What to follow.
@@ -51,6 +51,13 @@ pub struct Postgres {
     history_told: Option<u32>,
 }
 
+/// A server that may be streamed from.
+struct Admitted {
+    standby: bool,
+    /// Zero means none.
+    wal_sender_timeout: Duration,
+}
+
 /// The oldest version that says in `pg_replication_slots` whether a slot is lost.
 const MAJOR_MIN: u32 = 13;
 
@@ -71,7 +78,7 @@ impl Caller for Replication {
         let session = handshake::open(socket, dsn, password).await?;
         if session.major < MAJOR_MIN {
             let text = format!("it is Postgres {}; coherd needs {MAJOR_MIN} or later", session.major);
-            return Err(SourceError::Refused(text).into());
+            return Err(SourceError::refused(text).into());
         }
         Ok(session)
     }
@@ -110,7 +117,7 @@ impl Postgres {
 
     async fn ask(&self, session: &mut Session, what: &str, sql: &str) -> Result<Rows, SourceError> {
         let user = self.config.dsn.user();
-        session.query(sql).await.map_err(|failure| explain(failure, Doing::Asking { what, user }))
+        session.query(sql).await.map_err(|failure| failure.explain(Doing::Asking { what, user }))
     }
 
     async fn read_slot(&self, session: &mut Session) -> Result<Option<Slot>, SourceError> {
@@ -157,7 +164,7 @@ impl Postgres {
         if !self.ask(session, "look for the publication", &sql).await?.is_empty() {
             return Ok(());
         }
-        Err(SourceError::Refused(format!(
+        Err(SourceError::refused(format!(
             "the publication {0} does not exist in the database {1}: run coherd setup, or CREATE PUBLICATION {0} FOR \
              TABLE …;",
             quote_identifier(name),
@@ -168,7 +175,7 @@ impl Postgres {
     async fn is_standby(&self, session: &mut Session) -> Result<bool, SourceError> {
         let standing = Replication.standing(session).await;
         let doing = Doing::Asking { what: "ask whether it is a standby", user: self.config.dsn.user() };
-        standing.map(|standing| standing.in_recovery).map_err(|failure| explain(failure, doing))
+        standing.map(|standing| standing.in_recovery).map_err(|failure| failure.explain(doing))
     }
 
     /// Asked before anything is started that writers could wait for.
@@ -181,7 +188,8 @@ impl Postgres {
             return Ok(());
         }
         let standbys: Vec<String> = self.ask(session, what, STANDBYS).await?.into_iter().flatten().flatten().collect();
-        counted(setting, name, &standbys).map_or(Ok(()), |counted| Err(SourceError::Synchronous(counted.to_string())))
+        let waits = |counted: Counted| Err(SourceError::new(ErrorKind::Synchronous, counted.to_string()));
+        counted(setting, name, &standbys).map_or(Ok(()), waits)
     }
 
     /// Drops what has our name. Not the slot that somebody else has made since we found none.
@@ -192,29 +200,37 @@ impl Postgres {
         let slot = &self.config.slot;
         if self.seen_missing {
             let text = format!("the slot {} has just been created by another process", quote_identifier(slot));
-            return Err(SourceError::Busy(text));
+            return Err(SourceError::new(ErrorKind::Busy, text));
         }
         let sql = format!("DROP_REPLICATION_SLOT {}", always_quoted(slot));
         let dropped = session.query(&sql).await;
         let user = self.config.dsn.user();
-        dropped.map_err(|failure| explain(failure, Doing::Creating { slot, user }))?;
+        dropped.map_err(|failure| failure.explain(Doing::Creating { slot, user }))?;
         tracing::info!(slot, "dropped the old slot");
         Ok(())
     }
 
-    async fn create(&self, session: &mut Session) -> Result<Lsn, SourceError> {
+    /// What has to hold before a slot is created or streamed from.
+    async fn admit(&self, session: &mut Session) -> Result<Admitted, SourceError> {
+        self.require_publication(session).await?;
         let standby = self.is_standby(session).await?;
+        if !standby {
+            self.require_that_nobody_waits_for_us(session).await?;
+        }
+        let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+        let rows = self.ask(session, "read wal_sender_timeout", sql).await?;
+        Ok(Admitted { standby, wal_sender_timeout: Duration::from_millis(number(&rows, 0)?) })
+    }
+
+    async fn create(&self, session: &mut Session) -> Result<Lsn, SourceError> {
+        let Admitted { standby, .. } = self.admit(session).await?;
         if standby && session.major < MAJOR_MIN_ON_STANDBY {
-            return Err(SourceError::Refused(format!(
+            return Err(SourceError::refused(format!(
                 "the server is a standby, and Postgres {} decodes its log on the primary only (standbys can be followed \
                  from {MAJOR_MIN_ON_STANDBY} on): name the primary in dsn, or all servers with \
                  target_session_attrs=primary, which finds it",
                 session.major
             )));
-        }
-        self.require_publication(session).await?;
-        if !standby {
-            self.require_that_nobody_waits_for_us(session).await?;
         }
         self.create_waiting(session, standby).await
     }
@@ -223,42 +239,39 @@ impl Postgres {
     async fn free_slot_confirmed(&self, session: &mut Session) -> Result<Option<Lsn>, SourceError> {
         let Some(slot) = self.read_slot(session).await? else { return Ok(None) };
         let Some(pid) = slot.active_pid else { return Ok(slot.confirmed) };
-        Err(SourceError::Busy(format!("the slot {} is active for PID {pid}", quote_identifier(&self.config.slot))))
+        Err(SourceError::new(
+            ErrorKind::Busy,
+            format!("the slot {} is active for PID {pid}", quote_identifier(&self.config.slot)),
+        ))
     }
 
     async fn start(&self, session: &mut Session) -> Result<StreamSettings, SourceError> {
         let slot = &self.config.slot;
         let confirmed = match self.slot(session).await? {
             SlotSeen::Usable { confirmed } => confirmed,
-            SlotSeen::Missing => return Err(SourceError::Gap(format!("the slot {slot} does not exist"))),
+            SlotSeen::Missing => return Err(SourceError::gap(format!("the slot {slot} does not exist"))),
             SlotSeen::Lost { reason } => {
-                return Err(SourceError::Gap(format!("the slot {slot} is lost ({reason}): its log is gone")));
+                return Err(SourceError::gap(format!("the slot {slot} is lost ({reason}): its log is gone")));
             }
         };
-        self.require_publication(session).await?;
-        let standby = self.is_standby(session).await?;
-        if !standby {
-            self.require_that_nobody_waits_for_us(session).await?;
-        }
-        let wal_sender_timeout = self.sender_timeout(session).await?;
+        let admitted = self.admit(session).await?;
         let confirmed = self.free_slot_confirmed(session).await?.unwrap_or(confirmed);
-        let doing = Doing::Starting { slot, user: self.config.dsn.user() };
-        let message = session.start(&self.start_command(session.major, COMMITTED)).await;
-        message.map_err(|failure| explain(failure, doing))?;
-        Ok(StreamSettings {
-            slot: slot.clone(),
-            publication: self.config.publication.clone(),
-            confirmed,
-            wal_sender_timeout,
-            standby,
-            holding: Holding::Streamed,
-        })
+        self.start_from(session, confirmed, admitted, Reading::Committed).await
     }
 
-    async fn sender_timeout(&self, session: &mut Session) -> Result<Duration, SourceError> {
-        let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
-        let rows = self.ask(session, "read wal_sender_timeout", sql).await?;
-        Ok(Duration::from_millis(number(&rows, 0)?))
+    /// Starts to stream from the slot, which is confirmed up to `confirmed`.
+    async fn start_from(
+        &self,
+        session: &mut Session,
+        confirmed: Lsn,
+        Admitted { standby, wal_sender_timeout }: Admitted,
+        reading: Reading,
+    ) -> Result<StreamSettings, SourceError> {
+        let (slot, publication) = (self.config.slot.clone(), self.config.publication.clone());
+        let started = session.start(&self.start_command(session.major, reading.protocol())).await;
+        let doing = Doing::Starting { slot: &slot, user: self.config.dsn.user() };
+        started.map_err(|failure| failure.explain(doing))?;
+        Ok(StreamSettings { slot, publication, confirmed, wal_sender_timeout, standby, holding: reading.holding() })
     }
 
     /// Position 0/0 is "from where the slot is confirmed". Option values are literals of the replication grammar, in
@@ -282,17 +295,9 @@ fn always_quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// What a failure means.
-pub(super) fn explain(failure: Failure, doing: Doing<'_>) -> SourceError {
-    match failure {
-        Failure::Server(error) => error.explain(doing),
-        Failure::Other(error) => error,
-    }
-}
-
 /// Whether the conversation can go on after this.
 fn keeps_session<T>(result: &Result<T, SourceError>) -> bool {
-    !matches!(result, Err(SourceError::Lost(_) | SourceError::Protocol(_)))
+    result.as_ref().err().is_none_or(|error| !error.policy().ends_session)
 }
 
 impl Source for Postgres {

@@ -46,15 +46,15 @@ pub(super) fn assess(slot: &Slot, name: &str, database: &str) -> Result<SlotSeen
     match slot.state(database) {
         SlotState::Usable { confirmed } => Ok(SlotSeen::Usable { confirmed }),
         SlotState::Lost { reason } => Ok(SlotSeen::Lost { reason: reason.to_owned() }),
-        SlotState::OfOthers(why) => Err(SourceError::Refused(format!("the slot {name} {}", why.text(database)))),
-        SlotState::Copy => Err(SourceError::Lost(format!(
+        SlotState::OfOthers(why) => Err(SourceError::refused(format!("the slot {name} {}", why.text(database)))),
+        SlotState::Copy => Err(SourceError::lost(format!(
             "the slot {name} is being synchronized from the primary and can be used after promotion; until then, connect \
              to the primary (target_session_attrs=primary)"
         ))),
         // Nobody streams from it: the client that asked for it may have gone.
         SlotState::Creating { by } => {
             let by = by.map(|pid| format!(" by process {pid} of the server")).unwrap_or_default();
-            Err(SourceError::Lost(format!(
+            Err(SourceError::lost(format!(
                 "the slot {name} is still being created{by}: the server waits for running transactions to end; run \
                  coherd check"
             )))

@@ -163,7 +163,7 @@ impl Silence {
             return Ok(());
         }
         let seconds = SILENCE_MAX.as_secs();
-        Err(SourceError::Lost(format!(
+        Err(SourceError::lost(format!(
             "the server has sent nothing for {seconds} s, and has not answered a keepalive request"
         )))
     }
@@ -213,18 +213,18 @@ impl PostgresStream {
             self.status_due = true;
             self.silence.tick(intake)?;
             if let Some(error) = self.send_error.take() {
-                return Poll::Ready(Err(lost(&error)));
+                return Poll::Ready(Err(lost(error)));
             }
         }
         if self.send_error.is_none() {
             self.send_error = self.poll_send(cx).err();
         }
         if intake == Intake::Closed {
-            return self.send_error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(lost(&error))));
+            return self.send_error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(lost(error))));
         }
         while !self.inbox.has_message() {
             self.pace.pause();
-            let count = ready!(self.inbox.poll_fill(cx, &mut self.socket)).map_err(|error| lost(&error))?;
+            let count = ready!(self.inbox.poll_fill(cx, &mut self.socket)).map_err(lost)?;
             self.pace.read(count);
             self.silence = Silence::new();
         }
@@ -301,10 +301,9 @@ impl PostgresStream {
         if self.requests.count <= REQUESTS_IN_A_ROW {
             self.status_due = true;
         } else if self.requests.since.elapsed() > SHUTDOWN_HELD {
-            return Err(SourceError::Lost(
+            return Err(SourceError::lost(
                 "the server is shutting down and waits for acknowledgements. coherd disconnects to let it stop; the \
-                 server resends the rest later"
-                    .to_owned(),
+                 server resends the rest later",
             ));
         }
         Ok(())
@@ -326,7 +325,7 @@ impl PostgresStream {
         // Postgres 18 goes on without a publication that has been dropped, and leaves its changes out. No other
         // warning of this class comes from decoding, so a translated text counts as well.
         if notice.code == "55000" {
-            return Err(SourceError::Gap(format!(
+            return Err(SourceError::gap(format!(
                 "Postgres skips changes on the slot {}: {}. What was written meanwhile cannot be read any more.",
                 self.slot, notice.message
             )));
@@ -339,8 +338,8 @@ impl PostgresStream {
         self.write_status();
         self.outbox.put_slice(b"c\0\0\0\x04");
         let outbox = std::mem::take(&mut self.outbox);
-        self.socket.write_all(&outbox).await.map_err(|error| lost(&error))?;
-        self.socket.flush().await.map_err(|error| lost(&error))?;
+        self.socket.write_all(&outbox).await.map_err(lost)?;
+        self.socket.flush().await.map_err(lost)?;
         loop {
             match self.inbox.take()? {
                 // The slot is free once the command is complete.
@@ -352,7 +351,7 @@ impl PostgresStream {
                 Some(_) => {}
                 None => {
                     let fill = poll_fn(|cx| self.inbox.poll_fill(cx, &mut self.socket));
-                    fill.await.map_err(|error| lost(&error))?;
+                    fill.await.map_err(lost)?;
                 }
             }
         }
@@ -395,7 +394,7 @@ impl Stream for PostgresStream {
                     return Err(self.explain(&error));
                 }
                 b'c' | b'C' | b'Z' => {
-                    return Err(SourceError::Lost("the server ended the stream (is it shutting down?)".to_owned()));
+                    return Err(SourceError::lost("the server ended the stream (is it shutting down?)"));
                 }
                 b'S' | b'A' => {}
                 tag => return Err(unexpected(tag)),
@@ -423,7 +422,7 @@ impl Stream for PostgresStream {
         let ended = tokio::time::timeout(FINISH_WITHIN, self.end()).await;
         ended.unwrap_or_else(|_| {
             let text = format!("the server did not confirm the end of the stream within {} s", FINISH_WITHIN.as_secs());
-            Err(SourceError::Lost(text))
+            Err(SourceError::lost(text))
         })
     }
 }

@@ -102,7 +102,7 @@ async fn watch_once(
     backoff: &mut Backoff,
 ) -> Result<(), SourceError> {
     let client = connect(&config.dsn).await?;
-    let mut watcher = in_time(ANSWER_MAX, Watcher::new(config, client)).await?;
+    let mut watcher = Watcher::new(config, client).await?;
     let mut last: Option<(Instant, u64)> = None;
     loop {
         let Ok(room) = observations.reserve().await else { return Ok(()) };
@@ -120,7 +120,7 @@ async fn watch_once(
                 () = tokio::time::sleep_until(began + pause) => break,
                 () = attest.wants_answer() => {}
             }
-            let held = in_time(ANSWER_MAX, watcher.attest(&mut attest)).await?;
+            let held = watcher.attest(&mut attest).await?;
             if observations.send(Watched::Attested(held)).await.is_err() {
                 return Ok(());
             }
@@ -138,6 +138,14 @@ async fn in_time<T>(limit: Duration, asking: impl Future<Output = Result<T, Sour
     answered_within(limit, "watch the server", asking).await
 }
 
+/// One short question.
+async fn ask<T>(
+    config: &WatchConfig,
+    asking: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, SourceError> {
+    in_time(ANSWER_MAX, async { asking.await.map_err(|error| failed(&error, config)) }).await
+}
+
 /// A connection, and what its last look showed.
 struct Watcher<'a> {
     config: &'a WatchConfig,
@@ -149,23 +157,20 @@ struct Watcher<'a> {
 
 impl<'a> Watcher<'a> {
     async fn new(config: &'a WatchConfig, client: Client) -> Result<Watcher<'a>, SourceError> {
-        let prepared = async {
+        let prepared = ask(config, async {
             client.batch_execute(sql::SETTINGS).await?;
             let (server, log_end) = (client.prepare(sql::SERVER).await?, client.prepare(sql::LOG_END).await?);
             Ok((server, log_end, Looks::new(&client).await?))
-        };
-        let (server, log_end, catalogue) = prepared.await.map_err(|error| failed(&error, config))?;
+        });
+        let (server, log_end, catalogue) = prepared.await?;
         Ok(Watcher { config, client, server, log_end, catalogue })
     }
 
     async fn look(&mut self) -> Result<Observation, SourceError> {
         let Watcher { config, client, .. } = &*self;
         let asked = Instant::now();
-        let glance = in_time(ANSWER_MAX, async {
-            let row = client.query_one(&self.server, &[&config.slot]).await;
-            row.and_then(|row| Glance::read(&row)).map_err(|error| failed(&error, config))
-        });
-        let glance = glance.await?;
+        let glance = async { Glance::read(&client.query_one(&self.server, &[&config.slot]).await?) };
+        let glance = ask(config, glance).await?;
         let synchronous = self.synchronous(&glance).await?;
         let Watcher { config, client, log_end, catalogue, .. } = self;
         catalogue.glanced(&glance);
@@ -174,15 +179,10 @@ impl<'a> Watcher<'a> {
             let tables = u32::try_from(config.tables.len()).unwrap_or(u32::MAX);
             seen = in_time(ANSWER_MAX * (1 + tables / TABLES_ANSWERED), catalogue.look(client, config)).await?;
         }
-        let holder =
-            in_time(ANSWER_MAX, async { catalogue.holder(client).await.map_err(|error| failed(&error, config)) });
-        let holder = holder.await?;
-        let log_end = in_time(ANSWER_MAX, async {
-            let row = client.query_one(log_end, &[]).await.map_err(|error| failed(&error, config))?;
-            let text: Option<&str> = row.try_get(0).map_err(|error| failed(&error, config))?;
-            Ok(text.and_then(|text| text.parse().ok()).unwrap_or_default())
-        });
-        let (log_end, snapshot) = (log_end.await?, catalogue.horizon());
+        let holder = ask(config, catalogue.holder(client)).await?;
+        let log_end = async { client.query_one(log_end, &[]).await?.try_get::<_, Option<String>>(0) };
+        let log_end = ask(config, log_end).await?.and_then(|text| text.parse().ok()).unwrap_or_default();
+        let snapshot = catalogue.horizon();
         let catalogue_at = catalogue.known_at().unwrap_or(asked).into_std();
         let Catalogue { tables, database } = seen;
         Ok(Observation { wal: glance.wal, log_end, catalogue_at, snapshot, tables, database, holder, synchronous })
@@ -195,18 +195,15 @@ impl<'a> Watcher<'a> {
         if *in_recovery || counted(standby_names, application_name, &[]).is_none() {
             return Ok(None);
         }
-        let asked = in_time(ANSWER_MAX, async {
-            let asked = async {
-                let rows = self.client.query(STANDBYS, &[]).await?;
-                rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()
-            };
-            asked.await.map_err(|error| failed(&error, self.config))
+        let standbys = ask(self.config, async {
+            let rows = self.client.query(STANDBYS, &[]).await?;
+            rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()
         });
-        Ok(counted(standby_names, application_name, &asked.await?).map(|counted| counted.to_string()))
+        Ok(counted(standby_names, application_name, &standbys.await?).map(|counted| counted.to_string()))
     }
 
     async fn attest(&self, attest: &mut Attestation) -> Result<Option<u32>, SourceError> {
-        attest.take(&self.client).await.map_err(|error| failed(&error, self.config))
+        ask(self.config, attest.take(&self.client)).await
     }
 }
 

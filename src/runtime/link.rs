@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Event;
 use crate::backoff::Backoff;
 use crate::core::continuity::SlotOrigin;
+use crate::postgres::error::Retry;
 use crate::postgres::{Intake, Seen, SlotSeen, Source, SourceError, Stream};
 use crate::types::lsn::Lsn;
 
@@ -123,7 +124,7 @@ async fn open<S: Source>(source: &mut S, slot: &mut Slot) -> Result<Opened<S::St
     let created = match &seen.slot {
         SlotSeen::Usable { .. } if *slot == Slot::Keep => None,
         SlotSeen::Lost { reason } if *slot == Slot::Keep => {
-            return Err(SourceError::Gap(format!(
+            return Err(SourceError::gap(format!(
                 "the slot is lost ({reason}), and with it what it had still to send"
             )));
         }
@@ -163,14 +164,12 @@ impl Pace {
 
     /// How long to rest after `error`.
     pub(super) fn rest_after(&mut self, error: &SourceError) -> Duration {
-        match error {
-            SourceError::Lost(_) | SourceError::Protocol(_) | SourceError::Gap(_) | SourceError::Synchronous(_) => {
-                self.rest()
-            }
+        match error.policy().retry {
+            Retry::WithBackoff => self.rest(),
             // Each attempt has the server decode again what the slot holds back. Three fit into the time-out.
-            SourceError::NotDecodable { .. } => REFUSED_WAIT.min(self.decoding_timeout / 4),
-            SourceError::Busy(_) => STANDBY_WAIT,
-            SourceError::Refused(_) | SourceError::Pooler(_) => REFUSED_WAIT,
+            Retry::WithinDecodingTimeout => REFUSED_WAIT.min(self.decoding_timeout / 4),
+            Retry::WhenFree => STANDBY_WAIT,
+            Retry::Slowly => REFUSED_WAIT,
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::core::{Core, Input, Opening, Output, Policy, Replicas};
 use crate::pgoutput::{self, Message};
-use crate::postgres::{Frame, Intake, Probed, Source, SourceError, Stream, Watched};
+use crate::postgres::{ErrorKind, Frame, Intake, Probed, Source, SourceError, Stream, Watched};
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
 use crate::targets::delivery::{Report, WorkerHandle};
@@ -195,7 +195,7 @@ impl<S: Source + 'static> Pipeline<S> {
                     core.idle(position);
                 }
                 Some(Frame::Data(bytes)) => {
-                    let message = pgoutput::decode(bytes).map_err(|error| SourceError::Protocol(error.to_string()))?;
+                    let message = pgoutput::decode(bytes).map_err(|error| SourceError::protocol(error.to_string()))?;
                     read_message(message, reader, core, observer)?;
                 }
             }
@@ -236,30 +236,31 @@ impl<S: Source + 'static> Pipeline<S> {
 
     fn rest(&mut self, source: S, slot: Slot, error: SourceError) -> Result<(), Stopped> {
         self.let_go()?;
-        if error.is_refusal() && !self.core.is_following() && !self.settings.is_resumed {
+        let is_first = match error.kind() {
+            ErrorKind::Synchronous => !self.admitted,
+            _ => !self.core.is_following() && !self.settings.is_resumed,
+        };
+        if error.policy().needs_person && is_first {
             return Err(Stopped::Refused(error.to_string()));
         }
-        if let (SourceError::Synchronous(text), false) = (&error, self.admitted) {
-            return Err(Stopped::Refused(text.clone()));
-        }
         // A gap in the stream is in the slot: only a new one gets past it.
-        let slot = match &error {
-            SourceError::Gap(text) => {
-                self.step(Input::SlotLost(text))?;
+        let slot = match error.kind() {
+            ErrorKind::Gap => {
+                self.step(Input::SlotLost(&error.to_string()))?;
                 Slot::Renew
             }
-            SourceError::Busy(_) => {
+            ErrorKind::Busy => {
                 self.step(Input::SlotBusy)?;
                 self.admitted = true;
                 // Whoever is at work has made it anew, where that was due.
                 Slot::Keep
             }
-            SourceError::Lost(_)
-            | SourceError::Refused(_)
-            | SourceError::Pooler(_)
-            | SourceError::Synchronous(_)
-            | SourceError::Protocol(_)
-            | SourceError::NotDecodable { .. } => slot,
+            ErrorKind::Lost
+            | ErrorKind::Refused
+            | ErrorKind::Pooler
+            | ErrorKind::Synchronous
+            | ErrorKind::Protocol
+            | ErrorKind::NotDecodable { .. } => slot,
         };
         let pause = self.pace.rest_after(&error);
         self.observer.source_away(&error, pause);
@@ -288,7 +289,7 @@ fn read_message(
         Ok(Step::Flushed(table)) => core.flushed_manually(&table),
         Ok(Step::Awaited(at)) => core.awaited(at),
         Ok(Step::Unreadable(unreadable)) => observer.unreadable(&unreadable),
-        Err(error) => return Err(SourceError::Protocol(error.to_string())),
+        Err(error) => return Err(SourceError::protocol(error.to_string())),
     }
     Ok(())
 }

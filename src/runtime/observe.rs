@@ -18,7 +18,7 @@ use crate::admin::status::{Board, COMMITS_MAX, Sample, SettledCommit, State, Uns
 use crate::backoff::{Throttle, is_worth_a_line};
 use crate::core::{Core, Watermarks};
 use crate::pgoutput::PgTime;
-use crate::postgres::SourceError;
+use crate::postgres::{ErrorKind, SourceError};
 use crate::rules::config::Rule;
 use crate::targets::{Delivered, Fault, Replaced};
 use crate::transaction::manual::UnreadableManual;
@@ -189,7 +189,7 @@ impl Observer {
     pub(super) fn source_away(&mut self, error: &SourceError, pause: Duration) {
         let reason = error.to_string();
         let before = self.board.status().state;
-        if let SourceError::Busy(_) = error {
+        if error.kind() == ErrorKind::Busy {
             if before.name() != "standby" {
                 info!("standing by, to take over when the other instance ends: {reason}");
             }
@@ -197,14 +197,14 @@ impl Observer {
         } else {
             let again = matches!(&before, State::Reconnecting { reason: its } if *its == reason);
             self.away = if again { self.away.saturating_add(1) } else { 1 };
-            if let SourceError::Synchronous(_) = error {
+            if error.kind() == ErrorKind::Synchronous {
                 // Once is enough: readiness says the same for as long as it lasts.
                 if self.away == 1 {
                     error!(
                         "not following the log, because writers would wait for coherd; checking again every few seconds: {reason}"
                     );
                 }
-            } else if let SourceError::NotDecodable { .. } = error {
+            } else if matches!(error.kind(), ErrorKind::NotDecodable { .. }) {
                 // It says itself what comes next.
                 if is_worth_a_line(self.away) {
                     warn!("{reason}");

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::link::{Link, Slot};
 use super::{Pipeline, Stopped};
 use crate::core::{Input, Output, Reopen};
-use crate::postgres::{Probed, Source, SourceError, Stream, Watched};
+use crate::postgres::{ErrorKind, Probed, Source, SourceError, Stream, Watched};
 use crate::targets::delivery::{Report, Shipment, may_have_changed};
 
 impl<S: Source + 'static> Pipeline<S> {
@@ -77,7 +77,7 @@ impl<S: Source + 'static> Pipeline<S> {
             Reopen::CannotTakeBack => "coherd.wait() must not rely on this stream any more".into(),
             Reopen::Promoted => "the standby that is followed was promoted".into(),
             Reopen::Overtaken(target) => self.observer.overtaken(target),
-            Reopen::Synchronous(why) => return self.lost(SourceError::Synchronous(why)),
+            Reopen::Synchronous(why) => return self.lost(SourceError::new(ErrorKind::Synchronous, why)),
         };
         let Some(source) = self.link.take_source() else { return Ok(()) };
         self.let_go()?;

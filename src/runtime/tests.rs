@@ -19,7 +19,7 @@ use super::*;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::Board;
 use crate::core::{AckLsn, OnGap, Policy};
-use crate::postgres::{Question, Seen, SlotSeen};
+use crate::postgres::{ErrorKind, Question, Seen, SlotSeen};
 use crate::rules::config::{RawRule, resolve};
 use crate::targets::{Delivered, Delivery, Fault, FaultKind, Pending, Target, delivery};
 use crate::transaction::manual::ManualKeys;
@@ -163,10 +163,10 @@ impl Source for Script {
             SlotSeen::Missing | SlotSeen::Lost { .. } => Lsn::new(100),
         };
         if self.shared.lock().unwrap().busy {
-            return Err(SourceError::Busy("another instance has the slot".into()));
+            return Err(SourceError::new(ErrorKind::Busy, "another instance has the slot"));
         }
         if self.shared.lock().unwrap().synchronous {
-            return Err(SourceError::Synchronous("writers would wait".into()));
+            return Err(SourceError::new(ErrorKind::Synchronous, "writers would wait"));
         }
         let mut shared = self.shared.lock().unwrap();
         shared.opened += 1;
@@ -192,7 +192,7 @@ impl Stream for FakeStream {
         let said = self.script.shared.lock().unwrap().said.pop_front();
         match said {
             None => Ok(None),
-            Some(Say::Break) => Err(SourceError::Lost("the server went away".into())),
+            Some(Say::Break) => Err(SourceError::lost("the server went away")),
             Some(Say::Position(position)) => Ok(Some(Frame::Position(Lsn::new(position)))),
             Some(Say::Data(bytes)) => {
                 self.script.shared.lock().unwrap().sent.push(bytes.clone());

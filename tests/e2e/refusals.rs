@@ -152,7 +152,7 @@ fn a_database_that_is_away_is_waited_for_and_readiness_says_so() {
     });
     assert_snapshot!(format!("{}\n{}", said.0, said.1), @r#"
     503
-    not following the log, retrying: Postgres at 127.0.0.1:1: cannot be reached: Connection refused (os error 111); is Postgres running there, and listening?
+    not following the log, retrying: Postgres at 127.0.0.1:1: cannot be reached: Connection refused (os error 111). Is Postgres running there, and listening?
     target cache has not answered yet
     "#);
     assert_eq!(daemon.http("/livez").0, 200);

@@ -17,7 +17,7 @@ use coherd::core::{AckLsn, Core};
 use coherd::postgres::client::dsn::Dsn;
 use coherd::postgres::server::{Creation, Postgres, PostgresConfig};
 use coherd::postgres::stream::PostgresStream;
-use coherd::postgres::{Frame, Intake, Seen, Source, SourceError, Stream};
+use coherd::postgres::{ErrorKind, Frame, Intake, Seen, Source, SourceError, Stream};
 use coherd::types::lsn::Lsn;
 
 use crate::support::{self, Database};
@@ -60,15 +60,15 @@ const OTHER_WORDS: &[(&str, &str)] = &[
 
 /// `text` with what differs from run to run made equal, for pinned texts.
 pub fn settled_text(error: &SourceError, replace: &[(&str, &str)]) -> String {
-    let kind = match error {
-        SourceError::Lost(_) => "Lost",
-        SourceError::Busy(_) => "Busy",
-        SourceError::Gap(_) => "Gap",
-        SourceError::Refused(_) => "Refused",
-        SourceError::Pooler(_) => "Pooler",
-        SourceError::Synchronous(_) => "Synchronous",
-        SourceError::Protocol(_) => "Protocol",
-        SourceError::NotDecodable { .. } => "NotDecodable",
+    let kind = match error.kind() {
+        ErrorKind::Lost => "Lost",
+        ErrorKind::Busy => "Busy",
+        ErrorKind::Gap => "Gap",
+        ErrorKind::Refused => "Refused",
+        ErrorKind::Pooler => "Pooler",
+        ErrorKind::Synchronous => "Synchronous",
+        ErrorKind::Protocol => "Protocol",
+        ErrorKind::NotDecodable { .. } => "NotDecodable",
     };
     replace.iter().chain(OTHER_WORDS).fold(format!("{kind}: {error}"), |text, (from, to)| text.replace(from, to))
 }

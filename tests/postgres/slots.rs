@@ -1,7 +1,7 @@
 //! Looking at slots, making and losing them.
 
 use coherd::postgres::server::Creation;
-use coherd::postgres::{SlotSeen, Source, SourceError};
+use coherd::postgres::{ErrorKind, SlotSeen, Source, SourceError};
 use coherd::types::lsn::Lsn;
 
 use super::{Followed, dsn, own_server, runtime, settled_text, source};
@@ -57,7 +57,7 @@ fn a_dropped_slot_is_a_gap_when_streaming_and_missing_when_looked_at() {
     let drop = format!("SELECT pg_drop_replication_slot('{}')", database.name);
     until("the slot is dropped", || database.client().try_run(&drop).ok());
     let error = runtime.block_on(async { source.stream().await.err().unwrap() });
-    assert!(matches!(error, SourceError::Gap(_)), "{error:?}");
+    assert!(error.kind() == ErrorKind::Gap, "{error:?}");
     assert_eq!(slot_seen(&database).unwrap(), SlotSeen::Missing);
 }
 
@@ -94,7 +94,7 @@ fn a_slot_that_idled_too_long_is_lost_with_that_reason_from_18_on() {
     });
     assert_eq!(slot_seen(&database).unwrap(), SlotSeen::Lost { reason: "idle_timeout".to_owned() });
     let error = runtime.block_on(async { source.stream().await.err().unwrap() });
-    assert!(matches!(&error, SourceError::Gap(text) if text.contains("idle_timeout")), "{error:?}");
+    assert!(error.kind() == ErrorKind::Gap && error.to_string().contains("idle_timeout"), "{error:?}");
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn two_processes_that_both_found_no_slot_do_not_drop_each_others() {
     runtime.block_on(other.look()).unwrap();
     let position = runtime.block_on(one.create_slot()).unwrap();
     let error = runtime.block_on(other.create_slot()).unwrap_err();
-    assert!(matches!(error, SourceError::Busy(_)), "{error:?}");
+    assert!(error.kind() == ErrorKind::Busy, "{error:?}");
     assert_eq!(slot_seen(&database).unwrap(), SlotSeen::Usable { confirmed: position });
 }
 

@@ -1,7 +1,7 @@
 //! A standby that becomes the primary.
 
 use coherd::core::continuity::Fork;
-use coherd::postgres::{Source, SourceError};
+use coherd::postgres::{ErrorKind, Source};
 use coherd::types::lsn::Lsn;
 
 use super::{Followed, look, own_server, runtime, settled_text, source};
@@ -98,7 +98,7 @@ fn a_slot_that_is_synchronized_from_the_primary_waits_for_promotion() {
     let mut source = source(&dsn, &name);
     let runtime = runtime();
     let error = runtime.block_on(source.look()).unwrap_err();
-    assert!(matches!(&error, SourceError::Lost(text) if text.contains("target_session_attrs=primary")), "{error:?}");
+    assert!(error.kind() == ErrorKind::Lost && error.to_string().contains("target_session_attrs=primary"), "{error:?}");
     primary.stop(Signal::Quit);
     standby.promote();
     let seen = runtime.block_on(source.look()).unwrap();

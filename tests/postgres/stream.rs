@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coherd::postgres::{Frame, Intake, Source, SourceError, Stream};
+use coherd::postgres::{ErrorKind, Frame, Intake, Source, SourceError, Stream};
 use coherd::types::lsn::Lsn;
 
 use super::{Followed, Got, ack, own_server, settled_text, source};
@@ -86,7 +86,7 @@ fn a_stream_that_says_nothing_is_cut_off_and_lost() {
     let mut followed = Followed::on(Database::create_on(server), Database::dsn);
     until("the server has cut the silent stream off", || (followed.slot("active") == "f").then_some(()));
     let error = followed.read_to_error();
-    assert!(matches!(error, SourceError::Lost(_)), "{error:?}");
+    assert!(error.kind() == ErrorKind::Lost, "{error:?}");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn a_second_consumer_is_told_that_the_slot_is_busy_and_gets_it_when_the_first_ha
     let followed = Followed::start();
     let mut second = source(&followed.database.dsn(), &followed.database.name);
     let error = followed.runtime.block_on(async { second.stream().await.err().unwrap() });
-    assert!(matches!(&error, SourceError::Busy(text) if text.contains("is active for PID")), "{error:?}");
+    assert!(error.kind() == ErrorKind::Busy && error.to_string().contains("is active for PID"), "{error:?}");
     let Followed { runtime, database, stream, .. } = followed;
     runtime.block_on(async { stream.finish().await }).unwrap();
     let (stream, _) = runtime.block_on(async { second.stream().await }).unwrap();
@@ -163,7 +163,7 @@ fn a_terminated_walsender_is_a_lost_stream_and_the_next_one_repeats_what_was_not
     followed.read_until("a commit", |got| kinds(got).ends_with('C'));
     followed.database.run(&format!("SELECT pg_terminate_backend({})", followed.slot("active_pid")));
     let error = followed.read_to_error();
-    assert!(matches!(&error, SourceError::Lost(text) if text.contains("57P01")), "{error:?}");
+    assert!(error.kind() == ErrorKind::Lost && error.to_string().contains("57P01"), "{error:?}");
     let source = &mut followed.source;
     (followed.stream, _) = until("the slot is free", || followed.runtime.block_on(source.stream()).ok());
     let got = followed.read_until("a commit", |got| kinds(got).ends_with('C'));
@@ -184,7 +184,7 @@ fn a_publication_dropped_under_the_stream_is_a_gap() {
     let Followed { runtime, database, mut source, stream } = followed;
     drop(stream);
     let error = runtime.block_on(source.create_slot()).unwrap_err();
-    assert!(matches!(&error, SourceError::Refused(text) if text.contains("CREATE PUBLICATION p")), "{error:?}");
+    assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("CREATE PUBLICATION p"), "{error:?}");
     database.run("CREATE PUBLICATION p FOR ALL TABLES");
     until("the old slot is free", || runtime.block_on(source.create_slot()).ok());
     let (stream, _) = runtime.block_on(source.stream()).unwrap();
@@ -209,7 +209,7 @@ fn a_server_that_shuts_down_is_not_held_up_by_what_is_not_acknowledged() {
     followed.read_until("a commit", |got| kinds(got).ends_with('C'));
     let stopping = std::thread::spawn(move || server.stop(Signal::Term));
     let error = followed.read_to_error();
-    assert!(matches!(&error, SourceError::Lost(text) if text.contains("shutting down")), "{error:?}");
+    assert!(error.kind() == ErrorKind::Lost && error.to_string().contains("shutting down"), "{error:?}");
     drop(followed.stream);
     stopping.join().unwrap();
 }
@@ -240,7 +240,7 @@ fn a_server_that_shuts_down_ends_a_stream_that_acknowledges_everything() {
     };
     let error: Result<(), SourceError> = runtime.block_on(ending);
     assert!(
-        matches!(&error, Err(SourceError::Lost(text)) if text.contains("the server ended the stream")),
+        matches!(&error, Err(error) if error.kind() == ErrorKind::Lost && error.to_string().contains("the server ended the stream")),
         "{error:?}"
     );
     stopping.join().unwrap();

@@ -62,7 +62,7 @@ pub(super) async fn preflight(
                 assessed(&audit(&config.rules, &database), &database, &parts.targets).await?;
                 return Ok(Preflight::Passed(Heirs::of(&database)));
             }
-            Err(SourceError::Refused(text)) => return Err(anyhow::Error::msg(text).into()),
+            Err(error) if error.policy().needs_person => return Err(anyhow::Error::new(error).into()),
             Err(error) => error.to_string(),
         };
         let pause = backoff.next(fastrand::u32(..));
@@ -84,8 +84,8 @@ async fn look_at(config: &Config, dsn: &Dsn) -> Result<Database, SourceError> {
     let looking = look(&client, &config.source.slot, &config.source.publication, &names);
     match tokio::time::timeout(PATIENCE, looking).await {
         Ok(Ok(database)) => Ok(Database { choices: choices(config, None), ..database }),
-        Ok(Err(error)) => Err(SourceError::Lost(error.to_string())),
-        Err(_) => Err(SourceError::Lost(format!("the database has not answered within {} s", PATIENCE.as_secs()))),
+        Ok(Err(error)) => Err(SourceError::lost(error.to_string())),
+        Err(_) => Err(SourceError::lost(format!("the database has not answered within {} s", PATIENCE.as_secs()))),
     }
 }
 

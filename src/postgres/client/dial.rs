@@ -17,7 +17,7 @@ use super::server_error::Doing;
 use super::session::{Failure, lost};
 use super::socket::Socket;
 use super::tls::Tls;
-use crate::postgres::SourceError;
+use crate::postgres::{ErrorKind, SourceError};
 
 /// Who speaks on the socket once it is open.
 pub(in crate::postgres) trait Caller {
@@ -97,20 +97,14 @@ pub(in crate::postgres) async fn dial<C: Caller>(dsn: &Dsn, caller: &C) -> Resul
 
 /// One error that names every host and its reason. It may pass by itself where any of them may.
 fn summary(reasons: &[(&Host, SourceError)]) -> SourceError {
-    let passes = reasons.iter().any(|(_, error)| matches!(error, SourceError::Lost(_)));
-    let refused = reasons.iter().any(|(_, error)| error.is_refusal());
-    let pooler = reasons.iter().any(|(_, error)| matches!(error, SourceError::Pooler(_)));
+    let any = |kind| reasons.iter().any(|(_, error)| error.kind() == kind);
     let texts: Vec<String> = reasons.iter().map(|(host, error)| format!("{host}: {error}")).collect();
     let text = match texts.as_slice() {
         [one] => format!("Postgres at {one}"),
         several => format!("none of the {} servers is usable; {}", several.len(), several.join("; ")),
     };
-    match (passes, refused) {
-        (true, _) => SourceError::Lost(text),
-        (false, true) if pooler => SourceError::Pooler(text),
-        (false, true) => SourceError::Refused(text),
-        (false, false) => SourceError::Protocol(text),
-    }
+    let by_hope = [ErrorKind::Lost, ErrorKind::Pooler, ErrorKind::Refused];
+    SourceError::new(by_hope.into_iter().find(|kind| any(*kind)).unwrap_or(ErrorKind::Protocol), text)
 }
 
 async fn try_host<C: Caller>(
@@ -120,7 +114,7 @@ async fn try_host<C: Caller>(
     host: &Host,
     wanted: SessionAttrs,
 ) -> Result<C::Call, Left> {
-    let mut left = Left { error: SourceError::Lost("its name has no address".to_owned()), stop: false };
+    let mut left = Left { error: SourceError::lost("its name has no address"), stop: false };
     let within = dsn.connect_timeout.unwrap_or(Duration::MAX);
     for place in places(host, within).await.map_err(|error| Left { error, stop: false })? {
         let attempt = try_place(dsn, caller, tls, host, place, wanted);
@@ -130,7 +124,7 @@ async fn try_host<C: Caller>(
             Ok(Err(failed)) => left = failed,
             Err(_) => {
                 let text = format!("no answer within {} s (connect_timeout)", within.as_secs());
-                left.error = SourceError::Lost(text);
+                left.error = SourceError::lost(text);
             }
         }
     }
@@ -144,9 +138,9 @@ async fn places(host: &Host, within: Duration) -> Result<Vec<Option<SocketAddr>>
         Place::Address(address) => Ok(vec![Some((*address, host.port).into())]),
         Place::Name(name) => {
             let found = tokio::time::timeout(within, tokio::net::lookup_host((name.as_str(), host.port))).await;
-            let timed_out = || SourceError::Lost("the name service gives no answer".to_owned());
+            let timed_out = || SourceError::lost("the name service gives no answer");
             let found = found.map_err(|_| timed_out())?;
-            let found = found.map_err(|error| SourceError::Lost(format!("its name cannot be resolved: {error}")))?;
+            let found = found.map_err(|error| SourceError::lost("its name cannot be resolved").caused_by(error))?;
             Ok(found.map(Some).collect())
         }
     }
@@ -167,7 +161,7 @@ async fn try_place<C: Caller>(
         (_, SslMode::Prefer) => &[Encryption::IfOffered, Encryption::Plain],
         (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => &[Encryption::Demanded],
     };
-    let mut left = Left { error: SourceError::Lost("not tried".to_owned()), stop: false };
+    let mut left = Left { error: SourceError::lost("not tried"), stop: false };
     for way in ways {
         let socket = match open_socket(dsn, tls, host, place, *way).await {
             Ok(socket) => socket,
@@ -181,7 +175,7 @@ async fn try_place<C: Caller>(
         match caller.open(socket, dsn, password.as_ref()).await {
             Ok(call) => return fits(caller, call, wanted, dsn).await.map_err(|error| Left { error, stop: false }),
             Err(Failure::Other(error)) => {
-                let stop = error.is_refusal();
+                let stop = error.policy().needs_person;
                 return Err(Left { error, stop });
             }
             Err(Failure::Server(refusal)) => {
@@ -207,13 +201,8 @@ async fn fits<C: Caller>(
     if wanted == SessionAttrs::Any {
         return Ok(call);
     }
-    let standing = match caller.standing(&mut call).await {
-        Ok(standing) => standing,
-        Err(Failure::Other(error)) => return Err(error),
-        Err(Failure::Server(error)) => {
-            return Err(error.explain(Doing::Asking { what: "ask whether it is a standby", user: dsn.user() }));
-        }
-    };
+    let doing = Doing::Asking { what: "ask whether it is a standby", user: dsn.user() };
+    let standing = caller.standing(&mut call).await.map_err(|failure| failure.explain(doing))?;
     let fits = match wanted {
         SessionAttrs::Any | SessionAttrs::PreferStandby => true,
         SessionAttrs::ReadWrite => !standing.read_only && !standing.in_recovery,
@@ -229,7 +218,7 @@ async fn fits<C: Caller>(
         (false, true) => "a primary whose sessions are read-only",
         (false, false) => "a primary",
     };
-    Err(SourceError::Lost(format!("it is {is}, and target_session_attrs={} is wanted", wanted.name())))
+    Err(SourceError::lost(format!("it is {is}, and target_session_attrs={} is wanted", wanted.name())))
 }
 
 async fn open_socket(
@@ -241,10 +230,10 @@ async fn open_socket(
 ) -> Result<Socket, SourceError> {
     let Some(address) = place else {
         let unix = UnixStream::connect(host.socket_path()).await;
-        return unix.map(Socket::Unix).map_err(|error| unreachable(&error));
+        return unix.map(Socket::Unix).map_err(unreachable);
     };
-    let tcp = TcpStream::connect(address).await.map_err(|error| unreachable(&error))?;
-    tune(&tcp, dsn).map_err(|error| SourceError::Lost(format!("the socket cannot be set up: {error}")))?;
+    let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
+    tune(&tcp, dsn).map_err(|error| SourceError::lost("the socket cannot be set up").caused_by(error))?;
     let Some(tls) = tls.filter(|_| way != Encryption::Plain) else { return Ok(Socket::Tcp(tcp)) };
     if dsn.tls.direct {
         return tls.connect(tcp, host).await;
@@ -252,7 +241,7 @@ async fn open_socket(
     match ask_for_tls(tcp).await? {
         (tcp, true) => tls.connect(tcp, host).await,
         (tcp, false) if way == Encryption::IfOffered => Ok(Socket::Tcp(tcp)),
-        (_, false) => Err(SourceError::Refused(format!(
+        (_, false) => Err(SourceError::refused(format!(
             "the server does not offer TLS and sslmode={} demands it: set ssl = on there, with ssl_cert_file and \
              ssl_key_file",
             dsn.tls.mode.name()
@@ -265,28 +254,28 @@ async fn open_socket(
 async fn ask_for_tls(mut tcp: TcpStream) -> Result<(TcpStream, bool), SourceError> {
     let mut request = bytes::BytesMut::new();
     frontend::ssl_request(&mut request);
-    tcp.write_all(&request).await.map_err(|error| lost(&error))?;
+    tcp.write_all(&request).await.map_err(lost)?;
     let mut answer = [0_u8; 1];
-    tcp.read_exact(&mut answer).await.map_err(|error| lost(&error))?;
+    tcp.read_exact(&mut answer).await.map_err(lost)?;
     match answer {
         [b'S'] => {
             let mut more = [0_u8; 1];
             match tcp.try_read(&mut more) {
-                Ok(1..) => Err(SourceError::Protocol(
-                    "unencrypted data came before the TLS handshake; is the connection intercepted?".to_owned(),
+                Ok(1..) => Err(SourceError::protocol(
+                    "unencrypted data came before the TLS handshake; is the connection intercepted?",
                 )),
                 _ => Ok((tcp, true)),
             }
         }
         [b'N'] => Ok((tcp, false)),
         // A server too old to know the request, or one that cannot fork.
-        [b'E'] => Err(SourceError::Lost("the server answers the request for TLS with an error".to_owned())),
+        [b'E'] => Err(SourceError::lost("the server answers the request for TLS with an error")),
         [other] => Err(super::session::unexpected(other)),
     }
 }
 
-fn unreachable(error: &std::io::Error) -> SourceError {
-    SourceError::Lost(format!("cannot be reached: {error}; is Postgres running there, and listening?"))
+fn unreachable(error: std::io::Error) -> SourceError {
+    SourceError::lost("cannot be reached").caused_by(error).remedy("Is Postgres running there, and listening?")
 }
 
 fn tune(tcp: &TcpStream, dsn: &Dsn) -> std::io::Result<()> {

@@ -3,6 +3,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,6 +28,9 @@ pub(in crate::postgres) const USERS_ANSWER_BYTES_MAX: usize = 512 << 20;
 /// Bytes of the header: a tag and a length, which counts itself but not the tag.
 const HEADER_BYTES: usize = 5;
 
+/// Bytes of the number of an authentication request.
+const REQUEST_BYTES: usize = 4;
+
 /// What a server sent is too much.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -41,10 +46,27 @@ impl Guarded {
     pub(in crate::postgres) fn new(socket: Socket, answer_max: usize) -> Guarded {
         Guarded { socket, watch: Watch::new(answer_max) }
     }
+
+    /// The proof that the server asks for, once it has asked: tokio-postgres refuses some requests in words that only a
+    /// person can tell apart.
+    pub(in crate::postgres) fn request(&self) -> Request {
+        Request(Arc::clone(&self.watch.request))
+    }
+}
+
+/// The first `AuthenticationRequest` (Postgres manual, "Message Formats") of a connection.
+pub(in crate::postgres) struct Request(Arc<AtomicU32>);
+
+impl Request {
+    /// Its number: 3 is a password in clear, 5 MD5, 10 SASL, others are methods that coherd does not speak. 0 while the
+    /// server has not asked for anything.
+    pub(in crate::postgres) fn method(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Where in the stream of frames we are.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Watch {
     answer_max: usize,
     header: [u8; HEADER_BYTES],
@@ -57,18 +79,23 @@ struct Watch {
     bytes: usize,
     /// Of the parameters that it reports, which are remembered for as long as the connection lasts.
     reported: usize,
+    /// See [`Request`].
+    request: Arc<AtomicU32>,
+    /// How many bytes of its number are here.
+    requested: usize,
 }
 
 impl Watch {
     fn new(answer_max: usize) -> Watch {
-        Watch { answer_max, header: [0; HEADER_BYTES], have: 0, left: 0, is_ready: false, bytes: 0, reported: 0 }
+        Watch { answer_max, ..Watch::default() }
     }
 
     fn read(&mut self, mut bytes: &[u8]) -> Result<(), TooMuch> {
         while !bytes.is_empty() {
-            let inside = self.left.min(bytes.len());
-            self.left -= inside;
-            bytes = bytes.get(inside..).unwrap_or_default();
+            let (inside, rest) = bytes.split_at(self.left.min(bytes.len()));
+            self.requested(inside);
+            self.left -= inside.len();
+            bytes = rest;
             while self.left == 0 && self.have < HEADER_BYTES {
                 let Some((first, rest)) = bytes.split_first() else { return Ok(()) };
                 if let Some(place) = self.header.get_mut(self.have) {
@@ -82,6 +109,17 @@ impl Watch {
             }
         }
         Ok(())
+    }
+
+    /// Shifts the number of the first request in: the first bytes of its body, which may come in pieces.
+    fn requested(&mut self, body: &[u8]) {
+        if self.header[0] == b'R' {
+            for byte in body.iter().take(REQUEST_BYTES - self.requested) {
+                let number = self.request.load(Ordering::Relaxed) << 8 | u32::from(*byte);
+                self.request.store(number, Ordering::Relaxed);
+                self.requested += 1;
+            }
+        }
     }
 
     /// A header is whole.
@@ -165,6 +203,16 @@ mod tests {
         }
         for early in [&b"R\x7F\xFF\xFF\xFF"[..], b"S\x00\x10\x00\x01", b"N\0\0\0\x03"] {
             assert!(Watch::new(ANSWER_BYTES_MAX).read(early).is_err());
+        }
+    }
+
+    #[test]
+    fn the_number_of_the_first_request_is_read_in_whatever_pieces_it_comes() {
+        let sasl = b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0R\0\0\0\x08\0\0\0\0".as_slice();
+        for piece in [1, 3, 7, 8, sasl.len()] {
+            let mut watch = Watch::new(ANSWER_BYTES_MAX);
+            sasl.chunks(piece).for_each(|piece| watch.read(piece).unwrap());
+            assert_eq!(Request(Arc::clone(&watch.request)).method(), 10, "in pieces of {piece}");
         }
     }
 

@@ -10,7 +10,7 @@ use super::dsn::{ChannelBindingChoice, Dsn};
 use super::notices::shortened;
 use super::session::{Failure, Session, unexpected};
 use super::socket::Socket;
-use crate::postgres::SourceError;
+use crate::postgres::{ErrorKind, SourceError};
 
 /// What values look like as text depends on these; keys are made of them, so they must not depend on how a server or a
 /// role is set up.
@@ -44,11 +44,10 @@ pub(in crate::postgres) fn require_search_path(shown: &str) -> Result<(), Source
     if plain == SEARCH_PATH {
         return Ok(());
     }
-    Err(SourceError::Pooler(
-        "the server ignores the startup parameter search_path, so functions of other users could run with coherd's \
-         privileges. Is it a pooler such as pgbouncer? Use the server's own address"
-            .to_owned(),
-    ))
+    let what = "the server ignores the startup parameter search_path, so functions of other users could run with coherd's \
+                privileges";
+    let remedy = "Is it a pooler such as pgbouncer? Use the server's own address";
+    Err(SourceError::new(ErrorKind::Pooler, what).remedy(remedy))
 }
 
 /// Logs in for replication from the database of `dsn`.
@@ -161,23 +160,23 @@ pub(in crate::postgres) const NO_HASH: &str =
     "the signature of the server's certificate defines no hash for it (Ed25519)";
 
 pub(in crate::postgres) fn no_password(user: &str) -> SourceError {
-    SourceError::Refused(format!(
+    SourceError::refused(format!(
         "the server asks {user} for a password and none is given: set it in dsn, in PGPASSWORD or in the password file"
     ))
 }
 
 pub(in crate::postgres) fn no_binding(why: &str) -> SourceError {
-    SourceError::Refused(format!("channel_binding=require cannot be had: {why}"))
+    SourceError::refused(format!("channel_binding=require cannot be had: {why}"))
 }
 
-fn unsupported(method: u32) -> SourceError {
+pub(in crate::postgres) fn unsupported(method: u32) -> SourceError {
     let name = match method {
         2 => "Kerberos V5",
         7 | 8 => "GSSAPI",
         9 => "SSPI",
         _ => "an unknown method",
     };
-    SourceError::Refused(format!(
+    SourceError::refused(format!(
         "the server asks for {name} (authentication request {method}), which coherd does not speak; give it a line \
          with scram-sha-256 or cert in pg_hba.conf"
     ))
@@ -197,14 +196,13 @@ async fn scram(session: &mut Session, dsn: &Dsn, password: &[u8], offered: &[Str
         _ => {
             let offered = shortened(&offered.join(", "));
             let text = format!("the server offers only {offered}, of which coherd speaks none; use scram-sha-256");
-            return Err(SourceError::Refused(text).into());
+            return Err(SourceError::refused(text).into());
         }
     };
     let broken = |error: std::io::Error| {
-        SourceError::Refused(format!(
-            "the server failed its part of the SCRAM exchange ({error}): it does not know this password, or the \
-             connection is intercepted"
-        ))
+        let what = "the server failed its part of the SCRAM exchange";
+        let remedy = "It does not know this password, or the connection is intercepted";
+        SourceError::refused(what).caused_by(error).remedy(remedy)
     };
     let mut scram = ScramSha256::new(password, binding);
     session.send(|out| frontend::sasl_initial_response(mechanism, scram.message(), out)).await?;

@@ -98,7 +98,7 @@ impl Passing {
         self.left = self.left.saturating_sub(bytes.len());
         match &mut self.by {
             By::Sieve(sieve) => sieve.read(bytes).map_err(|unfit| {
-                SourceError::Protocol(format!("the server sent a message that is too large to hold, and {unfit}"))
+                SourceError::protocol(format!("the server sent a message that is too large to hold, and {unfit}"))
             }),
             By::Head(head) => {
                 let room = WORDS_BYTES_MAX.saturating_sub(head.len());
@@ -225,7 +225,7 @@ impl Inbox {
         let most = if may_pass { FRAME_BYTES_MAX } else { HELD_BYTES_MAX };
         match usize::try_from(claimed) {
             Ok(length) if (4..=most).contains(&length) => Ok(Some((*tag, length))),
-            _ => Err(SourceError::Protocol(format!(
+            _ => Err(SourceError::protocol(format!(
                 "the server sent a message {:?} of {claimed} bytes, where 4 to {most} are possible; is it Postgres?",
                 char::from(*tag)
             ))),

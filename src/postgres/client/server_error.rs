@@ -1,10 +1,11 @@
 //! What the server refuses, why, and what fixes it. The one place where an SQLSTATE (Postgres manual, appendix
 //! "`PostgreSQL` Error Codes") becomes a [`SourceError`].
 
+use std::fmt;
 use std::net::IpAddr;
 
 use super::notices::shortened;
-use crate::postgres::SourceError;
+use crate::postgres::{ErrorKind, SourceError};
 use crate::types::lsn::Lsn;
 use crate::types::table::{TableName, quote_identifier, quote_literal};
 
@@ -144,45 +145,27 @@ impl ServerError {
         self.code == "28000"
     }
 
-    /// The server's words, its SQLSTATE, and its detail where that cannot hold a cell value.
-    fn said(&self) -> String {
-        let safe = matches!(self.code.get(..2), Some("28" | "42" | "53" | "55" | "57" | "0A" | "58"));
-        let detail = self.detail.as_deref().filter(|_| safe).map(|detail| format!(" ({detail})")).unwrap_or_default();
-        format!("{}{detail} [SQLSTATE {}]", self.message, self.code)
-    }
-
-    /// What it means for `doing`.
+    /// What it means for `doing`: the one match from what the server says to what follows from it.
     pub(in crate::postgres) fn explain(&self, doing: Doing<'_>) -> SourceError {
-        let kind = kind(&self.code);
-        let advice = self.advice(kind, doing);
-        let hint = self.hint.as_deref().map(|hint| format!(" Server's hint: {hint}")).unwrap_or_default();
-        let tail = if advice.is_empty() { hint } else { format!(" {advice}") };
-        let text = format!("{}: {}.{tail}", doing.tried(), self.said());
         let reading = matches!(doing, Doing::Starting { .. } | Doing::Streaming { .. });
-        if reading && self.waits_for_standby() {
-            return SourceError::Lost(text);
-        }
-        match kind {
-            Kind::InUse => SourceError::Busy(text),
+        let streaming = matches!(doing, Doing::Streaming { .. });
+        let kind = match kind(&self.code) {
+            _ if reading && self.waits_for_standby() => ErrorKind::Lost,
+            Kind::InUse => ErrorKind::Busy,
             // Somebody was faster.
-            Kind::Exists if matches!(doing, Doing::Creating { .. }) => SourceError::Busy(text),
-            Kind::NotInState if reading && !self.is_wal_level() => SourceError::Gap(text),
-            Kind::Undefined | Kind::FileGone if reading => SourceError::Gap(text),
+            Kind::Exists if matches!(doing, Doing::Creating { .. }) => ErrorKind::Busy,
+            Kind::NotInState if reading && !self.is_wal_level() => ErrorKind::Gap,
+            Kind::Undefined | Kind::FileGone if reading => ErrorKind::Gap,
             // Decoding reads the catalogue as it was when the change was written, so no statement helps afterwards.
             Kind::Internal | Kind::Privilege | Kind::Exists | Kind::InvalidName | Kind::Unsupported | Kind::Other
-                if matches!(doing, Doing::Streaming { .. }) =>
+                if streaming =>
             {
-                SourceError::NotDecodable { at: self.position(), text: self.not_decodable(&advice) }
+                return self.not_decodable(&self.advice(doing));
             }
-            Kind::Passing | Kind::Internal | Kind::TooManyConnections | Kind::FileGone => SourceError::Lost(text),
-            // Postgres takes every parameter that we name. Trying again does not help.
-            Kind::Syntax if matches!(doing, Doing::Connecting { .. }) && self.is_of_pooler() => {
-                SourceError::Pooler(format!(
-                    "{text} What answers is not Postgres but something before it, such as pgbouncer, through which the log \
-                     is not followed: give the server's own address in source.dsn"
-                ))
-            }
-            Kind::Syntax => SourceError::Protocol(text),
+            Kind::Passing | Kind::Internal | Kind::TooManyConnections | Kind::FileGone => ErrorKind::Lost,
+            // Postgres takes every parameter that coherd names. Trying again does not help.
+            Kind::Syntax if matches!(doing, Doing::Connecting { .. }) && self.is_of_pooler() => ErrorKind::Pooler,
+            Kind::Syntax => ErrorKind::Protocol,
             Kind::Password
             | Kind::Authorization
             | Kind::Privilege
@@ -193,20 +176,28 @@ impl ServerError {
             | Kind::Undefined
             | Kind::InvalidName
             | Kind::Unsupported
-            | Kind::Other => SourceError::Refused(text),
+            | Kind::Other => ErrorKind::Refused,
+        };
+        let error = SourceError::new(kind, doing.tried()).caused_by(self.clone());
+        let advice = if kind == ErrorKind::Pooler { OF_POOLER.to_owned() } else { self.advice(doing) };
+        match (&self.hint, advice.is_empty()) {
+            (_, false) => error.remedy(advice),
+            (Some(hint), true) => error.remedy(format!("Server's hint: {hint}")),
+            (None, true) => error,
         }
     }
 
-    /// What cannot be decoded, and why: whole sentences. The message may quote a value of the row, and is then only in the
-    /// server's log.
-    fn not_decodable(&self, advice: &str) -> String {
+    /// What cannot be decoded, and why. The message may quote a value of the row, and is then only in the server's log.
+    fn not_decodable(&self, advice: &str) -> SourceError {
         let safe = matches!(self.code.get(..2), Some("0A" | "25" | "42" | "54" | "55" | "58" | "XX"));
         let what = if safe { self.message.as_str() } else { condition(&self.code) };
         let table = self.table.as_ref().map(|name| {
             let schema = self.schema.clone().unwrap_or_default();
             format!(" in table {}", TableName { schema, name: name.clone() })
         });
-        format!("{what}{} [SQLSTATE {}]. {advice}", table.unwrap_or_default(), self.code).trim_end().to_owned()
+        let what = format!("{what}{} [SQLSTATE {}]", table.unwrap_or_default(), self.code);
+        let error = SourceError::new(ErrorKind::NotDecodable { at: self.position() }, what);
+        if advice.is_empty() { error } else { error.remedy(advice) }
     }
 
     /// The position of the change that was decoded, the last one in the context. The words around it are translated.
@@ -231,8 +222,9 @@ impl ServerError {
         self.message.contains("wal_level")
     }
 
-    fn advice(&self, kind: Kind, doing: Doing<'_>) -> String {
-        match kind {
+    /// What to do about it; empty where nothing helps, or where the daemon does it.
+    fn advice(&self, doing: Doing<'_>) -> String {
+        match kind(&self.code) {
             Kind::Password => "Check the password (dsn, PGPASSWORD or the password file), or set a new one: \
                                ALTER ROLE … PASSWORD '…';"
                 .to_owned(),
@@ -327,6 +319,20 @@ impl ServerError {
         }
     }
 }
+
+const OF_POOLER: &str = "What answers is not Postgres but something before it, such as pgbouncer, through which the log is \
+                         not followed: give the server's own address in source.dsn";
+
+/// The server's words, its SQLSTATE, and its detail where that cannot hold a cell value.
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let safe = matches!(self.code.get(..2), Some("28" | "42" | "53" | "55" | "57" | "0A" | "58"));
+        let detail = self.detail.as_deref().filter(|_| safe).map(|detail| format!(" ({detail})")).unwrap_or_default();
+        write!(f, "{}{detail} [SQLSTATE {}]", self.message, self.code)
+    }
+}
+
+impl std::error::Error for ServerError {}
 
 fn unsupported_advice(doing: Doing<'_>) -> String {
     match doing {

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::inbox::{Inbox, Message};
 use super::notices::log_notice;
-use super::server_error::ServerError;
+use super::server_error::{Doing, ServerError};
 use super::socket::Socket;
 use crate::postgres::SourceError;
 
@@ -40,6 +40,16 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Rows as text.
 pub(in crate::postgres) type Rows = Vec<Vec<Option<String>>>;
 
+impl Failure {
+    /// What it means for `doing`.
+    pub(in crate::postgres) fn explain(self, doing: Doing<'_>) -> SourceError {
+        match self {
+            Failure::Server(error) => error.explain(doing),
+            Failure::Other(error) => error,
+        }
+    }
+}
+
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         Failure::Other(error)
@@ -59,12 +69,10 @@ impl Session {
     ) -> Result<(), SourceError> {
         let mut out = BytesMut::new();
         write(&mut out).map_err(|_| {
-            SourceError::Refused(
-                "a name, a password or an option holds a NUL character, which Postgres cannot take".to_owned(),
-            )
+            SourceError::refused("a name, a password or an option holds a NUL character, which Postgres cannot take")
         })?;
-        self.socket.write_all(&out).await.map_err(|error| lost(&error))?;
-        self.socket.flush().await.map_err(|error| lost(&error))
+        self.socket.write_all(&out).await.map_err(lost)?;
+        self.socket.flush().await.map_err(lost)
     }
 
     /// The next message that is not mere information. An `ErrorResponse` is a failure.
@@ -72,7 +80,7 @@ impl Session {
         loop {
             let Some(message) = self.inbox.take()? else {
                 let fill = poll_fn(|cx| self.inbox.poll_fill(cx, &mut self.socket));
-                fill.await.map_err(|error| lost(&error))?;
+                fill.await.map_err(lost)?;
                 continue;
             };
             match message.tag {
@@ -122,7 +130,7 @@ impl Session {
                     if bytes > ANSWER_BYTES_MAX {
                         let text =
                             format!("the server's answer has more than {ANSWER_BYTES_MAX} bytes; is it Postgres?");
-                        return Err(SourceError::Protocol(text).into());
+                        return Err(SourceError::protocol(text).into());
                     }
                     rows.push(row(body).ok_or_else(|| unexpected(b'D'))?);
                 }
@@ -156,7 +164,7 @@ impl Session {
                 Ok(_) => {}
                 // A FATAL follows an ERROR where the server is shutting down.
                 Err(Failure::Server(error)) => {
-                    return Err(SourceError::Lost(format!("the server ended the connection: {}", error.message)));
+                    return Err(SourceError::lost(format!("the server ended the connection: {}", error.message)));
                 }
                 Err(Failure::Other(error)) => return Err(error),
             }
@@ -183,11 +191,11 @@ fn row(mut body: &[u8]) -> Option<Vec<Option<String>>> {
 }
 
 /// An error of the socket.
-pub(in crate::postgres) fn lost(error: &std::io::Error) -> SourceError {
-    SourceError::Lost(match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
-        _ => format!("the connection to the server broke: {error}"),
-    })
+pub(in crate::postgres) fn lost(error: std::io::Error) -> SourceError {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => SourceError::lost("the server closed the connection"),
+        _ => SourceError::lost("the connection to the server broke").caused_by(error),
+    }
 }
 
 /// Gives an exchange up that takes longer than `most`. `what` completes "could not".
@@ -197,11 +205,11 @@ pub(in crate::postgres) async fn answered_within<T>(
     asking: impl Future<Output = Result<T, SourceError>>,
 ) -> Result<T, SourceError> {
     tokio::time::timeout(most, asking).await.unwrap_or_else(|_| {
-        Err(SourceError::Lost(format!("could not {what}: it has not answered within {} s", most.as_secs())))
+        Err(SourceError::lost(format!("could not {what}: it has not answered within {} s", most.as_secs())))
     })
 }
 
 /// A message that has no place here.
 pub(in crate::postgres) fn unexpected(tag: u8) -> SourceError {
-    SourceError::Protocol(format!("the server sent an unexpected message {:?}; is it Postgres?", char::from(tag)))
+    SourceError::protocol(format!("the server sent an unexpected message {:?}; is it Postgres?", char::from(tag)))
 }

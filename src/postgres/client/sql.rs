@@ -5,7 +5,7 @@ use std::future::{Ready, poll_fn, ready};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
-use tokio_postgres::{AsyncMessage, Client, Config, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, Client, Config, SimpleQueryMessage, SimpleQueryRow};
 
 use super::dial::{Caller, STANDING, Standing, dial};
 use super::dsn::{ChannelBindingChoice, Dsn};
@@ -15,7 +15,7 @@ use super::notices::log_notice;
 use super::server_error::{Doing, ServerError};
 use super::session::Failure;
 use super::socket::Socket;
-use crate::postgres::SourceError;
+use crate::postgres::{ErrorKind, SourceError};
 
 /// Opens a session with the same text output as the replication stream, in which names without a schema are looked for
 /// in `pg_catalog` alone. A task on the current runtime drives it and ends with it.
@@ -38,9 +38,8 @@ pub const OUR_SEARCH_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 /// What an error of a statement means. `what` completes "could not".
 pub fn explain(error: &tokio_postgres::Error, what: &str, dsn: &Dsn) -> SourceError {
     match failure(error) {
-        Failure::Server(refusal) => refusal.explain(Doing::Asking { what, user: dsn.user() }),
-        Failure::Other(SourceError::Lost(text)) => SourceError::Lost(format!("could not {what}: {text}")),
-        Failure::Other(error) => error,
+        Failure::Other(error) if error.kind() == ErrorKind::Lost => error.within(format!("could not {what}")),
+        failure => failure.explain(Doing::Asking { what, user: dsn.user() }),
     }
 }
 
@@ -101,17 +100,22 @@ impl Caller for Sql {
             Path::Ours => ANSWER_BYTES_MAX,
             Path::Theirs => USERS_ANSWER_BYTES_MAX,
         };
-        let connected = config.connect_raw(Guarded::new(socket, answer_max), AsItIs).await;
-        let (client, mut connection) = connected.map_err(|error| match failure(&error) {
-            // tokio-postgres tells these apart only by their texts, and ours say what to do.
-            Failure::Other(SourceError::Refused(text)) if text.contains("password missing") => {
-                handshake::no_password(dsn.user()).into()
+        let guarded = Guarded::new(socket, answer_max);
+        let request = guarded.request();
+        let (client, mut connection) = match config.connect_raw(guarded, AsItIs).await {
+            Ok(connected) => connected,
+            Err(error) => {
+                return Err(match (failure(&error), request.method()) {
+                    (Failure::Other(error), _) if error.kind() != ErrorKind::Refused => error.into(),
+                    (Failure::Other(_), _) if dsn.channel_binding == ChannelBindingChoice::Require => {
+                        handshake::no_binding(why_no_binding).into()
+                    }
+                    (Failure::Other(_), 3 | 5 | 10) if password.is_none() => handshake::no_password(dsn.user()).into(),
+                    (Failure::Other(_), method @ (1..=2 | 4 | 6..=9)) => handshake::unsupported(method).into(),
+                    (failure, _) => failure,
+                });
             }
-            Failure::Other(SourceError::Refused(text)) if text.contains("channel binding") => {
-                handshake::no_binding(why_no_binding).into()
-            }
-            failure => failure,
-        })?;
+        };
         tokio::spawn(async move {
             loop {
                 match poll_fn(|cx| connection.poll_message(cx)).await {
@@ -130,12 +134,8 @@ impl Caller for Sql {
             Path::Ours => "",
             Path::Theirs => "SET search_path = pg_catalog, pg_temp; ",
         };
-        let shown = client.simple_query(&format!("{first}SHOW search_path")).await.map_err(|error| failure(&error))?;
-        let shown = shown.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0),
-            _ => None,
-        });
-        handshake::require_search_path(shown.unwrap_or_default())?;
+        let shown = first_row(&client, &format!("{first}SHOW search_path")).await.map_err(|error| failure(&error))?;
+        handshake::require_search_path(shown.as_ref().and_then(|row| row.get(0)).unwrap_or_default())?;
         Ok(client)
     }
 
@@ -145,6 +145,15 @@ impl Caller for Sql {
     }
 }
 
+/// The first row that statements without parameters give, in text form.
+pub(in crate::postgres) async fn first_row(
+    client: &Client,
+    sql: &str,
+) -> Result<Option<SimpleQueryRow>, tokio_postgres::Error> {
+    let mut messages = client.simple_query(sql).await?.into_iter();
+    Ok(messages.find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None }))
+}
+
 fn failure(error: &tokio_postgres::Error) -> Failure {
     if let Some(said) = error.as_db_error() {
         return Failure::Server(ServerError::of(said));
@@ -152,13 +161,16 @@ fn failure(error: &tokio_postgres::Error) -> Failure {
     let cause = std::error::Error::source(error);
     if let Some(io) = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>()) {
         return match io.get_ref().and_then(|inner| inner.downcast_ref::<TooMuch>()) {
-            Some(much) => Failure::Other(SourceError::Protocol(much.to_string())),
-            None => Failure::Other(super::session::lost(io)),
+            Some(much) => Failure::Other(SourceError::protocol(much.to_string())),
+            None => Failure::Other(super::session::lost(std::io::Error::new(io.kind(), io.to_string()))),
         };
     }
     if error.is_closed() {
-        return Failure::Other(SourceError::Lost("the server closed the connection".to_owned()));
+        return Failure::Other(SourceError::lost("the server closed the connection"));
     }
-    let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
-    Failure::Other(SourceError::Refused(format!("{error}{cause}")))
+    let refused = SourceError::refused(error.to_string());
+    Failure::Other(match cause {
+        Some(cause) => refused.caused_by(cause.to_string()),
+        None => refused,
+    })
 }

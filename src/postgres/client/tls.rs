@@ -30,14 +30,15 @@ impl Tls {
         let trust = trust(choice)?;
         let versions: &[_] = if choice.only_1_3 { &[&rustls::version::TLS13] } else { rustls::DEFAULT_VERSIONS };
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions);
-        let builder = builder.map_err(|error| SourceError::Refused(format!("TLS cannot be set up: {error}")))?;
+        let builder = builder.map_err(|error| SourceError::refused("TLS cannot be set up").caused_by(error))?;
         let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { trust, provider }));
         let mut config = match client_identity(choice)? {
             None => builder.with_no_client_auth(),
             Some(identity) => {
                 let path = identity.certificate_path.display().to_string();
                 builder.with_client_auth_cert(identity.chain, identity.key).map_err(|error| {
-                    SourceError::Refused(format!("sslcert {path}: certificate and sslkey cannot be used: {error}"))
+                    SourceError::refused(format!("sslcert {path}: certificate and sslkey cannot be used"))
+                        .caused_by(error)
                 })?
             }
         };
@@ -55,44 +56,44 @@ impl Tls {
             (Ok(name), _) => name,
             (Err(_), SslMode::VerifyFull) => {
                 let text = format!("{host}: sslmode=verify-full needs a host name that a certificate can hold");
-                return Err(SourceError::Refused(text));
+                return Err(SourceError::refused(text));
             }
             // Nobody looks at it.
             (Err(_), _) => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
         };
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
         let stream = connector.connect(name, BufReader::with_capacity(TLS_READ_BYTES, tcp)).await;
-        stream.map(|stream| Socket::Tls(Box::new(stream))).map_err(|error| self.explain(host, &error))
+        stream.map(|stream| Socket::Tls(Box::new(stream))).map_err(|error| self.explain(host, error))
     }
 
-    fn explain(&self, host: &Host, error: &std::io::Error) -> SourceError {
+    fn explain(&self, host: &Host, error: std::io::Error) -> SourceError {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         let mode = self.mode.name();
         let advice = match inner {
             Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
                 CertificateError::UnknownIssuer => {
-                    "no certificate in sslrootcert has signed it; give the authority's certificate there".to_owned()
+                    "No certificate in sslrootcert has signed it; give the authority's certificate there".to_owned()
                 }
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
-                    "it is not valid for {} (only its subjectAltName counts); connect by a name that it contains, or \
+                    "It is not valid for {} (only its subjectAltName counts); connect by a name that it contains, or \
                      issue one that contains this name",
                     host.name
                 ),
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                    "it has expired; renew it on the server".to_owned()
+                    "It has expired; renew it on the server".to_owned()
                 }
-                _ => "have a new one issued, as X.509 version 3".to_owned(),
+                _ => "Have a new one issued, as X.509 version 3".to_owned(),
             },
             Some(rustls::Error::AlertReceived(_)) => {
-                "the server ended the handshake; its log says why (a client certificate it does not accept?)".to_owned()
+                "The server ended the handshake; its log says why (a client certificate it does not accept?)".to_owned()
             }
-            Some(_) => "both sides must share a TLS version from 1.2 on".to_owned(),
+            Some(_) => "Both sides must share a TLS version from 1.2 on".to_owned(),
             // The network, not TLS.
-            None => return SourceError::Lost(format!("TLS handshake failed (sslmode={mode}): {error}")),
+            None => return SourceError::lost(format!("TLS handshake failed (sslmode={mode})")).caused_by(error),
         };
         let certificate = matches!(inner, Some(rustls::Error::InvalidCertificate(_)));
         let what = if certificate { "the server's certificate is refused" } else { "TLS handshake failed" };
-        SourceError::Refused(format!("{what} (sslmode={mode}): {error}; {advice}"))
+        SourceError::refused(format!("{what} (sslmode={mode})")).caused_by(error).remedy(advice)
     }
 }
 
@@ -109,7 +110,7 @@ fn trust(choice: &TlsChoice) -> Result<Trust, SourceError> {
         (SslMode::VerifyFull, Some(roots)) => Ok(Trust::SignedForName(roots)),
         // As in libpq, a root certificate makes `require` verify.
         (SslMode::VerifyCa | SslMode::Require, Some(roots)) => Ok(Trust::Signed(roots)),
-        (SslMode::VerifyCa | SslMode::VerifyFull, None) => Err(SourceError::Refused(format!(
+        (SslMode::VerifyCa | SslMode::VerifyFull, None) => Err(SourceError::refused(format!(
             "sslmode={} needs sslrootcert: the file with the authority's certificate, or with verify-full \"system\"",
             mode.name()
         ))),
@@ -128,7 +129,7 @@ fn named_or_there(file: &FileChoice) -> Option<&Path> {
 fn system_roots() -> Result<Roots, SourceError> {
     Roots::of_system().ok_or_else(|| {
         let text = "sslrootcert=system: the system has no certificate store; install ca-certificates or name a file";
-        SourceError::Refused(text.to_owned())
+        SourceError::refused(text.to_owned())
     })
 }
 
@@ -137,7 +138,7 @@ fn read_roots(path: &Path) -> Result<Roots, SourceError> {
 }
 
 fn file_error(parameter: &str, path: &Path, problem: &dyn std::fmt::Display) -> SourceError {
-    SourceError::Refused(format!("{parameter} {}: {problem}", path.display()))
+    SourceError::refused(format!("{parameter} {}: {problem}", path.display()))
 }
 
 fn read_certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SourceError> {

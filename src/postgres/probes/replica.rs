@@ -14,7 +14,7 @@ use crate::postgres::client::dial::dial;
 use crate::postgres::client::dsn::Dsn;
 use crate::postgres::client::server_error::Doing;
 use crate::postgres::client::session::{Failure, Rows, Session};
-use crate::postgres::server::{Replication, explain, number, value};
+use crate::postgres::server::{Replication, number, value};
 use crate::postgres::{Probed, SourceError};
 use crate::types::lsn::Lsn;
 use crate::types::snapshot::ReplicaSeen;
@@ -185,5 +185,5 @@ impl Replica {
 }
 
 fn failed(failure: Failure, user: &str) -> SourceError {
-    explain(failure, Doing::Asking { what: WHAT, user })
+    failure.explain(Doing::Asking { what: WHAT, user })
 }

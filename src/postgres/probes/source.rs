@@ -162,7 +162,7 @@ impl<'a> Server<'a> {
         let (look, flusher, in_recovery, active) = asked.await.map_err(|error| failed(&error, config))?;
         let active = active.and_then(|pid| u32::try_from(pid).ok());
         if active != Some(walsender) {
-            return Err(SourceError::Lost(elsewhere(&config.slot, walsender, active)));
+            return Err(SourceError::lost(elsewhere(&config.slot, walsender, active)));
         }
         let in_recovery: bool = in_recovery;
         Ok(Server { config, client, look, flusher, is_primary: !in_recovery })
@@ -209,5 +209,5 @@ fn failed(error: &tokio_postgres::Error, config: &AskConfig) -> SourceError {
 }
 
 fn strange(error: &dyn std::error::Error) -> SourceError {
-    SourceError::Protocol(format!("could not {WHAT}: {error}"))
+    SourceError::protocol(format!("could not {WHAT}: {error}"))
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Row};
 
-use super::{Doing, Failure, Postgres, Rows, Session, SourceError, always_quoted, explain, number};
+use super::{Doing, Failure, Postgres, Rows, Session, SourceError, always_quoted, number};
 use crate::postgres::client::socket::Peer;
 use crate::postgres::client::sql::connect;
 use crate::types::lsn::Lsn;
@@ -76,7 +76,7 @@ impl Postgres {
             Err(Failure::Server(error)) if error.code == "53400" => {
                 return self.create_aside(session, slot, "", standby).await;
             }
-            copied => copied.map_err(|failure| explain(failure, Doing::Creating { slot, user }))?,
+            copied => copied.map_err(|failure| failure.explain(Doing::Creating { slot, user }))?,
         };
         let drop = format!("DROP_REPLICATION_SLOT {}", always_quoted(&aside));
         self.ask(session, "drop the temporary slot", &drop).await?;
@@ -98,10 +98,7 @@ impl Postgres {
     ) -> Result<Lsn, SourceError> {
         let Creation { timeout, tell } = self.config.creation;
         let (slot, user) = (&self.config.slot, self.config.dsn.user());
-        let options = match session.major {
-            ..15 => "NOEXPORT_SNAPSHOT",
-            _ => "(SNAPSHOT 'nothing')",
-        };
+        let options = if session.major < 15 { "NOEXPORT_SNAPSHOT" } else { "(SNAPSHOT 'nothing')" };
         if standby {
             tell(&format!(
                 "creating the slot {} on a standby waits for the primary to log its running transactions. To make it \
@@ -115,7 +112,7 @@ impl Postgres {
         let mut asked = pin!(session.query(&sql));
         let rows: Result<Rows, Failure> = tokio::select! {
             answer = &mut asked => {
-                cancel.disarm();
+                cancel.peer = None;
                 answer
             }
             never = self.tell_who(pid, &last) => match never {},
@@ -123,13 +120,13 @@ impl Postgres {
                 cancel.send();
                 // Its answer is that the slot is gone.
                 let _ = tokio::time::timeout(CANCEL_WITHIN, asked).await;
-                return Err(SourceError::Lost(format!(
+                return Err(SourceError::lost(format!(
                     "gave up creating the slot {} after {} s (source.slot_create_timeout): {}",
                     quote_identifier(slot), timeout.as_secs(), last.borrow()
                 )));
             }
         };
-        let rows = rows.map_err(|failure| explain(failure, Doing::Creating { slot, user }))?;
+        let rows = rows.map_err(|failure| failure.explain(Doing::Creating { slot, user }))?;
         number(&rows, 1)
     }
 
@@ -204,7 +201,7 @@ fn who(row: &Row) -> Result<String, tokio_postgres::Error> {
     ))
 }
 
-/// Has the server end what it does for a session, unless disarmed: it would not notice by itself that nobody waits any
+/// Has the server end what it does for a session, unless there is no peer: it would not notice by itself that nobody waits any
 /// more (Postgres manual, "Canceling Requests in Progress").
 struct Cancel {
     peer: Option<Peer>,
@@ -215,10 +212,6 @@ struct Cancel {
 impl Cancel {
     fn of(session: &Session) -> Cancel {
         Cancel { peer: session.socket.peer(), pid: session.backend_pid, key: session.secret_key }
-    }
-
-    fn disarm(&mut self) {
-        self.peer = None;
     }
 
     /// Blocks for a moment, because it must not be cut short. Whatever goes wrong, the slot is a temporary one.

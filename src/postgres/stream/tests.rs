@@ -4,6 +4,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::core::Core;
+use crate::postgres::ErrorKind;
 
 /// A stream whose server is the other end of the socket.
 fn stream() -> (PostgresStream, UnixStream) {
@@ -80,7 +81,7 @@ fn said(bytes: &[u8]) -> (Vec<String>, SourceError) {
 fn a_skipped_publication_is_a_gap_and_another_notice_is_not() {
     let (frames, error) = said(&[notice("01000"), data(b"x"), notice("55000"), data(b"y")].concat());
     assert_eq!(frames, ["Data([120])"]);
-    assert!(matches!(error, SourceError::Gap(_)), "{error:?}");
+    assert!(error.kind() == ErrorKind::Gap, "{error:?}");
 }
 
 #[test]
@@ -97,7 +98,7 @@ fn what_the_protocol_does_not_allow_is_told_and_not_believed() {
         b"HTTP/1.1 400 Bad Request".to_vec(),
     ] {
         let (frames, error) = said(&bytes);
-        assert!(frames.is_empty() && matches!(error, SourceError::Protocol(_)), "{bytes:?}: {error:?}");
+        assert!(frames.is_empty() && error.kind() == ErrorKind::Protocol, "{bytes:?}: {error:?}");
     }
 }
 
@@ -111,7 +112,7 @@ fn the_end_of_the_connection_is_told_after_everything_before_it() {
     ] {
         let (frames, error) = said(&[data(b"x"), keepalive(7, 0), end].concat());
         assert_eq!(frames, ["Data([120])", "Position(0/7)"]);
-        assert!(matches!(&error, SourceError::Lost(text) if text.contains(kind)), "{error:?}");
+        assert!(error.kind() == ErrorKind::Lost && error.to_string().contains(kind), "{error:?}");
     }
 }
 

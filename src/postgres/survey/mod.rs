@@ -10,7 +10,7 @@ pub mod way;
 
 use std::time::Duration;
 
-use super::SourceError;
+use super::{ErrorKind, SourceError};
 use crate::types::database::Database;
 use crate::types::finding::{Code, Finding};
 use crate::types::server::Clock;
@@ -35,17 +35,25 @@ pub struct Look<'a> {
 
 /// The database cannot be asked, and why.
 pub fn unreachable(error: &SourceError) -> Finding {
-    let text = error.to_string();
-    match error {
-        SourceError::Pooler(_) => way::pooler(None, &text),
-        SourceError::Refused(_) | SourceError::Synchronous(_) => Finding::error(Code::SOURCE_REFUSED, "source", text),
-        SourceError::Lost(_)
-        | SourceError::Busy(_)
-        | SourceError::Gap(_)
-        | SourceError::Protocol(_)
-        | SourceError::NotDecodable { .. } => {
-            let message = format!("coherd checked no rule, because it cannot query the database: {text}");
-            Finding::unknown(Code::SOURCE_UNREACHABLE, "source", message)
-        }
+    if error.kind() == ErrorKind::Pooler {
+        return way::pooler(None, &error.to_string());
     }
+    let unchecked = "coherd checked no rule, because it cannot query the database: ";
+    let message = format!("{}{error}", if error.policy().needs_person { "" } else { unchecked });
+    failed(error, [Code::SOURCE_REFUSED, Code::SOURCE_UNREACHABLE], "source", message)
+}
+
+/// A server that did not do what it was asked to do. It is the first of the codes, and an error, where a person has to act;
+/// otherwise the second, and "could not check".
+fn failed(
+    error: &SourceError,
+    [refused, unreachable]: [Code; 2],
+    subject: impl Into<String>,
+    message: String,
+) -> Finding {
+    let subject = subject.into();
+    if error.policy().needs_person {
+        return Finding::error(refused, subject, message);
+    }
+    Finding::unknown(unreachable, subject, message)
 }

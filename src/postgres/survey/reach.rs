@@ -7,7 +7,7 @@ use crate::postgres::client::dial::dial;
 use crate::postgres::client::dsn::Dsn;
 use crate::postgres::client::server_error::Doing;
 use crate::postgres::client::session::{Rows, Session, answered_within};
-use crate::postgres::server::{Replication, explain, number, value};
+use crate::postgres::server::{Replication, number, value};
 use crate::types::lsn::Lsn;
 use crate::types::server::Life;
 
@@ -89,6 +89,6 @@ impl Reach {
 
     async fn ask(&mut self, sql: &str) -> Result<Rows, SourceError> {
         let rows = self.session.query(sql).await;
-        rows.map_err(|failure| explain(failure, Doing::Asking { what: WHAT, user: &self.user }))
+        rows.map_err(|failure| failure.explain(Doing::Asking { what: WHAT, user: &self.user }))
     }
 }

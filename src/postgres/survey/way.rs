@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::reach::{Reach, Reached};
-use super::{Look, PATIENCE};
-use crate::postgres::SourceError;
+use super::{Look, PATIENCE, failed};
 use crate::postgres::client::dsn::Dsn;
+use crate::postgres::{ErrorKind, SourceError};
 use crate::types::finding::{Code, Finding};
 
 const SOURCE: &str = "source";
@@ -25,25 +25,18 @@ pub async fn replication(look: &Look<'_>, dsn: &Dsn) -> (Vec<Finding>, Option<Re
     if !look.database.role.replication || server.senders.is_full() {
         return (Vec::new(), None);
     }
-    match ask(dsn).await {
+    match async { Reach::open(dsn).await?.look().await }.await {
         Ok(reached) => (compare(look, &reached).into_iter().collect(), Some(reached)),
         Err(error) => (vec![refused(look, &error)], None),
     }
 }
 
-async fn ask(dsn: &Dsn) -> Result<Reached, SourceError> {
-    Reach::open(dsn).await?.look().await
-}
-
 fn refused(look: &Look, error: &SourceError) -> Finding {
     let message = format!("the server accepts SQL connections but not the replication connection: {error}");
-    match error {
-        SourceError::Pooler(text) => {
-            pooler(Some(look), &format!("it does not accept the replication connection ({text})"))
-        }
-        SourceError::Lost(_) | SourceError::Busy(_) => Finding::unknown(Code::REPLICATION_REFUSED, SOURCE, message),
-        _ => Finding::error(Code::REPLICATION_REFUSED, SOURCE, message),
+    if error.kind() == ErrorKind::Pooler {
+        return pooler(Some(look), &format!("it does not accept the replication connection ({error})"));
     }
+    failed(error, [Code::REPLICATION_REFUSED; 2], SOURCE, message)
 }
 
 /// `look` is what the server says of itself, where it could be asked.
@@ -91,12 +84,8 @@ const MEANWHILE: &str =
     "After max_replica_lag, coherd stops waiting for it. Readers must not fill caches from it until it is back";
 
 fn unreachable(subject: String, error: &SourceError) -> Finding {
-    match error {
-        SourceError::Lost(_) | SourceError::Busy(_) => {
-            Finding::unknown(Code::REPLICA_UNREACHABLE, subject, format!("{error}. {MEANWHILE}"))
-        }
-        _ => Finding::error(Code::REPLICA_REFUSED, subject, format!("{error}. {MEANWHILE}")),
-    }
+    let message = format!("{}. {MEANWHILE}", error.to_string().trim_end_matches('.'));
+    failed(error, [Code::REPLICA_REFUSED, Code::REPLICA_UNREACHABLE], subject, message)
 }
 
 async fn look_at_replica(dsn: &Dsn, subject: &str, source: Option<&Reached>) -> Result<Option<Finding>, SourceError> {

@@ -146,7 +146,7 @@ impl Looks {
         let mut database = None;
         if !reshaped.is_empty() || self.last.is_none() {
             let looked = catalog::look(client, &config.slot, &config.publication, &reshaped).await;
-            database = Some(Box::new(looked.map_err(|error| SourceError::Lost(error.to_string()))?));
+            database = Some(Box::new(looked.map_err(|error| SourceError::lost(error.to_string()))?));
         }
         client.batch_execute("COMMIT").await.map_err(failed)?;
         let Answer { snapshot, horizon, publication, .. } = answer;

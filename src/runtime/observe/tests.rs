@@ -104,7 +104,7 @@ fn what_the_slot_holds_back_is_what_was_last_seen() {
 #[test]
 fn a_look_that_fails_is_told_after_half_a_minute_with_its_reason() {
     let mut its = told();
-    its.observer.unwatched(&SourceError::Refused("permission denied for pg_publication_rel".to_owned()));
+    its.observer.unwatched(&SourceError::refused("permission denied for pg_publication_rel"));
     assert_eq!(its.reasons(), "");
     let late = Instant::now() + crate::admin::status::LOOK_AGE_MAX;
     let reasons = readiness(&its.board.status(), late, MAX_LAG).unwrap_err().join("\n");
@@ -115,7 +115,7 @@ fn a_look_that_fails_is_told_after_half_a_minute_with_its_reason() {
 fn a_halted_target_stays_halted_when_the_state_changes() {
     let mut its = told();
     its.observer.tell(Event::Halted(0, Why::Gap(Gap::RecordIsGone, None)));
-    its.observer.source_away(&SourceError::Lost("gone".to_owned()), Duration::ZERO);
+    its.observer.source_away(&SourceError::lost("gone"), Duration::ZERO);
     let slot = SlotOrigin::CreatedHere;
     let (start, wal_end) = (Lsn::new(100), Lsn::new(100));
     let opening = Opening { system_id: 7, timeline: 1, wal_end, forks: vec![], slot, start, walsender: 4711 };

@@ -157,13 +157,14 @@ impl Dsn {
         let Some(file) = &self.file else { return Ok(None) };
         let name = file.display();
         // It may be about to be replaced.
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| SourceError::Lost(format!("the connection string cannot be read from {name}: {error}")))?;
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            SourceError::lost(format!("the connection string cannot be read from {name}")).caused_by(error)
+        })?;
         if text.trim().is_empty() {
-            return Err(SourceError::Lost(format!("the connection string cannot be read from {name}: it is empty")));
+            return Err(SourceError::lost(format!("the connection string cannot be read from {name}: it is empty")));
         }
         let dsn = Dsn::parse(&text, &|name| std::env::var(name).ok());
-        let dsn = dsn.map_err(|error| SourceError::Refused(format!("{name}: {error}")))?;
+        let dsn = dsn.map_err(|error| SourceError::refused(name.to_string()).caused_by(error))?;
         Ok(Some(dsn.named(&self.application_name).from_file(Some(file.clone()))))
     }
 

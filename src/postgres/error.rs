@@ -1,0 +1,193 @@
+//! What goes wrong with a source: of which kind it is, what was tried, what came back and what to do about it.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::types::lsn::Lsn;
+
+/// What went wrong with the source. Its text has everything that a person needs: what was tried, the cause and the remedy. It
+/// holds no cell value and no credential.
+#[derive(Debug)]
+pub struct SourceError {
+    kind: ErrorKind,
+    what: String,
+    cause: Option<Box<dyn Error + Send + Sync>>,
+    remedy: Option<String>,
+}
+
+/// The kinds of error that differ in what happens next; see [`ErrorKind::policy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The connection failed or ended; trying again may help.
+    Lost,
+    /// Another process streams from the slot (55006); it may go away.
+    Busy,
+    /// Changes are missing for good (42704, 55000, a skipped publication).
+    Gap,
+    /// Somebody has to change something first: password, privilege, configuration.
+    Refused,
+    /// A pooler such as pgbouncer answers, through which the log cannot be followed.
+    Pooler,
+    /// Writers would wait for the stream (`synchronous`); somebody has to change the setting first.
+    Synchronous,
+    /// The server sent what the protocol does not allow.
+    Protocol,
+    /// The server cannot decode its log. Trying again may help, or fail for ever.
+    NotDecodable {
+        /// The position of the change, where the server tells it.
+        at: Option<Lsn>,
+    },
+}
+
+/// What follows from an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// When the daemon tries again.
+    pub retry: Retry,
+    /// The conversation with the server is over.
+    pub ends_session: bool,
+    /// Another attempt makes no sense before a person has changed something: a first start ends with the error, `coherd
+    /// check` says "error" and not "could not check", and a list of hosts is not tried further.
+    pub needs_person: bool,
+}
+
+/// When the daemon tries again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// After a pause that grows with each failure.
+    WithBackoff,
+    /// Every few seconds: a person has to act first.
+    Slowly,
+    /// As often as a hot standby asks whether the slot is free.
+    WhenFree,
+    /// A few times within the time that is given to decoding.
+    WithinDecodingTimeout,
+}
+
+impl ErrorKind {
+    /// What follows from an error of this kind.
+    pub const fn policy(self) -> Policy {
+        let (retry, ends_session, needs_person) = match self {
+            ErrorKind::Lost | ErrorKind::Protocol => (Retry::WithBackoff, true, false),
+            ErrorKind::Busy => (Retry::WhenFree, false, false),
+            ErrorKind::Gap => (Retry::WithBackoff, false, false),
+            ErrorKind::Refused | ErrorKind::Pooler => (Retry::Slowly, false, true),
+            // A reload of the server is enough, so that it is worth asking soon.
+            ErrorKind::Synchronous => (Retry::WithBackoff, false, true),
+            ErrorKind::NotDecodable { .. } => (Retry::WithinDecodingTimeout, false, false),
+        };
+        Policy { retry, ends_session, needs_person }
+    }
+}
+
+impl SourceError {
+    /// `what` was tried, and what came of it.
+    pub fn new(kind: ErrorKind, what: impl Into<String>) -> SourceError {
+        SourceError { kind, what: what.into(), cause: None, remedy: None }
+    }
+
+    /// [`ErrorKind::Lost`].
+    pub fn lost(what: impl Into<String>) -> SourceError {
+        SourceError::new(ErrorKind::Lost, what)
+    }
+
+    /// [`ErrorKind::Gap`].
+    pub fn gap(what: impl Into<String>) -> SourceError {
+        SourceError::new(ErrorKind::Gap, what)
+    }
+
+    /// [`ErrorKind::Refused`].
+    pub fn refused(what: impl Into<String>) -> SourceError {
+        SourceError::new(ErrorKind::Refused, what)
+    }
+
+    /// [`ErrorKind::Protocol`].
+    pub fn protocol(what: impl Into<String>) -> SourceError {
+        SourceError::new(ErrorKind::Protocol, what)
+    }
+
+    /// The same error, of a cause that has words of its own.
+    #[must_use]
+    pub fn caused_by(self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> SourceError {
+        SourceError { cause: Some(cause.into()), ..self }
+    }
+
+    /// The same error, with what to do about it: a sentence, or a statement that can be pasted.
+    #[must_use]
+    pub fn remedy(self, remedy: impl Into<String>) -> SourceError {
+        SourceError { remedy: Some(remedy.into()), ..self }
+    }
+
+    /// The same error, seen by the caller that tried `what`.
+    #[must_use]
+    pub fn within(self, what: impl Into<String>) -> SourceError {
+        SourceError::new(self.kind, what).caused_by(self)
+    }
+
+    /// Of which kind it is.
+    pub const fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What follows from it.
+    pub const fn policy(&self) -> Policy {
+        self.kind.policy()
+    }
+
+    /// The error below, whose text is part of this one's.
+    pub fn cause(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
+        self.cause.as_deref()
+    }
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if let Some(cause) = &self.cause {
+            write!(f, ": {cause}")?;
+        }
+        self.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, ". {remedy}"))
+    }
+}
+
+/// The text has the cause's text in it, so that the chain goes on below the cause.
+impl Error for SourceError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_ref().and_then(|cause| cause.source())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_what_was_tried_the_cause_and_the_remedy_and_keeps_its_kind() {
+        let io = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = SourceError::lost("cannot be reached").caused_by(io).remedy("Is Postgres running there?");
+        let error = error.within("could not look at the slot");
+        assert_eq!(
+            error.to_string(),
+            "could not look at the slot: cannot be reached: connection refused. Is Postgres running there?"
+        );
+        assert_eq!(error.kind(), ErrorKind::Lost);
+        let below = error.cause().and_then(|cause| cause.downcast_ref::<SourceError>()).and_then(SourceError::cause);
+        assert!(below.is_some_and(|io| io.is::<std::io::Error>()));
+    }
+
+    #[test]
+    fn each_kind_has_its_policy() {
+        for (kind, retry, ends_session, needs_person) in [
+            (ErrorKind::Lost, Retry::WithBackoff, true, false),
+            (ErrorKind::Busy, Retry::WhenFree, false, false),
+            (ErrorKind::Gap, Retry::WithBackoff, false, false),
+            (ErrorKind::Refused, Retry::Slowly, false, true),
+            (ErrorKind::Pooler, Retry::Slowly, false, true),
+            (ErrorKind::Synchronous, Retry::WithBackoff, false, true),
+            (ErrorKind::Protocol, Retry::WithBackoff, true, false),
+            (ErrorKind::NotDecodable { at: None }, Retry::WithinDecodingTimeout, false, false),
+        ] {
+            assert_eq!(kind.policy(), Policy { retry, ends_session, needs_person }, "{kind:?}");
+        }
+    }
+}
