@@ -10,7 +10,7 @@
 //! 4. [`core`] gathers the keys for each target and decides everything else: when they may leave, what a target has
 //!    missed, how far the slot may be acknowledged. It does no IO and reads no clock.
 //! 5. [`targets`] sends batches of invalidations and confirms them.
-//! 6. [`runtime`] connects them: it tells the core what has happened, and does what the core says.
+//! 6. [`runtime`] connects them: it reports events to the core, and does what the core says.
 //!
 //! The core also works without any target: a commit may then be acknowledged at once.
 //!

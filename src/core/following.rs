@@ -19,7 +19,7 @@ const STOPPED_MIN: Duration = Duration::from_secs(2);
 /// Looks after which the end of the log when following began is certain. The first look may have started before that.
 const LOOKS_MIN: u8 = 2;
 
-/// The stream.
+/// The state of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Stream {
     Closed,
