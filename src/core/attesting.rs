@@ -58,7 +58,7 @@ impl Core {
         }
     }
 
-    /// SQL sees this attestation from now on.
+    /// SQL sees from now on that this process attests the stream of `walsender`, or no stream.
     pub(super) fn attested(&mut self, walsender: Option<u32>) {
         if walsender.is_none() && self.attesting.seen == Seen::Perhaps && self.attesting.wanted.is_none() {
             self.attesting.seen = Seen::ForNone;

@@ -11,9 +11,10 @@ use crate::types::snapshot::Commit;
 /// How often, in the long run, a record moves while the stream brings no invalidations, unless a client waits for it.
 /// A record with nothing new is written at about the same rate, to notice that a target has gone away.
 const RECORD_PACE: Duration = Duration::from_secs(1);
-/// How long after the last delivery the record is written. Under load the next delivery writes it anyway.
+/// How soon after a confirmation the record is written, if no delivery leaves before. Under load the next delivery
+/// writes it anyway.
 const RECORD_AFTER: Duration = Duration::from_millis(2);
-/// The most unused moves, as time, that are saved up, so that on a quiet database no client waits for a timer.
+/// Unused moves are saved up, as time, up to this much, so that on a quiet database no client waits for a timer.
 const RECORD_SAVED: Duration = Duration::from_mins(5);
 
 /// What a record said when it was read.
