@@ -269,9 +269,9 @@ impl Replicas {
         self.left().is_some_and(|since| before < since && since <= after)
     }
 
-    /// For each replica, whether it has replayed everything that has settled, and readers may rely on it to stay so. A
-    /// replica that is waited for again, or for the first time, may still lack what settled without it. `reached`:
-    /// nothing later has settled; `None` if that is unknown.
+    /// For each replica, whether it has replayed everything that has settled, and continues to. A replica that is
+    /// waited for again, or for the first time, may still lack what settled without it. `reached`: nothing later has
+    /// settled; `None` if that is unknown.
     pub fn are_relied_on(&mut self, reached: Option<Lsn>) -> impl Iterator<Item = bool> {
         self.each.iter_mut().map(move |replica| {
             let reached = reached.filter(|_| replica.left.is_none());

@@ -16,11 +16,10 @@ pub(in crate::core) struct Known<'a> {
     pub opening: &'a Opening,
     /// The furthest position that the server is known to have reached.
     pub reached: Lsn,
-    /// The furthest `applied` of a record that this target has confirmed since the slot is followed; zero before the
-    /// first.
+    /// The furthest `applied` of a record that this target has confirmed, or that another process wrote, since the
+    /// slot is followed; zero before the first.
     pub written: Lsn,
-    /// The sequence of the last delivery that this target has confirmed since the slot is followed; zero before the
-    /// first.
+    /// The greatest sequence of those records; zero before the first.
     pub sequence: u64,
     /// This process has written a record to the target, whatever has become of the slot since.
     pub acquainted: bool,
