@@ -46,7 +46,7 @@ pub(super) struct RecordState {
     /// The furthest `applied` of a record that was confirmed, or that another process wrote, since the slot is
     /// followed.
     pub(super) written: Lsn,
-    /// The sequence of that record.
+    /// The greatest sequence of those records.
     pub(super) sequence: u64,
     /// A record was written since the last one was read. Before that, a restore of old data together with the record
     /// that was read, or without one if there was none, leaves no trace. So what is flushed earlier could come back
