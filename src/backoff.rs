@@ -1,8 +1,8 @@
-//! How long to wait before trying again.
+//! How long to wait before a retry, and how often to repeat a message in the log.
 
 use std::time::{Duration, Instant};
 
-/// Full-jitter exponential backoff: the n-th wait is anything between zero and `first · 2ⁿ`, at most `most`
+/// Full-jitter exponential backoff: wait n, from 0, is a random time between zero and `first · 2ⁿ`, at most `most`
 /// (Brooker, "Exponential Backoff And Jitter", 2015).
 #[derive(Debug, Clone)]
 pub struct Backoff {
@@ -12,36 +12,36 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Waits that start below `first` and never pass `most`.
+    /// Backoff whose first wait is at most `first` and whose waits never exceed `most`.
     pub const fn new(first: Duration, most: Duration) -> Self {
         Backoff { first, most, attempts: 0 }
     }
 
-    /// The next wait. `chance` is a fresh random number of 32 bits.
+    /// The next wait. `chance` is a new 32-bit random number.
     pub fn next(&mut self, chance: u32) -> Duration {
         let ceiling = self.first.saturating_mul(1 << self.attempts.min(20)).min(self.most);
         self.attempts = self.attempts.saturating_add(1);
         ceiling.mul_f64(f64::from(chance) / f64::from(u32::MAX))
     }
 
-    /// Failures in a row so far.
+    /// Consecutive failures so far.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// It worked: the next failure waits briefly again.
+    /// Resets the backoff after a success: the wait after the next failure is short again.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
 }
 
-/// Whether a failure is told in the log, of which so many came in a row. All of them would flood it; the first says what
-/// is wrong, and the doubling ones that it lasts.
+/// Whether to log the latest of `attempts` consecutive failures. Logging all of them would flood the log: the first
+/// line says what is wrong, and the lines at powers of two say that it continues.
 pub const fn is_worth_a_line(attempts: u32) -> bool {
     attempts == 1 || attempts >= 16 && attempts.is_power_of_two()
 }
 
-/// Something that may happen again and again, and is done, or told, at most once in a while.
+/// Limits how often something is done or logged.
 #[derive(Debug)]
 pub struct Throttle {
     every: Duration,
@@ -49,12 +49,12 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// Due at once, and `every` so long after each time.
+    /// Due at once, and then once per `every`.
     pub const fn new(every: Duration) -> Self {
         Throttle { every, last: None }
     }
 
-    /// Whether it is time; where it is, this was the time.
+    /// Whether it is due at `now`. If so, the next interval begins.
     pub fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.last.is_none_or(|last| now.saturating_duration_since(last) >= self.every);
         if is_due {

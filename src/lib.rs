@@ -1,17 +1,18 @@
-//! coherd keeps caches coherent with Postgres: it follows the write-ahead log and invalidates the cache keys of every row that
-//! has changed. This is its library; the program is [`cli`].
+//! coherd keeps caches coherent with Postgres: it follows the write-ahead log and invalidates the cache keys of every
+//! row that has changed. This is its library; the program is [`cli`].
 //!
-//! A tour, along the way of a change:
+//! A tour, in the order that a change travels:
 //!
-//! 1. [`postgres`] follows a replication slot and gives frames of the log.
+//! 1. [`postgres`] follows a replication slot and yields frames of the log.
 //! 2. [`pgoutput`] decodes a frame into a message that borrows from it.
-//! 3. [`rules`] are bound to a table as the log describes it, and render the cache keys of a row. [`transaction`] hands them on.
-//! 4. [`core`] gathers the keys for each target and decides everything else: when they may leave, what a target has missed, how
-//!    far the slot may be acknowledged. It does no IO and reads no clock.
+//! 3. [`rules`] are bound to a table as the log describes it, and render the cache keys of a row.
+//!    [`transaction`] passes them on.
+//! 4. [`core`] gathers the keys for each target and decides everything else: when they may leave, what a target has
+//!    missed, how far the slot may be acknowledged. It does no IO and reads no clock.
 //! 5. [`targets`] sends batches of invalidations and confirms them.
-//! 6. [`runtime`] connects them: it tells the core what has happened, and does what the core says.
+//! 6. [`runtime`] connects them: it reports events to the core, and does what the core says.
 //!
-//! The core by itself, without any target: what is committed may be acknowledged at once.
+//! The core also works without any target: a commit may then be acknowledged at once.
 //!
 //! ```
 //! use std::time::Instant;
@@ -31,8 +32,8 @@
 //! core.take_outputs(&mut outputs);
 //! ```
 //!
-//! The modules below stand in the order in which data flows. A file imports only from modules above it;
-//! `tests/tidy.rs` checks that. ARCHITECTURE.md says why it is built this way.
+//! The modules below are in the order in which data flows. A file imports only from modules above it, which
+//! `tests/tidy.rs` checks. ARCHITECTURE.md says why it is built this way.
 
 // Plain data.
 pub mod types;

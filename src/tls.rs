@@ -1,4 +1,4 @@
-//! Certificates of servers, as Postgres and caches show them: which are believed, whoever is asked.
+//! Which certificates coherd accepts from Postgres and from caches. The same rules apply to every server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,33 +13,33 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 
-/// The certificates that are trusted.
+/// Trusted certificates.
 #[derive(Debug)]
 pub struct Roots {
     store: RootCertStore,
-    /// The same, as they stand in the file: a server's own self-signed certificate is often given as its root, which
-    /// OpenSSL takes and webpki's chain building does not.
+    /// The certificates as they are in the file. A server's own self-signed certificate is often configured as its
+    /// root: OpenSSL accepts that, and webpki's chain building does not.
     themselves: Vec<CertificateDer<'static>>,
 }
 
 impl Roots {
-    /// The system's store; `None` where there is none.
+    /// The system's certificate store; `None` if it has no certificates.
     pub fn of_system() -> Option<Roots> {
         let mut store = RootCertStore::empty();
         let (added, _) = store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         (added > 0).then(|| Roots { store, themselves: Vec::new() })
     }
 
-    /// The certificates of a file.
+    /// The certificates from a file.
     pub fn of(themselves: Vec<CertificateDer<'static>>) -> Roots {
         let mut store = RootCertStore::empty();
-        // What webpki cannot parse (version 1) can still be the server's own certificate.
+        // webpki cannot parse version 1 certificates, but such a certificate can still be the server's own.
         store.add_parsable_certificates(themselves.iter().cloned());
         Roots { store, themselves }
     }
 
-    /// Whether the server's certificate is one of the roots itself, or is signed by one of them, and is in its time. That
-    /// the server holds its key is for the handshake to show.
+    /// Checks that the server's certificate is a root itself or is signed by one, and that it has not expired. The
+    /// handshake proves that the server holds the private key.
     fn verify(
         &self,
         server: &CertificateDer<'_>,
@@ -54,8 +54,8 @@ impl Roots {
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.store, between, now, algorithms.all)
     }
 
-    /// Whether the server's certificate is made out to `name`. One that is a root itself and names nobody
-    /// (`openssl req -x509` makes such) is known by itself: whoever trusts it has named the server by it.
+    /// Checks that the server's certificate was issued for `name`. A root that contains no name (`openssl req -x509`
+    /// creates such) is accepted for any: trusting that certificate already identifies the server.
     fn verify_name(&self, server: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
         if self.holds(server) && !names_anybody(server)? {
             return Ok(());
@@ -68,23 +68,23 @@ impl Roots {
     }
 }
 
-/// How much is asked of the certificate.
+/// How strictly the server's certificate is verified.
 #[derive(Debug)]
 pub enum Trust {
-    /// Encrypted, with whomever.
+    /// Encryption only: any certificate is accepted.
     Anybody,
-    /// It is one of these roots or signed by one.
+    /// The certificate is one of these roots or is signed by one.
     Signed(Roots),
-    /// That, and made out to the host name.
+    /// Like `Signed`, and the certificate was issued for the host name.
     SignedForName(Roots),
 }
 
-/// A [`Trust`] as rustls asks for it.
+/// A [`Trust`] as a rustls verifier.
 #[derive(Debug)]
 pub struct Verifier {
-    /// What is asked of the server.
+    /// What is required of the server's certificate.
     pub trust: Trust,
-    /// Who checks the signatures.
+    /// The provider of the signature algorithms.
     pub provider: Arc<CryptoProvider>,
 }
 
@@ -137,7 +137,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// The certificates in PEM text, in their order; empty where there is none.
+/// The certificates in PEM text, in order; empty if there are none.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
     CertificateDer::pem_slice_iter(pem).collect()
 }
@@ -148,7 +148,7 @@ fn parsed(der: &[u8]) -> Result<x509_cert::Certificate, Error> {
 
 fn names_anybody(der: &[u8]) -> Result<bool, Error> {
     let names = parsed(der)?.tbs_certificate().get_extension::<SubjectAltName>();
-    // One that cannot be read is one.
+    // A name extension that cannot be parsed counts as a name.
     Ok(!matches!(names, Ok(None)))
 }
 

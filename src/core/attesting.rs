@@ -1,22 +1,22 @@
-//! What the slot is told, and whether SQL may take it for settled.
+//! Decides what to acknowledge to the slot, and whether SQL may take that for settled.
 //!
-//! `coherd.wait()` takes the slot's position for settled as long as this process attests that: a watcher's connection to the
-//! server holds a lock that names the walsender. So where the slot goes on before something has settled, the attestation is
-//! taken back first.
+//! `coherd.wait()` takes the slot's position for settled while this process attests it: a watcher's connection to the
+//! source holds a lock that names the walsender. So before the slot advances past what has settled, the attestation is
+//! withdrawn.
 
 use std::time::{Duration, Instant};
 
 use super::{Core, Output, Reopen};
 use crate::types::lsn::Lsn;
 
-/// How often the source is told what is acknowledged, unless somebody waits for it. It takes a lock for each, and now and
-/// then writes the slot to its disk.
+/// How often to acknowledge, unless a client waits for it. The source takes a lock for each acknowledgement, and
+/// sometimes writes the slot to disk.
 pub const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(2);
-/// The same while there is a backlog, which comes at half the speed where this is done a hundred times a second (seen with
-/// BBR on loopback).
+/// The same during a backlog. At a hundred acknowledgements a second, the backlog arrives at half the speed (measured
+/// with BBR on loopback).
 pub const ACKNOWLEDGE_BEHIND_EVERY: Duration = Duration::from_millis(50);
 
-/// Whether SQL may see that this process attests the present stream.
+/// Whether SQL may see an attestation for the current stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Seen {
     ForNone,
@@ -25,13 +25,13 @@ enum Seen {
     OutOfReach,
 }
 
-/// The attestation, and when the source was told last what is acknowledged.
+/// The attestation, and when the source was last sent an acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Attesting {
-    /// What was asked for last.
+    /// The attestation that was last requested.
     wanted: Option<u32>,
     seen: Seen,
-    /// The furthest position that the slot was told, and when.
+    /// The furthest position that was acknowledged, and when.
     pub(super) acknowledged: Lsn,
     acknowledged_at: Instant,
 }
@@ -50,7 +50,7 @@ impl Attesting {
 impl Core {
     fn attest(&mut self, walsender: Option<u32>) {
         if walsender.is_some() && self.attesting.seen == Seen::ForNone {
-            // As soon as it is asked for, it may be seen.
+            // SQL may see it as soon as it is requested.
             self.attesting.seen = Seen::Perhaps;
         }
         if std::mem::replace(&mut self.attesting.wanted, walsender) != walsender {
@@ -58,34 +58,34 @@ impl Core {
         }
     }
 
-    /// SQL can see it from now on.
+    /// SQL sees from now on that this process attests the stream of `walsender`, or no stream.
     pub(super) fn attested(&mut self, walsender: Option<u32>) {
         if walsender.is_none() && self.attesting.seen == Seen::Perhaps && self.attesting.wanted.is_none() {
             self.attesting.seen = Seen::ForNone;
         }
     }
 
-    /// The stream is a new one: whatever is held is for another walsender.
+    /// The stream is a new one: any attestation still held is for another walsender.
     pub(super) fn attestation_is_for_none(&mut self) {
         self.attesting.seen = Seen::ForNone;
     }
 
-    /// The connection that holds it is lost.
+    /// The connection that holds the attestation is lost.
     pub(super) fn attestation_is_out_of_reach(&mut self) {
         if self.attesting.seen == Seen::Perhaps {
             self.attesting.seen = Seen::OutOfReach;
         }
     }
 
-    /// The server may take long to notice that the connection which holds it is gone. Where it must not be believed any
-    /// more, the stream has to get another walsender.
+    /// The server may take long to notice that the connection which holds the attestation is gone. If the attestation
+    /// must no longer be believed, the stream needs another walsender.
     pub(super) fn take_back_attestation(&mut self) {
         if self.attesting.seen == Seen::OutOfReach && self.is_ahead_of_settled() {
             self.reopen(Reopen::CannotTakeBack);
         }
     }
 
-    /// Acknowledges what may be; `is_behind`: a backlog is being read.
+    /// Acknowledges what may be acknowledged. `is_behind`: a backlog is being read.
     pub(super) fn tell_source(&mut self, is_behind: bool, now: Instant) {
         let is_ahead = self.is_ahead_of_settled();
         let Some(walsender) = self.following.walsender() else { return self.attest(None) };
@@ -102,8 +102,8 @@ impl Core {
         }
     }
 
-    /// When the next acknowledgement is due. Where it would have been time, a backlog is being read, which may have come to
-    /// its end.
+    /// When the next acknowledgement is due. If that time has passed, a backlog is being read, which may end at any
+    /// time.
     pub(super) fn acknowledgement_due(&self, now: Instant) -> Option<Instant> {
         let next = (self.attesting.acknowledged_at + ACKNOWLEDGE_EVERY).max(now + ACKNOWLEDGE_EVERY / 2);
         (self.following.walsender().is_some() && self.acknowledgeable().is_some()).then_some(next)

@@ -1,4 +1,5 @@
-//! One form for states that differ only in numbers and times which mean nothing: for whoever explores all of them.
+//! Brings states into one form if they differ only in numbers and times without a meaning, for code that explores all
+//! states.
 
 use std::time::Instant;
 
@@ -6,7 +7,7 @@ use super::Core;
 use crate::types::record::StoredRecord;
 
 impl Core {
-    /// Every sequence that the core knows. Only their order means anything, and that the next one is greater.
+    /// Every sequence that the core holds. Only their order counts, and that the next one is greater.
     pub fn sequences_mut(&mut self) -> impl Iterator<Item = &mut u64> {
         let targets = self.targets.iter_mut().flat_map(|target| {
             let unproved = target.queue.unproved.iter_mut().map(|flush| &mut flush.sequence);
@@ -18,7 +19,7 @@ impl Core {
         [&mut sequences.last, &mut sequences.before].into_iter().chain(targets).chain(stored)
     }
 
-    /// It has been `now` for ever: what is paced may happen when time passes again, and nothing before.
+    /// Sets all times as if it had always been `now`: what is paced can happen once time passes again, and not before.
     pub fn rest(&mut self, now: Instant) {
         self.following.rest(now);
         self.probing.rest(now);

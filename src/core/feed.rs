@@ -1,4 +1,4 @@
-//! What all targets share: how far the log was read, what its commits still wait for, and the list of what has to be done.
+//! What all targets share: how far the log was read, what its commits still wait for, and the outputs.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::types::invalidation::{Batch, RuleId};
 use crate::types::lsn::Lsn;
 use crate::types::snapshot::Commit;
 
-/// The log, as it is fed to every target.
+/// The log, as every target receives it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Feed {
     pub(super) policy: Uncounted<Policy>,
-    /// In the order of the rules' ids.
+    /// In the order of rule ids.
     pub(super) routes: Uncounted<Arc<[Route]>>,
     /// Everything up to here is read, and its keys are gathered.
     pub(super) decoded: Lsn,
@@ -27,9 +27,9 @@ pub(super) struct Feed {
     /// The last commit record that replicas have to replay.
     pub(super) furthest: Lsn,
     pub(super) touched: Touched,
-    /// Stored records may list other rules than before.
+    /// The rules that stored records may list have changed.
     pub(super) rules_are_due: bool,
-    /// Somebody waits for this position: records that are behind it move at once.
+    /// A client waits for this position: records behind it move at once.
     pub(super) awaited: Lsn,
     pub(super) sequences: Sequences,
     pub(super) outputs: Uncounted<Vec<Output>>,
@@ -54,7 +54,7 @@ impl Feed {
         }
     }
 
-    /// Another history is followed from `start` on.
+    /// Follows another history from `start`.
     pub(super) fn begin(&mut self, start: Lsn, clock_us: u64) {
         self.decoded = start;
         self.touched.forget();
@@ -62,7 +62,7 @@ impl Feed {
         (self.awaited, self.commit) = (Lsn::ZERO, None);
     }
 
-    /// The history that is followed was left at `at`.
+    /// The followed history ends at `at`.
     pub(super) fn fork(&mut self, at: Lsn) {
         self.decoded = self.decoded.min(at);
         self.awaited = self.awaited.min(at);
@@ -73,7 +73,7 @@ impl Feed {
         self.outputs.push(Output::Event(event));
     }
 
-    /// Something was gathered of the transaction that is being read. Returns its commit record's position.
+    /// Something of the transaction that is being read was gathered. Returns the position of its commit record.
     pub(super) fn gathered(&mut self) -> Lsn {
         self.visibility.gathered(self.decoded);
         let at = self.commit.map_or(Lsn::ZERO, |(commit, _)| commit.at);
@@ -81,7 +81,7 @@ impl Feed {
         at
     }
 
-    /// The same, for a row that the rule matches.
+    /// Like `gathered`, for a row that the rule matches.
     pub(super) fn gathered_for(&mut self, rule: RuleId) {
         let at = self.gathered();
         if let Some(before) = self.touched.touch(rule, at) {
@@ -89,7 +89,7 @@ impl Feed {
         }
     }
 
-    /// Those rules of a target that `of` picks.
+    /// The rules of a target that `of` selects.
     pub(super) fn rules_of(&self, target: usize, of: impl Fn(RuleId) -> bool) -> Vec<RuleId> {
         let ids = (0..=u16::MAX).map(RuleId).zip(self.routes.iter());
         let picked = ids.filter(|(rule, route)| route.targets.contains(&target) && of(*rule));
@@ -103,13 +103,13 @@ impl Feed {
     }
 }
 
-/// For each rule, the commit record of the latest transaction that made a key of it since the history is followed. What is
-/// flushed counts too: it has to be flushed again where a replica has left.
+/// For each rule, the commit record of the latest transaction that made a key of it in this history. Flushes count
+/// too: they have to be repeated if a replica has left.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Touched(Vec<Lsn>);
 
 impl Touched {
-    /// Returns the position of before, where this one is later.
+    /// Returns the previous position, if this one is later.
     pub(super) fn touch(&mut self, rule: RuleId, at: Lsn) -> Option<Lsn> {
         let touched = self.0.get_mut(usize::from(rule.0)).filter(|before| **before < at)?;
         Some(std::mem::replace(touched, at))
@@ -119,9 +119,9 @@ impl Touched {
         self.0.get(usize::from(rule.0)).copied().unwrap_or(Lsn::ZERO)
     }
 
-    /// Whether a replica may lack something of the rule that had replayed everything before `since` when it left.
+    /// Whether a replica that had replayed everything before `since` when it left may lack changes of the rule.
     pub(super) fn since(&self, rule: RuleId, since: Lsn) -> bool {
-        // How far one had come that was restarted, or has never answered, is not known: it may lack what is older than
+        // It is unknown how far a replica was that was restarted or has never answered: it may lack what is older than
         // this history.
         self.at(rule) >= since && (self.at(rule) > Lsn::ZERO || since == Lsn::ZERO)
     }
@@ -131,17 +131,17 @@ impl Touched {
     }
 }
 
-/// The numbers of deliveries, over all targets. A later process gives out greater ones.
+/// The sequence numbers of deliveries to all targets. A later process assigns greater ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Sequences {
-    /// The last one.
+    /// The last one assigned.
     pub(super) last: u64,
-    /// The last one before the slot was followed.
+    /// The last one before this history was followed.
     pub(super) before: u64,
 }
 
 impl Sequences {
-    /// Another history is followed. What is given out from now on is later than this too.
+    /// Another history is followed. Later numbers are also greater than `clock_us`.
     pub(super) fn begin(&mut self, clock_us: u64) {
         self.last = self.last.max(clock_us);
         self.before = self.last;
@@ -152,7 +152,7 @@ impl Sequences {
         self.last
     }
 
-    /// Whether this process has given it out since the slot is followed.
+    /// Whether this process has assigned it since this history is followed.
     pub(super) fn are_ours(&self, sequence: u64) -> bool {
         self.before < sequence && sequence <= self.last
     }

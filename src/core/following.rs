@@ -1,4 +1,4 @@
-//! The stream as the core sees it: opened, closed, parked, and whether the history that it shows is the one of before.
+//! The stream as the core sees it: open, closed or parked, and whether it still shows the same history.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,17 +8,18 @@ use super::uncounted::Uncounted;
 use super::{Core, Event, Opening, Output, Reopen, goes_to};
 use crate::types::lsn::Lsn;
 
-/// How long a stream is held that cannot be read, because no target has room. Postgres does not finish a fast shutdown before
-/// a walsender has sent everything.
+/// How long a stream stays open that cannot be read because no target has room. Postgres does not finish a fast
+/// shutdown before a walsender has sent everything.
 const FULL_MAX: Duration = Duration::from_secs(20);
 
-/// A loop that has not turned for so long was stopped (SIGSTOP, a paused machine), and another instance may be at work.
+/// A loop that has not turned for this long was stopped (SIGSTOP, a paused machine), and another instance may be
+/// active.
 const STOPPED_MIN: Duration = Duration::from_secs(2);
 
-/// Looks after which it is sure where the log ended when following began. The first may have been under way before.
+/// Looks after which the end of the log when following began is certain. The first look may have started before that.
 const LOOKS_MIN: u8 = 2;
 
-/// The stream.
+/// The state of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Stream {
     Closed,
@@ -33,14 +34,14 @@ pub(super) enum Stream {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Followed {
     pub(super) opening: Opening,
-    /// The end of the log when following began. Beyond it only records of this process are to be believed.
+    /// The end of the log when following began. Beyond it, only records that this process wrote are credible.
     pub(super) reached: Lsn,
-    /// Looks at the server since the stream was open, when no other instance could be at work any more.
+    /// Looks at the source since the stream was opened; from then on no other instance can be active.
     looks: u8,
 }
 
 impl Followed {
-    /// The server was looked at, and its log ended there.
+    /// Notes that a look at the source found the end of the log at `end`.
     pub(super) fn looked(&mut self, end: Lsn) {
         if self.looks < LOOKS_MIN {
             self.looks += 1;
@@ -53,14 +54,14 @@ impl Followed {
     }
 }
 
-/// How the source stands.
+/// The state of the source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Following {
-    /// The slot that is followed, as records name it.
+    /// The slot, as records name it.
     pub(super) slot: Uncounted<Arc<str>>,
     pub(super) stream: Stream,
     pub(super) followed: Option<Followed>,
-    /// Why the slot was lost that is made anew.
+    /// Why the slot was lost, if a new one has to be created.
     pub(super) lost_because: Option<String>,
     /// Failures to decode the log.
     pub(super) stuck: Stuck,
@@ -83,7 +84,7 @@ impl Following {
         }
     }
 
-    /// The process at the server that sends the stream, where it is open.
+    /// The pid of the walsender that sends the stream, if it is open.
     pub(super) fn walsender(&self) -> Option<u32> {
         match self.stream {
             Stream::Open { walsender } => Some(walsender),
@@ -91,7 +92,7 @@ impl Following {
         }
     }
 
-    /// What the server said of itself.
+    /// What the server reported when the stream was opened.
     pub(super) fn opening(&self) -> Option<&Opening> {
         self.followed.as_ref().map(|followed| &followed.opening)
     }
@@ -104,7 +105,7 @@ impl Following {
 }
 
 impl Core {
-    /// Whether a history is followed, be its stream open or not.
+    /// Whether a history is followed, with or without an open stream.
     pub fn is_following(&self) -> bool {
         self.following.followed.is_some()
     }
@@ -124,13 +125,15 @@ impl Core {
                 self.begin_with(&opening, clock_us);
             }
             Some((how, before)) => {
-                // A slot that this process created stays one: targets that have not been asked yet must still be told.
+                // A slot that this process created keeps that origin: targets whose records are not read yet must
+                // still be compared with it.
                 if before.opening.slot == SlotOrigin::CreatedHere {
                     opening.slot = before.opening.slot;
                 }
                 (reached, looks) = (before.reached, before.looks);
                 if let Resume::Forked(at) = how {
-                    // Targets that were sent anything of what is gone say so themselves: their records are beyond.
+                    // Targets that were sent anything of the lost part show it themselves: their records are beyond
+                    // the fork.
                     self.fork(at);
                     self.catalogue.end = opening.wal_end;
                     self.unverify();
@@ -138,13 +141,14 @@ impl Core {
             }
         }
         self.opened(start);
-        // What they remembered may be hours old, as for a standby that takes over.
+        // These records may be hours old, for example when a standby instance takes over.
         for (target, _) in self.early.drain(..) {
             self.feed.outputs.push(Output::LoadAgain(target));
         }
         self.load_records();
         self.feed.replicas.opened(opening.system_id, opening.timeline, &opening.forks);
-        // Although nothing waits yet: whether the source takes writes tells replicas from the source itself.
+        // Probe although nothing waits yet: whether the source takes writes distinguishes a replica from the source
+        // itself.
         self.feed.outputs.push(Output::Probe);
         self.feed.outputs.push(Output::PollReplicas(self.feed.furthest));
         self.probing.opened(now);
@@ -158,7 +162,7 @@ impl Core {
         self.following.followed = Some(Followed { opening, reached, looks });
     }
 
-    /// Follows another history than before, or the first one.
+    /// Follows a new history, or the first one.
     fn begin_with(&mut self, opening: &Opening, clock_us: u64) {
         self.catalogue.end = opening.wal_end;
         self.begin(opening.start, clock_us);
@@ -169,20 +173,20 @@ impl Core {
         }
     }
 
-    /// The stream is closed: no answer counts that was asked for over it.
+    /// The stream is closed: answers to probes that were sent for it do not count.
     pub(super) fn stream_closed(&mut self) {
         self.following.stream = Stream::Closed;
         self.feed.visibility.start_over();
         self.answer_is_late();
     }
 
-    /// Another instance writes the records now, and what this one knows is soon out of date.
+    /// Another instance writes the records, so what this one knows soon becomes outdated.
     pub(super) fn slot_busy(&mut self) {
         self.unverify();
         self.following.followed = None;
     }
 
-    /// Closes the stream, if there is one, to open it anew.
+    /// Closes the stream, if it is open, so that it is opened again.
     pub(super) fn reopen(&mut self, why: Reopen) {
         if self.following.walsender().is_some() {
             self.stream_closed();
@@ -215,19 +219,20 @@ impl Core {
         }
     }
 
-    /// A parked stream is opened again.
+    /// Reopens a parked stream.
     pub(super) fn unpark(&mut self) {
         self.following.stream = Stream::Closed;
         self.feed.outputs.push(Output::Unpark);
     }
 
-    /// The stream has failed where everything up to `at`, or what is decoded, was fine.
+    /// The stream failed after everything up to `at` was decoded; `None` means the decoded position. Returns the
+    /// position, and whether to try again.
     pub fn decoding_failed(&mut self, at: Option<Lsn>, now: Instant) -> (Lsn, Failed) {
         let at = at.unwrap_or(self.feed.decoded);
         (at, self.following.stuck.failed(at, now))
     }
 
-    /// Looks whether the stream has got past the position where it failed.
+    /// Checks whether the stream has passed the position where it failed.
     pub(super) fn got_past_failure(&mut self) {
         if self.following.stuck.passed(self.feed.decoded) {
             self.feed.tell(Event::StreamsOn);

@@ -1,4 +1,4 @@
-//! What is visible may leave, for every target alike.
+//! The gate: moves what is visible to the stage in which it may leave, for every target alike.
 
 use super::Core;
 use super::feed::Feed;
@@ -9,8 +9,8 @@ use crate::types::lsn::Lsn;
 use crate::types::snapshot::Snapshot;
 
 impl Core {
-    /// What is known to be visible is ready, and what is not is probed. Returns whether a probe is to be sent; `again`: also
-    /// where only blocked invalidations wait for an answer.
+    /// Makes ready what is known to be visible. Returns whether to send a probe for the rest. `again`: also probe if
+    /// only blocked invalidations wait for an answer.
     pub(super) fn pass(&mut self, again: bool) -> bool {
         if self.feed.visibility.is_clear() {
             self.put(Stage::Fresh, Stage::Ready);
@@ -41,20 +41,21 @@ impl Core {
         self.invalidate_early(&[Stage::Probed, Stage::Fresh]);
     }
 
-    /// Invalidates at once, for readers without a protocol, and once more when it is visible. Only that counts.
+    /// Invalidates at once, for readers without a protocol, and again once it is visible. Only the second time counts.
     fn invalidate_early(&mut self, stages: &[Stage]) {
         let is_blocked = self.feed.visibility.is_blocked();
         for &stage in stages {
             if is_blocked {
                 self.targets.iter_mut().for_each(|target| target.queue.leaves_early(stage, &self.feed));
             }
-            // Where nothing is blocked all of it is known to be visible, and nothing would ever let it pass.
+            // If nothing is blocked, all of it is known to be visible, and no later answer would let it pass.
             self.put(stage, if is_blocked { Stage::Blocked } else { Stage::Ready });
         }
     }
 
-    /// The scopes that stand in for everything a target has missed are about to leave. Where commits wait for their
-    /// visibility whose keys were not gathered for the target, the scopes leave once more when those are visible.
+    /// The scopes that stand in for everything that a target missed are about to leave. Commits whose keys were not
+    /// gathered for the target may still wait for their visibility. Then the scopes leave again once those commits are
+    /// visible.
     pub(super) fn invalidate_again_when_visible(&mut self, index: usize) {
         if !self.feed.visibility.is_waiting() {
             return;
@@ -66,12 +67,12 @@ impl Core {
         *target.queue.at(Stage::Ready) = ready;
     }
 
-    /// Another history is followed, which shares with the one before what is before `shared`: nothing waits for its
+    /// Another history is followed. It shares with the previous one what is before `shared`. Nothing waits for its
     /// visibility or for replicas any more.
     pub(super) fn let_all_pass(&mut self, shared: Lsn) {
         self.feed.visibility.begin_anew();
         self.feed.furthest = self.feed.furthest.min(super::just_before(shared));
-        // Or it would wait for what is never replayed.
+        // Otherwise they would wait for what is never replayed.
         self.targets.iter_mut().for_each(|target| target.waits_for_no_replay_after(shared));
         for stage in [Stage::Fresh, Stage::Probed, Stage::Blocked] {
             self.put(stage, Stage::Ready);
@@ -87,7 +88,7 @@ impl Core {
 }
 
 impl Queue {
-    /// What is in the stage leaves too, and holds nothing by that.
+    /// What is in the stage leaves early too. The early copy holds back no watermark.
     fn leaves_early(&mut self, stage: Stage, feed: &Feed) {
         let early = std::mem::take(self.at(stage));
         let ready = self.stages.at_mut(Stage::Ready);

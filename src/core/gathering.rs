@@ -1,4 +1,4 @@
-//! Invalidations come in, as long as there is room.
+//! Takes in invalidations, as long as there is room.
 
 use super::Core;
 use super::feed::Feed;
@@ -7,12 +7,12 @@ use super::target::{Mode, TargetState};
 use crate::transaction::Gather;
 use crate::types::invalidation::{Action, Batch, Load, RuleId, Scope};
 
-/// Keys gathered for the least loaded target beyond which nothing more is read. What is not read stays in the log. Targets
-/// share it, because each holds several times as much: what is gathered, and what is on its way.
+/// The keys gathered for the least loaded target at which reading stops. What is not read stays in the log. Targets
+/// share this limit, because each holds several times as much: what is gathered, and what is in flight.
 const INTAKE_KEYS: usize = 32 << 10;
-/// The same in bytes of key text.
+/// The same limit in bytes of key text.
 const INTAKE_BYTES: usize = 512 << 10;
-/// However many targets there are, each may have so much of it: a few commands.
+/// The most shares, so that with many targets each may still gather a few commands.
 const SHARES_MAX: usize = 8;
 
 impl Core {
@@ -21,19 +21,19 @@ impl Core {
         self.feed.commit.is_some_and(|(commit, _)| commit.at <= self.feed.furthest)
     }
 
-    /// Whether there is room for more: as long as one target keeps up, the others do not hold it back. Manual keys do,
-    /// because no scope can replace them: they may take half of what a target may be behind by.
+    /// Whether there is room to read more. One target that keeps up is enough: the others do not hold reading back.
+    /// Manual keys do, because no scope can replace them: they may take half of what may wait for a target.
     pub fn has_room(&self) -> bool {
         let shares = self.targets.len().clamp(1, SHARES_MAX);
         let most = Load { keys: INTAKE_KEYS / shares, bytes: INTAKE_BYTES / shares };
-        // A suspended target takes nothing, and a halted one is only gathered for: neither says how fast to read, unless
-        // there is no other. A flush that ends a halt comes through the log.
+        // A suspended target takes nothing, and a halted one only gathers, so neither limits reading unless there is
+        // no other target. The flush that ends a halt comes through the log, so reading must go on.
         let counts = |target: &&TargetState| target.mode != Mode::Halted && target.suspended.is_none();
         let mut counting = self.targets.iter().filter(counts).peekable();
         !self.manual.is_full && (counting.peek().is_none() || counting.any(|target| target.queue.has_room(most)))
     }
 
-    /// Puts something into the fresh batch of every target that `rule` goes to.
+    /// Puts something into the fresh batch of every target of `rule`.
     fn gather(&mut self, rule: RuleId, put: impl Fn(&mut Batch)) {
         let Core { targets, feed, .. } = self;
         feed.gathered_for(rule);
@@ -59,7 +59,7 @@ impl Gather for Core {
         self.feed.gathered();
         let Core { targets: all, feed, manual, .. } = self;
         for target in all.iter_mut().filter(|target| targets.is_none_or(|targets| targets.contains(&target.index))) {
-            // No scope replaces it, and reading cannot wait for a target that the slot does not wait for.
+            // No scope replaces a manual key, and reading cannot wait for a target that the slot does not wait for.
             match (target.is_full_of_manual(feed), target.suspended.is_some()) {
                 (true, true) => {
                     manual.lost += 1;
@@ -78,10 +78,10 @@ impl Gather for Core {
 }
 
 impl TargetState {
-    /// Adds something of the transaction that is being read, and coarsens what has grown too large.
+    /// Adds something from the transaction that is being read, and coarsens what has grown too large.
     fn gather(&mut self, feed: &Feed, put: impl Fn(&mut Batch)) {
         if self.suspended.is_some() {
-            // Its scopes stand in for this commit too, and replicas have to replay it before they count.
+            // Its scopes stand in for this commit too, which replicas must replay before they count.
             let ready = self.queue.at(Stage::Ready);
             ready.last = ready.last.max(feed.commit.map_or(ready.last, |(commit, _)| commit.at));
             return ready.has_rows_of(feed.commit);

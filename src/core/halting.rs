@@ -1,4 +1,4 @@
-//! Targets that a gap has halted (`on_gap: halt`), and `coherd flush`, which lets them go on.
+//! Halts targets that have a gap (`on_gap: halt`), and releases them after `coherd flush`.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -11,16 +11,16 @@ use crate::types::table::TableName;
 /// What a halted target waits for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Halt {
-    /// The tables that have still to be flushed manually; `None` where none is left.
+    /// The tables that still have to be flushed manually; `None` if none is left.
     left: Option<BTreeSet<TableName>>,
-    /// What its record says, where its worker waits for an answer.
+    /// Its stored record, while its worker waits for an answer.
     pub(super) stored: Option<StoredRecord>,
-    /// Its gap is answered with a flush, whatever `on_gap` says, because somebody has ordered one.
+    /// Its gap is repaired with a flush, whatever `on_gap` says, because a person requested the flush.
     pub(super) is_pardoned: bool,
 }
 
 impl Core {
-    /// Nothing more is sent to the target until a person decides. What was flushed before does not count.
+    /// Sends nothing more to the target until a person decides. Earlier manual flushes do not count.
     pub(super) fn halt(&mut self, index: usize, why: Why) {
         let left = Some(self.catalogue.coverage.tables(goes_to(index)));
         self.with(index, |target, feed| {
@@ -41,8 +41,8 @@ impl Core {
         }
     }
 
-    /// Lets halted targets go on of which every table was flushed manually: they are reconciled again, and what they have
-    /// missed is flushed.
+    /// Releases halted targets whose tables have all been flushed manually. They are reconciled again, and what they
+    /// have missed is flushed.
     pub(super) fn release(&mut self, now: Instant) {
         for index in 0..self.targets.len() {
             let Some(target) = self.targets.get_mut(index) else { continue };

@@ -1,36 +1,37 @@
-//! Whether the history that is followed is the one that a target's record belongs to.
+//! Whether a target's record belongs to the history that is followed.
 //!
-//! A position alone does not tell: a database that is put back to an earlier state writes other transactions at the same
-//! positions. So a record names the last transaction with rows that was sent, by position and id. The slot sends it again
-//! unless it was acknowledged, and then nothing of another history can have been sent after it. Until the stream has shown
-//! it, nothing more settles for that target and its record keeps naming it; where the stream passes the position and shows
-//! another transaction there, or none, everything that the target holds is of another history.
+//! A position alone does not show that: a database that was restored to an earlier state writes other transactions at
+//! the same positions. So a record also names the last transaction with rows that was sent, by position and id. The
+//! slot sends that transaction again unless it was acknowledged, and then nothing of another history can have been
+//! sent after it. Until the stream shows the transaction, nothing more settles for the target, and its record keeps
+//! naming it. If the stream passes the position and shows another transaction there, or none, everything that the
+//! target holds belongs to another history.
 
 use super::Core;
 use super::record_state::RecordState;
 use crate::types::lsn::Lsn;
 use crate::types::snapshot::Commit;
 
-/// Transactions that are remembered for records that are read later, 1 MiB of them. A record's last transaction is as a rule
-/// one of the first that the stream shows.
+/// How many transactions are kept to compare with records that are read later; 1 MiB. The last transaction of a record
+/// is usually one of the first that the stream shows.
 const SHOWN_MAX: usize = 1 << 16;
 
-/// A transaction that the stream has to show.
+/// A transaction that the stream has yet to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct History {
     pub(super) commit: Commit,
-    /// What had settled when that began.
+    /// What was settled when the wait began.
     pub(super) since: Lsn,
 }
 
 /// The transactions that the stream has shown since it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Shown {
-    /// Everything that was acknowledged then.
+    /// Everything up to here was acknowledged when the stream was opened.
     start: Lsn,
     /// The first ones, oldest first.
     commits: Vec<Commit>,
-    /// It has shown everything before this position.
+    /// The stream has shown everything before this position.
     pub(super) up_to: Lsn,
     /// Targets that turned out to belong to another history, and the last transaction of each.
     others: Vec<(usize, Commit)>,
@@ -43,14 +44,14 @@ impl Shown {
 
     fn opened(&mut self, start: Lsn) {
         self.commits.clear();
-        // Or reading would allocate now and then.
+        // Reserved once, so that reading never allocates.
         self.commits.reserve(SHOWN_MAX);
         (self.start, self.up_to) = (start, start);
     }
 }
 
 impl Core {
-    /// The stream is open, and shows again what was committed after `start`.
+    /// The stream is open, and sends again what was committed after `start`.
     pub(super) fn opened(&mut self, start: Lsn) {
         self.shown.opened(start);
         for target in &mut self.targets {
@@ -79,7 +80,7 @@ impl Core {
         }
     }
 
-    /// The targets that turned out to belong to another history since the last call, and the last transaction of each.
+    /// The targets found since the last call to belong to another history, and the last transaction of each.
     pub(super) fn take_other_histories(&mut self) -> Vec<(usize, Commit)> {
         let others = std::mem::take(&mut self.shown.others);
         for (index, _) in &others {
@@ -93,8 +94,8 @@ impl Core {
 }
 
 impl RecordState {
-    /// The record, which another process has written, names this transaction as its last one. Returns it where the stream
-    /// has shown that it belongs to another history.
+    /// A record that another process wrote names `commit` as its last transaction. Returns it if the stream has shown
+    /// that it belongs to another history.
     pub(super) fn expect_history(&mut self, shown: &Shown, commit: Option<Commit>) -> Option<Commit> {
         let commit = commit.filter(|commit| commit.at >= shown.start && *commit != Commit::NONE)?;
         if shown.commits.contains(&commit) {
@@ -108,7 +109,7 @@ impl RecordState {
         None
     }
 
-    /// See [`Core::passes`]. Returns the record's last transaction, where the history does not have it.
+    /// See [`Core::passes`]. Returns the record's last transaction if the history does not contain it.
     fn passes(&mut self, at: Lsn, commit: Option<Commit>) -> Option<Commit> {
         let last = self.history?.commit;
         if commit == Some(last) {

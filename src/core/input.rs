@@ -1,4 +1,4 @@
-//! What goes into the core beside rows, and what comes out.
+//! What goes into the core besides rows, and what comes out.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::types::observation::Observation;
 use crate::types::record::{Answer, Delivery, StoredRecord};
 use crate::types::snapshot::{ReplicaSeen, Snapshot};
 
-/// What a look at the server showed when the stream was opened.
+/// What the server reported when the stream was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Opening {
     /// `IDENTIFY_SYSTEM`'s `systemid`.
@@ -22,35 +22,35 @@ pub struct Opening {
     pub wal_end: Lsn,
     /// Where the server's log left earlier timelines, oldest first.
     pub forks: Vec<Fork>,
-    /// How this process came by the slot.
+    /// How this process got the slot.
     pub slot: SlotOrigin,
     /// Everything up to here is acknowledged.
     pub start: Lsn,
-    /// The process at the server that sends the stream.
+    /// The pid of the walsender that sends the stream.
     pub walsender: u32,
 }
 
-/// What has happened. Rows come by [`Gather`](crate::transaction::Gather).
+/// An event. Rows come in through [`Gather`](crate::transaction::Gather).
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// The stream is open. `clock_us`: microseconds since 1970, from which sequences are given out, later than whatever
-    /// another process has given out.
+    /// The stream is open. The number is the microseconds since 1970 from which sequences are assigned; it is greater
+    /// than any sequence that another process has assigned.
     StreamOpened(Opening, u64),
-    /// The stream is closed, whether the core has asked for it or not.
+    /// The stream is closed, whether or not the core asked for that.
     StreamClosed,
     /// Another instance has the slot.
     SlotBusy,
-    /// The slot has lost something: only a new one goes on. The text says why.
+    /// The slot has lost part of the log, so only a new slot can continue. The text says why.
     SlotLost(&'a str),
-    /// The source says what its new snapshots show, asked over the stream of this walsender.
+    /// What new snapshots on the source see; the probe was sent for the stream of this walsender.
     Snapshot(u32, Snapshot),
     /// A replica has answered.
     ReplicaReported(usize, ReplicaSeen),
-    /// The server was looked at; the tables of these rules have other children than before.
+    /// A look at the source. The tables of these rules have other children than before.
     Observed(&'a Observation, &'a [RuleId]),
-    /// The server cannot be looked at, and the connection that holds the attestation is lost.
+    /// The server cannot be observed, and the connection that holds the attestation is lost.
     Unobserved,
-    /// `coherd.wait()` can see from now on that this process attests the stream of that walsender, or none.
+    /// `coherd.wait()` sees from now on that this process attests the stream of this walsender, or no stream.
     Attested(Option<u32>),
     /// A target's stored record was read.
     RecordLoaded(usize, StoredRecord),
@@ -58,124 +58,127 @@ pub enum Input<'a> {
     Confirmed(usize, Ticket, Delivery),
     /// A target has flushed the scopes of a batch.
     Flushed(usize, Ticket, Batch),
-    /// Something went wrong with a target; `true`: it may have lost what it was sent.
+    /// A target failed. `true`: it may have lost what it was sent.
     Trouble(usize, bool),
     /// A target answers.
     Up(usize),
-    /// The loop turns. What only time brings about happens here.
+    /// The loop turns. Whatever depends on time alone happens here.
     Turned,
-    /// What the stream had was read; `true`: there is more, a backlog.
+    /// Everything that the stream had was read. `true`: there is a backlog.
     Read(bool),
-    /// Nothing more is read: what is gathered is sent, and the last records.
+    /// Reading has ended: the core sends what is gathered, and the last records.
     Drain,
 }
 
-/// Something to be done.
+/// Something that the runtime has to do.
 #[derive(Debug, Clone)]
 pub enum Output {
     /// Ask the source what its new snapshots show.
     Probe,
-    /// Send a delivery to a target. The worker has room: no more than [`WINDOW_DELIVERIES`](super::WINDOW_DELIVERIES) are in
-    /// flight.
+    /// Send a delivery to a target. Its worker has room: at most [`WINDOW_DELIVERIES`](super::WINDOW_DELIVERIES) are
+    /// in flight.
     Send {
         /// Which target.
         target: usize,
-        /// Comes back with the confirmation.
+        /// Is returned with the confirmation.
         ticket: Ticket,
         /// What to send.
         delivery: Delivery,
     },
-    /// Have a target flush the scopes of a batch, beside its deliveries. No other flush of it is in flight.
+    /// Flush the scopes of a batch from a target, in parallel to its deliveries. No other flush of this target is in
+    /// flight.
     Flush {
         /// Which target.
         target: usize,
-        /// Comes back with the confirmation.
+        /// Is returned with the confirmation.
         ticket: Ticket,
-        /// Scopes and nothing else.
+        /// Contains only scopes.
         batch: Batch,
     },
-    /// Ask a target for its stored record before anything more is sent to it.
+    /// Read a target's stored record. Until then, nothing more is sent to the target.
     LoadRecord(usize),
-    /// A target's record is reconciled, and this follows for the deliveries that are in flight.
+    /// A target's record was reconciled; this tells the worker what to do with the deliveries in flight.
     Reconciled(usize, Answer),
-    /// A target's record cannot be reconciled now: load it again in a while.
+    /// A target's record cannot be reconciled now: load it again later.
     LoadAgain(usize),
-    /// Tell the source that it may forget what is at or before this position.
+    /// Acknowledge this position to the source, so that it may remove the log up to it.
     Acknowledge(AckLsn),
-    /// Let `coherd.wait()` see that this process attests the stream of this walsender, or none.
+    /// Let `coherd.wait()` see that this process attests the stream of this walsender, or no stream.
     Attest(Option<u32>),
-    /// Replicas have to replay this position.
+    /// Ask the replicas how far they are; they have to replay this position.
     PollReplicas(Lsn),
     /// Close the stream and open it again.
     Reopen(Reopen),
     /// Close the stream until [`Output::Unpark`]: no target has room for what it would send.
     Park,
-    /// Open it again.
+    /// Open a parked stream again.
     Unpark,
-    /// Tell people.
+    /// Report an event.
     Event(Event),
 }
 
-/// Why the stream is opened anew.
+/// Why the stream is reopened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reopen {
-    /// This process stood still for so long (SIGSTOP, a paused machine), and another instance may be at work.
+    /// This process stood still for this long (SIGSTOP, a paused machine), and another instance may be active.
     StoodStill(Duration),
-    /// The attestation of this stream is out of reach and must not be believed any more. It is for one walsender.
+    /// The attestation of this stream must be withdrawn, and the connection that holds it is lost. A new stream has
+    /// another walsender, for which the attestation does not hold.
     CannotTakeBack,
-    /// The standby that is followed was promoted.
+    /// The standby that coherd follows was promoted.
     Promoted,
-    /// Another instance has written the record of a target.
+    /// Another instance has written the record of this target.
     Overtaken(usize),
     /// Writers wait for the stream. The text says why.
     Synchronous(String),
 }
 
-/// Something that people are told.
+/// Something to log, count, or show as status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// What is in the target is trusted.
+    /// First start: the contents of the target are trusted.
     FirstStart(usize),
     /// The target may have missed something.
     Gap(usize, Why),
-    /// Its scopes are flushed.
+    /// Scopes of the target are flushed.
     Flushing(usize, Why),
-    /// It is sent again, from memory, what it has lost.
+    /// The target gets again, from memory, what it lost.
     Resent(usize, Gap),
-    /// Nothing more is sent to it until a person decides.
+    /// Nothing more is sent to the target until a person decides.
     Halted(usize, Why),
-    /// Somebody has flushed every table of its rules.
+    /// Every table of the target's rules was flushed manually, so the target continues.
     Released(usize),
-    /// The slot goes on without it.
+    /// The slot goes on without the target.
     Suspended(usize, Why),
     /// A suspended target is served again.
     Resumed(usize),
-    /// Another coherd writes its record, for that database; this one follows this system identifier.
+    /// Another coherd writes the target's record, for the database of that writer; this one follows this system
+    /// identifier.
     RecordTaken(usize, Writer, u64),
-    /// Nobody else writes its record.
+    /// No other coherd writes the target's record.
     RecordFree(usize),
-    /// More keys waited for the target than may; the scopes of these rules replaced theirs.
+    /// More keys waited for the target than allowed; the scopes of these rules replaced them.
     Overflowed(usize, Vec<RuleId>),
-    /// So many manual keys were lost with a suspended target.
+    /// This many manual keys were lost with a suspended target.
     ManualLost(u64),
-    /// Changes that concern the rule may not, or not all, be in the stream, or it cannot be kept as it is meant. The text
-    /// says why, and which SQL is the remedy.
+    /// Changes that concern the rule may be missing from the stream, or the rule cannot be kept as configured. The
+    /// text says why, and gives the SQL that fixes it.
     Uncovered(RuleId, String),
-    /// They all are again.
+    /// The rule is covered again.
     Covered(RuleId),
-    /// A target has confirmed a delivery for the first time; when the oldest commit in it was made.
+    /// A target has confirmed a delivery for the first time; the time of the oldest commit in it.
     Applied(Option<PgTime>),
-    /// Nothing that this process knows counts any more.
+    /// Nothing that this process knows is valid any more.
     Anew(Anew),
-    /// The stream is open. `true`: it has failed before, and not got past that position yet.
+    /// The stream is open. `true`: it failed before, and has not passed that position yet.
     Streaming(Opening, bool),
-    /// The stream has got past the position where it failed.
+    /// The stream has passed the position where it failed.
     StreamsOn,
-    /// What the replica has not replayed settles without it.
+    /// The replica is no longer held: what it has not replayed settles without it.
     ReplicaLeft(usize, Absent),
-    /// It is waited for again.
+    /// The replica is waited for again.
     ReplicaReturned(usize),
-    /// Whether readers may rely on the replica, as far as its answers go.
+    /// Whether readers may rely on the replica, judged by its answers.
     ReplicaHeld(usize, bool),
 }
 
@@ -184,19 +187,19 @@ pub enum Event {
 pub enum Why {
     /// `on_first_start: flush`.
     FirstStart,
-    /// Its record shows a gap. The text says why the slot was lost, where it was.
+    /// Its record shows a gap. If the slot was lost, the text says why.
     Gap(Gap, Option<String>),
     /// Its record does not list these rules.
     NotListed(Vec<RuleId>),
-    /// Changes of the rule's table are not, or not all, in the stream.
+    /// Changes of the rule's table are missing from the stream, all or some of them.
     Uncovered(RuleId),
     /// The way in which the publication holds the rule's table has changed.
     Republished(RuleId),
-    /// Other tables inherit from the rule's table.
+    /// The set of tables that inherit from the rule's table has changed.
     Reinherited(RuleId),
-    /// A replica is back that was not waited for.
+    /// A replica has returned that was not waited for.
     ReplicaReturned,
-    /// The log that the slot holds back is too much; its end.
+    /// The slot holds back too much log; the end of the log.
     Overspent(Lsn, Overspent),
 }
 

@@ -1,9 +1,9 @@
-//! The protocol: what waits for which target, what may leave, and how far the slot may be acknowledged.
+//! The invalidation protocol: what waits for each target, what may leave, and how far the slot may be acknowledged.
 //!
-//! The core does no IO and reads no clock. Rows come in by plain calls ([`Gather`](crate::transaction::Gather)) between
-//! [`Core::begun`] and [`Core::committed`]; everything else is an [`Input`] of [`Core::step`]. What has to be done comes out of
-//! [`Core::take_outputs`], and whoever performs it decides nothing. Everything that a commit is waiting for is a value in
-//! here, once: a [`Pending`](pending::Pending) in one place of one target.
+//! The core does no IO and reads no clock. Rows come in by plain calls ([`Gather`](crate::transaction::Gather))
+//! between [`Core::begun`] and [`Core::committed`]; everything else is an [`Input`] of [`Core::step`].
+//! [`Core::take_outputs`] returns what has to be done, and the code that does it makes no decisions. Everything that a
+//! commit waits for is one value in here: a [`Pending`](pending::Pending) in one place of one target.
 //!
 //! Start with [`target::TargetState`], then [`watermark`].
 
@@ -55,8 +55,8 @@ pub use replicas::{Absent, Replicas};
 use target::{Mode, TargetState};
 pub use watermark::{AckLsn, Watermarks};
 
-/// The most deliveries to one target that are sent and not confirmed. Enough to keep the wire busy; more would only make
-/// batches smaller, because what is not sent yet keeps gathering.
+/// The most unconfirmed deliveries to one target. Four keep the connection busy. More would only make batches smaller,
+/// because keys that are not sent yet keep gathering.
 pub const WINDOW_DELIVERIES: usize = 4;
 
 /// How often the loop turns when nothing happens.
@@ -72,15 +72,15 @@ pub struct Core {
     catalogue: observing::Catalogue,
     probing: probing::Probing,
     attesting: attesting::Attesting,
-    /// Targets whose records were read when they could not be reconciled yet.
+    /// Targets whose records were read before they could be reconciled, and the records.
     early: Vec<(usize, StoredRecord)>,
     manual: overflow::Manual,
-    /// Nothing more is read.
+    /// Reading has ended; only what is gathered is still sent.
     is_draining: bool,
 }
 
 impl Core {
-    /// `count` targets, in the order of the numbers that rules name; `slot` is the one that is followed.
+    /// A core for `count` targets, numbered as in the rules, that follows `slot`.
     pub fn new(count: usize, rules: Vec<Rule>, slot: &str, policy: Policy, replicas: Replicas, now: Instant) -> Core {
         let target = |index| TargetState::new(index, policy.recent_bytes / count.max(1), now);
         Core {
@@ -106,7 +106,7 @@ impl Core {
         core
     }
 
-    /// Something has happened. What follows is in [`Core::take_outputs`].
+    /// Takes in one event. [`Core::take_outputs`] returns what has to be done about it.
     pub fn step(&mut self, now: Instant, input: Input<'_>) {
         match input {
             Input::StreamOpened(opening, clock_us) => self.stream_opened(opening, clock_us, now),
@@ -139,7 +139,7 @@ impl Core {
         }
     }
 
-    /// Moves everything on by as much as there is room for.
+    /// Moves everything to its next stage, as far as there is room.
     fn read(&mut self, is_behind: bool, now: Instant) {
         self.got_past_failure();
         self.other_histories();
@@ -166,22 +166,21 @@ impl Core {
         }
     }
 
-    /// When the loop has to turn although nothing happens.
+    /// When the loop must turn even if nothing happens.
     pub fn turn_due(&self, now: Instant) -> Instant {
         let due = self.probe_due().into_iter().chain(self.next_repeat()).chain(self.record_due(now));
         due.chain(self.acknowledgement_due(now)).fold(now + TURN_EVERY, Instant::min)
     }
 
-    /// Does something with a target. There is none of another number.
+    /// Applies `act` to a target; does nothing if there is no target with this number.
     fn with(&mut self, target: usize, act: impl FnOnce(&mut TargetState, &mut Feed)) {
         if let Some(target) = self.targets.get_mut(target) {
             act(target, &mut self.feed);
         }
     }
 
-    /// Another history is followed from `start` on, for the first time or because the one before came to an end:
-    /// everything up to there is settled as far as the slot knows, but every target may have missed any of it and is
-    /// asked for its record.
+    /// Follows another history from `start`, either the first one or because the previous one ended. The slot has
+    /// everything up to `start` settled, but a target may have missed any of it, so each is asked for its record.
     fn begin(&mut self, start: Lsn, clock_us: u64) {
         self.let_all_pass(Lsn::ZERO);
         self.attesting.acknowledged = start;
@@ -189,8 +188,8 @@ impl Core {
         self.targets.iter_mut().for_each(|target| target.begin(start, &mut self.feed));
     }
 
-    /// The server is on another timeline, which left the one that was followed at `at`: what is gathered and sent of
-    /// commits after that is not part of its history, and neither are the records of it.
+    /// The server is on another timeline, which left the followed one at `at`. Whatever was gathered or sent for later
+    /// commits is not part of its history, and neither are the records of those deliveries.
     fn fork(&mut self, at: Lsn) {
         let decoded = self.feed.decoded;
         self.let_all_pass(at);
@@ -206,30 +205,30 @@ impl Core {
         self.feed.commit = Some((commit, time));
     }
 
-    /// Its Commit message, which ends at `end`, was read, and its keys are gathered.
+    /// The Commit message of the transaction, which ends at `end`, was read, and its keys are gathered.
     pub fn committed(&mut self, end: Lsn) {
         self.shown.shows_up_to(end);
         self.feed.decoded = self.feed.decoded.max(end);
     }
 
-    /// The source says, while no transaction is half read, that nothing before `at` is still to come.
+    /// Outside any transaction, the source reports that it has sent everything before `at`.
     pub fn idle(&mut self, at: Lsn) {
         self.passes(at, None);
         self.feed.decoded = self.feed.decoded.max(at);
     }
 
-    /// Somebody waits until everything before `at` is settled, and said so outside of every transaction.
+    /// Outside any transaction, a client has asked to wait until everything before `at` is settled.
     pub fn awaited(&mut self, at: Lsn) {
         self.idle(at);
         self.feed.awaited = self.feed.awaited.max(at);
     }
 
-    /// Nothing is sent to any target before its record was loaded again.
+    /// Makes every target wait for its record: nothing is sent to it until the record is loaded again.
     fn unverify(&mut self) {
         self.targets.iter_mut().for_each(TargetState::unverify);
     }
 
-    /// Asks every target for its record that may not be sent anything before.
+    /// Asks every unverified target for its record.
     fn load_records(&mut self) {
         let unverified = self.targets.iter().filter(|target| target.mode == Mode::Unverified);
         self.feed.outputs.extend(unverified.map(|target| Output::LoadRecord(*target.index)));
@@ -240,13 +239,13 @@ impl Core {
         self.targets.len()
     }
 
-    /// Keys gathered for a target, and deliveries on their way to it.
+    /// Keys gathered for a target, and deliveries in flight to it.
     pub fn waiting(&self, target: usize) -> (u64, u64) {
         let queue = self.targets.get(target).map(|target| &target.queue);
         queue.map_or((0, 0), |queue| (queue.load().keys as u64, queue.in_flight.len() as u64))
     }
 
-    /// Scopes that a target is being flushed of.
+    /// Number of scopes that are being flushed from a target.
     pub fn flushing(&self, target: usize) -> usize {
         self.targets.get(target).map_or(0, |target| target.queue.in_flight.iter().map(|sent| sent.scopes).sum())
     }
@@ -256,13 +255,13 @@ impl Core {
         self.feed.routes.get(usize::from(rule.0)).map(|route| route.targets.clone()).unwrap_or_default()
     }
 
-    /// What has to be done, in order, is moved behind what is in `into`.
+    /// Moves what has to be done to the end of `into`, in order.
     pub fn take_outputs(&mut self, into: &mut Vec<Output>) {
         into.append(&mut self.feed.outputs);
     }
 }
 
-/// The last position that is replayed by whoever has replayed everything before `at`.
+/// The last position that a replica has replayed once it has replayed everything before `at`.
 fn just_before(at: Lsn) -> Lsn {
     Lsn::new(at.as_u64().saturating_sub(1))
 }

@@ -1,4 +1,4 @@
-//! What follows from watching the server: drift of the catalogue, and the log that the slot holds back.
+//! What follows from observing the source: drift of the catalogue, and the log that the slot holds back.
 
 use std::time::Instant;
 
@@ -10,12 +10,12 @@ use crate::types::invalidation::RuleId;
 use crate::types::lsn::Lsn;
 use crate::types::observation::Observation;
 
-/// What watching the server has shown.
+/// The state that observing the source has produced.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Catalogue {
     pub(super) coverage: Coverage,
     pub(super) budget: Budget,
-    /// The end of the log at the last look at the server.
+    /// The end of the log at the last look at the source.
     pub(super) end: Lsn,
 }
 
@@ -26,7 +26,7 @@ impl Catalogue {
 }
 
 impl Core {
-    /// The server was looked at.
+    /// Handles one look at the source.
     pub(super) fn observed(&mut self, look: &Observation, reinherited: &[RuleId], now: Instant) {
         self.catalogue.end = look.log_end;
         if let (Some(held), Some(followed)) = (look.wal, &mut self.following.followed) {
@@ -35,7 +35,7 @@ impl Core {
         let is_first = !self.catalogue.coverage.is_known();
         let drifts = self.catalogue.coverage.looked(look, reinherited);
         if is_first {
-            // Later looks are compared with the one before, which shows that too.
+            // Later looks are compared with the one before, which shows this too.
             for rule in reinherited {
                 self.reinherited(*rule);
             }
@@ -59,7 +59,7 @@ impl Core {
     }
 
     fn drifted(&mut self, drift: &Drift, before: Option<&Drift>) {
-        // While nothing is followed nothing can be sent either: records that do not list the rule prove it later.
+        // While no history is followed, nothing can be sent. Records that do not list the rule prove the gap later.
         let follows = self.following.followed.is_some();
         match drift {
             Drift::Uncovered(rule, text) => {
@@ -72,7 +72,7 @@ impl Core {
             Drift::Covered(rule) => self.feed.tell(Event::Covered(*rule)),
             Drift::Broken(rule) if follows => self.may_miss(*rule, Why::Republished(*rule)),
             Drift::Repaired(rule) if follows => {
-                // Where it was broken at the same look, it has just been flushed.
+                // If the same look found it broken, it has just been flushed.
                 let flush = (before != Some(&Drift::Broken(*rule))).then(|| self.flush_of(vec![*rule]));
                 for index in self.targets_of(*rule) {
                     let is_whole = self.catalogue.coverage.is_whole(goes_to(index));
@@ -90,7 +90,7 @@ impl Core {
         }
     }
 
-    /// Between what the rules were read with and the first look, other tables came to inherit from the rule's.
+    /// Other tables came to inherit from the rule's table after the rules were read and before the first look.
     fn reinherited(&mut self, rule: RuleId) {
         if self.following.followed.is_some() {
             self.catalogue.coverage.reinherited(rule);
@@ -98,7 +98,7 @@ impl Core {
         }
     }
 
-    /// Changes that concern the rule may have been missed, and may be still.
+    /// Changes that concern the rule may have been missed, and more may follow.
     fn may_miss(&mut self, rule: RuleId, why: Why) {
         let flush = self.flush_of(vec![rule]);
         for index in self.targets_of(rule) {
@@ -109,20 +109,20 @@ impl Core {
         }
     }
 
-    /// The flush of these rules, whose changes may have been missed up to the end of the log as it was last seen: the
-    /// catalogue shows what lies beyond what has been read.
+    /// The flush of these rules. Their changes may have been missed up to the last known end of the log, because the
+    /// catalogue shows more than what has been read.
     pub(super) fn flush_of(&self, rules: Vec<RuleId>) -> Repair {
         Repair { sent_after: None, rules, missed_until: self.catalogue.end }
     }
 
-    /// Has the records list the rules that are whole.
+    /// Makes the records list the rules that are whole.
     pub(super) fn list_rules(&mut self) {
         for target in &mut self.targets {
             let goes_there = goes_to(*target.index);
             let is_listed = |rule: &Rule| goes_there(rule) && target.may_list(&self.feed, rule.id);
             let marks = self.catalogue.coverage.marks(is_listed);
             if *target.record.marks != *marks {
-                // The record says so with the next delivery.
+                // The next delivery writes it.
                 (target.record.marks, target.record.marks_are_due) = (marks.into(), true);
             }
         }

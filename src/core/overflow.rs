@@ -1,4 +1,4 @@
-//! What has grown too large is coarsened: the scopes of a rule stand in for its keys.
+//! Coarsens what has grown too large: the scopes of a rule replace its keys.
 
 use super::Core;
 use super::feed::Feed;
@@ -10,15 +10,15 @@ use crate::types::invalidation::{BATCH_BYTES_MAX, Batch, Load, RuleId};
 /// Manual keys, which no scope can replace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Manual {
-    /// A target that the slot waits for holds more of them than it may.
+    /// A target that the slot waits for holds more of them than allowed.
     pub(super) is_full: bool,
-    /// So many could a suspended target not hold, and nobody was told yet.
+    /// How many a suspended target could not hold, not yet reported.
     pub(super) lost: u64,
 }
 
 impl Core {
-    /// Coarsens what waits for a target, wherever, if it is more than may. Once a turn, because reading in between is
-    /// bounded by `gathering::INTAKE_KEYS`.
+    /// Coarsens everything that waits for a target, in all stages, if it exceeds the limit. Once a turn is enough,
+    /// because reading in between is bounded by `gathering::INTAKE_KEYS`.
     pub(super) fn bound(&mut self) {
         let Core { targets, feed, manual, .. } = self;
         for target in &mut *targets {
@@ -39,44 +39,44 @@ impl TargetState {
         }
     }
 
-    /// Whether it holds more manual keys than it may: half of what it may be behind by.
+    /// Whether it holds more manual keys than allowed: half of what may wait for a target.
     pub(super) fn is_full_of_manual(&self, feed: &Feed) -> bool {
         let Load { keys, bytes } = self.queue.manual();
         keys > feed.policy.pending_keys / 2 || bytes > BATCH_BYTES_MAX / 2
     }
 }
 
-/// The memory that waiting batches take: bounded, and used again.
+/// The memory of waiting batches: bounded and reused.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Memory {
-    /// Empty batches that keep theirs.
+    /// Empty batches that keep their memory.
     spare: Uncounted<Vec<Batch>>,
-    /// While more waits than may, the rules whose scopes replaced their keys.
+    /// The rules whose scopes replaced their keys, until nothing waits any more.
     coarsened: Vec<RuleId>,
-    /// Nobody was told of that yet.
+    /// The overflow has not been reported yet.
     is_new: bool,
 }
 
 impl Memory {
-    /// Coarsens what is too large.
+    /// Coarsens a batch that is too large.
     pub(super) fn bound(&mut self, pending: &mut Pending, feed: &Feed) {
         let coarsened = pending.limit(feed.policy.pending_keys, &feed.routes);
         self.note(coarsened);
     }
 
-    /// Adds one to the other, within bounds.
+    /// Moves one batch into the other, within bounds.
     pub(super) fn merge(&mut self, into: &mut Pending, mut from: Pending, feed: &Feed) {
         into.absorb(&mut from);
         self.bound(into, feed);
         self.spare.push(from.batch);
     }
 
-    /// An empty batch.
+    /// An empty batch, reused if possible.
     pub(super) fn take(&mut self) -> Batch {
         self.spare.pop().unwrap_or_default()
     }
 
-    /// What was in the batch is done with.
+    /// Keeps the memory of a batch that is no longer needed.
     pub(super) fn keep(&mut self, mut batch: Batch) {
         batch.clear();
         self.spare.push(batch);
@@ -91,12 +91,12 @@ impl Memory {
         }
     }
 
-    /// Everything that waited is confirmed.
+    /// Ends the overflow: everything that waited is confirmed.
     pub(super) fn is_over(&mut self) {
         self.coarsened.clear();
     }
 
-    /// The rules concerned, where keys have been replaced since the last call, for the first time in a while.
+    /// The rules concerned, if an overflow began since the last call.
     pub(super) fn overflow(&mut self) -> Option<Vec<RuleId>> {
         std::mem::take(&mut self.is_new).then(|| self.coarsened.clone())
     }

@@ -19,22 +19,24 @@ pub(super) fn scopes_of(routes: &[Route], rule: RuleId) -> &[Scope] {
     routes.get(usize::from(rule.0)).map_or(&[][..], |route| &route.scopes)
 }
 
-/// A batch that waits for one target, with everything that is known of the commits in it. Whatever moves the batch moves
-/// that along, so that there is no second list of positions to keep in step.
+/// A batch that waits for one target, with everything that is known about its commits. The positions move with the
+/// batch, so there is no second list of positions to keep in step.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Pending {
     pub(super) batch: Batch,
-    /// What was decoded before the first entry of the batch was rendered. It holds watermarks: a target has passed a
-    /// stage up to the smallest `since` that has not. `None` where nothing in the batch counts.
+    /// The position up to which everything was decoded before the first entry of the batch was rendered. It holds back
+    /// watermarks: a target has passed a stage up to the smallest `since` that has not passed it. `None` if nothing in
+    /// the batch counts.
     pub(super) since: Option<Lsn>,
-    /// The last commit record that the batch stands in for, whether its keys are in the batch or a scope covers them.
-    /// It decides what replicas must have replayed.
+    /// The last commit record that the batch stands in for, with its keys or with a scope. It decides what replicas
+    /// must have replayed.
     pub(super) last: Lsn,
-    /// The last transaction with rows in it.
+    /// The last transaction that has rows in the batch.
     pub(super) newest: Option<Commit>,
-    /// When the oldest commit in it was made.
+    /// When the oldest commit in the batch was made.
     pub(super) oldest: Option<PgTime>,
-    /// It repairs what is not in the log, so the stored record must not list its rules before it is confirmed.
+    /// The batch repairs changes that are not in the log, so the stored record must not list its rules before it is
+    /// confirmed.
     pub(super) repairs: bool,
 }
 
@@ -43,12 +45,12 @@ impl Pending {
         self.batch.is_empty()
     }
 
-    /// Something rendered after `decoded` was added to the batch.
+    /// Notes that something rendered after `decoded` was added to the batch.
     pub(super) fn holds_since(&mut self, decoded: Lsn) {
         self.since = Some(self.since.map_or(decoded, |since| since.min(decoded)));
     }
 
-    /// The batch stands in for this commit.
+    /// Notes that the batch stands in for this commit.
     pub(super) fn stands_in_for(&mut self, commit: Option<(Commit, PgTime)>) {
         if let Some((commit, time)) = commit {
             self.last = self.last.max(commit.at);
@@ -56,12 +58,12 @@ impl Pending {
         }
     }
 
-    /// The batch stands in for rows of this commit.
+    /// Notes that the batch stands in for rows of this commit.
     pub(super) fn has_rows_of(&mut self, commit: Option<(Commit, PgTime)>) {
         self.newest = Commit::latest(self.newest, commit.map(|(commit, _)| commit));
     }
 
-    /// Takes everything out of `other`, which keeps its memory.
+    /// Moves everything out of `other`, which keeps its memory.
     pub(super) fn absorb(&mut self, other: &mut Pending) {
         if self.batch.is_empty() && !other.batch.is_empty() {
             std::mem::swap(&mut self.batch, &mut other.batch);
@@ -71,7 +73,7 @@ impl Pending {
         *other = Pending { batch: std::mem::take(&mut other.batch), ..Pending::default() };
     }
 
-    /// Adds what is in `other`, which stays as it is.
+    /// Adds the contents of `other`, which is unchanged.
     pub(super) fn join(&mut self, other: &Pending) {
         self.batch.append(&other.batch);
         self.since = self.since.into_iter().chain(other.since).min();
@@ -81,7 +83,7 @@ impl Pending {
         self.repairs |= other.repairs;
     }
 
-    /// Takes the scopes out. Both parts hold the watermarks.
+    /// Takes the scopes out. Both parts hold back the watermarks.
     pub(super) fn take_scopes(&mut self) -> Pending {
         let batch = self.batch.take_scopes();
         Pending {
@@ -93,7 +95,7 @@ impl Pending {
         }
     }
 
-    /// It counts as rendered no later than at `at`.
+    /// Makes the batch count as rendered no later than `at`.
     pub(super) fn clamp(&mut self, at: Lsn) {
         self.since = self.since.map(|since| since.min(at));
     }
@@ -102,8 +104,8 @@ impl Pending {
         Load { keys: self.batch.len(), bytes: self.batch.bytes() }
     }
 
-    /// Coarsens the batch where it has more than `keys_max` keys, or more text than a batch may have. Returns the rules
-    /// whose scopes replaced their keys.
+    /// Coarsens the batch if it has more than `keys_max` keys or more text than allowed. Returns the rules whose
+    /// scopes replaced their keys.
     pub(super) fn limit(&mut self, keys_max: usize, routes: &[Route]) -> Vec<RuleId> {
         if self.batch.len() <= keys_max && self.batch.bytes() <= BATCH_BYTES_MAX {
             return Vec::new();
@@ -117,11 +119,11 @@ impl Pending {
 pub(super) enum Stage {
     /// No visibility probe was sent after they were rendered.
     Fresh,
-    /// A probe that was sent later is on its way.
+    /// A probe that was sent after they were rendered is in flight.
     Probed,
-    /// The probe showed that one of their commits is not visible yet, or its answer is late.
+    /// A probe showed that one of their commits is not visible yet, or its answer is late.
     Blocked,
-    /// Everything in it is visible: it leaves as soon as the target has room.
+    /// All of their commits are visible: they leave as soon as the target has room.
     Ready,
 }
 

@@ -1,56 +1,56 @@
-//! What people decide.
+//! The core's settings: what the operator decides.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// What to do where continuity is broken.
+/// What to do about a gap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnGap {
     /// Flush every scope concerned, and go on.
     #[default]
     Flush,
-    /// Stay up, not ready, until somebody decides.
+    /// Keep running, not ready, until a person decides.
     Halt,
 }
 
-/// What to do with a cache that coherd has never seen before.
+/// What to do about a cache that coherd has never written to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFirstStart {
-    /// Trust what is in it.
+    /// Trust its contents.
     #[default]
     Keep,
     /// Flush every scope.
     Flush,
 }
 
-/// What is kept of what was delivered lately, where nobody says otherwise.
+/// Default for [`Policy::recent_bytes`].
 pub const RECENT_BYTES: usize = 8 << 20;
 
-/// What the core needs of the configuration.
+/// The part of the configuration that the core needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// Broken continuity.
+    /// What to do about a gap.
     pub on_gap: OnGap,
-    /// First start.
+    /// What to do at a first start.
     pub on_first_start: OnFirstStart,
     /// `limits.max_pending_keys`.
     pub pending_keys: usize,
-    /// `source.wal_budget`, in bytes; `None` is without bound.
+    /// `source.wal_budget`, in bytes; `None` means no limit.
     pub wal_budget: Option<u64>,
     /// `source.decoding_timeout`.
     pub decoding_timeout: Duration,
-    /// What all targets together were delivered lately and is kept in memory, in bytes, to be sent again to a target that
+    /// How much of the latest deliveries to all targets is kept in memory, in bytes, to send it again to a target that
     /// has lost it.
     pub recent_bytes: usize,
-    /// `repeat_after`; zero for never.
+    /// `repeat_after`; zero means never.
     pub repeat_after: Duration,
 }
 
 impl Policy {
-    /// Waits for everything, and repeats nothing.
+    /// Waits for everything and repeats nothing.
     pub const fn patient() -> Policy {
         Policy {
             on_gap: OnGap::Flush,

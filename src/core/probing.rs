@@ -1,4 +1,4 @@
-//! When the source is asked what its new snapshots show, and what its replicas' answers mean.
+//! Decides when to send a visibility probe and when to poll replicas, and acts on their answers.
 
 use std::time::{Duration, Instant};
 
@@ -7,29 +7,29 @@ use super::{Core, Event, Output, Reopen};
 use crate::types::lsn::Lsn;
 use crate::types::snapshot::{ReplicaSeen, Snapshot};
 
-/// How long an answer is waited for before invalidations leave early.
+/// How long to wait for an answer before invalidations leave early.
 const ANSWER_IS_LATE: Duration = Duration::from_millis(100);
-/// Waits before it is asked again about a commit that an answer did not show. As a rule its backend is about to make it
-/// visible; otherwise it waits for a synchronous standby.
+/// The first wait before another probe for a commit that an answer did not show. Usually its backend is about to make
+/// it visible; otherwise it waits for a synchronous standby.
 const AGAIN_FIRST: Duration = Duration::from_micros(500);
-/// The longest of them.
+/// The longest such wait.
 const AGAIN_MOST: Duration = Duration::from_millis(50);
-/// How often replicas are looked at that say nothing. One that is silent says nothing either of being late.
+/// How often to check the replicas while none answers. A silent replica does not report either that it lags.
 const REPLICAS_EVERY: Duration = Duration::from_millis(100);
 
-/// When the source was asked, and when to ask again.
+/// When the source was last probed, and when to probe again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Probing {
     at: Instant,
     again: Instant,
     pause: Duration,
-    /// The source was in recovery when it answered last.
+    /// The source was in recovery when it last answered.
     in_recovery: bool,
-    /// When the replicas were looked at last.
+    /// When the replicas were last checked.
     replicas: Instant,
-    /// The last commit record that they were asked for.
+    /// The last commit record for which they were polled.
     polled: Lsn,
-    /// What replicas that have left had replayed when the rules were listed last.
+    /// What replicas that had left had replayed when the rules were last listed.
     left_when_listed: Option<Lsn>,
 }
 
@@ -61,7 +61,7 @@ impl Probing {
 }
 
 impl Core {
-    /// Lets pass what may, and asks about the rest.
+    /// Moves on what is visible, and probes for the rest.
     pub(super) fn pass_or_probe(&mut self, now: Instant) {
         if self.following.walsender().is_none() {
             return;
@@ -71,7 +71,7 @@ impl Core {
             self.feed.outputs.push(Output::Probe);
         } else if self.feed.visibility.is_probing() && now >= self.probing.at + ANSWER_IS_LATE {
             self.answer_is_late();
-            // Once for each such time, not at every turn.
+            // Once per such interval, not at every turn.
             self.probing.at = now;
         }
         if !self.feed.replicas.is_empty() && self.feed.replicas.wanted() < self.feed.furthest {
@@ -86,14 +86,14 @@ impl Core {
         }
     }
 
-    /// When an answer is late, or it is time to ask again. Without a stream nobody is asked, however late it is.
+    /// When an answer becomes late, or the next probe is due. Without a stream there are no probes.
     pub(super) fn probe_due(&self) -> Option<Instant> {
         self.following.walsender()?;
         let late = self.feed.visibility.is_probing().then(|| self.probing.at + ANSWER_IS_LATE);
         late.or_else(|| self.feed.visibility.is_blocked().then_some(self.probing.again))
     }
 
-    /// The source says what its new snapshots show.
+    /// The source answered a probe.
     pub(super) fn probe_answered(&mut self, walsender: u32, snapshot: Snapshot, now: Instant) {
         if self.following.walsender() != Some(walsender) {
             return;
@@ -109,13 +109,13 @@ impl Core {
         self.probing.again = now + self.probing.pause;
     }
 
-    /// A replica has answered.
+    /// A replica answered.
     pub(super) fn replica_reported(&mut self, replica: usize, seen: ReplicaSeen, now: Instant) {
         self.feed.replicas.answered(replica, seen, now);
         self.replicas_turned(now);
     }
 
-    /// Which replicas are held, and how far they have come.
+    /// Updates which replicas are held, and how far they have replayed.
     pub(super) fn replicas_turned(&mut self, now: Instant) {
         if self.feed.replicas.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! What follows from a target's stored record: go on, send again, flush, halt.
+//! Reconciles a target: compares its stored record with the slot, and continues, sends again, flushes or halts.
 
 use std::time::Instant;
 
@@ -15,8 +15,8 @@ use crate::types::lsn::Lsn;
 use crate::types::record::{Answer, NEW, StoredRecord};
 
 impl TargetState {
-    /// Whether nobody else writes the target's record, as far as can be seen. Where somebody does, nothing is sent. The
-    /// database that is followed has this system identifier, and is followed by this slot.
+    /// Whether no other coherd writes the target's record, as far as can be seen. If one does, nothing is sent.
+    /// `system_id` and `slot` are those of the database that is followed.
     fn has_record_alone(
         &mut self,
         feed: &mut Feed,
@@ -35,8 +35,9 @@ impl TargetState {
         true
     }
 
-    /// Whether another instance that follows the same slot has begun to write the record since this one did. Said once: where
-    /// the stream turns out to be open still, its clock was ahead of this one's, and sequences go on after its own.
+    /// Whether another instance that follows the same slot has started to write the record since this one did. True
+    /// only once per instance: if the stream turns out to be still open, the other instance's clock was ahead, and
+    /// sequences continue after its own.
     pub(super) fn is_overtaken(&self, feed: &mut Feed, stored: &StoredRecord, system_id: u64) -> bool {
         let Some(record) = stored.record.as_ref().filter(|record| record.system_id == system_id) else { return false };
         let is_overtaken = record.sequence > feed.sequences.last && self.record.written > Lsn::ZERO;
@@ -46,8 +47,8 @@ impl TargetState {
         is_overtaken
     }
 
-    /// Compares the target's stored record with what is known. Unless the target is halted, it may be sent something from
-    /// now on: what the verdict asks for first.
+    /// Compares the target's stored record with what is known. Unless the target is halted, it may receive deliveries
+    /// from now on, first what the verdict requires.
     pub(super) fn reconcile(
         &mut self,
         feed: &mut Feed,
@@ -57,7 +58,7 @@ impl TargetState {
     ) -> Verdict {
         let sequence = its.record.as_ref().map_or(0, |record| record.sequence);
         let is_ours = self.record.sent > Lsn::ZERO && feed.sequences.are_ours(sequence);
-        // What is given out next is later than whatever another instance has written.
+        // The next sequence is later than any that another instance has written.
         feed.sequences.last = feed.sequences.last.max(sequence);
         let known = Known {
             opening: &followed.opening,
@@ -76,7 +77,7 @@ impl TargetState {
             (Verdict::Continue, Some(record)) => Floor::of(record),
             _ => Floor::default(),
         };
-        // It may have lost those too.
+        // The target may have lost its marks too.
         self.record.marks_are_due = true;
         self.flush_again();
         if let (Verdict::Continue | Verdict::Resend { .. }, Some(record), false) = (&verdict, &its.record, is_ours) {
@@ -86,7 +87,7 @@ impl TargetState {
             }
             if verdict == Verdict::Continue {
                 self.record.found(record);
-                // What the other process has sent is not in this one's memory.
+                // What the other process sent is not in this one's memory.
                 if record.applied > self.recent.reaches_back_to() {
                     self.recent.begin(record.applied);
                 }
@@ -100,7 +101,8 @@ impl Core {
     /// A target's stored record was read.
     pub(super) fn record_loaded(&mut self, index: usize, stored: StoredRecord, now: Instant) {
         if self.following.walsender().is_none() {
-            // Another instance may be at work by now, and the record be its own. It is loaded again when the stream is open.
+            // Another instance may be active by now and may have written the record. It is loaded again once the
+            // stream is open.
             if self.following.stream == Stream::Parked {
                 self.unpark();
             }
@@ -116,13 +118,13 @@ impl Core {
             return feed.outputs.push(Output::LoadAgain(index));
         }
         if target.is_overtaken(feed, &stored, system_id) {
-            // As a rule the server has not told yet that the stream is lost.
+            // Usually the server has not reported yet that the stream is lost.
             feed.outputs.push(Output::LoadAgain(index));
             return self.reopen(Reopen::Overtaken(index));
         }
         let verdict = target.reconcile(feed, followed, shown, &stored);
         if let (Verdict::Gap(Gap::DatabaseWentBack { .. }), false) = (&verdict, followed.is_reached_sure()) {
-            // Perhaps the instance before this one wrote the record while this one was waiting.
+            // The previous instance may have written the record while this one was waiting.
             target.unverify();
             return self.early.push((index, stored));
         }
@@ -134,7 +136,7 @@ impl Core {
         }
     }
 
-    /// The target goes on, with a repair; its record proves that everything up to `confirmed_at_most` is confirmed.
+    /// The target continues, with a repair. Its record proves that everything up to `confirmed_at_most` is confirmed.
     fn reconciled(&mut self, index: usize, repair: &Repair, confirmed_at_most: Lsn) {
         let sequence = self.feed.sequences.last;
         let answer = Answer { sequence, confirmed_at_most, lists_no_rules: !repair.rules.is_empty() };
@@ -148,7 +150,7 @@ impl Core {
         });
     }
 
-    /// What follows from a verdict; `None` where a person has to decide.
+    /// The repair that a verdict requires; `None` if a person has to decide.
     fn follows(&mut self, index: usize, verdict: Verdict, stored: &StoredRecord) -> Option<Repair> {
         let all = self.flush_of(self.feed.rules_of(index, |_| true));
         match verdict {
@@ -162,7 +164,7 @@ impl Core {
             }
             Verdict::Continue => {
                 let not_listed = self.not_listed(index, stored);
-                // Without a record it is empty.
+                // A target without a record is empty.
                 if not_listed.is_empty() || stored.record.is_none() {
                     return Some(Repair::default());
                 }
@@ -183,7 +185,7 @@ impl Core {
         }
     }
 
-    /// What targets hold turned out to be of another history.
+    /// Handles targets whose contents turned out to belong to another history.
     pub(super) fn other_histories(&mut self) {
         for (index, commit) in self.take_other_histories() {
             let all = self.flush_of(self.feed.rules_of(index, |_| true));
@@ -197,10 +199,10 @@ impl Core {
         }
     }
 
-    /// Tells of a gap. Gives whether it is repaired with a flush, or waits for a person.
+    /// Reports a gap. Returns true if a flush repairs it, and false if it waits for a person.
     pub(super) fn gap(&mut self, index: usize, why: Why) -> bool {
         if self.targets.get(index).is_some_and(|target| target.halt.is_pardoned) {
-            // It was told when it halted.
+            // The gap was reported when the target halted.
             self.feed.tell(Event::Flushing(index, why));
             return true;
         }
@@ -213,8 +215,8 @@ impl Core {
         true
     }
 
-    /// The rules that the target's record does not list: it may have missed what was not in the stream. Where transactions
-    /// run that may still hide something, nothing counts as settled before they have ended.
+    /// The rules that the target's record does not list: the target may have missed changes that were not in the
+    /// stream. If running transactions may still hide changes, nothing settles until they have ended.
     fn not_listed(&mut self, index: usize, stored: &StoredRecord) -> Vec<RuleId> {
         let marks = stored.record.as_ref().and_then(|record| record.rules.clone());
         let marks = marks.as_deref().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What is known of a target's stored record, and when it moves.
+//! What is known of a target's stored record, and when to write it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,13 +8,13 @@ use crate::types::lsn::Lsn;
 use crate::types::record::Record;
 use crate::types::snapshot::Commit;
 
-/// A record on a stream that brings no invalidations moves this often in the long run, unless somebody waits for it; and,
-/// with nothing to say, about this often too: that is how a target that has gone away is noticed.
+/// How often, in the long run, a record moves while the stream brings no invalidations, unless a client waits for it.
+/// A record with nothing new is written at about the same rate, to notice that a target has gone away.
 const RECORD_PACE: Duration = Duration::from_secs(1);
-/// When deliveries have come to rest, the record says so after this time: under load the next delivery does, which brings
-/// a record anyway.
+/// How soon after a confirmation the record is written, if no delivery leaves before. Under load the next delivery
+/// writes it anyway.
 const RECORD_AFTER: Duration = Duration::from_millis(2);
-/// Moves that were not needed are saved up, as time, so that on a quiet database nobody waits for a timer.
+/// Unused moves are saved up, as time, up to this much, so that on a quiet database no client waits for a timer.
 const RECORD_SAVED: Duration = Duration::from_mins(5);
 
 /// What a record said when it was read.
@@ -31,31 +31,34 @@ impl Floor {
     }
 }
 
-/// A target's stored record.
+/// The state of a target's stored record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct RecordState {
-    /// What the record that the target is known to hold says is confirmed.
+    /// `confirmed` in the record that the target is known to hold.
     pub(super) recorded: Lsn,
     /// The furthest `applied` of a record that was sent.
     pub(super) sent: Lsn,
     /// The last transaction with rows that was sent.
     pub(super) commit: Option<Commit>,
-    /// Set until the stream has shown that the history which is followed has the target's last transaction.
+    /// Set until the stream has shown the target's last transaction, which proves that the target belongs to this
+    /// history.
     pub(super) history: Option<History>,
-    /// The furthest `applied` of a record that was confirmed, or found to be another process's, since the slot is followed.
+    /// The furthest `applied` of a record that was confirmed, or that another process wrote, since the slot is
+    /// followed.
     pub(super) written: Lsn,
-    /// The sequence of that record.
+    /// The greatest sequence of those records.
     pub(super) sequence: u64,
-    /// A record was written since one was read. Before that, whoever puts back old data together with the record that was
-    /// read, or together with none where there was none, leaves no trace; so what is flushed before may come back unnoticed.
+    /// A record was written since the last one was read. Before that, a restore of old data together with the record
+    /// that was read, or without one if there was none, leaves no trace. So what is flushed earlier could come back
+    /// unnoticed.
     pub(super) anchored: bool,
-    /// This process has written a record to the target, whatever became of the slot since.
+    /// This process has written a record to the target, whatever has become of the slot since.
     pub(super) acquainted: bool,
-    /// What the record said when it was read: it never moves back.
+    /// What the record said when it was read: later records never say less.
     pub(super) floor: Floor,
     /// The marks of the rules that have missed nothing.
     pub(super) marks: Arc<str>,
-    /// The record still has to be written with them.
+    /// The next record still has to include the marks.
     pub(super) marks_are_due: bool,
 }
 
@@ -66,7 +69,7 @@ impl RecordState {
         self.found(record);
     }
 
-    /// The target holds a record that another process has written. It counts like one of this process from now on: where a
+    /// The target holds a record that another process wrote. It counts like one of this process from now on: if a
     /// later one says less, the target went back.
     pub(super) fn found(&mut self, record: &Record) {
         self.written = self.written.max(record.applied);
@@ -92,19 +95,19 @@ impl RecordState {
         self.sent = self.sent.min(at);
     }
 
-    /// What it says is of another history.
+    /// What the record says belongs to another history.
     pub(super) fn disown(&mut self) {
         (self.commit, self.floor) = (None, Floor::default());
     }
 }
 
-/// When a target's record moves by itself.
+/// When a target's record is written without a delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Pace {
-    /// When it has to say what is settled, after invalidations were confirmed.
+    /// When the record has to say what is settled, after invalidations were confirmed.
     pub(super) settled_due: Option<Instant>,
     last_sent: Instant,
-    /// The moves so far have used up the time until then.
+    /// The moves so far have used up the allowance until then.
     used_until: Instant,
 }
 
@@ -123,17 +126,17 @@ impl Pace {
         self.settled_due.get_or_insert_with(|| now + RECORD_AFTER);
     }
 
-    /// Whether the record has to move; `is_behind`: the slot waits for it, `is_awaited`: and somebody else does.
+    /// Whether the record has to move. `is_behind`: the slot waits for it. `is_awaited`: a client waits for it too.
     pub(super) fn is_due(&self, is_behind: bool, is_awaited: bool, now: Instant) -> bool {
         let moves = is_behind && (is_awaited || (self.settled_due.is_none() && self.used_until <= now + RECORD_SAVED));
         let heartbeat = now.duration_since(self.last_sent) >= RECORD_PACE;
         self.settled_due.is_some_and(|due| due <= now) || moves || heartbeat
     }
 
-    /// A record leaves; `is_bare`: because the slot waits for it, and for nothing else.
+    /// A record leaves. `is_bare`: only because the slot waits for it.
     pub(super) fn leaves(&mut self, is_bare: bool, now: Instant) {
         if is_bare && self.settled_due.is_none() {
-            // However many had to move for somebody who waits, the next one comes in time.
+            // However often the record moved for clients that wait, the next move is in time.
             self.used_until = self.used_until.clamp(now, now + RECORD_SAVED) + RECORD_PACE;
         }
         (self.settled_due, self.last_sent) = (None, now);

@@ -1,5 +1,5 @@
-//! What a target has to be sent beside what is gathered for it: something it has lost, or the scopes of rules of which it
-//! may have missed changes.
+//! Gathers repairs: what a target has to be sent in addition to new invalidations. That is what it has lost, or the
+//! scopes of rules of which it may have missed changes.
 
 use super::feed::Feed;
 use super::just_before;
@@ -11,18 +11,18 @@ use crate::types::lsn::Lsn;
 /// A repair.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
-    /// What the target was sent for commits after this position is sent again.
+    /// The target gets again what it was sent for commits after this position.
     pub(super) sent_after: Option<Lsn>,
     /// The scopes of these rules are flushed.
     pub(super) rules: Vec<RuleId>,
-    /// The end of what the scopes stand in for, where it is later than what is decoded: the end of the log when the fault
-    /// was seen.
+    /// The end of what the scopes stand in for, if it is later than the decoded position: the end of the log when the
+    /// fault was found.
     pub(super) missed_until: Lsn,
 }
 
 impl TargetState {
-    /// Gathers a repair. It leaves behind whatever is in flight, and its scopes when the target is anchored; until it is
-    /// confirmed no record says that the target has what was missed.
+    /// Gathers a repair. It leaves after everything in flight, and its scopes once the target is anchored. Until it is
+    /// confirmed, no record says that the target has what it missed.
     pub(super) fn repair(&mut self, feed: &mut Feed, repair: &Repair) {
         let since = self.since(feed.decoded);
         let ready = self.queue.stages.at_mut(Stage::Ready);

@@ -1,5 +1,5 @@
-//! `repeat_after`: for readers without a protocol, everything confirmed is invalidated once more after a pause, because one
-//! of them may have been slower between its read and its SET than the invalidation. It holds no watermark.
+//! `repeat_after`: invalidates everything confirmed again after a pause, for readers without a protocol, because one
+//! of them may have taken longer between its read and its SET than the invalidation took. It holds back no watermark.
 
 use std::time::{Duration, Instant};
 
@@ -9,15 +9,15 @@ use super::pending::Pending;
 use super::queue::Queue;
 use crate::types::invalidation::Batch;
 
-/// Into how many parts the pause is divided: what is confirmed within one is repeated together.
+/// The number of parts of the pause: what is confirmed within one part is repeated together.
 const PARTS: u32 = 8;
 
-/// What is to be repeated together.
+/// What is repeated together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Repeat {
     /// When the first of it is due.
     first: Instant,
-    /// When the last of it is.
+    /// When the last of it is due.
     due: Instant,
     pub(super) pending: Pending,
 }
@@ -37,7 +37,7 @@ impl Core {
 }
 
 impl Queue {
-    /// What was confirmed for good is repeated after the pause.
+    /// Schedules the repetition of a batch that is confirmed for good.
     pub(super) fn repeat_later(&mut self, batch: Batch, feed: &Feed, now: Instant) {
         let pause = feed.policy.repeat_after;
         if pause == Duration::ZERO || batch.is_empty() {
@@ -54,7 +54,7 @@ impl Queue {
         }
     }
 
-    /// Takes what is due now.
+    /// Takes the repetitions that are due.
     pub(super) fn repeat(&mut self, feed: &Feed, now: Instant) {
         while let Some(Repeat { pending, .. }) = self.repeats.pop_front_if(|repeat| repeat.due <= now) {
             self.memory.merge(&mut self.repeat, pending, feed);

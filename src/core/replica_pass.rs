@@ -1,5 +1,5 @@
-//! The replica pass: what replicas had not replayed when it was invalidated is invalidated a second time, and rules that a
-//! replica missed are flushed when it is back.
+//! The replica pass: repeats invalidations that replicas had not replayed at the first pass, and flushes the rules of
+//! which a replica missed changes once it is back.
 
 use super::feed::Feed;
 use super::pending::Pending;
@@ -9,12 +9,12 @@ use super::{Core, Event, Why, just_before};
 use crate::types::invalidation::RuleId;
 use crate::types::lsn::Lsn;
 
-/// What waits for replicas for one target, in parts. More is joined to the last part, so that the first ones are never put
-/// off.
+/// How many parts may wait for replicas, per target. Anything more joins the last part, so that the first parts are
+/// never delayed.
 const PARTS_MAX: usize = 8;
 
 impl Queue {
-    /// What is replayed by now waits for its replica pass; or all of it, whether it is replayed or not.
+    /// Moves what is replayed to its replica pass; with `all`, everything.
     pub(super) fn take_replayed(&mut self, feed: &Feed, all: bool) {
         let is_taken = |pending: &mut Pending| all || !feed.replicas.lacks(pending.last);
         while let Some(pending) = self.awaiting_replay.pop_front_if(is_taken) {
@@ -22,7 +22,7 @@ impl Queue {
         }
     }
 
-    /// A first pass was confirmed: what was in it waits for the replicas.
+    /// A first pass was confirmed: its batch waits for the replicas.
     pub(super) fn await_replay(&mut self, pending: Pending, feed: &Feed) {
         let parts = &mut self.awaiting_replay;
         parts.push_back(pending);
@@ -37,9 +37,9 @@ impl Queue {
 }
 
 impl TargetState {
-    /// A replica is held again that had replayed everything before `since` when it left: its readers may have filled in
-    /// what was older than what had settled meanwhile. Once it has replayed everything decoded, the rules touched meanwhile
-    /// are flushed.
+    /// A replica is held again that had replayed everything before `since` when it left. Its readers may have filled
+    /// caches with values older than what has settled meanwhile. The rules touched meanwhile are flushed once the
+    /// replica has replayed everything decoded.
     pub(super) fn replica_returned(&mut self, feed: &mut Feed, since: Lsn) {
         let rules = feed.rules_of(*self.index, |rule| feed.touched.since(rule, since));
         let Some(touched) = rules.iter().map(|rule| feed.touched.at(*rule)).max() else { return };
@@ -52,20 +52,20 @@ impl TargetState {
         feed.tell(Event::Flushing(*self.index, Why::ReplicaReturned));
     }
 
-    /// Whether the target's record may list the rule: no repair is under way that is not in the log, and no replica has left
-    /// before it replayed what concerns the rule.
+    /// Whether the target's record may list the rule: no repair for changes that are not in the log is under way, and
+    /// no replica left before it had replayed what concerns the rule.
     pub(super) fn may_list(&self, feed: &Feed, rule: RuleId) -> bool {
         !self.queue.is_repaired() && !feed.replicas.left().is_some_and(|since| feed.touched.since(rule, since))
     }
 }
 
 impl Core {
-    /// Whether anything is flushed that readers of a replica may have spoiled, or still may.
+    /// Whether a repair is under way: until it is done, values that readers of a replica filled in may be stale.
     pub(super) fn is_repairing(&self) -> bool {
         self.targets.iter().any(|target| target.queue.is_repaired())
     }
 
-    /// Nothing later counts as settled in any record; `None` while one of them is not known.
+    /// No record says that anything later is settled; `None` while a record is unknown.
     pub(super) fn settled_at_most(&self) -> Option<Lsn> {
         let are_known = self.targets.iter().all(|target| target.mode == Mode::Live);
         let floors = self.targets.iter().map(|target| target.record.floor.settled);

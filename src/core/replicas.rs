@@ -1,5 +1,5 @@
-//! Which replicas everything has to be replayed by before it is invalidated a second time, and which are too far behind to
-//! be waited for.
+//! Decides which replicas are held, that is, which must replay a commit before the replica pass, and which are too far
+//! behind to be waited for. Answers and times go in; replayed positions and turns come out.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,40 +8,40 @@ use crate::core::continuity::Fork;
 use crate::types::lsn::Lsn;
 use crate::types::snapshot::ReplicaSeen;
 
-/// Into how many parts the longest lag is divided, to tell how old a position is.
+/// The number of parts of the longest lag: the resolution at which the age of a position is known.
 const MARKS: u32 = 256;
 
 /// Why a replica is not waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Absent {
-    /// It has not replayed for so long what it should have.
+    /// For this long, it has not replayed something that it should have.
     #[error("it has not replayed what was committed {} s ago", .0.as_secs())]
     Behind(Duration),
-    /// It has not answered for so long.
+    /// It has not answered for this long.
     #[error("it has not answered for {} s", .0.as_secs())]
     Silent(Duration),
-    /// It was restored, or has lost in a crash what it had not written down.
+    /// It was restored, or lost in a crash what it had not yet written to disk.
     #[error("it has gone back to {to}")]
     Back {
-        /// Everything before this position it has replayed.
+        /// It has replayed everything before this position.
         to: Lsn,
     },
-    /// It was started anew, and may have gone back for a moment.
+    /// It was restarted, and may have gone back for a moment.
     #[error("it was restarted, and its readers may have seen older values than before")]
     Restarted,
-    /// It was promoted, or never was one.
+    /// It was promoted, or never was a replica.
     #[error("it is no replica: it takes writes, on timeline {timeline}")]
     Primary {
         /// Its timeline.
         timeline: u32,
     },
-    /// It belongs to another database.
+    /// It belongs to another database cluster.
     #[error("it is a replica of another database: its system identifier is {system_id}")]
     OtherDatabase {
         /// Its system identifier.
         system_id: u64,
     },
-    /// It follows what is not the source's history.
+    /// It follows a timeline that is not part of the source's history.
     #[error("it is on timeline {timeline}, which is not part of the source's history")]
     OtherTimeline {
         /// Its timeline.
@@ -49,7 +49,7 @@ pub enum Absent {
     },
 }
 
-/// A replica that is not waited for from now on, or is again.
+/// A replica is no longer waited for, or is waited for again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     /// What it has not replayed settles without it.
@@ -59,35 +59,35 @@ pub enum Turn {
         /// Why.
         why: Absent,
     },
-    /// It is waited for again. Its readers may have filled in what was older than what had settled.
+    /// It is waited for again. Its readers may have filled caches with values older than what had settled.
     Returned {
         /// Which one.
         replica: usize,
-        /// Everything before this position it had replayed when it left.
+        /// It had replayed everything before this position when it left.
         since: Lsn,
     },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Replica {
-    /// Set while it is not waited for: everything before this position it had replayed when it left.
+    /// Set while it is not waited for: it had replayed everything before this position when it left.
     left: Option<Lsn>,
-    /// Everything before is replayed, in the source's history.
+    /// It has replayed everything before this position of the source's history.
     replayed: Lsn,
-    /// When it last answered as a replica of the source, or the beginning.
+    /// When it last answered as a replica of the source; initially, the start of this process.
     answered: Instant,
-    /// What it said instead, last.
+    /// Why its last answer was not that of a replica of the source.
     strange: Option<Absent>,
-    /// What it has to have replayed before readers may rely on it; not known before it is waited for.
+    /// What it must have replayed before readers may rely on it; unknown until it is waited for.
     needs: Option<Lsn>,
-    /// It has replayed less than it had, and nobody has been told: its readers see what is older than what has settled.
-    /// Zero where it is not known how much less.
+    /// It has replayed less than before, and no turn has reported that yet: its readers see older values than what has
+    /// settled. Zero if it is unknown how much less.
     back_to: Option<Lsn>,
     /// [`ReplicaSeen::run`] when it last answered as a replica of the source.
     run: Option<i64>,
 }
 
-/// The server that replicas are compared with.
+/// The source, with which replicas are compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Origin {
     system_id: u64,
@@ -102,15 +102,15 @@ pub struct Replicas {
     each: Vec<Replica>,
     max_lag: Duration,
     origin: Option<Origin>,
-    /// Positions that must be replayed, and since when; oldest first.
+    /// Positions that must be replayed, and since when, oldest first.
     marks: VecDeque<(Lsn, Instant)>,
-    /// The furthest one, and since when there is anything beyond the last mark.
+    /// The furthest position that must be replayed, and since when there is anything beyond the last mark.
     furthest: Option<(Lsn, Instant)>,
 }
 
 impl Replicas {
-    /// `count` replicas, none of which has answered yet. One that is behind or silent for longer than `max_lag` is not
-    /// waited for.
+    /// `count` replicas, none of which has answered yet. A replica that is behind or silent for longer than `max_lag`
+    /// is not waited for.
     pub fn new(count: usize, max_lag: Duration, now: Instant) -> Replicas {
         let replayed = Lsn::ZERO;
         let replica =
@@ -124,7 +124,7 @@ impl Replicas {
         }
     }
 
-    /// See [`Core::rest`](super::Core::rest). One that has left stays so until it answers.
+    /// See [`Core::rest`](super::Core::rest). A replica that has left stays so until it answers.
     pub(super) fn rest(&mut self, now: Instant) {
         let long_ago = now.checked_sub(2 * self.max_lag).unwrap_or(now);
         for replica in &mut self.each {
@@ -133,35 +133,37 @@ impl Replicas {
         self.marks.iter_mut().chain(&mut self.furthest).for_each(|(_, since)| *since = now);
     }
 
-    /// Whether none is listed.
+    /// Whether no replica is listed.
     pub fn is_empty(&self) -> bool {
         self.each.is_empty()
     }
 
-    /// The source was opened. `forks` are where its log left earlier timelines, oldest first.
+    /// The stream of the source was opened. `forks`: where its log left earlier timelines, oldest first.
     pub fn opened(&mut self, system_id: u64, timeline: u32, forks: &[Fork]) {
         let takes_writes = self.origin.as_ref().is_some_and(|origin| origin.takes_writes);
         let origin = Origin { system_id, timeline, forks: forks.to_vec(), takes_writes };
         let before = self.origin.replace(origin.clone());
         let shared = before.map_or(Lsn::MAX, |before| origin.shares_with(&before));
-        // What is not part of this history never will be replayed.
+        // What is not part of this history will never be replayed.
         self.marks.retain(|(at, _)| *at < shared);
         self.furthest = self.furthest.filter(|(at, _)| *at < shared);
         for replica in &mut self.each {
-            // What was compared with another history is to be said again; and one that was the source may be no more.
+            // What was compared with another history must be reported again, and the former source may not be the
+            // source any more.
             replica.replayed = if replica.replayed == Lsn::MAX { Lsn::ZERO } else { shared.min(replica.replayed) };
             replica.left = replica.left.map(|since| shared.min(since));
         }
     }
 
-    /// Whether the source takes writes: then one that is listed and does too, on the same timeline, is the source.
+    /// Sets whether the source takes writes. If it does, a listed server on the same timeline that takes writes is the
+    /// source.
     pub fn source_takes_writes(&mut self, takes_writes: bool) {
         if let Some(origin) = &mut self.origin {
             origin.takes_writes = takes_writes;
         }
     }
 
-    /// What is at `at` has to be replayed.
+    /// The commit at `at` has to be replayed.
     pub fn want(&mut self, at: Lsn, now: Instant) {
         if self.each.is_empty() {
             return;
@@ -185,14 +187,14 @@ impl Replicas {
         self.furthest.map_or(Lsn::ZERO, |(at, _)| at)
     }
 
-    /// A replica has answered.
+    /// Takes in a replica's answer.
     pub fn answered(&mut self, index: usize, seen: ReplicaSeen, now: Instant) {
         let (Some(replica), Some(origin)) = (self.each.get_mut(index), &self.origin) else { return };
         match origin.compare(seen) {
             Ok(replayed) => {
                 let before = std::mem::replace(&mut replica.replayed, replayed);
                 (replica.answered, replica.strange) = (now, None);
-                // One that was promoted or demoted is compared by its history.
+                // Only the history counts for a server that was promoted or demoted.
                 let is_standby = before < Lsn::MAX && replayed < Lsn::MAX;
                 let is_new = replica.run.replace(seen.run).is_some_and(|run| run != seen.run);
                 let back_to = match (is_standby && is_new, is_standby && replayed < before) {
@@ -206,7 +208,7 @@ impl Replicas {
         self.trim();
     }
 
-    /// Forgets what all have replayed, those too that are not waited for.
+    /// Forgets what all replicas have replayed, including those that are not waited for.
     fn trim(&mut self) {
         let slowest = self.each.iter().map(|replica| replica.replayed).min().unwrap_or(Lsn::MAX);
         while self.marks.front().is_some_and(|(at, _)| *at < slowest) {
@@ -215,7 +217,7 @@ impl Replicas {
         self.furthest = self.furthest.filter(|(at, _)| *at >= slowest);
     }
 
-    /// What has changed by now, one at a time, until there is nothing more.
+    /// The next change by `now`; `None` if there are no more.
     pub fn turn(&mut self, now: Instant) -> Option<Turn> {
         let lags: Vec<(Duration, Absent)> = self.each.iter().map(|replica| self.lag(replica, now)).collect();
         for (index, (replica, (lag, why))) in self.each.iter_mut().zip(lags).enumerate() {
@@ -234,7 +236,8 @@ impl Replicas {
                 (Some(since), _) => {
                     let since = back_to.map_or(since, |to| to.min(since));
                     replica.left = Some(since);
-                    // Well below, or one that is just as far behind would come and go.
+                    // The limit is well below `max_lag`: otherwise a replica near it would leave and return all the
+                    // time.
                     if lag <= self.max_lag / 2 && replica.replayed > Lsn::ZERO {
                         replica.left = None;
                         return Some(Turn::Returned { replica: index, since });
@@ -245,30 +248,30 @@ impl Replicas {
         None
     }
 
-    /// Everything before this position is replayed by every replica that is waited for.
+    /// Every replica that is waited for has replayed everything before this position.
     pub fn replayed(&self) -> Lsn {
         let held = self.each.iter().filter(|replica| replica.left.is_none());
         held.map(|replica| replica.replayed).min().unwrap_or(Lsn::MAX)
     }
 
-    /// Whether one that is waited for still has to replay what is committed at `at`.
+    /// Whether a replica that is waited for still has to replay the commit at `at`.
     pub fn lacks(&self, at: Lsn) -> bool {
         self.replayed() <= at
     }
 
-    /// What those that are not waited for had replayed when they left; the least of several.
+    /// What the replicas that are not waited for had replayed when they left; the least of them.
     pub fn left(&self) -> Option<Lsn> {
         self.each.iter().filter_map(|replica| replica.left).min()
     }
 
-    /// Whether one has left that has replayed what is at `before` and not what is at `after`.
+    /// Whether the replica that left furthest behind has replayed what is at `before` and not what is at `after`.
     pub fn has_left_between(&self, before: Lsn, after: Lsn) -> bool {
         self.left().is_some_and(|since| before < since && since <= after)
     }
 
-    /// Which of them have replayed all that has settled, and will have. One that is waited for again, or for the first
-    /// time, may still lack what had settled without it. `reached`: nothing later has settled; `None` where that is not
-    /// known.
+    /// For each replica, whether it has replayed everything that has settled, and continues to. A replica that is
+    /// waited for again, or for the first time, may still lack what settled without it. `reached`: nothing later has
+    /// settled; `None` if that is unknown.
     pub fn are_relied_on(&mut self, reached: Option<Lsn>) -> impl Iterator<Item = bool> {
         self.each.iter_mut().map(move |replica| {
             let reached = reached.filter(|_| replica.left.is_none());
@@ -277,7 +280,7 @@ impl Replicas {
         })
     }
 
-    /// For how long a replica has owed something, and why that may be.
+    /// How long a replica has owed something, and the reason.
     fn lag(&self, replica: &Replica, now: Instant) -> (Duration, Absent) {
         let silent = now.saturating_duration_since(replica.answered);
         let owed = self.marks.iter().chain(&self.furthest).find(|(at, _)| *at >= replica.replayed);
@@ -285,14 +288,14 @@ impl Replicas {
         match replica.strange {
             Some(why) => (silent, why),
             None if behind > silent => (behind, Absent::Behind(behind)),
-            // Between two questions it is silent too.
+            // It is silent between two polls too.
             None => (silent, Absent::Silent(silent)),
         }
     }
 }
 
 impl Origin {
-    /// Up to where the history of `before` is this one's too.
+    /// The position up to which this history includes that of `before`.
     fn shares_with(&self, before: &Origin) -> Lsn {
         if self.system_id != before.system_id {
             return Lsn::ZERO;
@@ -321,7 +324,7 @@ impl Origin {
         if timeline == self.timeline {
             return Ok(replayed);
         }
-        // What it has replayed beyond the fork was never, or is no more, part of the history.
+        // What it has replayed beyond the fork is not, or no longer, part of the source's history.
         self.left(timeline).map(|at| replayed.min(at)).ok_or(Absent::OtherTimeline { timeline })
     }
 }

@@ -1,4 +1,4 @@
-//! Deliveries leave and are confirmed, each with the record that it leaves behind.
+//! Sends deliveries and handles their confirmations. Each delivery carries the record that is written after it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,15 +14,15 @@ use crate::types::record::{Delivery, Record};
 use crate::types::snapshot::Commit;
 
 impl Core {
-    /// Whether nothing is left to do for any target that answers. What waits for its visibility or for replicas may do so
-    /// for long, and comes again.
+    /// Whether nothing is left to do for any target that answers. What waits for its visibility or for replicas is
+    /// left out: it may wait for long, and the slot sends it again.
     pub fn is_drained(&self) -> bool {
         let allowed = self.allowed();
         let is_due = |target: &TargetState| target.record.marks_are_due || target.record_is_behind(allowed);
         self.targets.iter().filter(|target| target.up).all(|target| target.queue.is_quiet() && !is_due(target))
     }
 
-    /// Sends whatever can be sent, and the last records.
+    /// Sends everything that can be sent, and the last records.
     pub(super) fn send_last(&mut self, now: Instant) {
         let allowed = self.allowed();
         for target in self.targets.iter_mut().filter(|target| target.record_is_behind(allowed)) {
@@ -31,7 +31,7 @@ impl Core {
         self.send(now);
     }
 
-    /// Sends whatever can be sent: invalidations at once, a bare record where one is due.
+    /// Sends everything that can be sent: invalidations at once, a record alone when one is due.
     pub(super) fn send(&mut self, now: Instant) {
         for index in 0..self.targets.len() {
             let Core { targets, feed, .. } = self;
@@ -48,7 +48,7 @@ impl Core {
         }
     }
 
-    /// When a record is due that waits for nothing but its time.
+    /// When the next record is due that waits only for its time.
     pub(super) fn record_due(&self, now: Instant) -> Option<Instant> {
         let waits = self.targets.iter().filter(|target| target.mode == Mode::Live && target.queue.deliveries() == 0);
         waits.filter_map(|target| target.pace.settled_due).filter(|due| *due > now).min()
@@ -56,7 +56,7 @@ impl Core {
 }
 
 impl TargetState {
-    /// Sends one delivery, where one may leave. `allowed`: as far as this the slot waits only for records to move.
+    /// Sends one delivery, if one may leave. `allowed`: up to here the slot waits only for records to move.
     fn send(&mut self, feed: &mut Feed, opening: &Opening, allowed: Lsn, now: Instant) -> bool {
         let (deliveries, is_bare) = (self.queue.deliveries(), !self.queue.has_keys_to_send());
         if !self.is_served() || deliveries >= WINDOW_DELIVERIES {
@@ -76,8 +76,8 @@ impl TargetState {
         true
     }
 
-    /// Scopes take long, and leave beside the deliveries: one flush at a time. They need no record of their own. As long as
-    /// they are not confirmed they hold `confirmed` in the records of other deliveries, or keep their rules out of them.
+    /// Sends one flush in parallel to the deliveries, because scopes take long. A flush needs no record of its own.
+    /// Until it is confirmed, it holds back `confirmed` in the records of deliveries, or keeps its rules out of them.
     fn send_flush(&mut self, feed: &mut Feed) {
         let is_flushing = self.queue.in_flight.iter().any(|sent| sent.is_flush);
         if !self.is_served() || is_flushing || !self.record.anchored {
@@ -94,7 +94,8 @@ impl TargetState {
         let (confirmed, settled) = (self.confirmed_up_to(decoded), self.settled(decoded));
         let its = &mut self.record;
         let floor = its.floor;
-        // What leaves with this record, too: the record is written after it. The proof of another history is kept.
+        // The record is written after the batch, so it names what leaves with it. While `history` is set, the stored
+        // commit stays, because it is the proof.
         its.commit = Commit::latest(its.commit, self.queue.stages.at(Stage::Ready).newest);
         Record {
             applied: applied.max(floor.applied),
@@ -116,7 +117,7 @@ impl TargetState {
             self.record.wrote(&record);
         }
         (self.record.anchored, self.record.acquainted) = (true, true);
-        // What it holds may have overtaken what its record has to wait for.
+        // The batch may hold commits beyond `applied`, which stops at what waits for its visibility.
         self.recent.remember(record.applied.max(sent.decoded), &batch);
         self.landed(feed, sent, batch, now);
         if !sent.is_void {
@@ -138,7 +139,7 @@ impl TargetState {
         feed.tell(Event::Applied(sent.oldest));
     }
 
-    /// A record was confirmed: it proves the flushes that were done before it was sent.
+    /// A record was confirmed: it proves the flushes that were confirmed before it was sent.
     fn prove(&mut self, feed: &mut Feed, sequence: u64, now: Instant) {
         let unproved = std::mem::take(&mut self.queue.unproved);
         let (proved, unproved) = unproved.into_iter().partition(|flush| flush.sequence < sequence);
@@ -148,7 +149,7 @@ impl TargetState {
         }
     }
 
-    /// The target may have lost flushes that no record proves: they leave once more, as soon as it is anchored.
+    /// The target may have lost flushes that no record proves: they leave again once the target is anchored.
     pub(super) fn flush_again(&mut self) {
         self.record.anchored = false;
         for flush in self.queue.in_flight.iter_mut().filter(|sent| sent.is_flush) {
@@ -176,25 +177,25 @@ impl TargetState {
 }
 
 impl Queue {
-    /// Whether there is anything that a delivery would bring beside its record.
+    /// Whether a delivery would carry any key besides its record.
     fn has_keys_to_send(&self) -> bool {
         let ready = self.stages.at(Stage::Ready);
         [ready, &self.replayed, &self.repeat].into_iter().any(|pending| pending.batch.has_keys())
     }
 
-    /// Whether nothing is on its way, and nothing would be soon.
+    /// Whether nothing is in flight, and nothing would leave soon.
     fn is_quiet(&self) -> bool {
         let leaves_soon = [Stage::Fresh, Stage::Probed, Stage::Ready].map(|stage| self.stages.at(stage));
         let mut leaves_soon = leaves_soon.into_iter().chain([&self.replayed]);
         leaves_soon.all(Pending::is_empty) && self.sent().next().is_none()
     }
 
-    /// Deliveries that are in flight, flushes left out.
+    /// Deliveries in flight, not counting flushes.
     pub(super) fn deliveries(&self) -> usize {
         self.in_flight.iter().filter(|sent| !sent.is_flush).count()
     }
 
-    /// What leaves next: neither first passes nor replica passes hold the others up, and repetitions hold up none.
+    /// What leaves next. First passes and replica passes take turns, and repetitions delay neither.
     fn take_next(&mut self) -> (Pass, Pending) {
         let last = self.in_flight.iter().rev().find(|sent| !sent.is_flush);
         let was_first = last.is_some_and(|sent| sent.pass != Pass::Replica);
@@ -208,7 +209,7 @@ impl Queue {
         let spare = Pending { batch: self.memory.take(), ..Pending::default() };
         let mut taken = std::mem::replace(pending, spare);
         if !taken.batch.scopes().is_empty() {
-            // They wait for their flush.
+            // The scopes wait for their flush.
             *pending = taken.take_scopes();
         }
         (pass, taken)
@@ -219,7 +220,7 @@ impl Queue {
         let ready = self.stages.at_mut(Stage::Ready);
         let mut places = [(Pass::First, ready), (Pass::Replica, &mut self.replayed), (Pass::Repeat, &mut self.repeat)];
         if !self.flushed_replica_pass {
-            // In turns, or one of them may wait for ever.
+            // They take turns; otherwise one of them could wait for ever.
             places.swap(0, 1);
         }
         let has_scopes = |(_, pending): &(Pass, &mut Pending)| !pending.batch.scopes().is_empty();
@@ -232,11 +233,11 @@ impl Queue {
         Some((pass, scopes))
     }
 
-    /// What is pending is in flight from now on.
+    /// Puts a pending batch in flight.
     fn leaves(&mut self, feed: &Feed, pass: Pass, pending: Pending, is_flush: bool) -> (Ticket, Batch) {
         let Pending { batch, since, last, oldest, repairs, .. } = pending;
         let pass = match pass {
-            // A record alone is for no reader.
+            // A record alone is not for readers, and needs no replica pass.
             Pass::First if batch.is_empty() || !feed.replicas.lacks(last) => Pass::Only,
             pass => pass,
         };
@@ -257,7 +258,7 @@ impl Queue {
         (ticket, batch)
     }
 
-    /// What was sent waits to be sent once more.
+    /// Makes a batch that was sent wait to be sent again.
     fn put_back(&mut self, sent: Sent, batch: Batch) {
         let place = match sent.pass {
             Pass::Only | Pass::First => self.stages.at_mut(Stage::Ready),
@@ -267,7 +268,7 @@ impl Queue {
         place.absorb(&mut sent.pending(batch));
     }
 
-    /// A few are in flight at most.
+    /// The lowest unused ticket; only a few are in flight.
     fn unused_ticket(&self) -> Ticket {
         let is_used = |ticket: &Ticket| self.in_flight.iter().any(|sent| sent.ticket == *ticket);
         let mut tickets = (0..=self.in_flight.len() as u64).map(Ticket::new);

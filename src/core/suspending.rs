@@ -1,5 +1,5 @@
-//! The slot goes on without a target that holds it back for too long: when the budget is as good as spent
-//! ([`continuity::budget`](super::continuity)), without those that lag.
+//! Suspends targets that hold the slot back: when the budget ([`continuity::budget`](super::continuity)) is nearly
+//! used up, the slot goes on without those that lag.
 
 use super::feed::Feed;
 use super::pending::{Pending, Stage};
@@ -9,8 +9,8 @@ use crate::types::lsn::Lsn;
 use crate::types::observation::HeldWal;
 
 impl Core {
-    /// The slot holds back so much log. Where nobody lags, a long transaction holds it back, or this process has only just
-    /// begun to read it.
+    /// Handles a look at the log that the slot holds back. If no target lags, a long transaction holds the slot back,
+    /// or this process has only just begun to read.
     pub(super) fn held_back(&mut self, held: HeldWal) {
         let grown = self.catalogue.budget.grown(&held);
         let laggards = self.laggards(&held, grown);
@@ -27,9 +27,9 @@ impl Core {
         }
     }
 
-    /// The targets for which something waits, that have come less far since the last look than the log, and that hold back
-    /// at least half of what the slot does: another part of it may be held back by a transaction that runs for long. `grown`
-    /// is what the log has grown by, in bytes; not known at the first look.
+    /// The targets for which something waits, that advanced less than the log since the last look, and that account
+    /// for at least half of what the slot holds back. A long transaction may hold back the rest. `grown`: by how many
+    /// bytes the log has grown; `None` at the first look.
     fn laggards(&mut self, held: &HeldWal, grown: Option<u64>) -> Vec<usize> {
         let decoded = self.feed.decoded;
         let mut laggards = Vec::new();
@@ -48,23 +48,23 @@ impl Core {
 }
 
 impl TargetState {
-    /// The slot goes on without the target, which therefore misses something. Its scopes stand in for everything that it
-    /// was still to be sent, and for everything to come. Its watermarks stay where they are, and its record will prove the
-    /// gap: nothing is acknowledged that is not past every record that the target may hold. `found` is the furthest record
-    /// that it may have had before this process came.
+    /// The slot goes on without the target, which therefore misses changes. Its scopes stand in for everything that it
+    /// still had to be sent, and for everything to come. Its watermarks stay where they are, and its record will prove
+    /// the gap: whatever is acknowledged is past every record that the target may hold. `found` is the furthest record
+    /// that it may have had before this process started.
     pub(super) fn suspend(&mut self, feed: &mut Feed, found: Lsn) {
         let rules = feed.rules_of(*self.index, |_| true);
         let since = Some(self.since(feed.decoded));
         let mut all = Pending { since, last: just_before(feed.decoded), repairs: true, ..Pending::default() };
         for pending in self.queue.pendings_mut() {
-            // The scopes stand in for all but manual keys.
+            // The scopes stand in for everything except manual keys.
             let _replaced = pending.batch.coarsen(|_| &[]);
             all.join(&std::mem::take(pending));
         }
         self.queue.awaiting_replay.clear();
         self.queue.repeats.clear();
         feed.push_scopes(&rules, &mut all.batch);
-        // How long they waited says nothing of how fast a commit is invalidated.
+        // How long they waited says nothing about how fast a commit is invalidated.
         all.oldest = None;
         *self.queue.at(Stage::Ready) = all;
         self.suspended.get_or_insert(self.record.sent.max(found));
@@ -73,8 +73,8 @@ impl TargetState {
         }
     }
 
-    /// A suspended target that answers is served again. Until then its scopes wait, and take nothing up. Returns whether
-    /// this is so from now on.
+    /// Serves a suspended target again once it answers. Until then its scopes wait, and take nothing up. Returns
+    /// whether the target resumes now.
     pub(super) fn resume(&mut self, feed: &mut Feed) -> bool {
         let resumes = self.mode == Mode::Live && self.up && self.suspended.take().is_some();
         if resumes {

@@ -1,4 +1,4 @@
-//! What the core knows of one target: what waits for it, what its stored record says, and whether it may be sent anything.
+//! The state of one target: what waits for it, what its stored record says, and whether it may be sent anything.
 
 use super::continuity::Stranger;
 use super::feed::Feed;
@@ -13,9 +13,9 @@ use crate::types::lsn::Lsn;
 /// Whether a target may be sent anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Mode {
-    /// Its record has not been read since the stream was opened, and must not be written over.
+    /// Its record has not been read since the stream was opened, and must not be overwritten.
     Unverified,
-    /// It is up to date, as far as it was sent.
+    /// It has everything that it was sent.
     Live,
     /// It has missed something, and waits for a person (`on_gap: halt`).
     Halted,
@@ -24,28 +24,28 @@ pub(super) enum Mode {
 /// One target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct TargetState {
-    /// Its number, in the order that rules name.
+    /// Its number, as rules use it.
     pub(super) index: Uncounted<usize>,
     /// It answers.
     pub(super) up: bool,
     pub(super) mode: Mode,
     pub(super) queue: Queue,
-    /// What was sent to it lately.
+    /// What it was sent recently.
     pub(super) recent: Recent,
     pub(super) halt: Halt,
     /// Its stored record.
     pub(super) record: RecordState,
-    /// When it is written.
+    /// When the record is written.
     pub(super) pace: Pace,
-    /// Who else writes it.
+    /// Whether another coherd writes the record.
     pub(super) stranger: Stranger,
-    /// Set while it is not known what the target holds: what was decoded when that began.
+    /// Set while the target's contents are in doubt: the decoded position when that began.
     pub(super) unverified: Option<Lsn>,
     /// Set while the slot goes on without the target: the furthest record that the target may hold.
     pub(super) suspended: Option<Lsn>,
-    /// Set while a rule of the target is not covered: nothing after this settles, but the slot goes on.
+    /// Set while a rule of the target is not covered: nothing after this position settles, but the slot goes on.
     pub(super) uncovered: Option<Lsn>,
-    /// Where it held the slot at the last look at the server, if anything waited for it then.
+    /// The position at which it held the slot at the last look at the source, if anything waited for it then.
     pub(super) held_at: Option<Lsn>,
 }
 
@@ -68,20 +68,20 @@ impl TargetState {
         }
     }
 
-    /// Nothing is sent to it before its record was loaded again.
+    /// Sends nothing to it until its record is loaded again.
     pub(super) fn unverify(&mut self) {
         if self.mode == Mode::Live {
             self.mode = Mode::Unverified;
         }
     }
 
-    /// It is not known what the target holds: its connection is lost. Nothing more of it counts as applied until
+    /// The connection is lost, so the target's contents are in doubt. Nothing more counts as applied until
     /// [`TargetState::verified`].
     pub(super) fn doubt(&mut self, decoded: Lsn) {
         self.unverified.get_or_insert(decoded);
     }
 
-    /// The target has missed what was sent to it after `at`: no more than that counts as applied until the repair is
+    /// The target has missed what it was sent after `at`: nothing later counts as applied until the repair is
     /// confirmed.
     pub(super) fn missed_since(&mut self, at: Lsn, decoded: Lsn) {
         let at = at.min(decoded);
@@ -97,17 +97,18 @@ impl TargetState {
         }
     }
 
-    /// What is rendered now counts as rendered after this position: whatever the target may have missed comes before.
+    /// The `since` of what is rendered now. While the contents of the target are in doubt, it reaches back to where
+    /// the doubt began.
     pub(super) fn since(&self, decoded: Lsn) -> Lsn {
         self.unverified.unwrap_or(decoded)
     }
 
-    /// It may be sent deliveries.
+    /// Whether it may be sent deliveries.
     pub(super) fn is_served(&self) -> bool {
         self.mode == Mode::Live && self.suspended.is_none()
     }
 
-    /// Another history is followed from `start` on, and the target may have missed any of it.
+    /// Another history is followed from `start`, and the target may have missed any of it.
     pub(super) fn begin(&mut self, start: Lsn, feed: &mut Feed) {
         self.clamp(Lsn::ZERO);
         self.unverified = Some(Lsn::ZERO);
@@ -120,19 +121,19 @@ impl TargetState {
         self.recent.begin(start);
     }
 
-    /// What was decoded after `at`, of all up to `decoded`, is not part of the server's history any more.
+    /// What was decoded after `at`, up to `decoded`, is no longer part of the server's history.
     pub(super) fn fork(&mut self, at: Lsn, decoded: Lsn) {
         self.clamp(at);
         self.unverified.get_or_insert(at);
         if self.record.floor.applied > decoded {
-            // A process before this one has sent more than this one has come to.
+            // An earlier process has sent more than this one has decoded.
             self.recent.begin(self.record.floor.applied);
         }
         self.record.fork(at);
     }
 
-    /// What was decoded after `at` is not part of the history that is followed: whatever held a later position holds `at`,
-    /// and records that are in flight do not count.
+    /// What was decoded after `at` is not part of the history that is followed: later positions become `at`, and
+    /// records in flight do not count.
     fn clamp(&mut self, at: Lsn) {
         self.queue.clamp(at);
         self.queue.sent_mut().for_each(|sent| sent.is_void = true);
@@ -145,21 +146,21 @@ impl TargetState {
         self.record.clamp(at);
     }
 
-    /// Nothing waits for the replay of what is not part of a history any more that ends before `shared`.
+    /// Nothing waits for the replay of a history that is abandoned at `shared`.
     pub(super) fn waits_for_no_replay_after(&mut self, shared: Lsn) {
         let last = just_before(shared);
         self.queue.sent_mut().for_each(|sent| sent.last = sent.last.min(last));
         self.queue.pendings_mut().for_each(|pending| pending.last = pending.last.min(last));
     }
 
-    /// Changes for the target may be missing from the stream from here on. Nothing more of it settles until
+    /// Changes for the target may be missing from the stream from here on. Nothing more settles until
     /// [`TargetState::repaired`]; the slot goes on.
     pub(super) fn withhold(&mut self, decoded: Lsn) {
         let applied = self.applied(decoded);
         self.uncovered.get_or_insert(applied);
     }
 
-    /// The repair of everything that was missed since [`TargetState::withhold`] is gathered and ready: once it is confirmed,
+    /// The repair of everything missed since [`TargetState::withhold`] is gathered and ready. Once it is confirmed,
     /// everything settles again.
     pub(super) fn repaired(&mut self, decoded: Lsn) {
         let since = self.since(decoded);

@@ -1,4 +1,4 @@
-//! Watermarks and acknowledgements of a core that is driven by hand.
+//! Watermarks and acknowledgements of a core that the tests drive step by step.
 
 mod desk;
 mod flushing;
@@ -276,7 +276,7 @@ fn first_passes_and_replica_passes_of_flushes_take_turns() {
             desk.replica_says(1600);
         }
     }
-    // One of each waits now.
+    // One of each waits at this point.
     let mut passes = Vec::new();
     for _ in 0..2 {
         let sent = desk.send();

@@ -1,9 +1,9 @@
-//! What does not count when two states of the core are compared.
+//! Leaves a field out when two states of the core are compared.
 
 use std::hash::{Hash, Hasher};
 use std::ops::{Deref, DerefMut};
 
-/// Constant from the start, or memory that is kept for later: two states that differ in nothing else are the same.
+/// A value that is constant from the start, or memory that is kept for reuse: states that differ only in it are equal.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Uncounted<T>(pub(super) T);
 

@@ -1,25 +1,26 @@
-//! Visibility: no invalidation counts before new snapshots on the source show the commit that it is for. A reader who asks
-//! earlier would fill the old row in again.
+//! Visibility: an invalidation counts only after new snapshots on the source show its commit. A reader that queries
+//! earlier would fill the cache with the old row again.
 //!
-//! What is gathered is in one of three groups. *Fresh*: no visibility probe was sent after it. *Probed*: one is on its way
-//! that was sent after all of it was gathered, so as a rule its answer lets it pass. *Blocked*: an answer came, or none came
-//! in time, and some of it was still invisible, because a commit waits for a synchronous standby. What is blocked is
-//! invalidated early, once, for readers without a protocol, and again when all of it is visible. Only that counts.
+//! What is gathered is in one of three groups. *Fresh*: no visibility probe was sent after it. *Probed*: a probe that
+//! was sent after it is in flight, so its answer usually lets it pass. *Blocked*: an answer came, or none came in
+//! time, and some of the group was still invisible, because a commit waits for a synchronous standby. What is blocked
+//! is invalidated early, once, for readers without a protocol, and again when all of it is visible. Only the second
+//! time counts.
 
 use crate::types::lsn::Lsn;
 use crate::types::snapshot::{Commit, Snapshot};
 
-/// Commits of a group that are told apart. Of more, only those after them count: a group that large waits until no
-/// transaction runs any more that was there before its last one.
+/// The most commits of a group that are tracked one by one. More of them are replaced by the latest one, and the
+/// group waits until every transaction up to that one has ended.
 const COMMITS_MAX: usize = 4096;
 
 /// Commits whose keys wait together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Group {
     commits: Vec<Commit>,
-    /// The latest of those that are not told apart.
+    /// The latest of the commits that are not tracked one by one.
     fence: Option<Commit>,
-    /// What had been decoded before the first of them.
+    /// Everything up to here was decoded before the first commit of the group.
     before: Option<Lsn>,
 }
 
@@ -34,7 +35,7 @@ impl Group {
         self.fence_in();
     }
 
-    /// Drops those that are seen. Whether that leaves none of some.
+    /// Drops the commits that the snapshot shows. Returns whether this emptied the group.
     fn look(&mut self, snapshot: &Snapshot) -> bool {
         if self.is_empty() {
             return false;
@@ -61,12 +62,12 @@ impl Group {
     }
 }
 
-/// Which commits are still to be seen.
+/// Which commits are not known to be visible.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Visibility {
     /// The last answer. What it shows stays visible.
     seen: Option<Snapshot>,
-    /// The transaction being read, where that answer does not show it.
+    /// The transaction being read, unless the last answer shows it.
     open: Option<Commit>,
     fresh: Group,
     probed: Group,
@@ -74,12 +75,12 @@ pub struct Visibility {
     is_probing: bool,
 }
 
-/// What an answer lets pass.
+/// Which groups an answer lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passed {
-    /// All of what was probed. Otherwise it is blocked from now on, and is to be invalidated early.
+    /// Everything that was probed. If false, it is blocked from now on and is invalidated early.
     pub probed: bool,
-    /// What was blocked before: all of it.
+    /// Everything that was blocked before.
     pub blocked: bool,
 }
 
@@ -90,7 +91,7 @@ impl Visibility {
         self.open = (!is_seen).then_some(commit);
     }
 
-    /// A key of the transaction being read was gathered; everything up to `decoded` is older.
+    /// A key of the transaction being read was gathered, when everything up to `decoded` was decoded.
     pub fn gathered(&mut self, decoded: Lsn) {
         if let Some(commit) = self.open
             && self.fresh.commits.last() != Some(&commit)
@@ -109,8 +110,8 @@ impl Visibility {
         !(self.is_clear() && self.probed.is_empty() && self.blocked.is_empty())
     }
 
-    /// Whether a probe is to be sent now; if so, what was fresh is probed from here on. `again`: also where there
-    /// is nothing fresh, for what is blocked.
+    /// Whether to send a probe now. If so, everything fresh becomes probed. `again`: also probe if there is nothing
+    /// fresh, for what is blocked.
     pub fn probe(&mut self, again: bool) -> bool {
         if self.is_probing || (self.is_clear() && !(again && self.is_waiting())) {
             return false;
@@ -120,17 +121,17 @@ impl Visibility {
         true
     }
 
-    /// Whether a probe is on its way.
+    /// Whether a probe is in flight.
     pub fn is_probing(&self) -> bool {
         self.is_probing
     }
 
-    /// Whether something is known to wait for longer than it should.
+    /// Whether anything is blocked.
     pub fn is_blocked(&self) -> bool {
         !self.blocked.is_empty()
     }
 
-    /// An answer came.
+    /// Handles an answer.
     pub fn answered(&mut self, snapshot: Snapshot) -> Passed {
         self.is_probing = false;
         let blocked = self.blocked.look(&snapshot);
@@ -144,13 +145,13 @@ impl Visibility {
         Passed { probed, blocked }
     }
 
-    /// No answer came in time, or something leaves that may be for commits which wait: all of it is blocked from now on.
+    /// Blocks everything: no answer came in time, or something leaves that may stand in for commits that still wait.
     pub fn block(&mut self) {
         self.blocked.append(&mut self.probed);
         self.blocked.append(&mut self.fresh);
     }
 
-    /// The stream is a new one, perhaps of another server: answers of before count no more.
+    /// Starts over for a new stream, perhaps from another server: earlier answers do not count.
     pub fn start_over(&mut self) {
         self.seen = None;
         self.open = None;
@@ -158,12 +159,13 @@ impl Visibility {
         self.block();
     }
 
-    /// Another history is followed. What waits is not part of it, or has been visible in it from its beginning.
+    /// Another history is followed. What waits is not part of it, or has been visible in it from its start.
     pub fn begin_anew(&mut self) {
         *self = Visibility::default();
     }
 
-    /// Everything committed at or before this position is visible, where everything up to `decoded` is decoded.
+    /// Everything committed at or before the returned position is visible, given that everything up to `decoded` is
+    /// decoded.
     pub fn visible(&self, decoded: Lsn) -> Lsn {
         [&self.fresh, &self.probed, &self.blocked].into_iter().filter_map(|group| group.before).min().unwrap_or(decoded)
     }

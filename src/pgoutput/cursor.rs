@@ -1,4 +1,4 @@
-//! Checked reads: whatever the bytes, an error and never a panic.
+//! Checked reads: malformed bytes give an error and never a panic.
 
 use super::DecodeError;
 

@@ -1,8 +1,8 @@
-//! The other direction, for tests.
+//! Encodes messages, for tests.
 
 use crate::types::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
 
-/// A row's cells in the wire's layout.
+/// A row's cells in the wire format.
 #[expect(clippy::option_option, reason = "unchanged, NULL, or a value")]
 pub(super) fn cells(values: &[Option<Option<Vec<u8>>>]) -> Vec<u8> {
     let mut out = Vec::new();

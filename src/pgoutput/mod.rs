@@ -16,7 +16,7 @@ use cursor::Cursor;
 use crate::types::change::{CUT, Change, Column, OldImage, Relation, ReplicaIdentity, Row};
 use crate::types::lsn::{CommitLsn, Lsn};
 
-/// Microseconds since 2000-01-01 00:00 UTC, as Postgres counts.
+/// Microseconds since 2000-01-01 00:00 UTC, Postgres's epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PgTime(pub i64);
 
@@ -48,28 +48,28 @@ pub enum Message<'a> {
     },
     /// The transaction came from another node.
     Origin,
-    /// The shape of a relation, sent before the first change of it and after each change to it.
+    /// The definition of a relation, sent before its first change and again after each change of the definition.
     Relation(Relation),
     /// The name of a type that is not built in.
     Type,
     /// A changed row.
     Change {
-        /// Which relation.
+        /// `pg_class.oid`.
         relation: u32,
         /// What happened.
         change: Change<'a>,
     },
-    /// Emptied tables.
+    /// A TRUNCATE of one or more tables.
     Truncate(Truncated<'a>),
-    /// Something that `pg_logical_emit_message` wrote.
+    /// A message that `pg_logical_emit_message` wrote.
     Logical {
-        /// Whether it belongs to the transaction around it.
+        /// Whether it belongs to the surrounding transaction.
         transactional: bool,
-        /// Where it stands in the log.
+        /// Its position in the log.
         at: Lsn,
-        /// Whose it is.
+        /// Names the application that wrote it.
         prefix: &'a str,
-        /// Any bytes.
+        /// Arbitrary bytes.
         content: &'a [u8],
     },
 }
@@ -86,7 +86,7 @@ impl Truncated<'_> {
     }
 }
 
-/// Bytes that are no message of protocol 1. Names places and lengths, never contents.
+/// Bytes that are not a message of protocol 1. The error names fields and lengths, never contents.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The message ends too early.
@@ -102,20 +102,20 @@ pub enum DecodeError {
     Long {
         /// First byte of the message.
         message: char,
-        /// How many.
+        /// Number of bytes.
         extra: usize,
     },
-    /// A field holds what the protocol does not know.
+    /// A field holds a value that the protocol does not define.
     #[error("pgoutput message {message:?} has {got} as its {field}")]
     Unknown {
         /// First byte of the message.
         message: char,
         /// Which field.
         field: &'static str,
-        /// What it holds: one byte, as an escaped character.
+        /// The value: one byte, as an escaped character.
         got: String,
     },
-    /// A name that is no UTF-8.
+    /// A name is not UTF-8.
     #[error("pgoutput message {message:?} has a {field} that is not UTF-8")]
     NotUtf8 {
         /// First byte of the message.
@@ -123,18 +123,18 @@ pub enum DecodeError {
         /// Which field.
         field: &'static str,
     },
-    /// Nothing at all.
+    /// The message has no bytes.
     #[error("an empty pgoutput message")]
     Empty,
 }
 
-/// Reads one message. Rows are checked here, so that walking their cells later cannot fail.
+/// Decodes one message. Rows are checked here, so that iterating over their cells later cannot fail.
 pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     let (&kind, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
     decode_body(kind, Cursor::new(kind, rest))
 }
 
-/// Reads what follows a message's first byte, all of it.
+/// Decodes everything after a message's first byte.
 fn decode_body(kind: u8, mut cursor: Cursor<'_>) -> Result<Message<'_>, DecodeError> {
     let message = match kind {
         b'I' | b'U' | b'D' => decode_change(kind, &mut cursor)?,
@@ -180,7 +180,7 @@ fn decode_change<'a>(kind: u8, cursor: &mut Cursor<'a>) -> Result<Message<'a>, D
     Ok(Message::Change { relation, change })
 }
 
-/// The old row, or `None` where the next byte begins none.
+/// The old row, or `None` if the next byte does not begin one.
 fn old_image<'a>(cursor: &mut Cursor<'a>) -> Result<Option<OldImage<'a>>, DecodeError> {
     match cursor.peek("row's kind")? {
         b'K' => {
@@ -212,7 +212,7 @@ fn row<'a>(cursor: &mut Cursor<'a>) -> Result<Row<'a>, DecodeError> {
                 let length = cursor.u32("column's length")?;
                 cursor.skip(length, "column's value")?;
             }
-            // 'b', binary, is sent only where it was asked for.
+            // 'b', binary, is sent only on request.
             other => return Err(cursor.unknown("column's kind", other)),
         }
     }
@@ -247,7 +247,7 @@ fn decode_relation(cursor: &mut Cursor<'_>) -> Result<Relation, DecodeError> {
         cursor.u32("column type modifier")?;
         columns.push(Column { name, type_oid, in_identity: flags & 1 != 0 });
     }
-    // The protocol leaves pg_catalog's name out.
+    // The protocol sends an empty name for pg_catalog.
     let schema = if schema.is_empty() { "pg_catalog" } else { schema }.to_owned();
     Ok(Relation { oid, schema, name, identity, columns })
 }
@@ -262,7 +262,8 @@ fn decode_truncate<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, DecodeErr
 fn decode_logical<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, DecodeError> {
     let flags = cursor.u8("flags")?;
     let at = Lsn::new(cursor.u64("LSN")?);
-    // Anybody may write one, in a database without an encoding also bytes that are no text: that is no prefix of ours.
+    // Any user can write a message, and in a database without an encoding its prefix need not be text. Such a prefix
+    // is not coherd's.
     let prefix = str::from_utf8(cursor.bytes("prefix")?).unwrap_or_default();
     let length = cursor.u32("content length")?;
     let content = cursor.skip(length, "content")?;

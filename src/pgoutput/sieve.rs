@@ -1,29 +1,29 @@
-//! A message that is too large to hold, read as it passes. What comes out is a message of the same kind that
-//! [`super::decode`] reads: values that are too large are marked as such ([`Cell::Cut`]), and the content of a logical
-//! message ends a byte after the most that anybody reads, so that it still shows as too large.
+//! Reads a message that is too large to hold, piece by piece, and shortens it. The output is a message of the same
+//! kind, which [`super::decode`] reads. Values that are too large are marked as such ([`Cell::Cut`]). The content of a
+//! logical message is cut one byte after the most that any reader accepts, so that it still counts as too large.
 //!
 //! [`Cell::Cut`]: crate::types::change::Cell::Cut
 
 use crate::types::change::CUT;
 
-/// The most that is kept of a value.
+/// The longest value that is kept.
 const VALUE_BYTES_MAX: usize = 1 << 20;
 
-/// The most that is kept of a message, or a little more: beyond it, values are cut however small they are.
+/// The most bytes of a message that are kept, give or take a little. After that, every value is cut, however small.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
-/// The most that is kept of a logical message's prefix, more than any that means something.
+/// The most bytes of a logical message's prefix that are kept. Every prefix with a meaning is shorter.
 const PREFIX_BYTES_MAX: usize = 64;
 
-/// A message that cannot be read in passing.
+/// A message of a kind that the sieve cannot shorten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is of kind {0:?}, which is never so large")]
 pub struct Unfit(char);
 
-/// What comes next in the message.
+/// The part of the message that comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
-    /// What stands before the message, which is kept as it is.
+    /// The bytes before the message, which are kept unchanged.
     Head,
     Kind,
     /// `pg_class.oid`.
@@ -49,27 +49,27 @@ enum Next {
     },
 }
 
-/// Reads one message piece by piece.
+/// Shortens one message, piece by piece.
 #[derive(Debug)]
 pub struct Sieve {
     next: Next,
-    /// Bytes of the field that is being read.
+    /// Bytes of the current field.
     field: Vec<u8>,
     head: usize,
-    /// Cells of the row that are still to come.
+    /// Cells of the row that have not come yet.
     cells: u16,
     content_max: usize,
     kept: Vec<u8>,
 }
 
 impl Sieve {
-    /// For a message behind `head` bytes that are kept as they are. Of the content of a logical message `content_max` + 1
-    /// bytes are kept.
+    /// A sieve for a message after `head` bytes, which are kept unchanged. Of a logical message's content,
+    /// `content_max` + 1 bytes are kept.
     pub fn new(head: usize, content_max: usize) -> Sieve {
         Sieve { next: Next::Head, field: Vec::new(), head, cells: 0, content_max, kept: Vec::new() }
     }
 
-    /// What is left of the message once all of it was read.
+    /// The shortened message, once all of it has been read.
     pub fn finish(self) -> Vec<u8> {
         self.kept
     }
@@ -93,7 +93,7 @@ impl Sieve {
                     let (content, rest) = bytes.split_at(left.min(bytes.len()));
                     let keep = content.get(..room.min(content.len())).unwrap_or_default();
                     self.kept.extend_from_slice(keep);
-                    // More than the length says is left to the decoder, which refuses it.
+                    // Bytes beyond the declared length are left to the decoder, which rejects them.
                     self.next = Next::Content { left: left - content.len(), room: room - keep.len() };
                     if content.is_empty() { &[] } else { rest }
                 }
@@ -117,7 +117,7 @@ impl Sieve {
         rest.get(1..).filter(|_| end.is_some()).unwrap_or_default()
     }
 
-    /// Gathers a field of a fixed size, and acts on it when it is whole.
+    /// Gathers a field of fixed size, and handles it once it is complete.
     fn part_of_field<'a>(&mut self, next: Next, bytes: &'a [u8]) -> Result<&'a [u8], Unfit> {
         let size = match next {
             Next::Head => self.head,
@@ -162,7 +162,7 @@ impl Sieve {
         if !(next == Next::Cell && kind == b't') {
             self.kept.extend_from_slice(field);
         }
-        // From here on a cell takes a byte, and no two rows have as many.
+        // Beyond the limit each cell takes one byte, and two rows cannot have this many cells.
         if self.kept.len() > MESSAGE_BYTES_MAX + (1 << 18) {
             return Err(Unfit('?'));
         }

@@ -1,4 +1,4 @@
-//! What a sieve leaves of a message, whatever the pieces in which it comes.
+//! What the sieve keeps of a message, whatever pieces the message comes in.
 
 use super::encode;
 use super::sieve::Sieve;
@@ -90,7 +90,7 @@ fn what_is_never_large_is_not_read_and_no_message_grows_without_end() {
     for kind in [b'R', b'B', b'C', b'T', b'Y', b'O', b'x'] {
         assert!(Sieve::new(0, 100).read(&[kind, 0, 0]).is_err());
     }
-    // As much as there may be, and then cells without a value, for ever.
+    // As many bytes as the sieve keeps, followed by cells without a value.
     let mut sieve = Sieve::new(0, 100);
     sieve.read(b"I\0\0\0\x07N\xFF\xFF").unwrap();
     let large = [&b"t\x00\x10\x00\x00"[..], &vec![b'x'; 1 << 20]].concat();

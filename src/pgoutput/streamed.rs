@@ -1,29 +1,29 @@
-//! Protocol version 2 (`streaming 'on'`), as far as a transaction needs it that is still in progress: it comes in blocks,
-//! and within a block every message names the transaction, or subtransaction, that wrote it.
+//! Decodes protocol version 2 (`streaming 'on'`), as far as transactions in progress need it. Such a transaction comes
+//! in blocks. Every message in a block names the transaction or subtransaction that wrote it.
 
 use super::cursor::Cursor;
 use super::{DecodeError, Message, decode_body};
 
-/// What one message says of the transactions in progress.
+/// What one message says about the transactions in progress.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Streamed<'a> {
     /// A message of a block.
     Within {
         /// The transaction, as its 32-bit id.
         transaction: u32,
-        /// The subtransaction that wrote it, or again the transaction.
+        /// The subtransaction that wrote the message, or the transaction itself.
         writer: u32,
         /// What it wrote.
         message: Message<'a>,
     },
-    /// Nothing of what `writer` wrote is to count.
+    /// `writer` was rolled back: nothing that it wrote counts.
     Aborted {
         /// The transaction.
         transaction: u32,
-        /// A subtransaction, or again the transaction.
+        /// A subtransaction, or the transaction itself.
         writer: u32,
     },
-    /// The beginning or the end of a block, or a transaction that came whole.
+    /// The beginning or end of a block, or a message of a transaction that is sent whole.
     Other,
 }
 
@@ -46,7 +46,7 @@ impl Blocks {
                 let transaction = cursor.u32("transaction id")?;
                 return Ok(Streamed::Aborted { transaction, writer: cursor.u32("subtransaction id")? });
             }
-            // A message that belongs to no transaction, and an origin, have no id.
+            // A message that belongs to no transaction has no id, and neither has an origin.
             (b'I' | b'U' | b'D' | b'T' | b'R' | b'Y' | b'M', Some(transaction)) => {
                 let writer = cursor.u32("transaction id")?;
                 return Ok(Streamed::Within { transaction, writer, message: decode_body(kind, cursor)? });
@@ -77,7 +77,7 @@ mod tests {
         };
         assert_eq!(emptied.relations().collect::<Vec<_>>(), [9]);
         assert_eq!(blocks.read(b"E"), Ok(Streamed::Other));
-        // The same without a transaction id, as it comes outside of a block.
+        // The same message without a transaction id, as it is sent outside a block.
         assert_eq!(blocks.read(&[&b"T"[..], &bytes[5..]].concat()), Ok(Streamed::Other));
         assert_eq!(blocks.read(b"A\0\0\0\x07\0\0\0\x08"), Ok(Streamed::Aborted { transaction: 7, writer: 8 }));
     }

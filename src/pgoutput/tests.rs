@@ -1,5 +1,5 @@
-//! Encode → decode, arbitrary bytes, and every cut of a valid message. Fixtures from a real server are decoded in
-//! `tests/pgoutput.rs`.
+//! Encodes and decodes, feeds arbitrary bytes, and cuts a valid message at every length. `tests/pgoutput.rs` decodes
+//! fixtures from a real server.
 
 use proptest::collection::vec;
 use proptest::option;

@@ -1,63 +1,65 @@
-//! What `coherd.invalidate()`, `coherd.touch()`, `coherd.flush()` and `coherd.wait()` write into the log (`sql/coherd.sql`).
+//! The messages that `coherd.invalidate()`, `coherd.touch()`, `coherd.flush()` and `coherd.wait()` write to the log
+//! (`sql/coherd.sql`).
 
 use serde::Deserialize;
 
 use crate::types::change::{Column, Relation, ReplicaIdentity};
 use crate::types::table::TableName;
 
-/// The prefix of our logical messages.
+/// The prefix of coherd's logical messages.
 pub const PREFIX: &str = "coherd";
 
-/// The prefix of messages that `coherd.wait()` writes, which hold nothing: somebody waits for what came before.
+/// The prefix of the empty messages that `coherd.wait()` writes: a client waits for everything before the message.
 pub const AWAITED: &str = "coherd.wait";
 
-/// `manual.keys:`, which keys count that are named manually.
+/// `manual.keys:`, which manual keys count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ManualKeys {
-    /// Those that a rule covers, in the rule's targets.
+    /// Keys that a rule covers, in that rule's targets.
     #[default]
     Rules,
-    /// All of them, in every target.
+    /// All keys, in all targets.
     Any,
 }
 
-/// The version of the format that this program writes and reads.
+/// The version of the message format.
 const VERSION: u32 = 1;
 
-/// The most bytes of content in one message; `sql/coherd.sql` writes several where there is more. Anybody may write one,
-/// and what is read of it takes several times the memory.
+/// The most bytes of content in one message; `sql/coherd.sql` splits larger requests. Any user can write a message,
+/// and parsing it takes several times its size in memory.
 pub const CONTENT_BYTES_MAX: usize = 1 << 20;
 
-/// One thing to do, ordered with the data because it came through the log.
+/// One manual request. It is ordered with the data because it arrives through the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manual {
-    /// These keys.
+    /// Invalidate these keys.
     Invalidate(Vec<String>),
-    /// The keys that these rows have.
+    /// Invalidate the keys of these rows.
     Touch(Touched),
-    /// Every scope of every rule for the table.
+    /// Flush every scope of every rule for the table.
     Flush(TableName),
 }
 
-/// Rows that are to be treated as changed, though nobody wrote them.
+/// Rows to be treated as changed, although nobody wrote them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Touched {
-    /// Table and columns, as a relation whose rows are all there.
+    /// Table and columns, as a relation whose changes carry full rows.
     pub relation: Relation,
-    /// Each row's values in the order of the columns; `None` is NULL.
+    /// Each row's values in column order; `None` is NULL.
     pub rows: Vec<Vec<Option<String>>>,
 }
 
-/// A message with our prefix that this program cannot read. Says what, never the content.
+/// A message with coherd's prefix that this program cannot read. The error says what is wrong and never quotes the
+/// content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnreadableManual {
-    /// It is none of ours, or of a later version.
+    /// It is not in coherd's format, or has a different version.
     #[error(
         "a message with prefix \"coherd\" in the log cannot be read: {0}; is sql/coherd.sql newer than this daemon?"
     )]
     Strange(&'static str),
-    /// It has more than [`CONTENT_BYTES_MAX`].
+    /// It is longer than [`CONTENT_BYTES_MAX`].
     #[error(
         "a message with prefix \"coherd\" in the log has more than {CONTENT_BYTES_MAX} bytes, so coherd does not \
          read it. Current versions of coherd.invalidate() and coherd.touch() split large \
@@ -67,7 +69,7 @@ pub enum UnreadableManual {
 }
 
 impl UnreadableManual {
-    /// A word for metrics.
+    /// The metric label.
     pub const fn reason(&self) -> &'static str {
         match self {
             UnreadableManual::Strange(_) => "manual_unreadable",
@@ -92,7 +94,7 @@ struct Wire {
     rows: Vec<Vec<Option<String>>>,
 }
 
-/// Reads the content of a message.
+/// Parses the content of a message.
 pub fn read(content: &[u8]) -> Result<Manual, UnreadableManual> {
     if content.len() > CONTENT_BYTES_MAX {
         return Err(UnreadableManual::TooLarge);
@@ -121,7 +123,8 @@ pub fn read(content: &[u8]) -> Result<Manual, UnreadableManual> {
 }
 
 impl Touched {
-    /// A row's cells in pgoutput's layout, written over what `out` held. `None` where it has more values than a row can.
+    /// Encodes a row's cells in pgoutput's layout and replaces the contents of `out`. `None` if the row has more
+    /// values than a row can have, or a value is too long.
     pub fn encode(row: &[Option<String>], out: &mut Vec<u8>) -> Option<u16> {
         out.clear();
         for value in row {

@@ -1,5 +1,5 @@
-//! From messages to invalidations. Protocol 1 sends committed work only, so rows are acted on as they come and a
-//! transaction of any size takes no more memory than one row.
+//! Turns messages into invalidations. Protocol 1 sends committed transactions only, so each row is handled as it
+//! arrives, and a transaction of any size takes no more memory than one row.
 
 pub mod manual;
 
@@ -17,49 +17,50 @@ use crate::types::lsn::{CommitLsn, Lsn};
 use crate::types::table::TableName;
 use manual::{Manual, ManualKeys, Touched, UnreadableManual};
 
-/// Takes what a transaction invalidates.
+/// Receives what a transaction invalidates.
 pub trait Gather {
     /// A key that a rule made.
     fn key(&mut self, rule: RuleId, action: Action, key: &[u8]);
     /// A scope of a rule.
     fn scope(&mut self, rule: RuleId, scope: &Scope);
-    /// A manual key, for these targets; `None` is every one.
+    /// A key of a manual invalidation, for these targets; `None` means all targets.
     fn manual(&mut self, key: &[u8], targets: Option<&[usize]>);
 }
 
-/// What a message meant.
+/// The result of reading a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// The transaction goes on, or the message is none of ours.
+    /// The transaction continues, or the message does not concern coherd.
     Within,
-    /// A transaction ended; all it invalidates has been gathered.
+    /// A transaction ended, and everything that it invalidates has been gathered.
     Committed {
-        /// Its end.
+        /// End of the commit record.
         end: CommitLsn,
         /// When it was committed.
         commit_time: PgTime,
-        /// What it was.
+        /// What the rules made of it.
         made: Made,
     },
-    /// Every scope of the rules for this table was gathered, because somebody has ordered so.
+    /// A manual flush: every scope of the rules for this table was gathered.
     Flushed(TableName),
-    /// Outside of every transaction, somebody waits until everything before this position is settled.
+    /// Outside any transaction, a client waits until everything before this position is settled.
     Awaited(Lsn),
-    /// A message of ours could not be read, so every scope of every rule was gathered in its place.
+    /// A message with coherd's prefix could not be read, so every scope of every rule was gathered instead.
     Unreadable(UnreadableManual),
 }
 
-/// What rules made of a transaction.
+/// What the rules made of a transaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Made {
-    /// Keys, each as often as a row made it; none where it was invalidated manually only.
+    /// Number of keys, counting each row that made one; zero if it has manual invalidations only.
     pub keys: u64,
-    /// The tables with rows in it, a bit each in the order of [`tables_of`]; the last bit stands for all further ones.
+    /// The tables with rows in the transaction, one bit each in the order of [`tables_of`]. The last bit stands for
+    /// all further tables.
     pub tables: u64,
 }
 
 impl Made {
-    /// How many tables have a bit of their own.
+    /// How many tables have their own bit.
     pub const TABLES_MAX: usize = 63;
 
     fn wrote(&mut self, table: Option<usize>) {
@@ -69,7 +70,7 @@ impl Made {
     }
 }
 
-/// A message that fits no transaction: rows outside one, a relation that was never described.
+/// A message that does not fit where it arrived: a row outside a transaction, or a relation that was never described.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfOrder {
     /// A row change, a commit or a truncation without a Begin before it.
@@ -83,7 +84,7 @@ pub enum OutOfOrder {
     NotDescribed(u32),
 }
 
-/// Kinds of change, as counted for each table.
+/// Kinds of change, counted per table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
     /// INSERT.
@@ -97,7 +98,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// What a changed row counts as.
+    /// How a changed row is counted.
     pub const fn of(change: &Change<'_>) -> Op {
         match change {
             Change::Insert { .. } => Op::Insert,
@@ -106,7 +107,7 @@ impl Op {
         }
     }
 
-    /// As SQL says it, in lower case.
+    /// The SQL keyword in lower case.
     pub const fn name(self) -> &'static str {
         match self {
             Op::Insert => "insert",
@@ -117,7 +118,7 @@ impl Op {
     }
 }
 
-/// Reads one stream of messages.
+/// Reads one stream of messages and turns it into invalidations.
 #[derive(Debug)]
 pub struct Reader {
     rules: Vec<Rule>,
@@ -125,39 +126,39 @@ pub struct Reader {
     manual: ManualKeys,
     cover: Cover,
     heirs: Heirs,
-    /// Manual keys that no rule covers, not told yet.
+    /// Manual keys that no rule covers, not yet reported.
     ignored: u64,
     relations: HashMap<u32, Bound, foldhash::fast::FixedState>,
-    /// The relation that the message before has described.
+    /// The relation that the previous message described.
     described: Option<u32>,
-    /// Rules of which a transaction had too many keys, once for each, not told yet.
+    /// Rules for which a transaction had too many keys, once per transaction, not yet reported.
     overflowed: Vec<RuleId>,
     open: Option<Open>,
     scratch: Scratch,
     tables: Vec<TableName>,
     counts: Vec<[u64; 4]>,
-    /// The tables that have any: there may be thousands, and a turn of the pipeline concerns few.
+    /// The indexes with a nonzero count: there may be thousands of tables, and one turn of the pipeline touches few.
     counted: Vec<usize>,
 }
 
 #[derive(Debug, Clone)]
 struct Bound {
     relation: Relation,
-    /// Partitions whose old rows hold less than the relation promises.
+    /// Partitions whose old rows carry fewer columns than the relation promises.
     weak: HashSet<u32>,
     binding: Binding,
     table: Option<usize>,
 }
 
-/// The transaction that is half read.
+/// The transaction that is being read.
 #[derive(Debug, Default)]
 struct Open {
     made: Made,
-    /// Rules whose scopes stand in for all their further keys in this transaction.
+    /// Rules whose scopes replace all their further keys in this transaction.
     coarsened: HashSet<u16>,
 }
 
-/// The tables that rules name, each once, in the order of the indexes that [`Reader::take_counts`] gives.
+/// The tables that rules name, each once, in the order of the indexes in [`Reader::take_counts`].
 pub fn tables_of(rules: &[Rule]) -> Vec<TableName> {
     let mut tables: Vec<TableName> = rules.iter().map(|rule| rule.table.clone()).collect();
     tables.sort();
@@ -166,7 +167,7 @@ pub fn tables_of(rules: &[Rule]) -> Vec<TableName> {
 }
 
 impl Reader {
-    /// A reader for `rules`; a transaction that makes more than `keys_max` keys has scopes flushed instead.
+    /// A reader for `rules`. If a transaction makes more than `keys_max` keys, scopes are flushed instead.
     pub fn new(rules: Vec<Rule>, keys_max: u64) -> Self {
         let tables = tables_of(&rules);
         Reader {
@@ -187,20 +188,20 @@ impl Reader {
         }
     }
 
-    /// Which keys count that are named manually; otherwise those that a rule covers.
+    /// Sets which manual keys count. The default is those that a rule covers.
     #[must_use]
     pub fn with_manual(self, manual: ManualKeys) -> Self {
         Reader { manual, ..self }
     }
 
-    /// Which tables inherit from those of rules when reading begins.
+    /// Sets which tables inherit from the rules' tables when reading begins.
     #[must_use]
     pub fn with_heirs(self, heirs: Heirs) -> Self {
         Reader { heirs, ..self }
     }
 
-    /// Tables of rules were looked at, and those that inherit from them. Gives the rules that other tables keep than
-    /// before, each once.
+    /// Takes in a look at the rules' tables and the tables that inherit from them. Returns the rules whose set of
+    /// inheriting tables has changed, each once.
     pub fn looked(&mut self, database: &Database) -> Vec<RuleId> {
         let mut parents = BTreeSet::new();
         for (oid, its_parents) in self.heirs.looked(&database.asked, &database.tables) {
@@ -210,29 +211,29 @@ impl Reader {
         self.rules.iter().filter(|rule| parents.contains(&rule.table)).map(|rule| rule.id).collect()
     }
 
-    /// How many keys were invalidated manually since the last call that no rule covers, and that count nowhere.
+    /// The number of manual keys since the last call that no rule covers. They are ignored.
     pub fn take_ignored(&mut self) -> u64 {
         std::mem::take(&mut self.ignored)
     }
 
-    /// Whether a transaction is half read: then no position but its commit's means anything.
+    /// Whether a transaction is half read. Until its commit, no other position is meaningful.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
-    /// The stream broke off: a half-read transaction will come again, and so will every Relation message.
+    /// Starts over after the stream broke: Postgres sends a half-read transaction and every Relation message again.
     pub fn start_over(&mut self) {
         self.open = None;
         self.described = None;
         self.relations.clear();
     }
 
-    /// The rules whose scopes stand in for keys of a transaction that was too large, since the last call.
+    /// The rules whose scopes replaced keys of a transaction that was too large, since the last call.
     pub fn take_overflowed(&mut self) -> Vec<RuleId> {
         std::mem::take(&mut self.overflowed)
     }
 
-    /// Gives the changes counted since the last call: index of the table, operation, number.
+    /// Reports the changes counted since the last call: index of the table, operation, number.
     pub fn take_counts(&mut self, mut count: impl FnMut(usize, Op, u64)) {
         for table in self.counted.drain(..) {
             let Some(counts) = self.counts.get_mut(table) else { continue };
@@ -273,7 +274,7 @@ impl Reader {
             Message::Relation(relation) => self.describe(relation),
             Message::Truncate(truncated) => self.truncate(truncated, gather)?,
             Message::Logical { prefix: manual::PREFIX, content, .. } => return Ok(self.manual(content, gather)),
-            // Within a transaction its place says nothing of what came before.
+            // Inside a transaction, its position says nothing about what came before.
             Message::Logical { prefix: manual::AWAITED, transactional: false, at, .. } if self.open.is_none() => {
                 return Ok(Step::Awaited(at));
             }
@@ -290,9 +291,9 @@ impl Reader {
         self.described = Some(oid);
     }
 
-    /// `leaf` writes for `root`. Before its first change, and again after each change of its own shape, a partition is
-    /// described right after its root, and then comes a change under the root's name (pgoutput's `maybe_send_schema`);
-    /// nothing else says which relations are partitions of which.
+    /// `leaf` writes for `root`. pgoutput's `maybe_send_schema` describes a partition right after its root, before the
+    /// partition's first change and again after each change of its definition. The row change that follows names the
+    /// root. Nothing else tells which relations are partitions of which.
     fn written_by(&mut self, root: u32, leaf: u32) {
         let Some(written) = self.relations.get(&leaf).map(|bound| bound.relation.clone()) else { return };
         let Some(bound) = self.relations.get_mut(&root) else { return };
@@ -300,7 +301,7 @@ impl Reader {
         let held = bound.relation.as_written_by(&written);
         let is_weak = held.columns.iter().filter(|column| column.in_identity).count() < promised;
         let differs = if is_weak { bound.weak.insert(leaf) } else { bound.weak.remove(&leaf) };
-        // A weak one may have become weaker.
+        // A weak partition may have become weaker.
         if differs || is_weak {
             self.bind(root);
         }
@@ -352,7 +353,7 @@ impl Reader {
         Step::Within
     }
 
-    /// A manual key is deleted; where it may be a key of a rule that bumps or publishes, that is done too.
+    /// Deletes a manual key. If a rule that bumps or publishes could make the key, also does that.
     fn named(&mut self, key: &[u8], gather: &mut impl Gather) {
         let covering = self.cover.rules(&self.rules, key);
         match self.manual {
@@ -373,7 +374,7 @@ impl Reader {
         }
     }
 
-    /// Gathers the keys of rows that nobody has written, as if they had been.
+    /// Gathers the keys of rows that nobody wrote, as if they had been inserted.
     pub fn touch(&mut self, touched: &Touched, gather: &mut impl Gather) {
         let binding = Binding::new(&self.rules, &touched.relation, &self.heirs);
         let mut cells = Vec::new();
@@ -389,8 +390,8 @@ impl Reader {
 }
 
 impl Open {
-    /// Passes an invalidation on, until the transaction has made too many keys: then each rule's scopes go in their place. Gives
-    /// the rule where that begins.
+    /// Passes an invalidation on. Once the transaction has made too many keys, passes on each rule's scopes instead,
+    /// and returns the rule the first time.
     fn gather(
         &mut self,
         invalidation: Invalidation<'_>,

@@ -67,7 +67,7 @@ fn a_transaction_gathers_its_keys_and_ends_with_its_commit() {
     assert_eq!(keys, ["0 delete user:1", "1 bump product:1"]);
     assert!(reader.is_open());
     let step = reader.read(commit(), &mut Seen::default());
-    // In the order of their names.
+    // Table bits are in the order of the tables' names.
     let made = Made { keys: 2, tables: 0b11 };
     assert_eq!(step, Ok(Step::Committed { end: CommitLsn::from_end(Lsn::new(100)), commit_time: PgTime(5), made }));
     assert!(!reader.is_open());

@@ -1,24 +1,24 @@
-//! Whether the log that the slot holds back is about to become more than it may.
+//! Decides whether the log that the slot holds back is about to exceed its limit.
 
 use std::fmt;
 
 use crate::types::observation::HeldWal;
 
-/// The log may still grow by this many times what it grew by since the last look, before it is looked at again and the
-/// slot has moved.
+/// The growth to allow for until the next look is made and the slot has moved, as a multiple of the growth since the
+/// last look.
 const LOOKS_AHEAD: u64 = 2;
-/// With less than this many segments left of `safe_wal_size`, the server is about to give the slot up itself.
+/// With fewer segments than this left of `safe_wal_size`, the server is about to invalidate the slot itself.
 const SAFE_SEGMENTS: u64 = 2;
 
-/// Watches the log that is held back.
+/// Watches the log that the slot holds back.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Budget {
-    /// In bytes; `None` is without bound.
+    /// In bytes; `None` means no limit.
     limit: Option<u64>,
     last: Option<HeldWal>,
 }
 
-/// The budget is as good as spent.
+/// The limit is nearly reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Overspent {
     /// The slot holds back nearly all that `wal_budget` allows.
@@ -28,7 +28,7 @@ pub enum Overspent {
         /// Bytes allowed.
         limit: u64,
     },
-    /// `max_slot_wal_keep_size` is nearly reached.
+    /// The slot holds back nearly all that `max_slot_wal_keep_size` allows.
     Safe {
         /// `safe_wal_size`, in bytes.
         left: u64,
@@ -54,17 +54,17 @@ impl fmt::Display for Overspent {
 }
 
 impl Budget {
-    /// A budget of `limit` bytes. Without one nothing is ever suspended on purpose.
+    /// A budget of `limit` bytes. With `None`, no target is ever suspended.
     pub fn new(limit: Option<u64>) -> Self {
         Budget { limit, last: None }
     }
 
-    /// What the log has grown by since the last look, in bytes.
+    /// By how many bytes the log has grown since the last look.
     pub fn grown(&self, now: &HeldWal) -> Option<u64> {
         self.last.map(|last| now.end.bytes_since(last.end))
     }
 
-    /// Another look.
+    /// Takes in a look, and returns the limit that is nearly reached, if any.
     pub fn looked(&mut self, held: HeldWal) -> Option<Overspent> {
         let limit = self.limit?;
         let grown = self.last.map_or(0, |last| held.retained.saturating_sub(last.retained));

@@ -1,11 +1,12 @@
-//! Whether every change that concerns a rule is in the stream, and was all the time since a target was last brought on.
+//! Decides whether every change that concerns a rule is in the stream, and was all the time since a target's record
+//! was written.
 //!
-//! A table that is taken out of the publication and put back leaves no trace in the stream. What the catalogue says of
-//! it does change, row versions included, so each look is compared with the one before, and the first one of a process
-//! with the *marks* that the targets' records hold.
+//! A table that is taken out of the publication and put back leaves no trace in the stream. Its catalogue entries do
+//! change, row versions included. So each look is compared with the one before, and the first look of a process with
+//! the *marks* in the targets' records.
 //!
-//! What is published is decided when a change is written, and it is seen when its transaction commits. So the flush
-//! that repairs a break is done once more when every transaction has ended that was running when the break was found.
+//! Whether a change is published is decided when it is written, and it is seen when its transaction commits. So the
+//! flush that repairs a break is repeated once every transaction has ended that was running when the break was found.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
@@ -22,42 +23,44 @@ use crate::types::invalidation::RuleId;
 use crate::types::observation::{Horizon, LeafSeen, Observation, TableSeen};
 use crate::types::table::TableName;
 
-/// What a look shows to be different with one rule.
+/// What a look shows to have changed for one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Drift {
-    /// Changes are not, or not all, in the stream. The text says why, and which SQL is the remedy.
+    /// Changes are missing from the stream, all or some of them. The text says why, and gives the SQL that fixes it.
     Uncovered(RuleId, String),
-    /// The rule cannot be kept as it is meant: every change is in the stream, but flushes more than its keys.
+    /// The rule cannot be kept as configured: every change is in the stream, but causes flushes of more than its keys.
     Faulty(RuleId, String),
-    /// What was uncovered or faulty is neither any more. Where it was uncovered, [`Drift::Broken`] follows.
+    /// The rule is neither uncovered nor faulty any more. If it was uncovered, [`Drift::Broken`] follows.
     Covered(RuleId),
-    /// Changes may have been missed; they are all in the stream again, except those of transactions that still run.
+    /// Changes may have been missed. All changes are in the stream again, except those of transactions that are still
+    /// running.
     Broken(RuleId),
-    /// None of those transactions runs any more.
+    /// None of those transactions is still running.
     Repaired(RuleId),
 }
 
-/// All rules, and how the catalogue held them at the last look.
+/// All rules, and their state in the catalogue at the last look.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Coverage {
     rules: Uncounted<Arc<[Rule]>>,
     kept: Vec<Kept>,
-    /// The rules of each table, by their places.
+    /// The rules of each table, as indexes.
     places: Uncounted<Arc<HashMap<TableName, Vec<usize>>>>,
-    /// Rules that are not whole.
+    /// Rules that are not whole, as indexes.
     unsound: BTreeSet<usize>,
     horizon: Option<Horizon>,
-    /// `xmax` of the first look: later transactions see the publication as it was then, or the looks see the change.
+    /// `xmax` of the first look. Later transactions see the publication as that look did, or a later look finds the
+    /// change.
     since: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Kept {
     table: TableSeen,
-    /// Stands for the rule and the table.
+    /// A hash of the rule and the table.
     mark: u64,
     standing: Standing,
-    /// It was told that the rule is uncovered or faulty.
+    /// An event has reported that the rule is uncovered or faulty.
     is_told: bool,
 }
 
@@ -65,7 +68,7 @@ struct Kept {
 enum Standing {
     #[default]
     Whole,
-    /// Until every transaction below has ended.
+    /// Whole once every transaction below this id has ended.
     Repairing {
         below: u64,
     },
@@ -73,7 +76,7 @@ enum Standing {
 }
 
 impl Coverage {
-    /// Nothing has been looked at yet.
+    /// Coverage before the first look.
     pub fn new(rules: Vec<Rule>) -> Self {
         let kept = rules.iter().map(|_| Kept::default()).collect();
         let mut places: HashMap<TableName, Vec<usize>> = HashMap::new();
@@ -89,9 +92,9 @@ impl Coverage {
         self.horizon.is_some()
     }
 
-    /// Another look. Gives what is different, in the order in which it is to be acted upon. Costs in proportion to what
-    /// differs, and to the rules that are not whole. The tables of `reinherited` rules have other children than before,
-    /// whose changes are read from now on.
+    /// Takes in a look, and returns what has changed, in the order in which to act on it. The cost is proportional to
+    /// what changed and to the rules that are not whole. The tables of `reinherited` rules have other children than
+    /// before, whose changes are read from now on.
     pub fn looked(&mut self, look: &Observation, reinherited: &[RuleId]) -> Vec<Drift> {
         let first = self.horizon.replace(look.snapshot).is_none();
         if first {
@@ -137,17 +140,17 @@ impl Coverage {
         drifts
     }
 
-    /// The tables of `rules`.
+    /// The tables of the rules that `rules` selects.
     pub fn tables(&self, rules: impl Fn(&Rule) -> bool) -> BTreeSet<TableName> {
         self.rules.iter().filter(|rule| rules(rule)).map(|rule| rule.table.clone()).collect()
     }
 
-    /// Whether all of `rules` are covered and repaired.
+    /// Whether all rules that `rules` selects are covered and repaired.
     pub fn is_whole(&self, rules: impl Fn(&Rule) -> bool) -> bool {
         self.rules.iter().zip(&self.kept).all(|(rule, kept)| !rules(rule) || kept.standing == Standing::Whole)
     }
 
-    /// The marks of those of `rules` that are whole, as a record holds them.
+    /// The marks of the whole rules that `rules` selects, in the form that a record stores.
     pub fn marks(&self, rules: impl Fn(&Rule) -> bool) -> String {
         let mut marks = String::new();
         for (rule, kept) in self.rules.iter().zip(&self.kept) {
@@ -160,14 +163,14 @@ impl Coverage {
         marks
     }
 
-    /// Those of `rules` that `marks` does not list.
+    /// The rules that `rules` selects and `marks` does not list.
     pub fn missing(&self, marks: &str, rules: impl Fn(&Rule) -> bool) -> Vec<RuleId> {
         let held: HashSet<u64> = marks.split(' ').filter_map(|mark| u64::from_str_radix(mark, 16).ok()).collect();
         let unknown = |(rule, kept): &(&Rule, &Kept)| rules(rule) && !held.contains(&kept.mark);
         self.rules.iter().zip(&self.kept).filter(unknown).map(|(rule, _)| rule.id).collect()
     }
 
-    /// Between what the rule was read with and the first look, other tables came to inherit from its table.
+    /// Other tables came to inherit from the rule's table after the rules were read and before the first look.
     pub fn reinherited(&mut self, rule: RuleId) {
         if let Some(kept) = self.kept.get_mut(usize::from(rule.0)) {
             kept.wait_for_the_next_look();
@@ -175,8 +178,8 @@ impl Coverage {
         }
     }
 
-    /// A target's record does not list the rule, so it may have been broken before the first look. Gives whether it
-    /// is repaired with one flush.
+    /// A target's record does not list the rule, so it may have been broken before the first look. Returns whether one
+    /// flush repairs it.
     pub fn doubt(&mut self, rule: RuleId) -> bool {
         let Some((kept, horizon)) = self.kept.get_mut(usize::from(rule.0)).zip(self.horizon) else { return true };
         if kept.standing == Standing::Whole && horizon.xmin < self.since {
@@ -188,7 +191,7 @@ impl Coverage {
 }
 
 impl Kept {
-    /// Transactions that began after the present look may have been read before it was acted upon.
+    /// Transactions that began after this look may have been read before coherd acted on it.
     fn wait_for_the_next_look(&mut self) {
         if self.standing != Standing::Uncovered {
             self.standing = Standing::Repairing { below: u64::MAX };
@@ -218,7 +221,7 @@ impl Kept {
             self.standing = Standing::Repairing { below: now.xmax };
         }
         if let Standing::Repairing { below } = &mut self.standing {
-            // Ids go back with a database that went back in time.
+            // Transaction ids decrease when a database goes back in time.
             *below = (*below).min(now.xmax);
             if now.xmin >= *below {
                 self.standing = Standing::Whole;
@@ -228,13 +231,13 @@ impl Kept {
     }
 }
 
-/// The rule, held against the catalogue.
+/// The result of checking a rule against the catalogue.
 enum Catalogue {
     AsBefore,
     HasItAll,
-    /// Why the rule cannot be kept as it is meant.
+    /// Why the rule cannot be kept as configured.
     Fails(String),
-    /// Why not every change that concerns the rule is in the stream.
+    /// Why changes that concern the rule are missing from the stream.
     Hides(String),
 }
 
@@ -250,7 +253,7 @@ fn held_against(rule: &Rule, database: &Database) -> Catalogue {
     }
 }
 
-/// Reads on after "the rule is not covered: ".
+/// The text that continues "the rule is not covered: ".
 fn text(rule: &Rule, finding: Finding) -> String {
     let Finding { subject, message, remedy, .. } = finding;
     let message = match subject.strip_prefix(&rule.subject()) {
@@ -261,9 +264,9 @@ fn text(rule: &Rule, finding: Finding) -> String {
     [vec![message], remedy].concat().join("\n    ")
 }
 
-/// Stands for the rule as it is configured and its table as it is published. A collision hides a change with a
-/// probability of 2⁻⁶⁴. What tells a harmless change from others needs a look before it, which a process that begins does
-/// not have; so the row versions of name and columns are in it, and a file only where nothing else would tell.
+/// A hash of the rule as configured and of its table as published. A collision hides a change with a probability of
+/// 2⁻⁶⁴. Only an earlier look can show that a change is harmless, and a new process has none. So the hash includes the
+/// row versions of the name and the columns, and a file only if nothing else would show the change.
 fn mark(rule: &Rule, table: &TableSeen) -> u64 {
     let mut text = format!("{}\n{:?} {:?} {:?}\n", rule.table, rule.action, rule.when_changed, rule.on_missing_old);
     rule.keys.iter().for_each(|key| text.extend([key.text(), "\n"]));
@@ -292,7 +295,7 @@ mod tests {
             .unwrap()
     }
 
-    /// The table with this stamp, while transactions from `xmin` on run.
+    /// A look at the table with this stamp, while transactions from `xmin` on are running.
     fn look(stamp: &str, xmin: u64, xmax: u64) -> Observation {
         let name = rules(&["user:{id}"])[0].table.clone();
         let table = TableSeen { name, stamp: Some(stamp.to_owned()), ..TableSeen::default() };

@@ -1,4 +1,5 @@
-//! Whether a target can be carried on from where it stands, or has missed something.
+//! Decides whether a target can continue from its stored record, or may have missed something. The inputs are records,
+//! positions and looks at the source; the outputs are verdicts.
 
 mod budget;
 mod coverage;
@@ -19,23 +20,23 @@ pub(super) use stuck::Stuck;
 pub use verdict::Gap;
 pub(super) use verdict::{Known, Verdict, compare};
 
-/// How this process came by its slot.
+/// How this process got its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SlotOrigin {
-    /// There was none: what happened before is not in it.
+    /// There was no slot: earlier changes are not in it.
     CreatedHere,
-    /// It was there, and everything up to the position has been acknowledged.
+    /// The slot existed, and everything up to the position has been acknowledged.
     Found {
         /// `confirmed_flush_lsn`.
         confirmed: Lsn,
     },
 }
 
-/// Where the log left a timeline for the next one.
+/// Where the log switched from one timeline to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fork {
     /// The timeline that was left.
     pub timeline: u32,
-    /// What was written to it after this position is not part of the server's history.
+    /// What was written to the old timeline after this position is not part of the server's history.
     pub at: Lsn,
 }

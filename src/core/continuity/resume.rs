@@ -1,4 +1,4 @@
-//! Whether a database that coherd lost sight of is still the one that it followed.
+//! Decides, when a stream is opened again, whether the database is still the one that coherd followed.
 
 use std::fmt;
 
@@ -6,29 +6,29 @@ use super::SlotOrigin;
 use crate::core::Opening;
 use crate::types::lsn::Lsn;
 
-/// How to go on.
+/// How to continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resume {
-    /// Where it was left.
+    /// Continue at the same position.
     GoOn,
-    /// On another timeline: what was read after the position is not part of its history.
+    /// Continue on another timeline: what was read after the position is not part of its history.
     Forked(Lsn),
-    /// As if this process had just been started: every target is asked what it remembers.
+    /// Start as a new process does: read every target's record.
     Anew(Anew),
 }
 
-/// Why nothing that this process knows counts any more.
+/// Why nothing that this process knows is valid any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anew {
-    /// The slot had to be created.
+    /// The slot was lost and created again.
     SlotWasGone,
-    /// Another system identifier.
+    /// The system identifier is another one.
     OtherDatabase,
-    /// A timeline whose history is not known to hold the one that was followed.
+    /// The followed timeline is not known to be part of the new timeline's history.
     OtherTimeline,
-    /// The log ends before what was read.
+    /// The log ends before the position that was read.
     DatabaseWentBack,
-    /// Another instance has been at work.
+    /// Another instance has acknowledged more.
     SlotWasMoved,
 }
 
@@ -46,8 +46,8 @@ impl fmt::Display for Anew {
     }
 }
 
-/// Compares what was followed, up to `decoded`, with what is there now. `acknowledged` is what this process has told the
-/// server.
+/// Compares what was followed, up to `decoded`, with what the server reports now. `acknowledged` is the last position
+/// that this process acknowledged.
 pub fn resume(before: &Opening, decoded: Lsn, now: &Opening, acknowledged: Lsn) -> Resume {
     let SlotOrigin::Found { confirmed } = now.slot else { return Resume::Anew(Anew::SlotWasGone) };
     if before.system_id != now.system_id {
@@ -60,8 +60,8 @@ pub fn resume(before: &Opening, decoded: Lsn, now: &Opening, acknowledged: Lsn) 
         let fork = now.forks.iter().find(|fork| fork.timeline == before.timeline);
         return fork.map_or(Resume::Anew(Anew::OtherTimeline), |fork| Resume::Forked(fork.at));
     }
-    // Where the timeline before was left, if that is known: of two standbys promoted from one primary both may be on the
-    // same timeline.
+    // Compare the fork from the previous timeline, if it is known: two standbys promoted from one primary can both be
+    // on the same timeline.
     if before.forks.last().zip(now.forks.last()).is_some_and(|(before, now)| before.at != now.at) {
         return Resume::Anew(Anew::OtherTimeline);
     }

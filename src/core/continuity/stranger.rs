@@ -1,7 +1,7 @@
-//! Whether somebody else writes a target's record: another coherd, which follows another database.
+//! Decides whether another coherd, which follows another database, writes a target's record.
 //!
-//! A record of another database may also be what is left of a database that was replaced. Whoever is at work moves its
-//! record about once a second, so a record that stands still is nobody's any more.
+//! A record of another database may also be left over from a database that was replaced. An active coherd updates its
+//! record about once a second, so a record that does not change has no writer any more.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::types::record::{Record, StoredRecord, Written};
 
-/// How long a record of another database is watched. Several times as long as one that is at work stands still.
+/// How long a record of another database is watched: several times the interval at which an active coherd updates it.
 const WATCHED_FOR: Duration = Duration::from_secs(5);
 
-/// How long a record that was nobody's may still come up: deliveries of this process that were under way when it turned to
-/// another database write it once more.
+/// How long a record without a writer may still change: deliveries of this process that were in flight when it
+/// switched to another database write it once more.
 const LEFT_FOR: Duration = Duration::from_secs(30);
 
 /// Who wrote a record.
@@ -21,17 +21,18 @@ const LEFT_FOR: Duration = Duration::from_secs(30);
 pub struct Writer {
     /// The database's system identifier.
     pub system_id: u64,
-    /// The slot, where the record says it.
+    /// The slot, if the record names it.
     pub slot: Option<Arc<str>>,
 }
 
 impl Writer {
-    /// Who wrote this record.
+    /// The writer of this record.
     pub fn of(record: &Record, written: Option<&Written>) -> Writer {
         Writer { system_id: record.system_id, slot: written.and_then(|written| written.slot.clone()) }
     }
 
-    /// Whether it is not the coherd that follows this database by this slot. One that does not name its slot may be it.
+    /// Whether it is not the coherd that follows this database through this slot. A writer that does not name its slot
+    /// may be the same.
     pub fn is_other(&self, system_id: u64, slot: &str) -> bool {
         self.system_id != system_id || self.slot.as_deref().is_some_and(|its| its != slot)
     }
@@ -44,18 +45,18 @@ impl fmt::Display for Writer {
     }
 }
 
-/// What follows from a record.
+/// What a record shows about its writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shared {
-    /// It is ours, or nobody's.
+    /// The record is this coherd's, or has no active writer.
     Free,
-    /// It is another one's, and whether it moves has still to be seen.
+    /// The record is another coherd's, and it is not known yet whether it changes.
     Watch,
-    /// Somebody else writes it.
+    /// Another coherd writes the record.
     Taken(Writer),
 }
 
-/// What is known of the record of one target.
+/// What is known about the writer of one target's record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Stranger(Option<Seen>);
 
@@ -64,14 +65,14 @@ struct Seen {
     writer: Writer,
     updated_ms: u64,
     since: Instant,
-    /// Once it was seen to move, it stays the other one's: that one may be down for a while only.
+    /// Once the record has changed, it stays taken: its writer may be down only for a while.
     moves: bool,
-    /// When it was found to be nobody's.
+    /// When it was found to have no active writer.
     left: Option<Instant>,
 }
 
 impl Stranger {
-    /// A record was read. `system_id` is that of the database which is followed, `slot` its slot.
+    /// Takes in a record. `system_id` and `slot` are those of the database that is followed.
     pub fn read(&mut self, stored: &StoredRecord, system_id: u64, slot: &str, now: Instant) -> Shared {
         let writer = stored.record.as_ref().map(|record| Writer::of(record, stored.written.as_ref()));
         let other = writer.filter(|writer| writer.is_other(system_id, slot));
@@ -153,7 +154,7 @@ mod tests {
         assert_eq!(stranger.read(&left, 7, "ours", now + WATCHED_FOR / 2), Shared::Watch);
         let free = now + WATCHED_FOR;
         assert_eq!(stranger.read(&left, 7, "ours", free), Shared::Free);
-        // A delivery that was under way.
+        // A delivery that was in flight.
         assert_eq!(stranger.read(&record(8, Some("theirs"), 2), 7, "ours", free + WATCHED_FOR), Shared::Free);
         let later = free + LEFT_FOR;
         assert_eq!(stranger.read(&record(8, Some("theirs"), 3), 7, "ours", later), Shared::Watch);

@@ -1,7 +1,7 @@
-//! Whether a failure to decode the log passes by itself, or Postgres fails at that position for ever.
+//! Decides whether a failure to decode the log is temporary, or Postgres fails at that position for ever.
 //!
-//! In: each failure with its position and time. Out: whether only a new slot gets past it. Each new slot costs a flush of
-//! every scope, so where one follows the other, the time before the next one doubles.
+//! In: each failure with its position and time. Out: whether only a new slot gets past the position. Each new slot
+//! costs a flush of every scope, so the wait doubles whenever one new slot soon follows another.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ use crate::types::lsn::Lsn;
 
 /// Failures at one position before a new slot is worth its cost.
 const TIMES_MIN: u32 = 3;
-/// How often the patience doubles: with a minute at first, it is never more than eight.
+/// How often the wait doubles: a first wait of one minute grows to at most eight.
 const DOUBLED_MOST: u32 = 3;
-/// After as many times the first patience without a new slot, the patience is the first one again.
+/// After this many times the first wait without a new slot, the wait is back to the first one.
 const FORGOTTEN_AFTER: u32 = 16;
 
-/// The failures at one position.
+/// Consecutive failures at one position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Failing {
     at: Lsn,
@@ -22,21 +22,21 @@ struct Failing {
     times: u32,
 }
 
-/// What follows from a failure.
+/// What to do after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failed {
-    /// It may pass by itself, and is tried again for so long from the first failure on.
+    /// It may be temporary: try again until this much time has passed since the first failure.
     TryAgain(Duration),
-    /// Only a new slot gets past it.
+    /// Only a new slot gets past the position.
     ForGood {
-        /// Attempts that have failed.
+        /// Failed attempts.
         times: u32,
-        /// Since the first of them.
+        /// Time since the first of them.
         lasted: Duration,
     },
 }
 
-/// Counts failures to decode.
+/// Counts failures to decode the log.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Stuck {
     timeout: Duration,
@@ -46,13 +46,12 @@ pub struct Stuck {
 }
 
 impl Stuck {
-    /// Patient for `timeout` the first time.
+    /// The first wait is `timeout`.
     pub const fn new(timeout: Duration) -> Stuck {
         Stuck { timeout, failing: None, renewals: 0, renewed: None }
     }
 
-    /// Decoding has failed at the position. After [`Failed::ForGood`] a new slot is counted, and the failures are
-    /// forgotten.
+    /// Counts a failure at the position. [`Failed::ForGood`] counts a new slot and forgets the failures.
     pub fn failed(&mut self, at: Lsn, now: Instant) -> Failed {
         let failing = self.failing.get_or_insert(Failing { at, since: now, times: 0 });
         if failing.at != at {
@@ -73,17 +72,18 @@ impl Stuck {
         Failed::ForGood { times, lasted }
     }
 
-    /// Everything before `decoded` is decoded. Gives whether that is beyond the position of the last failure.
+    /// Notes that everything before `decoded` is decoded. Returns whether that is beyond the position of the last
+    /// failure.
     pub fn passed(&mut self, decoded: Lsn) -> bool {
         self.failing.take_if(|failing| decoded > failing.at).is_some()
     }
 
-    /// Whether the last attempt has failed.
+    /// Whether the last attempt failed.
     pub const fn is_failing(&self) -> bool {
         self.failing.is_some()
     }
 
-    /// The slot holds back more log than it may: a flush is cheaper than a full disk.
+    /// Ends longer waits because the slot holds back too much log: a flush costs less than a full disk.
     pub const fn hurry(&mut self) {
         self.renewals = 0;
     }
@@ -96,7 +96,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_mins(1);
     const HERE: Lsn = Lsn::new(100);
 
-    /// Fails at `at` every ten seconds from `from` on, until a new slot is due; gives when that is.
+    /// Fails at `at` every ten seconds from `from` until a new slot is due; returns the time until then.
     fn renewed_after(stuck: &mut Stuck, at: Lsn, from: Instant) -> Duration {
         (0..1000_u32)
             .map(|n| Duration::from_secs(10) * n)

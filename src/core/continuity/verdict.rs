@@ -1,4 +1,5 @@
-//! Compares what a target remembers with what is known: it has missed nothing, it is sent something again, or there is a gap.
+//! Compares a target's stored record with what is known: the target has missed nothing, is sent something again, or
+//! has a gap.
 
 use std::fmt;
 
@@ -8,34 +9,34 @@ use crate::types::lsn::Lsn;
 use crate::types::record::{Record, StoredRecord};
 use crate::types::snapshot::Commit;
 
-/// What this process knows when it reconciles a target.
+/// What this process knows when it compares a target's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::core) struct Known<'a> {
     /// The server's history.
     pub opening: &'a Opening,
-    /// The furthest position that the server is known to have.
+    /// The furthest position that the server is known to have reached.
     pub reached: Lsn,
-    /// The furthest `applied` of a record that this target has confirmed since the slot is followed; zero before the
-    /// first.
+    /// The furthest `applied` of a record that this target has confirmed, or that another process wrote, since the
+    /// slot is followed; zero before the first.
     pub written: Lsn,
-    /// The sequence of the last delivery that this target has confirmed since the slot is followed; zero before.
+    /// The greatest sequence of those records; zero before the first.
     pub sequence: u64,
-    /// This process has written a record to the target, whatever became of the slot since.
+    /// This process has written a record to the target, whatever has become of the slot since.
     pub acquainted: bool,
-    /// The record that the target has now was written by this process since the slot is followed.
+    /// This process wrote the target's present record since the slot is followed.
     pub is_ours: bool,
-    /// Every invalidation of commits after this position is still in memory; the last position of all where none is.
+    /// Every invalidation of commits after this position is still in memory; [`Lsn::MAX`] if there is none.
     pub remembered: Lsn,
 }
 
-/// What to do with a target.
+/// What to do about a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::core) enum Verdict {
     /// It has missed nothing.
     Continue,
-    /// coherd has never been here before.
+    /// coherd has never written to this target.
     FirstStart,
-    /// It has missed what was sent to it after a position, and all of that is still in memory.
+    /// It has missed what it was sent for commits after a position, and all of that is still in memory.
     Resend {
         /// The position.
         after: Lsn,
@@ -47,8 +48,8 @@ pub(in crate::core) enum Verdict {
 }
 
 impl Verdict {
-    /// Up to where the target has all that was confirmed, as far as its record shows; [`Lsn::MAX`] where it has missed nothing.
-    /// A record of another history shows nothing.
+    /// Up to where the target has everything that was confirmed, as far as its record shows; [`Lsn::MAX`] if it has
+    /// missed nothing. A record of another history shows nothing.
     pub(in crate::core) fn has_up_to(&self, stored: &StoredRecord) -> Lsn {
         match self {
             Verdict::Continue | Verdict::FirstStart => Lsn::MAX,
@@ -59,35 +60,37 @@ impl Verdict {
     }
 }
 
-/// Why something may have been missed.
+/// Why a target may have missed something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Gap {
     /// The target has a record, but the slot is new.
     SlotWasGone {
-        /// The record.
+        /// The position in the record.
         record: Lsn,
     },
-    /// The target holds keys but no record: it has lost its memory, or somebody deleted the record.
+    /// The target holds keys but no record: it has lost its data, or somebody deleted the record.
     RecordIsGone,
-    /// What stands at the record's key is no record: something else writes it.
+    /// The value at the record's key is not a record: something else writes there.
     RecordIsUnreadable,
-    /// The record is older than what the target had confirmed: it was restored or failed over to a lagging replica.
+    /// The record is older than what the target had confirmed: the target was restored, or failed over to a lagging
+    /// replica.
     TargetWentBack {
-        /// The record.
+        /// The position in the record.
         record: Lsn,
-        /// What it must not be behind.
+        /// The position that it must not be behind.
         needed: Lsn,
     },
     /// The record was written for another database cluster.
     OtherDatabase,
     /// The record is ahead of the server's log: the database was restored to an earlier state.
     DatabaseWentBack {
-        /// The record.
+        /// The position in the record.
         record: Lsn,
         /// The end of the server's log.
         reached: Lsn,
     },
-    /// The server's log has another transaction where the record names its last one, or none: the database was put back.
+    /// The record's last transaction is not in the server's log, or another one is at its position: the database was
+    /// restored.
     OtherHistory {
         /// The record's last transaction.
         commit: Commit,
@@ -156,10 +159,10 @@ impl fmt::Display for Gap {
     }
 }
 
-/// Compares what a target remembers with what is known.
+/// Compares a target's stored record with what is known.
 pub(in crate::core) fn compare(known: &Known, stored: &StoredRecord) -> Verdict {
     match &stored.record {
-        // Nothing in it, so nothing stale in it.
+        // An empty target holds nothing stale.
         None if stored.empty => Verdict::Continue,
         None if known.opening.slot == SlotOrigin::CreatedHere && !known.acquainted => Verdict::FirstStart,
         None => Verdict::Gap(Gap::RecordIsGone),
@@ -179,24 +182,26 @@ fn compare_record(known: &Known, record: &Record) -> Verdict {
     if record.timeline != known.opening.timeline {
         let gap = Gap::NewTimeline { was: record.timeline, is: known.opening.timeline };
         match known.opening.forks.iter().find(|fork| fork.timeline == record.timeline) {
-            // Where its timeline was left, everything that it was sent is part of the server's history.
+            // The target was sent nothing beyond the fork, so all of it is part of the server's history.
             Some(fork) if applied <= fork.at => {}
-            // It may have reached the target without what was to be sent again before.
+            // The record may have been written although an earlier delivery still had to be sent again.
             Some(fork) if known.is_ours => return known.resend(fork.at.min(record.confirmed), gap),
-            // What another process sent is not in this one's memory, and nobody knows of a timeline without a fork.
+            // What another process sent is not in this one's memory, and without a fork it is unknown where the
+            // timelines part.
             _ => return Verdict::Gap(gap),
         }
     }
-    // What the slot has left behind was invalidated for good, by this process or another. What this one wrote since it knows.
+    // Everything up to the slot's position was invalidated for good, by this process or another. This one knows what
+    // it has written since.
     let confirmed = match known.opening.slot {
         SlotOrigin::CreatedHere => Lsn::ZERO,
         SlotOrigin::Found { confirmed } => confirmed,
     };
     let of_another = (record.confirmed < confirmed).then_some((record.confirmed, confirmed));
-    // Within a large transaction many deliveries have the same position.
+    // Many deliveries of a large transaction have the same position.
     let its_own = (applied < known.written || record.sequence < known.sequence).then_some((applied, known.written));
     if let Some((said, needed)) = its_own.or(of_another) {
-        // What is applied may have been sent and refused.
+        // `applied` may include a delivery that was sent and refused.
         known.resend(record.confirmed.min(applied), Gap::TargetWentBack { record: said, needed })
     } else if applied > known.reached {
         Verdict::Gap(Gap::DatabaseWentBack { record: applied, reached: known.reached })

@@ -7,7 +7,7 @@ const FORKS: &[Fork] = &[Fork { timeline: 1, at: Lsn::new(900) }, Fork { timelin
 struct Scene {
     replicas: Replicas,
     now: Instant,
-    /// Which run of every replica's server it is.
+    /// The present run of every replica's server.
     run: i64,
 }
 
@@ -28,7 +28,7 @@ impl Scene {
         self.replicas.want(Lsn::new(at), self.now);
     }
 
-    /// A replica answers as it should.
+    /// A replica gives a valid answer.
     fn says(&mut self, index: usize, replayed: u64) {
         self.says_of(index, 7, 3, Some(replayed));
     }
@@ -105,7 +105,7 @@ fn one_that_is_behind_for_too_long_leaves_and_returns_when_it_is_well_below() {
     assert_eq!(scene.replayed(), 2501);
     let left: Vec<Option<Lsn>> = scene.replicas.each.iter().map(|replica| replica.left).collect();
     assert_eq!(left, [None, Some(Lsn::new(2500))]);
-    // It has that now, but is always twenty seconds behind.
+    // It has replayed that, but is always twenty seconds behind.
     for at in (2600..3000).step_by(100) {
         scene.want(at);
         scene.pass(20);
@@ -138,7 +138,7 @@ fn one_that_says_nothing_leaves_also_where_nothing_is_wanted() {
     scene.pass(100);
     scene.says(0, 2500);
     assert_eq!((scene.turns(), scene.replayed()), (returned(0, 2500), 2500));
-    // One that never said anything.
+    // A replica that has never answered.
     let mut scene = Scene::of(1);
     scene.pass(31);
     assert_eq!(scene.turns(), left(0, Absent::Silent(Duration::from_secs(31))));
@@ -189,14 +189,14 @@ fn the_source_itself_may_be_listed() {
     scene.want(2500);
     scene.says_of(0, 7, 3, None);
     assert_eq!((scene.replayed(), scene.replicas.wanted()), (ALL, Lsn::ZERO));
-    // Where the source is a standby, who takes writes is not the source.
+    // If the source is a standby, a server that takes writes is not the source.
     scene.replicas.source_takes_writes(false);
     scene.replicas.opened(7, 3, FORKS);
     scene.says_of(0, 7, 3, None);
     assert_eq!(scene.replayed(), 0);
     scene.pass(31);
     assert_eq!(scene.turns(), left(0, Absent::Primary { timeline: 3 }));
-    // It becomes a replica after it was the source: it has not gone back.
+    // The former source becomes a replica: it has not gone back.
     scene.replicas.source_takes_writes(true);
     scene.says_of(0, 7, 3, None);
     assert_eq!(scene.turns(), returned(0, 0));
@@ -228,11 +228,11 @@ fn what_another_history_has_instead_is_not_waited_for() {
     scene.replicas.opened(7, 4, &[FORKS, &[fork]].concat());
     let marks: Vec<u64> = scene.replicas.marks.iter().map(|(at, _)| at.as_u64()).collect();
     assert_eq!((marks, scene.replicas.wanted()), (vec![2500], Lsn::ZERO));
-    // Of another timeline than it was left on, everything after the fork counts as missed.
+    // On another timeline than when it left, everything after the fork counts as missed.
     scene.replicas.opened(7, 5, &[Fork { timeline: 4, at: Lsn::new(1000) }]);
     scene.says_of(0, 7, 5, Some(2700));
     assert_eq!(scene.turns(), returned(0, 1000));
-    // Of another database, everything.
+    // On another database, everything counts as missed.
     scene.pass(31);
     assert_eq!(scene.turns().len(), 1);
     scene.replicas.opened(8, 5, &[]);
@@ -249,7 +249,7 @@ fn one_that_has_gone_back_leaves_and_returns_since_where_it_went() {
     let to = Lsn::new(2300);
     assert_eq!(scene.turns(), [left(0, Absent::Back { to }), returned(0, 2300)].concat());
     assert_eq!(scene.replayed(), 2400);
-    // While it is not waited for.
+    // It goes back while it is not waited for.
     scene.want(2400);
     scene.pass(31);
     assert_eq!(scene.turns().len(), 1);

@@ -1,4 +1,4 @@
-//! A core that is driven by hand.
+//! A core that the tests drive step by step.
 
 use super::*;
 
@@ -7,15 +7,15 @@ pub(in crate::core) struct Desk {
     pub(in crate::core) core: Core,
     pub(in crate::core) now: Instant,
     xid: u32,
-    /// Every event.
+    /// Every event so far.
     pub(super) told: Vec<Event>,
 }
 
-/// A flush has an unreadable record, because it has none.
+/// A flush gets an unreadable record, because it has none of its own.
 pub(in crate::core) type Sent = (usize, Ticket, Delivery);
 
 impl Desk {
-    /// The log is followed from 100, and every target has said that it holds everything up to there.
+    /// Follows the log from 100. Every target's record says that it holds everything up to there.
     pub(in crate::core) fn new(targets: usize) -> Desk {
         let mut desk = Desk::unverified(targets);
         for target in 0..targets {
@@ -24,7 +24,7 @@ impl Desk {
         desk
     }
 
-    /// The same, with one target and a listed replica that has not answered yet.
+    /// Like `new`, with one target and a listed replica that has not answered yet.
     pub(super) fn with_replica() -> Desk {
         let mut desk = Desk::new(1);
         desk.core.feed.replicas = Replicas::new(1, MAX_LAG, desk.now);
@@ -51,12 +51,12 @@ impl Desk {
         Desk { core, now, xid: 10, told: Vec::new() }
     }
 
-    /// The target says that everything up to `at` was confirmed.
+    /// The target's record says that everything up to `at` is confirmed.
     pub(in crate::core) fn reconcile(&mut self, target: usize, at: u64) -> Verdict {
         self.reconcile_with(target, at, None)
     }
 
-    /// The same, and `commit` was the last transaction.
+    /// Like `reconcile`, with `commit` as the last transaction.
     pub(in crate::core) fn reconcile_with(&mut self, target: usize, at: u64, commit: Option<Commit>) -> Verdict {
         let record = Record { commit, ..record_at(at) };
         self.reconcile_its(target, &StoredRecord { record: Some(record), empty: false, written: None })
@@ -82,7 +82,7 @@ impl Desk {
         self.core.committed(lsn(end));
     }
 
-    /// Sends whatever is due `later`, and keeps it in flight.
+    /// Sends what is due after `later`, and keeps it in flight.
     pub(in crate::core) fn send_later(&mut self, later: Duration) -> Vec<Sent> {
         self.now += later;
         self.core.pass(false);
@@ -122,7 +122,7 @@ impl Desk {
         }
     }
 
-    /// Sends and confirms until nothing is left, records included.
+    /// Sends and confirms until nothing is left, including records.
     pub(in crate::core) fn drain(&mut self) {
         loop {
             let sent = self.send_later(Duration::from_millis(5));
@@ -141,7 +141,7 @@ impl Desk {
         self.core.acknowledge().map(|position| position.lsn().as_u64())
     }
 
-    /// The scopes of the rule, for changes that were missed up to `until`.
+    /// Flushes the scopes of the rule, for changes that were missed up to `until`.
     pub(super) fn flush(&mut self, target: usize, until: u64) {
         let repair = Repair { rules: vec![RuleId(0)], missed_until: lsn(until), ..Repair::default() };
         self.with(target, |target, feed| target.repair(feed, &repair));

@@ -7,8 +7,8 @@ fn is_flush(sent: &Sent) -> bool {
     !sent.2.batch.scopes().is_empty()
 }
 
-/// The target is reconciled, and what leaves before its record is written is no flush: whoever puts old data back together
-/// with the record that was read leaves no trace, and the flush would have been in vain.
+/// After the target is reconciled, no flush leaves before its record is written. A restore of old data together with
+/// the record that was read would leave no trace, and the flush would have been in vain.
 #[test]
 fn a_flush_leaves_only_when_a_record_is_written_that_was_not_there_before() {
     let mut desk = Desk::new(1);
@@ -41,7 +41,7 @@ fn a_flush_that_no_record_proves_leaves_again_when_the_record_is_read_again() {
     assert!(desk.send().iter().any(is_flush), "the target may have lost it in a failover");
 }
 
-/// Its worker may carry it out as soon as it is connected again, before any record is written.
+/// The worker may carry out the flush as soon as it is connected again, before any record is written.
 #[test]
 fn a_flush_that_is_in_flight_when_the_record_is_read_again_leaves_once_more() {
     let mut desk = Desk::new(1);
@@ -80,7 +80,7 @@ fn a_record_that_left_before_a_flush_was_done_does_not_prove_it() {
     assert_eq!(desk.settled(), 200);
 }
 
-/// The target is another one behind its connection: what its record says has settled there, has not here.
+/// Another target answers on the same connection: what its record calls settled has not settled here.
 #[test]
 fn a_record_of_another_history_says_nothing_of_what_the_target_has() {
     for (applied, system_id, confirmed_at_most) in [(50, 7, 50), (900, 8, 0), (900, 7, 0)] {

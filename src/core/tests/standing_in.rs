@@ -1,4 +1,4 @@
-//! What stands in for commits waits until replicas have replayed all of them.
+//! What stands in for commits waits until replicas have replayed all of those commits.
 
 use super::*;
 
