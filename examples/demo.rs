@@ -1,4 +1,4 @@
-//! The main job, step by step, on throw-away servers: `make demo`.
+//! The main use of coherd, step by step, on temporary servers: `make demo`.
 #![allow(
     dead_code,
     unused_imports,
@@ -40,7 +40,7 @@ rules:
     action: bump
 "#;
 
-/// Servers, daemon and what the demo watches.
+/// The servers, the daemon, and the deletions that the demo watches.
 struct Shop {
     database: Database,
     redis: Redis,
@@ -174,7 +174,7 @@ impl Shop {
         self.psql("SELECT coherd.wait() AS settled");
     }
 
-    /// Runs a fix in psql and shows which keys went, and when.
+    /// Runs a fix in psql and shows which keys were deleted, and when.
     fn fix(&mut self, sql: &str, keys: &[&str]) {
         while self.gone.try_recv().is_ok() {}
         let committed = self.psql(sql);
@@ -191,7 +191,7 @@ impl Shop {
         self.gone.recv_timeout(Duration::from_secs(10)).expect("a key goes within ten seconds")
     }
 
-    /// Runs a statement in psql and gives the time of the last commit, as Postgres wrote it down.
+    /// Runs a statement in psql. Returns the time of the last commit, as recorded by Postgres.
     fn psql(&self, sql: &str) -> SystemTime {
         show(&format!("{BOLD}shop=# {sql};{PLAIN}"));
         let stamp = "SELECT extract(epoch FROM timestamp) FROM pg_last_committed_xact()";
@@ -225,7 +225,7 @@ impl Shop {
     }
 }
 
-/// Tells of every key that goes, with the time at which Redis said so.
+/// Reports every deleted key, with the time at which Redis reported it.
 fn watch(redis: &Redis) -> Receiver<(String, SystemTime)> {
     let (sender, receiver) = channel();
     let mut connection = redis.client();

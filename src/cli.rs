@@ -1,4 +1,5 @@
-//! The command line: one file a command. Results go to stdout, everything else to stderr.
+//! The command line: parses the arguments and runs one command. Each command is one file. Results go to stdout,
+//! everything else to stderr.
 
 mod cached;
 pub mod check;
@@ -56,7 +57,7 @@ Exit codes:
   2   wrong usage of the command line
   78  wrong configuration; stderr names file, line, column and field";
 
-/// What stands on the command line.
+/// The parsed command line.
 #[derive(Debug, Parser)]
 #[command(name = "coherd", version, about = ABOUT, after_help = EXAMPLE, max_term_width = 120)]
 pub struct Cli {
@@ -102,16 +103,16 @@ enum Command {
     Man(man::Args),
 }
 
-/// Why a command did not do what was asked.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
     /// The configuration cannot be used.
     Config(ConfigError),
-    /// One value in it cannot be used: which field, what is wrong and what to write.
+    /// One value in it cannot be used. The text names the field, says what is wrong and what to write.
     Setting(String),
     /// Anything else.
     Failed(anyhow::Error),
-    /// The result on stdout says it all (errors that `check` found).
+    /// The command has already reported the failure, on stdout or stderr.
     Told,
 }
 
@@ -139,17 +140,17 @@ impl From<Failure> for anyhow::Error {
 }
 
 impl Failure {
-    /// The exit code; that of wrong usage, 2, is clap's.
+    /// The process's exit code. clap itself exits with 2 on wrong usage.
     pub const fn code(&self) -> u8 {
         match self {
             Failure::Failed(_) | Failure::Told => 1,
-            // EX_CONFIG of sysexits.h, which systemd's RestartPreventExitStatus can name.
+            // EX_CONFIG of sysexits.h. systemd's RestartPreventExitStatus can name it.
             Failure::Config(_) | Failure::Setting(_) => 78,
         }
     }
 }
 
-/// Reads the command line, does what it says and gives the exit code.
+/// Parses the command line, runs the command and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -174,9 +175,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    // Where it is needed only: some commands are for machines without one.
+    // Loaded only by the commands that need it: some commands run on machines that have no configuration.
     let config = || Config::load(&cli.config, &|name| std::env::var(name).ok());
-    // One thread: the walsender and the cache are the limits, and threads would only take their time.
+    // One thread: the walsender and the cache are the limits. More threads would only take CPU time from them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     match cli.command {
         Command::Run => runtime.block_on(run::run(config()?, &cli.config)),
@@ -197,7 +198,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Writes a result to stdout. A reader that went away, as `head` does, is no failure.
+/// Writes a result to stdout. A reader that closes the pipe, as `head` does, is not a failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -1,4 +1,4 @@
-//! The admin pages over a real socket.
+//! The admin HTTP server over a real socket.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -64,7 +64,7 @@ impl Admin {
         self.board.heard(Lsn::new(end));
     }
 
-    /// How many more may wait. Nobody else should come meanwhile.
+    /// How many more waiters the server accepts. No other client may connect meanwhile.
     fn free_places(&self) -> usize {
         let mut context = Context::from_waker(Waker::noop());
         let mut waits: Vec<_> =
@@ -79,7 +79,7 @@ impl Admin {
         socket
     }
 
-    /// Status code, head and body.
+    /// Returns status code, head and body.
     fn get(&self, path: &str) -> (u16, String, String) {
         answer(self.send(&format!("GET {path}")))
     }
@@ -207,7 +207,7 @@ fn five_thousand_wait_and_only_those_are_woken_whose_position_is_reached() {
     let admin = Admin::streaming();
     let wait = |token| admin.send(&format!("GET /wait?token={token}&timeout=60s"));
     let (early, late): (Vec<_>, Vec<_>) = (0..CROWD / 2).map(|_| (wait(0x20_0064), wait(0x20_00C8))).unzip();
-    // Served in the order in which they come.
+    // The server handles connections in order, so this answer shows that the waits have begun.
     assert_eq!(admin.get("/livez").0, 200);
     for socket in early.iter().chain(&late) {
         socket.set_nonblocking(true).unwrap();
@@ -223,7 +223,7 @@ fn five_thousand_wait_and_only_those_are_woken_whose_position_is_reached() {
     println!("{} of {CROWD} who waited were answered within {took:?}", CROWD / 2);
     assert!(took < Duration::from_secs(10), "{took:?}");
     until("the others still wait", || (admin.free_places() == WAITERS_MAX - CROWD / 2).then_some(()));
-    // The others go away without an answer.
+    // The other clients disconnect without an answer.
     drop(late);
     until("their places are free", || (admin.free_places() == WAITERS_MAX).then_some(()));
 }
@@ -280,9 +280,9 @@ fn pages_that_are_none_and_methods_that_write_are_refused() {
 fn the_end_sends_those_who_wait_home() {
     let mut admin = Admin::streaming();
     let waits = admin.send("GET /wait?token=FF/0&timeout=60s");
-    // Anybody who does not even ask must not hold the end up.
+    // A client that sends nothing must not delay the shutdown.
     let _silent = TcpStream::connect(admin.address).unwrap();
-    // Answered on the same thread, so after the wait was begun.
+    // The same thread answers, so the wait has begun by then.
     assert_eq!(admin.get("/livez").0, 200);
     let began = Instant::now();
     admin.stop.take().unwrap().send(()).unwrap();
@@ -330,7 +330,7 @@ fn a_head_that_does_not_end_is_not_waited_for_and_not_kept() {
         socket.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         let _ = socket.write_all(says);
         let began = Instant::now();
-        // Closed, perhaps with a few words before.
+        // The server closes the connection, perhaps after a short answer.
         let ended = std::io::copy(&mut socket, &mut std::io::sink());
         assert!(!ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it is still open");
         began.elapsed()

@@ -1,4 +1,4 @@
-//! The catalogue as coherd reads it, and the audit's remedies carried out to the letter.
+//! The catalogue as coherd reads it, and the audit's remedies, executed word for word.
 
 use coherd::postgres::catalog;
 use coherd::rules::audit::audit;
@@ -9,7 +9,7 @@ use coherd::types::table::{PublishedBy, Table, TableName};
 
 use crate::support::Database;
 
-/// A session with its runtime; the role is a superuser unless the DSN says otherwise.
+/// A session and its runtime. The role is a superuser unless the DSN says otherwise.
 pub struct Session {
     pub runtime: tokio::runtime::Runtime,
     pub client: tokio_postgres::Client,
@@ -28,7 +28,7 @@ impl Session {
         Session::open(&database.dsn(), &database.name)
     }
 
-    /// Slot and publication are called as the database.
+    /// Slot and publication have the database's name.
     pub fn look(&self, rules: &[Rule]) -> Seen {
         let names: Vec<TableName> = rules.iter().map(|rule| rule.table.clone()).collect();
         self.runtime.block_on(catalog::look(&self.client, &self.name, &self.name, &names)).unwrap()
@@ -47,7 +47,7 @@ pub fn rule(table: &str, keys: &[&str]) -> Vec<Rule> {
     rules(&[RawRule::of(table, keys)])
 }
 
-/// All findings, with the name that differs each time taken out.
+/// All findings as text; NAME replaces the database's name, which differs in each run.
 pub fn text(findings: &[Finding], database: &Database) -> String {
     let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
     lines.join("\n").replace(&database.name, "NAME")
@@ -94,7 +94,7 @@ fn the_identity_is_what_the_server_would_write() {
         let database = Database::create();
         let table = table(&database, sql, "t");
         assert_eq!(table.identity_columns, identity, "{sql}");
-        // The server's word for it.
+        // The server has the final say.
         database.run(&format!("CREATE PUBLICATION {} FOR ALL TABLES", database.name));
         let writes = database.client().try_run("UPDATE t SET v = 1").is_ok();
         assert_eq!(table.has_identity(), writes, "{sql}");
@@ -252,8 +252,8 @@ fn a_publication_that_leaves_things_out_is_named() {
     "#);
 }
 
-/// Carries out the remedies of `audit`, in order and to the letter, with the application's writes before, between and
-/// after; then nothing is left but warnings. Gives the findings' text.
+/// Executes the remedies of `audit` word for word and in order, with the application's writes before, between and
+/// after. Then only warnings may be left. Returns the findings' text.
 fn repaired(tables: &str, publication: &str, raw: &[RawRule], writes: &[&str]) -> String {
     let database = Database::create();
     database.run(tables);

@@ -73,7 +73,7 @@ fn a_wrong_configuration_is_seventy_eight_and_every_fault_has_a_line() {
     assert_eq!(faults.lines().count(), 2, "{faults}");
 }
 
-/// The daemon runs with what the file said before.
+/// The daemon still runs with the file's previous contents.
 #[test]
 fn a_file_that_was_edited_badly_does_not_keep_a_daemon_from_being_asked() {
     let admin = Admin::streaming();
@@ -91,7 +91,7 @@ fn a_file_that_was_edited_badly_does_not_keep_a_daemon_from_being_asked() {
             assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
             assert!(stderr(&output).contains(&files.path().display().to_string()), "{}", stderr(&output));
         }
-        // What is wrong elsewhere does not hide admin.listen.
+        // An error elsewhere in the file does not hide admin.listen.
         if !broken.contains("[\n") {
             for args in [&["status"][..], &["wait", "--token", "0/200000"]] {
                 let output = coherd(args, Some(&files));
@@ -216,7 +216,7 @@ fn the_function_library_is_printed_without_a_configuration_and_redis_takes_it() 
     let mut load = redis::cmd("FUNCTION");
     let loaded: String = load.arg("LOAD").arg(&printed.stdout).query(&mut client).unwrap();
     assert_eq!(loaded, "coherd");
-    // The commands that the library's first lines show are there.
+    // The commands in the library's first lines name existing functions.
     let text = stdout(&printed);
     let shown: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("--   FCALL ")).collect();
     assert_eq!(shown.len(), 3, "{text}");

@@ -1,5 +1,6 @@
-//! A database whose owner lays traps: functions, operators, relations and types of `public` that a statement of ours
-//! would rather run than the server's own. None may run, neither for a superuser nor for the role of the daemon.
+//! A database whose owner lays traps: functions, operators, relations and types in `public` that an unqualified
+//! statement would use in place of the server's own. No trap may run, neither for a superuser nor for the daemon's
+//! role.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -33,13 +34,13 @@ struct Trap {
 }
 
 impl Trap {
-    /// `path` is what the owner makes of the database's search path.
+    /// `path` is the search path that the owner sets for the database.
     fn lay(path: &str) -> (Trap, Database) {
         let server = Arc::new(Postgres::start(""));
         let database = Database::create_on(server.clone());
         let name = database.name.clone();
         database.run(&format!("CREATE ROLE mallory LOGIN; ALTER DATABASE {name} OWNER TO mallory; {SCHEMA}"));
-        // Before 15 the owner of the database is not yet that of its schema public.
+        // Before Postgres 15, the database's owner does not own the schema public.
         database.run("ALTER SCHEMA public OWNER TO mallory");
         let mut mallory = postgres_client(&database.dsn_as("mallory")).unwrap();
         let words: Vec<String> = words().iter().map(|word| format!("'{word}'")).collect();
@@ -65,7 +66,7 @@ impl Trap {
         (Trap { server }, database)
     }
 
-    /// Fails where one has snapped.
+    /// Fails if a trap has run.
     fn nobody_was_robbed(&self, doing: &str) {
         let log = self.server.log();
         let lines: BTreeSet<&str> =
@@ -74,7 +75,7 @@ impl Trap {
     }
 }
 
-/// Every word and every run of operator characters in the sources and in the SQL files.
+/// Every word and every run of operator characters in the source and SQL files.
 fn words() -> BTreeSet<String> {
     let mut words = BTreeSet::new();
     let mut folders =
@@ -96,13 +97,13 @@ fn words() -> BTreeSet<String> {
     words
 }
 
-/// What a DBA and the daemon do, from the first setup to the teardown.
+/// Does what a DBA and the daemon do, from the first setup to the teardown.
 fn nothing_of_ours_runs_what_the_owner_has_laid_out(path: &str) {
     let (trap, database) = Trap::lay(path);
     let redis = Redis::start();
     let mut daemon = Daemon::configure(&database, &redis.url(), RULES);
     trap.nobody_was_robbed("role.sql");
-    // Neither may a connection string bring the path back, nor a setting of the role.
+    // Neither a connection string nor a role setting may bring the search path back.
     daemon.edit("sslmode=disable", &format!("sslmode=disable&options=-c%20search_path%3D{}", path.replace(' ', "")));
     database.run(&format!("ALTER ROLE coherd IN DATABASE {} SET search_path = {path}", database.name));
     let superuser = database.dsn();
@@ -135,7 +136,7 @@ fn nothing_of_ours_runs_what_the_owner_has_laid_out(path: &str) {
     }
     functions(&trap, &mut shop);
     assert_eq!(shop.daemon.stop(Signal::Term), 0);
-    // As the superuser too: the command line's own session is the one of source.dsn.
+    // Also as the superuser: the command line's own session uses source.dsn.
     let role = shop.database.dsn_as(&planted::role());
     shop.daemon.edit(&role, &superuser);
     run(&shop.daemon, &["check"]);
@@ -152,7 +153,7 @@ fn fix(shop: &Shop) -> String {
     path.display().to_string()
 }
 
-/// The functions for SQL, by the superuser under the owner's search path.
+/// Calls the SQL functions as the superuser, under the owner's search path.
 fn functions(trap: &Trap, shop: &mut Shop) {
     let slot = shop.database.name.clone();
     for sql in [
@@ -172,7 +173,7 @@ fn functions(trap: &Trap, shop: &mut Shop) {
     shop.settle();
 }
 
-/// The SQL files, as psql runs them.
+/// Runs the SQL files as psql does.
 fn files(trap: &Trap, shop: &Shop) {
     let mut sql = shop.database.client();
     let path = sql.one("SHOW search_path");

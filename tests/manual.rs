@@ -1,4 +1,4 @@
-//! The manual, the completions and what else is made from the command line.
+//! The manual, the completions and everything else that is generated from the command line.
 
 use std::process::{Command, Output};
 
@@ -13,7 +13,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Every command that the help shows.
+/// Every command in the help.
 fn commands() -> Vec<String> {
     let help = stdout(&run(&["--help"]));
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
@@ -107,7 +107,7 @@ fn under_the_journal_the_last_words_are_errors() {
     assert_eq!(command.stderr(log).status().unwrap().code(), Some(78));
     let text = std::fs::read_to_string(folder.path().join("log")).unwrap();
     assert!(text.lines().count() > 1 && text.lines().all(|line| line.starts_with("<3>")), "{text}");
-    // The variable is inherited by shells whose stderr is another one.
+    // Shells whose stderr is something else inherit the variable.
     let mut command = Command::new(coherd());
     command.args(["run", "--config"]).arg(&wrong).env("JOURNAL_STREAM", format!("{}:{}", its.dev(), its.ino()));
     let elsewhere = command.output().unwrap();

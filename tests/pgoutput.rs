@@ -1,6 +1,6 @@
-//! The decoder on what a real server sent: `tests/fixtures/pgoutput.txt`, one message a line in hex, grouped under what
-//! was done, from Postgres 15. `cargo test --test coherd pgoutput::capture -- --ignored` writes that file and the
-//! fuzzer's seeds anew.
+//! The decoder on the messages of a real server: `tests/fixtures/pgoutput.txt`, from Postgres 15, has one message per
+//! line in hex, grouped by the step that caused it. `cargo test --test coherd pgoutput::capture -- --ignored` rewrites
+//! that file and the fuzzer's seeds.
 
 mod script;
 mod told;
@@ -20,14 +20,15 @@ use crate::catalog::rules;
 use crate::postgres::{Followed, Got, own_server};
 use crate::support::Database;
 
-/// What was done, and what the server sent of it.
+/// One step, and the messages that the server sent for it.
 #[derive(Debug, PartialEq, Eq)]
 struct Captured {
     done: String,
     messages: Vec<Vec<u8>>,
 }
 
-/// The script, live, on a server of its own: object ids, transaction ids and the origin are then the same each time.
+/// Runs the script on a server of its own, so that object ids, transaction ids and the origin are the same in every
+/// run.
 fn stream_the_script() -> Vec<Captured> {
     let database = Database::create_on(own_server(""));
     database.run(script::BEFORE);
@@ -77,7 +78,8 @@ fn to_text(steps: &[Captured]) -> String {
     text
 }
 
-/// What the fuzzer begins with: each step as its target cuts it, every relation described before its first change.
+/// The fuzzer's seeds: each step in the format of the fuzz target, with every relation described before its first
+/// change.
 fn seeds(steps: &[Captured]) -> BTreeMap<String, Vec<u8>> {
     let mut relations: BTreeMap<u32, &[u8]> = BTreeMap::new();
     let mut seeds = BTreeMap::new();
@@ -134,8 +136,7 @@ fn every_message_of_the_fixture_is_decoded() {
     insta::assert_snapshot!("fixture", told::told(&fixture()));
 }
 
-/// The steps without descriptions of what was last described in the same way: how often a server repeats itself after
-/// DDL differs between versions.
+/// Drops repeated descriptions of a relation: how often a server repeats them after DDL differs between versions.
 fn without_repeats(mut steps: Vec<Captured>) -> Vec<Captured> {
     let mut described = BTreeMap::new();
     for step in &mut steps {
@@ -216,7 +217,7 @@ fn the_fuzzer_begins_with_the_fixture() {
     }
 }
 
-/// What a step invalidations, as text.
+/// What a step invalidates, as text.
 #[derive(Default)]
 struct Invalidated(Vec<String>);
 

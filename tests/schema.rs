@@ -1,4 +1,5 @@
-//! `coherd schema` against the reader of the configuration: an editor's red line is never wrong, and seldom missing.
+//! `coherd schema` against the parser of the configuration: the schema never rejects a valid file, and seldom accepts
+//! an invalid one.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use crate::docs::{INSTALL, READING, blocks, blocks_of};
 
 const SHIPPED: &str = include_str!("../config/coherd.yaml");
 
-/// A file that can be read, with every section and one rule.
+/// A valid file with every section and one rule.
 const GOOD: &str = "source: {dsn: 'host=db'}
 targets: {cache: {url: 'redis://h/0'}}
 rules: [{table: users, keys: ['user:{id}']}]
@@ -25,13 +26,13 @@ fn document(text: &str) -> Value {
     serde_yaml::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-/// What the schema finds wrong.
+/// The errors that the schema finds.
 fn faults(text: &str) -> Vec<String> {
     let (validator, document) = (validator(), document(text));
     validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect()
 }
 
-/// What the reader finds wrong. Files are not there, and variables have their defaults.
+/// The errors that the parser finds. No files exist, and variables have their defaults.
 fn read(text: &str) -> Result<Config, String> {
     Config::parse(text, Path::new("/nowhere/c.yaml"), &|_| None).map_err(|error| error.to_string())
 }
@@ -47,7 +48,7 @@ fn the_command_prints_the_schema_without_a_configuration() {
     assert!(jsonschema::meta::is_valid(&schema()));
 }
 
-/// Every example with the schema of its key.
+/// Collects every example, with the schema of its key.
 fn examples<'a>(value: &'a Value, found: &mut Vec<(&'a Value, &'a Value)>) {
     if let Some(example) = value.pointer("/examples/0") {
         found.push((value, example));
@@ -139,7 +140,7 @@ fn what_the_reader_refuses_for_its_form_the_schema_refuses() {
     }
 }
 
-/// [`GOOD`] with `value` behind the key of `entry`.
+/// [`GOOD`] with `value` for the key of `entry`.
 fn with(entry: &Entry, value: &str) -> String {
     let name = entry.name();
     let put = |line: &str, open: &str| line.replacen(open, &format!("{open}{name}: {value}, "), 1);
@@ -167,7 +168,7 @@ fn with(entry: &Entry, value: &str) -> String {
     }
 }
 
-/// Values of every form, some of which fit some key.
+/// Values of every form. Each key accepts some of them.
 const VALUES: &[&str] = &[
     "text",
     "''",
@@ -238,7 +239,8 @@ fn a_value_of_another_form_is_refused_by_both_for_every_key() {
 #[test]
 fn every_key_of_the_shipped_file_is_in_the_schema_and_the_other_way_round() {
     let known: Vec<String> = entries().iter().map(|entry| entry.name().to_owned()).collect();
-    // Other keys of the file would be unknown to the schema, but for those that are commented out.
+    // Uncommented keys that the schema does not know would be faults here; the loop below covers those that are
+    // commented out.
     assert_eq!(faults(SHIPPED), Vec::<String>::new());
     let commented = SHIPPED.lines().filter_map(|line| line.trim_start().strip_prefix("# ")?.split_once(':'));
     let is_key = |text: &str| text.contains('_') && text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
@@ -247,7 +249,7 @@ fn every_key_of_the_shipped_file_is_in_the_schema_and_the_other_way_round() {
     for key in commented {
         assert!(known.iter().any(|name| name == key), "{key} is in config/coherd.yaml and not in the schema");
     }
-    // Every entry has the words and the value of the file: `every_section_is_known_and_every_key_has_words_and_a_value`.
+    // `every_section_is_known_and_every_key_has_words_and_a_value` checks each entry's description and value.
     for entry in entries() {
         assert!(!entry.about.is_empty(), "{} is in the schema and not in config/coherd.yaml", entry.path);
     }

@@ -1,4 +1,4 @@
-//! `coherd setup` and `coherd teardown` as processes, beside an application that goes on writing.
+//! `coherd setup` and `coherd teardown` as processes, while an application keeps writing.
 
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::catalog::{Session, rules};
 use crate::sql::{FUNCTIONS, ROLE};
 use crate::support::{Database, Postgres};
 
-/// A configuration file; slot and publication are called as the database.
+/// A configuration file. Slot and publication have the database's name.
 pub struct Config {
     folder: tempfile::TempDir,
     name: String,
 }
 
 impl Config {
-    /// `rules` as YAML, each on a line of its own: `{table: t, keys: ["t:{id}"]}`.
+    /// `rules` are YAML, one entry each: `{table: t, keys: ["t:{id}"]}`.
     pub fn new(dsn: &str, name: &str, rules: &[&str]) -> Config {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { folder, name: name.to_owned() };
@@ -63,7 +63,7 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// Every UPDATE and DELETE must work.
+/// Asserts that every UPDATE and DELETE works.
 fn write(database: &Database, writes: &[&str], when: &str) {
     for sql in writes {
         let written = database.client().try_run(sql);
@@ -71,7 +71,7 @@ fn write(database: &Database, writes: &[&str], when: &str) {
     }
 }
 
-/// One table of every kind that Postgres treats differently when it writes old rows.
+/// One table of every kind for which Postgres writes old rows differently.
 const EVERY_KIND: &str =
     "CREATE TABLE bare (id int, v text); CREATE TABLE two (a int, b int, v text, PRIMARY KEY (a, b));
          CREATE TABLE full_ (id int, v text); ALTER TABLE full_ REPLICA IDENTITY FULL;
@@ -139,7 +139,7 @@ fn writes_of_every_kind_of_table_work_before_and_after() {
     error [table-unpublished] rules[0] public.bare: it is not in publication NAME, so its changes are not sent
         -- the statements for rules[0] public.bare
     "#);
-    // The remedy to the letter; then there is nothing left to do.
+    // After the remedy, executed word for word, nothing is left to do.
     database.run("ALTER TABLE public.bare REPLICA IDENTITY FULL");
     assert_eq!(config.coherd(&["setup"]).code, 0);
     assert_eq!(config.coherd(&["setup"]).stdout, "nothing to do: everything is there\n");
@@ -150,7 +150,7 @@ fn writes_of_every_kind_of_table_work_before_and_after() {
             database.name
         );
         let rows: Vec<String> = database.client().rows(&sql).iter().map(|row| row.join(": ")).collect();
-        // Which columns there are said to be depends on the version, because of the generated one.
+        // The columns that the message lists depend on the version, because of the generated one.
         let rows = rows.iter().map(|row| if row.starts_with("computed") { "computed: COMPUTED" } else { row });
         let rows: Vec<&str> = rows.collect();
         insta::assert_snapshot!(rows.join("\n"), @r#"
@@ -178,7 +178,7 @@ fn the_printed_sql_is_what_setup_does() {
     );
     let printed = config.coherd(&["setup", "--print"]);
     assert_eq!(printed.code, 0, "{printed:?}");
-    // A failover slot from 17 on.
+    // From Postgres 17 on, it is a failover slot.
     let text = printed.stdout.replace(FUNCTIONS.trim_end(), "-- sql/coherd.sql").replace(", failover => true", "");
     let text = text.replace(", publish_generated_columns = stored", "");
     insta::assert_snapshot!(text, @r#"
@@ -198,7 +198,7 @@ fn the_printed_sql_is_what_setup_does() {
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "nothing to do: everything is there\n"));
 }
 
-/// Somebody else's publication: its list is widened for a rule, and loses nothing.
+/// The publication belongs to somebody else: setup widens its column list for a rule and removes nothing.
 #[test]
 fn a_rule_that_was_added_takes_nothing_from_a_list_of_others() {
     let database = Database::create();
@@ -340,7 +340,7 @@ fn a_standby_is_not_set_up() {
     assert!(plan.is_empty() && plan.findings[0].message.contains("give the primary's address"), "{plan:?}");
 }
 
-/// What another coherd, a DBA or a subscription has made stays.
+/// Objects that another coherd, a DBA or a subscription made stay.
 #[test]
 fn teardown_leaves_what_another_coherd_needs_and_what_coherd_did_not_make() {
     let database = Database::create();
@@ -394,7 +394,7 @@ fn setup_prints_no_statement_that_drops_a_slot_which_coherd_did_not_make() {
         for publication in ["", "CREATE PUBLICATION NAME FOR TABLE t"] {
             database.run(&format!("SELECT pg_create_{slot}; {publication}").replace("NAME", name));
             for command in [&["setup"][..], &["setup", "--print"], &["check"], &["run"]] {
-                // Without a publication that is what it says.
+                // Without a publication, `run` reports that first.
                 if command == ["run"] && publication.is_empty() {
                     continue;
                 }

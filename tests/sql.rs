@@ -16,7 +16,7 @@ pub const FUNCTIONS: &str = include_str!("../sql/coherd.sql");
 pub const ROLE: &str = include_str!("../sql/role.sql");
 const UNINSTALL: &str = include_str!("../sql/uninstall.sql");
 
-/// A database with the functions, a publication of every table, and a slot, both named as the database.
+/// A database with the functions, a publication of every table and a slot. Both have the database's name.
 fn database(tables: &str) -> (Database, Client) {
     database_on(Postgres::shared(), tables)
 }
@@ -32,7 +32,7 @@ fn database_on(server: Arc<Postgres>, tables: &str) -> (Database, Client) {
     (database, client)
 }
 
-/// Takes what the slot has: the pgoutput messages, as bytes.
+/// Consumes the slot: the pgoutput messages, as bytes.
 fn take(database: &Database) -> Vec<Vec<u8>> {
     let name = &database.name;
     let sql = format!(
@@ -46,7 +46,7 @@ fn take(database: &Database) -> Vec<Vec<u8>> {
     database.client().rows(&sql).iter().map(|row| unhex(&row[0])).collect()
 }
 
-/// Takes what the slot has: the logical messages with prefix `coherd`, each transactional.
+/// Consumes the slot: the bodies of the logical messages with prefix `coherd`. Each must be transactional.
 fn messages(database: &Database) -> Vec<Value> {
     let message = |bytes: Vec<u8>| {
         let body = bytes.strip_prefix(b"M\x01")?[8..].to_owned();
@@ -56,7 +56,7 @@ fn messages(database: &Database) -> Vec<Value> {
     take(database).into_iter().filter_map(message).collect()
 }
 
-/// The cells of the INSERTs that the slot has, as text.
+/// Consumes the slot: the cells of the INSERTs, as text.
 fn inserted(database: &Database) -> Vec<Vec<Option<String>>> {
     let cells = |bytes: Vec<u8>| {
         let mut rest = &bytes.strip_prefix(b"I")?[7..];
@@ -72,7 +72,7 @@ fn inserted(database: &Database) -> Vec<Vec<Option<String>>> {
     take(database).into_iter().filter_map(cells).collect()
 }
 
-/// SQLSTATE, message and hint of the error that `sql` gives.
+/// SQLSTATE, message and hint of the error that `sql` raises.
 fn refusal(client: &mut Client, sql: &str) -> String {
     let error = client.try_run(sql).expect_err(sql);
     let _ = client.try_run("ROLLBACK");
@@ -97,7 +97,7 @@ fn a_token_covers_a_commit_that_is_not_flushed_yet() {
     client.run(FUNCTIONS);
     client.run("CREATE TABLE t (id int PRIMARY KEY)");
     client.run("INSERT INTO t VALUES (1)");
-    // Unless the background writer comes between the two, or the page has just begun.
+    // Retried, because the background writer may write between the two reads, or the page may have just begun.
     until("the token is the insert position", || {
         let row = &client.rows("SELECT coherd.token(), pg_current_wal_insert_lsn() - '0/0'::pg_lsn")[0];
         let behind = client.one("SELECT pg_current_wal_insert_lsn() - pg_current_wal_flush_lsn()") != "0";
@@ -111,7 +111,8 @@ fn a_token_at_the_start_of_a_page_stands_before_its_header() {
     let database = Database::create_on(server);
     let mut client = database.client();
     client.run(FUNCTIONS);
-    // A switch to the next segment leaves the insert position just behind its long header, if nobody writes meanwhile.
+    // Switching to the next segment leaves the insert position just after its long header, unless another session
+    // writes meanwhile.
     let sql = "SELECT coherd.token(), pg_current_wal_insert_lsn() - '0/0'::pg_lsn";
     let (token, insert) = until("the log stands at the start of a segment", || {
         client.run("SELECT pg_switch_wal()");
@@ -163,7 +164,7 @@ fn a_wait_is_true_once_the_slot_is_confirmed_and_attested_and_false_after_the_ti
     redis.signal(Signal::Continue);
     assert_eq!(waiting.join().unwrap(), "t");
     daemon.stop(Signal::Kill);
-    // The server notices that its clients are gone when it next looks at their sockets.
+    // The server notices that its clients are gone the next time it checks their sockets.
     until("nobody is at work any more", || (client.one(&at_once) == "f").then_some(()));
 }
 
@@ -182,7 +183,7 @@ fn who_waits_for_long_says_so_in_the_log_where_that_is_allowed() {
             .count()
     };
     for begin in ["BEGIN", "BEGIN READ ONLY", "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY"] {
-        // A machine that is busy may take all of the time for the first look.
+        // A busy machine may need the whole timeout for the first look.
         until("who waits says so", || (said_after(&mut client, begin) == 1).then_some(()));
     }
     client.run(
@@ -261,7 +262,7 @@ fn touched_rows_are_printed_as_the_stream_prints_them() {
     );
     client.run(r#"INSERT INTO "Odd" (id) VALUES (2)"#);
     let streamed = inserted(&database);
-    // The predicate is read with the caller's settings: midnight in Kolkata, day first.
+    // The predicate uses the caller's settings: midnight in Kolkata, day first.
     let predicate = "ts >= ''01.03.2024 12:30:00'' OR id = 2";
     assert_eq!(client.one(&format!("SELECT coherd.touch('\"Odd\"', '{predicate}', '{name}')")), "2");
     let message = &messages(&database)[0];

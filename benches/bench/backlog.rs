@@ -1,4 +1,4 @@
-//! A backlog of changes in the WAL, which many slots can read one after the other.
+//! A backlog of changes in the WAL. Many slots can read it, one after the other.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::support::postgres::Client;
 use crate::support::wait::until_within;
 use crate::support::{Database, Postgres};
 
-/// Settings for backlogs: they are made fast, and nothing writes beside them.
+/// Settings for backlogs: they are written fast, and nothing else writes.
 pub(crate) const SETTINGS: &str = "synchronous_commit = off
 full_page_writes = off
 max_wal_size = 64GB
@@ -17,19 +17,19 @@ checkpoint_timeout = 1h
 autovacuum = off
 shared_buffers = 1GB";
 
-/// Rows are of about 300 bytes.
+/// Pads rows to about 300 bytes.
 const PAD: &str = "repeat('x', 280)";
 
 /// A table whose keys are cached.
 pub(crate) struct Table {
     name: &'static str,
-    /// Templates of its rule, with the one placeholder `{id}`.
+    /// The templates of its rule, each with the one placeholder `{id}`.
     pub(crate) templates: Vec<String>,
-    /// Changes of it: each of another row, from 1 on.
+    /// The number of its changes. Each changes another row, from 1 on.
     changes: u64,
 }
 
-/// Changes that stand in the WAL behind a slot.
+/// Changes in the WAL that are still ahead of a slot.
 pub(crate) struct Backlog {
     pub(crate) database: Database,
     pub(crate) sql: Client,
@@ -37,7 +37,7 @@ pub(crate) struct Backlog {
     pub(crate) tables: Vec<Table>,
     /// Lines of further rules, for tables that are not written.
     pub(crate) other_rules: String,
-    /// Where it ends, as Postgres writes it.
+    /// The end of the backlog, as Postgres prints it.
     pub(crate) end: String,
     slots: u32,
 }
@@ -54,7 +54,7 @@ impl Backlog {
         backlog
     }
 
-    /// The tables, and nothing to read yet.
+    /// Creates the tables. There is nothing to read yet.
     pub(crate) fn create(server: &Arc<Postgres>, changes: u64) -> Backlog {
         let database = Database::create_on(Arc::clone(server));
         let mut sql = database.client();
@@ -74,12 +74,12 @@ impl Backlog {
         Backlog { database, sql, changes, tables, other_rules: String::new(), end: String::new(), slots: 0 }
     }
 
-    /// Has the changes written, in place of those that stood here before. No row may be written twice.
+    /// Replaces the backlog with the changes that `write` makes. It must not write any row twice.
     pub(crate) fn log(&mut self, write: impl FnOnce(&mut Backlog)) {
         let _none = self.sql.try_run("SELECT pg_drop_replication_slot('base')");
         self.sql.run("SELECT pg_create_logical_replication_slot('base', 'pgoutput')");
         write(self);
-        self.sql.run("SELECT pg_sleep(0.5)"); // the WAL writer's turn: nothing else flushes an asynchronous commit
+        self.sql.run("SELECT pg_sleep(0.5)"); // only the WAL writer flushes an asynchronous commit here
         self.end = self.sql.one("SELECT pg_current_wal_flush_lsn()");
     }
 
@@ -98,7 +98,7 @@ impl Backlog {
         self.tables[0].changes = self.changes;
     }
 
-    /// In each transaction of 10 to 100 rows (50 on average): half of them updated, a quarter inserted, the rest deleted.
+    /// Transactions of 10 to 100 rows (50 on average): half are updates, a quarter inserts, the rest deletes.
     fn mixed(&mut self) {
         let (mut done, mut script, mut number) = (0, String::new(), 0);
         while done < self.changes {
@@ -129,7 +129,7 @@ impl Backlog {
         }
     }
 
-    /// Updates all `items`, 20 rows a transaction; `others` of these changes are INSERTs into one of so many tables
+    /// Updates all `items`, 20 rows per transaction. `others` of these changes are INSERTs into one of `tables` tables
     /// `t0`, `t1`, … in turn.
     pub(crate) fn twenties(&mut self, tables: u64, others: u64) {
         let (mut script, mut next, mut last) = (String::new(), 0, 0);
@@ -149,7 +149,7 @@ impl Backlog {
         self.tables[0].changes = last;
     }
 
-    /// The keys of all changes; no two are the same.
+    /// The keys of all changes. All differ.
     pub(crate) fn keys(&self) -> impl Iterator<Item = String> + '_ {
         let templates = self.tables.iter().flat_map(|table| table.templates.iter().map(move |it| (table.changes, it)));
         templates.flat_map(|(changes, template)| {
@@ -158,12 +158,12 @@ impl Backlog {
         })
     }
 
-    /// How many they are.
+    /// The number of these keys.
     pub(crate) fn keys_count(&self) -> u64 {
         self.tables.iter().map(|table| table.changes * table.templates.len() as u64).sum()
     }
 
-    /// coherd's rules for them.
+    /// coherd's rules for these tables.
     pub(crate) fn rules(&self) -> String {
         let rule = |table: &Table| {
             let keys: Vec<String> = table.templates.iter().map(|template| format!("\"{template}\"")).collect();
@@ -173,7 +173,7 @@ impl Backlog {
         format!("rules:\n{rules}{}", self.other_rules)
     }
 
-    /// A slot that has the whole backlog before it.
+    /// A slot with the whole backlog ahead of it.
     pub(crate) fn slot(&mut self) -> String {
         self.slots += 1;
         let slot = format!("s{}", self.slots);
@@ -181,7 +181,7 @@ impl Backlog {
         slot
     }
 
-    /// Drops a slot, once its consumer has let go of it.
+    /// Drops a slot once its consumer has released it.
     pub(crate) fn drop_slot(&mut self, slot: &str) {
         let drop_it = format!("SELECT pg_drop_replication_slot('{slot}')");
         until_within(Duration::from_secs(30), "the slot is free", || self.sql.try_run(&drop_it).ok());

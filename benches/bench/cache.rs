@@ -6,7 +6,7 @@ use crate::options::Transport;
 use crate::support::Redis;
 use crate::support::postgres::Client;
 
-/// A throw-away Redis.
+/// A temporary Redis.
 pub(crate) struct Cache {
     redis: Redis,
     client: Connection,
@@ -17,14 +17,14 @@ impl Cache {
         Cache::start_with(&[])
     }
 
-    /// With more arguments, as on redis-server's command line.
+    /// Starts it with extra command-line arguments.
     pub(crate) fn start_with(args: &[&str]) -> Cache {
         let redis = Redis::start_with(args);
         let client = redis.client();
         Cache { redis, client }
     }
 
-    /// For coherd.
+    /// The URL for coherd.
     pub(crate) fn url(&self, transport: Transport) -> String {
         match transport {
             Transport::Tcp => self.redis.url(),
@@ -32,7 +32,7 @@ impl Cache {
         }
     }
 
-    /// For the floor.
+    /// The address for the floor.
     pub(crate) fn address(&self, transport: Transport) -> String {
         match transport {
             Transport::Tcp => format!("127.0.0.1:{}", self.redis.port()),
@@ -40,12 +40,12 @@ impl Cache {
         }
     }
 
-    /// A client of one's own.
+    /// A new client.
     pub(crate) fn client(&self) -> Connection {
         self.redis.client()
     }
 
-    /// Empties it and caches `keys`.
+    /// Empties the server and caches `keys`.
     pub(crate) fn fill(&mut self, keys: impl Iterator<Item = String>) {
         let () = redis::cmd("FLUSHALL").query(&mut self.client).expect("FLUSHALL");
         let mut keys = keys.peekable();
@@ -58,7 +58,7 @@ impl Cache {
         }
     }
 
-    /// Writes the record of coherd that says that this target stands where the slot does.
+    /// Writes coherd's record, with the slot's position as the target's.
     pub(crate) fn record(&mut self, sql: &mut Client, slot: &str) {
         let row = sql.rows(&format!(
             "SELECT confirmed_flush_lsn - '0/0', (SELECT system_identifier FROM pg_control_system()),
@@ -70,7 +70,7 @@ impl Cache {
         for (field, value) in ["applied", "system_id", "timeline"].iter().zip(&row[0]) {
             record.arg(field).arg(value);
         }
-        // By the names of earlier builds too.
+        // Includes the names that earlier builds use.
         for field in ["confirmed", "settled", "struck"] {
             record.arg(field).arg(&row[0][0]);
         }
@@ -78,7 +78,7 @@ impl Cache {
         let () = record.query(&mut self.client).expect("HSET");
     }
 
-    /// How many keys it holds.
+    /// The number of keys.
     pub(crate) fn size(&mut self) -> u64 {
         redis::cmd("DBSIZE").query(&mut self.client).expect("DBSIZE")
     }

@@ -1,4 +1,4 @@
-//! Those who follow a slot, as processes.
+//! Consumers of a slot, as processes.
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -15,14 +15,14 @@ use crate::support::postgres::Client;
 use crate::support::process::{Server, free_port};
 use crate::support::wait::until_within;
 
-/// A coherd or a floor that runs.
+/// A running coherd or floor.
 pub(crate) struct Follower {
     server: Server,
     dir: TempDir,
     admin: u16,
 }
 
-/// Where to begin.
+/// The servers and the slot to follow.
 pub(crate) struct Place<'a> {
     pub(crate) database: &'a Database,
     pub(crate) transport: Transport,
@@ -31,7 +31,7 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// For those who speak libpq's language.
+    /// The DSN for clients that use libpq's syntax.
     pub(crate) fn dsn(&self) -> String {
         let server = &self.database.server;
         match self.transport {
@@ -55,7 +55,8 @@ impl Place<'_> {
 }
 
 impl Follower {
-    /// `coherd run` into `caches`; `rest` is the configuration after source and targets. `program` is another build.
+    /// Starts `coherd run` for `caches`; `rest` is the configuration after source and targets. `program` is another
+    /// build.
     pub(crate) fn coherd(place: &Place, caches: &[Cache], rest: &str, program: Option<&Path>) -> Follower {
         let (dir, admin) = (tempfile::tempdir().expect("temp dir"), free_port());
         let target =
@@ -75,7 +76,7 @@ impl Follower {
         Follower { server, dir, admin }
     }
 
-    /// The floor.
+    /// Starts the floor.
     pub(crate) fn floor(place: &Place, cache: &Cache) -> Follower {
         let dir = tempfile::tempdir().expect("temp dir");
         let this = std::env::current_exe().expect("own path").display().to_string();
@@ -95,12 +96,12 @@ impl Follower {
         Usage::of(self.pid()).unwrap_or_else(|| panic!("it ended: {}", self.server.output()))
     }
 
-    /// Everything it has printed.
+    /// Everything that the process has printed.
     pub(crate) fn output(&self) -> String {
         self.server.output()
     }
 
-    /// Panics with its last words if it has ended.
+    /// Panics with the process's output if it has ended.
     pub(crate) fn must_live(&self) {
         assert!(!self.server.has_ended(), "it ended: {}", self.server.output());
     }
@@ -124,7 +125,7 @@ impl Follower {
         http_get(self.admin, "/metrics").map(|(_, text)| text)
     }
 
-    /// Its directory, for more files.
+    /// The process's directory, for more files.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -139,7 +140,7 @@ pub(crate) fn pg_recvlogical(place: &Place, end: &str, options: &[&str]) -> Chil
     command.spawn().expect("pg_recvlogical")
 }
 
-/// Waits until a walsender holds the slot, and gives its process id and the moment. `None` if `ended` comes first.
+/// Waits until a walsender holds the slot. Returns its process id and the time. `None` if `ended` returns true first.
 pub(crate) fn begun(sql: &mut Client, slot: &str, mut ended: impl FnMut() -> bool) -> Option<(u32, Instant)> {
     let ask = format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{slot}'");
     until_within(Duration::from_mins(1), "somebody follows the slot", || {

@@ -1,8 +1,8 @@
-//! Backlogs, drained alternately.
+//! Drains backlogs with each consumer in turn.
 //!
-//! The clock runs from the moment that a walsender holds the slot, so that no consumer's start counts. It stops for
-//! pg_recvlogical when it has ended at the end of the backlog, for the others when the last key is gone from Redis. CPU
-//! time and context switches are those between these two moments.
+//! The clock starts when a walsender holds the slot, so a consumer's start does not count. For pg_recvlogical it stops
+//! when the program ends at the end of the backlog, for the others when the last key is gone from Redis. CPU time and
+//! context switches are measured between these two moments.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,19 +21,19 @@ use crate::support::wait::until_within;
 
 const PATIENCE: Duration = Duration::from_mins(15);
 
-/// Longer than the walsender takes to read a large transaction before it sends the first row of it.
+/// Longer than the walsender takes to read a large transaction before it sends the first row.
 const STALL: Duration = Duration::from_mins(1);
 
-/// One drain.
+/// The result of one drain.
 #[derive(Clone, Copy)]
 pub(crate) struct Drain {
     pub(crate) seconds: f64,
     pub(crate) usage: Usage,
-    /// CPU seconds of Postgres's side.
+    /// CPU seconds of the walsender.
     pub(crate) walsender: f64,
 }
 
-/// Every drain that was asked for.
+/// Runs every requested drain.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let server = Arc::new(Postgres::start(SETTINGS));
     let mut caches = [Cache::start()];
@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
     }
 }
 
-/// One drain by one consumer. Panics where a key is left.
+/// One drain by one consumer. Panics if a key is left.
 pub(crate) fn drain(
     backlog: &mut Backlog,
     caches: &mut [Cache],
@@ -87,7 +87,7 @@ fn by_pg_recvlogical(backlog: &mut Backlog, slot: &str, transport: Transport, co
         if has_ended(pid) {
             return Some(());
         }
-        // What has ended tells its time, but no longer its memory; the walsender ends with it.
+        // A process that has ended still reports its CPU time, but not its memory. The walsender ends with it.
         its = Usage::of(pid).unwrap_or(its);
         theirs = Usage::of(walsender).unwrap_or(theirs);
         None
@@ -99,16 +99,16 @@ fn by_pg_recvlogical(backlog: &mut Backlog, slot: &str, transport: Transport, co
     Drain { seconds, usage: Usage { peak_rss_kib, ..its.since(before) }, walsender: theirs.cpu_seconds }
 }
 
-/// A drain by coherd or the floor.
+/// How coherd or the floor drains.
 pub(crate) struct How<'a> {
     pub(crate) consumer: Consumer,
     pub(crate) transport: Transport,
     pub(crate) publication: &'a str,
-    /// Another build of coherd.
+    /// The program of another build of coherd.
     pub(crate) program: Option<&'a Path>,
 }
 
-/// Drains `slot` by coherd or the floor. `watch` is called every few milliseconds with the number of keys that are left.
+/// Drains `slot` with coherd or the floor. Calls `watch` every few milliseconds with the number of remaining keys.
 pub(crate) fn by_follower(
     backlog: &mut Backlog,
     caches: &mut [Cache],
@@ -121,7 +121,7 @@ pub(crate) fn by_follower(
     }
     let consumer = how.consumer;
     let place = Place { database: &backlog.database, transport: how.transport, slot, publication: how.publication };
-    // The record stays, and is the only key of coherd's own.
+    // The record stays, and is coherd's only key.
     let (follower, rest) = if consumer == Consumer::Coherd {
         for cache in &mut *caches {
             cache.record(&mut backlog.sql, slot);
@@ -157,11 +157,11 @@ pub(crate) fn by_follower(
     Drain { seconds, usage, walsender }
 }
 
-/// Every key was deleted by its name, and the end is acknowledged.
+/// Asserts that every key was deleted by name and the end is acknowledged.
 fn must_be_true(backlog: &mut Backlog, follower: &Follower, slot: &str, consumer: Consumer, keys: u64) {
     if consumer == Consumer::Coherd {
         follower.settled(&backlog.end);
-        // A flush in place of keys hits them as well, and names none.
+        // A flush would delete the keys without naming them.
         for name in ["coherd_keys_hit_total", "coherd_invalidations_total"] {
             assert_eq!(follower.metric(name), Some(keys as f64), "{name}: every key is deleted by its name");
         }

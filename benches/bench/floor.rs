@@ -1,9 +1,9 @@
-//! The floor: the least that a consumer can do. One thread, std only, no TLS, no record, no gate, no retries: reads
-//! pgoutput, renders `item:<id>` for a row of `items`, sends UNLINK, acknowledges. What coherd costs beyond it is the
+//! The floor: the least that a consumer can do. One thread, std only, no TLS, no record, no gate, no retries. It reads
+//! pgoutput, renders `item:<id>` for a row of `items`, sends UNLINK and acknowledges. coherd's cost beyond it is the
 //! price of its promises.
 //!
-//! The bench executes itself: `bench floor POSTGRES DATABASE SLOT PUBLICATION REDIS`, where an address is `host:port` or
-//! the path of a unix socket. It follows the slot until it is killed.
+//! The bench executes itself: `bench floor POSTGRES DATABASE SLOT PUBLICATION REDIS`, where an address is `host:port`
+//! or the path of a unix socket. It follows the slot until it is killed.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::session::{Session, Socket};
 
-/// Keys of one UNLINK.
+/// The most keys of one UNLINK.
 const KEYS_MAX: usize = 256;
 
-/// Behind, over TCP, it sleeps before each read, so that the socket fills; over a unix socket, whose buffer is small,
-/// reading at once is faster. Behind is who has read this much within the window.
+/// A consumer is behind if it has read `BEHIND_BYTES` within `WINDOW`. Over TCP it then sleeps before each read, so
+/// that the socket fills. Over a unix socket, whose buffer is small, reading at once is faster.
 const PAUSE: Duration = Duration::from_micros(200);
 const BEHIND_BYTES: usize = 4 * 1024;
 const WINDOW: Duration = Duration::from_millis(2);
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &[String]) -> ! {
 struct Floor {
     postgres: Session,
     cache: Cache,
-    /// Prefix of a relation's keys and place of its column `id`.
+    /// The key prefix of each relation, and the index of its column `id`.
     relations: HashMap<u32, (Vec<u8>, usize)>,
     /// The end of the last commit that was read.
     read: u64,
@@ -92,7 +92,7 @@ impl Floor {
         }
     }
 
-    /// Tells the server what Redis has confirmed, now and then.
+    /// Acknowledges now and then what Redis has confirmed.
     fn acknowledge(&mut self) {
         let due = self.read > self.acknowledged && self.acknowledged_at.elapsed() >= ACKNOWLEDGE_EVERY;
         if !due && !self.reply_wanted {
@@ -109,7 +109,7 @@ impl Floor {
     }
 }
 
-/// One message of pgoutput (Postgres manual, "Logical Replication Message Formats").
+/// Reads one message of pgoutput (Postgres manual, "Logical Replication Message Formats").
 fn change(message: &[u8], relations: &mut HashMap<u32, (Vec<u8>, usize)>, cache: &mut Cache, read: &mut u64) {
     match message[0] {
         b'C' => *read = u64::from_be_bytes(message[10..18].try_into().expect("8 bytes")),
@@ -120,7 +120,7 @@ fn change(message: &[u8], relations: &mut HashMap<u32, (Vec<u8>, usize)>, cache:
         b'I' | b'U' | b'D' => {
             let (prefix, column) = &relations[&number(&message[1..])];
             let mut rest = &message[5..];
-            // Old row, new row, or both; where the key has not changed there is only one.
+            // An old row, a new row, or both. If the key has not changed, there is only one.
             while let Some((_kind, row)) = rest.split_first() {
                 let (value, after) = value(row, *column);
                 cache.unlink(prefix, value);
@@ -149,7 +149,7 @@ fn relation(body: &[u8]) -> (u32, (Vec<u8>, usize)) {
     (number(body), (prefix, place))
 }
 
-/// The text of column `wanted` of a row, and what follows the row.
+/// The text of column `wanted` of a row, and the bytes after the row.
 fn value(row: &[u8], wanted: usize) -> (&[u8], &[u8]) {
     let columns = usize::from(u16::from_be_bytes([row[0], row[1]]));
     let (mut rest, mut found): (&[u8], &[u8]) = (&row[2..], &[]);
@@ -167,10 +167,10 @@ fn number(bytes: &[u8]) -> u32 {
     u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
-/// UNLINKs on their way to Redis.
+/// UNLINK commands for Redis.
 pub(crate) struct Cache {
     redis: Socket,
-    /// The arguments of the UNLINK that gathers.
+    /// The arguments of the UNLINK that is being built.
     keys: Vec<u8>,
     count: usize,
     /// Complete commands.
@@ -187,7 +187,7 @@ impl Cache {
         Cache { redis, keys, count: 0, commands, complete: 0, unanswered: 0, replies }
     }
 
-    /// Gathers a key.
+    /// Adds a key.
     pub(crate) fn unlink(&mut self, prefix: &[u8], value: &[u8]) {
         self.keys.push(b'$');
         decimal(prefix.len() + value.len(), &mut self.keys);
@@ -211,7 +211,7 @@ impl Cache {
         }
     }
 
-    /// Sends what has gathered, once what was sent before is confirmed.
+    /// Sends the queued commands, after Redis has confirmed the previous ones.
     pub(crate) fn send(&mut self) {
         self.complete();
         if self.complete > 0 {
@@ -222,7 +222,7 @@ impl Cache {
         }
     }
 
-    /// Waits for the replies: one number a line.
+    /// Waits for the replies: one number per line.
     pub(crate) fn confirmed(&mut self) {
         while self.unanswered > 0 {
             let count = self.redis.read(&mut self.replies).expect("Redis answers");

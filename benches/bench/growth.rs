@@ -1,5 +1,5 @@
-//! How the cost grows: one thing more of at a time, everything else small. Backlogs of transactions of 20 rows, drained by
-//! coherd over TCP. The plot shows CPU time, which other work on the machine changes least.
+//! How the cost grows along one axis at a time, with everything else small. coherd drains backlogs of transactions of
+//! 20 rows over TCP. The plot shows CPU time, which other work on the machine affects least.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::plot::{Panel, plot};
 use crate::report::{Report, keep};
 use crate::support::Postgres;
 
-/// Tables that nobody maps, at most.
+/// The most tables without rules.
 const TABLES_MAX: u64 = 10_000;
 
-/// How many targets, at most.
+/// The most targets.
 const TARGETS_MAX: usize = 8;
 
 struct Growth<'a> {
@@ -29,7 +29,7 @@ struct Growth<'a> {
     panels: Vec<Panel>,
 }
 
-/// Every way in which it may grow.
+/// Measures every axis.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let changes = number("GROWTH_CHANGES", 200_000);
     let server = Arc::new(Postgres::start(SETTINGS));
@@ -52,7 +52,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
 }
 
 impl Growth<'_> {
-    /// Half of the changes are of tables that are published and not mapped.
+    /// Half of the changes are in tables that are published and have no rule.
     fn tables(&mut self) {
         for tables in [10, 100, 1000, TABLES_MAX] {
             self.backlog.log(|backlog| backlog.twenties(tables, 10));
@@ -88,7 +88,7 @@ impl Growth<'_> {
 
     fn key_bytes(&mut self) {
         for bytes in [20, 50, 100, 200, 500] {
-            // The id takes about six of them.
+            // The id takes about six of these bytes.
             self.backlog.tables[0].templates = vec![format!("item:{}:{{id}}", "x".repeat(bytes - 12))];
             self.point("bytes of a key", bytes as u64, "keys", 1);
         }

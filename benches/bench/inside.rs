@@ -1,6 +1,6 @@
-//! What a change costs inside of a consumer: system calls, counted by perf(1) over the whole life of the process, and
-//! allocations of coherd, counted by a build of its own between a fifth and nine tenths of a backlog. Rounds of their own,
-//! because counting costs time.
+//! The cost of a change inside a consumer: system calls, which perf(1) counts over the whole life of the process, and
+//! coherd's allocations, which a separate build counts between a fifth and nine tenths of a backlog. These rounds are
+//! separate, because counting costs time.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -17,10 +17,10 @@ use crate::report::Report;
 use crate::support::Postgres;
 use crate::support::process::{Signal, send_signal};
 
-/// Enough that a process's start is nothing beside them.
+/// Enough that a process's start does not matter.
 const CHANGES_MAX: u64 = 300_000;
 
-/// Every shape and transport, key columns only.
+/// Measures every shape and transport, with key columns only.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let counting = counting_build();
     let server = Arc::new(Postgres::start(SETTINGS));
@@ -47,8 +47,8 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
     }
 }
 
-/// coherd with the feature `count-allocations`, in a target directory of its own. Nothing about it is timed, so it is
-/// built in the fastest way.
+/// coherd with the feature `count-allocations`, in its own target directory. It is not timed, so it uses the fastest
+/// build.
 fn counting_build() -> Option<PathBuf> {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/counting");
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());

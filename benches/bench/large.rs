@@ -1,6 +1,6 @@
-//! One transaction of many rows, each with a key, while small commits on another table go on, one after the other. Keys of
-//! a transaction beyond `limits.max_keys_per_transaction` become a flush of their rule's scope: that is how its memory
-//! stays bounded, and it takes as long as `limits.flush_keys_per_second` says.
+//! One transaction of many rows, each with a key, while small commits on another table go on, one after the other. Keys
+//! beyond `limits.max_keys_per_transaction` become a flush of their rule's scope. This bounds memory, and takes as long
+//! as `limits.flush_keys_per_second` allows.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -18,10 +18,10 @@ use crate::support::wait::until_within;
 
 const PATIENCE: Duration = Duration::from_mins(30);
 
-/// Between two small commits.
+/// The pause between two small commits.
 const PROBE_EVERY: Duration = Duration::from_millis(20);
 
-/// A small commit, and how long it took until its key was gone.
+/// A small commit, and the time until its key was gone.
 struct Probe {
     phase: u8,
     milliseconds: f64,
@@ -51,7 +51,7 @@ pub(crate) fn run(_options: &Options, report: &mut Report) {
     let (mut seconds, mut probes) = (0.0, Vec::new());
     std::thread::scope(|scope| {
         let prober = scope.spawn(|| probe(&stage, &phase));
-        std::thread::sleep(Duration::from_secs(2)); // a measure of how it is without the large one
+        std::thread::sleep(Duration::from_secs(2)); // the baseline without the large transaction
         phase.store(1, Ordering::SeqCst);
         sql.run(&format!("INSERT INTO big SELECT n, 0 FROM generate_series(1, {rows}) n"));
         phase.store(2, Ordering::SeqCst);
@@ -98,7 +98,7 @@ fn tell_probes(report: &mut Report, probes: &[Probe]) {
     }
 }
 
-/// Small commits, each of which waits until the key of the one before is gone.
+/// Makes small commits. Each waits until the key of the previous one is gone.
 fn probe(stage: &Stage, phase: &AtomicU8) -> Vec<Probe> {
     let (mut session, mut client, mut cache): (_, Connection, Connection) =
         (stage.session(), stage.cache.client(), stage.cache.client());
@@ -116,15 +116,15 @@ fn probe(stage: &Stage, phase: &AtomicU8) -> Vec<Probe> {
         let channel = format!("__keyspace@0__:item:{id}");
         while events.get_message().expect("it goes").get_channel_name() != channel {}
         let milliseconds = committed.elapsed().as_secs_f64() * 1000.0;
-        // One that was still waiting when the large transaction had committed waited behind it.
+        // A probe that was still waiting when the large transaction committed counts as waiting behind it.
         probes.push(Probe { phase: phase.load(Ordering::SeqCst).min(2), milliseconds });
         std::thread::sleep(PROBE_EVERY);
     }
     probes
 }
 
-/// What streaming of transactions in progress would bring: the walsender then sends in pieces of
-/// `logical_decoding_work_mem` what it would write to disk first.
+/// What streaming of transactions in progress would change: the walsender then sends, in pieces of
+/// `logical_decoding_work_mem`, what it would otherwise write to disk first.
 fn both_protocols(stage: &Stage, sql: &mut Client, end: &str, rows: u64, report: &mut Report) {
     for (slot, name, options) in [
         ("one", "protocol 1", &["proto_version=1"][..]),

@@ -1,6 +1,6 @@
-//! A live load: writers at a fixed rate, each change of another cached key, on a Postgres that flushes every commit to
-//! disk. Commit and invalidation are stamped in one process: the moment at which COMMIT has returned to the writer, and
-//! the one at which Redis's keyspace event tells that the key is gone. Before its time the writer caches the key.
+//! A live load: writers at a fixed rate, each changing another cached key, on a Postgres that flushes every commit to
+//! disk. One process takes both timestamps: when COMMIT has returned to the writer, and when Redis's keyspace event
+//! reports that the key is gone. The writer caches the key before its change is due.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,24 +26,24 @@ max_wal_size = 16GB
 checkpoint_timeout = 1h
 autovacuum = off";
 
-/// Sessions that write.
+/// The number of writing sessions.
 pub(crate) const WRITERS: u64 = 8;
 
-/// Rows of the table.
+/// The number of rows in the table.
 pub(crate) const ROWS: u64 = 200_000;
 
 pub(crate) const RULES: &str = "rules:\n  - { table: items, keys: [\"item:{id}\"] }\n";
 
-/// How one measurement went.
+/// The result of one measurement.
 struct Live {
     tps: f64,
-    /// Microseconds at 50, 95 and 99 %.
+    /// Latencies in microseconds at 50, 95 and 99 %.
     latencies: [f64; 3],
     /// CPU seconds per second.
     cpu: f64,
 }
 
-/// Commit → key gone, by the floor and by coherd alternately.
+/// Measures the time from commit to the key's deletion, for the floor and coherd in turn.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let seconds: f64 = number("LIVE_SECONDS", 4.0);
     let mut stage = Stage::set();
@@ -99,7 +99,7 @@ impl Stage {
              CREATE PUBLICATION keys FOR TABLE items (id);"
         ));
         database.run("VACUUM ANALYZE");
-        // K: events on a key's own channel, g: DEL and other commands of all types. SET makes none.
+        // K: events on a key's own channel, g: DEL and other commands of all types. SET causes none.
         Stage { database, cache: Cache::start_with(&["--notify-keyspace-events", "Kg"]) }
     }
 
@@ -107,7 +107,7 @@ impl Stage {
         Session::connect(&format!("127.0.0.1:{}", self.database.server.port()), &self.database.name)
     }
 
-    /// Transactions a second, as fast as [`WRITERS`] sessions go.
+    /// The highest rate of [`WRITERS`] sessions, in transactions per second.
     fn most(&self, time: Duration) -> f64 {
         let began = Instant::now();
         let done: u64 = std::thread::scope(|scope| {
@@ -128,7 +128,7 @@ impl Stage {
         done as f64 / began.elapsed().as_secs_f64()
     }
 
-    /// A consumer that has caught up with a new slot.
+    /// Starts a consumer and waits until it has caught up with a new slot.
     pub(crate) fn follow(
         &mut self,
         sql: &mut Client,
@@ -184,7 +184,7 @@ impl Stage {
         Live { tps: stamps.gone.len() as f64 / elapsed.as_secs_f64(), latencies, cpu }
     }
 
-    /// One writer's share of the changes, each at its time or as soon after as the writer is free.
+    /// Makes one writer's share of the changes, each when it is due or as soon after as the writer is free.
     fn write(&self, stamps: &Stamps, writer: u64, began: Instant, tps: f64) {
         let (mut session, mut cache) = (self.session(), self.cache.client());
         for number in (writer..stamps.gone.len() as u64).step_by(WRITERS as usize) {
@@ -197,7 +197,7 @@ impl Stage {
         }
     }
 
-    /// Stamps the events until the last one.
+    /// Timestamps the events until the last one.
     fn watch(&self, stamps: &Stamps) {
         let mut client = self.cache.client();
         let mut events = client.as_pubsub();
@@ -217,7 +217,7 @@ impl Stage {
     }
 }
 
-/// Moments of each change, in nanoseconds; zero before it has come.
+/// The times of each change, in nanoseconds; zero before they are known.
 struct Stamps {
     began: Instant,
     watching: AtomicBool,
@@ -236,7 +236,7 @@ impl Stamps {
         self.began.elapsed().as_nanos() as u64
     }
 
-    /// Microseconds; below zero where the key went before COMMIT had returned.
+    /// Latencies in microseconds; negative if the key went before COMMIT had returned.
     fn latencies(&self) -> Vec<f64> {
         let both = self.committed.iter().zip(&self.gone);
         both.map(|(committed, gone)| {

@@ -1,25 +1,27 @@
-//! What coherd costs, beside what others cost, in one run on one machine.
+//! Compares coherd's cost with that of other ways, in one run on one machine.
 //!
-//! `make bench` builds and runs all parts but the large transaction. The environment chooses less:
+//! `make bench` builds and runs all parts except the large transaction. Environment variables select less:
 //!
-//! | variable | default | |
+//! | variable | default | meaning |
 //! |---|---|---|
-//! | `ONLY` | all | parts, between commas: `drain`, `inside` (system calls, allocations), `live` (latency), `writers` (their cost), `growth`, and, only where named, `large` |
-//! | `SHAPES` | `a,b,c` | backlogs: a single-row transactions, b one transaction, c 10 to 100 rows a transaction, three tables |
-//! | `TRANSPORT` | `tcp,unix` | to Postgres and to Redis |
+//! | `ONLY` | all | parts, separated by commas: `drain`, `inside`, `live`, `writers`, `growth`; `large` only if named |
+//! | `SHAPES` | `a,b,c` | backlogs: a single-row transactions, b one transaction, c 10 to 100 rows each, three tables |
+//! | `TRANSPORT` | `tcp,unix` | connections to Postgres and to Redis |
 //! | `COLUMNS` | `keys,full` | what the publication publishes |
-//! | `CONSUMERS` | `pg_recvlogical,floor,coherd` | who drains; `before` too, where `BEFORE` names another build of coherd |
-//! | `CHANGES` | 1000000 | of a backlog |
-//! | `ROUNDS` | 3 | medians are of so many, alternating; `writers` takes at least 5 |
-//! | `LIVE_SECONDS` | 4 | of each live measurement |
-//! | `WRITERS_SECONDS` | 4 | of each measurement of writers |
-//! | `GROWTH_CHANGES` | 200000 | of a backlog of `growth` |
-//! | `ROWS` | 10000000 | of the large transaction (`make bench-large`) |
-//! | `LARGE_CACHED` | 1000000 | of its keys |
-//! | `KEEP` | | 1 puts the page into docs, with `CAVEAT` above the figures |
+//! | `CONSUMERS` | `pg_recvlogical,floor,coherd` | consumers; also `before`, if `BEFORE` names another build |
+//! | `CHANGES` | 1000000 | changes in a backlog |
+//! | `ROUNDS` | 3 | rounds per median, alternating; `writers` runs at least 5 |
+//! | `LIVE_SECONDS` | 4 | seconds of each live measurement |
+//! | `WRITERS_SECONDS` | 4 | seconds of each measurement of writers |
+//! | `GROWTH_CHANGES` | 200000 | changes in a backlog of `growth` |
+//! | `ROWS` | 10000000 | rows of the large transaction (`make bench-large`) |
+//! | `LARGE_CACHED` | 1000000 | cached keys of the large transaction |
+//! | `KEEP` | | 1 writes the page to docs, with `CAVEAT` above the figures |
 //!
-//! Every drain is checked: no key is left, each was deleted by its name, and the end is acknowledged. What was measured is
-//! kept in `target/bench`, where a run of other parts adds to it.
+//! `inside` counts system calls and allocations, `live` measures latency, `writers` what writers pay.
+//!
+//! Every drain is checked: no key is left, each was deleted by its name, and the end is acknowledged. The results are
+//! kept in `target/bench`; a run of other parts adds to them.
 #![allow(
     dead_code,
     unused_imports,

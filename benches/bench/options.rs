@@ -1,4 +1,4 @@
-//! What to measure, from the environment.
+//! Reads from the environment what to measure.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -28,17 +28,17 @@ pub(crate) enum Columns {
     Full,
 }
 
-/// Who drains.
+/// The consumers of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consumer {
     PgRecvlogical,
     Floor,
     Coherd,
-    /// Another build of it, the program that `BEFORE` names.
+    /// Another build of coherd: the program that `BEFORE` names.
     Before,
 }
 
-/// A word that stands for one of a few things.
+/// An option that is written as one of a few words.
 pub(crate) trait Word: Copy + PartialEq + 'static {
     const ALL: &'static [Self];
     fn word(self) -> &'static str;
@@ -87,7 +87,7 @@ impl Word for Consumer {
     }
 }
 
-/// The choice.
+/// The selected options.
 pub(crate) struct Options {
     pub(crate) parts: Vec<String>,
     pub(crate) shapes: Vec<Shape>,
@@ -99,7 +99,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads the environment. A word that nobody knows ends the run.
+    /// Reads the environment. An unknown word ends the run.
     pub(crate) fn from_env(parts: &[&str]) -> Options {
         let asked = list("ONLY");
         for part in &asked {
@@ -125,12 +125,12 @@ impl Options {
     }
 }
 
-/// The program of [`Consumer::Before`], where there is one.
+/// The program of [`Consumer::Before`], if there is one.
 pub(crate) fn before() -> Option<PathBuf> {
     std::env::var_os("BEFORE").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// A number of the environment.
+/// A number from the environment.
 pub(crate) fn number<N: std::str::FromStr<Err: fmt::Debug>>(name: &str, default: N) -> N {
     match std::env::var(name) {
         Ok(text) if !text.is_empty() => text.parse().unwrap_or_else(|error| panic!("{name}={text:?}: {error:?}")),

@@ -1,11 +1,11 @@
-//! A plot as SVG, requested manually: panels side by side, one line each, on one scale from zero.
+//! Draws a plot as SVG, without a library: panels side by side, one line each, all on one scale from zero.
 
 use std::fmt::Write as _;
 
-/// One line.
+/// One panel, with one line.
 pub(crate) struct Panel {
     pub(crate) title: &'static str,
-    /// How much there is of it, and the CPU seconds of a million changes. Every step is as wide.
+    /// The amount on the axis, and the CPU seconds of a million changes. All steps have the same width.
     pub(crate) points: Vec<(u64, f64)>,
 }
 
@@ -13,7 +13,7 @@ const WIDTH: f64 = 220.0;
 const HEIGHT: f64 = 180.0;
 const MARGIN: f64 = 34.0;
 
-/// The whole picture.
+/// The whole picture as SVG.
 pub(crate) fn plot(panels: &[Panel]) -> String {
     let most = panels.iter().flat_map(|panel| &panel.points).map(|(_, cpu)| *cpu).fold(0.1, f64::max);
     let width = WIDTH * panels.len() as f64 + MARGIN;

@@ -1,14 +1,14 @@
-//! What was measured: said at once, and kept in `target/bench`, where a later run of other parts adds to it.
+//! Prints each result at once, and keeps it in `target/bench`, where a later run of other parts adds to it.
 //!
-//! `result.json` has the machine and the tables; `performance.md` is the same for people, and `docs/performance.md` is one
-//! such page (`KEEP=1` puts it there).
+//! `result.json` has the machine and the tables. `performance.md` is the same as a page; `docs/performance.md` is a
+//! copy of such a page (`KEEP=1` writes it).
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-/// What the tables say, for the page.
+/// The page's explanation of each table.
 const ABOUT: &[(&str, &str)] = &[
     (
         "drain",
@@ -46,23 +46,23 @@ const ABOUT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Rows under the names of their columns.
+/// The rows of one measurement, with the names of their columns.
 struct Table {
     name: String,
     date: String,
     rows: Vec<Vec<(String, Value)>>,
 }
 
-/// Tables, in the order in which they came.
+/// Tables in the order in which they were added.
 pub(crate) struct Report {
     tables: Vec<Table>,
-    /// Names of those that were measured before and are still good.
+    /// The names of tables from earlier runs that this run has not replaced.
     earlier: Vec<String>,
     date: String,
 }
 
 impl Report {
-    /// With what earlier runs have left.
+    /// Opens the report with the results of earlier runs.
     pub(crate) fn open() -> Report {
         let text = std::fs::read_to_string(directory().join("result.json")).unwrap_or_default();
         let kept: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -87,7 +87,7 @@ impl Report {
         }
     }
 
-    /// Prints the page; with `KEEP=1` it goes into docs.
+    /// Prints the page. `KEEP=1` also writes it to docs.
     pub(crate) fn close(&self) {
         println!("\n{}", self.save());
         if std::env::var("KEEP").is_ok_and(|keep| keep == "1") {
@@ -100,7 +100,7 @@ impl Report {
         }
     }
 
-    /// Keeps everything measured so far, so that a run which is cut short is not lost, and gives the page.
+    /// Saves everything measured so far, so that an interrupted run is not lost. Returns the page.
     pub(crate) fn save(&self) -> String {
         let machine = machine();
         let table = |table: &Table| json!({ "name": table.name, "date": table.date, "rows": table.rows });
@@ -153,7 +153,7 @@ fn read(table: &Value) -> Option<Table> {
     Some(Table { name: table["name"].as_str()?.to_owned(), date: table["date"].as_str()?.to_owned(), rows })
 }
 
-/// What it ran on.
+/// The machine and the software versions.
 fn machine() -> Vec<(String, String)> {
     let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpus = file("/proc/cpuinfo");
@@ -182,7 +182,7 @@ fn output(program: &str, args: &[&str]) -> String {
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }
 
-/// Keeps a file beside the tables.
+/// Saves a file next to the tables.
 pub(crate) fn keep(name: &str, text: &str) {
     std::fs::create_dir_all(directory()).expect("target/bench");
     std::fs::write(directory().join(name), text).expect("target/bench");
@@ -192,7 +192,7 @@ fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench")
 }
 
-/// Three digits that count; large numbers in full.
+/// A number with three significant digits; large numbers in full.
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

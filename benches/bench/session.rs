@@ -1,5 +1,5 @@
-//! A bare session with Postgres: blocking, one thread, so that the moment at which a commit returns is known exactly and
-//! a client costs next to nothing. Trust authentication only.
+//! A minimal blocking session with Postgres on one thread, so that the time at which a commit returns is known exactly
+//! and a client costs next to nothing. It supports only trust authentication.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -43,7 +43,7 @@ impl Socket {
         .expect("sends");
     }
 
-    /// A read gives up after this time.
+    /// Reads time out after `pause`.
     pub(crate) fn wake_every(&self, pause: Duration) {
         match self {
             Socket::Tcp(tcp) => tcp.set_read_timeout(Some(pause)),
@@ -53,17 +53,17 @@ impl Socket {
     }
 }
 
-/// What has arrived and is not yet read.
+/// Received bytes that are not yet consumed.
 pub(crate) struct Inbox {
     bytes: Vec<u8>,
     begin: usize,
     end: usize,
-    /// Bytes that the last read gave.
+    /// The number of bytes in the last read.
     pub(crate) last_read: usize,
 }
 
 impl Inbox {
-    /// The next message, where all of it is here: its tag and its body.
+    /// The next message, if it is complete: its tag and its body.
     pub(crate) fn take(&mut self) -> Option<(u8, &[u8])> {
         let here = &self.bytes[self.begin..self.end];
         let (header, rest) = here.split_first_chunk::<5>()?;
@@ -100,7 +100,7 @@ impl Session {
         Session::connect_with(address, database, &[])
     }
 
-    /// With more parameters of the startup message.
+    /// Connects with more parameters in the startup message.
     pub(crate) fn connect_with(address: &str, database: &str, parameters: &[(&str, &str)]) -> Session {
         let mut socket = Socket::connect(address);
         let mut startup = vec![0, 0, 0, 0, 0, 3, 0, 0];
@@ -117,7 +117,7 @@ impl Session {
         session
     }
 
-    /// Runs statements in one simple query; an error is the end.
+    /// Runs statements in one simple query. Panics on an error.
     pub(crate) fn run(&mut self, sql: &str) {
         self.send(sql);
         self.until(b'Z', |_, _| ());
@@ -144,7 +144,7 @@ impl Session {
         self.socket.write(&query);
     }
 
-    /// Shows every message up to one with the tag `last`.
+    /// Passes every message to `show`, up to one with the tag `last`.
     pub(crate) fn until(&mut self, last: u8, mut show: impl FnMut(u8, &[u8])) {
         loop {
             match self.inbox.take() {

@@ -1,6 +1,7 @@
-//! What writers pay: transactions a second of several sessions that write as fast as they can, with nobody following,
-//! with the floor, with coherd, and with the two usual ways that need no log: a trigger that notifies a listener, and a trigger that
-//! fills an outbox table for a poller. Rounds alternate, and each is held against its own "nobody".
+//! The cost for writers: transactions per second of several sessions that write as fast as they can. It compares no
+//! follower, the floor, coherd, and the two usual ways that need no log: a trigger that notifies a listener, and a
+//! trigger that fills an outbox table for a poller. Rounds alternate, and each is compared with its own round without a
+//! follower.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,10 +16,10 @@ use crate::report::Report;
 
 const SESSIONS: u64 = 4;
 
-/// How often the outbox is looked at.
+/// The poll interval of the outbox.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Who invalidates.
+/// How keys are invalidated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Nobody,
@@ -36,7 +37,7 @@ const WAYS: [(Way, &str); 5] = [
     (Way::Outbox, "outbox table, polled every 10 ms"),
 ];
 
-/// Every way, in alternating rounds.
+/// Measures every way, in alternating rounds.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let time = Duration::from_secs_f64(number("WRITERS_SECONDS", 4.0));
     let mut stage = Stage::set();
@@ -54,10 +55,10 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
     stage.database.run("SELECT pg_create_logical_replication_slot('undrained', 'pgoutput')");
     stage.database.run("VACUUM ANALYZE");
     let mut rounds: Vec<Vec<f64>> = Vec::new();
-    one(&mut stage, Way::Nobody, time / 2); // the first one finds everything cold
+    one(&mut stage, Way::Nobody, time / 2); // the first run finds everything cold
     for round in 0..options.rounds.max(5) {
         let mut tps = vec![0.0; WAYS.len()];
-        // Each round begins with another one, so that none has always the same place.
+        // Each round begins with another way, so that no way always has the same place.
         for place in 0..WAYS.len() {
             let way = (place + round) % WAYS.len();
             tps[way] = one(&mut stage, WAYS[way].0, time);
@@ -80,10 +81,10 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
     }
 }
 
-/// Transactions a second.
+/// Measures one way. Returns transactions per second.
 fn one(stage: &mut Stage, way: Way, time: Duration) -> f64 {
     let mut sql = stage.database.client();
-    // Dead rows of the round before cost the next one.
+    // Dead rows of the previous round would slow the next one down.
     sql.run("VACUUM");
     sql.run("CHECKPOINT");
     let follower = match way {
@@ -129,7 +130,7 @@ fn one(stage: &mut Stage, way: Way, time: Duration) -> f64 {
 fn write(stage: &Stage, table: &str, writer: u64, time: Duration) -> u64 {
     let (mut session, mut done, began) = (stage.session(), 0, Instant::now());
     while began.elapsed() < time {
-        // Far apart, so that no two writers meet.
+        // Far apart, so that no two writers conflict.
         let id = (done * 7919 * SESSIONS + writer) % ROWS + 1;
         session.run(&format!("UPDATE {table} SET n = n + 1 WHERE id = {id}"));
         done += 1;
@@ -137,7 +138,7 @@ fn write(stage: &Stage, table: &str, writer: u64, time: Duration) -> u64 {
     done
 }
 
-/// The listener: a notification holds a process id, a channel and the key, which goes at once.
+/// The listener: a notification is a process id, a channel and the key, which is deleted at once.
 fn listen(stage: &Stage, ready: &AtomicBool, over: &AtomicBool) {
     let (mut session, mut cache) = (stage.session(), Unlinks::connect(&stage.cache.address(Transport::Tcp)));
     session.run("LISTEN gone");
@@ -156,7 +157,7 @@ fn listen(stage: &Stage, ready: &AtomicBool, over: &AtomicBool) {
     }
 }
 
-/// The poller: takes what stands in the outbox.
+/// The poller: reads and deletes the rows of the outbox.
 fn poll(stage: &Stage, ready: &AtomicBool, over: &AtomicBool) {
     let (mut session, mut cache) = (stage.session(), Unlinks::connect(&stage.cache.address(Transport::Tcp)));
     ready.store(true, Ordering::SeqCst);

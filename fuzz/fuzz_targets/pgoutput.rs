@@ -1,4 +1,4 @@
-//! Arbitrary bytes through decoder, rules and transaction reader: errors are fine, panics are not.
+//! Arbitrary bytes through decoder, rules and transaction reader. Errors are fine, panics are not.
 #![no_main]
 
 use std::cell::RefCell;
@@ -10,7 +10,7 @@ use coherd::rules::config::{MissingOld, RawAction, RawRule, Rule, resolve};
 use coherd::transaction::{Gather, Reader};
 use libfuzzer_sys::fuzz_target;
 
-/// Fewer than a long input makes, so that scopes stand in for keys.
+/// Fewer keys than a long input makes, so that scopes replace keys.
 const KEYS_MAX: u64 = 100;
 
 struct Nowhere;
@@ -27,7 +27,7 @@ impl Gather for Nowhere {
     fn manual(&mut self, _: &[u8], _: Option<&[usize]>) {}
 }
 
-/// Rules for the tables of the seeds, with every way to treat an old row and every filter.
+/// Rules for the tables of the seeds, with every `on_missing_old` and every filter.
 fn rules() -> Vec<Rule> {
     let rule = |table: &str, keys: &[&str], on_missing_old, when_changed: &[&str]| RawRule {
         table: table.into(),
@@ -51,7 +51,7 @@ fn rules() -> Vec<Rule> {
     resolve(&raw, &["cache".into()]).expect("the rules above are right")
 }
 
-/// `decode` has checked the cells: walking them gives as many as were announced.
+/// `decode` has checked the cells, so iterating returns as many as announced.
 fn every_cell_is_there(change: &Change<'_>) {
     let whole = |row: &Row<'_>| assert_eq!(row.cells().count(), row.len());
     let (Change::Insert { new }
@@ -67,11 +67,11 @@ fn every_cell_is_there(change: &Change<'_>) {
 }
 
 thread_local! {
-    /// Made once: parsing the rules is no part of this.
+    /// Created once: parsing the rules is not fuzzed here.
     static READER: RefCell<Reader> = RefCell::new(Reader::new(rules(), KEYS_MAX));
 }
 
-// The input is cut into messages, a length of two bytes before each, so that a Begin and a Relation can come before a
+// The input is a sequence of messages, each after a length of two bytes, so that a Begin and a Relation can precede a
 // row.
 fuzz_target!(|data: &[u8]| {
     READER.with_borrow_mut(|reader| {

@@ -1,5 +1,5 @@
-//! Arbitrary text where people and applications write it: key templates, connection strings, messages written by hand,
-//! positions. Errors are fine, panics are not, and no error tells a password.
+//! Arbitrary text where people and applications write it: key templates, connection strings, messages for manual
+//! invalidations, positions. Errors are fine, panics are not, and no error may contain a password.
 #![no_main]
 
 use coherd::transaction::manual::{self, Manual, Touched};
@@ -11,7 +11,7 @@ use coherd::postgres::client::dsn::Dsn;
 use coherd::types::table::TableName;
 use libfuzzer_sys::fuzz_target;
 
-// The first byte says which door the rest goes through.
+// The first byte selects the parser for the rest.
 fuzz_target!(|data: &[u8]| {
     let Some((door, rest)) = data.split_first() else { return };
     match (door, str::from_utf8(rest)) {
@@ -40,7 +40,7 @@ fn dsn(text: &str) {
     secret(text);
 }
 
-/// A password in either form is not in what is shown, whatever stands after it.
+/// The displayed text must not contain a password in either form, whatever follows it.
 fn secret(after: &str) {
     const PASSWORD: &str = "Pa55-w0rd-of-the-test";
     for text in [format!("postgresql://u:{PASSWORD}@h/d{after}"), format!("host=h user=u password={PASSWORD} {after}")]

@@ -1,4 +1,4 @@
-//! Which of the keys that were found are cached now, and how that is told.
+//! Which of the found keys are cached now, as text for people and JSON for programs.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::targets::peek::{Held, KeySeen, Peeked, ScopeSeen};
 use crate::types::invalidation::Action;
 
-/// How long the keys of all scopes of one target may be counted for.
+/// How long counting the keys of all scopes of one target may take.
 pub(super) const COUNTING: Duration = Duration::from_secs(5);
 
 /// What one target holds.
@@ -21,11 +21,12 @@ pub(super) struct Cached {
     name: String,
     keys: HashMap<(Vec<u8>, Action), KeySeen>,
     scopes: HashMap<(String, Action), ScopeSeen>,
-    /// Why it could not be asked.
+    /// Why the target could not be asked.
     fault: Option<String>,
 }
 
-/// Asks every target for what it is told of `found`. One that cannot be asked is told of at the end.
+/// Asks every target about the keys and scopes of `found` that go to it. The fault of a target that does not answer is
+/// kept, for [`all_answered`] to report.
 pub(super) async fn look(config: &Config, found: &Found, counting: Duration) -> Result<Vec<Cached>, Failure> {
     let mut all = Vec::new();
     for (index, (settings, target)) in config.targets.iter().zip(parts::peeks(config)?).enumerate() {
@@ -48,7 +49,7 @@ pub(super) async fn look(config: &Config, found: &Found, counting: Duration) -> 
     Ok(all)
 }
 
-/// Fails where a target could not be asked, after everything else was told.
+/// Fails if a target could not be asked. Callers print everything else first.
 pub(super) fn all_answered(cached: &[Cached]) -> Result<(), Failure> {
     let faults: Vec<String> =
         cached.iter().filter_map(|its| Some(format!("target {}: {}", its.name, its.fault.as_ref()?))).collect();
@@ -58,7 +59,7 @@ pub(super) fn all_answered(cached: &[Cached]) -> Result<(), Failure> {
     Err(anyhow!("what is cached there is not known: {}", faults.join("; ")).into())
 }
 
-/// Tables of the scopes and the keys, and a line that sums them up.
+/// Tables of the scopes and the keys, and a summary line.
 pub(super) fn text(config: &Config, found: &Found, cached: &[Cached]) -> String {
     let mut out = String::new();
     if !found.scopes.is_empty() {
@@ -77,7 +78,7 @@ pub(super) fn text(config: &Config, found: &Found, cached: &[Cached]) -> String 
     out + &sum(found, cached)
 }
 
-/// A table of the scopes and of how many keys each has now.
+/// A table of the scopes, with the number of keys that each has now.
 pub(super) fn scopes_text(config: &Config, found: &Found, cached: &[Cached]) -> String {
     let row = |(scope, origin): (&(String, Action), &Origin)| {
         let about = [scope.0.clone(), format!("flush ({})", scope.1.name()), from(config, origin)];
@@ -125,7 +126,7 @@ fn from(config: &Config, origin: &Origin) -> String {
     format!("{} {}", tables.join(", "), causes.join(", ")).trim().to_owned()
 }
 
-/// A key as text; bytes that are none look like what they are.
+/// A key as text. Bytes that are not UTF-8 become U+FFFD.
 pub(super) fn key_text(key: &[u8]) -> String {
     String::from_utf8_lossy(key).into_owned()
 }
@@ -160,7 +161,7 @@ impl Cached {
     }
 }
 
-/// For programs.
+/// The same as a JSON object, for programs.
 pub(super) fn json(config: &Config, found: &Found, cached: &[Cached]) -> Map<String, Value> {
     let keys = found.keys.iter().map(|(name, origin)| {
         let seen = cached.iter().filter_map(|its| Some((its.name.clone(), key_json(its.keys.get(name)?))));
@@ -202,7 +203,7 @@ fn origin_json(config: &Config, origin: &Origin) -> Map<String, Value> {
     told
 }
 
-/// `cached` is null where it cannot be known, `ttl_ms` where the key has no end.
+/// A key's state as JSON. `cached` is null if it cannot be known; `ttl_ms` is null if the key has no TTL.
 pub(super) fn key_json(seen: &KeySeen) -> Value {
     let is_here = |held| match held {
         Held::Untold => Value::Null,

@@ -1,4 +1,4 @@
-//! `coherd check`: everything that stands in the way, all at once.
+//! `coherd check`: reports every problem of the configuration, the database and the targets in one run.
 
 use std::fmt::Write as _;
 
@@ -26,7 +26,7 @@ use crate::types::finding::{Code, Finding, Severity};
 use crate::types::server::Clock;
 use crate::types::table::TableName;
 
-/// What the server calls our connections.
+/// The `application_name` of coherd's connections.
 const APPLICATION_NAME: &str = "coherd check";
 
 /// `coherd check`
@@ -43,7 +43,7 @@ pub struct Args {
     identity: Option<IdentityKind>,
 }
 
-/// Checks, prints, and fails where an error is left or a question has no answer.
+/// Checks everything and prints the findings. Fails if an error or a question without an answer is among them.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     if args.config_only {
         config_only(config)?;
@@ -58,7 +58,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     if fine(&findings) { Ok(()) } else { Err(Failure::Told) }
 }
 
-/// What can be wrong without anybody being asked.
+/// The checks that need no network.
 fn config_only(config: &Config) -> Result<(), Failure> {
     parts::dsn("source.dsn", &config.source.dsn)?;
     parts::replicas(config)?;
@@ -66,7 +66,7 @@ fn config_only(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether warnings are all there is.
+/// Whether no finding is worse than a warning.
 pub fn fine(findings: &[Finding]) -> bool {
     findings.iter().all(|finding| finding.severity <= Severity::Warning)
 }
@@ -74,11 +74,11 @@ pub fn fine(findings: &[Finding]) -> bool {
 /// What [`source`] found.
 #[derive(Debug, Default)]
 pub struct Source {
-    /// What is wrong there, and with the rules against it.
+    /// What is wrong with the database, and with the rules against its catalogue.
     pub findings: Vec<Finding>,
-    /// Who answers a replication connection there.
+    /// The server that answers a replication connection.
     pub reached: Option<Reached>,
-    /// What inherits from the rules' tables.
+    /// Which tables inherit from the rules' tables.
     pub heirs: Heirs,
 }
 
@@ -88,7 +88,7 @@ impl Source {
     }
 }
 
-/// Looks at the database, and holds the rules against it. `env` gives environment variables.
+/// Checks the database, and the rules against its catalogue. `env` looks up environment variables.
 pub async fn source(config: &Config, choices: Choices, env: &dyn Fn(&str) -> Option<String>) -> Source {
     let looked = tokio::time::timeout(PATIENCE, look_at_source(config, choices, env)).await;
     looked.unwrap_or_else(|_| {
@@ -142,7 +142,7 @@ async fn read(
     Ok((database, clock, beside))
 }
 
-/// Every listed replica, against what was seen of the source.
+/// Checks every listed replica against `source`, the server that the source's connection reached.
 async fn replicas(config: &Config, env: &dyn Fn(&str) -> Option<String>, source: Option<&Reached>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (index, text) in config.source.replicas.iter().enumerate() {
@@ -158,7 +158,7 @@ async fn replicas(config: &Config, env: &dyn Fn(&str) -> Option<String>, source:
     findings
 }
 
-/// Looks whose the record of each target is, all at once. A target that does not answer is found elsewhere.
+/// Checks in parallel whose record each target has. [`targets`] reports a target that does not answer.
 async fn records(config: &Config, reached: Option<&Reached>) -> Vec<Finding> {
     let system_id = reached.and_then(|reached| reached.life.system_id);
     let (Some(system_id), Ok(targets)) = (system_id, parts::targets(config, Library::Leave)) else { return Vec::new() };
@@ -175,7 +175,7 @@ async fn records(config: &Config, reached: Option<&Reached>) -> Vec<Finding> {
     findings
 }
 
-/// Looks at every target at once: `name` is what configuration calls it.
+/// Checks every target in parallel. Each comes with its name from the configuration.
 async fn targets(surveys: Vec<(&str, Result<Surveying, OpenError>)>) -> Vec<Finding> {
     let mut looking = Vec::new();
     for (name, survey) in surveys {
@@ -193,7 +193,7 @@ async fn targets(surveys: Vec<(&str, Result<Surveying, OpenError>)>) -> Vec<Find
     }
     let mut findings = Vec::new();
     for looking in looking {
-        // A look that panicked has told so on stderr.
+        // A survey that panicked has already printed the panic to stderr.
         let seen = looking.await;
         findings.extend(seen.unwrap_or_else(|error| {
             vec![Finding::unknown(Code::TARGET_UNREACHABLE, "targets", format!("the look at one broke off: {error}"))]
@@ -202,7 +202,7 @@ async fn targets(surveys: Vec<(&str, Result<Surveying, OpenError>)>) -> Vec<Find
     findings
 }
 
-/// For people: the worst first.
+/// The findings as text for people, the worst first.
 pub fn text(findings: &[Finding]) -> String {
     let mut sorted: Vec<&Finding> = findings.iter().collect();
     sorted.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -228,7 +228,7 @@ pub fn text(findings: &[Finding]) -> String {
     text
 }
 
-/// For programs.
+/// The findings as JSON, for programs.
 pub fn json(findings: &[Finding]) -> String {
     format!("{}\n", serde_json::json!({ "fine": fine(findings), "findings": findings }))
 }

@@ -1,9 +1,9 @@
-//! Text for people: tables, spans, numbers.
+//! Formats text for people: tables, time spans, counts.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Rows under a head, each column as wide as its widest cell. Text from elsewhere cannot steer the terminal.
+/// A table with a header, each column as wide as its widest cell. Control characters are replaced, see [`plain`].
 pub(super) fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
     let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
     let cells = |row: &Vec<String>| row.iter().map(|cell| plain(cell)).collect();
@@ -23,7 +23,7 @@ pub(super) fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// A span of time in its largest unit that says enough: `53 s`, `12 min`, `31 h`, `9 days`.
+/// A time span in the largest unit that is precise enough: `53 s`, `12 min`, `31 h`, `9 days`.
 pub(super) fn span(time: Duration) -> String {
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),
@@ -39,7 +39,7 @@ pub(super) fn plural(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Text from elsewhere must not steer the terminal.
+/// Replaces control characters, so that text from elsewhere cannot control the terminal.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

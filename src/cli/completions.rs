@@ -1,4 +1,4 @@
-//! `coherd completions`: what a shell completes.
+//! `coherd completions`: prints a shell's completion script.
 
 use clap::Command;
 use clap_complete::Shell;
@@ -14,7 +14,7 @@ pub struct Args {
     shell: Shell,
 }
 
-/// Prints.
+/// Prints the script.
 pub fn run(args: &Args, mut command: Command) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "coherd", &mut script);

@@ -1,4 +1,4 @@
-//! Asking the daemon that runs with this configuration, over its admin pages.
+//! Queries the daemon that runs with this configuration over its admin HTTP server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -12,13 +12,13 @@ use crate::admin::status::View;
 use crate::cli::Failure;
 use crate::config::{ADMIN_LISTEN, Config, Part, SourceConfig};
 
-/// How long the daemon may take to answer what it can answer at once.
+/// How long the daemon may take for an answer that does not wait for anything.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest answer that is read, in bytes.
+/// The longest answer that coherd reads, in bytes.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
-/// What to look at where nobody answers.
+/// The hint for a daemon that does not answer.
 const HINT: &str =
     "is the daemon running, with this configuration? `coherd run` starts it, admin.listen says where it answers";
 
@@ -30,23 +30,24 @@ pub struct AdminOption {
     admin: Option<SocketAddr>,
 }
 
-/// The way to the daemon, and what else can be used of its configuration.
+/// Where the daemon answers, and the part of its configuration that can be used.
 #[derive(Debug)]
 pub struct Way {
     listen: SocketAddr,
-    /// The database.
+    /// The source section of the configuration, if it can be used.
     pub(super) source: Option<SourceConfig>,
-    /// The configuration cannot be used as a whole, which has been told.
+    /// The configuration as a whole cannot be used. [`Way::find`] has reported why.
     is_broken: bool,
 }
 
 impl Way {
-    /// The way to the daemon that runs with this configuration.
+    /// The daemon of this configuration.
     pub(super) fn of(config: &Config) -> Way {
         Way { listen: config.admin.listen, source: Some(config.source.clone()), is_broken: false }
     }
 
-    /// From the file at `path`. One that cannot be used is told on stderr: the daemon may run with what it was before.
+    /// The daemon of the configuration at `path`. A file that cannot be used is reported on stderr and does not end the
+    /// command: the daemon may still run with the file's previous contents.
     pub(super) fn find(option: AdminOption, path: &Path) -> Way {
         let env = |name: &str| std::env::var(name).ok();
         let error = match Config::load(path, &env) {
@@ -61,19 +62,19 @@ impl Way {
         Way { listen, source: part.source, is_broken: true }
     }
 
-    /// What a failure to ask means.
+    /// The failure for a daemon that could not be asked.
     pub(super) fn failed(&self, error: anyhow::Error) -> Failure {
         if self.is_broken { Failure::Setting(format!("{error:#}")) } else { Failure::Failed(error) }
     }
 }
 
-/// An answer.
+/// An HTTP answer.
 pub(super) struct Answer {
     pub(super) code: u16,
     pub(super) body: String,
 }
 
-/// The daemon's `/status`, as it came.
+/// The body of the daemon's `/status`.
 pub(super) async fn status(way: &Way) -> anyhow::Result<String> {
     let answer = ask(way, "/status", TIMEOUT).await?;
     if answer.code != 200 {
@@ -82,7 +83,7 @@ pub(super) async fn status(way: &Way) -> anyhow::Result<String> {
     Ok(answer.body)
 }
 
-/// Reads what [`status`] gave.
+/// Parses the body that [`status`] returned.
 pub(super) fn view(way: &Way, body: &str) -> anyhow::Result<View> {
     serde_json::from_str(body).with_context(|| {
         let url = url(way, "/status");
@@ -90,7 +91,7 @@ pub(super) fn view(way: &Way, body: &str) -> anyhow::Result<View> {
     })
 }
 
-/// One GET. Fails where nobody answers within `patience`.
+/// Sends one GET. Fails if there is no answer within `patience`.
 pub(super) async fn ask(way: &Way, path: &str, patience: Duration) -> anyhow::Result<Answer> {
     let asked = tokio::time::timeout(patience, get(reachable(way.listen), path)).await;
     asked
@@ -103,7 +104,7 @@ fn url(way: &Way, path: &str) -> String {
     format!("http://{}{path}", reachable(way.listen))
 }
 
-/// An address that means "every interface" is asked at loopback.
+/// Replaces an address that means "every interface" with loopback.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -113,7 +114,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// Over HTTP/1.0, so that the answer ends with the connection and comes in one piece.
+/// Uses HTTP/1.0, so that the answer is not chunked and ends with the connection.
 async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Answer> {
     let mut socket = TcpStream::connect(address).await?;
     socket.write_all(format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes()).await?;

@@ -44,16 +44,16 @@ struct Maker<'a> {
     implied: Vec<Implied>,
 }
 
-/// What the catalogue says of a rule.
+/// Whether the catalogue allows a rule to be covered.
 enum Standing {
     Covered,
-    /// Why not, and what fixes it.
+    /// Why it is not covered, and what fixes it.
     Uncovered(Vec<String>),
-    /// Why that is not known.
+    /// Why this is not known.
     Unknown(String),
 }
 
-/// Looks and tells.
+/// Explains the key and prints the result.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let key = args.key.as_bytes();
     let database = catalogue(config).await;
@@ -136,7 +136,7 @@ fn unmade(key: &str, flushed: &[String], config: &Config) -> String {
 }
 
 impl Maker<'_> {
-    /// Whether the columns' types allow what the key says of them.
+    /// Whether the columns' types can print the values that the key implies.
     fn has_rows(&self, database: &anyhow::Result<Database>) -> bool {
         let Some(table) = self.table(database) else { return true };
         let whole = |implied: &&Implied| implied.filters.is_empty() && !implied.ambiguous;
@@ -159,17 +159,17 @@ impl Maker<'_> {
         }
     }
 
-    /// The rows that have the key, as SQL; `None` where SQL cannot say it, or the key does not.
+    /// A SQL condition for the rows that have the key. `None` if SQL cannot express it, or if the key is ambiguous.
     fn condition(&self, database: &anyhow::Result<Database>) -> Option<String> {
         let one = |implied: &Implied| {
             let mut value = quote_identifier(&implied.column);
             match self.type_name(&implied.column, database).map(|name| name.split('(').next().unwrap_or(name)) {
                 Some("json" | "xml" | "point" | "box" | "lseg" | "path" | "polygon" | "circle" | "line") => {
-                    value = format!("format('%s', {value})"); // No = that compares all of it.
+                    value = format!("format('%s', {value})"); // These types have no `=` that compares the whole value.
                 }
                 _ if implied.filters.is_empty() => {}
                 None | Some("text" | "character varying") => value += "::text",
-                // A cast prints some types otherwise than keys have them: true, not t.
+                // For some types a cast prints another text than keys have: true, not t.
                 Some(_) => value = format!("format('%s', {value})"),
             }
             for filter in &implied.filters {
@@ -195,7 +195,7 @@ impl Maker<'_> {
         database.as_ref().ok()?.table(&self.rule.table)
     }
 
-    /// What leaves the key as it is, though somebody may think that it would go.
+    /// Reasons why the key can stay although a user may expect it to go.
     fn caveats(&self, config: &Config, database: &anyhow::Result<Database>) -> Vec<String> {
         let (rule, mut reasons) = (self.rule, Vec::new());
         let table = self.table(database);

@@ -1,4 +1,4 @@
-//! `coherd flush`: everything that a table's rules can make.
+//! `coherd flush`: flushes every key that a table's rules can make.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
@@ -33,7 +33,7 @@ pub struct Args {
     options: Options,
 }
 
-/// A table by its name, whether or not its schema may be used: `regclass` of a name would need that.
+/// Finds a table by name without USAGE on its schema, which a name cast to `regclass` would need.
 const FLUSH: &str = "SELECT coherd.flush(c.oid::regclass) FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN ROWS FROM (unnest($1::text[]), unnest($2::text[])) AS wanted (schema, name)
@@ -42,7 +42,7 @@ const FLUSH: &str = "SELECT coherd.flush(c.oid::regclass) FROM pg_catalog.pg_cla
 const THERE: &str = "SELECT count(*) FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2";
 
-/// Counts, asks and makes the request.
+/// Counts the keys, asks for confirmation and makes the request.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let ruled = tables_of(&config.rules);
     if let Some(unknown) = args.tables.iter().find(|table| !ruled.contains(table)) {
@@ -77,7 +77,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     session.done(config, &args.options, &format!("flushed {}", plural(flushed, "table"))).await
 }
 
-/// Asks whoever sits there.
+/// Asks on the terminal for confirmation.
 fn agreed(tables: &[TableName]) -> Result<bool, Failure> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {

@@ -1,5 +1,5 @@
-//! The keys that changes have, found with the daemon's own reader and rules, so that a preview cannot differ from what
-//! the daemon does.
+//! Finds the keys of changes with the daemon's own reader and rules, so that a preview cannot differ from what the
+//! daemon does.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,18 +17,18 @@ use crate::types::table::TableName;
 /// Why a key or a scope is invalidated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cause {
-    /// Its row is there: nobody has changed it.
+    /// Its row exists; nothing has changed it.
     Row,
     /// Its row was changed.
     Change(Op),
-    /// Somebody has named it, with `coherd.invalidate()` or one of its kin.
+    /// A user named it, with `coherd.invalidate()` or a similar function.
     Manual,
-    /// Its table is not what it was: rewritten, made anew, out of the publication.
+    /// Its table was rewritten, recreated or taken out of the publication.
     Catalogue,
 }
 
 impl Cause {
-    /// For people and programs.
+    /// The name in text and JSON.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Cause::Row => "row",
@@ -44,11 +44,11 @@ impl Cause {
 pub(super) struct Origin {
     /// The rules that made it; none for a manual key.
     pub(super) rules: BTreeSet<u16>,
-    /// Why.
+    /// Why it is invalidated.
     pub(super) causes: BTreeSet<Cause>,
-    /// It was named manually for every target.
+    /// A user named it for every target.
     everywhere: bool,
-    /// It was named manually for these.
+    /// A user named it for these targets.
     targets: BTreeSet<usize>,
 }
 
@@ -65,32 +65,32 @@ impl Origin {
         self.causes.insert(Cause::Manual);
     }
 
-    /// Whether the target number `target` is told.
+    /// Whether target number `target` gets the invalidation.
     pub(super) fn goes_to(&self, target: usize, rules: &[Rule]) -> bool {
         let mut targets = self.rules.iter().filter_map(|id| rules.get(usize::from(*id)));
         self.everywhere || self.targets.contains(&target) || targets.any(|rule| rule.targets.contains(&target))
     }
 }
 
-/// Keys and scopes, each once, and the changes they come from.
+/// Keys and scopes without duplicates, and the changes that they come from.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Found {
     /// What happens to each key.
     pub(super) keys: BTreeMap<(Vec<u8>, Action), Origin>,
-    /// What is flushed, by its pattern.
+    /// The scopes to flush, by pattern.
     pub(super) scopes: BTreeMap<(String, Action), Origin>,
-    /// Changes of each table of the publication.
+    /// The number of changes per table of the publication and operation.
     pub(super) changes: BTreeMap<(TableName, Op), u64>,
-    /// Invalidations of keys beyond the limit; a key may be among them more than once.
+    /// Invalidations of keys beyond the limit. The same key may count more than once.
     pub(super) left_out: u64,
-    /// Manual keys that count nowhere.
+    /// Manual keys that the daemon ignores.
     pub(super) ignored: u64,
     keys_max: usize,
     bytes: usize,
 }
 
 impl Found {
-    /// Holds at most `keys_max` keys.
+    /// An empty collection that holds at most `keys_max` keys.
     pub(super) fn at_most(keys_max: usize) -> Found {
         Found { keys_max, ..Found::default() }
     }
@@ -105,12 +105,12 @@ impl Found {
         self.scopes.entry((scope.pattern.to_string(), scope.action)).or_default().add(Some(rule), cause);
     }
 
-    /// Adds a key; without a rule it is for every target.
+    /// Adds a key. Without a rule it goes to every target.
     pub(super) fn key(&mut self, rule: Option<RuleId>, action: Action, key: &[u8], cause: Cause) {
         self.add(action, key, |origin| origin.add(rule, cause));
     }
 
-    /// Adds a manual key, for these targets.
+    /// Adds a manual key for `targets`; `None` means every target.
     fn manual_key(&mut self, key: &[u8], targets: Option<&[usize]>) {
         self.add(Action::Delete, key, |origin| origin.add_manual(targets));
     }
@@ -128,7 +128,7 @@ impl Found {
         }
     }
 
-    /// Adds all of `other`, beyond the limit too.
+    /// Adds all of `other`, even beyond the limit.
     pub(super) fn append(&mut self, other: Found) {
         let merge = |into: &mut Origin, from: Origin| {
             into.rules.extend(from.rules);
@@ -143,7 +143,7 @@ impl Found {
         self.ignored += other.ignored;
     }
 
-    /// What the target number `target` is told, as a batch to look with.
+    /// The keys and scopes that target number `target` gets, as a batch to peek with.
     pub(super) fn batch(&self, target: usize, rules: &[Rule]) -> Batch {
         let mut batch = Batch::default();
         for ((key, action), _) in self.keys.iter().filter(|(_, origin)| origin.goes_to(target, rules)) {
@@ -160,12 +160,12 @@ impl Found {
 pub(super) struct Finder {
     reader: Reader,
     names: HashMap<u32, TableName>,
-    /// Whether what was requested manually counts.
+    /// Whether manual invalidations count (`source.messages`).
     manual: bool,
 }
 
 impl Finder {
-    /// With the rules and limits of `config`, and what inherits from the rules' tables.
+    /// A finder with the rules and limits of `config`. `heirs` says which tables inherit from the rules' tables.
     pub(super) fn new(config: &Config, heirs: Heirs) -> Finder {
         Finder {
             reader: Reader::new(config.rules.clone(), config.limits.max_keys_per_transaction as u64)
@@ -206,12 +206,12 @@ impl Finder {
         Ok(step)
     }
 
-    /// Whether a transaction is half read.
+    /// Whether it has read only part of a transaction.
     pub(super) fn is_open(&self) -> bool {
         self.reader.is_open()
     }
 
-    /// Adds the keys of rows as they are.
+    /// Adds the keys of rows as they are now.
     pub(super) fn rows(&mut self, rows: &Touched, found: &mut Found) {
         self.reader.touch(rows, &mut Gathering { found, cause: Cause::Row });
     }

@@ -1,4 +1,4 @@
-//! `coherd invalidate`: keys by name.
+//! `coherd invalidate`: invalidates keys by name.
 
 use anyhow::anyhow;
 
@@ -26,7 +26,7 @@ pub struct Args {
     options: Options,
 }
 
-/// Makes the request.
+/// Checks the keys and makes the request.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let Args { keys, literal, options } = &args;
     let cover = Cover::new(&config.rules);
@@ -60,7 +60,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     session.done(config, options, &format!("invalidated {}", plural(keys.len() as u64, "key"))).await
 }
 
-/// Whether Redis would read more in it than itself. What a backslash stands before is meant as it is.
+/// Whether Redis would read the key as a pattern. A backslash escapes the next byte.
 pub(super) fn is_glob(key: &str) -> bool {
     let mut bytes = key.bytes();
     while let Some(byte) = bytes.next() {

@@ -1,5 +1,5 @@
-//! `coherd keys`: the preview before a manual fix. Which keys do rows have, or which would a fix touch, and which of them
-//! are cached now.
+//! `coherd keys`: the preview before a manual fix. It finds the keys that rows have, or that a fix would touch, and
+//! shows which of them are cached now.
 
 mod by_fix;
 mod by_predicate;
@@ -57,14 +57,14 @@ pub struct Args {
     json: bool,
 }
 
-/// What is told.
+/// What the command reports.
 struct Preview {
     found: Found,
-    /// What else there is to know, a sentence or more each.
+    /// Further facts for the user, each a sentence or more.
     notes: Vec<String>,
 }
 
-/// Looks and tells.
+/// Finds the keys and prints the preview.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     Box::pin(parts::until_signal(look(config, args))).await
 }
@@ -73,7 +73,7 @@ async fn look(config: &Config, args: Args) -> Result<(), Failure> {
     let preview = match (&args.table, &args.predicate, &args.sql) {
         (Some(table), Some(predicate), None) => by_predicate::find(config, &args, table, predicate).await?,
         (_, _, Some(file)) => by_fix::find(config, &args, &script(file)?).await?,
-        // Clap lets nothing else through.
+        // clap rules out everything else.
         _ => return Err(anyhow::anyhow!("name --table and --where, or --sql").into()),
     };
     let Preview { found, notes } = preview;
@@ -92,7 +92,7 @@ async fn look(config: &Config, args: Args) -> Result<(), Failure> {
     cached::all_answered(&cached)
 }
 
-/// A fix and what to call it.
+/// A fix and its name in messages.
 struct Script {
     name: String,
     text: String,
@@ -112,14 +112,14 @@ fn script(file: &std::path::Path) -> Result<Script, Failure> {
     if text.len() as u64 > SCRIPT_BYTES_MAX {
         return Err(anyhow::anyhow!("{name} has more than {SCRIPT_BYTES_MAX} bytes: try it in parts").into());
     }
-    // An editor's byte order mark is no SQL.
+    // An editor's byte order mark is not SQL.
     if text.starts_with('\u{feff}') {
         text.remove(0);
     }
     Ok(Script { name, text })
 }
 
-/// Where to read, or to try the fix.
+/// The server on which to read, or to try the fix.
 fn dsn(config: &Config, args: &Args) -> Result<Dsn, Failure> {
     let dsn = match &args.dsn {
         Some(text) => parts::dsn("--dsn", &text.as_str().into()),
@@ -128,7 +128,7 @@ fn dsn(config: &Config, args: &Args) -> Result<Dsn, Failure> {
     Ok(dsn?.named("coherd keys"))
 }
 
-/// The start of a transaction that ends by itself if this process hangs.
+/// Limits for the transaction, so that it ends by itself if this process hangs.
 fn limits(args: &Args) -> String {
     let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
     format!(
@@ -138,7 +138,7 @@ fn limits(args: &Args) -> String {
     )
 }
 
-/// What a privilege that is missing comes to, appended to the server's words.
+/// A hint for the user, to be appended to the server's error message.
 fn advice(error: &tokio_postgres::Error) -> &'static str {
     match error.code().map(tokio_postgres::error::SqlState::code) {
         Some("42501") => "; the role of source.dsn cannot read tables: give a role that can with --dsn",

@@ -1,4 +1,4 @@
-//! How log lines look, and where they go: always to stderr.
+//! The format of log lines. The log always goes to stderr.
 
 use std::fmt;
 use std::io::{IsTerminal, Write as _};
@@ -13,21 +13,21 @@ use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::{Log, LogFormat};
 
-/// How lines look, decided.
+/// The format of log lines, after `auto` is resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// `<6>text`, for the journal, which adds the time.
+    /// `<6>text`. The journal adds the time.
     Journald,
-    /// Time, level, text.
+    /// Time, level and text.
     Text {
         /// Whether levels are coloured.
         colour: bool,
     },
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Decides, from whether stderr is the journal's and whether it is a terminal.
+/// Chooses the style. `journal` and `terminal` say what stderr is.
 pub fn style(format: LogFormat, journal: bool, terminal: bool, no_colour: bool) -> Style {
     let colour = terminal && !no_colour;
     match format {
@@ -39,18 +39,18 @@ pub fn style(format: LogFormat, journal: bool, terminal: bool, no_colour: bool) 
     }
 }
 
-/// What the log that was started lets pass, to be changed.
+/// Changes the level of the running log.
 pub struct Threshold(Box<dyn Fn(EnvFilter) + Send + Sync>);
 
 impl Threshold {
-    /// Lets pass what `log.level` says from here on.
+    /// Sets the level to `log.level`. Fails if it cannot be parsed.
     pub fn set(&self, log: &Log) -> anyhow::Result<()> {
         (self.0)(EnvFilter::try_new(&log.level)?);
         Ok(())
     }
 }
 
-/// Starts the log of this process. Does nothing where there is one already.
+/// Starts the log of this process. Does nothing if it has been started before.
 pub fn start(log: &Log) -> anyhow::Result<Threshold> {
     let filter = EnvFilter::try_new(&log.level)?;
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -58,28 +58,28 @@ pub fn start(log: &Log) -> anyhow::Result<Threshold> {
     let (filter, handle) = reload::Layer::new(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let log = tracing_subscriber::registry().with(filter);
-    // The only failure is that a log has been started before.
+    // The only possible failure is that a log has been started before.
     let _ = match style {
         Style::Journald => log.with(lines.event_format(Journal)).try_init(),
         Style::Text { colour } => log.with(lines.with_ansi(colour)).try_init(),
         Style::Json => log.with(lines.json().flatten_event(true)).try_init(),
     };
-    // The only failure is that the log is gone.
+    // The only possible failure is that the log is gone.
     Ok(Threshold(Box::new(move |filter| drop(handle.reload(filter)))))
 }
 
-/// Tells why the process ends. In the journal each line is an error, as in a log line of that level.
+/// Prints why the process ends. For the journal, each line has the priority of an error.
 pub fn last_words(text: &str) {
     let mark = if stderr_is_the_journal() { format!("<{}>", priority(Level::ERROR)) } else { String::new() };
     let mut stderr = std::io::stderr().lock();
     for line in text.lines() {
-        // Where stderr is gone, the exit code has to do.
+        // If stderr is gone, only the exit code is left.
         let _ = writeln!(stderr, "{mark}{line}");
     }
 }
 
-/// `JOURNAL_STREAM` is `device:inode` of the journal's socket (systemd.exec(5)). It is inherited, also by a shell whose
-/// stderr is something else, so it counts only where it is our stderr.
+/// `JOURNAL_STREAM` is `device:inode` of the journal's socket (systemd.exec(5)). Child processes inherit it even if
+/// their stderr is something else, so it counts only if it names this process's stderr.
 fn stderr_is_the_journal() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
@@ -91,7 +91,7 @@ fn stderr_is_the_journal() -> bool {
     }
 }
 
-/// Lines with the priorities of sd-daemon(3).
+/// Formats lines with the priorities of sd-daemon(3).
 struct Journal;
 
 impl<S, N> FormatEvent<S, N> for Journal

@@ -1,4 +1,4 @@
-//! `coherd lua`: what readers call in Redis, to be loaded by hand.
+//! `coherd lua`: prints the Redis functions that readers call, to be loaded manually.
 
 use super::{Failure, print};
 use crate::targets::redis::lua::{FUNCTIONS, Function, library};
@@ -16,12 +16,12 @@ pub struct Args {
     eval: Option<String>,
 }
 
-/// The functions' names, as clap checks them.
+/// The functions' names, for clap to check.
 fn names() -> clap::builder::PossibleValuesParser {
     FUNCTIONS.iter().map(|function| function.name).collect::<Vec<_>>().into()
 }
 
-/// Prints.
+/// Prints the library, or one function as a script.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let wanted = |function: &&Function| Some(function.name) == args.eval.as_deref();
     print(&FUNCTIONS.iter().find(wanted).map_or_else(library, Function::script))

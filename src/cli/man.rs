@@ -1,4 +1,4 @@
-//! `coherd man`: the manual, from the command line's own help and the configuration's own fields.
+//! `coherd man`: writes the manual from the command line's help and the configuration's fields.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub fn run(args: &Args, command: Command) -> Result<(), Failure> {
     Ok(())
 }
 
-/// coherd.yaml(5), in the macros of man(7).
+/// Renders coherd.yaml(5) in the macros of man(7).
 fn configuration() -> String {
     let mut page = format!(
         ".TH coherd.yaml 5 \"\" \"coherd {}\"\n.SH NAME\ncoherd.yaml \\- configuration of coherd\n.SH DESCRIPTION\n",
@@ -78,8 +78,8 @@ fn paragraph(page: &mut String, text: &str) {
     let _ = writeln!(page, "{}", escaped(text));
 }
 
-/// Text as roff takes it literally: a line must not begin as a request does, and a bare `-` is a hyphen, which nobody can
-/// paste into a shell.
+/// Escapes text for roff. A line must not begin like a request, and a bare `-` becomes a hyphen that does not work when
+/// pasted into a shell.
 fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     let lines =

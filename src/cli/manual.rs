@@ -1,5 +1,5 @@
-//! What is done by hand: through the log, with the functions of sql/coherd.sql, so that it is ordered with the data and
-//! survives a crash of the daemon.
+//! Manual invalidations: coherd sends them through the log with the functions of sql/coherd.sql, so they are ordered
+//! with the data and survive a crash of the daemon.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::postgres::catalog::told;
 use crate::postgres::client::sql::connect;
 use crate::types::lsn::Lsn;
 
-/// What both `coherd invalidate` and `coherd flush` can be told.
+/// Options that `coherd invalidate` and `coherd flush` share.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Wait at most DURATION (5s) until it is settled; without --wait, print the token for `coherd wait --token`
@@ -35,7 +35,7 @@ pub(super) struct ManualSession {
 }
 
 impl ManualSession {
-    /// Connects, and finds out whether a request would be heard.
+    /// Connects, and checks that a daemon would read the request.
     pub(super) async fn open(config: &Config, options: &Options, name: &str) -> Result<ManualSession, Failure> {
         if !config.source.messages {
             let text = "nothing was done: source.messages is false, so the daemon acts on nothing that is requested manually; \
@@ -61,26 +61,26 @@ impl ManualSession {
         if standby {
             return Err(anyhow!("nothing was done: this is a standby, where nothing can be written into the log; name the primary with --dsn").into());
         }
-        // Where the source is a standby, its slot is there and not here.
+        // If the source is a standby, the slot is there and not on this server.
         if !heard && options.dsn.is_none() {
             return Err(anyhow!("nothing was done: there is no replication slot {slot} on this server, so no coherd reads the request: `coherd setup` creates it").into());
         }
         Ok(ManualSession { client })
     }
 
-    /// Makes a request: a statement that calls one of the functions.
+    /// Makes a request: runs a statement that calls one of the functions. Returns the number of rows.
     pub(super) async fn request(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Failure> {
         let done = self.client.execute(sql, parameters).await;
         Ok(done.map_err(|error| anyhow!("nothing was done: {}", told(&error)))?)
     }
 
-    /// One number.
+    /// Runs a query that returns one number.
     pub(super) async fn number(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<i64, Failure> {
         let row = self.client.query_one(sql, parameters).await;
         Ok(row.map_err(|error| anyhow!("nothing was done: {}", told(&error)))?.get(0))
     }
 
-    /// Tells what was done, and waits or gives the token.
+    /// Prints what was done. Then waits until it is settled, or prints the token.
     pub(super) async fn done(self, config: &Config, options: &Options, what: &str) -> Result<(), Failure> {
         let row = self.client.query_one("SELECT coherd.token()", &[]).await;
         let token: i64 =

@@ -1,4 +1,5 @@
-//! The parts that a configuration asks for: a DSN that was read, targets that can be opened.
+//! Builds the parts that a configuration describes: parsed DSNs, the source, the targets. Nothing connects before its
+//! first use.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -19,10 +20,10 @@ use crate::targets::{self, Needs, OpenError, Sample, Surveying, Target};
 use crate::transaction::tables_of;
 use crate::types::database::{Choices, Proposal};
 
-/// What `coherd run` is made of. Nothing of it connects before its first use.
+/// The parts of `coherd run`. None of them connects before its first use.
 pub(super) struct Parts {
     pub(super) dsn: Dsn,
-    /// In the order of the configuration; the slot's application name is not theirs.
+    /// In the order of the configuration. Their application name is not the slot's.
     pub(super) replicas: Vec<Dsn>,
     /// In the order of the configuration.
     pub(super) targets: Vec<Arc<dyn Target>>,
@@ -38,13 +39,13 @@ impl Parts {
     }
 }
 
-/// Reads the DSN `text`, which `field` holds. What it leaves out comes from the environment, as in libpq.
+/// Parses the DSN `text` of `field`. As in libpq, the environment supplies what it leaves out.
 pub(super) fn dsn(field: &str, text: &SecretString) -> Result<Dsn, Failure> {
     Dsn::parse(text.expose_secret(), &|name| std::env::var(name).ok())
         .map_err(|error| Failure::Setting(format!("{field}: {error}")))
 }
 
-/// The replicas, in the order of the configuration. The slot's application name is not theirs.
+/// The replicas, in the order of the configuration. Their application name is not the slot's.
 pub(super) fn replicas(config: &Config) -> Result<Vec<Dsn>, Failure> {
     let read = |(index, text)| dsn(&format!("source.replicas[{index}]"), text);
     config.source.replicas.iter().enumerate().map(read).collect()
@@ -59,7 +60,7 @@ pub enum IdentityKind {
     Constraint,
 }
 
-/// What the publication and the replica identities are to be.
+/// What the publication and the replica identities should be.
 pub(super) fn choices(config: &Config, identity: Option<IdentityKind>) -> Choices {
     let identity = match identity {
         None => Proposal::Fitting,
@@ -69,7 +70,7 @@ pub(super) fn choices(config: &Config, identity: Option<IdentityKind>) -> Choice
     Choices { publish: config.source.publish, identity }
 }
 
-/// Ends `doing` at a signal by dropping it, so that what it has begun at a server is taken back.
+/// Runs `doing` until a signal. A signal drops it, so that the server takes back what it has begun.
 pub(super) async fn until_signal(doing: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let shutdown = Shutdown::on_signal().context("listening for signals")?;
     tokio::select! {
@@ -78,12 +79,12 @@ pub(super) async fn until_signal(doing: impl Future<Output = Result<(), Failure>
     }
 }
 
-/// Says on the terminal whom a slot waits for.
+/// Prints which transactions a new slot waits for.
 pub(super) fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// The source; connects at its first use. `tell` is told whom its slot waits for.
+/// The source. `tell` receives a message about the transactions that its slot waits for.
 pub(super) fn postgres(config: &Config, dsn: Dsn, tell: fn(&str)) -> Postgres {
     Postgres::new(PostgresConfig {
         dsn,
@@ -94,7 +95,7 @@ pub(super) fn postgres(config: &Config, dsn: Dsn, tell: fn(&str)) -> Postgres {
     })
 }
 
-/// What the watcher looks at.
+/// The watcher's configuration.
 pub fn watch_config(config: &Config, dsn: Dsn) -> WatchConfig {
     WatchConfig {
         dsn,
@@ -105,7 +106,8 @@ pub fn watch_config(config: &Config, dsn: Dsn) -> WatchConfig {
     }
 }
 
-/// A stream beside the daemon's: committed transactions, or also those in progress, from a temporary slot.
+/// A source beside the daemon's, with a temporary slot, and the slot's name. It streams committed transactions or those
+/// in progress.
 pub(super) fn postgres_aside(config: &Config, dsn: Dsn) -> (Postgres, String) {
     let slot = format!("coherd_aside_{}_{:08x}", std::process::id(), fastrand::u32(..));
     let publication = config.source.publication.clone();
@@ -113,21 +115,21 @@ pub(super) fn postgres_aside(config: &Config, dsn: Dsn) -> (Postgres, String) {
     (Postgres::new(PostgresConfig { dsn, slot: slot.clone(), publication, messages: true, creation }), slot)
 }
 
-/// The targets, to be looked at only.
+/// The targets, opened for peeking only.
 pub(super) fn peeks(config: &Config) -> Result<Vec<Arc<dyn Peek>>, Failure> {
     let open = |settings| targets::open_to_peek(&target_config(config, settings, Library::Leave));
     config.targets.iter().map(|its| open(its).map_err(|error| Failure::Setting(error.to_string()))).collect()
 }
 
-/// The targets, in the order of the configuration; each connects at its first use.
+/// The targets, in the order of the configuration. Each connects at its first use.
 pub(super) fn targets(config: &Config, library: Library) -> Result<Vec<Arc<dyn Target>>, Failure> {
     let open = |settings| targets::open(&target_config(config, settings, library));
     config.targets.iter().map(|its| open(its).map_err(|error| Failure::Setting(error.to_string()))).collect()
 }
 
-/// A look at each target, with its name, in the order of the configuration.
+/// A survey of each target, with its name, in the order of the configuration.
 pub(super) fn surveys(config: &Config) -> Vec<(&str, Result<Surveying, OpenError>)> {
-    // Nobody has keys with it.
+    // Makes sample keys that nothing else uses.
     let nonce = format!("coherd-check-{:016x}", fastrand::u64(..));
     let survey = |(target, its): (usize, &'_ TargetSettings)| {
         let rules = config.rules.iter().filter(|rule| rule.targets.contains(&target));
@@ -156,7 +158,7 @@ fn target_config(config: &Config, its: &TargetSettings, library: Library) -> Tar
         version_ttl: its.version_ttl,
         reply_timeout: its.reply_timeout,
         connect_timeout: its.connect_timeout,
-        // Configuration refuses zero.
+        // The configuration refuses zero.
         flush_keys_per_second: config.limits.flush_keys_per_second.try_into().unwrap_or(std::num::NonZeroU32::MIN),
         leases: its.leases,
         library,

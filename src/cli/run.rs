@@ -1,4 +1,4 @@
-//! `coherd run`: the daemon.
+//! `coherd run`: builds the daemon from the configuration and runs it until a signal; SIGHUP rebuilds it.
 
 mod preflight;
 mod reload;
@@ -34,26 +34,26 @@ use crate::types::lsn::Lsn;
 use preflight::{Preflight, preflight};
 use reload::Reloads;
 
-/// Reports on their way to the pipeline, which reads them before anything else.
+/// Capacity of the channel from the delivery workers to the pipeline, which reads it before anything else.
 const REPORTS_MAX: usize = 1024;
 
-/// Answers of the source and its replicas on their way to the pipeline.
+/// Capacity of the channel for answers of the source and its replicas.
 const PROBED_MAX: usize = 64;
 
-/// Looks at the server on their way to the pipeline.
+/// Capacity of the channel for the watcher's looks at the server.
 const WATCHED_MAX: usize = 4;
 
-/// How long the service manager may take to be told of the end.
+/// How long the service manager may take to receive the notice that coherd ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What stays from one configuration to the next.
+/// What stays across reloads.
 struct Daemon {
     board: Board,
     metrics: Metrics,
     shutdown: Shutdown,
 }
 
-/// Runs until a signal to end; SIGHUP reads the file at `path` again.
+/// Runs until SIGTERM or SIGINT. SIGHUP reads the file at `path` again.
 pub async fn run(mut config: Config, path: &Path) -> Result<(), Failure> {
     let threshold = super::log::start(&config.log)?;
     let mut parts = Parts::of(&config)?;
@@ -100,7 +100,7 @@ fn kinds(config: &Config) -> impl Iterator<Item = (&str, &str)> {
 }
 
 impl Daemon {
-    /// Follows the log with one configuration until `stop` is done, then delivers what was read.
+    /// Follows the log with one configuration until `stop` completes, then delivers what was read.
     async fn follow(
         &self,
         config: &Config,
@@ -129,13 +129,12 @@ impl Daemon {
     }
 }
 
-/// Waits until the service manager has been told of the end, which was asked for. One that does not listen is not waited
-/// for long.
+/// Waits until the service manager knows that coherd ends, but not for long: it may not listen.
 async fn told(manager: JoinHandle<()>) {
     let _ = tokio::time::timeout(FAREWELL, manager).await;
 }
 
-/// Starts those who ask the source and its replicas what their readers see.
+/// Starts the visibility probe and one probe for each replica.
 fn probes(
     config: &Config,
     dsn: Dsn,

@@ -13,7 +13,7 @@ use crate::config::schema::schema;
 )]
 pub struct Args {}
 
-/// Prints.
+/// Prints the schema.
 pub fn run(_: &Args) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(&schema()).context("writing the schema")?;
     print(&format!("{text}\n"))

@@ -1,6 +1,6 @@
-//! `coherd setup`: publication, functions and slot, in that order, without harming a writer.
+//! `coherd setup`: creates publication, functions and slot, in that order, without harming a writer.
 //!
-//! [`plan`] decides, from what the catalogue shows; [`carry_out`] does it; what is left is what the audit then finds.
+//! [`plan`] decides from what the catalogue shows, [`carry_out`] does it, and the audit then finds what is left.
 
 use std::fmt::Write as _;
 
@@ -31,39 +31,39 @@ use crate::types::table::{Persistence, Published, PublishedBy, TableKind, TableN
 /// The functions for applications and DBAs.
 pub const FUNCTIONS: &str = include_str!("../../sql/coherd.sql");
 
-/// How long a statement may wait for a lock; writers never wait for one of these.
+/// How long a statement may wait for a lock. None of these locks blocks a writer.
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '10s'";
 
-/// What is to be done.
+/// What setup will do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Each independent of the others, but for the first, which they may need.
+    /// Independent of each other, except that all may need the first.
     pub steps: Vec<Step>,
-    /// Whether a slot is to be created, after everything else: a publication made after its slot breaks the stream.
+    /// Whether to create a slot, after everything else: a publication made after its slot breaks the stream.
     pub slot: bool,
-    /// Why something is left undone that the audit does not see.
+    /// Why setup leaves something undone, if the audit does not report it.
     pub findings: Vec<Finding>,
 }
 
 /// Statements that belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// What becomes of it.
+    /// What the step does.
     pub act: Act,
-    /// What they make: `publication coherd`.
+    /// The object that they concern: `publication coherd`.
     pub subject: String,
-    /// In order.
+    /// In execution order.
     pub statements: Vec<String>,
 }
 
 /// What a step does, as the report says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// Something is there that was not.
+    /// Creates an object.
     Made,
-    /// A running coherd sees the new entry of the publication, and flushes the rules of the table once.
+    /// Changes a table's entry in the publication. A running coherd sees the change and flushes the table's rules once.
     Changed,
-    /// Taken out of the publication.
+    /// Takes tables out of the publication.
     Removed,
 }
 
@@ -84,12 +84,12 @@ impl Plan {
         }
     }
 
-    /// Every statement.
+    /// The statements of all steps.
     pub fn statements(&self) -> Vec<String> {
         self.steps.iter().flat_map(|step| step.statements.iter().cloned()).collect()
     }
 
-    /// Whether everything is there already.
+    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty() && !self.slot
     }
@@ -98,23 +98,24 @@ impl Plan {
 /// What [`carry_out`] did.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Subjects of the steps that were done.
+    /// Subjects of the completed steps.
     pub done: Vec<(Act, String)>,
-    /// The position from which a slot that was created here sends.
+    /// The position from which a newly created slot sends.
     pub slot: Option<Lsn>,
-    /// What still stands in the way.
+    /// Remaining problems.
     pub findings: Vec<Finding>,
 }
 
 impl Report {
-    /// Whether an error is left, or a question without an answer.
+    /// Whether an error or a question without an answer is left.
     pub fn failed(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity > Severity::Warning)
     }
 }
 
-/// What is missing, as SQL. No table is added whose writes would then fail. Entries that rules can do with are changed,
-/// and tables without rules taken out, only where coherd made the publication and nobody else can be reading it.
+/// Plans what is missing, as SQL. It adds no table whose writes would then fail. It changes entries that already
+/// satisfy their rules, and removes tables without rules, only if coherd made the publication and nobody else can be
+/// reading it.
 pub fn plan(rules: &[Rule], database: &Database, beside: &Beside) -> Plan {
     let mut plan = Plan::default();
     let publication = quote_identifier(&database.publication_name);
@@ -154,7 +155,7 @@ pub fn plan(rules: &[Rule], database: &Database, beside: &Beside) -> Plan {
     plan
 }
 
-/// Has the role that coherd runs as, which may not be there yet, call the functions that not everybody may call.
+/// Grants the restricted functions to the role that coherd runs as, if that role exists.
 fn grant(plan: &mut Plan, role: &str) {
     let Some(step) = plan.steps.iter_mut().find(|step| step.subject == FUNCTIONS_SUBJECT) else { return };
     step.statements.push(format!(
@@ -164,10 +165,10 @@ fn grant(plan: &mut Plan, role: &str) {
     ));
 }
 
-/// The comment is how a later setup knows that it may change the publication, and teardown that it may drop it.
+/// The comment tells a later setup that it may change the publication, and teardown that it may drop it.
 fn create_publication(database: &Database) -> Vec<String> {
     let name = quote_identifier(&database.publication_name);
-    // With REPLICA IDENTITY FULL a generated column that is left out makes the application's UPDATEs fail.
+    // With REPLICA IDENTITY FULL, a generated column that is not published makes the application's UPDATEs fail.
     let generated = if has_generated(database) { ", publish_generated_columns = stored" } else { "" };
     let comment = quote_literal(&publication_comment(&database.slot_name));
     vec![
@@ -180,7 +181,7 @@ fn has_generated(database: &Database) -> bool {
     database.server.version >= 180_000
 }
 
-/// The database as it will be once the publication is there, empty.
+/// The database with an empty publication, as it will be after that step.
 fn with_publication(database: &Database) -> Database {
     let operations = Operations { insert: true, update: true, delete: true, truncate: true };
     let publication = Publication {
@@ -196,15 +197,16 @@ fn with_publication(database: &Database) -> Database {
     Database { publication: Some(publication), ..database.clone() }
 }
 
-/// Adds the table, or changes its entry. A table that has to be changed first is left to the audit's remedies.
+/// Adds the table, or changes its entry. Returns nothing for a table that must be altered first: the audit has the
+/// remedy.
 fn table_statements(demand: &Demand) -> Vec<String> {
-    // Whoever leaves it out of FOR ALL TABLES may know why; the audit has the statement.
+    // A user may have excluded it from FOR ALL TABLES on purpose; the audit has the statement.
     if !can_be_published(demand) || demand.is_excepted() {
         return Vec::new();
     }
     match &demand.table.published {
         None => demand.enter(),
-        // Somebody meant the row filter; the audit says what it hides.
+        // A row filter is deliberate; the audit says what it hides.
         Some(held) if held.by != PublishedBy::Table || held.row_filter => Vec::new(),
         Some(held) if demand.database.owns_publication() || demand.entry_lacks(held) => demand.enter(),
         Some(_) => Vec::new(),
@@ -220,11 +222,11 @@ fn can_be_published(demand: &Demand) -> bool {
         && (demand.can_be_full() || !table.forbids_column_list())
 }
 
-/// Does what `plan` says, each step on its own, then looks again. `create_slot` runs last, and only where nothing that
-/// the slot depends on has failed; it may run as another role than `client`. It gives `None` where somebody else has
-/// made the slot meanwhile.
+/// Runs each step of `plan` on its own, then looks again. `create_slot` runs last, and only if nothing that the slot
+/// depends on has failed. It may run as another role than `client`. It returns `None` if another session has made the
+/// slot meanwhile.
 ///
-/// The position in the answer is where the slot's memory begins: the first record of each target belongs there.
+/// `Report::slot` is where the slot's memory begins. The first record of each target starts there.
 pub async fn carry_out(
     client: &Client,
     rules: &[Rule],
@@ -259,7 +261,7 @@ pub async fn carry_out(
             Err(error) => report.findings.push(Finding::error(Code::SETUP_REFUSED, "source", error.to_string())),
         }
     }
-    // Who has just run it is told what stood in its way, not to run it.
+    // After a failed step, "run coherd setup" would be useless advice.
     let hindered = !report.findings.is_empty();
     if after.functions.is_some() && !after.operators {
         report.findings.push(no_operators());
@@ -275,7 +277,7 @@ fn refused(step: &Step, got: &str, database: &Database) -> Finding {
         "refused to role {role}: {got}; run these as the owner, or run coherd setup --dsn with the owner's address"
     );
     let finding = Finding::error(Code::SETUP_REFUSED, step.subject.clone(), message);
-    // The functions are a file of their own, too long for a screen.
+    // The functions are a whole file, too long for a screen.
     let long = |statement: &&String| statement.len() > 2000;
     match step.statements.iter().find(long) {
         Some(_) => finding.remedy("coherd setup --print"),
@@ -283,14 +285,14 @@ fn refused(step: &Step, got: &str, database: &Database) -> Finding {
     }
 }
 
-/// Runs statements in one go; takes back a transaction that broke off.
+/// Runs statements in one batch. Rolls back if one fails.
 async fn execute(client: &Client, statements: &[String]) -> Result<(), String> {
     let Err(error) = client.batch_execute(&statements.join("\n")).await else { return Ok(()) };
     let _ = client.batch_execute("ROLLBACK").await;
     Err(crate::postgres::catalog::told(&error))
 }
 
-/// The report, for people.
+/// The report as text, for people.
 pub fn render(report: &Report) -> String {
     let mut text = String::new();
     for (act, subject) in &report.done {
@@ -322,7 +324,7 @@ pub struct Args {
     identity: Option<IdentityKind>,
 }
 
-/// Everything that the plan and the audit are made of.
+/// The input of the plan and the audit.
 async fn look_at(
     client: &Client,
     slot: &str,
@@ -336,7 +338,7 @@ async fn look_at(
     Ok((database, beside))
 }
 
-/// Makes what is missing, or prints it.
+/// Creates what is missing, or prints it.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     Box::pin(parts::until_signal(make(config, args))).await
 }
@@ -360,7 +362,7 @@ async fn make(config: &Config, args: Args) -> Result<(), Failure> {
     if args.print {
         return print_plan(config, &database, &beside, &plan);
     }
-    // Under the name that the stream will have: a slot that nobody may follow is not made.
+    // Uses the stream's name and role: setup must not make a slot that coherd may not follow.
     let mut source = parts::postgres(config, stream, parts::tell);
     let mut seen = None;
     let create_slot = async || {
@@ -412,8 +414,8 @@ fn print_plan(config: &Config, database: &Database, beside: &Beside, plan: &Plan
     if findings.iter().any(|finding| finding.severity > Severity::Warning) { Err(Failure::Told) } else { Ok(()) }
 }
 
-/// What the audit will find once the plan is carried out, as far as that can be told without doing it: everything but
-/// what the plan fixes.
+/// What the audit will find after the plan, as far as that is known without running it: everything that the plan does
+/// not fix.
 fn left_after(rules: &[Rule], database: &Database, beside: &Beside) -> Vec<Finding> {
     let mut after = if database.publication.is_some() { database.clone() } else { with_publication(database) };
     for (name, rules) in by_table(rules, database) {

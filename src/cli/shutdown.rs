@@ -1,4 +1,4 @@
-//! When to stop: SIGTERM or SIGINT. The second one does not wait for anything any more.
+//! When to stop: at SIGTERM or SIGINT. A second signal ends the process at once.
 
 use std::io;
 
@@ -6,12 +6,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::warn;
 
-/// Tells everybody who holds a clone that it is time to stop.
+/// Signals to every holder of a clone that it is time to stop.
 #[derive(Debug, Clone)]
 pub struct Shutdown(watch::Receiver<bool>);
 
 impl Shutdown {
-    /// Listens for the signals from here on. Needs a tokio runtime.
+    /// Starts to listen for the signals. Needs a tokio runtime.
     pub fn on_signal() -> io::Result<Shutdown> {
         let mut term = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -34,7 +34,7 @@ impl Shutdown {
 
     /// Waits for the first signal.
     pub async fn requested(mut self) {
-        // A sender that is gone has been dropped with the runtime.
+        // If the sender is gone, the runtime is shutting down.
         let _ = self.0.wait_for(|told| *told).await;
     }
 }

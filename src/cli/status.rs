@@ -1,4 +1,4 @@
-//! `coherd status`: asks the running daemon how it is.
+//! `coherd status`: fetches the running daemon's status and prints it.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -11,10 +11,10 @@ use crate::admin::status::{CommitView, EventView, ReplicaView, TargetView, View}
 use crate::config::parse_duration;
 use crate::types::lsn::Lsn;
 
-/// Nobody reads faster, and the daemon has other work.
+/// The shortest interval of --watch. Nobody reads faster, and the daemon has other work.
 const WATCH_MIN: Duration = Duration::from_millis(100);
 
-/// Clears a terminal and begins at its top.
+/// Clears the terminal and moves the cursor to its top.
 const ANEW: &str = "\u{1b}[H\u{1b}[2J";
 
 /// `coherd status`
@@ -31,7 +31,7 @@ pub struct Args {
     pub(super) admin: AdminOption,
 }
 
-/// Asks and prints.
+/// Fetches the status and prints it, once or repeatedly.
 pub async fn run(way: &Way, args: Args) -> Result<(), Failure> {
     let Some(every) = args.watch else {
         return print(&look(way, args.json).await.map_err(|error| way.failed(error))?);
@@ -40,7 +40,7 @@ pub async fn run(way: &Way, args: Args) -> Result<(), Failure> {
     loop {
         match look(way, args.json).await {
             Ok(text) => print(&format!("{anew}{text}"))?,
-            // For programs, stdout holds nothing but JSON.
+            // For programs, stdout must hold only JSON.
             Err(error) if args.json => eprintln!("coherd: {error:#}"),
             Err(error) => print(&format!("{anew}{error:#}\n"))?,
         }
@@ -109,7 +109,7 @@ fn render(view: &View, now_ms: u64) -> String {
     out
 }
 
-/// A watermark, and how far it is behind the end of the log.
+/// A watermark and its distance from the end of the log.
 fn behind(mark: &str, end: &str) -> String {
     let bytes = |at: &str| at.parse::<Lsn>().ok();
     match (bytes(mark), bytes(end)) {
@@ -118,7 +118,7 @@ fn behind(mark: &str, end: &str) -> String {
     }
 }
 
-/// Bytes, as people say them.
+/// Bytes in a readable unit.
 fn size(bytes: u64) -> String {
     let units = [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match units.into_iter().find(|(_, unit)| bytes >= *unit) {
@@ -130,7 +130,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// The newest first.
+/// A table of the commits, the newest first.
 fn commits(commits: &[CommitView]) -> String {
     let row = |commit: &CommitView| {
         let tables = if commit.tables.is_empty() { "(manual)".to_owned() } else { commit.tables.join(", ") };
@@ -177,7 +177,7 @@ fn targets(view: &View, since: impl Fn(u64) -> String) -> String {
     out
 }
 
-/// Seconds, as people say them.
+/// Seconds in a readable unit.
 fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),

@@ -1,7 +1,7 @@
-//! `coherd tail`: follows live changes beside the daemon, and sends nothing.
+//! `coherd tail`: follows live changes beside the daemon and prints their keys. It sends nothing to targets.
 //!
-//! The slot is temporary: it ends with the connection. Until then all that was told is acknowledged, so that no log is
-//! held back for it.
+//! The slot is temporary and ends with the connection. Until then, tail acknowledges everything that it has printed, so
+//! that the server keeps no log for it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -33,7 +33,7 @@ use crate::types::invalidation::Action;
 use crate::types::lsn::{CommitLsn, Lsn};
 use crate::types::table::TableName;
 
-/// The most keys of one commit that are shown.
+/// The most keys of one commit that tail prints.
 const KEYS_MAX: usize = 1000;
 
 /// `coherd tail`
@@ -59,7 +59,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Follows until a signal, the limit or the end of the time.
+/// Follows the log until a signal, --limit or --for ends it.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     if let Some(unknown) = args.tables.iter().find(|table| !config.rules.iter().any(|rule| rule.table == **table)) {
         return Err(anyhow!("no rule names {unknown}, so none of its changes has a key").into());
@@ -93,7 +93,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
         () = shutdown.requested() => Ok(()),
     };
     tail.end();
-    // In order, so that the server need not find out by itself that nobody follows; with the session goes the slot.
+    // An orderly end, so that the server notices at once that nobody follows. The slot goes with the session.
     let _ = stream.finish().await;
     told.map_err(|error| error.context("the stream ended; what came after is not shown").into())
 }
@@ -101,7 +101,7 @@ pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
 struct Tail<'a> {
     config: &'a Config,
     args: &'a Args,
-    /// What `--key` covers.
+    /// The keys that `--key` covers.
     key: Option<Shape>,
     finder: Finder,
     found: Found,
@@ -124,7 +124,7 @@ impl<'a> Tail<'a> {
         }
     }
 
-    /// Ends with the limit, or where nobody reads any more.
+    /// Returns at the limit, or when stdout is closed.
     async fn follow(&mut self, stream: &mut PostgresStream) -> anyhow::Result<()> {
         loop {
             stream.ready(Intake::Open).await?;
@@ -139,7 +139,7 @@ impl<'a> Tail<'a> {
                         }
                         Step::Awaited(_) | Step::Flushed(_) | Step::Within | Step::Unreadable(_) => {}
                     },
-                    // Within a transaction no position but its commit's means anything.
+                    // Within a transaction, only the position of its commit means anything.
                     Frame::Position(at) if !self.finder.is_open() => self.core.idle(at),
                     Frame::Position(_) => {}
                 }
@@ -150,7 +150,7 @@ impl<'a> Tail<'a> {
         }
     }
 
-    /// Tells of one commit, and gives whether it was the last one.
+    /// Prints one commit. Returns whether it was the last one.
     fn committed(&mut self, end: CommitLsn, time: PgTime) -> anyhow::Result<bool> {
         let found = std::mem::replace(&mut self.found, Found::at_most(KEYS_MAX));
         let entries = self.entries(&found);
@@ -163,7 +163,7 @@ impl<'a> Tail<'a> {
         Ok(!write(&told)? || self.args.limit.is_some_and(|limit| self.shown >= limit))
     }
 
-    /// What was invalidated and is asked for: by table and cause.
+    /// The requested keys and scopes, by table and cause.
     fn entries<'f>(&self, found: &'f Found) -> BTreeMap<(String, Cause), Vec<Invalidated<'f>>> {
         let mut entries: BTreeMap<(String, Cause), Vec<Invalidated<'f>>> = BTreeMap::new();
         let covered = |key: &[u8]| self.key.as_ref().is_none_or(|glob| glob.meets(&Shape::of_key(key)));
@@ -181,7 +181,7 @@ impl<'a> Tail<'a> {
         entries
     }
 
-    /// The tables that it comes from, without those that nobody asked for; `-` for what was named manually.
+    /// The requested tables that the key comes from; `-` for a manual invalidation.
     fn tables(&self, origin: &Origin) -> Vec<String> {
         if origin.rules.is_empty() {
             return if self.args.tables.is_empty() { vec!["-".to_owned()] } else { Vec::new() };
@@ -266,7 +266,7 @@ impl Invalidated<'_> {
     }
 }
 
-/// How many commits are shown.
+/// Limits how many commits are printed each second.
 struct Pace {
     rate: Option<NonZeroU32>,
     began: Instant,
@@ -275,7 +275,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// Whether one more may be shown, and how many were not since the last one.
+    /// If one more commit may be printed: how many were left out since the last one.
     fn admit(&mut self) -> Option<u64> {
         if self.began.elapsed() >= Duration::from_secs(1) {
             (self.began, self.shown) = (Instant::now(), 0);
@@ -289,7 +289,7 @@ impl Pace {
     }
 }
 
-/// Gives whether anybody reads on.
+/// Writes to stdout. Returns false if nobody reads it any more.
 fn write(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -299,7 +299,7 @@ fn write(text: &str) -> anyhow::Result<bool> {
     }
 }
 
-/// `2026-11-21T22:50:01.123456Z` (RFC 3339).
+/// The time as `2026-11-21T22:50:01.123456Z` (RFC 3339).
 fn utc(time: PgTime) -> String {
     let micros = time.unix_micros();
     let (days, of_day) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
@@ -309,8 +309,8 @@ fn utc(time: PgTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:06}Z")
 }
 
-/// The date of a day counted from 1970-01-01, in the Gregorian calendar. Years are counted from 1 March, so that a leap
-/// day is the last one of its year, in spans of 400 years (146,097 days).
+/// The Gregorian date of a day counted from 1970-01-01. Years begin on 1 March, so that a leap day is the last day of
+/// its year. A span of 400 years has 146,097 days.
 fn civil(days: i64) -> (i64, i64, i64) {
     let from_march = days + 719_468;
     let (span, day) = (from_march.div_euclid(146_097), from_march.rem_euclid(146_097));

@@ -1,4 +1,4 @@
-//! `coherd teardown`: takes away what `coherd setup` made.
+//! `coherd teardown`: drops what `coherd setup` made.
 
 use anyhow::{Context as _, anyhow};
 use tokio_postgres::Client;
@@ -25,22 +25,22 @@ pub struct Args {
     dsn: Option<String>,
 }
 
-/// What there is to drop, each as SQL; the slot first, because it can refuse.
+/// What to drop, as SQL. The slot comes first, because dropping it can be refused.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Drops the slot. Needs the right to replicate.
+    /// Drops the slot. Needs the REPLICATION attribute.
     pub slot: Option<String>,
-    /// Drops the publication and the schema, each in one transaction. Needs their owner.
+    /// Drop the publication and the schema, each in one transaction. They need the owner's rights.
     pub others: Vec<String>,
     /// What stays, and why.
     pub kept: Vec<String>,
 }
 
-/// What the comment on a schema coherd that coherd made begins with.
+/// The comment on a schema that coherd made begins with this.
 const SCHEMA_COMMENT: &str = "Cache coherence";
 
-/// What there is to drop. Refuses while somebody streams from the slot, and leaves what coherd did not make. `contents`
-/// is what empties the schema, and `with_schema` drops that whoever may use it.
+/// Plans what to drop. Refuses while the slot is in use, and keeps what coherd did not make. `contents` are the
+/// statements that empty the schema; `with_schema` drops the schema even if other coherds may use it.
 pub fn plan(database: &Database, contents: &[String], with_schema: bool) -> Result<Plan, String> {
     let mut plan = Plan::default();
     if let Some(slot) = &database.slot {
@@ -74,7 +74,7 @@ pub fn plan(database: &Database, contents: &[String], with_schema: bool) -> Resu
             "schema coherd: the coherds of other slots in this database may use it ({}); --schema drops it nevertheless",
             others.join(", ")
         )),
-        // Without CASCADE, which would also drop what others have built on it.
+        // Without CASCADE, which would also drop objects that others have built on the schema.
         Some(_) => {
             let statements = contents.iter().map(String::as_str).chain(["DROP SCHEMA coherd;"]);
             plan.others.push(statements.collect::<Vec<_>>().join("\n"));
@@ -83,7 +83,7 @@ pub fn plan(database: &Database, contents: &[String], with_schema: bool) -> Resu
     Ok(plan)
 }
 
-/// Statements that drop all views and functions of the schema.
+/// Builds the statements that drop all views and functions of the schema.
 const CONTENTS: &str = "
 SELECT 'DROP VIEW ' || pg_catalog.string_agg(pg_catalog.format('coherd.%I', c.relname), ', ' ORDER BY c.relname) || ';'
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -93,7 +93,7 @@ SELECT 'DROP ROUTINE ' || pg_catalog.string_agg(pg_catalog.format('coherd.%I(%s)
         pg_catalog.pg_get_function_identity_arguments(p.oid)), ', ' ORDER BY p.proname, p.oid) || ';'
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'coherd'";
 
-/// Drops, or says what it would drop.
+/// Drops everything, or prints what it would drop.
 pub async fn run(config: &Config, args: Args) -> Result<(), Failure> {
     let own = parts::dsn("source.dsn", &config.source.dsn)?.named("coherd teardown");
     let client = connect(&own).await.context("connecting to the database")?;

@@ -1,4 +1,4 @@
-//! `coherd wait`: waits until the caches have everything that was committed so far.
+//! `coherd wait`: waits until every cache has confirmed what was committed so far.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::config::parse_duration;
 use crate::postgres::client::sql::{connect, explain};
 use crate::types::lsn::{Lsn, ParseLsnError};
 
-/// Whoever waits for longer waits for so long.
+/// The longest wait; a longer --timeout is cut to this.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
 
 /// `coherd wait`
@@ -55,7 +55,7 @@ impl Until {
 }
 
 impl Args {
-    /// Until `at` is settled, for at most `timeout`.
+    /// Waits until `at` is settled, for at most `timeout`.
     pub(super) fn settled(at: Lsn, timeout: Duration, json: bool) -> Args {
         Args { token: Some(at), timeout, stage: Until::Settled, json, admin: AdminOption::default() }
     }
@@ -69,14 +69,14 @@ fn parse_token(text: &str) -> Result<Lsn, String> {
     Ok(at)
 }
 
-/// What waiting came to.
+/// The result of waiting.
 enum Outcome {
     Reached(WatermarksView),
-    /// What is in the way, a line each.
+    /// The time is over. The lines say what is in the way.
     TooLate(WatermarksView, Vec<String>),
 }
 
-/// Waits and tells. Fails where the time is over.
+/// Waits and prints the result. Fails on timeout.
 pub async fn run(way: &Way, args: Args) -> Result<(), Failure> {
     let at = match args.token {
         Some(at) => at,
@@ -106,7 +106,7 @@ pub async fn run(way: &Way, args: Args) -> Result<(), Failure> {
     }
 }
 
-/// The position that the last commit is not past.
+/// A position at or after the last commit.
 async fn present(way: &Way) -> Result<Lsn, Failure> {
     let Some(source) = &way.source else {
         let text = "source.dsn cannot be read, so the position to wait for is not known: give it with --token";
@@ -134,7 +134,7 @@ async fn present(way: &Way) -> Result<Lsn, Failure> {
     Ok(Lsn::new(u64::try_from(token).context("coherd.token() gave a negative position")?))
 }
 
-/// Has the daemon wait, in pieces no longer than it waits for anybody.
+/// Lets the daemon wait, in pieces no longer than its own limit.
 async fn wait(way: &Way, at: Lsn, stage: Stage, timeout: Duration) -> anyhow::Result<Outcome> {
     let deadline = Instant::now() + timeout.min(LONGEST);
     if let Some(reason) = standby(&status(way).await?) {
@@ -179,7 +179,7 @@ fn of(stage: Stage, watermarks: &WatermarksView) -> &str {
     }
 }
 
-/// Who has not come as far as `at`, and what the daemon says of itself.
+/// What has not reached `at`, and what the daemon reports about itself.
 fn behind(view: &View, at: Lsn, stage: Stage) -> Vec<String> {
     let is_behind = |position: &str| position.parse::<Lsn>().is_ok_and(|position| position < at);
     let mut lines = Vec::new();

@@ -1,5 +1,5 @@
-//! What changes behind the daemon's back: a cache that is another one behind a connection that stays, or whose entries and
-//! record go back in time over somebody else's connection; and a target that is suspended.
+//! Changes behind the daemon's back: the cache behind an open connection becomes another one, or its entries and record
+//! go back in time over another connection. Also suspends a target.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ use super::caches::{Cache, Hurt};
 use super::faults::{Fault, Faults, Repair};
 use super::tables::Table;
 
-/// What the slot may hold back: little, so that it is soon spent.
+/// How much log the slot may hold back: little, so that it is used up soon.
 pub const BUDGET: &str = "8MiB";
-/// How long it may take to spend it.
+/// How long using it up may take.
 const SPEND_MOST: Duration = Duration::from_secs(2);
 
-/// How often each of these comes, beside all others.
+/// How often each of these faults happens, relative to all others.
 pub const WEIGHTS: &[(u32, Fault)] = &[
     (12, Fault::SwapCache),
     (12, Fault::FlushAndRestore),
@@ -24,17 +24,17 @@ pub const WEIGHTS: &[(u32, Fault)] = &[
     (6, Fault::Suspend),
 ];
 
-/// Part of what a cache held at one time.
+/// A part of what a cache held at one time.
 pub struct Old {
     record: String,
-    /// As DUMP gives it.
+    /// The record as DUMP returns it.
     dumped: Vec<u8>,
     entries: Vec<(String, String)>,
 }
 
 impl Cache {
-    /// Remembers entries and record, here and in the server's second database. The record comes first: it is no newer than
-    /// any of the entries.
+    /// Remembers entries and record, here and in the server's second database. It reads the record first, so that the
+    /// record is no newer than any entry.
     pub fn remember_old(&mut self) {
         let mut client = self.redis.client();
         let names: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut client).expect("KEYS");
@@ -57,7 +57,7 @@ impl Cache {
         self.old = Some(Old { record: record.clone(), dumped, entries });
     }
 
-    /// Begins one of these faults. The server is up.
+    /// Starts one of these faults. The server is up.
     pub fn hurt_behind(&mut self, fault: Fault, rng: &mut Rng) -> Hurt {
         match (fault, &self.old) {
             (Fault::SwapCache, _) if !self.snapshots.is_empty() => {
@@ -94,7 +94,7 @@ impl Old {
 }
 
 impl Faults {
-    /// A target is away for the daemon, and log is written until the slot goes on without it.
+    /// Cuts a target off from the daemon and writes log until the slot goes on without the target.
     pub fn suspend(&mut self, one: usize) -> bool {
         let Some(mut sql) = self.sql() else { return false };
         let proxy = &self.caches[one].proxy;

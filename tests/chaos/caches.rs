@@ -1,4 +1,4 @@
-//! One target: a Redis, the network before it, and what it can be made to forget.
+//! One target: a Redis, the network in front of it, and faults that make it forget.
 
 use fastrand::Rng;
 
@@ -7,22 +7,22 @@ use super::faults::{CacheRepair, Fault, State};
 use crate::support::process::Signal;
 use crate::support::{Proxy, Redis};
 
-/// The targets, by their names in the configuration. Tables name them by their places here.
+/// The targets by their names in the configuration. Tables refer to them by index.
 pub const NAMES: [&str; 2] = ["cache", "edge"];
-/// Snapshots of a cache that are kept.
+/// How many snapshots of a cache are kept.
 const SNAPSHOTS_MAX: usize = 3;
 
-/// What came of a fault.
+/// The outcome of a fault.
 pub enum Hurt {
-    /// It makes no sense at the moment.
+    /// The fault makes no sense at the moment.
     Not,
-    /// Nothing has to fix it.
+    /// The fault needs no repair.
     ForGood,
-    /// This fixes it, so many milliseconds later at the latest.
+    /// The repair, and the latest time for it in milliseconds.
     Until(u64, CacheRepair),
 }
 
-/// A Redis, as the daemon reaches it.
+/// A Redis and the proxy through which the daemon reaches it.
 pub struct Cache {
     pub name: &'static str,
     pub redis: Redis,
@@ -33,24 +33,24 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Up, and empty.
+    /// Starts an empty Redis.
     pub fn start(name: &'static str) -> Cache {
         let redis = Redis::start_with(&["--notify-keyspace-events", "Eg"]);
         let proxy = Proxy::start(redis.port());
         Cache { name, redis, proxy, is: State::Up, snapshots: Vec::new(), old: None }
     }
 
-    /// As the daemon reaches it.
+    /// The URL for the daemon, through the proxy.
     pub fn url_of_proxy(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.proxy.port())
     }
 
-    /// As the application reaches it.
+    /// The URL for the application, past the proxy.
     pub fn url(&self) -> String {
         format!("redis+unix://{}", self.redis.socket())
     }
 
-    /// Begins a fault.
+    /// Starts a fault.
     pub fn hurt(&mut self, fault: Fault, rng: &mut Rng) -> Hurt {
         match (fault, self.is) {
             (Fault::KillCache, State::Up | State::Frozen) => {
@@ -61,7 +61,7 @@ impl Cache {
             (Fault::StallCache, State::Up) => {
                 self.redis.signal(Signal::Stop);
                 self.is = State::Frozen;
-                // Sometimes for longer than a reply may take.
+                // Sometimes longer than the reply time-out.
                 Hurt::Until(7000, CacheRepair::Thaw)
             }
             (Fault::RememberCache, State::Up) => {
@@ -94,7 +94,7 @@ impl Cache {
             CacheRepair::Restart => self.redis.restart(),
             CacheRepair::Restore(snapshot) => self.redis.restore(&self.snapshots[snapshot]),
             CacheRepair::Thaw if self.is == State::Frozen => self.redis.signal(Signal::Continue),
-            // Something worse has happened to it since.
+            // A worse fault has followed.
             CacheRepair::Thaw => return,
         }
         self.is = State::Up;

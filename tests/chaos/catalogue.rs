@@ -1,5 +1,5 @@
-//! Who changes the catalogue under the daemon: tables that leave the publication and come back, that are made anew,
-//! rewritten, renamed. Nothing in the stream tells of most of it.
+//! Changes the catalogue under the daemon: takes tables out of the publication and puts them back, recreates, rewrites
+//! and renames them. Most of this does not show in the stream.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,34 +13,34 @@ use crate::support::Database;
 use crate::support::chance::one_of;
 use crate::support::postgres::Client;
 
-/// The longest pause between two of them.
+/// The longest pause between two faults.
 const PAUSE_MOST: Duration = Duration::from_millis(600);
-/// The longest that one of them lasts.
+/// The longest duration of a fault.
 const LAST_MOST_MS: u64 = 2000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
-    /// Out of the publication, and back a while later.
+    /// Removed from the publication, and added again a while later.
     Republish,
-    /// Out of it and back in one transaction.
+    /// Removed and added again in one transaction.
     RepublishAtOnce,
-    /// Published with other columns.
+    /// Published with another column list.
     Columns,
-    /// Published with a condition, so that most rows are not sent.
+    /// Published with a row filter, so that most rows are not sent.
     RowFilter,
-    /// Nothing but INSERTs are published, of all tables.
+    /// The publication publishes only INSERTs, for all tables.
     Operations,
-    /// Old rows are logged with their primary key only.
+    /// Only the primary key of old rows is logged.
     Identity,
-    /// The column of the key has another name for a while, and rows are written under it.
+    /// The key's column has another name for a while, and rows are written meanwhile.
     RenameColumn,
-    /// Dropped and made anew with other rows, which no stream shows.
+    /// Dropped and recreated with other rows, which no stream shows.
     Recreate,
-    /// Every row changes by ALTER TABLE, which no stream shows.
+    /// ALTER TABLE changes every row, which no stream shows.
     Rewrite,
     /// TRUNCATE of one partition alone, which no stream shows.
     TruncatePartition,
-    /// A partition leaves its table with its rows, changes, and comes back.
+    /// A partition is detached with its rows, changes, and is attached again.
     DetachPartition,
 }
 
@@ -58,18 +58,18 @@ const WEIGHTS: &[(u32, Fault)] = &[
     (3, Fault::DetachPartition),
 ];
 
-/// Who may use the table while the fault lasts.
+/// What writers and readers may do while the fault lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Others {
-    /// Writers and readers go on.
+    /// They continue.
     GoOn,
-    /// They would only fail.
+    /// They wait, because they would only fail.
     Wait,
-    /// They wait at its beginning and at its end, because it changes what is in the table.
+    /// They wait at its start and its end, because the fault changes the table's contents.
     WaitAtBothEnds,
 }
 
-/// SQL of a fault. `fix` may be run any number of times, because nobody knows what a crash has left of `hurt`.
+/// SQL of a fault. `fix` may be run any number of times, because a crash may have left any part of `hurt`.
 struct Plan {
     table: usize,
     others: Others,
@@ -77,7 +77,7 @@ struct Plan {
     repair: String,
 }
 
-/// How each table stands in the publication: `users (id)`.
+/// The entry of each table in the publication: `users (id)`.
 pub fn published(database: &Database) -> HashMap<String, String> {
     let sql = "SELECT c.relname, c.relname || coalesce(' (' || (SELECT string_agg(quote_ident(a.attname), ', ') \
         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (r.prattrs::int2[])) || ')', '') \
@@ -85,7 +85,7 @@ pub fn published(database: &Database) -> HashMap<String, String> {
     database.client().rows(sql).into_iter().map(|mut row| (row.remove(0), row.remove(0))).collect()
 }
 
-/// One who does all of it, one thing after the other.
+/// A thread that runs these faults one after the other.
 pub struct Dba {
     world: Arc<World>,
     rng: Rng,
@@ -93,7 +93,7 @@ pub struct Dba {
 }
 
 impl Dba {
-    /// Until the world is calm. Whatever has been begun is fixed then.
+    /// Runs until the world is calm. Fixes every fault that it has started.
     pub fn run(world: Arc<World>, rng: Rng) {
         let Some(sql) = world.connect() else { return };
         let mut dba = Dba { world, rng, sql };
@@ -110,13 +110,13 @@ impl Dba {
         let name = TABLES[plan.table].name;
         let hold = || self.world.holds.table(plan.table);
         let held = if plan.others == Others::GoOn { None } else { Some(hold()) };
-        // Writers or readers that cannot finish, as the server or a cache is away.
+        // Writers or readers cannot finish, because the server or a cache is down.
         if matches!(held, Some(None)) || self.world.is_calm() {
             return;
         }
         let hurt = self.sql.try_run(&plan.hurt).map_err(|error| error.to_string());
         if self.sql.is_closed() {
-            // It may have been done after all; once the server is back, readers who were kept waiting see what is.
+            // The statement may have succeeded. Readers that were kept waiting see the result once the server is back.
             self.sql = self.world.connect().expect("faults end before the world does");
         }
         self.told(&format!("fault: {fault:?} {name}: {hurt:?}"));
@@ -145,12 +145,12 @@ impl Dba {
         }
     }
 
-    /// However often it takes.
+    /// Retries until it succeeds.
     fn repair(&mut self, sql: &str) {
         while let Err(error) = self.sql.try_run(sql) {
             self.world.history.of_all(&format!("not fixed: {error:?}"));
-            // An error that is not the server's going away may be a deadlock, or a mistake in this file, which then
-            // shows as a run that never ends.
+            // An error other than a lost connection may be a deadlock, or a mistake in this file, which then shows as a
+            // run that never ends.
             std::thread::sleep(Duration::from_millis(20));
             if self.sql.is_closed() {
                 self.sql = self.world.connect().expect("faults end before the world does");
@@ -169,7 +169,7 @@ impl Dba {
         let table = match fault {
             Fault::Identity => named("items"),
             Fault::TruncatePartition | Fault::DetachPartition => named("events"),
-            // A column list forbids REPLICA IDENTITY FULL, or rather the UPDATEs.
+            // A column list together with REPLICA IDENTITY FULL makes UPDATEs fail.
             Fault::Columns => {
                 [named("users"), named("accounts"), named("products"), named("events")][self.rng.usize(..4)]
             }
@@ -230,7 +230,7 @@ impl Dba {
         }
     }
 
-    /// SQL that makes the table with other rows, in place of one that may be there.
+    /// SQL that creates the table with other rows, and drops an existing one.
     fn made_anew(&mut self, table: &Table) -> String {
         let numbers: Vec<u32> = (0..table.numbers / 2).filter(|_| self.rng.u32(..3) > 0).collect();
         let (publication, name) = (&self.world.database, table.name);
@@ -242,7 +242,7 @@ impl Dba {
         )
     }
 
-    /// SQL after which the table is published as it was at first, whatever it was before.
+    /// SQL that restores the table's original entry in the publication, whatever it is at present.
     fn restored(&self, table: &Table) -> String {
         let (publication, name) = (&self.world.database, table.name);
         let published = &self.world.published[name];
@@ -253,7 +253,7 @@ impl Dba {
         )
     }
 
-    /// SQL after which the table is published.
+    /// SQL that puts the table into the publication.
     fn present(&self, table: &Table) -> String {
         let (publication, name) = (&self.world.database, table.name);
         let published = &self.world.published[name];
@@ -264,7 +264,7 @@ impl Dba {
     }
 }
 
-/// Meanwhile its rows went to the default partition.
+/// While the partition was detached, its rows went to the default partition.
 const ATTACHED: &str = "DO $$ BEGIN IF NOT (SELECT relispartition FROM pg_class WHERE oid = 'events_0'::regclass) THEN
     WITH moved AS (DELETE FROM events_1 WHERE region = 0 RETURNING *)
         INSERT INTO events_0 SELECT * FROM moved ON CONFLICT DO NOTHING;

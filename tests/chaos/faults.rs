@@ -1,5 +1,5 @@
-//! What goes wrong, at random: each fault begins at once and is fixed by itself a while later. The daemon is started
-//! again whenever it ends, as a service manager would.
+//! Random faults. Each starts at once and is fixed a while later. The daemon is restarted whenever it ends, as a
+//! service manager would do.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,26 +15,27 @@ use crate::support::process::Signal;
 use crate::support::proxy::Way;
 use crate::support::{Daemon, Postgres, Proxy};
 
-/// The longest pause between two faults, so that several are at work together.
+/// The longest pause between two faults. It is short, so that several are active together.
 const PAUSE_MOST_MS: u64 = 700;
-/// Between the end of the daemon and its next start.
+/// The pause between the end of the daemon and its next start.
 const RESTART_AFTER: Duration = Duration::from_millis(100);
-/// A server that shuts down may wait for its walsender, and the daemon lets it go after five seconds.
+/// A server that shuts down may wait for its walsender; the daemon ends the connection after five seconds.
 const SHUTDOWN_MOST: Duration = Duration::from_secs(30);
-/// What a round's faults are after.
+/// What the faults of a round attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Harm {
-    /// Processes and connections: every key has to be invalidated by itself.
+    /// Processes and connections. The daemon has to invalidate every key individually.
     Connections,
-    /// The memories too: slots go, caches come back as something else. Then the daemon flushes.
+    /// Also memories: slots are dropped, caches come back with other contents. Then the daemon flushes.
     Memories,
-    /// What caches hold changes behind connections that stay, and nothing makes the daemon open others.
+    /// The contents of caches change behind open connections, and nothing makes the daemon reconnect.
     Behind,
-    /// Processes, connections and the catalogue. The daemon flushes what it must, and nothing else hides what it left.
+    /// Processes, connections and the catalogue. The daemon flushes only what it must, so other flushes do not hide a
+    /// missed key.
     Catalogue,
 }
 
-/// One that concerns caches or their network invalidations one of them.
+/// A fault of caches or their network hits one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     KillDaemon,
@@ -51,13 +52,13 @@ pub enum Fault {
     DropSlotOfDeadDaemon,
     DropSlotOfLiveDaemon,
     Network(Side, Trouble),
-    /// The server behind the connection is another one, with what it held at an earlier time.
+    /// Another server is behind the connection, with the contents of an earlier time.
     SwapCache,
-    /// FLUSHALL, and entries of an earlier time, without the record.
+    /// FLUSHALL, then entries of an earlier time, without the record.
     FlushAndRestore,
-    /// SWAPDB with a database that holds what was here at an earlier time.
+    /// SWAPDB with a database that has the contents of an earlier time.
     SwapDatabases,
-    /// The record of an earlier time, and the entries that belong to it.
+    /// The record of an earlier time, with the entries that belong to it.
     RestoreRecord,
     /// The slot goes on without the target.
     Suspend,
@@ -79,7 +80,7 @@ pub enum Trouble {
     Truncate,
 }
 
-/// How often each fault comes, relative to the others.
+/// How often each fault happens, relative to the others.
 const WEIGHTS: &[(u32, Fault)] = &[
     (10, Fault::KillDaemon),
     (5, Fault::FreezeDaemon),
@@ -122,7 +123,7 @@ impl Fault {
         ) || self.is_behind()
     }
 
-    /// Whether it changes a cache behind a connection that stays.
+    /// Whether it changes a cache behind an open connection.
     fn is_behind(self) -> bool {
         matches!(self, Fault::SwapCache | Fault::FlushAndRestore | Fault::SwapDatabases | Fault::RestoreRecord)
     }
@@ -153,7 +154,7 @@ impl Fault {
     }
 }
 
-/// What ends a fault.
+/// The repair of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repair {
     LaunchDaemon,
@@ -164,7 +165,7 @@ pub enum Repair {
     TargetNetwork(usize),
 }
 
-/// What ends a fault of a cache.
+/// The repair of a cache's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheRepair {
     Restart,
@@ -176,12 +177,12 @@ pub enum CacheRepair {
 pub enum State {
     Up,
     Frozen,
-    /// On its way down since then.
+    /// Shutting down since this time.
     Ending(Instant),
     Down,
 }
 
-/// The servers, and the one thread that hurts them.
+/// The servers. One thread injects all faults.
 pub struct Faults {
     pub world: Arc<World>,
     pub daemon: Daemon,
@@ -195,7 +196,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Everything runs.
+    /// All servers, which are running.
     pub fn new(
         world: Arc<World>,
         daemon: Daemon,
@@ -207,7 +208,7 @@ impl Faults {
         Faults { world, daemon, caches, postgres, source, rng, daemon_is, postgres_is, repairs: Vec::new() }
     }
 
-    /// Hurts for so long.
+    /// Injects faults for `duration`.
     pub fn rage(&mut self, harm: Harm, duration: Duration) {
         let end = Instant::now() + duration;
         while Instant::now() < end {
@@ -235,7 +236,7 @@ impl Faults {
         }
     }
 
-    /// [`Faults::tend`] until then.
+    /// Calls [`Faults::tend`] until `done` is true.
     pub fn tend_until(&mut self, done: impl Fn() -> bool) {
         while !done() {
             self.tend();
@@ -243,7 +244,7 @@ impl Faults {
         }
     }
 
-    /// Fixes what is due, and starts the daemon again where it has ended.
+    /// Makes the repairs that are due, and restarts the daemon if it has ended.
     pub fn tend(&mut self) {
         let now = Instant::now();
         let (due, later) = std::mem::take(&mut self.repairs).into_iter().partition(|(at, _)| *at <= now);
@@ -286,7 +287,7 @@ impl Faults {
                 self.postgres.launch();
                 self.postgres_is = State::Up;
             }
-            // Something worse has happened to it since.
+            // A worse fault has followed.
             Repair::ThawDaemon => {}
             Repair::SourceNetwork => self.source.behave(),
             Repair::TargetNetwork(one) => self.caches[one].proxy.behave(),
@@ -298,12 +299,12 @@ impl Faults {
         self.repairs.push((Instant::now() + pause, repair));
     }
 
-    /// Whether it runs, as far as is known.
+    /// Whether the daemon is running, as far as is known.
     pub fn daemon_answers(&self) -> bool {
         self.daemon_is == State::Up
     }
 
-    /// The daemon is gone, and comes back.
+    /// The daemon has ended; it restarts after `pause`.
     fn down(&mut self, pause: Duration) {
         self.daemon_is = State::Down;
         self.repairs.push((Instant::now() + pause, Repair::LaunchDaemon));
@@ -313,7 +314,7 @@ impl Faults {
         one_of(&mut self.rng, WEIGHTS.iter().chain(behind::WEIGHTS).filter(|(_, fault)| fault.is_of(harm)))
     }
 
-    /// Gives false where the fault makes no sense at the moment. `one` is the cache, where it concerns one.
+    /// Returns false if the fault makes no sense at the moment. `one` is the cache, for faults of a cache.
     fn begin(&mut self, fault: Fault, one: usize) -> bool {
         match fault {
             Fault::KillDaemon | Fault::FreezeDaemon | Fault::EndDaemon => self.hurt_daemon(fault),
@@ -353,10 +354,10 @@ impl Faults {
             (Fault::FreezeDaemon, State::Up) => {
                 self.daemon.signal(Signal::Stop);
                 self.daemon_is = State::Frozen;
-                // Sometimes for longer than wal_sender_timeout.
+                // Sometimes longer than wal_sender_timeout.
                 self.later(4500, Repair::ThawDaemon);
             }
-            // It drains first; whoever tends sees its end.
+            // The daemon drains first. [`Faults::tend`] notices its end.
             (Fault::EndDaemon, State::Up) => self.daemon.signal(Signal::Term),
             _ => return false,
         }
@@ -409,7 +410,7 @@ impl Faults {
         )
     }
 
-    /// Drops the slot as soon as nobody is at it, whether or not the daemon comes back meanwhile.
+    /// Terminates the slot's walsender and drops the slot. Retries, because the daemon may reconnect in between.
     fn drop_slot(&mut self) -> bool {
         let drop = format!(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{}'",

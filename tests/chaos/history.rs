@@ -1,13 +1,13 @@
-//! What happened, to each key and to the whole, for the case that something stale is found.
+//! Records what happened to each key and to the whole system, for the report of a stale key.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The most that is kept of one key.
+/// How many events of one key are kept.
 const KEY_EVENTS_MAX: usize = 30;
-/// The most that is kept of what concerns every key.
+/// How many events that concern every key are kept.
 const ALL_EVENTS_MAX: usize = 5000;
 
 type Event = (Duration, Arc<str>);
@@ -15,13 +15,13 @@ type Event = (Duration, Arc<str>);
 #[derive(Default)]
 struct Told {
     keys: HashMap<String, VecDeque<Event>>,
-    /// Faults, restarts, truncations: what concerns every key.
+    /// Events that concern every key: faults, restarts, truncations.
     all: VecDeque<Event>,
-    /// By kind, then by what.
+    /// Counts by kind, then by detail.
     counts: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
-/// Written by every thread.
+/// A history that every thread writes to.
 pub struct History {
     began: Instant,
     told: Mutex<Told>,
@@ -36,7 +36,7 @@ impl History {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something happened to these keys.
+    /// Records an event of these keys.
     pub fn of_keys<K: Into<String>>(&self, keys: impl IntoIterator<Item = K>, what: &str) {
         let (now, what) = (self.began.elapsed(), Arc::<str>::from(what));
         let mut told = self.told();
@@ -45,7 +45,7 @@ impl History {
         }
     }
 
-    /// Something happened to everything.
+    /// Records an event that concerns every key.
     pub fn of_all(&self, what: &str) {
         let event = (self.began.elapsed(), what.into());
         push(&mut self.told().all, event, ALL_EVENTS_MAX);
@@ -69,7 +69,7 @@ impl History {
         })
     }
 
-    /// What happened to a key and, from its first event on, to everything.
+    /// The events of a key and, from its first event on, those that concern every key.
     pub fn of_key(&self, key: &str) -> String {
         let told = self.told();
         let own = told.keys.get(key).into_iter().flatten();

@@ -1,6 +1,6 @@
-//! Who may touch which key. A writer holds the keys it changes until it knows what has become of its transaction, a
-//! reader those it reads and caches: so no reader can put an older value into the cache than the database has, and
-//! whatever is stale in the end, coherd has left.
+//! Locks on keys. A writer holds the keys that it changes until it knows the outcome of its transaction; a reader holds
+//! those that it reads and caches. So no reader can cache a value older than the database has, and every stale value at
+//! the end is coherd's fault.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Default)]
 struct State {
     keys: HashSet<(usize, u32)>,
-    /// Keys held of each table.
+    /// The number of held keys of each table.
     counts: [usize; TABLES.len()],
     whole: [bool; TABLES.len()],
 }
@@ -26,7 +26,7 @@ pub struct Holds {
     changed: Condvar,
 }
 
-/// Keys held until this is dropped.
+/// Keys that are held until this is dropped.
 pub struct Held {
     holds: Arc<Holds>,
     pub table: usize,
@@ -48,7 +48,7 @@ impl Holds {
         Held { holds: Arc::clone(self), table, numbers, whole: false }
     }
 
-    /// Holds every key of a table, unless they stay busy.
+    /// Holds every key of a table. Returns `None` if they stay busy.
     pub fn table(self: &Arc<Self>, table: usize) -> Option<Held> {
         let mut state = self.state();
         if std::mem::replace(&mut state.whole[table], true) {

@@ -1,9 +1,9 @@
 //! Everything breaks at random while writers write and readers fill the caches. In the end no key may be stale.
 //!
-//! `make chaos SECONDS=60 SEED=7` runs it for longer, or again. The seed decides what is done; how the threads and
-//! processes meet stays chance. In some rounds what a cache holds changes behind a connection that stays (`behind.rs`); and
-//! in all rounds `wal_budget` is small and is spent now and then while a target is away and the catalogue drifts. Lagging
-//! replicas are torture's affair.
+//! `make chaos SECONDS=60 SEED=7` runs it longer, or repeats a run. The seed decides which actions happen, but not how
+//! threads and processes interleave. In some rounds the contents of a cache change behind an open connection
+//! (`behind.rs`). In all rounds `wal_budget` is small, and is sometimes used up while a target is down and the
+//! catalogue drifts. `tests/torture` covers lagging replicas.
 
 mod behind;
 mod caches;
@@ -32,30 +32,30 @@ use history::History;
 use holds::Holds;
 use writers::Writer;
 
-/// How long the faults go on, over all rounds, where nobody says: one round of each kind.
+/// The default duration of the faults over all rounds: one round of each kind.
 const SECONDS: u64 = ROUND.as_secs() * HARMS.len() as u64;
-/// How long one round's faults go on. A flush hides what was lost before it, so it is looked often.
+/// The duration of the faults in one round. Rounds are short, because a flush hides what was lost before it.
 const ROUND: Duration = Duration::from_secs(8);
-/// How long writers and readers go on after the last fault, so that there is something in the cache to be wrong.
+/// How long writers and readers continue after the last fault, so that the caches have entries to check.
 const CALM: Duration = Duration::from_millis(700);
 const WRITERS: usize = 3;
-/// What the rounds are after, one after the other.
+/// The kind of each round, in order.
 const HARMS: &[Harm] = &[Harm::Connections, Harm::Behind, Harm::Memories, Harm::Behind, Harm::Catalogue];
 
-/// What all threads share.
+/// State that all threads share.
 pub struct World {
     pub holds: Arc<Holds>,
     pub history: History,
-    /// Straight to the server, past the proxy.
+    /// The DSN of the server, past the proxy.
     pub dsn: String,
-    /// Straight to each cache.
+    /// The URL of each cache, past the proxy.
     pub cache_urls: Vec<String>,
-    /// Also the name of slot and publication.
+    /// The name of the database, the slot and the publication.
     pub database: String,
-    /// How each table stands in the publication, by its name.
+    /// The entry of each table in the publication, by the table's name.
     pub published: HashMap<String, String>,
     catalogue_changed: Mutex<Instant>,
-    /// Writers do nothing that flushes a scope: it would hide what is stale.
+    /// Writers do nothing that flushes a scope, because a flush would hide a stale key.
     unhidden: AtomicBool,
     calm: AtomicBool,
     stop: AtomicBool,
@@ -71,7 +71,7 @@ impl World {
         !self.unhidden.load(Ordering::Relaxed)
     }
 
-    /// Whether the catalogue is to be left alone.
+    /// Whether the catalogue must not change.
     pub fn is_calm(&self) -> bool {
         self.calm.load(Ordering::Relaxed)
     }
@@ -80,7 +80,7 @@ impl World {
         *self.catalogue_changed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// When the catalogue was changed last.
+    /// When the catalogue was last changed.
     pub fn catalogue_changed_at(&self) -> Instant {
         *self.catalogue_changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +94,7 @@ fn whatever_breaks_no_key_is_stale_in_the_end() {
         given("COHERD_CHAOS_SEED").map_or_else(|| fastrand::u64(..1_000_000), |text| text.parse().expect("a number"));
     println!("chaos: seed {seed}, {seconds} s of faults");
     let mut rng = Rng::with_seed(seed);
-    // The daemon goes first.
+    // Order matters: the daemon is dropped first.
     let (_database, mut faults) = stage(&mut rng);
     let rounds = usize::try_from(seconds.div_ceil(ROUND.as_secs()).max(1)).expect("a modest number");
     for harm in HARMS.iter().copied().cycle().take(rounds) {
@@ -117,7 +117,7 @@ fn whatever_breaks_no_key_is_stale_in_the_end() {
     println!("chaos: seed {seed}, {seconds} s, stale = 0\n{}", faults.world.history.figures());
 }
 
-/// Every server, with a proxy on either side of the daemon, and all of it at work.
+/// Starts every server, a proxy on either side of the daemon, and all threads.
 fn stage(rng: &mut Rng) -> (Database, Faults) {
     let postgres = Arc::new(Postgres::start("wal_sender_timeout = 3s"));
     let database = Database::create_on(Arc::clone(&postgres));
@@ -126,7 +126,7 @@ fn stage(rng: &mut Rng) -> (Database, Faults) {
     let caches = NAMES.map(Cache::start);
     // A slot and a record that are lost together look like a first start.
     let rest = format!("{}on_first_start: flush\n", tables::rules());
-    // The second target stands right behind the first one's url.
+    // The second target is inserted after the first one's url.
     let urls = format!("{}\n  {}:\n    url: {}", caches[0].url_of_proxy(), caches[1].name, caches[1].url_of_proxy());
     let mut daemon = Daemon::configure(&database, &urls, &rest);
     daemon.edit(&format!("127.0.0.1:{}/", postgres.port()), &format!("127.0.0.1:{}/", source.port()));
@@ -148,7 +148,7 @@ fn stage(rng: &mut Rng) -> (Database, Faults) {
     (database, Faults::new(world, daemon, caches.into(), (postgres, source), rng.fork()))
 }
 
-/// Faults for a while, then calm, then the verdict.
+/// Runs faults for a while, then calm, then the verdict.
 fn round(faults: &mut Faults, rng: &mut Rng, harm: Harm) -> Vec<String> {
     let world = Arc::clone(&faults.world);
     world.history.of_all(&format!("a round of {harm:?} begins"));

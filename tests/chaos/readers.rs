@@ -1,4 +1,4 @@
-//! Who fills the cache, and who watches it being emptied.
+//! Readers that fill the caches, and watchers that record invalidations.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,16 +13,15 @@ use super::tables::{Reader, TABLES, Table};
 use super::writers::HOT_NUMBERS;
 use crate::support::postgres::Client;
 
-/// Most keys that are read and cached at once.
+/// The most keys that are read and cached at once.
 const FILL_KEYS_MAX: usize = 100;
-/// Between two fills.
+/// The pause between two fills.
 const PAUSE: Duration = Duration::from_millis(2);
-/// What is cached for a key without rows: "not found" is cached too.
+/// The cached value of a key without rows: readers also cache "not found".
 pub const NOTHING: &str = "none";
 
-/// Reads through one of the caches until the world stops, as an application does: what is not there is read from the
-/// primary and cached. Nothing here ever times out: a SET that is given up could still be carried out later, when its key
-/// is not held any more.
+/// Reads through one cache until the world stops, as an application does: a miss is read from the primary and cached.
+/// Nothing here times out, because a SET that a reader had abandoned could be executed after its key is released.
 pub fn fill(world: Arc<World>, mut rng: Rng, one: usize) {
     let tables: Vec<usize> = (0..TABLES.len()).filter(|&table| TABLES[table].caches.contains(&one)).collect();
     let (Some(mut sql), Some(mut cache)) = (world.connect(), world.cache(one)) else { return };
@@ -41,7 +40,7 @@ pub fn fill(world: Arc<World>, mut rng: Rng, one: usize) {
     }
 }
 
-/// One of the servers is.
+/// One of the servers is down.
 struct Away;
 
 fn fill_held(
@@ -55,10 +54,10 @@ fn fill_held(
         return Ok(());
     }
     let keys: Vec<String> = held.numbers.iter().map(|&number| its.key(number)).collect();
-    // By the read protocol, the pointer comes before the row.
+    // The read protocol requires the pointer before the row.
     let entries = entries(its, &keys, cache).map_err(|_| Away)?;
     let found: Vec<Option<String>> = redis::cmd("MGET").arg(&entries).query(cache).map_err(|_| Away)?;
-    // What is there is not read again, so that what is stale stays so.
+    // A hit is not read again, so that a stale value stays stale.
     let missing: Vec<usize> = (0..entries.len()).filter(|&at| found[at].is_none()).collect();
     if missing.is_empty() {
         return Ok(());
@@ -82,7 +81,7 @@ fn fill_held(
     Ok(())
 }
 
-/// Under which names the values of `keys` are cached.
+/// The names under which the values of `keys` are cached.
 fn entries(its: &Table, keys: &[String], cache: &mut redis::Connection) -> redis::RedisResult<Vec<String>> {
     if its.reader == Reader::Plain {
         return Ok(keys.to_vec());
@@ -98,11 +97,11 @@ fn entries(its: &Table, keys: &[String], cache: &mut redis::Connection) -> redis
     Ok(keys.iter().zip(pointers).map(|(key, pointer)| format!("{key}:v{pointer}")).collect())
 }
 
-/// Notes each key that is deleted, as far as it is heard of.
+/// Records each deleted key that the keyspace events report.
 pub fn watch(world: Arc<World>, one: usize) {
     while !world.stops() {
         if let Some(mut cache) = world.cache(one) {
-            // Ends with the connection.
+            // Returns when the connection ends.
             let _ = listen(&world, one, &mut cache);
         }
     }
@@ -116,7 +115,8 @@ fn listen(world: &World, one: usize, cache: &mut redis::Connection) -> redis::Re
         match channel.get_message() {
             Ok(message) => {
                 let key: String = message.get_payload()?;
-                // An entry under a version is told of its key, or every version would be a key of its own.
+                // An entry under a version is recorded under its key; otherwise every version would be a key of its
+                // own.
                 let key = key.rsplit_once(":v").map_or(key.as_str(), |(key, _)| key);
                 world.history.of_keys([key], &format!("{}: invalidated", NAMES[one]));
                 world.history.count("keys: invalidated (heard of)", 1);
@@ -129,7 +129,7 @@ fn listen(world: &World, one: usize, cache: &mut redis::Connection) -> redis::Re
 }
 
 impl World {
-    /// A connection to a cache, without time-outs; `None` where the world stops first.
+    /// A connection to a cache, without time-outs. `None` if the world stops first.
     pub fn cache(&self, one: usize) -> Option<redis::Connection> {
         let client = redis::Client::open(self.cache_urls[one].as_str()).expect("url");
         loop {

@@ -1,35 +1,35 @@
-//! The tables under rules. A row belongs to one key by its number, and a key's value is made of all its rows, so that
-//! one value is right at any one time and every change makes it another.
+//! The tables that rules name. A row's number decides its key, and a key's value is made of all its rows. So exactly
+//! one value is right at any time, and every change makes another.
 
 use std::fmt::Write;
 
 use super::caches::NAMES;
 
-/// One table, its rule, and how SQL finds the rows of a key.
+/// One table, its rule, and the SQL that finds the rows of a key.
 pub struct Table {
     pub name: &'static str,
     pub create: &'static str,
     pub rule: &'static str,
-    /// Where its keys are cached, as places in `caches::NAMES`.
+    /// The caches that hold its keys, as indexes into `caches::NAMES`.
     pub caches: &'static [usize],
-    /// What a key begins with; its number, or the address made of it, follows.
+    /// The prefix of a key. Its number, or the address made of it, follows.
     prefix: &'static str,
-    /// SQL that gives the rest of a row's key.
+    /// SQL for the part of a row's key after the prefix.
     rest: &'static str,
-    /// The columns of an INSERT, and SQL that makes them from a number `n`.
+    /// The columns of an INSERT, and the SQL that makes them from a number `n`.
     columns: &'static str,
     made_of_n: &'static str,
-    /// SQL that gives a row the number `n`, as an assignment.
+    /// SQL that changes a row's number to `n`, as an assignment.
     renamed: &'static str,
-    /// Numbers go from zero up to this.
+    /// Numbers range from zero to below this.
     pub numbers: u32,
     pub reader: Reader,
 }
 
-/// How readers find the entry of a key.
+/// Where readers find the entry of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reader {
-    /// Under the key.
+    /// Under the key itself.
     Plain,
     /// Under the key and its version pointer.
     Versioned,
@@ -107,7 +107,7 @@ pub const TABLES: &[Table] = &[
     },
 ];
 
-/// Tables under rules, a sequence that never gives a value twice, and tables that coherd has nothing to do with.
+/// SQL for the tables of the rules, a sequence of unique values, and tables that no rule names.
 pub fn schema() -> String {
     let mut sql =
         "CREATE SEQUENCE v; CREATE TABLE logs (id bigserial PRIMARY KEY, line text); CREATE TABLE noise (n int);"
@@ -137,7 +137,7 @@ impl Table {
         if self.name == "accounts" { format!("u{number}@x") } else { number.to_string() }
     }
 
-    /// The table whose keys look like this one.
+    /// The table whose prefix the key has.
     pub fn of_key(key: &str) -> Option<&'static Table> {
         TABLES.iter().find(|table| key.starts_with(table.prefix))
     }
@@ -168,7 +168,8 @@ impl Table {
         format!("DELETE FROM {} WHERE {}", self.name, self.matching(numbers))
     }
 
-    /// Gives the rows of one key to another, or moves them to another partition; fails where that is taken.
+    /// SQL that gives the rows of one key to another key, or moves them to another partition. Fails if the number is
+    /// taken.
     pub fn rename(&self, from: u32, to: u32) -> String {
         let Table { name, renamed, .. } = self;
         let matching = self.matching(&[from]);
@@ -180,7 +181,7 @@ impl Table {
         format!("SELECT coherd.touch('{}', '{predicate}', '{publication}')", self.name)
     }
 
-    /// SQL that gives key and value of `numbers`, or of all; a key without rows is left out.
+    /// SQL for key and value of `numbers`, or of all numbers. Keys without rows are left out.
     pub fn values(&self, numbers: Option<&[u32]>) -> String {
         let Table { name, prefix, rest, .. } = self;
         let condition = numbers.map_or("true".to_owned(), |numbers| self.matching(numbers));

@@ -1,4 +1,5 @@
-//! The end of a run: everything is fixed, everything is settled, and every cached key of every target is held against the database.
+//! The end of a run: fixes everything, waits until all is settled, and compares every cached key of every target with
+//! the database.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,23 +12,23 @@ use super::tables::{Reader, TABLES, Table};
 use crate::support::Daemon;
 use crate::support::postgres::Client;
 
-/// How long everything may take to settle after the last fault.
+/// How long settling may take after the last fault.
 const SETTLE_MOST: Duration = Duration::from_secs(90);
-/// Stale keys whose history is told.
+/// How many stale keys are reported with their history.
 const TOLD_MAX: usize = 5;
 
-/// How old what the daemon knows of the catalogue is, in `/status`.
+/// The age of the daemon's knowledge of the catalogue, in `/status`.
 const CATALOGUE_AGE: &str = "catalogue_age_seconds";
-/// Where the daemon does not say when it has watched the catalogue last: it does so every second.
+/// The fallback if the status lacks that age: the daemon watches the catalogue every second.
 const WATCHED_AFTER: Duration = Duration::from_secs(3);
 
-/// Waits until the daemon works, has seen the catalogue as it is, and all that is committed is settled.
+/// Waits until the daemon works, has seen the present catalogue, and has settled every commit.
 pub fn settle(faults: &mut Faults, sql: &mut Client) {
     let changed = faults.world.catalogue_changed_at();
     arrive(faults, "watched the catalogue after the last fault", |faults| {
         faults.daemon.http("/readyz").0 == 200 && has_watched_since(&faults.daemon, changed)
     });
-    // A flush that came of it is settled when something after it is.
+    // A flush that resulted from the look is settled when a later message is.
     sql.run("SELECT pg_logical_emit_message(true, 'chaos', 'the end')");
     let wait = format!("SELECT coherd.wait(timeout => '2s', slot => '{}')", faults.world.database);
     arrive(faults, "settled all that is committed", |faults| {
@@ -35,8 +36,7 @@ pub fn settle(faults: &mut Faults, sql: &mut Client) {
     });
 }
 
-/// Whether the daemon has looked at the catalogue at a time when it was as it has been since `changed`, and whatever
-/// follows from that look has been gathered.
+/// Whether the daemon has looked at the catalogue since `changed`, and has queued what follows from that look.
 fn has_watched_since(daemon: &Daemon, changed: Instant) -> bool {
     let since = changed.elapsed();
     match daemon.status()[CATALOGUE_AGE].as_f64() {
@@ -62,7 +62,7 @@ fn arrive(faults: &mut Faults, what: &str, mut done: impl FnMut(&Faults) -> bool
     faults.tend();
 }
 
-/// Gives the first of the cached keys that a reader would find with another value than the database has, each with its history.
+/// The first cached keys whose value differs from the database's, each with its history.
 pub fn stale(faults: &Faults, sql: &mut Client) -> Vec<String> {
     let mut truth = HashMap::new();
     for table in TABLES {
@@ -72,7 +72,7 @@ pub fn stale(faults: &Faults, sql: &mut Client) -> Vec<String> {
         faults.caches.iter().flat_map(|cache| stale_in(cache, &truth, &faults.world.history)).collect();
     stale.sort();
     let told = |(key, what): (String, String)| format!("{what}\n{}", faults.world.history.of_key(&key));
-    // The first of each kind would do; the number of the others says how bad it is.
+    // The first few keys are enough; the number of the others shows how bad it is.
     let others = stale.len().saturating_sub(TOLD_MAX);
     let mut told: Vec<String> = stale.into_iter().take(TOLD_MAX).map(told).collect();
     told.extend((others > 0).then(|| format!("and {others} more")));
@@ -101,12 +101,12 @@ fn stale_in(cache: &Cache, truth: &HashMap<String, String>, history: &History) -
     stale
 }
 
-/// A key may be invalidated once more at any time, also without need: then it has no value.
+/// A key may be invalidated at any time, even without need. Then it has no value.
 fn mget(cache: &mut redis::Connection, names: &[String]) -> Vec<Option<String>> {
     redis::cmd("MGET").arg(names).query(cache).expect("MGET")
 }
 
-/// The key that readers look for when they find the entry `name`; `None` where no reader comes to it.
+/// The key that readers ask for when they find the entry `name`. `None` if no reader finds it.
 fn read_as<'a>(name: &'a str, cached: &HashMap<&str, &str>) -> Option<&'a str> {
     if Table::of_key(name)?.reader == Reader::Plain {
         return Some(name);

@@ -1,4 +1,4 @@
-//! Who changes the database: single rows, many rows, many tables, by hand, and sometimes not after all.
+//! Writers: they change single rows, many rows or many tables, make manual invalidations, and sometimes roll back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub const HOT_NUMBERS: u32 = 50;
 /// The longest pause between two transactions.
 const PAUSE_MOST_US: u64 = 3000;
 
-/// One writer's session. Statements fail where a name is taken or the server is away: both are part of the game.
+/// One writer's session. A statement may fail because a name is taken or the server is down; both are intended.
 pub struct Writer {
     name: String,
     world: Arc<World>,
@@ -23,7 +23,7 @@ pub struct Writer {
     sql: Client,
 }
 
-/// A statement, and the keys that must stay held until its fate is known.
+/// A statement, and the keys to hold until its outcome is known.
 struct Change {
     statement: String,
     held: Vec<Held>,
@@ -52,13 +52,13 @@ impl Writer {
         }
     }
 
-    /// A number, often a hot one.
+    /// A random number, often a hot one.
     fn number(&mut self, table: usize) -> u32 {
         let most = if self.rng.bool() { HOT_NUMBERS } else { TABLES[table].numbers };
         self.rng.u32(..most)
     }
 
-    /// A change of one row or a few; `None` where others are at its keys.
+    /// A change of one or a few rows. `None` if others hold the keys.
     fn change(&mut self) -> Option<Change> {
         let table = self.rng.usize(..TABLES.len());
         let its = &TABLES[table];
@@ -80,7 +80,7 @@ impl Writer {
         self.told(&[change], outcome);
     }
 
-    /// Several changes, sent one by one; with savepoints, and with rollbacks.
+    /// Several changes in one transaction, sent one by one, some with savepoints, some rolled back.
     fn transaction(&mut self) {
         let changes: Vec<Change> = (0..self.rng.usize(2..6)).filter_map(|_| self.change()).collect();
         let outcome = self.transact(&changes);
@@ -95,7 +95,7 @@ impl Writer {
         for change in changes {
             match self.rng.u32(..6) {
                 0 => {
-                    // A rename that fails inside undoes only itself.
+                    // A rename that fails inside the savepoint undoes only itself.
                     let savepoint = format!("SAVEPOINT s; {}; RELEASE s", change.statement);
                     if self.sql.try_run(&savepoint).is_err() {
                         self.sql.try_run("ROLLBACK TO s")?;
@@ -124,7 +124,7 @@ impl Writer {
         self.told(&[Change { statement, held: vec![held] }], outcome);
     }
 
-    /// Brings back rows after truncations.
+    /// Inserts rows again after truncations.
     fn refill(&mut self) {
         let table = self.rng.usize(..TABLES.len());
         let held = self.world.holds.free_of(table, 0..TABLES[table].numbers / 2);
@@ -135,7 +135,7 @@ impl Writer {
 
     fn truncate(&mut self) {
         let tables = [self.rng.usize(..TABLES.len()), self.rng.usize(..TABLES.len())];
-        // Where both are the same table, the second is refused, and the first one goes alone.
+        // If both are the same table, the second hold is refused, and the first table is truncated alone.
         let held: Vec<Held> = tables.iter().filter_map(|&table| self.world.holds.table(table)).collect();
         let names: Vec<&str> = held.iter().map(|held| TABLES[held.table].name).collect();
         if names.is_empty() {
@@ -148,7 +148,7 @@ impl Writer {
         self.recover(outcome.is_err());
     }
 
-    /// What a DBA does. It changes nothing, so it needs no hold.
+    /// Manual invalidations. They change no row, so they need no hold.
     fn manual(&mut self) {
         let table = self.rng.usize(..TABLES.len());
         let number = self.number(table);
@@ -174,7 +174,7 @@ impl Writer {
         self.recover(done.is_err());
     }
 
-    /// Writes down what became of a transaction, and only then lets go of its keys.
+    /// Records the outcome of a transaction, and only then releases its keys.
     fn told(&mut self, changes: &[Change], outcome: Result<&'static str, tokio_postgres::Error>) {
         let history = &self.world.history;
         let end = match &outcome {
@@ -194,8 +194,8 @@ impl Writer {
         self.recover(outcome.is_err());
     }
 
-    /// A commit whose answer got lost may have happened, and no reader may know of it before the server is back: the
-    /// caller still holds the keys.
+    /// A commit whose answer was lost may have happened, and no reader may see its keys before the server is back. The
+    /// caller still holds them.
     fn recover(&mut self, failed: bool) {
         if failed
             && self.sql.is_closed()
@@ -207,7 +207,7 @@ impl Writer {
 }
 
 impl World {
-    /// A session, as soon as the server gives one; `None` where the world stops first.
+    /// A session, as soon as the server accepts one. `None` if the world stops first.
     pub fn connect(&self) -> Option<Client> {
         loop {
             match postgres_client(&self.dsn) {

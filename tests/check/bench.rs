@@ -1,4 +1,5 @@
-//! A database, a cache and a configuration, in which something is broken, found, fixed to the letter, and found no more.
+//! A database, a cache and a configuration. Tests break something, find it, fix it exactly as printed, and check that
+//! the finding is gone.
 
 use std::cell::RefCell;
 use std::process::Command;
@@ -10,7 +11,7 @@ use crate::support::daemon::coherd;
 use crate::support::process::{Server, Signal, free_port};
 use crate::support::{Database, Postgres, Redis, until};
 
-/// What `check` found, as its JSON has it.
+/// A finding of `check`, from its JSON.
 #[derive(Debug, Clone)]
 pub struct Found {
     pub code: String,
@@ -24,20 +25,20 @@ pub struct Bench {
     pub database: Database,
     pub redis: Redis,
     folder: tempfile::TempDir,
-    /// Where the source is.
+    /// The source's DSN.
     pub dsn: String,
-    /// More fields of `source:`, each with a comma before it.
+    /// More fields of `source:`, each preceded by a comma.
     pub source: String,
-    /// Where the cache is.
+    /// The cache's URL.
     pub url: String,
     /// More fields of the target.
     pub target: String,
-    /// Whole lines below `rules:`.
+    /// The lines below `rules:`.
     pub rules: Vec<String>,
-    /// More targets, whole lines.
+    /// The lines of more targets.
     pub targets: String,
     admin: u16,
-    /// Where a remedy says `coherd run`.
+    /// The daemon that a remedy's `coherd run` started.
     running: RefCell<Option<Server>>,
 }
 
@@ -61,7 +62,7 @@ impl Bench {
         Bench { database, redis, folder, dsn, source, url, target, rules, targets, admin, running }
     }
 
-    /// Runs SQL as superuser, NAME being the database's name.
+    /// Runs SQL as the superuser, with NAME replaced by the database's name.
     pub fn sql(&self, sql: &str) {
         self.database.run(&sql.replace("NAME", &self.database.name));
     }
@@ -75,14 +76,15 @@ impl Bench {
              targets:\n  cache: {{url: '{url}'{target}}}\n{targets}admin: {{listen: '127.0.0.1:{admin}'}}\nrules:\n{rules}"
         );
         let path = self.folder.path().join("c.yaml");
-        // A daemon may just be reading it.
+        // Written with a rename, because a daemon may be reading it.
         let whole = self.folder.path().join("new.yaml");
         std::fs::write(&whole, text).unwrap();
         std::fs::rename(&whole, &path).unwrap();
         path
     }
 
-    /// Runs a line of a shell, with `coherd` on its path and this configuration.
+    /// Runs a shell line, with `coherd` in its PATH and this configuration. Returns whether it succeeded, and its
+    /// output.
     pub fn shell(&self, line: &str) -> (bool, String) {
         let program = coherd();
         let (folder, _) = program.rsplit_once('/').unwrap();
@@ -93,7 +95,7 @@ impl Bench {
         (output.status.success(), text(output.stdout) + &text(output.stderr))
     }
 
-    /// Everything that `coherd check` finds, and whether it was content.
+    /// All findings of `coherd check`. Panics if its verdict does not match them.
     pub fn check(&self) -> Vec<Found> {
         let (fine, text) = self.shell("coherd check --json");
         let json: Value = serde_json::from_str(text.lines().next().unwrap_or_default()).expect(&text);
@@ -109,7 +111,7 @@ impl Bench {
         json["findings"].as_array().unwrap().iter().map(found).collect()
     }
 
-    /// Waits until `check` has a finding of this code: settings come a moment after a reload.
+    /// Waits until `check` has a finding with this code: settings take effect a moment after a reload.
     pub fn finds(&self, code: &str) -> Found {
         let of_code = |found: Vec<Found>| found.into_iter().find(|found| found.code == code);
         let first = self.check();
@@ -117,14 +119,14 @@ impl Bench {
         of_code(first).unwrap_or_else(|| until(&what, || of_code(self.check())))
     }
 
-    /// Waits until `check` has none.
+    /// Waits until `check` has no such finding.
     pub fn misses(&self, code: &str) {
         until(&format!("check finds no {code} any more"), || {
             self.check().iter().all(|found| found.code != code).then_some(())
         });
     }
 
-    /// Finds `code`, carries out its remedy to the letter, and finds it no more.
+    /// Finds `code`, carries out its remedy exactly as printed, and checks that the finding is gone.
     pub fn repairs(&self, code: &str) {
         let found = self.finds(code);
         assert!(!found.remedy.is_empty(), "{found:?}");
@@ -133,7 +135,7 @@ impl Bench {
         self.running.take();
     }
 
-    /// Where a finding points to the statements of another one of the same subject, those are meant.
+    /// Carries out a remedy. If it points to the statements of another finding of the same subject, runs those.
     pub fn carry_out(&self, found: &Found) {
         let pointer = found.remedy[0].strip_prefix("-- the statements for ");
         let with_statements =
@@ -150,7 +152,7 @@ impl Bench {
         self.run(&lines);
     }
 
-    /// Carries lines out to the letter, as a reader would: programs in a shell, everything else in psql.
+    /// Runs lines as a reader would: programs in a shell, everything else in psql.
     pub fn run(&self, lines: &[String]) {
         let mut sql = self.database.client();
         for line in lines {
@@ -189,13 +191,13 @@ pub fn codes(found: &[Found]) -> Vec<&str> {
     found.iter().map(|found| found.code.as_str()).collect()
 }
 
-/// Something to break and to fix: which findings it is about, and how it goes.
+/// Something to break and fix: the codes that it covers, and the test.
 pub struct Case {
     pub codes: &'static [&'static str],
     pub run: fn(),
 }
 
-/// All of them, with a word for each, so that the log says where it failed.
+/// Runs all cases, and prints the codes of each first, so that the output shows which one failed.
 pub fn run_all(cases: &[Case]) {
     for Case { codes, run } in cases {
         println!("{}", codes.join(", "));

@@ -1,4 +1,4 @@
-//! Caches: what a user lacks, what a server is set to, what stands in the way; fixed by the `redis-cli` lines as printed.
+//! Caches: missing rights, server settings, foreign data. The printed `redis-cli` lines fix them.
 
 use redis::Value;
 
@@ -9,13 +9,13 @@ const DELETE: &[&str] = &["{table: t, keys: ['t:{id}']}"];
 const BUMP: &[&str] = &["{table: t, keys: ['t:{id}'], action: bump}"];
 const PUBLISH: &[&str] = &["{table: t, keys: ['t:{id}'], action: publish}"];
 
-/// One right that is taken from a user who has all the others.
+/// One right that is taken from a user with all the others.
 pub struct Lacking {
     pub code: &'static str,
     rules: &'static [&'static str],
     /// More fields of the target.
     target: &'static str,
-    /// As ACL SETUSER has it.
+    /// The missing right, as an argument of ACL SETUSER.
     without: &'static [&'static str],
 }
 
@@ -55,13 +55,13 @@ fn admin(bench: &Bench, words: &[&str]) -> Value {
     redis::cmd(words[0]).arg(&words[1..]).query(&mut bench.redis.client()).unwrap()
 }
 
-/// Redis 6 has none, and refuses a rule that names them.
+/// Redis 6 has no functions, and refuses an ACL rule that names them.
 fn has_functions(bench: &Bench) -> bool {
     let info: String = redis::cmd("INFO").arg("server").query(&mut bench.redis.client()).unwrap();
     !info.contains("redis_version:6")
 }
 
-/// With a database that is as it should be.
+/// A bench whose database has no findings.
 fn bench(redis: Redis, rules: &[&str]) -> Bench {
     let bench = Bench::on(Database::create(), redis, rules);
     bench.sql("CREATE TABLE t (id int PRIMARY KEY)");
@@ -100,7 +100,7 @@ fn a_check_is_heard_by_no_subscriber() {
     assert_eq!(listening.get_message().unwrap().get_channel_name(), "end");
 }
 
-/// What a server is set to.
+/// Cases of server settings.
 pub const SET: &[Case] = &[
     Case { codes: &["eviction-none"], run: || set_to(&["--maxmemory", "100mb"], "", "eviction-none") },
     Case {
@@ -144,7 +144,7 @@ fn set_to(args: &[&str], target: &str, code: &str) {
     bench.repairs(code);
 }
 
-/// What stands in a server.
+/// Cases of data in a server.
 pub const HOLDING: &[Case] = &[
     Case {
         codes: &["record-unreadable"],
@@ -186,7 +186,7 @@ fn what_stands_in_a_cache_is_repaired_as_printed() {
     run_all(HOLDING);
 }
 
-/// What only configuration, or another server, fixes.
+/// Cases that only the configuration or another server fixes.
 pub const ELSEWHERE: &[Case] = &[
     Case {
         codes: &["target-unreachable", "target-refused"],
@@ -227,7 +227,7 @@ pub const ELSEWHERE: &[Case] = &[
     },
 ];
 
-/// It ends where the port for its bus, 10,000 above its own, is somebody else's.
+/// The server ends if its bus port, 10,000 above its own, is taken. Then the test tries again.
 fn node_of_a_cluster() -> Redis {
     until("a node of a cluster has all its ports", || {
         let redis = Redis::start_with(&["--cluster-enabled", "yes"]);
@@ -236,7 +236,7 @@ fn node_of_a_cluster() -> Redis {
     })
 }
 
-/// Found at this server, and not at another.
+/// `check` finds the code at this server, and not at another one.
 fn elsewhere(redis: Redis, code: &str) {
     let mut bench = bench(redis, DELETE);
     bench.finds(code);
@@ -250,7 +250,7 @@ fn another_url_or_another_server_repairs_what_no_command_can() {
     run_all(ELSEWHERE);
 }
 
-/// As `src/targets/redis/mod.rs` documents it.
+/// With the user that `src/targets/redis/mod.rs` documents.
 #[test]
 fn the_documented_user_may_do_everything_that_is_checked() {
     let mut bench = bench(

@@ -1,4 +1,5 @@
-//! Making a slot waits for every transaction that is running: it says for which, gives up, and leaves nothing behind.
+//! Creating a slot waits for every running transaction. The commands name these transactions, time out, and leave
+//! nothing behind.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::support::{Database, Postgres, Redis, until};
 
 const RULES: &str = "rules: [{table: t, keys: ['t:{id}']}]\n";
 
-/// A transaction that has written something and goes on. In another database: they count too.
+/// A transaction that has written something and stays open. It is in another database: those count too.
 fn hold(server: &Arc<Postgres>) -> (Database, Client) {
     let elsewhere = Database::create_on(server.clone());
     elsewhere.run("CREATE TABLE busy (id int)");
@@ -25,7 +26,7 @@ fn slots(database: &Database, which: &str) -> String {
     database.client().one(&format!("SELECT count(*) FROM pg_replication_slots WHERE {which}"))
 }
 
-/// No slot of this database is there, half made or whole; the transaction still goes on.
+/// Checks that this database has no complete or incomplete slot, while the transaction is still open.
 fn nothing_is_left(database: &Database) {
     until("nothing is left of the slot", || {
         (slots(database, &format!("database = '{}'", database.name)) == "0").then_some(())
@@ -140,7 +141,7 @@ fn whom_a_slot_waits_for_is_told_within_two_seconds_by_every_command_that_makes_
     nothing_is_left(&database);
 }
 
-/// Whatever ends the command, the next one finds no slot that nobody waits for.
+/// However the command ends, the next one finds no abandoned slot.
 #[test]
 fn a_first_start_that_is_interrupted_leaves_no_slot_under_the_name() {
     let server = Arc::new(Postgres::start(""));

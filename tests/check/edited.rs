@@ -1,8 +1,8 @@
-//! What no statement fixes: the configuration is edited, or somebody does something elsewhere.
+//! Findings that no statement fixes: the configuration is edited, or somebody acts elsewhere.
 
 use super::bench::Bench;
 
-/// A finding that goes when the rules are written otherwise.
+/// A finding that disappears when the rules are changed.
 pub struct Edited {
     pub code: &'static str,
     tables: &'static str,

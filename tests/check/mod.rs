@@ -1,4 +1,4 @@
-//! `coherd check`: everything at once, and "could not check" is never "fine".
+//! `coherd check` reports everything in one run, and never reports "could not check" as "fine".
 
 pub mod bench;
 mod cache;
@@ -21,7 +21,7 @@ use crate::catalog::Session;
 use crate::setup::Config;
 use crate::support::Database;
 
-/// What no statement and no command fixes, and why.
+/// Findings that no statement or command fixes, and why.
 const NO_REMEDY: &[(&str, &str)] = &[
     ("source-dsn", "the configuration is edited"),
     ("source-unreachable", "a server is started, or the configuration edited"),
@@ -71,7 +71,7 @@ const NO_REMEDY: &[(&str, &str)] = &[
     ("setup-record", "only coherd setup says it: tests/setup.rs"),
 ];
 
-/// A code that is new has a case in which its remedy is carried out, or a reason why there can be none.
+/// A new code needs a case that carries out its remedy, or a reason why there is none.
 #[test]
 fn every_finding_is_repaired_as_printed_or_has_a_reason_why_not() {
     let cases = [
@@ -103,7 +103,7 @@ fn the_documentation_has_every_code() {
     assert!(text.contains(&rows.concat()), "docs/check.md should have this table:\n{}", rows.concat());
 }
 
-/// What is found of a database that looks like this.
+/// The findings for a database in this state.
 fn found(database: &Seen) -> Vec<Finding> {
     found_with(database, Clock::default())
 }
@@ -275,7 +275,8 @@ fn publication() -> coherd::types::database::Publication {
     }
 }
 
-/// Postgres itself where somebody else runs it cannot be had here; its roles can, and tests/check/server.rs has them.
+/// Managed Postgres services are not available here, but their roles can be imitated. tests/check/server.rs does this
+/// too.
 #[test]
 fn managed_services_are_told_what_they_can_do() {
     let database = Database::create();

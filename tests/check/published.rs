@@ -1,4 +1,4 @@
-//! Publication and replica identity: what `coherd setup` makes, and what is printed, leaves writers and migrations alone.
+//! Publication and replica identity: what `coherd setup` creates and prints does not break writers or migrations.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +12,7 @@ const USERS: &str =
 const BY_ID: &str = "{table: users, keys: ['u:{id}']}";
 const BY_EMAIL: &str = "{table: users, keys: ['e:{email}']}";
 
-/// Every UPDATE and DELETE of the application must work.
+/// Asserts that every UPDATE and DELETE of the application works.
 fn writes(database: &Database, table: &str, when: &str) {
     for sql in [format!("UPDATE {table} SET id = id"), format!("DELETE FROM {table} WHERE id = -1")] {
         let written = database.client().try_run(&sql);
@@ -147,7 +147,7 @@ fn a_publication_that_others_may_read_is_changed_by_nobody_but_its_reader() {
     );
 }
 
-/// DROP INDEX on everything that looks unused, as a DBA does it.
+/// Drops every index that looks unused, as a DBA would.
 fn drop_unused_indexes(bench: &Bench) {
     let sql = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'users'::regclass AND NOT indisprimary";
     for row in bench.database.client().rows(sql) {
@@ -166,7 +166,7 @@ fn no_index_that_a_remedy_made_can_be_dropped_as_unused() {
     }
 }
 
-/// `users` with a rule for which its old rows carry too little.
+/// `users` with a rule that needs more of its old rows than they contain.
 fn set_up_later(source: &str) -> Bench {
     let mut bench = Bench::new(&[BY_EMAIL]);
     source.clone_into(&mut bench.source);

@@ -1,4 +1,4 @@
-//! Settings, roles, the slot and standbys: each on a server of its own, fixed to the letter.
+//! Settings, roles, the slot and standbys. Each case has a server of its own, and is fixed exactly as printed.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::support::{Database, Redis};
 const RULE: &[&str] = &["{table: t, keys: ['t:{id}']}"];
 const T: &str = "CREATE TABLE t (id int PRIMARY KEY)";
 
-/// With the table, and set up.
+/// A bench with the table, after setup.
 fn set_up(settings: &str) -> Bench {
     let bench = Bench::alone(settings, RULE);
     bench.sql(T);
@@ -28,7 +28,7 @@ pub const RESTARTED: &[Case] = &[
         codes: &["wal-level"],
         run: || {
             let bench = Bench::alone("wal_level = replica", RULE);
-            // From 19 on a slot turns decoding on.
+            // From Postgres 19 on, a slot turns logical decoding on.
             if bench.database.server.version() < 190_000 {
                 bench.repairs("wal-level");
             } else {
@@ -103,7 +103,7 @@ pub const RELOADED: &[Case] = &[
     Case {
         codes: &["slot-at-risk", "slot-lost"],
         run: || {
-            // Checkpoints come when they are asked for.
+            // Checkpoints happen only on request.
             let mut bench = set_up("checkpoint_timeout = 1h\nmax_wal_size = 10GB");
             ", wal_budget: none".clone_into(&mut bench.source);
             alter(&bench, "max_slot_wal_keep_size = '1MB'");
@@ -153,7 +153,7 @@ pub const ROLES: &[Case] = &[
                 bench.repairs("role-replication");
                 bench.sql(&format!("DROP ROLE {service}"));
             }
-            // As Amazon has it: who is a member may replicate, so only the finding goes here.
+            // As on Amazon RDS, where members of the role may replicate. Here only the finding disappears.
             bench.sql("CREATE ROLE rds_superuser; CREATE ROLE rds_replication; CREATE ROLE of_rds LOGIN");
             bench.dsn = bench.database.dsn_as("of_rds");
             bench.repairs("role-replication");
@@ -228,7 +228,7 @@ pub const STANDBYS: &[Case] = &[
                 RULE,
             );
             bench.source = format!(", replicas: ['{}']", on_standby.database.dsn());
-            // A commit, which is what the delay is about.
+            // A commit, because the delay applies to commits.
             bench.sql("CREATE TABLE later ()");
             let found = bench.finds("replica-behind");
             on_standby.run(&found.remedy);

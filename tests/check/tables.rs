@@ -1,16 +1,16 @@
-//! Tables, publication, slot and functions: broken with SQL, fixed with the SQL that is printed.
+//! Tables, publication, slot and functions: each is broken with SQL and fixed with the printed SQL.
 
 use super::bench::{Bench, Found};
 
-/// A finding that SQL alone brings about.
+/// A finding that SQL alone causes.
 pub struct Broken {
     pub code: &'static str,
-    /// Before `coherd setup`.
+    /// SQL to run before `coherd setup`.
     tables: &'static str,
     rules: &'static [&'static str],
-    /// After it; `NAME` is the database, the publication and the slot.
+    /// SQL to run after it. `NAME` is the database, the publication and the slot.
     breaking: &'static str,
-    /// The oldest server that can be broken so.
+    /// The oldest server version on which this can happen.
     since: u32,
 }
 
@@ -99,7 +99,7 @@ pub const BROKEN: &[Broken] = &[
     broken("synchronous-commit", T, BY_ID, "ALTER ROLE postgres IN DATABASE NAME SET synchronous_commit = off"),
 ];
 
-/// Carries out what is printed, as often as one finding uncovers another of the same code.
+/// Carries out the printed remedies, as often as fixing one finding reveals another with the same code.
 fn repaired(its: &Broken) -> Option<Found> {
     let bench = Bench::new(its.rules);
     if bench.database.server.version() < its.since {

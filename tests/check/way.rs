@@ -1,4 +1,4 @@
-//! The way to the servers: what is away, what refuses, and what stands in between.
+//! The connections to the servers: servers that are down or refuse, and software in between.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,24 +9,24 @@ use crate::support::Postgres;
 
 const RULE: &[&str] = &["{table: t, keys: ['t:{id}']}"];
 
-/// What stands before a server.
+/// What is in front of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Between {
-    /// Answers the greeting itself, as poolers do: with a process id of its own.
+    /// Answers the startup message itself, as poolers do, with its own process id.
     Pooler,
-    /// The same of an older day: lets no replication connection in.
+    /// An old pooler, which accepts no replication connection.
     OldPooler,
-    /// Knows no `options`, as pgbouncer before 1.20.
+    /// Rejects `options`, as pgbouncer before 1.20.
     Strict,
-    /// Leaves out what it does not know (`ignore_startup_parameters`).
+    /// Drops the startup parameters that it does not know (`ignore_startup_parameters`).
     Forgetful,
-    /// Lets no replication connection in, as a line of pg_hba.conf may.
+    /// Accepts no replication connection, as a line of pg_hba.conf may require.
     Guard,
-    /// Leads connections to each server in turn.
+    /// Sends connections to each server in turn.
     Balancer,
 }
 
-/// Listens, and gives the port. Its threads end with the tests.
+/// Listens, and returns the port. Its threads end with the tests.
 fn stand(between: Between, servers: Vec<u16>) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -108,7 +108,7 @@ fn a_pooler_in_the_way_is_told_with_the_servers_own_address() {
     }
 }
 
-/// Not "Postgres is away" for ever.
+/// The daemon must not report "Postgres is away" for ever.
 #[test]
 fn a_daemon_behind_a_pooler_says_so_and_ends() {
     let mut bench = set_up();

@@ -1,4 +1,4 @@
-//! What the documents say is run here.
+//! Runs the commands and examples in the documents.
 
 mod texts;
 
@@ -31,7 +31,7 @@ fn the_readmes_path_leads_from_nothing_to_a_proved_fix() {
     let mut daemon = Daemon::configure(&database, &redis.url(), &format!("rules:{rules}"));
     let refused = daemon.command(&["setup", "--dsn", &database.dsn()]);
     assert_eq!(refused.status.code(), Some(1));
-    // What setup prints as fix is what the README shows, and it fixes.
+    // The README shows the fix that setup prints, and the fix works.
     let repair = blocks("sql")[0];
     for statement in repair.lines() {
         assert!(text(&refused).contains(statement), "{statement}\nis not in\n{}", text(&refused));
@@ -46,7 +46,7 @@ fn the_readmes_path_leads_from_nothing_to_a_proved_fix() {
     let mut sql = database.client();
     let (fix, wait) = blocks("sql")[1].split_once('\n').unwrap();
     sql.run(fix);
-    // The README's slot has the default name; this one is named like the test's database.
+    // The README's slot has the default name; this one has the test database's name.
     let wait = wait.trim().replace("wait()", &format!("wait(slot => '{}')", database.name));
     assert_eq!(sql.one(&wait), "t");
     assert!(!redis::cmd("EXISTS").arg("user:1").query::<bool>(&mut client).unwrap());

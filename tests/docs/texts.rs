@@ -1,4 +1,4 @@
-//! What documents say of files, names and one another. Needs no server.
+//! Checks the files, names and links that documents mention. Needs no server.
 
 use std::process::Command;
 
@@ -39,7 +39,7 @@ fn the_readme_lists_every_metric() {
 
 const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
 
-/// The pages that ARCHITECTURE.md leads to.
+/// The pages that ARCHITECTURE.md links to.
 const PAGES: [&str; 7] = [
     include_str!("../../docs/architecture/core.md"),
     include_str!("../../docs/architecture/decisions.md"),

@@ -1,4 +1,4 @@
-//! Commits with `synchronous_commit = off`, which others can see before they are in the flushed log.
+//! Commits with `synchronous_commit = off`. Other sessions can see them before the log is flushed.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEF
     INSERT INTO users SELECT generate_series(1, 100); CREATE TABLE logs (line text);";
 const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
 
-/// The WAL writer takes longer than anybody here waits, so that only who asks for a flush gets one.
+/// The WAL writer takes longer than any wait here, so that a flush happens only on request.
 const NO_WAL_WRITER: &str = "wal_writer_delay = 10s\nautovacuum = off";
 
-/// Far from the WAL writer's pace.
+/// Far below the WAL writer's delay.
 const PROMPT: Duration = Duration::from_secs(5);
 
 /// A shop, and a session whose commits do not wait for the flush.
@@ -24,7 +24,7 @@ fn shop() -> (Shop, Client) {
     (shop, hasty)
 }
 
-/// Changes a row, has `wait` wait, and counts the times that the key was still there.
+/// Changes a row and calls `wait`, `times` times. Returns how often the key was still cached afterwards.
 fn stale(shop: &mut Shop, hasty: &mut Client, times: u32, mut wait: impl FnMut(&mut Shop)) -> u32 {
     let waits = |_| {
         shop.cache(&["user:7"]);
@@ -65,7 +65,7 @@ fn a_token_covers_what_another_session_has_committed_and_not_flushed() {
 #[test]
 fn what_is_written_and_not_committed_keeps_nobody_waiting() {
     let (mut shop, mut hasty) = shop();
-    // As long as its transaction is open nothing flushes what it has written.
+    // While its transaction is open, nothing flushes what it has written.
     for end in ["ROLLBACK", "COMMIT"] {
         hasty.run("BEGIN; INSERT INTO logs VALUES ('x')");
         let began = Instant::now();

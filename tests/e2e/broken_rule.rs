@@ -1,4 +1,4 @@
-//! A restart finds a rule that cannot be kept any more: the daemon goes on without it, and keeps the others.
+//! After a restart, a rule can no longer be covered: the daemon runs without it and keeps the others.
 
 use super::Shop;
 use crate::support::daemon::text;
@@ -10,8 +10,8 @@ const SCHEMA: &str = "
     CREATE TABLE orders (no int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO orders SELECT generate_series(1, 9);";
 const RULES: &str = "  - table: users\n    keys: [\"user:{id}\"]\n  - table: orders\n    keys: [\"order:{no}\"]\n";
 
-/// Breaks the rule of `orders` with `breaks` while the daemon is down, starts it, and repairs it with `repairs`. A rule
-/// that `misses` changes meanwhile is flushed then.
+/// Breaks the rule of `orders` with `breaks` while the daemon is down, starts the daemon, and repairs the rule with
+/// `repairs`. `misses`: the rule may have missed changes, so the repair flushes it.
 fn goes_on_without_the_rule(breaks: &str, repairs: &str, misses: bool) {
     let mut shop = Shop::open(SCHEMA, RULES);
     let publication = shop.database.name.clone();

@@ -1,4 +1,4 @@
-//! A target that is away for too long: the slot goes on without it, and the record proves what it missed.
+//! A target that is down for too long: the slot goes on without it, and the record proves what it missed.
 
 use super::Shop;
 use crate::support::postgres::postgres_client;
@@ -9,7 +9,7 @@ const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEF
     CREATE TABLE bulk (x text);";
 const RULES: &str = "rules:\n  - table: users\n    keys: [\"user:{id}\"]\n";
 
-/// A shop with a budget of 8 MiB and a second cache behind the same daemon.
+/// A shop with a budget of 8 MiB and a second cache for the same daemon.
 fn open(rest: &str) -> (Shop, Redis) {
     let mut shop = Shop::alone("", SCHEMA, "  - table: users\n    keys: [\"user:{id}\"]\n");
     let edge = Redis::start();
@@ -34,7 +34,7 @@ fn keys(redis: &Redis) -> Vec<String> {
 }
 
 impl Shop {
-    /// Writes log that concerns no rule until the target is suspended.
+    /// Writes log that matches no rule, until the target is suspended.
     fn exhaust_the_budget(&mut self) {
         until("the target is suspended", || {
             self.sql.run("INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 1000)");
@@ -65,7 +65,7 @@ fn the_slot_goes_on_without_a_target_that_is_away_for_too_long_and_the_others_no
     shop.exhaust_the_budget();
     until("the slot goes on", || shop.confirmed_past(&token).then_some(()));
     assert!(!shop.waits(&token, "300ms"), "the slot's position is no proof any more");
-    // Any role that may log in can take the lock by which a daemon says "settled".
+    // Any role that may log in can take the lock by which a daemon attests that its stream is settled.
     let pid = shop.walsender();
     shop.sql.run("CREATE ROLE forger LOGIN");
     let mut forger = postgres_client(&shop.database.dsn_as("forger")).unwrap();
@@ -74,7 +74,7 @@ fn the_slot_goes_on_without_a_target_that_is_away_for_too_long_and_the_others_no
     assert_eq!(shop.daemon.http(&format!("/wait?token={token}&timeout=100ms")).0, 504);
     let (code, reasons) = shop.daemon.http("/readyz");
     assert!(code == 503 && reasons.contains("target cache was suspended at "), "{reasons}");
-    // The other one is served by name, before and after.
+    // The other target gets its invalidations by name, before and after.
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 2");
     until("the other target is served", || (keys(&edge) == ["other", "user:3"]).then_some(()));
     shop.redis.signal(Signal::Continue);
@@ -150,7 +150,7 @@ fn a_transaction_that_runs_for_long_costs_no_target_anything() {
         shop.sql.run("INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 1000)");
         (shop.sql.one(retained) == "t").then_some(())
     });
-    // Two more looks see it.
+    // Two more looks show it.
     for _ in 0..2 {
         let before = shop.daemon.http("/metrics").1;
         let held =

@@ -1,4 +1,4 @@
-//! One transaction over a million rows.
+//! Transactions of up to a million rows.
 
 use super::Shop;
 use crate::support::process::peak_rss_kib;
@@ -43,7 +43,8 @@ fn beyond_max_keys_per_transaction_the_scope_is_flushed() {
     overflow_is_told(&shop, "max_keys_per_transaction", "100 keys");
 }
 
-/// In the log, once, with rule, target and limit; in the metric; in the status.
+/// Checks that the overflow is reported once in the log with rule, target and limit, and also in the metric and the
+/// status.
 fn overflow_is_told(shop: &Shop, limit: &str, most: &str) {
     let log = shop.daemon.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(limit)).collect();

@@ -1,5 +1,5 @@
-//! The holes that deleting keys after a commit leaves: a commit that readers do not see yet, a replica that replays
-//! later. A reader fills the old row in at the worst moment; once the change is settled, it is gone.
+//! Races that deleting keys after a commit leaves open: a commit that readers do not see yet, a replica that replays
+//! later. A reader fills the old row at the worst moment. Once the change is settled, the old row must be gone.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,7 +16,7 @@ const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEF
 const RULES: &str =
     "rules:\n  - table: users\n    keys: [\"user:{id}\"]\n  - table: orders\n    keys: [\"order:{id}\"]\n";
 
-/// A shop with a standby.
+/// A shop and a standby.
 struct Pair {
     shop: Shop,
     standby: Postgres,
@@ -24,7 +24,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// `source` goes below `source:`; `{standby}` stands for the DSN of the standby.
+    /// `source` is added below `source:`; `{standby}` stands for the standby's DSN.
     fn open(settings: &str, source: &str) -> Pair {
         let database = Database::create_on(Arc::new(Postgres::start(settings)));
         database.run(SCHEMA);
@@ -45,7 +45,7 @@ impl Pair {
         Pair::open("", &format!("  replicas: [\"{{standby}}\"]\n{source}"))
     }
 
-    /// Makes the standby a synchronous one, and stops it: from now on commits wait for it.
+    /// Makes the standby synchronous and stops it, so that commits wait for it from now on.
     fn lose_the_standby(&self) -> Waiting {
         self.standby.stop(Signal::Quit);
         let server = &self.shop.database.server;
@@ -65,7 +65,7 @@ impl Pair {
         self.there.run("SELECT pg_wal_replay_resume()");
     }
 
-    /// A reader of the replica fills in what it sees, and says what that is.
+    /// Fills the cache with the value on the replica, and returns it.
     fn fill_from_the_replica(&mut self, id: u32) -> String {
         let n = self.there.one(&format!("SELECT n FROM users WHERE id = {id}"));
         self.shop.fill(id, &n);
@@ -88,7 +88,7 @@ impl Pair {
         self.shop.daemon.status()["replicas"][0]["held"] == true
     }
 
-    /// Why nothing waits for the replica.
+    /// Why the daemon does not wait for the replica.
     fn left(&self) -> Option<String> {
         self.shop.daemon.status()["replicas"][0]["left"].as_str().map(str::to_owned)
     }
@@ -99,7 +99,7 @@ impl Shop {
         let () = redis::cmd("SET").arg(format!("user:{id}")).arg(value).query(&mut self.redis.client()).unwrap();
     }
 
-    /// Runs a change that may take its time to commit.
+    /// Runs a change whose commit may wait.
     fn change(&self, sql: &'static str) -> JoinHandle<()> {
         let mut client = self.database.client();
         std::thread::spawn(move || client.run(sql))

@@ -1,4 +1,4 @@
-//! One test for each row of DESIGN §4: what the daemon finds, and what becomes of the keys.
+//! One test for each row of DESIGN §4: the state that the daemon finds, and what happens to the keys.
 
 mod halted;
 mod poisoned;
@@ -11,29 +11,29 @@ use crate::support::{Daemon, Database, Postgres, Redis, until};
 
 const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO users SELECT generate_series(1, 2000);";
 const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
-/// A slot is lost after a few MB that it holds back.
+/// With these settings, a slot that holds back a few MB is lost.
 const SCANTY: &str = "max_slot_wal_keep_size = 1MB\nmin_wal_size = 32MB\nmax_wal_size = 32MB";
 
 impl Shop {
-    /// Changes the row of `user:1`.
+    /// Updates the row of `user:1`.
     fn change_user_1(&mut self) {
         self.sql.run("UPDATE users SET n = n + 1 WHERE id = 1");
     }
 
-    /// The reasons of the gaps or flushes that the running daemon tells of, oldest first.
+    /// The reasons of the gaps or flushes in the daemon's status, oldest first.
     fn told(&self, events: &str) -> Vec<String> {
         let status = self.daemon.status();
         let reason = |event: &serde_json::Value| event["reason"].as_str().map(str::to_owned);
         status[events].as_array().into_iter().flatten().filter_map(reason).collect()
     }
 
-    /// Drops the slot as soon as nobody is at it.
+    /// Drops the slot as soon as it is no longer in use.
     fn drop_slot(&mut self) {
         let drop = format!("SELECT pg_drop_replication_slot('{}')", self.database.name);
         until("the slot can be dropped", || self.sql.try_run(&drop).ok());
     }
 
-    /// Writes WAL until the slot has lost its own.
+    /// Writes WAL until the slot is lost.
     fn lose_slot(&mut self) {
         self.sql.run("CREATE TABLE IF NOT EXISTS bulk (x text)");
         until("the slot is lost", || {
@@ -51,8 +51,8 @@ impl Shop {
         until("the daemon is ready", || (self.daemon.http("/readyz").0 == 200).then_some(()));
     }
 
-    /// Nothing of the rules is left in the cache, only `other`, and the gap is told once; after that, keys are invalidated
-    /// by name again.
+    /// Waits until only `other` is left in the cache. The gap is reported once, and then keys are invalidated by name
+    /// again.
     fn is_flushed_because(&mut self, reason: &str) {
         until("every key of the rules is gone", || (self.cached() == ["other"]).then_some(()));
         self.ready();
@@ -60,7 +60,7 @@ impl Shop {
         self.invalidates_by_name();
     }
 
-    /// A change costs its own key and no other.
+    /// Checks that a change invalidates its own key and no other.
     fn invalidates_by_name(&mut self) {
         self.settle();
         self.cache(&["user:3", "user:4"]);
@@ -69,7 +69,8 @@ impl Shop {
         assert!(!self.daemon.has_ended());
     }
 
-    /// `user:1`, which is stale, is gone: with everything else, or because it was sent again from memory.
+    /// Waits until the stale key `user:1` is gone, by a flush or because coherd sent the invalidation again from
+    /// memory.
     fn lost_user_1_by_a_flush_or_sent_again(&self) {
         until("the stale key is gone", || (!self.cached().contains(&"user:1".to_owned())).then_some(()));
         self.ready();
@@ -81,7 +82,7 @@ impl Shop {
     }
 }
 
-/// A cache that is full before coherd comes for the first time: no slot, no record.
+/// A filled cache before the first start of coherd: no slot, no record.
 fn first_start(on_first_start: &str) -> Shop {
     let (database, redis) = (Database::create(), Redis::start());
     database.run(SCHEMA);
@@ -97,7 +98,7 @@ fn first_start(on_first_start: &str) -> Shop {
 }
 
 impl Shop {
-    /// Deletes the record, and nothing else.
+    /// Deletes only the record.
     fn forget_record(&self) {
         let record = format!("coherd:{}", self.database.name);
         let () = redis::cmd("DEL").arg(record).query(&mut self.redis.client()).unwrap();
@@ -244,7 +245,7 @@ fn slot_but_no_record_full_target() {
     shop.is_flushed_because("record_gone");
 }
 
-/// A cache with `user:1`, and a snapshot of that; then the key is invalidated, and the record is further.
+/// Caches `user:1` and takes a snapshot. Then the key is invalidated and the record moves on.
 fn with_snapshot(shop: &mut Shop) -> Vec<u8> {
     shop.cache(&["user:1", "user:2", "other"]);
     let snapshot = shop.redis.dump();
@@ -264,7 +265,7 @@ fn record_behind_target_restored_while_down() {
     shop.is_flushed_because("target_went_back");
 }
 
-/// A server of its own that was backed up, and after that `user:1` was changed and is cached as it is now.
+/// A server of its own with a backup. Afterwards `user:1` has changed, and its new value is cached.
 fn with_backup(rest: &str) -> Shop {
     let mut shop = Shop::alone("", SCHEMA, &format!("{RULE}{rest}"));
     shop.settle();
@@ -273,7 +274,7 @@ fn with_backup(rest: &str) -> Shop {
     server.back_up();
     server.launch();
     shop.sql = shop.database.client();
-    // Further than all that a server writes by itself after a start.
+    // More log than a server writes by itself after a start.
     shop.sql.run("CREATE TABLE bulk AS SELECT repeat('x', 1000) FROM generate_series(1, 5000)");
     shop.change_user_1();
     shop.settle();
@@ -282,7 +283,7 @@ fn with_backup(rest: &str) -> Shop {
 }
 
 impl Shop {
-    /// The database as it was before.
+    /// Restores the database from the backup.
     fn restore_backup(&mut self) {
         let server = std::sync::Arc::clone(&self.database.server);
         server.stop(Signal::Interrupt);
@@ -301,7 +302,7 @@ fn record_ahead_database_restored_while_down() {
     shop.is_flushed_because("database_went_back");
 }
 
-/// A server of another cluster, with the same database, tables, rows and names.
+/// A server of another cluster with the same database, tables, rows and names.
 fn another_cluster(shop: &Shop) -> Database {
     let server = Postgres::start_another("");
     let name = shop.database.name.clone();
@@ -340,7 +341,7 @@ fn new_timeline_slot_survived_while_down() {
 }
 
 impl Shop {
-    /// Has the server recover from nothing but its own log: it ends on a new timeline, with its slots.
+    /// Makes the server recover from its own log: it ends on a new timeline and keeps its slots.
     fn promote(&mut self) {
         let server = std::sync::Arc::clone(&self.database.server);
         server.stop(Signal::Interrupt);
@@ -354,7 +355,7 @@ impl Shop {
         });
     }
 
-    /// Nothing was lost at the fork, so a flush is allowed, and so is going on.
+    /// The fork lost nothing, so both a flush and a plain continuation are correct.
     fn lost_user_1_or_flushed(&mut self) {
         until("the changed key is gone", || (!self.cached().contains(&"user:1".to_owned())).then_some(()));
         self.ready();

@@ -1,4 +1,4 @@
-//! Processes that die.
+//! Processes that are killed or stopped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -42,14 +42,14 @@ fn kill_9_at_thirty_random_instants_loses_no_key() {
             }
         }
     });
-    // Each kill at a number of updates written, spread over the whole load, so that no clock decides.
+    // Kills depend on the number of updates written, spread over the whole load, and not on the clock.
     let mut instants: Vec<u32> = (0..30).map(|_| chance.u32(1..ROWS)).collect();
     instants.sort_unstable();
     for instant in instants {
         until("the load has come far enough", || (done.load(Ordering::Relaxed) >= instant).then_some(()));
         shop.daemon.stop(Signal::Kill);
         shop.daemon.launch_unready();
-        // Half of the time it dies while it is still starting.
+        // Half of the time the daemon is killed while it is still starting.
         if chance.bool() {
             shop.walsender();
         }
@@ -66,7 +66,7 @@ fn a_shutdown_delivers_acknowledges_and_exits_with_zero() {
     fill(&shop);
     shop.sql.run("UPDATE users SET n = n + 1");
     let committed = shop.sql.one("SELECT pg_current_wal_lsn()");
-    // It must have begun to read, or there is nothing to drain.
+    // The daemon must have begun to read; otherwise there is nothing to drain.
     until("the first key is gone", || (shop.cached().len() < ROWS as usize).then_some(()));
     assert_eq!(shop.daemon.stop(Signal::Term), 0, "{}", shop.daemon.log());
     let confirmed = format!(

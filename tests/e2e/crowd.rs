@@ -1,4 +1,4 @@
-//! Crowds at the admin port: whoever probes is answered all the same.
+//! Many connections to the admin port. Probes are answered nevertheless.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -13,10 +13,10 @@ use crate::support::until;
 const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY)";
 const RULES: &str = "  - table: users\n    keys: ['user:{id}']\n";
 
-/// Far more than the daemon under test has places for.
+/// Far more than the daemon under test accepts.
 const CROWD: usize = 1_500;
 
-/// A daemon that may have 1,200 file descriptors, and so 1,000 connections.
+/// A daemon limited to 1,200 file descriptors, and so to 1,000 connections.
 fn shop() -> Shop {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });

@@ -1,4 +1,4 @@
-//! What the stream does not show: the catalogue changes under the rules.
+//! Changes of the catalogue that affect the rules and do not show in the stream.
 
 use super::Shop;
 use crate::support::process::Signal;
@@ -12,7 +12,7 @@ const SCHEMA: &str = "CREATE TYPE mood AS ENUM ('good', 'bad');
 const RULES: &str = "  - table: users\n    keys: [\"user:{id}\"]\n  - table: carts\n    keys: [\"cart:{id}\"]\n";
 
 impl Shop {
-    /// `{p}` in `sql` is the publication. One statement after the other, but one message is one transaction.
+    /// Runs `sql`, with `{p}` replaced by the publication. One message is one transaction.
     pub(super) fn alter(&mut self, sql: &str) {
         self.sql.run(&sql.replace("{p}", &self.database.name));
     }
@@ -22,7 +22,7 @@ impl Shop {
         metrics.contains("coherd_rule_covered{rule=\"rules[0] public.users\"} 1")
     }
 
-    /// The rule of `users` is flushed, nobody else's.
+    /// Waits until the rule of `users` is flushed, and no other.
     fn users_are_flushed(&self, what: &str) {
         until(what, || (self.cached() == ["cart:1", "other"]).then_some(()));
     }
@@ -86,7 +86,7 @@ fn what_changes_the_file_or_the_owner_alone_flushes_nothing() {
     }
     for sql in &statements {
         shop.alter(sql);
-        // A look finds what comes later only together with this.
+        // The same look must report this change together with the one before.
         shop.alter("ALTER TABLE carts DROP COLUMN IF EXISTS plan, ADD COLUMN plan text DEFAULT 'free'");
         until("the rule of carts is flushed", || (!shop.cached().contains(&"cart:1".to_owned())).then_some(()));
         shop.cache(&["cart:1"]);
@@ -125,7 +125,7 @@ fn what_hides_changes_is_told_with_its_repair_and_settles_nothing_until_it_is_re
         assert!(said.contains(&words.replace("{p}", &name)), "{said}");
         until("the rule is flushed", || (!shop.cached().contains(&"user:1".to_owned())).then_some(()));
         assert!(!shop.rule_covered());
-        // A reader cannot know, and neither can the stream.
+        // Neither a reader nor the stream can know of the hidden change.
         shop.cache(&["user:1", "user:2"]);
         shop.sql.run("UPDATE carts SET n = n + 1");
         let token = shop.sql.one("SELECT coherd.token()");
@@ -176,7 +176,7 @@ fn a_transaction_that_wrote_while_the_table_was_not_published_is_waited_for() {
     writer.run("BEGIN; UPDATE users SET n = 5 WHERE id = 2");
     shop.alter("ALTER PUBLICATION {p} ADD TABLE users (id)");
     shop.users_are_flushed("the rule is flushed at once");
-    // Filled from what was committed then.
+    // Filled with the value that was committed at that time.
     shop.cache(&["user:2"]);
     let flushes = shop.flushes();
     writer.run("COMMIT");

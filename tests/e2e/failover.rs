@@ -1,4 +1,4 @@
-//! A primary that dies, and a standby that takes its place.
+//! A primary fails, and a standby takes over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// `wanted` is `target_session_attrs`. The standby stands first, as it does when the last failover is long ago.
+    /// `wanted` is `target_session_attrs`. The standby is listed first, as it may be after an earlier failover.
     fn open(standby_settings: &str, wanted: &str) -> Pair {
         let database = Database::create_on(Arc::new(Postgres::start("")));
         database.run(SCHEMA);
@@ -40,7 +40,7 @@ impl Pair {
         pair
     }
 
-    /// With the slot on the standby, too. `None` where the version cannot do that.
+    /// Opens a pair with the slot also on the standby. `None` if the version does not support that.
     fn with_failover_slot() -> Option<Pair> {
         if Postgres::shared().version() < 170_000 {
             println!("skipped: failover slots came with Postgres 17");
@@ -51,13 +51,13 @@ impl Pair {
         Some(pair)
     }
 
-    /// The standby has all that was written so far, and receives no more of it.
+    /// Waits until the standby has everything written so far, then cuts it off from the primary.
     fn cut_off_the_standby(&self) {
         self.standby.catch_up(&self.shop.database.server);
         self.standby.cut_off();
     }
 
-    /// The primary's host is gone, and the standby takes over.
+    /// Stops the primary at once and promotes the standby.
     fn fail_over(&mut self) {
         self.shop.database.server.stop(Signal::Quit);
         self.standby.promote();
@@ -83,7 +83,7 @@ impl Pair {
         rows.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect()
     }
 
-    /// Keys that say something else than the rows of the server that is the primary now.
+    /// Keys whose value differs from the row on the present primary.
     fn stale(&mut self) -> Vec<String> {
         let mut cache = self.shop.redis.client();
         let keys: Vec<String> = self.shop.cached().into_iter().filter(|key| key.starts_with("user:")).collect();
@@ -97,15 +97,15 @@ impl Pair {
         pairs.filter_map(|(key, value)| value.filter(|value| differs(&key, value)).map(|_| key)).collect()
     }
 
-    /// A supervisor starts a daemon again that has ended, as systemd would.
+    /// Restarts a daemon that has ended, as systemd would.
     fn supervise(&mut self) {
         if self.shop.daemon.has_ended() {
             self.shop.daemon.launch_unready();
         }
     }
 
-    /// Waits until the daemon follows the new primary and no key in the cache is stale; and then that this holds for
-    /// what is changed there.
+    /// Waits until the daemon follows the new primary and no cached key is stale. Then checks the same after changes
+    /// there.
     fn comes_to_terms(&mut self) {
         until_within(std::time::Duration::from_mins(1), "the daemon follows the new primary", || {
             self.supervise();
@@ -115,7 +115,7 @@ impl Pair {
             self.supervise();
             self.stale().is_empty().then_some(())
         });
-        // The page counts a flush that is under way as unsettled, which SQL cannot.
+        // The admin server treats a flush in progress as unsettled, which SQL cannot do.
         let token = self.shop.sql.one("SELECT coherd.token()");
         let (code, told) = self.shop.daemon.http(&format!("/wait?token={token}&timeout=60s"));
         assert_eq!(code, 200, "{told}\n{}", self.shop.daemon.log());
@@ -131,7 +131,7 @@ impl Pair {
         self.shop.daemon.status()[field].clone()
     }
 
-    /// What the metrics say of gaps: `reason="…"} n`.
+    /// The gap counters in the metrics: `reason="…"} n`.
     fn gaps(&self) -> Vec<String> {
         let metrics = self.shop.daemon.http("/metrics").1;
         let gaps = metrics.lines().filter_map(|line| line.strip_prefix("coherd_gaps_total{"));
@@ -145,7 +145,7 @@ fn a_promoted_standby_that_lacks_the_slot_gets_a_new_one_and_the_caches_are_flus
     pair.fill();
     pair.standby.catch_up(&pair.shop.database.server);
     pair.fail_over();
-    // As likely as not before the new slot is there.
+    // This may be before or after the new slot exists.
     pair.shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
     until("every key of the rule is gone", || (pair.shop.cached() == ["other"]).then_some(()));
     pair.comes_to_terms();
@@ -234,7 +234,7 @@ fn commits_that_were_lost_with_the_primary_leave_no_key_behind_when_the_daemon_w
 fn a_commit_at_a_position_that_the_old_primary_had_used_is_not_taken_for_done() {
     let Some(mut pair) = Pair::with_failover_slot() else { return };
     pair.cut_off_the_standby();
-    // Far ahead of where the new timeline begins.
+    // Far past the position at which the new timeline begins.
     for n in 1..=20 {
         pair.shop.sql.run(&format!("UPDATE users SET n = {n}"));
     }
@@ -257,7 +257,7 @@ fn a_commit_at_a_position_that_the_old_primary_had_used_is_not_taken_for_done() 
     until("no key is stale", || pair.stale().is_empty().then_some(()));
 }
 
-/// A change that the stream holds back, because the standby that it waits for is away.
+/// A change that the stream holds back, because the standby that it waits for is down.
 fn held_back() -> Option<Pair> {
     let mut pair = Pair::with_failover_slot()?;
     pair.shop.settle();
@@ -277,7 +277,7 @@ fn held_back() -> Option<Pair> {
     Some(pair)
 }
 
-/// The standby is back: what was held back is invalidated, and nothing else.
+/// The standby is back: the change that was held back is invalidated, and nothing else.
 fn let_go(pair: &mut Pair) {
     let server = Arc::clone(&pair.shop.database.server);
     pair.standby.follow(&server);

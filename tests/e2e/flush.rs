@@ -8,7 +8,7 @@ use crate::support::until;
 
 const RULES: usize = 20;
 
-/// A flush goes at `pace`, in keys a second.
+/// Flushes go at `pace`, in keys per second.
 fn shop(pace: u32) -> Shop {
     let tables = |n: usize| {
         format!(
@@ -37,7 +37,7 @@ fn fill(shop: &Shop, foreign: usize) {
     }
 }
 
-/// Without a slot everything has to be flushed. Gives how long that took from the start of the daemon.
+/// A lost slot makes coherd flush everything. Returns the time from the daemon's start to the end of the flush.
 fn flushed_after_a_lost_slot(shop: &mut Shop, foreign: usize) -> Duration {
     lose_slot(shop);
     fill(shop, foreign);
@@ -58,7 +58,7 @@ fn lose_slot(shop: &mut Shop) {
     until("the slot can be dropped", || shop.sql.try_run(&drop).ok());
 }
 
-/// How often Redis was asked for keys.
+/// The number of SCAN calls of Redis.
 fn scans(shop: &Shop) -> u64 {
     let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut shop.redis.client()).unwrap();
     let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_scan:calls="));

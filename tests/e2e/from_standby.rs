@@ -13,7 +13,7 @@ use crate::support::{Daemon, Database, Postgres, Redis, until};
 const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO users SELECT generate_series(1, 200);";
 const RULES: &str = "rules:\n  - table: users\n    keys: [\"user:{id}\"]\n";
 
-/// A shop whose daemon follows a standby, set up but not started. Its `sql` is the primary's.
+/// A shop whose daemon follows a standby; configured, not started. `sql` is a session on the primary.
 fn configured() -> (Shop, Postgres) {
     let database = Database::create_on(Arc::new(Postgres::start("")));
     database.run(SCHEMA);
@@ -25,7 +25,7 @@ fn configured() -> (Shop, Postgres) {
     (Shop { daemon, redis, sql, database }, standby)
 }
 
-/// `None` where the version cannot do it.
+/// The same, started. `None` if the version does not support it.
 fn followed() -> Option<(Shop, Postgres)> {
     let (mut shop, standby) = configured();
     let server = Arc::clone(&shop.database.server);
@@ -48,7 +48,7 @@ fn on(standby: &Postgres, shop: &Shop) -> Client {
     postgres_client(&standby.dsn(&shop.database.name)).unwrap()
 }
 
-/// The process that streams the slot; `None` where nobody follows it.
+/// The pid of the process that streams the slot; `None` if the slot is not in use.
 fn active(sql: &mut Client, slot: &str) -> Option<String> {
     let pid = sql.one(&format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{slot}'"));
     (!pid.is_empty()).then_some(pid)
@@ -71,7 +71,7 @@ fn changes_on_the_primary_are_invalidated_promptly_from_the_standbys_slot() {
     }
     took.sort();
     println!("median {:?}, slowest {:?}", took[25], &took[47..]);
-    // A machine may hiccup; a walsender that sleeps through a change does so for seconds.
+    // A machine may stall briefly; a walsender that sleeps through a change does so for seconds.
     assert!(took[47] < Duration::from_secs(1), "{took:?}");
     let check = shop.daemon.command(&["check"]);
     assert!(check.status.success(), "{}", text(&check));
@@ -80,8 +80,8 @@ fn changes_on_the_primary_are_invalidated_promptly_from_the_standbys_slot() {
 #[test]
 fn the_walsender_of_a_standby_hears_of_the_daemon_many_times_a_second() {
     let Some((shop, standby)) = followed() else { return };
-    // A walsender there sometimes misses that a change was replayed, and sleeps until it hears something. That is rare:
-    // what can be seen every time is the medicine.
+    // A walsender on a standby sometimes misses that a change was replayed, and sleeps until it receives a message.
+    // That is rare, so the test checks the countermeasure, which always shows.
     let mut heard = Vec::new();
     let mut sql = on(&standby, &shop);
     until("the daemon has said eleven times that it is alive", || {
@@ -106,7 +106,7 @@ fn the_stream_goes_on_when_the_standby_is_promoted() {
     standby.promote();
     shop.sql = on(&standby, &shop);
     assert_eq!(shop.left_after("UPDATE users SET n = 2 WHERE id = 2"), ["other", "user:3"]);
-    // The daemon opens the stream again, to learn the timeline, and goes on where it was: no gap, nothing flushed.
+    // The daemon reopens the stream to learn the timeline, and continues where it was: no gap, no flush.
     let reopened = until("the promoted server streams", || active(&mut shop.sql, &shop.database.name));
     assert_ne!(Some(reopened), walsender, "{}", shop.daemon.log());
     assert!(shop.daemon.log().contains("the standby that is followed was promoted"), "{}", shop.daemon.log());
@@ -114,7 +114,7 @@ fn the_stream_goes_on_when_the_standby_is_promoted() {
     for none in ["coherd_gaps_total{", "coherd_flushes_total{"] {
         assert!(!metrics.contains(none), "{metrics}");
     }
-    // And after a new start, when the timeline is known to be another one.
+    // Also after a restart, when the timeline is known to be another one.
     shop.daemon.stop(Signal::Kill);
     shop.sql.run("UPDATE users SET n = 3 WHERE id = 3");
     shop.daemon.launch();

@@ -1,4 +1,4 @@
-//! A cache at `maxmemory` that evicts nothing.
+//! A cache at `maxmemory` with the policy `noeviction`.
 
 use super::Shop;
 use crate::support::until;
@@ -16,7 +16,7 @@ fn a_full_cache_loses_every_key_that_changes_and_settles() {
     for setting in [["maxmemory-policy", "noeviction"], ["maxmemory", "1"]] {
         let () = redis::cmd("CONFIG").arg("SET").arg(&setting).query(&mut client).unwrap();
     }
-    // A transaction for each row, so that no single delivery brings them all.
+    // One transaction per row, so that no single delivery has them all.
     for id in 1..=400 {
         shop.sql.run(&format!("UPDATE users SET n = 1 WHERE id = {id}"));
     }
@@ -26,7 +26,7 @@ fn a_full_cache_loses_every_key_that_changes_and_settles() {
     assert!(refused.to_string().contains("OOM"), "it has been full all the time: {refused}");
     assert_eq!(shop.daemon.http("/readyz").0, 200, "{}", shop.daemon.http("/readyz").1);
 
-    // A start finds the record as it was written.
+    // The next start finds the record as it was written.
     shop.daemon.stop(crate::support::process::Signal::Kill);
     shop.daemon.launch_unready();
     until("it is ready", || (shop.daemon.http("/readyz").0 == 200).then_some(()));

@@ -1,4 +1,4 @@
-//! The daemon, told to use a server that is none.
+//! The daemon with a target that is not a Redis server.
 
 use crate::support::hostile::{Hostile, PAYLOADS};
 use crate::support::process::peak_rss_kib;

@@ -1,4 +1,4 @@
-//! Streams that bring nothing for the rules.
+//! Streams without changes for the rules.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -30,7 +30,7 @@ fn changes_are_counted_and_latencies_observed() {
     shop.left_after("INSERT INTO users VALUES (1), (2)");
     let metrics = until("the counters are written", || {
         let text = shop.daemon.http("/metrics").1;
-        // A transaction may leave in more than one delivery.
+        // A transaction may be sent in more than one delivery.
         let count = |name: &str| {
             let count = text.lines().find_map(|line| line.strip_prefix(name))?;
             count.trim().parse::<u64>().ok()
@@ -46,7 +46,7 @@ fn changes_are_counted_and_latencies_observed() {
     ] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
-    // A commit that was not visible when it was asked about is invalidated at once and again.
+    // A commit that is not visible at the probe is invalidated early, and again later.
     let deleted = [2, 4].map(|n| format!("coherd_invalidations_total{{target=\"cache\",action=\"delete\"}} {n}\n"));
     assert!(deleted.iter().any(|line| metrics.contains(line)), "neither 2 nor 4 keys were sent:\n{metrics}");
 }

@@ -1,4 +1,4 @@
-//! Inheritance: SELECT FROM parent shows the rows of its children too, so a rule on the parent covers them.
+//! Inheritance: SELECT FROM parent also returns the rows of its children, so a rule on the parent covers them.
 
 use super::Shop;
 use crate::preview::file;
@@ -14,7 +14,7 @@ const RULE: &str = "  - table: parent\n    keys: [\"p:{id}\"]\n";
 const NONE: [&str; 0] = [];
 
 impl Shop {
-    /// On a publication for all tables, which holds a new child from its first commit.
+    /// Opens a shop with a publication for all tables, which includes a new child from its first commit.
     fn of_all_tables(schema: &str) -> Shop {
         let database = Database::create();
         let publication = format!("CREATE PUBLICATION {} FOR ALL TABLES;", database.name);
@@ -23,7 +23,8 @@ impl Shop {
         shop
     }
 
-    /// Also once more at the next look: transactions may have been under way at the one before.
+    /// Waits for the flush, and for the next look, which flushes again because transactions may have been running at
+    /// the first.
     fn until_flushed(&mut self, why: &str) {
         until(why, || self.cached().is_empty().then_some(()));
         self.until_looked_at();
@@ -53,9 +54,9 @@ fn a_rule_on_a_parent_covers_its_children_and_theirs() {
     assert_eq!(shop.left_after("UPDATE child SET extra = 'x' WHERE id = 2"), ["other", "p:1", "p:3", "p:4", "p:5"]);
     assert_eq!(shop.left_after("UPDATE parent SET v = 1 WHERE id = 4"), ["other", "p:1", "p:3", "p:5"]);
     assert_eq!(shop.left_after("DELETE FROM ONLY grandchild WHERE id = 5"), ["other", "p:1", "p:3"]);
-    // A key that moves.
+    // A key that moves to another row.
     assert_eq!(shop.left_after("UPDATE ONLY child SET id = 6 WHERE id = 3"), ["other", "p:1"]);
-    // What is emptied is in the stream, under its own name.
+    // The stream shows the TRUNCATE under the child's own name.
     assert_eq!(shop.left_after("TRUNCATE ONLY grandchild"), ["other"]);
     shop.cache(&["p:1", "p:6"]);
     let touch = format!("SELECT coherd.touch('parent', 'id = 6', '{}')", shop.database.name);
@@ -75,7 +76,7 @@ fn what_harms_no_reader_of_the_parent_flushes_nothing() {
     shop.sql.run("CREATE TEMP TABLE own () INHERITS (parent)");
     shop.until_looked_at();
     assert_eq!(shop.left_after("UPDATE child SET v = 1 WHERE id = 1"), ["p:2"]);
-    // Its changes come under another name from now on, which is known by the table itself.
+    // From now on its changes arrive under another name. coherd identifies the table by its oid.
     shop.sql.run("ALTER TABLE child RENAME TO other; UPDATE other SET v = 2 WHERE id = 2");
     shop.settle();
     assert_eq!(shop.cached(), NONE);
@@ -98,7 +99,7 @@ fn a_child_that_comes_is_covered_from_its_first_look_and_flushed_for_what_was_be
     shop.until_ready();
 }
 
-/// One message is one transaction, so that no look comes in between.
+/// One message is one transaction, so no look can happen in between.
 #[test]
 fn a_child_that_was_away_is_flushed() {
     let mut shop = Shop::open(&format!("{PARENT}{CHILD}INSERT INTO child VALUES (1)"), RULE);

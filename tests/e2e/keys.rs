@@ -1,4 +1,4 @@
-//! Which keys go.
+//! Which keys are invalidated.
 
 use super::Shop;
 use crate::support::until;

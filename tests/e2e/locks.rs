@@ -1,4 +1,4 @@
-//! Somebody holds a lock that keeps everybody else out.
+//! Another session holds a lock that excludes everybody.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ fn locked_tables_and_partitions_keep_no_command_waiting_and_no_session_behind() 
         let began = Instant::now();
         let output = shop.daemon.command(command);
         assert!(began.elapsed() < Duration::from_secs(15), "{command:?} took {:?}", began.elapsed());
-        // Setup and check have advice about partitions; what matters is that the catalogue was read.
+        // Setup and check may give advice about partitions; the test only requires that they have read the catalogue.
         let said = text(&output);
         assert!(!said.contains("has not answered") && !said.contains("timeout"), "{command:?}: {said}");
     }

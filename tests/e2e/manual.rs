@@ -1,4 +1,4 @@
-//! What a DBA does by hand: invalidate, touch, flush, wait, token.
+//! Manual invalidations in SQL: invalidate, touch, flush, wait, token.
 
 use super::Shop;
 

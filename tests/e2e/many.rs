@@ -1,4 +1,4 @@
-//! A schema for each tenant: thousands of mapped tables.
+//! A schema for each tenant: thousands of tables with rules.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ fn with_many_tables_it_is_soon_ready_invalidates_and_costs_little() {
     let rows = "INSERT INTO tenant_5.users VALUES (1)";
     assert_eq!(shop.left_after(rows), ["tenant_6.users:1"]);
 
-    // A writer never rests, so no look can be left out because nothing has happened.
+    // A writer is always active, so no look can be skipped because nothing has happened.
     shop.sql.run("CREATE TABLE other (id int PRIMARY KEY)");
     let pid = shop.daemon.pid().to_string();
     let (began, before) = (Instant::now(), cpu(&pid));
@@ -38,8 +38,8 @@ fn with_many_tables_it_is_soon_ready_invalidates_and_costs_little() {
     }
     let share = (cpu(&pid) - before) * 100_000 / began.elapsed().as_nanos();
     println!("the daemon took {share} hundred-thousandths of a core");
-    // Twenty commits a second, and a build without optimisation, cost something too. Beside other tests on the same two
-    // cores the figure means little, so it is held to its bound where this test runs by itself (make test-full).
+    // Twenty commits per second, and a build without optimisation, also cost something. With other tests on the same
+    // two cores the figure means little, so the limit applies only when this test runs alone (make test-full).
     assert!(
         std::env::var_os("COHERD_MANY_TABLES").is_none() || share <= 100 * share_max(names.len()) + 2_500,
         "{share} hundred-thousandths of a core"

@@ -46,9 +46,9 @@ use std::time::Instant;
 use crate::support::postgres::Client;
 use crate::support::{Daemon, Database, Postgres, Redis, until};
 
-/// A database, a cache and the daemon between them.
+/// A database, a cache and the daemon that connects them.
 pub struct Shop {
-    // Dropped in this order: the daemon must let go of the slot before the database goes.
+    // Dropped in this order: the daemon must release the slot before the database is dropped.
     pub daemon: Daemon,
     pub redis: Redis,
     pub sql: Client,
@@ -56,12 +56,12 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// On the shared server. `schema` is run before setup, `rules` are the entries of `rules:`.
+    /// Opens a shop on the shared server. `schema` runs before setup; `rules` are the entries of `rules:`.
     pub fn open(schema: &str, rules: &str) -> Shop {
         Shop::open_on(Database::create(), schema, rules)
     }
 
-    /// On a server of its own.
+    /// Opens a shop on a server of its own.
     pub fn alone(settings: &str, schema: &str, rules: &str) -> Shop {
         Shop::open_on(Database::create_on(Postgres::start(settings).into()), schema, rules)
     }
@@ -74,7 +74,7 @@ impl Shop {
         Shop { daemon, redis, sql, database }
     }
 
-    /// Puts keys into the cache, as an application would.
+    /// Stores keys in the cache, as an application would.
     pub fn cache(&self, keys: &[&str]) {
         let mut client = self.redis.client();
         for key in keys {
@@ -96,7 +96,7 @@ impl Shop {
         assert_eq!(self.sql.one(&wait), "t", "not settled in time: {}\n{}", self.daemon.status(), self.daemon.log());
     }
 
-    /// Runs a change, waits, and gives the keys that are left.
+    /// Runs a change, waits until it is settled, and returns the remaining keys.
     pub fn left_after(&mut self, sql: &str) -> Vec<String> {
         self.sql.run(sql);
         self.settle();
@@ -109,11 +109,11 @@ impl Shop {
         until("somebody follows the slot", || Some(self.sql.one(&query)).filter(|pid| !pid.is_empty()))
     }
 
-    /// Waits until the daemon has looked at the catalogue as it is now, and has gathered whatever follows from that.
+    /// Waits until the daemon has looked at the present catalogue and has queued what follows from that look.
     pub fn until_looked_at(&self) {
         let now = Instant::now();
         until("the daemon looks at the catalogue", || {
-            // The clock first: it is younger than the answer says.
+            // Read the clock first, so that the comparison errs on the safe side.
             let since = now.elapsed();
             let age = self.daemon.status()["catalogue_age_seconds"].as_f64()?;
             (age < since.as_secs_f64()).then_some(())

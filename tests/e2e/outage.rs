@@ -1,4 +1,4 @@
-//! Caches that go away, stall, and come back as something else.
+//! Caches that go down, stall, or come back with other contents.
 
 use super::Shop;
 use crate::support::process::Signal;
@@ -7,7 +7,7 @@ use crate::support::until;
 const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO users SELECT generate_series(1, 2000);";
 const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
 
-/// Writes for longer than `wal_sender_timeout`, by the server's own clock.
+/// Writes for longer than `wal_sender_timeout`, by the server's clock.
 fn write_for_five_seconds(shop: &mut Shop) {
     let end = shop.sql.one("SELECT clock_timestamp() + interval '5 s'");
     let mut id = 0;
@@ -47,7 +47,7 @@ fn a_killed_cache_costs_no_walsender_and_comes_back_coherent() {
     until("readiness says no", || (shop.daemon.http("/readyz").0 == 503).then_some(()));
     assert_eq!(shop.walsender(), before);
     shop.redis.restart();
-    // Filled by a reader before the daemon is back: what it delivers next must still invalidation it.
+    // A reader fills the key before the daemon is back. The next delivery must still invalidate it.
     shop.cache(&["user:1", "other"]);
     shop.settle();
     assert_eq!(shop.cached(), ["other"]);
@@ -69,7 +69,7 @@ fn a_halted_target_is_told_for_as_long_as_it_is_halted() {
             && body.contains("run coherd flush, or set on_gap: flush")
     };
     until("readiness tells of the gap", || halted(&shop).then_some(()));
-    // The stream breaks and is opened again, which is another state.
+    // The stream breaks and is opened again, which changes the daemon's state.
     let before = shop.walsender();
     shop.sql.run(&format!("SELECT pg_terminate_backend({before})"));
     until("the stream is opened again", || (shop.walsender() != before).then_some(()));

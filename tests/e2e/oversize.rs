@@ -1,4 +1,4 @@
-//! What is too large to hold: it passes, and what cannot be known of it is flushed.
+//! Data too large to hold. coherd skips it and flushes everything that it may have concerned.
 
 use super::Shop;
 use crate::support::process::peak_rss_kib;
@@ -10,7 +10,7 @@ const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, mail text, note te
 const RULES: &str = "  - table: users\n    keys: ['user:{id}', 'mail:{mail|md5}', 'note:{note|md5}']\n    on_missing_old: skip\n  \
                      - table: pets\n    keys: ['pet:{id}']\n";
 
-/// The most resident memory, whatever comes.
+/// The permitted resident memory, in MiB.
 const MIB_MAX: u64 = 64;
 
 fn peak_mib(shop: &Shop) -> u64 {
@@ -28,7 +28,7 @@ fn a_message_that_any_role_may_write_takes_no_memory_and_one_of_ours_flushes_eve
     shop.sql.run("UPDATE users SET note = 'a'");
     shop.settle();
     assert_eq!(shop.cached(), ["other", "pet:1"], "what is not ours changes nothing");
-    // The prefix of ours with more behind it is not ours either.
+    // coherd's prefix with more text behind it is a foreign prefix.
     shop.sql.run("SELECT pg_logical_emit_message(true, 'coherd' || repeat('p', 2 << 20), '{')");
     let keys = "SELECT pg_logical_emit_message(true, 'coherd',
         '{\"v\":1,\"do\":\"invalidate\",\"keys\":[' || repeat('\"a\",', 10000000) || '\"a\"]}')";
@@ -39,7 +39,7 @@ fn a_message_that_any_role_may_write_takes_no_memory_and_one_of_ours_flushes_eve
     assert!(metrics.contains("coherd_flushes_total{reason=\"manual_too_large\"} 1"), "{metrics}");
     let log = shop.daemon.log();
     assert_eq!(log.matches("has more than 1048576 bytes").count(), 1, "{log}");
-    // As many keys as the bound leaves room for.
+    // As many keys as the limit allows.
     shop.sql.run(&keys.replace("10000000", "250000"));
     shop.cache(&["pet:2"]);
     shop.sql.run("INSERT INTO pets VALUES (2)");
@@ -77,12 +77,12 @@ fn orders_manually_come_in_pieces_that_the_daemon_reads() {
     assert_eq!(shop.sql.one(&format!("SELECT coherd.touch('users', 'id < 31', '{}')", shop.database.name)), "30");
     shop.settle();
     assert_eq!(shop.cached(), ["pet:1"]);
-    // One row that fits no message: all keys of its table, and no others.
+    // One row that fits no message: all keys of its table are flushed, and no others.
     shop.cache(&["user:1"]);
     assert_eq!(shop.sql.one(&format!("SELECT coherd.touch('users', 'id > 30', '{}')", shop.database.name)), "1");
     shop.settle();
     assert_eq!(shop.cached(), ["pet:1"]);
-    // Keys that take six bytes for each of theirs.
+    // Each byte of these keys takes six bytes in the message.
     shop.sql.run(
         "SELECT coherd.invalidate(VARIADIC array_agg('pet:' || repeat(chr(1), 60000))) FROM generate_series(1, 50)",
     );

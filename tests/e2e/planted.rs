@@ -1,5 +1,5 @@
-//! Row data stays home: neither a cell value nor a secret is in a log, a page or an error text, at the lowest level of the
-//! log and whatever fails. Every daemon of the tests is searched for both when it ends (`tests/support/planted.rs`).
+//! Row data stays private: no log, page or error text contains a cell value or a secret, even at the lowest log level
+//! and whatever fails. Every test daemon's output is searched for both when it ends (`tests/support/planted.rs`).
 
 use super::Shop;
 use crate::support::planted::VALUE;
@@ -21,7 +21,7 @@ fn whatever_fails_no_value_is_in_a_log_or_on_a_page() {
     shop.cache(&[&format!("user:{VALUE}")]);
     assert!(shop.left_after(&format!("INSERT INTO users VALUES (1, '{VALUE}')")).is_empty());
 
-    // A long key, a rolled back transaction, TRUNCATE, and orders by hand, one of which cannot be read.
+    // A long key, a rolled back transaction, TRUNCATE, and manual invalidations, one of which cannot be parsed.
     for sql in [
         format!("BEGIN; INSERT INTO users VALUES (3, '{VALUE}'); ROLLBACK"),
         format!("INSERT INTO users VALUES (2, '{VALUE}' || repeat('x', 2000))"),
@@ -35,7 +35,7 @@ fn whatever_fails_no_value_is_in_a_log_or_on_a_page() {
     shop.settle();
     pages(&shop);
 
-    // A key of another type, a target that refuses a key, then one that is gone and back.
+    // A key of another type, a target that refuses a key, then a target that goes down and comes back.
     let mut client = shop.redis.client();
     let pointer = format!("product:{VALUE}:version");
     let () = redis::cmd("HSET").arg(&pointer).arg("a").arg(VALUE).query(&mut client).unwrap();

@@ -1,4 +1,4 @@
-//! Transactions that run for long, also prepared ones that nobody ends.
+//! Long-running transactions, including prepared ones that nobody ends.
 
 use super::Shop;
 use crate::support::postgres::postgres_client;
@@ -9,7 +9,7 @@ const USERS: &str =
     "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO users VALUES (1), (2);";
 const RULES: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
 const PREPARE: &str = "BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'left behind'";
-/// After it, what transactions that run may have written has to be waited for.
+/// After this, coherd must wait for the transactions that were running, because of what they may have written.
 const DRIFT: &str = "ALTER PUBLICATION {p} DROP TABLE users; ALTER PUBLICATION {p} ADD TABLE users";
 
 fn shop() -> Shop {
@@ -27,7 +27,7 @@ fn a_prepared_transaction_of_another_database_keeps_nothing_from_settling() {
     until("the rule is flushed", || shop.cached().is_empty().then_some(()));
     shop.sql.run("UPDATE users SET n = 1");
     shop.settle();
-    // Also for a process that begins.
+    // This also holds for a new process.
     shop.daemon.stop(Signal::Term);
     shop.alter(DRIFT);
     shop.daemon.launch();

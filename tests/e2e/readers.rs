@@ -1,4 +1,4 @@
-//! Readers with leases and versions beside the daemon: what DESIGN calls never stale.
+//! Readers with leases and versions while the daemon runs: the reads that DESIGN calls never stale.
 
 use super::Shop;
 use crate::protocol::{Form, Got, Reader};
@@ -8,7 +8,7 @@ const USERS: &str = "CREATE TABLE users (id bigint PRIMARY KEY, name text); INSE
 
 const RULES: &str = "rules:\n  - table: users\n    keys: [\"user:{id}\", \"user:{{{id}}}:name\"]\n";
 
-/// A shop whose target has the further setting `setting`.
+/// A shop whose target has the additional setting `setting`.
 fn shop(redis_url: impl Fn(&Redis) -> String, setting: &str, prepare: impl Fn(&Redis)) -> Shop {
     let (database, redis) = (Database::create(), Redis::start());
     prepare(&redis);
@@ -76,7 +76,7 @@ fn a_cache_that_was_emptied_with_its_functions_has_them_again() {
         let call = redis::cmd("FCALL").arg(&["coherd_version", "1", "p:version"]).query::<u64>(&mut client);
         call.ok()
     });
-    // The server has it a moment before the daemon has said so.
+    // The server has the library a moment before the daemon logs it.
     until("it is told each time", || {
         let log = shop.daemon.log();
         (log.matches("loaded the function library coherd, version 1").count() == 2).then_some(())

@@ -1,4 +1,4 @@
-//! What a person sees when coherd cannot work: the text, and the exit code.
+//! Messages and exit codes when coherd cannot work.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::support::{Daemon, Database, Postgres, Redis, until};
 
 const RULE: &str = "rules:\n  - table: users\n    keys: [\"user:{id}\"]\n";
 
-/// `coherd run` to its end, its exit code in front; ports, names and paths made the same on every machine.
+/// Runs `coherd run` until it ends. Returns the exit code and the output; ports, names and paths are replaced.
 fn refusal(daemon: &Daemon, database: &Database) -> String {
     let output = daemon.command(&["run"]);
     let said = text(&output).lines().filter(|line| !line.contains("\"INFO\"")).collect::<Vec<_>>().join("\n");

@@ -1,4 +1,4 @@
-//! SIGHUP: another configuration takes effect as a whole, or nothing changes.
+//! SIGHUP: the new configuration takes effect as a whole, or nothing changes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +19,7 @@ fn shop() -> Shop {
     Shop::open(SCHEMA, USERS)
 }
 
-/// Sends SIGHUP and waits until the log says `word` once more.
+/// Sends SIGHUP and waits until the log contains `word` once more.
 fn hang_up(daemon: &Daemon, word: &str) {
     let before = daemon.log().matches(word).count();
     daemon.signal(Signal::Hangup);
@@ -45,8 +45,8 @@ fn a_rule_that_is_added_is_kept_from_then_on_and_what_it_may_have_missed_is_flus
         (shop.cached() == ["user:1", "user:2"]).then_some(())
     });
     until_ready(&shop.daemon);
-    // It is flushed once more when every transaction has ended that was running at that moment, of other tests too.
-    // Nothing settles before.
+    // The rule is flushed again after every transaction that was running at the reload has ended, including those of
+    // other tests. Nothing settles before that.
     shop.settle();
     shop.cache(&["cart:1", "cart:2"]);
     assert_eq!(
@@ -58,7 +58,7 @@ fn a_rule_that_is_added_is_kept_from_then_on_and_what_it_may_have_missed_is_flus
     assert_eq!(status["rules"].as_array().map(Vec::len), Some(2), "{status}");
 }
 
-/// What such a transaction writes may have been decided before the table was published.
+/// Such a transaction may have decided what it logs before the table was published.
 #[test]
 fn a_rule_that_is_added_is_flushed_again_when_the_transactions_of_that_moment_have_ended() {
     let mut shop = shop();
@@ -140,7 +140,7 @@ fn a_target_that_is_added_is_brought_along_and_one_that_is_taken_out_is_left_alo
 
 #[test]
 fn a_target_that_halted_goes_on_when_on_gap_is_flush() {
-    // Of its own, as the role is cut off for a moment.
+    // A server of its own, because the role is locked out for a moment.
     let mut shop = Shop::alone("", SCHEMA, &format!("{USERS}on_gap: halt\n"));
     shop.cache(&["user:1", "other"]);
     let record = format!("coherd:{}", shop.database.name);
@@ -185,7 +185,7 @@ fn the_level_of_the_log_follows() {
     until("a line of that level", || shop.daemon.log().contains("\"level\":\"DEBUG\"").then_some(()));
 }
 
-/// Every key is cached before the commit that invalidates it, while the configuration is read again and again.
+/// Caches every key before the commit that invalidates it, while the configuration is reloaded repeatedly.
 #[test]
 fn nothing_is_lost_while_it_is_reloaded_again_and_again() {
     let mut shop = shop();

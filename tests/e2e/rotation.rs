@@ -1,4 +1,4 @@
-//! Secrets are rotated under a daemon that runs: the files they stand in are read again at each connect, without SIGHUP.
+//! Secrets change while the daemon runs. It reads their files again at each connect, without SIGHUP.
 
 use tempfile::TempDir;
 
@@ -10,7 +10,7 @@ use crate::support::until;
 const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO users SELECT generate_series(1, 9);";
 const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
 
-/// A server of its own that asks the daemon's role for its password.
+/// A server of its own that asks the daemon's role for a password.
 fn with_password(password: &str) -> (Shop, TempDir) {
     let mut shop = Shop::alone("", SCHEMA, RULE);
     shop.settle();
@@ -24,7 +24,8 @@ fn with_password(password: &str) -> (Shop, TempDir) {
 }
 
 impl Shop {
-    /// Another password; every connection of the daemon ends, and it is let in again once `file` has been rewritten.
+    /// Changes the password and ends the daemon's connections. The daemon reconnects once `rewrite` has changed the
+    /// file.
     fn rotate(&mut self, password: &str, rewrite: impl FnOnce()) {
         let before = self.walsender();
         self.sql.run(&format!("ALTER ROLE coherd PASSWORD '{password}'"));

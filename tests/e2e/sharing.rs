@@ -1,4 +1,4 @@
-//! Two daemons that follow two databases, and one record between them: the default names lead to that.
+//! Two daemons that follow two databases and share one record, which the default names cause.
 
 use super::Shop;
 use crate::support::daemon::text;
@@ -10,7 +10,7 @@ const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEF
 const USERS: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
 const PERSONS: &str = "rules:\n  - table: users\n    keys: [\"person:{id}\"]\n";
 
-/// A shop that follows its database, and a daemon for another database that writes to the same record.
+/// A shop that follows its database, and a daemon of another database that uses the same record.
 struct Shared {
     shop: Shop,
     second: Daemon,
@@ -18,7 +18,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// A database of another cluster, with the same names.
+    /// The other database is in another cluster and has the same names.
     fn of_another_cluster() -> Shared {
         let shop = Shop::open(SCHEMA, USERS);
         let name = shop.database.name.clone();
@@ -27,7 +27,7 @@ impl Shared {
         Shared::with(shop, Database { server: server.into(), name })
     }
 
-    /// Another database of the same cluster, whose slot has another name.
+    /// The other database is in the same cluster, and its slot has another name.
     fn of_the_same_cluster() -> Shared {
         let shop = Shop::open(SCHEMA, USERS);
         let shared = Shared::with(shop, Database::create());
@@ -43,7 +43,7 @@ impl Shared {
         Shared { shop, second, other }
     }
 
-    /// The second daemon refuses and says how to separate the two, and the first one works as if it were alone.
+    /// The second daemon refuses to run and says how to separate the two. The first one works as if it were alone.
     fn second_is_refused(&mut self) {
         let said = refused(&self.second);
         let id = |database: &Database| database.client().one("SELECT system_identifier FROM pg_control_system()");
@@ -70,7 +70,7 @@ fn refused(daemon: &Daemon) -> String {
     })
 }
 
-/// It is refused, and works once it has a record of its own.
+/// The second daemon is refused, and works once it has its own record.
 fn second_comes_later(mut shared: Shared, record: &str) {
     shared.second.setup(&shared.other);
     shared.shop.cache(&["user:1", "user:2", "person:1", "other"]);
@@ -85,7 +85,7 @@ fn second_comes_later(mut shared: Shared, record: &str) {
         shared.second.edit(record, own);
     }
     shared.second.launch();
-    // It cannot know what the cache holds of its rule.
+    // The second daemon cannot know what the cache holds for its rule.
     until("what the second may have missed is flushed", || (shared.shop.cached() == ["other", "user:2"]).then_some(()));
     shared.shop.cache(&["person:3"]);
     shared.other.run("UPDATE users SET n = n + 1 WHERE id = 3");
@@ -130,7 +130,7 @@ fn of_two_that_start_at_once_one_is_refused_and_the_other_works() {
     until("the one that works does", || (shop.cached() == ["other"]).then_some(()));
 }
 
-/// Nobody writes the record any more: the database was replaced, and that is a gap.
+/// No daemon writes the record any more: the database was replaced, which is a gap.
 #[test]
 fn a_record_that_another_database_has_left_behind_is_a_gap() {
     // Dropped from the last to the first: the daemon before its database.

@@ -1,5 +1,5 @@
-//! A target that is away for long, under load: neither the daemon's memory nor the log that its slot holds back grows
-//! beyond its bound. `make outage SECONDS=600` does it for longer.
+//! A target that is down for long under load. Neither the daemon's memory nor the log that its slot holds back exceeds
+//! its limit. `make outage SECONDS=600` runs it longer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,18 +10,18 @@ use crate::support::postgres::{Client, postgres_client};
 use crate::support::process::{Signal, peak_rss_kib, rss_kib};
 use crate::support::{Daemon, Database, Postgres, Redis};
 
-/// How long the target is away where nobody says.
+/// How long the target is down by default, in seconds.
 const SECONDS: u64 = 20;
-/// In less than this the load cannot break the long budget: about 3 MiB of log are written in a second.
+/// A shorter load does not exceed the long budget: it writes about 3 MiB of log per second.
 const LONG_SECONDS: u64 = 60;
 const SHORT_BUDGET_MIB: u64 = 16;
 const LONG_BUDGET_MIB: u64 = 64;
-/// `wal_segment_size`: the server frees whole files.
+/// `wal_segment_size`: the server frees whole segments.
 const SEGMENT_MIB: u64 = 16;
 const RSS_MOST_MIB: u64 = 64;
 const ROWS: u64 = 200_000;
 const CACHED_ROWS: u64 = 5000;
-/// Transactions in each step of the load, and how long a step is to take: a thousand a second.
+/// Transactions per step of the load, and the intended duration of a step: a thousand transactions per second.
 const STEP_COMMITS: u64 = 10;
 const STEP: Duration = Duration::from_millis(10);
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
@@ -43,7 +43,7 @@ fn a_target_away_under_load_costs_neither_memory_nor_log() {
     let commits = load.stop();
     let written = soak.sql.one(&format!("SELECT (pg_current_wal_lsn() - '{began}')::bigint"));
     let written_mib = written.parse::<u64>().expect("bytes") / MIB;
-    // With all that was cached before the outage, as a Redis that persists would come back.
+    // With everything cached before the outage, as a Redis with persistence would restart.
     soak.redis.restore(&snapshot);
     soak.settle();
     let (fresh, stale) = soak.compare();
@@ -65,14 +65,14 @@ fn a_target_away_under_load_costs_neither_memory_nor_log() {
 }
 
 struct Soak {
-    // Dropped in this order: the daemon must let go of the slot before the database goes.
+    // Dropped in this order: the daemon must release the slot before the database is dropped.
     daemon: Daemon,
     redis: Redis,
     sql: Client,
     database: Database,
 }
 
-/// The most that was seen.
+/// The highest values seen.
 #[derive(Clone, Copy, Default)]
 struct Most {
     rss_kib: u64,
@@ -87,8 +87,8 @@ impl Most {
 
 impl Soak {
     fn begin(budget_mib: u64) -> Soak {
-        // A slot moves to the last list of running transactions before its confirmed position; one is written at least
-        // every 15 s and at every checkpoint, of which there are many with so small a log.
+        // A slot moves to the last record of running transactions before its confirmed position. Postgres writes one at
+        // least every 15 s and at every checkpoint, and with so small a log checkpoints are frequent.
         let server = Postgres::start("max_wal_size = 32MB\nmin_wal_size = 32MB\nlog_checkpoints = off");
         let database = Database::create_on(server.into());
         database.run(&format!(
@@ -111,7 +111,7 @@ impl Soak {
         soak
     }
 
-    /// Looks at the daemon and at its slot for so long.
+    /// Samples the daemon and its slot for `duration`.
     fn watch(&mut self, duration: Duration) -> Most {
         let end = Instant::now() + duration;
         let mut most = Most::default();
@@ -134,7 +134,7 @@ impl Soak {
         assert_eq!(self.sql.one(&wait), "t", "{}\n{}", self.daemon.status(), self.daemon.log());
     }
 
-    /// A change costs its own key and no other.
+    /// Checks that a change invalidates its own key and no other.
     fn invalidates_by_name(&mut self) {
         let mut client = self.redis.client();
         let () = redis::cmd("MSET").arg("item:2").arg(0).arg("item:3").arg(0).query(&mut client).expect("MSET");
@@ -144,7 +144,7 @@ impl Soak {
         assert_eq!(left, (false, true), "{}", self.daemon.log());
     }
 
-    /// Every cached key against the database: how many were compared, and which are stale.
+    /// Compares every cached key with the database. Returns how many were compared, and which are stale.
     fn compare(&mut self) -> (u64, Vec<String>) {
         let keys: Vec<String> = (1..=CACHED_ROWS).map(|id| format!("item:{id}")).collect();
         let cached: Vec<Option<String>> = redis::cmd("MGET").arg(&keys).query(&mut self.redis.client()).expect("MGET");
@@ -163,7 +163,7 @@ impl Soak {
     }
 }
 
-/// One writer of small transactions, at a steady pace.
+/// A writer of small transactions at a steady rate.
 struct Load {
     stop: Arc<AtomicBool>,
     commits: Arc<AtomicU64>,
@@ -198,8 +198,8 @@ impl Load {
     }
 }
 
-/// One changed row, another one each time, and 3 KB of log that belong to nobody. Every other cached row is never
-/// changed.
+/// Changes one row, a different one each time, and writes 3 KB of log that concerns no rule. Every other cached row
+/// never changes.
 fn transaction(done: u64) -> String {
     let id = (2 * done) % ROWS + 2;
     format!(

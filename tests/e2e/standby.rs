@@ -1,4 +1,4 @@
-//! Two instances with one configuration: one is at work, the other stands by.
+//! Two instances with one configuration: one is active, the other is on standby.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -36,7 +36,7 @@ fn until_at_work(daemon: &Daemon) {
     });
 }
 
-/// The daemon's twin, standing by.
+/// Starts the daemon's twin, which goes on standby.
 fn second(shop: &Shop) -> Daemon {
     let mut second = shop.daemon.twin();
     second.launch_unready();
@@ -89,11 +89,11 @@ fn a_standby_has_taken_over_within_a_second_of_the_kill() {
         .collect();
     times.sort();
     println!("taken over after {times:?}");
-    // The median: on a busy machine one of five may be late for reasons of its own.
+    // The median, because on a busy machine one of five may be late for other reasons.
     assert!(times[2] < Duration::from_secs(1), "{times:?}");
 }
 
-/// Every `applied` that is written to the record from here on, in the order in which Redis carries it out.
+/// Every `applied` written to the record from now on, in the order in which Redis executes the writes.
 fn records_written(redis: &Redis) -> impl FnMut() -> Vec<u64> + use<> {
     use std::io::Write;
     let mut socket = UnixStream::connect(redis.socket()).unwrap();
@@ -114,12 +114,12 @@ fn records_written(redis: &Redis) -> impl FnMut() -> Vec<u64> + use<> {
     }
 }
 
-/// Stops the first with SIGSTOP until the second has its slot, and has moved it further than the first can know.
+/// Stops the first instance with SIGSTOP until the second has the slot and has moved it past what the first can know.
 fn hang_the_first(shop: &mut Shop, second: &Daemon) {
     shop.cache(&["user:1", "user:2"]);
     shop.daemon.signal(Signal::Stop);
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
-    // wal_sender_timeout and a second; the rest is for a busy machine.
+    // wal_sender_timeout plus a second; the rest is for a busy machine.
     until_within(Duration::from_secs(8), "the replica pass the key", || (shop.cached() == ["user:2"]).then_some(()));
     until_at_work(second);
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 3");
@@ -170,7 +170,7 @@ fn an_instance_that_hung_takes_over_again_and_flushes_nothing() {
     assert!(!shop.daemon.http("/metrics").1.contains("coherd_flushes_total{"), "{}", shop.daemon.log());
 }
 
-/// Counts the walsenders that stream in the database until told to stop, and gives how often it saw one at work.
+/// Counts the active walsenders in the database until told to stop. Returns how often exactly one was active.
 fn watch_walsenders(dsn: &str, database: &str, stop: &AtomicBool) -> u32 {
     let mut sql = postgres_client(dsn).unwrap();
     let at_work = format!(
@@ -178,7 +178,7 @@ fn watch_walsenders(dsn: &str, database: &str, stop: &AtomicBool) -> u32 {
     );
     let mut seen = 0;
     while !stop.load(Ordering::Relaxed) {
-        // One that has given its slot back and is just about to end still stands in the view.
+        // A walsender that has released its slot and is about to end is still in the view.
         until_within(Duration::from_secs(2), "only one of two walsenders goes on", || {
             let pids = sql.rows(&at_work);
             seen += u32::from(pids.len() == 1);
@@ -197,7 +197,7 @@ fn ten_handovers_under_load_lose_no_key_flush_none_and_never_have_two_at_work() 
     }
     let () = pipe.query(&mut shop.redis.client()).unwrap();
     let (done, stop) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
-    // However long a handover takes, there is load left for the others.
+    // However long a handover takes, some load is left for the others.
     let last = Arc::new(AtomicU32::new(ROWS / 11));
     let writer = std::thread::spawn({
         let (dsn, done, stop, last) = (shop.database.dsn(), Arc::clone(&done), Arc::clone(&stop), Arc::clone(&last));

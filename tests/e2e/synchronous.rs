@@ -1,4 +1,4 @@
-//! A server that counts coherd as a synchronous standby: no writer ever waits for coherd, and nothing is lost.
+//! A server with coherd in `synchronous_standby_names`. No writer ever waits for coherd, and nothing is lost.
 
 use std::thread::JoinHandle;
 
@@ -9,12 +9,13 @@ use crate::support::{Daemon, Database, Postgres, until};
 const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO users VALUES (1)";
 const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
 
-/// Both count the daemon first, and the standby only when the daemon is gone: among equals, who came first is asked.
+/// Both settings select the daemon before the standby, which counts only when the daemon is gone: among equal
+/// priorities, the first to connect is selected.
 fn settings() -> [String; 2] {
     ["*".to_owned(), format!("FIRST 1 (Coherd, {STANDBY_NAME})")]
 }
 
-/// A shop on a server of its own, and then a standby of that.
+/// A shop on a server of its own, and a standby that connects after the daemon.
 fn shop_with_standby() -> (Shop, Postgres) {
     let shop = Shop::alone("", SCHEMA, RULE);
     let standby = shop.database.server.standby("");
@@ -22,7 +23,7 @@ fn shop_with_standby() -> (Shop, Postgres) {
     (shop, standby)
 }
 
-/// A change that may take its time to commit.
+/// Runs a change whose commit may wait.
 fn change(database: &Database, sql: &'static str) -> JoinHandle<()> {
     let mut client = database.client();
     std::thread::spawn(move || client.run(sql))

@@ -1,4 +1,4 @@
-//! What a service manager hears.
+//! The notifications that a service manager receives.
 
 use super::Shop;
 use crate::support::process::Signal;
@@ -7,7 +7,7 @@ use crate::support::{Daemon, Database, Manager, Proxy, Redis, until};
 const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO users VALUES (1);";
 const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
 
-/// A service under `manager`, not started.
+/// Configures the daemon as a service of `manager`, without starting it.
 fn under(manager: &Manager, shop: &mut Shop) {
     shop.daemon.stop(Signal::Term);
     shop.daemon.set_env("NOTIFY_SOCKET", &manager.address());
@@ -36,7 +36,7 @@ fn ready_is_said_when_the_daemon_follows_the_log_and_not_before() {
     });
     let ready = manager.heard().iter().filter(|line| *line == "READY=1").count();
     assert_eq!(ready, 1);
-    // What a person wrote into the DSN is none of the journal's business.
+    // The DSN is the user's input and does not belong in the journal.
     assert!(manager.heard().iter().all(|line| !line.contains("postgresql://")), "{:?}", manager.heard());
 }
 
@@ -65,7 +65,7 @@ fn the_watchdog_is_fed_while_the_loop_turns_and_not_while_it_stands() {
         state.contains(") T ").then_some(())
     });
     let stopped = pings();
-    // Two whole intervals, by the server's clock.
+    // Two full intervals, by the server's clock.
     shop.sql.run("SELECT pg_sleep(0.8)");
     assert_eq!(pings(), stopped);
     shop.daemon.signal(Signal::Continue);
@@ -87,7 +87,7 @@ fn the_end_is_told_before_it_comes() {
     under(&manager, &mut shop);
     shop.daemon.launch();
     assert_eq!(shop.daemon.stop(Signal::Term), 0);
-    // It has ended, so all that it said is here.
+    // The process has ended, so everything that it sent has arrived.
     let heard = manager.heard();
     assert_eq!(heard[heard.len() - 2..], ["STOPPING=1", "STATUS=stopping: what has been read is delivered first"]);
 }

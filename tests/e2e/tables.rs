@@ -1,4 +1,4 @@
-//! Tables of every shape, and tables that change while the daemon runs.
+//! Tables of every kind, and tables that change while the daemon runs.
 
 use super::Shop;
 use crate::support::daemon::text;
@@ -95,7 +95,7 @@ fn two_rules_for_one_table_and_one_transaction_over_many_tables() {
     assert_eq!(shop.left_after("BEGIN; INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); COMMIT"), ["b:2"]);
 }
 
-/// A tree whose root and first partition are REPLICA IDENTITY FULL.
+/// A partition tree whose root and first partition have REPLICA IDENTITY FULL.
 const FULL_TREE: &str =
     "CREATE TABLE tree (id int, day int, code text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
     CREATE TABLE tree_1 PARTITION OF tree FOR VALUES FROM (0) TO (10);
@@ -118,7 +118,7 @@ fn a_new_partition_that_does_not_log_whole_old_rows_loses_no_key() {
         shop.settle();
         shop.cache(&["code:aa", "code:b", "id:2", "id:4"]);
         assert_eq!(shop.left_after(change), ["id:4"], "{change}");
-        // The others go on as before, and the new one too, once it is fixed.
+        // The other partitions work as before, and so does the new one once it is fixed.
         shop.cache(&["code:aa", "code:c", "code:zzz"]);
         assert_eq!(
             shop.left_after("UPDATE tree SET code = NULL WHERE id = 1"),
@@ -151,7 +151,7 @@ fn a_key_of_a_generated_column_works_from_18_on() {
     let (database, redis) = (Database::create(), Redis::start());
     database.run(schema);
     let mut daemon = Daemon::configure(&database, &redis.url(), "rules:\n  - table: t\n    keys: [\"t:{slug}\"]\n");
-    // Without a column list, which FULL forbids, the publication itself must say that it sends them.
+    // FULL does not permit a column list, so the publication itself must say that it sends generated columns.
     daemon.setup(&database);
     daemon.launch();
     let sql = database.client();

@@ -1,4 +1,4 @@
-//! Two caches behind one daemon: what one does must not be the other's trouble.
+//! Two caches behind one daemon: trouble with one must not affect the other.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use crate::support::{Daemon, Database, Postgres, Redis, until};
 const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0);
     INSERT INTO users SELECT generate_series(1, 3000);
     CREATE TABLE carts (id int PRIMARY KEY, n int NOT NULL DEFAULT 0); INSERT INTO carts VALUES (1), (2);";
-/// Users go to both, carts to the second only.
+/// The rule of users has both targets, that of carts only the second.
 const RULES: &str = "rules:\n  - table: users\n    keys: [\"user:{id}\"]\n  - table: carts\n    keys: [\"cart:{id}\"]\n    targets: [edge]\n";
 
 struct Pair {
-    // Dropped in this order: the daemon must let go of the slot before the database goes.
+    // Dropped in this order: the daemon must release the slot before the database is dropped.
     daemon: Daemon,
     cache: Redis,
     edge: Redis,
@@ -27,7 +27,7 @@ impl Pair {
         let database = Database::create_on(server.into());
         database.run(SCHEMA);
         let (cache, edge) = (Redis::start(), Redis::start());
-        // The second target stands right behind the first one's url.
+        // The second target is inserted after the first one's url.
         let urls = format!("{}\n  edge:\n    url: {}", cache.url(), edge.url());
         let mut daemon = Daemon::configure(&database, &urls, &format!("{RULES}{more}"));
         daemon.setup(&database);
@@ -78,7 +78,8 @@ fn a_rule_invalidates_only_the_targets_it_names() {
     assert!(keys(&pair.edge).is_empty(), "a manual key goes where a rule covers it");
 }
 
-/// Writes for longer than `wal_sender_timeout` and sees each change reach `up` while the other is away.
+/// Writes for longer than `wal_sender_timeout`, and checks that each change reaches `up` while the other target is
+/// down.
 fn stays_prompt(pair: &mut Pair, up: impl Fn(&Pair) -> &Redis) {
     let (mut slowest, began) = (Duration::ZERO, Instant::now());
     let mut id = 0;
@@ -126,7 +127,7 @@ fn goes_away_and_comes_back(mut pair: Pair, away: impl Fn(&mut Pair), back: impl
 fn a_target_that_is_killed_holds_the_slot_but_not_the_other_target() {
     let back = |pair: &mut Pair| {
         pair.cache.restart();
-        // Filled by a reader before the daemon is back.
+        // A reader fills these keys before the daemon is back.
         fill(&pair.cache, &["user:1", "user:3000", "other"]);
     };
     goes_away_and_comes_back(Pair::open(""), |pair| pair.cache.kill(), back);

@@ -1,4 +1,4 @@
-//! Tables that are emptied, and transactions too large to be told key by key: scopes go.
+//! Truncated tables, and transactions too large to be invalidated key by key: coherd flushes scopes.
 
 use super::Shop;
 use crate::support::process::Signal;
@@ -22,7 +22,7 @@ fn truncate_cascade_flushes_the_scope_of_a_table_that_references_the_truncated_o
         CREATE TABLE children (id int PRIMARY KEY, parent int REFERENCES parents);
         CREATE TABLE grandchildren (id int PRIMARY KEY, child int REFERENCES children);
         INSERT INTO parents VALUES (1); INSERT INTO children VALUES (1, 1); INSERT INTO grandchildren VALUES (1, 1);";
-    // None for the table that the statement names.
+    // No rule for the table that the statement names.
     let rules = "  - table: children\n    keys: [\"child:{id}\"]\n  - table: grandchildren\n    keys: [\"grandchild:{id}\"]\n  - table: others\n    keys: [\"o:{id}\"]\n";
     let mut shop = Shop::open(schema, rules);
     shop.cache(&["child:1", "child:99", "grandchild:1", "o:1"]);
@@ -48,7 +48,7 @@ fn truncate_of_one_partition_alone_is_noticed_within_seconds() {
     let mut shop = Shop::open(EVENTS, EVENT_RULE);
     shop.cache(&["event:1", "event:2", "other"]);
     shop.sql.run("TRUNCATE events_1");
-    // Nothing in the stream tells of it.
+    // Nothing in the stream shows this.
     until("the key of the row that is gone is gone too", || {
         (!shop.cached().contains(&"event:1".to_owned())).then_some(())
     });
@@ -60,7 +60,7 @@ fn truncate_restart_identity_flushes_like_any_other() {
     let mut shop = Shop::open(TABLES, RULES);
     shop.cache(&["a:1", "a:99", "b:1", "list-of-a"]);
     assert_eq!(shop.left_after("TRUNCATE a RESTART IDENTITY"), ["b:1"]);
-    // The first row after it has an old number.
+    // The first row inserted after it reuses an old number.
     shop.cache(&["a:1", "a:2"]);
     assert_eq!(shop.left_after("INSERT INTO a (note) VALUES ('new')"), ["a:2", "b:1"]);
 }
@@ -88,7 +88,7 @@ fn a_transaction_beyond_max_pending_keys_has_its_scope_flushed() {
     let mut shop = Shop::open(TABLES, &format!("{RULES}{limits}"));
     shop.settle();
     shop.cache(&["b:99999", "b:1", "c:1"]);
-    // While it is away everything gathers.
+    // While the cache is stopped, all keys queue up.
     shop.redis.signal(Signal::Stop);
     shop.sql.run("INSERT INTO b SELECT generate_series(1000, 9000)");
     until("the daemon has read it", || {

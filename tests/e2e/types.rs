@@ -1,10 +1,10 @@
-//! Keys hold values exactly as Postgres prints them, whatever the type and the settings of server and session.
+//! Keys contain values exactly as Postgres prints them, for every type and all settings of server and session.
 
 use std::fmt::Write as _;
 
 use super::Shop;
 
-/// Column type, SQL value, and the text that belongs into the key: the rows of the table in docs/rules.md.
+/// Column type, SQL value and expected text in the key, from the rows of the table in docs/rules.md.
 fn documented() -> Vec<(&'static str, &'static str, &'static str)> {
     let table = include_str!("../../docs/rules.md").split("| type | value").nth(1).expect("the table of types");
     let cell = |cell: &'static str| cell.trim().trim_matches('`');

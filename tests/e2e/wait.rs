@@ -1,5 +1,5 @@
-//! `coherd.wait()` is prompt: what a DBA or an application waits for is its own change, never a timer.
-//! `make waits` takes more of them (`COHERD_WAITS`).
+//! `coherd.wait()` is prompt: it waits for the caller's own change, never for a timer. `make waits` repeats it more
+//! often (`COHERD_WAITS`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,12 +17,12 @@ const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEF
     CREATE TABLE notes (id bigserial PRIMARY KEY, line text); CREATE TABLE logs (id bigserial PRIMARY KEY, line text);";
 const RULE: &str = "  - table: users\n    keys: [\"user:{id}\"]\n";
 
-/// Waits for each kind of change where nobody says.
+/// The default number of waits for each kind of change.
 const WAITS: usize = 50;
 
-/// More moves of the record than a stream that was idle for long may make at once.
+/// More moves of the record than a stream may make at once after a long idle time.
 const SAVED_MOVES: usize = 310;
-/// Far from the second in which a record moves by itself, and far from what a busy machine takes.
+/// Far below the second after which a record moves by itself, and far above what a busy machine needs.
 const PROMPT_MS: f64 = 200.0;
 
 const KINDS: [(&str, &str); 4] = [
@@ -44,7 +44,7 @@ fn waits() -> usize {
     given.map_or(WAITS, |text| text.parse().expect("a whole number"))
 }
 
-/// Changes and waits, over and over. Gives how long each wait took, in milliseconds, the shortest first.
+/// Repeats the change and the wait. Returns the duration of each wait in milliseconds, the shortest first.
 fn times(shop: &mut Shop, change: &str, count: usize) -> Vec<f64> {
     let wait = format!("SELECT coherd.wait(timeout => '30s', slot => '{}')", shop.database.name);
     let mut times: Vec<f64> = (0..count)
@@ -88,7 +88,7 @@ fn a_wait_is_prompt_while_others_write_what_no_rule_names() {
             }
         }
     });
-    // What an idle stream has saved up is spent.
+    // Uses up the moves that an idle stream has saved.
     times(&mut shop, "INSERT INTO logs (line) VALUES ('x')", SAVED_MOVES);
     let all: Vec<_> = KINDS.iter().map(|(kind, change)| (kind, times(&mut shop, change, waits()))).collect();
     ends.store(true, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What stands in the cache at a key of coherd's and is not coherd's.
+//! Foreign values under keys that belong to coherd.
 
 use super::Shop;
 use crate::support::until;

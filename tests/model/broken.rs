@@ -1,4 +1,4 @@
-//! Each mechanism taken away: the model can fail, and shows what the mechanism is for.
+//! Removes each mechanism in turn. This proves that the model can fail, and shows what the mechanism is for.
 
 use super::check::{is_safe, is_stale};
 use super::setup::{Broken, Pointer, Protocol, Reads, Setup, Source, Strategy};
@@ -6,14 +6,14 @@ use super::setup::{Broken, Pointer, Protocol, Reads, Setup, Source, Strategy};
 const LEASE: Setup = Setup::new(Protocol::Lease, Strategy::Twice);
 const POINTER: Setup = Setup::new(Protocol::Pointer(Pointer::Advances), Strategy::Twice);
 
-/// What happens to the cache and to the connection to it, in place of evictions.
+/// Faults of the cache and of the connection to it, instead of evictions.
 const FAULTS: Setup = Setup { faults: 2, crashes: 1, evicts: false, strays: false, readers: 1, ..LEASE };
 
-/// A cache that goes back in time, and the daemon may crash before or after. One reader does: what it stores late, the
-/// next in its place is served.
+/// A cache that goes back in time; the daemon may crash before or after. One reader is enough: the next reader in its
+/// place gets what it stores late.
 const ROLLBACK: Setup = Setup { rolls_back: 1, crashes: 1, evicts: false, strays: false, readers: 1, ..LEASE };
 
-/// A replica that is not always waited for.
+/// A replica that the daemon does not always wait for.
 const LAGGARD: Setup = Setup { lags: true, crashes: 1, evicts: false, strays: false, readers: 1, ..LEASE };
 
 #[test]

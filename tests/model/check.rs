@@ -1,4 +1,4 @@
-//! Runs a cell and says what came of it.
+//! Checks one cell and reports the result.
 
 use std::time::Instant;
 
@@ -8,10 +8,10 @@ use super::setup::Setup;
 use super::story;
 use super::system::{CACHE, DATABASE, OUTRUN, SETTLES};
 
-/// A safe cell with fewer states than this has lost something that could happen.
+/// A safe cell with fewer states than this has lost possible behaviour.
 const STATES_MIN: usize = 5_000;
 
-/// Every state has been looked at, and nobody is served what is too old.
+/// Asserts that the checker visits every state and no reader gets a value that is too old.
 pub fn is_safe(setup: Setup) {
     let (setup, began) = (widened(setup), Instant::now());
     let checker = setup.checker().threads(threads()).spawn_bfs().join();
@@ -29,7 +29,7 @@ pub fn is_safe(setup: Setup) {
     assert!(states >= STATES_MIN, "{states} states, of {STATES_MIN} at least: what is it that cannot happen any more?");
 }
 
-/// There is a way for a reader to be served from the cache what is too old.
+/// Asserts that the checker finds a way in which the cache serves a value that is too old.
 pub fn is_stale(setup: Setup) {
     let began = Instant::now();
     let finish = HasDiscoveries::AllOf([CACHE].into());
@@ -49,7 +49,7 @@ fn report(result: &str, states: usize, depth: usize, began: Instant) {
     eprintln!("model: {cell}: {result}, {states} states, depth {depth}, {:.1} s", began.elapsed().as_secs_f64());
 }
 
-/// More of everything, for a run that takes long.
+/// The setup with higher limits from the environment, for long runs.
 fn widened(setup: Setup) -> Setup {
     let at_least = |name: &str, least: u8| {
         let wish = std::env::var(name).ok().map(|text| text.parse::<u8>().expect(name));
@@ -64,7 +64,7 @@ fn widened(setup: Setup) -> Setup {
     }
 }
 
-/// One, as other tests run beside it.
+/// One by default, because other tests run beside it.
 fn threads() -> usize {
     std::env::var("COHERD_MODEL_THREADS").map_or(1, |text| text.parse().expect("COHERD_MODEL_THREADS"))
 }

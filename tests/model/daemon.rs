@@ -1,4 +1,4 @@
-//! One process: coherd's own core, and the worker that talks to the cache. All of it is lost in a crash.
+//! One process: coherd's own core, and the worker that talks to the cache. A crash loses all of it.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ use coherd::types::snapshot::{ReplicaSeen, Snapshot};
 use super::setup::{Broken, Setup};
 use super::world::{Position, Postgres, commit, lsn, position};
 
-/// The system identifier.
+/// The system identifier of the source.
 pub const SYSTEM: u64 = 7;
 
-/// Far from the beginning of the clock, so that there is a time long before.
+/// Far from the clock's beginning, so that earlier times can be expressed.
 static NOW: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_hours(100));
 
 static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| rules(1));
@@ -32,40 +32,41 @@ fn rules(targets: usize) -> Vec<Rule> {
     resolve(&[RawRule::of("t", &["k:{id}"])], &targets).unwrap()
 }
 
-/// Some deliveries are remembered, and not all.
+/// Enough to remember some deliveries, but not all.
 const RECENT_BYTES: usize = 400;
 
-/// Bytes of log that the slot may hold back, in cells that have a budget.
+/// Bytes of log that the slot may hold back, in cells with a budget.
 const BUDGET: u64 = 100;
 
 const MAX_LAG: Duration = Duration::from_mins(10);
 
-/// How much time has passed since anything happened.
+/// How much time passes before a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// Enough for whatever is paced, and too little for an answer to be late.
+    /// Long enough for everything that is paced, and too short for an answer to be late.
     Moment,
-    /// An answer that is not here is late.
+    /// A missing answer is late.
     Late,
-    /// A replica that is not here is silent for too long.
+    /// A replica that has not reported is silent for too long.
     Long,
 }
 
 /// How far a delivery has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// It is to be sent when the record has been reconciled.
+    /// Waits until the record has been reconciled.
     Waiting,
     Sent,
-    /// The key is gone, its lease still stands. Only where that is broken.
+    /// Partly executed: the key is gone and its lease still exists ([`Broken::LeaseAfterKey`]), or a flush is done and
+    /// its record not yet written.
     Halfway,
-    /// The cache has carried it out, and the answer is on its way; whether it has written the record.
+    /// The cache has executed it, and the answer is on its way. True if the cache has written the record.
     Done(bool),
     /// The cache has written the record and refused the invalidation.
     Refused,
 }
 
-/// A delivery, or a flush, which has no record.
+/// A delivery, or a flush, which carries no record.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Flight {
     ticket: Ticket,
@@ -88,14 +89,14 @@ impl Flight {
 /// Whether the worker may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Standing {
-    /// It has to load the record first.
+    /// The worker has to load the record first.
     Unread,
-    /// It waits to be told what follows from it.
+    /// The worker has sent the record to the core and waits for the core's decision.
     Asking,
     Working,
 }
 
-/// One process.
+/// One process of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "each is something that is so or not")]
 pub struct Daemon {
@@ -103,24 +104,24 @@ pub struct Daemon {
     pub is_open: bool,
     pub is_asked: bool,
     pub standing: Standing,
-    /// Oldest first.
+    /// Deliveries in flight, oldest first.
     pub flights: Vec<Flight>,
     pub flush: Option<Flight>,
-    /// What the core has acknowledged.
+    /// The position that the core has acknowledged.
     pub acknowledging: Position,
-    /// SQL takes the slot's position for settled.
+    /// SQL treats the slot's position as settled.
     pub attests: bool,
-    /// It may not, and still does.
+    /// The daemon may no longer attest, and still does.
     pub takes_back: bool,
     /// Readers may rely on the replica.
     pub is_held: bool,
     pub is_up: bool,
     pub is_halted: bool,
-    /// What is flushed for a replica that has returned is confirmed and not done. Only where that is broken.
+    /// The flush for a replica that returned is confirmed but not executed. Only in a broken cell.
     pub skips_flush: bool,
 }
 
-/// Where the slot stands, and a clock that is later than every sequence.
+/// Opens the stream at the slot's position, with a clock that is later than every sequence.
 pub fn open(daemon: &mut Daemon, setup: &Setup, postgres: Postgres, clock: u64) {
     let start = lsn(postgres.acknowledged);
     let opening = Opening {
@@ -138,9 +139,10 @@ pub fn open(daemon: &mut Daemon, setup: &Setup, postgres: Postgres, clock: u64) 
 }
 
 impl Daemon {
-    /// A process that begins.
+    /// A new process.
     pub fn begin(setup: &Setup, postgres: Postgres) -> Daemon {
-        // What is remembered matters only where the cache goes back. Without it there is a flush in place of a resend.
+        // Recent deliveries matter only if the cache goes back in time. Without them the core flushes instead of
+        // sending again.
         let recent_bytes = if setup.rolls_back > 0 && !setup.forgets && !setup.halts { RECENT_BYTES } else { 0 };
         let policy = Policy {
             pending_keys: 100,
@@ -170,7 +172,7 @@ impl Daemon {
         daemon
     }
 
-    /// The server is looked at.
+    /// The watcher looks at the server.
     pub fn looks(&mut self, setup: &Setup, postgres: Postgres, wal: Option<HeldWal>) {
         let stamp = Some(format!("{:?}", postgres.unpublished));
         let table = TableSeen { name: RULES[0].table.clone(), stamp, ..TableSeen::default() };
@@ -195,13 +197,13 @@ impl Daemon {
         }
     }
 
-    /// Somebody flushes the table manually, through the log.
+    /// A user flushes the table, through the log.
     pub fn flushed_manually(&mut self, setup: &Setup) {
         self.core.flushed_manually(&RULES[0].table);
         self.turn(setup, Wait::Moment);
     }
 
-    /// Tells the core what has happened, and does what follows.
+    /// Passes an input to the core and performs the outputs.
     pub fn step(&mut self, setup: &Setup, wait: Wait, input: Input<'_>) {
         let later = match wait {
             Wait::Moment => Duration::from_millis(50),
@@ -219,7 +221,7 @@ impl Daemon {
 
     fn perform(&mut self, setup: &Setup, output: Output) {
         match output {
-            // The other one never answers.
+            // The second target never answers.
             Output::LoadRecord(1) => {}
             Output::Probe => self.is_asked = true,
             Output::Send { ticket, delivery: Delivery { batch, record }, .. } => {
@@ -246,7 +248,7 @@ impl Daemon {
         }
     }
 
-    /// Drops every flight, so that the record can be read.
+    /// Resets every flight, so that the record can be loaded.
     fn ground(&mut self) {
         self.standing = Standing::Unread;
         self.flights.iter_mut().chain(&mut self.flush).for_each(|flight| flight.stage = Stage::Waiting);
@@ -258,12 +260,12 @@ impl Daemon {
         self.flights.iter_mut().filter_map(|flight| flight.record.as_mut()).for_each(|record| answer.correct(record));
     }
 
-    /// Whether there is more to decode in a log that goes up to `end`.
+    /// Whether a log that ends at `end` has more to decode.
     pub fn can_decode(&self, end: Position) -> bool {
         self.is_open && position(self.core.decoded()) < end && self.core.has_room()
     }
 
-    /// Reads the next commit from the slot.
+    /// Decodes the next commit from the slot.
     pub fn decode(&mut self, postgres: Postgres) {
         let next = position(self.core.decoded()) + 1;
         if postgres.unpublished == Some(next) {
@@ -281,19 +283,19 @@ impl Daemon {
         self.step(setup, Wait::Moment, Input::Snapshot(1, snapshot));
     }
 
-    /// Lets the core do whatever is due.
+    /// Lets the core do what is due.
     pub fn turn(&mut self, setup: &Setup, wait: Wait) {
         self.step(setup, wait, Input::Read(false));
     }
 
-    /// The replica says how far it has come.
+    /// The replica reports how far it has replayed.
     pub fn hears_replica(&mut self, setup: &Setup, replayed: Position) {
         let replayed = Some(lsn(replayed));
         let seen = ReplicaSeen { system_id: SYSTEM, timeline: 1, replayed, run: 1 };
         self.step(setup, Wait::Moment, Input::ReplicaReported(0, seen));
     }
 
-    /// The record is loaded.
+    /// The worker has loaded the record.
     pub fn loads(&mut self, setup: &Setup, record: Record) {
         self.standing = Standing::Asking;
         let stored = StoredRecord { record: Some(record), empty: false, written: None };
@@ -309,7 +311,7 @@ impl Daemon {
         }
     }
 
-    /// The cache has answered to the oldest delivery.
+    /// The cache has answered the oldest delivery.
     pub fn hears(&mut self, setup: &Setup) {
         let flight = self.flights.remove(0);
         if flight.stage != Stage::Done(true) {
@@ -322,14 +324,14 @@ impl Daemon {
         self.up(setup);
     }
 
-    /// The flush is done.
+    /// The flush is complete.
     pub fn hears_of_flush(&mut self, setup: &Setup) {
         let Some(Flight { ticket, batch, .. }) = self.flush.take() else { return };
         self.step(setup, Wait::Moment, Input::Flushed(0, ticket, batch));
         self.up(setup);
     }
 
-    /// A delivery is refused, or the connection is lost, after which the cache may be another one.
+    /// A delivery is refused, or the connection is lost. After a lost connection the cache may be another one.
     pub fn fails(&mut self, setup: &Setup, may_have_changed: bool) {
         self.is_up = false;
         self.step(setup, Wait::Moment, Input::Trouble(0, may_have_changed));
@@ -341,7 +343,7 @@ impl Daemon {
         }
     }
 
-    /// What readers may take for settled.
+    /// The position that readers may take for settled.
     pub fn settled(&self) -> Position {
         position(self.core.watermarks().settled)
     }

@@ -1,4 +1,4 @@
-//! One form for states that nobody can tell apart, and what readers may know in each.
+//! Brings states that no step can tell apart into one form, and computes what readers may know in each.
 
 use coherd::types::record::Record;
 
@@ -7,29 +7,29 @@ use super::setup::{Broken, FOR_EVER, Pointer, Protocol, Setup};
 use super::system::{Action, Look, State};
 use super::world::{Token, position};
 
-/// Between two sequences, so that the next ones do not touch what is known.
+/// The distance between two sequences, so that new ones can lie between those that are known.
 pub const SEQUENCES_APART: u64 = 16;
 
 impl State {
-    /// Where a reader got what it should not have.
+    /// Where a reader got a value that is too old.
     pub fn misled(&self) -> Option<Place> {
         self.readers.iter().find_map(|reader| if let Reader::Misled(place) = reader { Some(*place) } else { None })
     }
 
-    /// A token that nobody can take for another: a nonce, or a pointer's clock.
+    /// A token that no reader can confuse with another: a nonce, or a pointer's clock.
     pub fn unused_token(&self) -> Token {
         let is_used = |token: &Token| self.stands(*token) || self.cache.get(*token).is_some();
         let is_held = |token: &Token| self.readers.iter().any(|reader| reader.token() == Some(*token));
         (0..=Token::MAX).find(|token| !is_used(token) && !is_held(token)).unwrap_or_default()
     }
 
-    /// Whether the token stands in the cache, or may again.
+    /// Whether the token exists in the cache, or may exist again.
     fn stands(&self, token: Token) -> bool {
         let saved = self.snapshot.as_ref().and_then(|snapshot| snapshot.token);
         [self.cache.token, saved].contains(&Some(token))
     }
 
-    /// What the catalogue shows now.
+    /// What the catalogue shows at present.
     pub fn look(&self) -> Look {
         (self.postgres.unpublished, self.postgres.visible)
     }
@@ -60,7 +60,7 @@ impl State {
         records.max(known).unwrap_or(0)
     }
 
-    /// Sequences are compared, and nothing else.
+    /// Renumbers the sequences. Only their order matters.
     fn renumber(&mut self) {
         let mut known: Vec<u64> = self.daemon.core.sequences_mut().map(|sequence| *sequence).collect();
         known.extend(self.records_mut().map(|record| record.sequence));
@@ -76,7 +76,7 @@ impl State {
         self.records_mut().for_each(|record| number(&mut record.sequence));
     }
 
-    /// Notes what readers may know by now, and brings states that nobody can tell apart into one form.
+    /// Records what readers may know by now, and normalizes the state.
     pub fn tidy(&mut self, setup: &Setup) {
         self.postgres.acknowledged = self.postgres.acknowledged.max(self.daemon.acknowledging);
         if setup.is(Broken::AcknowledgesEarly) {
@@ -102,7 +102,7 @@ impl State {
         }
         self.readers.sort_unstable();
     }
-    /// What is stored under a token that neither stands nor is known to somebody who has still to look is never read.
+    /// Drops entries that no reader can reach: the token neither exists nor is known to a reader that has yet to look.
     fn forget_dead_tokens(&mut self, protocol: Protocol) {
         let saved = self.snapshot.as_ref().and_then(|snapshot| snapshot.token);
         let known = self.readers.iter().filter_map(|reader| reader.known());
@@ -120,8 +120,8 @@ impl State {
         }
     }
 
-    /// The values of pointers matter only in so far as they are the same: the one that stands is 0, the one that was
-    /// saved follows, then the others, ordered by what is stored under them and who knows them.
+    /// Renames the pointers, because only their equality matters. The present one becomes 0, the saved one follows,
+    /// then the others, ordered by what is stored under them and by the readers that know them.
     fn rename_pointers(&mut self) {
         let saved = self.snapshot.as_ref();
         let mut names: Vec<Token> = self.readers.iter().filter_map(|reader| reader.token()).collect();

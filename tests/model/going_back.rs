@@ -5,7 +5,7 @@ use super::system::State;
 use super::world::{Cache, Writer, position};
 
 impl Setup {
-    /// The cache is an earlier one from now on. What readers may know is what its record says.
+    /// Replaces the cache with its earlier state. Readers may then know only what its record says.
     pub(super) fn roll_back(&self, state: &mut State) -> Option<()> {
         state.cache = Cache { writer: Writer::Earlier, ..state.snapshot.clone()? };
         state.rolls_back_left -= 1;

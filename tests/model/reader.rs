@@ -1,10 +1,10 @@
-//! Those who read through the cache: any number of times, arbitrarily slowly, and they may die at any point.
+//! Readers of the cache. They read any number of times, arbitrarily slowly, and may die at any point.
 
 use super::setup::{Broken, Pointer, Protocol, Reads, Setup};
 use super::system::State;
 use super::world::{Position, Row, Token};
 
-/// Who gave a reader its row.
+/// Where a reader got its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
     Cache,
@@ -22,25 +22,25 @@ impl Reads {
     }
 }
 
-/// How far a reader has come. `settled` is what readers could know to be settled when it began.
+/// The state of a reader. `settled` is the position that it could know to be settled when it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reader {
-    /// It has not begun, or is done, or dead; another one may begin in its place.
+    /// It has not begun, has finished or has died. Another reader may begin in its place.
     Idle,
-    /// It knows the version pointer, and not yet what stands under it.
+    /// It knows the version pointer, but not yet the value under it.
     Knows { pointer: Token, settled: Position },
-    /// The cache had nothing. The token is its lease or the pointer; `None` where nothing it stores can count any more.
+    /// The cache had no value. The token is its lease or the pointer; `None` if no reader can see what it will store.
     Missed { token: Option<Token>, settled: Position },
-    /// It has read the database and will store this under the token.
+    /// It has read the database and will store the row under the token.
     Holds { token: Token, row: Row },
-    /// It was served something older than what had settled when it began.
+    /// It got a value older than what had settled when it began.
     Misled(Place),
 }
 
-/// What a reader does next.
+/// The next step of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Asks the cache: for the row or a lease, or for the version pointer.
+    /// Asks the cache for the row or a lease, or for the version pointer.
     Begin,
     /// Asks the cache for the row under the pointer.
     Look,
@@ -50,7 +50,7 @@ pub enum Step {
 }
 
 impl Reader {
-    /// Everything it may do next.
+    /// Every step that may come next.
     pub fn steps(self, reads: Reads) -> Vec<Step> {
         match self {
             Reader::Idle => vec![Step::Begin],
@@ -64,7 +64,7 @@ impl Reader {
         }
     }
 
-    /// The lease or pointer in its hands.
+    /// The lease or pointer that the reader has.
     pub fn token(self) -> Option<Token> {
         match self {
             Reader::Knows { pointer: token, .. } | Reader::Holds { token, .. } => Some(token),
@@ -73,12 +73,12 @@ impl Reader {
         }
     }
 
-    /// The pointer under which it has still to look.
+    /// The pointer under which the reader has yet to look.
     pub fn known(self) -> Option<Token> {
         if let Reader::Knows { pointer, .. } = self { Some(pointer) } else { None }
     }
 
-    /// The same reader, where what it stores under its token can never be read.
+    /// The same reader, if nobody can read what it stores under its token.
     pub fn bereft(self) -> Reader {
         match self {
             Reader::Missed { settled, .. } => Reader::Missed { token: None, settled },
@@ -97,7 +97,7 @@ impl Reader {
         }
     }
 
-    /// It has read `row` from the database.
+    /// The state after the reader has read `row` from the database.
     pub fn has_read(token: Option<Token>, row: Row) -> Reader {
         token.map_or(Reader::Idle, |token| Reader::Holds { token, row })
     }
@@ -141,7 +141,7 @@ impl Setup {
         }
     }
 
-    /// The lease that stands, or the pointer; made where there is none. A follower gets the lease of the first.
+    /// The existing lease or pointer; creates one if there is none. A later reader gets the first reader's lease.
     fn lease_or_pointer(&self, state: &mut State) -> Token {
         let from_the_bottom = self.is(Broken::PointerReborn) || self.protocol == Protocol::Pointer(Pointer::ToCommit);
         let new = if from_the_bottom { 0 } else { state.unused_token() };

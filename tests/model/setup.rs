@@ -1,34 +1,35 @@
-//! What is modelled in one cell: who reads how, what the daemon does, what may happen, and what is broken on purpose.
+//! The setup of one cell: how readers read, what the daemon does, what may happen, and which mechanism is broken on
+//! purpose.
 
 /// How readers use the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// GET; where there is nothing, read the database and SET.
+    /// GET; on a miss, read the database and SET.
     Plain,
-    /// GET gives a lease where there is nothing; what was read is stored only while the lease stands.
+    /// GET returns a lease on a miss. The reader can store its value only while the lease exists.
     Lease,
-    /// The pointer is read before the database, and what was read is stored under its value.
+    /// The reader gets the pointer before it reads the database, and stores the value under the pointer's value.
     Pointer(Pointer),
 }
 
 /// How an invalidation moves a version pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pointer {
-    /// To a value it never had, each time. One that was evicted comes back as a value it never had, too.
+    /// To a value that it never had. A pointer that was evicted also returns with such a value.
     Advances,
-    /// To the position of the commit, unless it is there already.
+    /// To the position of the commit, unless it is already there.
     ToCommit,
 }
 
-/// When the daemon invalidates. The core is always the same; what it is told differs.
+/// When the daemon invalidates. The core is always the same; its inputs differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
     /// As soon as the commit is decoded: the source always answers that it is visible, and no replica is listed.
     AtDecode,
-    /// Once, when the commit is visible and every replica has replayed it: the source does not show it before, and no
+    /// Once, when the commit is visible and every replica has replayed it: the source does not show it earlier, and no
     /// replica is listed.
     Once,
-    /// When it is visible, and again when every replica has replayed it. This is what coherd does.
+    /// When it is visible, and again when every replica has replayed it. coherd does this.
     Twice,
 }
 
@@ -40,7 +41,7 @@ pub enum Source {
     Standby,
 }
 
-/// Where readers may read what the cache does not hold.
+/// Where readers may read on a cache miss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reads {
     Primary,
@@ -48,7 +49,7 @@ pub enum Reads {
     Both,
 }
 
-/// One mechanism, taken away: what the core is told, or what becomes of what it says, is wrong in this way.
+/// One removed mechanism: the core's inputs, or the effects of its outputs, are wrong in this way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
     /// The first invalidation does not wait until the commit is visible.
@@ -57,29 +58,29 @@ pub enum Broken {
     NoReplicaPass,
     /// The slot is acknowledged up to what is decoded.
     AcknowledgesEarly,
-    /// The key goes first and its lease a moment later.
+    /// The key is deleted first, its lease a moment later.
     LeaseAfterKey,
-    /// The key goes and its lease stands.
+    /// The key is deleted and its lease stays.
     LeaseStays,
-    /// A pointer that was evicted begins from the bottom again.
+    /// An evicted pointer starts from the bottom again.
     PointerReborn,
-    /// A cache that went back in time is not asked what it remembers.
+    /// The record of a cache that went back in time is not loaded.
     NoRepair,
-    /// A record says that what it comes with is settled.
+    /// A record says that the delivery it comes with is settled.
     RecordAheadOfItself,
-    /// A cache is reconciled by what its record says was sent.
+    /// A cache is reconciled by the record's `applied` position.
     ReconciledByApplied,
-    /// The cache writes a record over whatever it holds.
+    /// The cache overwrites any record without comparing.
     NoComparison,
-    /// Nothing is flushed for a replica that is waited for again.
+    /// Nothing is flushed when the daemon waits for a replica again.
     NoFlushOnReturn,
-    /// What is flushed for it is not flushed again when it has replayed everything: it is believed to have done so.
+    /// That flush is not repeated after the replica has replayed everything; the daemon trusts the first one.
     OneFlushOnReturn,
-    /// A daemon that begins takes it that a replica has never been away: the record lists every rule.
+    /// A new daemon assumes that the replica has never been away: the record lists every rule.
     ForgetsWhoLeft,
 }
 
-/// However many times.
+/// Without a limit.
 pub const FOR_EVER: u8 = u8::MAX;
 
 /// One cell.
@@ -96,40 +97,41 @@ pub struct Setup {
     pub readers: u8,
     /// The commits change different rows of one key, so that one may be in the log before another is visible.
     pub overlap: bool,
-    /// The daemon may be killed at any point, so many times.
+    /// How often the daemon may be killed, at any point.
     pub crashes: u8,
-    /// What a process had sent when it died may be carried out at any point after.
+    /// The cache may execute what a dead process had sent at any later time.
     pub strays: bool,
-    /// The connection to the cache may break at any point, an answer may say that an invalidation was refused, and that of
-    /// the source may be late: so many times.
+    /// How many faults may happen, at any point: the connection to the cache breaks, an answer says that an
+    /// invalidation was refused, or the source's answer is late.
     pub faults: u8,
     /// The cache may drop anything at any point.
     pub evicts: bool,
-    /// The cache may go back to one earlier state, so many times.
+    /// How often the cache may go back to an earlier state.
     pub rolls_back: u8,
-    /// The daemon has no memory of what it sent, so a cache that goes back is flushed.
+    /// The daemon does not remember its deliveries, so it flushes a cache that goes back.
     pub forgets: bool,
-    /// The connection to it stays then, behind a proxy.
+    /// The connection stays open when the cache goes back, as behind a proxy.
     pub silently: bool,
     /// Several deliveries may be in flight.
     pub pipelines: bool,
-    /// The stream may break at any point, and be opened again.
+    /// The stream may break at any point and be opened again.
     pub reopens: bool,
-    /// The replica may be so far behind that it is not waited for.
+    /// The replica may lag so far that the daemon stops waiting for it.
     pub lags: bool,
-    /// The slot may hold back too much log once, so that it goes on without a target that does not keep up.
+    /// The slot may exceed its budget once, so that it goes on without a target that does not keep up.
     pub overspends: bool,
-    /// One commit is not in the stream, because the publication had left the table out: only the catalogue shows it.
+    /// One commit is missing from the stream, because the table was not in the publication. Only the catalogue shows
+    /// it.
     pub drifts: bool,
-    /// The rule goes to a second target too, which never answers.
+    /// The rule has a second target, which never answers.
     pub other_is_down: bool,
-    /// A gap halts the target, until somebody flushes the table manually.
+    /// A gap halts the target, until a user flushes the table.
     pub halts: bool,
     pub broken: Option<Broken>,
 }
 
 impl Setup {
-    /// What every cell begins from: one commit, a listed replica, two readers who read everywhere; the daemon may crash
+    /// The default of every cell: one commit, a listed replica, two readers that read everywhere. The daemon may crash
     /// and the cache may evict.
     pub const fn new(protocol: Protocol, strategy: Strategy) -> Setup {
         Setup {
@@ -167,12 +169,12 @@ impl Setup {
         self.broken == Some(broken)
     }
 
-    /// Whether the source says of every commit that it is visible.
+    /// Whether the source says that every commit is visible.
     pub fn is_ungated(&self) -> bool {
         self.strategy == Strategy::AtDecode || self.is(Broken::NoGate)
     }
 
-    /// Whether the daemon knows of the replica.
+    /// Whether the daemon knows the replica.
     pub fn is_waited_for(&self) -> bool {
         self.is_listed && self.strategy == Strategy::Twice && !self.is(Broken::NoReplicaPass)
     }

@@ -1,4 +1,4 @@
-//! A way that the checker has found, in words.
+//! Describes a path that the checker found, in words.
 
 use stateright::Path;
 
@@ -8,7 +8,7 @@ use super::setup::{Protocol, Setup};
 use super::system::{Action, State};
 use super::world::{Position, Row, Token, position};
 
-/// Step by step.
+/// The path, step by step.
 pub fn tell(setup: &Setup, path: Path<State, Action>) -> String {
     let steps = path.into_vec();
     let told =
@@ -65,7 +65,7 @@ fn say(setup: &Setup, before: &State, action: Action, after: &State) -> String {
     format!("{step}{}", news.unwrap_or_default())
 }
 
-/// What the daemon has sent.
+/// The delivery that the daemon has sent in this step.
 fn sent(before: &State, after: &State) -> String {
     let is_new = |flight: &&Flight| !before.daemon.flights.contains(flight);
     let sent = after.daemon.flights.iter().find(is_new);

@@ -1,4 +1,4 @@
-//! All of it together: the states, what may happen in each, and what must hold.
+//! The whole system: the states, the possible steps in each, and the properties that must hold.
 
 use coherd::core::Input;
 use coherd::types::record::{NEW, Record};
@@ -11,59 +11,59 @@ use super::reader::{Place, Reader, Step};
 use super::setup::{Broken, Pointer, Protocol, Setup, Source, Strategy};
 use super::world::{Cache, Position, Postgres, Row, Token, Writer, lsn, position};
 
-/// No reader is served from the cache what is older than what had settled when it began.
+/// The cache serves no reader a value older than what had settled when the reader began.
 pub const CACHE: &str = "no reader is served from the cache what is older than what had settled when it began";
-/// The same for those who fall back to the database.
+/// The same for readers that fall back to the database.
 pub const DATABASE: &str = "no reader is served by the database what is older than what had settled when it began";
-/// Without this the others would say nothing.
+/// Without this, the other properties could hold vacuously.
 pub const SETTLES: &str = "everything settles, is acknowledged and is served from the cache";
-/// The race that is won.
+/// The case in which a reader loses the race and its late value is not stored.
 pub const OUTRUN: &str = "a reader is outrun: what it has still to read will not be stored";
 
-/// The commit that is not in the stream, and what is visible.
+/// The commit that is not in the stream, and the commits that are visible.
 pub type Look = (Option<Position>, Row);
 
-/// One state of everything.
+/// One state of the whole system.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "each is something that is so or not")]
 pub struct State {
     pub postgres: Postgres,
     pub daemon: Daemon,
-    /// Deliveries of a process that died or was replaced, which the cache may still carry out, oldest first.
+    /// Deliveries of a process that died or was replaced. The cache may still execute them, oldest first.
     pub strays: Vec<Flight>,
     pub cache: Cache,
-    /// An earlier state of the cache that it may go back to: a file on its disk, or a replica of it that lags behind.
+    /// An earlier state that the cache may go back to: a file on its disk, or a replica of it that lags behind.
     pub snapshot: Option<Cache>,
     pub rolls_back_left: u8,
-    /// The record as the connection has read it, where it has written none since: it does not notice another cache that says
-    /// the same.
+    /// The record that the connection has read, while it has written none since. The connection does not notice a
+    /// different cache with an equal record.
     pub loaded: Option<Record>,
-    /// What may still happen.
+    /// How many faults may still happen, by kind.
     pub crashes_left: u8,
     pub faults_left: u8,
     pub leaves_left: u8,
     pub overspends_left: u8,
-    /// What the catalogue showed when it was looked at last.
+    /// What the catalogue showed at the last look.
     pub looked: Look,
-    /// What only the catalogue shows has settled before it was looked at: for a second that can be, and nothing is promised
-    /// any more.
+    /// A commit that only the catalogue shows has settled before the look at the catalogue. This is possible for a
+    /// second, and nothing is promised from then on.
     pub is_too_late: bool,
-    /// It has gone back, and the daemon has not loaded its record since.
+    /// The cache has gone back, and the daemon has not loaded its record since.
     pub is_swapped: bool,
-    /// The same, and what the daemon attested before has not been taken back.
+    /// The cache has gone back, and the daemon has not withdrawn its earlier attestation.
     pub is_attested_wrongly: bool,
     /// The replica does not answer.
     pub is_away: bool,
-    /// The replica has been away, and readers may not rely on it yet: nothing is promised.
+    /// The replica has been away, and readers may not rely on it yet. Nothing is promised.
     pub is_excused: bool,
-    /// In ascending order: who is who does not matter.
+    /// In ascending order, because readers are interchangeable.
     pub readers: Vec<Reader>,
-    /// What readers may know to be settled: from the daemon's watermark, from the record, or from the slot's position
-    /// where the daemon attests it; the highest of them.
+    /// The highest position that readers may know to be settled: from the daemon's watermark, from the record, or from
+    /// the slot's position while the daemon attests it.
     pub promised: Position,
 }
 
-/// One step of somebody.
+/// One step of the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Commit,
@@ -98,7 +98,7 @@ pub enum Action {
     Reader(usize, Step),
 }
 
-/// As a process leaves it that has followed the log for a while.
+/// The record that a process leaves after it has followed the log for a while.
 fn first_record(setup: &Setup) -> Record {
     let (applied, confirmed, settled) = (lsn(0), lsn(0), lsn(0));
     let rules = Some(NEW.into());
@@ -154,7 +154,7 @@ impl Model for Setup {
         Self::steps_of_worker(state, actions);
         self.steps_of_cache(state, actions);
         for (index, reader) in state.readers.iter().enumerate() {
-            // Of readers in the same place one is enough.
+            // Readers in the same state are interchangeable, so one is enough.
             if index == 0 || state.readers[index - 1] != *reader {
                 actions.extend(reader.steps(self.reads).into_iter().map(|step| Action::Reader(index, step)));
             }
@@ -175,7 +175,7 @@ impl Model for Setup {
             Property::sometimes(SETTLES, |setup: &Setup, state: &State| {
                 let under = if let Protocol::Pointer(_) = setup.protocol { state.cache.token } else { Some(0) };
                 let entry = under.and_then(|under| state.cache.get(under));
-                // The other one holds the slot, or its record proves the gap further than the log goes here.
+                // The second target holds the slot, or its record proves the gap beyond the end of this log.
                 let holds_slot = setup.other_is_down;
                 let acknowledged = if holds_slot { setup.commits } else { state.postgres.acknowledged };
                 let all = [state.promised, acknowledged] == [setup.commits; 2];
@@ -222,7 +222,7 @@ impl Setup {
         }
         let shows_all =
             state.postgres.visible.0 & Row::at(state.postgres.replayed).0 == Row::at(state.postgres.written).0;
-        // An answer that does not show everything has the core invalidate early, and once more.
+        // An answer that does not show every commit makes the core invalidate early, and once more later.
         if daemon.is_asked && daemon.is_open && (self.strategy != Strategy::Once || shows_all) {
             actions.push(Action::Answer);
         }
@@ -299,7 +299,7 @@ impl Setup {
         self.is_listed || self.source == Source::Standby
     }
 
-    /// Takes the step; `None` where it turns out to be none.
+    /// Takes the step. Returns `None` if it turns out to be impossible.
     fn step(&self, state: &mut State, action: Action) -> Option<()> {
         let clock = state.latest_sequence() + SEQUENCES_APART;
         state.uses_up(action);
@@ -363,13 +363,13 @@ impl Setup {
         Some(())
     }
 
-    /// The daemon turns, and has heard of the replica how far it is.
+    /// The core runs. It knows how far the replica has replayed.
     fn turn(&self, state: &mut State, wait: Wait) {
         if self.is_waited_for() && !state.is_away {
             state.daemon.hears_replica(self, state.postgres.replayed);
         }
         state.daemon.turn(self, wait);
-        // Otherwise it is being taken back.
+        // Otherwise the attestation is being withdrawn.
         state.is_attested_wrongly &= state.is_swapped || state.daemon.takes_back;
     }
 
@@ -397,7 +397,7 @@ impl Setup {
         }
     }
 
-    /// The worker reads the record, and the connection becomes its writer.
+    /// The worker loads the record, and its connection becomes the record's writer.
     fn load(&self, state: &mut State) {
         let mut record = state.cache.record.clone();
         if self.is(Broken::ReconciledByApplied) {
@@ -405,7 +405,7 @@ impl Setup {
         }
         (state.cache.writer, state.is_swapped) = (Writer::Present, false);
         state.loaded = Some(state.cache.record.clone());
-        // Whoever wrote before is no writer any more, also of what may come back.
+        // Earlier writers may no longer write, not even to the state that may be restored.
         state.strays.iter_mut().for_each(|stray| stray.record = None);
         state.strays.retain(Flight::invalidates);
         if let Some(snapshot) = &mut state.snapshot {
@@ -414,7 +414,7 @@ impl Setup {
         state.daemon.loads(self, record);
     }
 
-    /// The cache does what the next delivery says.
+    /// The cache executes the next delivery.
     fn carry_out(&self, state: &mut State, obeys: bool) {
         let next = |flight: &Flight| matches!(flight.stage, Stage::Sent | Stage::Halfway);
         let Some(place) = state.daemon.flights.iter().position(next) else { return };
@@ -441,7 +441,7 @@ impl Setup {
         state.daemon.flights[place] = flight;
     }
 
-    /// The record is written only by the connection that has read it. Whether it is.
+    /// Writes the record if its connection has read it. Returns whether it did.
     fn write(&self, state: &mut State, record: Option<&Record>) -> bool {
         let Some(record) = record else { return true };
         let is_known = state.cache.writer == Writer::Present || state.loaded.as_ref() == Some(&state.cache.record);
@@ -449,7 +449,7 @@ impl Setup {
             return false;
         }
         if state.loaded.take().is_some() && state.cache.writer == Writer::Earlier {
-            // It went back unnoticed.
+            // The cache went back unnoticed.
             (state.cache.writer, state.is_swapped) = (Writer::Present, false);
         }
         let before = std::mem::replace(&mut state.cache.record, record.clone());
@@ -462,7 +462,7 @@ impl Setup {
         true
     }
 
-    /// What a dead process had sent reaches the cache.
+    /// The cache executes what a dead process had sent.
     fn land(&self, state: &mut State) {
         let stray = state.strays.remove(0);
         if stray.invalidates() {

@@ -1,4 +1,4 @@
-//! The table: who reads how, against when the daemon invalidates.
+//! The table: each read protocol with each invalidation strategy.
 
 use super::check::{is_safe, is_stale};
 use super::setup::{Pointer, Protocol, Setup, Strategy};

@@ -1,9 +1,9 @@
-//! Several things at once that are each safe alone.
+//! Several events at once, each of which is safe alone.
 
 use super::check::is_safe;
 use super::setup::{Protocol, Reads, Setup, Strategy};
 
-/// One reader does: what it stores late, the next in its place is served.
+/// One reader is enough: the next reader in its place gets what it stores late.
 const LEASE: Setup =
     Setup { crashes: 0, evicts: false, strays: false, readers: 1, ..Setup::new(Protocol::Lease, Strategy::Twice) };
 
@@ -27,14 +27,14 @@ fn a_cache_goes_back_behind_an_open_connection_while_several_deliveries_are_in_f
     is_safe(Setup { rolls_back: 1, silently: true, pipelines: true, is_listed: false, reads: Reads::Primary, ..LEASE });
 }
 
-/// What is flushed because it has gone back is in vain where it goes back once more to the record that was read.
+/// The first flush is lost if the cache goes back once more, to the record that was read.
 #[test]
 fn a_cache_goes_back_behind_an_open_connection_to_the_same_state_twice() {
     let forgets = true;
     is_safe(Setup { rolls_back: 2, silently: true, forgets, is_listed: false, reads: Reads::Primary, ..LEASE });
 }
 
-/// What is sent again because it has gone back is lost once more.
+/// The deliveries that were sent again are lost a second time.
 #[test]
 fn a_cache_goes_back_twice_and_is_sent_again_what_it_lost_while_several_deliveries_are_in_flight() {
     is_safe(Setup { rolls_back: 2, silently: true, pipelines: true, is_listed: false, reads: Reads::Primary, ..LEASE });
@@ -50,7 +50,7 @@ fn the_replica_is_not_held_while_the_connection_to_the_cache_breaks() {
     is_safe(Setup { lags: true, faults: 1, reads: Reads::Replica, ..LEASE });
 }
 
-/// The scopes of a suspended target stand in for what it misses, on the replica too.
+/// The flush of a suspended target covers what it misses, on the replica too.
 #[test]
 fn the_slot_goes_on_without_a_target_while_the_replica_lags() {
     is_safe(Setup { overspends: true, faults: 1, ..LEASE });
@@ -61,7 +61,7 @@ fn the_slot_goes_on_without_a_target_and_the_daemon_is_killed() {
     is_safe(Setup { overspends: true, crashes: 1, is_listed: false, reads: Reads::Primary, ..LEASE });
 }
 
-/// What only the catalogue shows lies beyond what has been read.
+/// The change that only the catalogue shows lies beyond the decoded position.
 #[test]
 fn a_change_that_is_not_in_the_stream_settles_only_when_it_is_replayed() {
     is_safe(Setup { drifts: true, ..LEASE });
@@ -77,7 +77,7 @@ fn a_target_that_halts_is_flushed_when_somebody_has_flushed_its_table() {
     is_safe(Setup { halts: true, rolls_back: 1, silently: true, ..LEASE });
 }
 
-/// Readers of the one that is up rely on its record.
+/// Readers of the target that is up rely on its record.
 #[test]
 fn one_of_two_targets_is_down() {
     is_safe(Setup { other_is_down: true, crashes: 1, ..LEASE });
@@ -95,7 +95,7 @@ fn one_of_two_targets_is_down_and_the_slot_goes_on_without_it() {
     });
 }
 
-/// By one that stood by: what it had sent may be carried out at any time.
+/// A standby instance takes over. What the old one had sent may be executed at any time.
 #[test]
 fn a_daemon_is_replaced_while_its_deliveries_are_in_flight() {
     is_safe(Setup { pipelines: true, strays: true, crashes: 1, ..LEASE });

@@ -1,17 +1,17 @@
-//! The world around the daemon: what Postgres has committed and shows, and what the cache holds.
+//! The daemon's surroundings: what Postgres has committed and shows, and what the cache holds.
 
 use coherd::types::lsn::Lsn;
 use coherd::types::observation::Horizon;
 use coherd::types::record::Record;
 use coherd::types::snapshot::{Commit, Snapshot};
 
-/// How many commits are decoded, replayed, settled …: everything up to that one, in the order of the log.
+/// A number of commits in the order of the log: all up to that one are decoded, replayed, settled and so on.
 pub type Position = u8;
 
-/// The name of a lease or the value of a version pointer; only whether two are the same matters.
+/// The name of a lease or the value of a version pointer. Only equality matters.
 pub type Token = u8;
 
-/// The row, or rather all that a key is made from: which commits show in it, one bit each.
+/// Everything that a key is made from, as the set of commits that show in it: one bit each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row(pub u8);
 
@@ -26,7 +26,7 @@ impl Row {
         self.0 & (1 << (commit - 1)) == 0
     }
 
-    /// Whether a commit up to `position` does not show in it.
+    /// Whether any commit up to `position` does not show in it.
     pub fn is_older_than(self, position: Position) -> bool {
         self.0 | Row::at(position).0 != self.0
     }
@@ -40,7 +40,7 @@ pub fn lsn(n: Position) -> Lsn {
     Lsn::new(BEGIN + u64::from(n) * 10)
 }
 
-/// The commits up to a position in the log.
+/// The number of commits up to a position in the log.
 pub fn position(lsn: Lsn) -> Position {
     Position::try_from(lsn.as_u64().saturating_sub(BEGIN) / 10).unwrap_or(Position::MAX)
 }
@@ -55,13 +55,13 @@ pub fn commit(n: Position) -> Commit {
 pub struct Postgres {
     /// Commit records in the log.
     pub written: Position,
-    /// Those that new snapshots on the primary show.
+    /// The commits that new snapshots on the primary show.
     pub visible: Row,
     /// How far the replica has replayed.
     pub replayed: Position,
     /// The commit that is not in the stream.
     pub unpublished: Option<Position>,
-    /// The slot's `confirmed_flush_lsn`: what comes again to a process that begins.
+    /// The slot's `confirmed_flush_lsn`: a new process gets everything after it again.
     pub acknowledged: Position,
 }
 
@@ -86,10 +86,10 @@ impl Postgres {
     }
 }
 
-/// Who may write the record: the connection that has read it last.
+/// Who may write the record: the connection that read it last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Writer {
-    /// The connection of the process that is at work.
+    /// The connection of the present process.
     Present,
     /// An earlier one.
     Earlier,
@@ -98,7 +98,7 @@ pub enum Writer {
 /// What the cache holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cache {
-    /// Rows: under the key itself, here 0, or, with version pointers, each under the pointer's value. Ascending.
+    /// Rows in ascending order: under the key itself, here 0, or under each pointer's value.
     pub entries: Vec<(Token, Row)>,
     /// The lease of the key, or its version pointer.
     pub token: Option<Token>,

@@ -1,4 +1,4 @@
-//! What is in the package: as Cargo.toml says it, and, in `make package-test`, as it was made.
+//! The contents of the package: as Cargo.toml lists them, and, in `make package-test`, as built.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::manual::has;
 use crate::support::daemon::text;
 
-/// The package that `make package-test` has made; in other runs there is none.
+/// The package that `make package-test` has built; `None` in other runs.
 pub fn package() -> Option<PathBuf> {
     let path = std::env::var_os("COHERD_PACKAGE").map(PathBuf::from);
     if path.is_none() {
@@ -104,7 +104,7 @@ fn the_package_holds_everything_with_the_right_modes() {
     }
     assert!(files.iter().any(|its| its.2.starts_with("/usr/share/doc/coherd/docs/install.md")), "{files:#?}");
     for (mode, owner, path) in &files {
-        // Names or numbers, as the archive has them.
+        // Names or numbers, depending on the archive.
         assert!(["root/root", "0/0"].contains(&owner.as_str()), "{owner} {path}");
         assert!(!mode[1..].contains(['s', 't']) && mode.as_bytes()[8] != b'w', "{mode} {path}");
         let ours = ["/usr/", "/etc/coherd/"].iter().any(|top| path.starts_with(top))

@@ -1,4 +1,4 @@
-//! This machine, on which a package is installed and from which it is taken away again.
+//! This machine. The tests install the package on it and remove it again.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -9,17 +9,17 @@ use crate::support::daemon::text;
 const DROP_INS: &str = "/etc/systemd/system/coherd.service.d";
 const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/coherd.service";
 
-/// There is one machine for all tests.
+/// All tests share one machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A machine that has never seen coherd. However the test ends, it looks like that afterwards.
+/// A machine without coherd. On drop it is restored to that state, even if the test fails.
 pub struct Machine {
     had_user: bool,
     _one: MutexGuard<'static, ()>,
 }
 
 impl Machine {
-    /// Refuses where the test would touch what somebody has made.
+    /// Panics if the test would touch existing files or users.
     pub fn untouched() -> Machine {
         let one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let id = run("id", &["-u"]);
@@ -46,12 +46,12 @@ impl Drop for Machine {
     }
 }
 
-/// Whether the user is there.
+/// Whether the user coherd exists.
 pub fn has_user() -> bool {
     status("id", &["coherd"])
 }
 
-/// Runs a program, whatever comes of it.
+/// Runs a program, whatever its exit code.
 pub fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
 }
@@ -65,7 +65,7 @@ pub fn mode(path: &str) -> String {
     text(&run("stat", &["-c", "%a %U %G", path])).trim().to_owned()
 }
 
-/// The state that dpkg knows: `install ok installed`, and the version.
+/// The package's state in dpkg: `install ok installed` and the version.
 pub fn state() -> String {
     let asked = run("dpkg-query", &["-W", "-f", "${Status} ${Version}", "coherd"]);
     if asked.status.success() { text(&asked) } else { "unknown".to_owned() }

@@ -1,4 +1,4 @@
-//! The Kubernetes manifest and the Dockerfile, which are examples: nobody runs them here.
+//! The Kubernetes manifest and the Dockerfile. They are examples, and the tests do not run them.
 
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ fn the_manifest_mounts_what_its_configuration_names() {
     for mount in sidecar["volumeMounts"].as_array().unwrap() {
         assert!(pod["volumes"].as_array().unwrap().iter().any(|volume| volume["name"] == mount["name"]), "{mount}");
     }
-    // A standby is not ready, and the pod of a standby has to serve.
+    // A standby is not ready, but its pod has to serve.
     assert!(sidecar["readinessProbe"].is_null());
     assert_eq!(sidecar["livenessProbe"]["httpGet"]["path"], "/livez");
 }

@@ -1,5 +1,5 @@
-//! The service, the package and the way from one to the other. What needs no root and no package is always run; the rest
-//! is `make package-test`.
+//! The service and the package, and how the package installs the service. Tests that need neither root nor a package
+//! always run; the rest run in `make package-test`.
 
 pub mod contents;
 pub mod machine;

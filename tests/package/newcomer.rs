@@ -1,5 +1,5 @@
-//! The way of somebody who has never seen coherd: docs/install.md, from `make deb` to a fix by hand that is proved, and
-//! on to an upgrade and to the end of it. Every command of that page is run as it stands there.
+//! The steps of a new user: docs/install.md, from `make deb` to a proved manual fix, an upgrade and the removal. The
+//! test runs every command of that page as it is written.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,11 +12,11 @@ use crate::docs::{INSTALL, blocks_of};
 use crate::support::daemon::text;
 use crate::support::{Postgres, Redis};
 
-/// Where the page's commands are run, and with what.
+/// The environment for the page's commands.
 struct Desk {
     postgres: Arc<Postgres>,
     redis: Redis,
-    /// A `systemctl` that only notes what it was asked for, and does what needs no systemd.
+    /// A `systemctl` that records its arguments, and does what needs no systemd.
     shims: tempfile::TempDir,
 }
 
@@ -42,14 +42,14 @@ impl Desk {
         self.shims.path().join("asked")
     }
 
-    /// What systemctl was asked for since the last time.
+    /// The calls of systemctl since the last time.
     fn asked(&self) -> Vec<String> {
         let asked = std::fs::read_to_string(self.asked_file()).unwrap_or_default();
         let _ = std::fs::remove_file(self.asked_file());
         asked.lines().map(str::to_owned).collect()
     }
 
-    /// The page's addresses, for those of this test.
+    /// Replaces the page's addresses with this test's.
     fn here(&self, text: &str) -> String {
         let text = text.replace("127.0.0.1:5432", &format!("127.0.0.1:{}", self.postgres.port()));
         let text = text.replace("127.0.0.1:6379", &format!("127.0.0.1:{}", self.redis.port()));
@@ -59,7 +59,7 @@ impl Desk {
     fn shell(&self, commands: &str) -> Output {
         let path = format!("{}:{}", self.shims.path().display(), std::env::var("PATH").unwrap());
         let mut command = Command::new("sh");
-        // What cargo has set for this test would make `make deb` build anew.
+        // Variables that cargo sets for this test would make `make deb` rebuild everything.
         let ours =
             ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_EXE_", "CARGO_CRATE_", "CARGO_PRIMARY_", "LD_LIBRARY_PATH"];
         for (name, _) in
@@ -79,7 +79,7 @@ impl Desk {
             .unwrap()
     }
 
-    /// Runs a part of the page; all of it must succeed.
+    /// Runs a part of the page, which must succeed.
     fn follow(&self, commands: &str) -> String {
         let ran = self.shell(commands);
         assert!(ran.status.success(), "{commands}\n{}", text(&ran));
@@ -87,7 +87,7 @@ impl Desk {
     }
 }
 
-/// The page's commands, in order, each block with what it is to begin with.
+/// The page's command blocks, in order. Panics if one does not begin as expected.
 fn page() -> Vec<&'static str> {
     let blocks = blocks_of(INSTALL, "sh");
     let begins = [
@@ -156,7 +156,7 @@ fn a_newcomers_path_from_the_sources_to_a_proved_fix_an_upgrade_and_the_end() {
     gone(&desk);
 }
 
-/// After `dpkg -i`: everything is there and nothing runs.
+/// After `dpkg -i`: all files are installed and nothing runs.
 fn installed(desk: &Desk) {
     assert!(state().starts_with("install ok installed"), "{}", state());
     assert!(has_user(), "sysusers made no user");
@@ -170,12 +170,13 @@ fn installed(desk: &Desk) {
         let found = run(program, &arguments);
         assert!(found.status.success() || !crate::manual::has("man"), "{arguments:?}: {}", text(&found));
     }
-    // The example is one that can be read, and names no database that is there.
+    // The example configuration is valid. The database that it names does not exist.
     let read = run("/usr/bin/coherd", &["check", "--config-only"]);
     assert!(read.status.success(), "{}", text(&read));
 }
 
-/// A newer package over a daemon at work: it goes on, and is the new program after the restart that postinst asks for.
+/// Installs a newer package over a running daemon. The daemon keeps running, and the restart that postinst requests
+/// starts the new program.
 fn upgraded(desk: &Desk, service: &mut Service, next: &str, prove: &str) {
     let (before, ours) = (state(), std::fs::read_to_string("/etc/coherd/coherd.yaml").unwrap());
     desk.follow(&format!("dpkg -i {next}"));
@@ -187,14 +188,15 @@ fn upgraded(desk: &Desk, service: &mut Service, next: &str, prove: &str) {
         ("750 root coherd".into(), "640 root coherd".into())
     );
     assert_eq!(service.stop().0, 0);
-    // What is committed while it is down is invalidated when it is up.
+    // Commits made while the daemon is down are invalidated when it is up.
     desk.follow("redis-cli SET user:1 old; psql -d app -c \"UPDATE users SET name = 'Anna' WHERE id = 1\"");
     *service = Service::start();
     assert_eq!(desk.follow("coherd wait; redis-cli EXISTS user:1").lines().last(), Some("0"));
     assert_eq!(desk.follow(prove).lines().last(), Some("0"));
 }
 
-/// After the purge: nothing of the package, neither here nor in the database, but for what the administrator has made.
+/// After the purge, nothing of the package is left, neither here nor in the database, except what the administrator
+/// made.
 fn gone(desk: &Desk) {
     assert_eq!(desk.asked(), ["disable --now coherd"]);
     assert_eq!(state(), "unknown");

@@ -1,5 +1,5 @@
-//! What the package's scripts ask of a machine with systemd. They run here as they are, in a mount namespace where systemd
-//! seems to be at work, with programs in front of the real ones that only note what they were asked for.
+//! The package's maintainer scripts on a machine with systemd. They run unchanged in a mount namespace that looks as if
+//! systemd were running. Shims replace the real programs and only record their arguments.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -16,12 +16,12 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/debian").join(name)
 }
 
-/// What `script` asks for, a line a call; `None` where there are no namespaces.
+/// The recorded calls of `script`, one per line. `None` if namespaces are not available.
 fn asked(name: &str, arguments: &[&str]) -> Option<Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
     for shim in SHIMS {
         let path = folder.path().join(shim);
-        // Nothing is overridden; everything else is done.
+        // dpkg-statoverride reports no override; all other programs succeed.
         let code = u8::from(*shim == "dpkg-statoverride");
         std::fs::write(
             &path,
@@ -44,7 +44,7 @@ fn asked(name: &str, arguments: &[&str]) -> Option<Vec<String>> {
     Some(asked.lines().map(str::to_owned).collect())
 }
 
-/// A command that runs its arguments in a mount namespace of its own.
+/// A command that runs its arguments in its own mount namespace.
 fn namespace() -> Option<Command> {
     for arguments in [["-m", "--"].as_slice(), &["-r", "-m", "--"]] {
         let works = |its: &Output| its.status.success();
@@ -88,7 +88,7 @@ fn an_upgrade_restarts_a_daemon_at_work_and_leaves_the_files_as_they_are() {
     let wanted = [
         "systemd-sysusers coherd.conf",
         "systemctl --system daemon-reload",
-        // try-restart: one that was stopped stays stopped.
+        // try-restart does not start a stopped service.
         "deb-systemd-invoke try-restart coherd.service",
     ];
     assert_eq!(after, wanted);

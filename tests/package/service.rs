@@ -1,5 +1,5 @@
-//! What systemd does with the installed unit, where systemd is not there: the same user, the same environment, the same
-//! commands. Of what the unit forbids, only what `setpriv` can: privileges. `unit.rs` looks at the rest.
+//! Runs the installed unit without systemd: with the same user, environment and commands. Of the unit's restrictions it
+//! applies only privileges, as far as `setpriv` can. `unit.rs` checks the rest.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -18,12 +18,12 @@ const DROP_IN: &str = "/etc/systemd/system/coherd.service.d/secrets.conf";
 pub struct Service {
     server: Option<Server>,
     manager: Manager,
-    /// Credentials, and the log.
+    /// Holds the credentials and the log.
     folder: TempDir,
 }
 
 impl Service {
-    /// Runs what the installed unit says, as its user, and waits until it is ready.
+    /// Runs the installed unit's commands as its user, and waits until the service is ready.
     pub fn start() -> Service {
         let unit = std::fs::read_to_string(UNIT).expect("the unit is installed");
         let mut service = Service {
@@ -39,7 +39,7 @@ impl Service {
         command.push(format!("NOTIFY_SOCKET={}", service.manager.address()));
         command.push(format!("WATCHDOG_USEC={}", seconds(value(&unit, "WatchdogSec")) * 1_000_000));
         command.push(format!("CREDENTIALS_DIRECTORY={credentials}"));
-        // The journal's socket is the log here.
+        // The log file stands in for the journal's socket.
         command.push(format!("JOURNAL_STREAM={}:{}", its.dev(), its.ino()));
         for before in values(&unit, "ExecStartPre") {
             let line = before.strip_prefix('-').unwrap_or(before);
@@ -52,7 +52,7 @@ impl Service {
         service
     }
 
-    /// Its credentials, as `LoadCredential=` of the drop-in says, readable for its user alone.
+    /// Writes the credentials of the drop-in's `LoadCredential=`, readable only for the service's user.
     fn credentials(&self, unit: &str) -> String {
         let folder = self.folder.path().join("credentials");
         std::fs::create_dir(&folder).expect("a folder");
@@ -69,24 +69,24 @@ impl Service {
         path
     }
 
-    /// What it has told systemd.
+    /// The notifications that the service has sent to systemd.
     pub fn heard(&self) -> Vec<String> {
         self.manager.heard()
     }
 
-    /// Whether it works: it has not ended, and said that it is ready.
+    /// Whether the service has not ended and has reported that it is ready.
     pub fn is_ready(&self) -> bool {
         let ended = self.server.as_ref().is_none_or(Server::has_ended);
         !ended && self.heard().contains(&"READY=1".to_owned())
     }
 
-    /// Its user, as the kernel sees it.
+    /// The process's user, as the kernel sees it.
     pub fn user(&self) -> String {
         let pid = self.server.as_ref().expect("it runs").pid();
         text(&run("stat", &["-c", "%U", &format!("/proc/{pid}")])).trim().to_owned()
     }
 
-    /// Its effective capabilities, in hexadecimal.
+    /// The process's effective capabilities, in hexadecimal.
     pub fn capabilities(&self) -> String {
         let pid = self.server.as_ref().expect("it runs").pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
@@ -94,7 +94,7 @@ impl Service {
         line.expect("CapEff").trim().to_owned()
     }
 
-    /// Ends it as systemd does, and gives its exit code and its log.
+    /// Stops the service as systemd does. Returns its exit code and its log.
     pub fn stop(&mut self) -> (i32, String) {
         let server = self.server.take().expect("it runs");
         let code = server.stop(Signal::Term);

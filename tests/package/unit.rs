@@ -1,4 +1,4 @@
-//! The unit file: what it says, what systemd makes of it, and whether the daemon can live with what it forbids.
+//! The unit file: its settings, systemd's verdict on it, and whether the daemon can run under its restrictions.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::support::{Daemon, Database, Redis, until};
 
 pub const UNIT: &str = include_str!("../../systemd/coherd.service");
 
-/// The highest exposure that is accepted, in tenths.
+/// The highest exposure that the test accepts, in tenths.
 const EXPOSURE_MAX: u32 = 15;
 
 /// Every value of `key`, in order.
@@ -28,7 +28,7 @@ pub fn value<'a>(unit: &'a str, key: &str) -> &'a str {
     values[0]
 }
 
-/// The unit with the program under test, in a folder of its own: systemd looks whether the program is there.
+/// The unit with the path of the program under test, in a temporary folder: systemd checks that the program exists.
 fn with_the_program_under_test() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("coherd.service");
@@ -48,7 +48,7 @@ fn analyze(arguments: &[&str], unit: &Path) -> Option<Output> {
 #[test]
 fn systemd_finds_nothing_to_complain_of() {
     let (_folder, unit) = with_the_program_under_test();
-    // The manual is in the package.
+    // The manual pages are in the package.
     let Some(verified) = analyze(&["verify", "--man=no", "--recursive-errors=no"], &unit) else { return };
     assert!(verified.status.success() && text(&verified).is_empty(), "{}", text(&verified));
 }
@@ -61,7 +61,7 @@ fn systemd_sees_little_exposure() {
     assert!(assessed.status.success(), "{}", text(&assessed));
     assert!(text(&assessed).contains("Overall exposure level for coherd.service"), "{}", text(&assessed));
     println!("{}", text(&assessed).lines().last().unwrap_or_default());
-    // A unit without any of it is refused, so the threshold is one.
+    // systemd rejects a unit without any restrictions, so the threshold works.
     let bare = unit.with_file_name("bare.service");
     std::fs::write(&bare, format!("[Service]\nExecStart={} run\n", coherd())).unwrap();
     let assessed = analyze(&["security", "--offline=true", "--no-pager", &threshold], &bare).unwrap();
@@ -74,7 +74,7 @@ fn the_unit_restarts_whatever_ended_it_but_for_a_wrong_configuration() {
     assert_eq!(value(UNIT, "Restart"), "always");
     assert_eq!(value(UNIT, "StartLimitIntervalSec"), "0");
     assert_eq!(value(UNIT, "ExecReload"), "/bin/kill -HUP $MAINPID");
-    // A database that is away must not end the start.
+    // A database that is down must not make the start time out.
     assert_eq!(value(UNIT, "TimeoutStartSec"), "infinity");
     let folder = tempfile::tempdir().unwrap();
     let wrong = folder.path().join("c.yaml");
@@ -106,7 +106,7 @@ fn the_user_of_the_unit_is_the_one_that_sysusers_makes() {
     }
 }
 
-/// The system calls of a set, as systemd knows them.
+/// The system calls of a set, by systemd.
 fn calls_of(set: &str) -> BTreeSet<String> {
     if !set.starts_with('@') {
         return [set.to_owned()].into();
@@ -117,7 +117,7 @@ fn calls_of(set: &str) -> BTreeSet<String> {
     words.filter(|line| !line.is_empty()).flat_map(calls_of).collect()
 }
 
-/// What the unit's filter lets through: a list that is named first, less the ones with a tilde.
+/// The system calls that the unit's filter allows: those listed first, minus those with a tilde.
 fn allowed_calls() -> BTreeSet<String> {
     let mut allowed = BTreeSet::new();
     for line in values(UNIT, "SystemCallFilter") {
@@ -130,7 +130,7 @@ fn allowed_calls() -> BTreeSet<String> {
             };
         }
     }
-    // systemd always lets these through, because it makes them itself on the way to the program.
+    // systemd always allows these, because it needs them itself before it executes the program.
     allowed.extend(["execve", "exit", "exit_group", "rt_sigreturn", "restart_syscall"].map(str::to_owned));
     allowed.extend(calls_of("@default"));
     allowed
@@ -159,7 +159,8 @@ fn the_daemon_makes_no_system_call_that_the_unit_forbids() {
         sql.run(&format!("UPDATE users SET n = {n}"));
         assert_eq!(sql.one(&format!("SELECT coherd.wait(slot => '{}', timeout => '20s')", database.name)), "t");
     };
-    // Its life: a change, a cache that goes and comes back, a reader who waits, the pages, the end.
+    // Exercises the daemon: a change, a cache that goes down and comes back, a waiting reader, the admin pages, the
+    // shutdown.
     change(2);
     redis.kill();
     until("the cache is down", || (daemon.status()["targets"][0]["up"] == false).then_some(()));
@@ -181,7 +182,7 @@ fn the_daemon_makes_no_system_call_that_the_unit_forbids() {
         if call.trim().starts_with(|c: char| c.is_ascii_lowercase()) {
             made.insert(name);
         }
-        // MemoryDenyWriteExecute, RestrictAddressFamilies; what glibc looks up by netlink, it can do without.
+        // MemoryDenyWriteExecute and RestrictAddressFamilies. glibc works without its netlink lookups.
         assert!(!call.contains("PROT_WRITE|PROT_EXEC"), "{line}");
         if let Some((_, family)) = call.split_once("socket(") {
             let family = family.split(',').next().unwrap();

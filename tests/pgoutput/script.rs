@@ -1,6 +1,6 @@
-//! What is done to a database so that pgoutput says everything it can say in protocol 1.
+//! SQL that makes pgoutput send every kind of message of protocol 1.
 
-/// Done before the slot is there. The toasted values are longer than a quarter of a page and are not compressed.
+/// Run before the slot exists. The toasted values are longer than a quarter of a page and are not compressed.
 pub const BEFORE: &str = r#"
 CREATE TABLE users (id int PRIMARY KEY, email text, note text);
 CREATE TABLE sessions (id int, token text NOT NULL UNIQUE, note text);
@@ -36,7 +36,7 @@ CREATE TABLE "Odd ""Schema"""."Tä ble" ("Key {1}" int PRIMARY KEY, "a""b" text,
 SELECT pg_replication_origin_create('elsewhere');
 "#;
 
-/// Each step: what is done, and the SQL, which is one transaction unless it says otherwise.
+/// Each step: a description and its SQL, which is one transaction unless the step says otherwise.
 pub const STEPS: &[(&str, &str)] = &[
     (
         "default identity: insert, with NULL and the empty string",

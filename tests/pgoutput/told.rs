@@ -1,4 +1,4 @@
-//! Decoded messages as text, without what differs from run to run: object ids, positions, times, transaction ids.
+//! Decoded messages as text, without values that differ between runs: object ids, positions, times, transaction ids.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -8,10 +8,10 @@ use coherd::types::change::{Cell, Change, Column, OldImage, Relation, Row};
 
 use super::Captured;
 
-/// Object ids from here on are made after `initdb` (`FirstNormalObjectId`).
+/// Objects created after `initdb` have ids from here on (`FirstNormalObjectId`).
 const FIRST_OF_THE_USER: u32 = 16_384;
 
-/// Every step and every message in it, a line each.
+/// Every step and every message in it, one line each.
 pub fn told(steps: &[Captured]) -> String {
     let mut names = HashMap::new();
     let mut text = String::new();

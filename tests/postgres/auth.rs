@@ -1,4 +1,4 @@
-//! Getting in, and what is said to those who do not.
+//! Authentication, and the messages for logins that fail.
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
-//! Certificates made on the spot.
+//! Certificates for tests, generated at run time.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
-/// An authority.
+/// A certificate authority.
 pub struct Authority {
     pub pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -18,12 +18,12 @@ pub struct Leaf {
 }
 
 impl Authority {
-    /// A fresh one.
+    /// A new authority.
     pub fn new(name: &str) -> Authority {
         Authority::with(name, KeyPair::generate().unwrap())
     }
 
-    /// One whose signatures are of this kind.
+    /// A new authority that signs with `algorithm`.
     pub fn signing_with(algorithm: &'static rcgen::SignatureAlgorithm) -> Authority {
         Authority::with("test authority", KeyPair::generate_for(algorithm).unwrap())
     }
@@ -57,7 +57,7 @@ impl Authority {
     }
 }
 
-/// Writes a file that only we can read.
+/// Writes a file that only its owner can read.
 pub fn private_file(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap();

@@ -1,4 +1,4 @@
-//! Servers that are none, or not ours: what they claim and send must not take our memory, nor fill the log.
+//! Servers that are not Postgres, or are hostile: what they send must not exhaust coherd's memory, nor fill its log.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,20 +10,20 @@ use crate::support::daemon::{coherd, text};
 use crate::support::process::{Server, Signal, free_port};
 use crate::support::until;
 
-/// What a server sends that claims to have a lot to say.
+/// What a hostile server sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lie {
-    /// A message of almost 2 GiB in place of the request for a password.
+    /// A message of almost 2 GiB instead of the password request.
     Greeting,
-    /// Notices, before anybody has logged in.
+    /// Endless notices before the login.
     Notices,
-    /// Parameters, before anybody has logged in.
+    /// Endless parameters before the login.
     Parameters,
-    /// A row of almost 2 GiB to the first query.
+    /// A row of almost 2 GiB in answer to the first query.
     Row,
-    /// Rows without end to the first query.
+    /// Endless rows in answer to the first query.
     Rows,
-    /// An error of 100 MB to the first query.
+    /// An error of 100 MB in answer to the first query.
     Error,
 }
 
@@ -42,7 +42,7 @@ fn logged_in() -> Vec<u8> {
     [frame(b'R', &[0; 4]), version, frame(b'K', &[0; 8]), frame(b'Z', b"I")].concat()
 }
 
-/// What comes first, and what comes then, so many times.
+/// The bytes that come first, the bytes that repeat, and how often.
 fn words(lie: Lie) -> (Vec<u8>, Vec<u8>, usize) {
     const FOR_EVER: usize = usize::MAX;
     let zeros = vec![0; 1 << 20];
@@ -63,7 +63,7 @@ fn words(lie: Lie) -> (Vec<u8>, Vec<u8>, usize) {
     }
 }
 
-/// Tells the lie to everybody who comes.
+/// Sends the lie to every client.
 fn stand(lie: Lie) -> (u16, Arc<Sent>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -94,7 +94,7 @@ fn tell(lie: Lie, mut client: TcpStream, sent: &Sent) {
         }
         sent.bytes.fetch_add(then.len() as u64, Ordering::Relaxed);
     }
-    // The end of an error.
+    // Ends the error message.
     let _ = client.write_all(b"\0\0");
     let _ = client.write_all(&frame(b'Z', b"I"));
     while client.read(&mut heard).is_ok_and(|count| count > 0) {}
@@ -158,7 +158,7 @@ fn live(lie: Lie) -> (u64, usize) {
     (peak, log.len())
 }
 
-/// In MiB; `None` once it has ended.
+/// Peak memory in MiB; `None` once the process has ended.
 fn memory(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! Our replication connection against a real Postgres.
+//! coherd's replication connection against a real Postgres.
 
 mod auth;
 mod certificates;
@@ -22,12 +22,12 @@ use coherd::types::lsn::Lsn;
 
 use crate::support::{self, Database};
 
-/// The runtime of the daemon: one thread.
+/// A runtime like the daemon's: one thread.
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// A connection string with an empty environment.
+/// Parses a connection string with an empty environment.
 pub fn dsn(text: &str) -> Dsn {
     Dsn::parse(text, &|_| None).unwrap()
 }
@@ -43,12 +43,12 @@ pub fn source(text: &str, slot: &str) -> Postgres {
     })
 }
 
-/// Looks at `text`'s server.
+/// Looks at the server of `text`.
 pub fn look(text: &str) -> Result<Seen, SourceError> {
     runtime().block_on(source(text, "none").look())
 }
 
-/// What versions of Postgres say differently.
+/// Server messages whose wording differs between versions.
 const OTHER_WORDS: &[(&str, &str)] = &[
     (
         "permission denied to start WAL sender (Only roles with the REPLICATION attribute may start a WAL sender \
@@ -58,7 +58,7 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("requires \"wal_level\" >= \"logical\"", "requires wal_level >= logical"),
 ];
 
-/// `text` with what differs from run to run made equal, for pinned texts.
+/// `error` as text for snapshots: values that differ between runs are replaced.
 pub fn settled_text(error: &SourceError, replace: &[(&str, &str)]) -> String {
     let kind = match error.kind() {
         ErrorKind::Lost => "Lost",
@@ -80,14 +80,14 @@ pub fn ack(at: Lsn) -> AckLsn {
     core.acknowledge().unwrap()
 }
 
-/// What a stream gave.
+/// What a stream has returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Got {
     Data(Vec<u8>),
     Position(Lsn),
 }
 
-/// A database with a publication of everything, a slot and a stream from it.
+/// A database with a publication of every table, a slot and a stream from it.
 pub struct Followed {
     pub runtime: tokio::runtime::Runtime,
     pub database: Database,
@@ -96,12 +96,12 @@ pub struct Followed {
 }
 
 impl Followed {
-    /// On the shared server, over TCP.
+    /// Follows a new database of the shared server over TCP.
     pub fn start() -> Followed {
         Followed::on(Database::create(), Database::dsn)
     }
 
-    /// On `database`, over what `text` says.
+    /// Follows `database` with the connection string that `text` returns.
     pub fn on(database: Database, text: impl Fn(&Database) -> String) -> Followed {
         database.run("CREATE TABLE t (id int PRIMARY KEY, note text); CREATE PUBLICATION p FOR ALL TABLES");
         let mut source = source(&text(&database), &database.name);
@@ -113,7 +113,7 @@ impl Followed {
         Followed { runtime, database, source, stream }
     }
 
-    /// Reads until `enough` is true of what came.
+    /// Reads until `enough` is true of everything read so far.
     pub fn read_until(&mut self, what: &str, enough: impl Fn(&[Got]) -> bool) -> Vec<Got> {
         let mut all = Vec::new();
         let stream = &mut self.stream;
@@ -133,7 +133,7 @@ impl Followed {
         all
     }
 
-    /// Reads until the stream fails, and gives the error.
+    /// Reads until the stream fails, and returns the error.
     pub fn read_to_error(&mut self) -> SourceError {
         let stream = &mut self.stream;
         let reading = async {
@@ -154,14 +154,14 @@ impl Followed {
         in_time.expect("the stream never failed")
     }
 
-    /// Polls the stream for `time`, reading or not.
+    /// Polls the stream for `time`, with or without intake.
     pub fn poll_for(&mut self, time: Duration, intake: Intake) {
         let stream = &mut self.stream;
         let polled = self.runtime.block_on(async { tokio::time::timeout(time, stream.ready(intake)).await });
         assert!(!matches!(polled, Ok(Err(_))), "{polled:?}");
     }
 
-    /// Reads what comes for a moment, and acknowledges it.
+    /// Reads for a moment, and acknowledges what it reads.
     pub fn acknowledge_everything(&mut self) {
         let stream = &mut self.stream;
         let reading = async {
@@ -185,7 +185,7 @@ impl Followed {
     }
 }
 
-/// A server of one's own.
+/// A server that the test does not share.
 pub fn own_server(settings: &str) -> Arc<support::Postgres> {
     Arc::new(support::Postgres::start(settings))
 }

@@ -1,4 +1,4 @@
-//! Looking at slots, making and losing them.
+//! Looking at slots, creating them and losing them.
 
 use coherd::postgres::server::Creation;
 use coherd::postgres::{ErrorKind, SlotSeen, Source, SourceError};
@@ -158,7 +158,7 @@ fn a_server_without_logical_wal_is_refused_with_the_setting() {
     database.run("CREATE PUBLICATION p FOR ALL TABLES");
     let created = runtime().block_on(source(&database.dsn(), "s").create_slot());
     if database.server.version() >= 190_000 {
-        // The slot itself turns decoding on.
+        // Creating the slot turns logical decoding on.
         created.unwrap();
         assert_eq!(database.client().one("SHOW effective_wal_level"), "logical");
         return;

@@ -1,4 +1,4 @@
-//! A standby that becomes the primary.
+//! A standby that is promoted.
 
 use coherd::core::continuity::Fork;
 use coherd::postgres::{ErrorKind, Source};

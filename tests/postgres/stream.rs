@@ -1,4 +1,4 @@
-//! Streaming.
+//! Streaming from a slot.
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ fn a_stream_that_reads_nothing_outlives_wal_sender_timeout_under_writes() {
     let mut followed = Followed::on(Database::create_on(server), Database::dsn);
     let pid = followed.slot("active_pid");
     for round in 0..6 {
-        // More than the sockets hold, so that the walsender cannot get rid of it.
+        // More than the sockets hold, so that the walsender cannot send all of it.
         let insert = format!(
             "INSERT INTO t SELECT {round} * 10000 + i, repeat(md5(i::text), 30) FROM generate_series(1, 5000) i"
         );
@@ -101,7 +101,7 @@ fn a_row_of_many_megabytes_arrives_without_its_large_value_and_the_ones_after_it
             _ => None,
         })
         .collect();
-    // What is not there shows, and the rest of the row is.
+    // The missing value is marked as such, and the rest of the row is there.
     let first = got.iter().find_map(|got| match got {
         Got::Data(data) if data[0] == b'I' => Some(&data[5..]),
         _ => None,
@@ -152,7 +152,7 @@ fn finishing_frees_the_slot_with_the_last_acknowledgement_delivered() {
     let of_slot = format!("FROM pg_replication_slots WHERE slot_name = '{}'", database.name);
     let mut sql = database.client();
     assert_eq!(sql.one(&format!("SELECT active {of_slot}")), "f");
-    // As a position: Postgres 19 writes 0/01B92700 where others write 0/1B92700.
+    // Compared as positions: Postgres 19 prints 0/01B92700 where others print 0/1B92700.
     assert_eq!(sql.one(&format!("SELECT confirmed_flush_lsn {of_slot}")).parse(), Ok(at));
 }
 
@@ -176,7 +176,7 @@ fn a_publication_dropped_under_the_stream_is_a_gap() {
     followed.database.run("DROP PUBLICATION p; INSERT INTO t VALUES (1)");
     let error = settled_text(&followed.read_to_error(), &[(&followed.database.name, "NAME")]);
     if followed.database.server.version() >= 180_000 {
-        // The server itself would go on and leave the changes out.
+        // The server itself would continue and leave the changes out.
         insta::assert_snapshot!(error, @r#"Gap: Postgres skips changes on the slot NAME: skipped loading publication "p". What was written meanwhile cannot be read any more."#);
     } else {
         insta::assert_snapshot!(error, @r#"Gap: the stream from the slot NAME ended: publication "p" does not exist [SQLSTATE 42704]. If the publication is missing: CREATE PUBLICATION p …; (coherd setup does it). What was written meanwhile cannot be read any more."#);
@@ -218,7 +218,7 @@ fn a_server_that_shuts_down_is_not_held_up_by_what_is_not_acknowledged() {
 fn a_server_that_shuts_down_ends_a_stream_that_acknowledges_everything() {
     let server = own_server("");
     let mut followed = Followed::on(Database::create_on(server.clone()), Database::dsn);
-    // A walsender that has answered START_REPLICATION and not begun to send is terminated like any backend
+    // A walsender that has answered START_REPLICATION but not begun to send is terminated like any backend
     // (`HandleWalSndInitStopping`).
     followed.database.run("INSERT INTO t VALUES (1)");
     followed.read_until("a commit", |got| kinds(got).ends_with('C'));

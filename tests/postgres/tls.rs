@@ -56,7 +56,7 @@ impl Fixture {
         format!("host={host} hostaddr=127.0.0.1 port={} user={user} dbname=postgres {more}", self.server.port())
     }
 
-    /// The error of a replication connection, which an SQL session must share.
+    /// The error of a replication connection. An SQL session must fail with the same error.
     fn refusal(&self, host: &str, user: &str, more: &str) -> String {
         let text = self.dsn(host, user, more);
         let port = self.server.port().to_string();
@@ -68,7 +68,7 @@ impl Fixture {
         error
     }
 
-    /// Whether a session of the user is encrypted, once it is in.
+    /// Whether the user's session is encrypted. Panics if the login fails.
     fn is_encrypted(&self, host: &str, user: &str, more: &str) -> bool {
         let text = self.dsn(host, user, more);
         look(&text).unwrap();
@@ -103,7 +103,7 @@ fn a_certificate_that_does_not_convince_is_refused_with_the_reason() {
     let other = format!("sslrootcert={}", fixture.other_root.display());
     let refusal = |host: &str, more: &str| fixture.refusal(host, "postgres", more);
     insta::assert_snapshot!(refusal("localhost", &format!("sslmode=verify-ca {other}")), @"Refused: Postgres at localhost:PORT: the server's certificate is refused (sslmode=verify-ca): invalid peer certificate: UnknownIssuer. No certificate in sslrootcert has signed it; give the authority's certificate there");
-    // A root certificate makes `require` verify.
+    // With a root certificate, `require` verifies.
     insta::assert_snapshot!(refusal("localhost", &format!("sslmode=require {other}")), @"Refused: Postgres at localhost:PORT: the server's certificate is refused (sslmode=require): invalid peer certificate: UnknownIssuer. No certificate in sslrootcert has signed it; give the authority's certificate there");
     insta::assert_snapshot!(refusal("elsewhere.example", &format!("sslmode=verify-full {root}")), @r#"Refused: Postgres at elsewhere.example:PORT: the server's certificate is refused (sslmode=verify-full): invalid peer certificate: certificate not valid for name "elsewhere.example"; certificate is only valid for DnsName("localhost") or IpAddress(127.0.0.1). It is not valid for elsewhere.example (only its subjectAltName counts); connect by a name that it contains, or issue one that contains this name"#);
     insta::assert_snapshot!(refusal("localhost", "sslmode=verify-full"), @r#"Refused: sslmode=verify-full needs sslrootcert: the file with the authority's certificate, or with verify-full "system""#);

@@ -1,4 +1,4 @@
-//! `coherd explain`: where a key comes from.
+//! `coherd explain`: which rules and rows make a key.
 
 use insta::assert_snapshot;
 
@@ -75,7 +75,7 @@ fn a_key_is_explained_by_its_rules_rows_and_what_leaves_it_stale() {
 #[test]
 fn a_key_that_no_rule_makes_is_told_with_what_flushes_it() {
     let shop = Shop::open(SCHEMA, RULES);
-    // An upper-case letter cannot come from |lower, and x is no MD5.
+    // `|lower` produces no upper-case letter, and x is not an MD5 hash.
     assert_snapshot!(explained(&shop, "user:by-email:Ann@x"), @r#"
     exit 1
     no rule makes user:by-email:Ann@x: no change in Postgres removes it. Only a flush of rules[0] public.users covers it, as after TRUNCATE or a gap.

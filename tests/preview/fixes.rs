@@ -1,4 +1,4 @@
-//! `coherd keys --sql`: what it lists is what the daemon then really invalidations, and nothing is left of the preview.
+//! `coherd keys --sql`: it lists exactly what the daemon then invalidates, and the preview leaves nothing behind.
 
 use std::collections::BTreeSet;
 
@@ -51,7 +51,7 @@ const RULES: &str = "
 manual: {keys: any}
 ";
 
-/// Each is previewed, and then run.
+/// Each fix is previewed and then run.
 const FIXES: [(&str, &str); 12] = [
     ("a join", "UPDATE users u SET name = 'rich' FROM orders o WHERE o.user_id = u.id AND o.total > 70"),
     (
@@ -111,7 +111,7 @@ fn pointers(shop: &Shop) -> Vec<Option<u64>> {
     (1..=5).map(|n| redis::cmd("GET").arg(format!("product:{n}:version")).query(&mut client).unwrap()).collect()
 }
 
-/// Everything that a preview could have changed.
+/// All state that a preview could have changed.
 fn state(shop: &mut Shop) -> Vec<Vec<String>> {
     let mut state = shop.sql.rows(
         "SELECT oid, relname, relfilenode, relnatts FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY oid",
@@ -122,7 +122,7 @@ fn state(shop: &mut Shop) -> Vec<Vec<String>> {
     state
 }
 
-/// The keys that a preview announces, with those of the universe that its scopes cover.
+/// The keys that a preview lists, and those of `universe` that its scopes cover.
 fn announced(preview: &Value, universe: &[String]) -> BTreeSet<String> {
     let mut keys = names(preview, "keys", "key");
     for scope in names(preview, "scopes", "scope") {
@@ -164,7 +164,7 @@ fn the_preview_of_each_fix_lists_what_the_daemon_then_invalidates_and_leaves_not
             assert_eq!(invalidated(&shop), expected, "{name}: {preview}");
             continue;
         }
-        // What only the catalogue shows is found within a second, and flushed again when all transactions have ended.
+        // The daemon finds catalogue-only changes within a second, and flushes again when all transactions have ended.
         until("the scopes are flushed", || (invalidated(&shop) == expected).then_some(()));
         no_slot_is_left(&mut shop);
         shop = Shop::open(SCHEMA, RULES);
@@ -175,7 +175,7 @@ fn the_preview_of_each_fix_lists_what_the_daemon_then_invalidates_and_leaves_not
 #[test]
 fn a_fix_of_many_rows_is_seen_whole_and_without_what_it_rolled_back() {
     let mut shop = Shop::open(SCHEMA, RULES);
-    // More than the server keeps back, and it has time to send it before it is rolled back.
+    // More than the server buffers, and written slowly enough that the server sends it before the rollback.
     let fix = "SAVEPOINT s; INSERT INTO users SELECT n, repeat('x', 100), 'no' || n FROM generate_series(1000, 6000) n;
                DO $$ DECLARE written pg_lsn := pg_current_wal_insert_lsn() - 20000; BEGIN
                    FOR attempt IN 1..3000 LOOP

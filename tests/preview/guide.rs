@@ -1,4 +1,4 @@
-//! docs/manual-fixes.md, from top to bottom: every command is run and prints what stands there.
+//! docs/manual-fixes.md from top to bottom: every command runs and prints what the guide shows.
 
 use std::process::Command;
 
@@ -25,7 +25,7 @@ fn blocks() -> Vec<Block> {
     parts.map(block).collect()
 }
 
-/// The commands of a block, each with what it is said to print.
+/// The commands of a block, each with the output that the guide shows.
 fn commands(block: &str) -> Vec<(&str, String)> {
     let mut commands: Vec<(&str, String)> = Vec::new();
     for line in block.lines() {
@@ -38,7 +38,7 @@ fn commands(block: &str) -> Vec<(&str, String)> {
     commands
 }
 
-/// Positions and times differ from run to run.
+/// Masks positions and times, which differ in each run.
 fn masked(text: &str) -> String {
     let line = |line: &str| {
         let mut words: Vec<&str> = line.split(' ').collect();

@@ -1,4 +1,4 @@
-//! What people ask before and after a fix: `coherd keys`, `explain`, `tail`, `invalidate`, `flush`.
+//! The commands for the time before and after a fix: `coherd keys`, `explain`, `tail`, `invalidate`, `flush`.
 
 mod manual;
 mod explain;
@@ -18,7 +18,7 @@ use crate::e2e::Shop;
 use crate::support::daemon::text;
 use crate::support::until;
 
-/// A command that must succeed; what it prints as JSON.
+/// Runs a command, which must succeed, and returns its JSON output.
 pub fn told(shop: &Shop, arguments: &[&str]) -> Value {
     let output = shop.daemon.command(&[arguments, &["--json"]].concat());
     assert!(output.status.success(), "{arguments:?}: {}", text(&output));
@@ -31,7 +31,7 @@ pub fn names(told: &Value, list: &str, name: &str) -> BTreeSet<String> {
     list.iter().map(|its| its[name].as_str().unwrap().to_owned()).collect()
 }
 
-/// Exit code and stderr of a command that must fail, with `replace` put in place of what differs from run to run.
+/// Exit code and stderr of a command that must fail. `replace` masks what differs in each run.
 pub fn refusal(output: &Output, replace: &[(&str, &str)]) -> String {
     assert_ne!(output.status.code(), Some(0), "{}", text(output));
     // Other tests have transactions on the same server, and the slot waits for those that are running.
@@ -41,14 +41,14 @@ pub fn refusal(output: &Output, replace: &[(&str, &str)]) -> String {
     format!("exit {}\n{said}", output.status.code().unwrap_or(-1))
 }
 
-/// Writes a file beside the configuration and gives its path.
+/// Writes a file into the configuration's folder and returns its path.
 pub fn file(shop: &Shop, name: &str, sql: &str) -> String {
     let path = shop.daemon.config().with_file_name(name);
     std::fs::write(&path, sql).unwrap();
     path.display().to_string()
 }
 
-/// Waits until no temporary slot is left in the database: the server drops it when it notices that its client is gone.
+/// Waits until no temporary slot is left in the database. The server drops it when it notices that its client is gone.
 pub fn no_slot_is_left(shop: &mut Shop) {
     let sql = "SELECT count(*) FROM pg_replication_slots WHERE temporary AND database = current_database()";
     until("no temporary slot is left", || (shop.sql.one(sql) == "0").then_some(()));

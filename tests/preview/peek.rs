@@ -1,4 +1,4 @@
-//! What a target says of its keys when it is asked.
+//! What a target reports about its keys.
 
 use std::time::Duration;
 

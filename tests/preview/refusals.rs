@@ -1,4 +1,4 @@
-//! What a preview refuses, and how it says so.
+//! Fixes that a preview refuses, and its messages.
 
 use insta::assert_snapshot;
 

@@ -252,7 +252,7 @@ fn rows_that_row_level_security_hides_are_told() {
     let dsn = shop.database.dsn_as(&tenant(&shop));
     for (table, predicate, keys, hidden) in [
         ("users", "true", 2, true),
-        // Hidden rows of another table, which the condition reads.
+        // The condition reads hidden rows of another table.
         ("tags", "id IN (SELECT id FROM users)", 2, true),
         ("tags", "true", 10, false),
     ] {
@@ -260,7 +260,7 @@ fn rows_that_row_level_security_hides_are_told() {
         let notes = said["notes"].to_string();
         assert_eq!(names(&said, "keys", "key").len(), keys, "{predicate}: {notes}");
         assert_eq!(notes.contains("row-level security hides rows from role tenant_"), hidden, "{predicate}: {notes}");
-        // An owner or superuser sees everything, and is told nothing.
+        // An owner or superuser sees everything, and gets no note.
         let said = rows(&shop, table, predicate);
         assert_eq!(names(&said, "keys", "key").len(), 10, "{predicate}");
         assert!(!said["notes"].to_string().contains("row-level"), "{said}");

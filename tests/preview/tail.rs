@@ -1,4 +1,4 @@
-//! `coherd tail`: live changes, beside the daemon.
+//! `coherd tail`: live changes, while the daemon runs.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -23,7 +23,7 @@ struct Tail {
 }
 
 impl Tail {
-    /// Follows once it says so.
+    /// Starts a tail, and waits until it reports that it follows the log.
     fn start(shop: &Shop, arguments: &[&str]) -> Tail {
         let mut child = Command::new(coherd())
             .arg("tail")
@@ -129,7 +129,7 @@ fn what_is_beyond_the_rate_is_counted() {
             }
             commits
         });
-        // The sixth comes with the next second, and says how many were left out since the fifth.
+        // The sixth commit comes in the next second, and says how many were left out since the fifth.
         while shown < 6 {
             let commit = tail.json();
             shown += 1;

@@ -6,7 +6,7 @@ use super::{Form, Got, NONCE, Reader, in_each_form, in_each_form_on, lease_of, t
 use crate::support::process::free_port;
 use crate::support::{Redis, until};
 
-/// Keys of every shape, and whether they share a cluster's slot with their lease.
+/// Keys of every shape, and whether each shares a cluster slot with its lease.
 pub const SHAPES: &[(&[u8], bool)] = &[
     (b"user:1", true),
     (b"user:{1}", true),
@@ -19,7 +19,7 @@ pub const SHAPES: &[(&[u8], bool)] = &[
     (b"two{{open", true),
     (b" with space\r\n\0 and \xff\xfe bytes", true),
     ("ключ".as_bytes(), true),
-    // The key is hashed whole, and no name around it can be.
+    // The whole key is hashed, but no lease name can have the whole key as its hash tag.
     (b"closed}", false),
     (b"a}b{c", false),
     (b"empty{}tag", false),
@@ -49,7 +49,7 @@ fn lease_and_value_live_as_long_as_they_were_given() {
         let token = reader.lease(b"user:1");
         let ttl: u64 = reader.run(&["PTTL", lease]).unwrap();
         assert!((50_000..=60_000).contains(&ttl), "{ttl}");
-        // A follower's time to live is not the lease's.
+        // A later reader's time to live does not change the lease's.
         reader.call("get", &[key, lease], &["999999999999999", "0123456789abcdefg"]).unwrap();
         assert!(reader.run::<u64>(&["PTTL", lease]).unwrap() <= 60_000);
         assert!(reader.fill(b"user:1", &token, b"v"));
@@ -73,7 +73,7 @@ fn a_slow_reader_whose_lease_was_invalidated_is_refused() {
         let old = reader.lease(b"k");
         assert_eq!(reader.unlink(&lease_of(b"k")), 1);
         assert!(!reader.fill(b"k", &old, b"old"));
-        // Nor does a lease that was granted since help it, even to the same nonce.
+        // A lease that was granted since does not help it either, not even with the same nonce.
         let new = reader.lease(b"k");
         assert_ne!(old, new);
         assert!(!reader.fill(b"k", &old, b"old"));
@@ -102,11 +102,11 @@ fn an_expired_lease_elects_another_and_lets_the_late_one_fill_nothing() {
 fn one_lease_fills_once_whoever_of_its_readers_is_first() {
     in_each_form(|reader| {
         let token = reader.lease(b"k");
-        // A follower that got tired of waiting read the database under the same lease.
+        // A later reader stopped waiting and read the database under the same lease.
         assert!(reader.fill(b"k", &token, b"a follower's"));
         assert!(!reader.fill(b"k", &token, b"the first one's"));
         assert_eq!(reader.raw(b"k").unwrap(), b"a follower's");
-        // The value was evicted or invalidated: a fill from before is no better for it.
+        // The value was evicted or invalidated. A fill from before that is still refused.
         reader.unlink(b"k");
         assert!(!reader.fill(b"k", &token, b"the first one's"));
     });
@@ -246,7 +246,7 @@ fn what_the_protocol_says_a_user_needs_is_enough() {
     });
 }
 
-/// A cluster of one, which owns every slot: a call whose keys lie in two slots is refused as in any other.
+/// A cluster of one node that owns every slot. Like any cluster, it refuses a call whose keys lie in two slots.
 fn cluster() -> Redis {
     let port = free_port().to_string();
     let server = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &port]);
@@ -262,7 +262,7 @@ fn cluster() -> Redis {
 #[test]
 fn key_and_lease_share_a_slot_of_a_cluster_unless_the_protocol_says_otherwise() {
     if std::env::var_os("COHERD_TEST_REDIS").is_some() {
-        // CLUSTER ADDSLOTSRANGE and cluster-port are of Redis 7.
+        // CLUSTER ADDSLOTSRANGE and cluster-port need Redis 7.
         return;
     }
     in_each_form_on(&cluster(), |reader: &mut Reader| {

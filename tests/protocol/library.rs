@@ -1,4 +1,4 @@
-//! The library on its way into a server, and that deliveries never wait for it.
+//! Loading the library into a server. Deliveries never wait for it.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use coherd::types::invalidation::Action;
 use crate::support::{Redis, until};
 use crate::targets::{Asked, config, delivery, open, open_url};
 
-/// Whether the server runs these tests' functions at all.
+/// Whether the server supports functions.
 fn has_functions() -> bool {
     std::env::var_os("COHERD_TEST_REDIS").is_none()
 }
@@ -24,7 +24,7 @@ fn code(asked: &mut Asked) -> Option<String> {
     Some(redis::from_redis_value(code).expect("text"))
 }
 
-/// The library as a coherd of another version has it.
+/// The library as another version of coherd has it.
 fn of_version(version: u32) -> String {
     let ours = library();
     let theirs = ours.replacen(", version 1:", &format!(", version {version}:"), 1);
@@ -133,7 +133,7 @@ async fn a_server_without_functions_is_served_all_the_same() {
     }
 }
 
-/// Forwards to `port` until somebody says FUNCTION, which it answers by hanging up, as some proxies do.
+/// Forwards to `port` until a client sends FUNCTION, then closes the connection, as some proxies do.
 fn easily_offended(port: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = listener.local_addr().unwrap().port();

@@ -1,4 +1,4 @@
-//! The read protocols: what readers call in Redis, in each form in which a server runs it.
+//! The read protocols: the functions that readers call in Redis, in each form in which a server can run them.
 
 pub mod leases;
 mod library;
@@ -10,19 +10,19 @@ use redis::{Connection, RedisError, RedisResult, ToRedisArgs, Value};
 
 use crate::support::Redis;
 
-/// A nonce as a reader makes it.
+/// A nonce as readers create it.
 pub const NONCE: &str = "0123456789abcdef";
 
-/// How a server runs the bodies.
+/// How a server runs the functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// `FCALL` of the library.
     Function,
-    /// `EVAL` of `coherd lua --eval`.
+    /// `EVAL` of the script that `coherd lua --eval` prints.
     Script,
 }
 
-/// What `coherd_get` says.
+/// The reply of `coherd_get`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Got {
     Value(Vec<u8>),
@@ -35,12 +35,12 @@ pub struct Reader {
     pub form: Form,
 }
 
-/// Runs `test` in each form that the server has, on a fresh server each.
+/// Runs `test` in each form that the server supports, each time on an empty server.
 pub fn in_each_form(test: impl FnMut(&mut Reader)) {
     in_each_form_on(&Redis::start(), test);
 }
 
-/// Runs `test` in each form that the server has, emptied before.
+/// Runs `test` in each form that `server` supports, and empties it before each.
 pub fn in_each_form_on(server: &Redis, mut test: impl FnMut(&mut Reader)) {
     let mut connection = server.client();
     let loaded = redis::cmd("FUNCTION").arg(&["LOAD", "REPLACE", &library()]).query::<String>(&mut connection);
@@ -60,7 +60,7 @@ pub fn in_each_form_on(server: &Redis, mut test: impl FnMut(&mut Reader)) {
     }
 }
 
-/// The lease's name, by the words of the protocol and not by any code of coherd's.
+/// The lease's name, computed from the text of the protocol and not with coherd's code.
 pub fn lease_of(key: &[u8]) -> Vec<u8> {
     let open = key.iter().position(|byte| *byte == b'{');
     let length = open.and_then(|open| key[open + 1..].iter().position(|byte| *byte == b'}'));
@@ -68,12 +68,12 @@ pub fn lease_of(key: &[u8]) -> Vec<u8> {
 }
 
 impl Reader {
-    /// Any command.
+    /// Runs any command.
     pub fn run<T: redis::FromRedisValue>(&mut self, command: &[&str]) -> RedisResult<T> {
         redis::cmd(command[0]).arg(&command[1..]).query(&mut self.connection)
     }
 
-    /// One function, by its name without `coherd_`.
+    /// Calls one function by its name without `coherd_`.
     pub fn call<A: ToRedisArgs>(&mut self, name: &str, keys: &[A], arguments: &[A]) -> RedisResult<Value> {
         let function = FUNCTIONS.iter().find(|function| function.name == name).expect("a function");
         let mut command = match self.form {
@@ -87,7 +87,7 @@ impl Reader {
         command.query(&mut self.connection)
     }
 
-    /// `coherd_get` with a lease of a minute.
+    /// Calls `coherd_get` with a lease of a minute.
     pub fn get_as(&mut self, key: &[u8], nonce: &str) -> Got {
         let reply = self.call("get", &[key, &lease_of(key)], &[b"60000", nonce.as_bytes()]).expect("coherd_get");
         let Value::Array(parts) = &reply else { panic!("{reply:?}") };
@@ -104,7 +104,7 @@ impl Reader {
         self.get_as(key, NONCE)
     }
 
-    /// The token of a lease that has to be granted to this reader.
+    /// The token of a lease. Panics unless this reader gets it as the first.
     pub fn lease(&mut self, key: &[u8]) -> Vec<u8> {
         match self.get(key) {
             Got::Lease { token, first: true } => token,
@@ -112,7 +112,7 @@ impl Reader {
         }
     }
 
-    /// `coherd_fill` with a value that lives a minute; whether it was stored.
+    /// Calls `coherd_fill` with a value that lives for a minute. Returns whether it was stored.
     pub fn fill(&mut self, key: &[u8], token: &[u8], value: &[u8]) -> bool {
         let reply = self.call("fill", &[key, &lease_of(key)], &[token, b"60000", value]).expect("coherd_fill");
         match reply {
@@ -121,7 +121,7 @@ impl Reader {
         }
     }
 
-    /// `coherd_version`, whose digits are a number.
+    /// Calls `coherd_version` and parses the digits.
     pub fn version(&mut self, key: &str) -> u64 {
         match self.call("version", &[format!("{key}:version")], &[]).expect("coherd_version") {
             Value::BulkString(digits) => String::from_utf8(digits).unwrap().parse().expect("digits"),

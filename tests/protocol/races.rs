@@ -1,16 +1,16 @@
-//! Every order in which readers, a change and an eviction can meet, played on a real server.
+//! Every interleaving of readers, a change and an eviction, run on a real server.
 
 use super::{Form, Got, NONCE, Reader, in_each_form_on, lease_of};
 use crate::support::Redis;
 
-/// One step; the steps of one actor come in their order.
+/// One step. The steps of one actor keep their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Reader `.0` asks the cache, and takes what it gives.
+    /// Reader `.0` calls the cache and keeps the reply.
     Ask(usize),
-    /// Reader `.0` reads the database, where it had to.
+    /// Reader `.0` reads the database, if it has to.
     Read(usize),
-    /// Reader `.0` fills, where it has read.
+    /// Reader `.0` fills, if it has read the database.
     Fill(usize),
     Commit,
     InvalidateLease,
@@ -34,7 +34,7 @@ struct Mind {
 
 const KEY: &[u8] = b"k";
 
-/// Plays one order. Whether an old value was served, or is cached, once the change was invalidated.
+/// Runs one order. Returns whether an old value was served or is cached after the change was invalidated.
 fn is_stale(reader: &mut Reader, protocol: Protocol, order: &[Step]) -> bool {
     let lease = lease_of(KEY);
     reader.unlink(KEY);
@@ -74,7 +74,7 @@ fn is_stale(reader: &mut Reader, protocol: Protocol, order: &[Step]) -> bool {
     reader.raw(KEY).is_some_and(|value| value == b"old")
 }
 
-/// Every merge of `actors`; stops at the first that `found` says yes to.
+/// Calls `found` with every merge of `actors`, until it returns true.
 fn any_order(actors: &mut [&[Step]], order: &mut Vec<Step>, found: &mut impl FnMut(&[Step]) -> bool) -> bool {
     if actors.iter().all(|steps| steps.is_empty()) {
         return found(order);
@@ -94,7 +94,7 @@ fn any_order(actors: &mut [&[Step]], order: &mut Vec<Step>, found: &mut impl FnM
     false
 }
 
-/// The first order that ends stale, and how many were played.
+/// The first order that ends with a stale value, and how many orders were run.
 fn search(reader: &mut Reader, protocol: Protocol, writer: &[Step], evict: &[Step]) -> (Option<Vec<Step>>, usize) {
     let first = [Step::Ask(0), Step::Read(0), Step::Fill(0)];
     let second = [Step::Ask(1), Step::Read(1), Step::Fill(1)];
@@ -117,7 +117,7 @@ fn no_order_of_two_readers_a_change_and_an_eviction_leaves_an_old_value() {
     let server = Redis::start();
     in_each_form_on(&server, |reader| {
         assert_eq!(search(reader, Protocol::Lease, &INVALIDATE, &[]), (None, 1_680));
-        // Once in full is enough: the other form runs the same bodies.
+        // One full run is enough: the other form runs the same functions.
         let evictions = if reader.form == Form::Function { [Step::EvictLease, Step::EvictKey].as_slice() } else { &[] };
         for evict in evictions {
             assert_eq!(search(reader, Protocol::Lease, &INVALIDATE, &[*evict]), (None, 16_800));

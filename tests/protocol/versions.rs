@@ -1,4 +1,4 @@
-//! `coherd_version`, and that it and the daemon's bump speak of the same pointer.
+//! `coherd_version`, and that it uses the same pointer as the daemon's bump.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -79,7 +79,7 @@ async fn a_pointer_shows_no_number_twice_whoever_makes_moves_or_evicts_it() {
                 seen.push(reader.version("p"));
             }
             assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "{seen:?}");
-            // The very same delivery again, also where the pointer is far ahead of the clock.
+            // The same delivery again, and with a pointer far ahead of the clock.
             let ahead = now_us() + 3_600_000_000;
             let () = reader.run(&["SET", "p:version", &ahead.to_string()]).unwrap();
             for step in 1..=3 {
@@ -90,7 +90,7 @@ async fn a_pointer_shows_no_number_twice_whoever_makes_moves_or_evicts_it() {
     });
 }
 
-/// Bumps, and tells whether what stood there gave way.
+/// Bumps. Returns whether the pointer's previous value was replaced.
 fn replaced_by_a_bump(target: &dyn Target, key: &str) -> bool {
     let bump = delivery(1, &[(Action::Bump, key)]);
     let delivered = tokio::runtime::Handle::current().block_on(deliver(target, &bump)).expect("delivers");

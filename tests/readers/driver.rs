@@ -1,4 +1,4 @@
-//! An example as a child process: one request a line on its stdin, one answer a line on its stdout.
+//! An example as a child process: each request is a line on its stdin, each answer a line on its stdout.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -8,7 +8,7 @@ use super::runtime::Language;
 use crate::e2e::Shop;
 use crate::support::wait::PATIENCE;
 
-/// Ends with the test: its stdin closes then.
+/// Ends with the test, because that closes its stdin.
 pub struct Reader {
     child: Child,
     requests: ChildStdin,

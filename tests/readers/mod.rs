@@ -1,4 +1,4 @@
-//! The examples in `docs/examples`, each in its own language, put through the same checks on real servers.
+//! The examples in `docs/examples`, each in its own language. All must pass the same checks on real servers.
 
 mod driver;
 mod runtime;
@@ -10,8 +10,8 @@ use crate::e2e::Shop;
 use crate::support::process::Signal;
 use crate::support::{Daemon, Database, Redis, until};
 
-/// The sessions of readers find the views first. They show what the tables held when the statement began, but not
-/// before nobody holds the lock any more: so a test can make a reader slow.
+/// Readers' sessions find the views before the tables. A view shows the table as of the start of the statement, but
+/// returns only after the lock is free. So a test can make a reader slow.
 const SCHEMA: &str = "
     CREATE TABLE users (id bigint PRIMARY KEY, name text);
     CREATE TABLE products (id bigint PRIMARY KEY, name text);
@@ -53,7 +53,7 @@ impl Shop {
         redis::cmd("GET").arg(key).query(&mut self.redis.client()).unwrap()
     }
 
-    /// Puts what no reader can have read from the database.
+    /// Stores a value that no reader can have read from the database.
     fn plant(&self, key: &str) {
         let () = redis::cmd("SET").arg(key).arg("planted").query(&mut self.redis.client()).unwrap();
     }
@@ -67,7 +67,7 @@ impl Shop {
         self.settle();
     }
 
-    /// Asks, and runs `meanwhile` while the reader holds what it has read and has not stored it.
+    /// Sends a request, and runs `meanwhile` after the reader has read the database and before it stores the value.
     fn while_reading(&mut self, reader: &mut Reader, request: &str, meanwhile: impl Fn(&mut Shop)) -> String {
         let mut holder = self.database.client();
         holder.run("SELECT pg_advisory_lock(1)");
@@ -83,7 +83,7 @@ impl Shop {
     }
 }
 
-/// A lease that somebody else has been granted as the first, as a token.
+/// The token of a lease that another reader got as the first.
 fn be_first(shop: &Shop) -> String {
     shop.forget_user();
     let nonce = format!("{:032x}", fastrand::u128(..));
@@ -101,7 +101,7 @@ fn calls(shop: &Shop) -> u64 {
 }
 
 fn misses_fill_and_hits_do_not(shop: &mut Shop, reader: &mut Reader) {
-    // Until there is a connection: some clients make it beside the first request.
+    // Repeated until the connection exists: some clients connect in parallel with the first request.
     until("the first answer is stored", || {
         assert_eq!(reader.ask("user 1"), ANN);
         shop.get("user:1")
@@ -172,7 +172,7 @@ fn followers_get_what_the_first_has_read(shop: &mut Shop, reader: &mut Reader) {
         until("the follower has asked", || (calls(shop) > before).then_some(()));
         let mut fill = redis::cmd("FCALL");
         fill.arg("coherd_fill").arg(2).arg("user:1").arg("{user:1}:lease").arg(token).arg(60_000).arg("the first's");
-        // Refused where a machine was so slow that the follower has lost its patience.
+        // Refused if the machine was so slow that the later reader has stopped waiting.
         let _: u8 = fill.query(&mut shop.redis.client()).unwrap();
         (reader.answer() == "the first's").then_some(())
     });
@@ -202,7 +202,7 @@ fn without_the_cache_the_database_is_read(shop: &mut Shop, reader: &mut Reader) 
     });
 }
 
-/// The README's function, with what it takes for granted.
+/// The README's function, with the definitions that it assumes.
 const README_PROGRAM: &str = r#"
 import os, secrets, redis
 cache = redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True)

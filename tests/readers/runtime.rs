@@ -1,10 +1,10 @@
-//! How an example is run, or why it cannot be here.
+//! How to run an example, or why this is not possible here.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Of an example.
+/// The language of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     Python,
@@ -27,7 +27,7 @@ impl Language {
         }
     }
 
-    /// What starts the example, or the reason why nothing can.
+    /// The command that starts the example, or the reason why it cannot be started.
     pub fn command(self) -> Result<Command, String> {
         let source = repository().join("docs/examples").join(self.name());
         let fetched = fetched().join(self.name());
@@ -47,7 +47,7 @@ impl Language {
             Language::Java => java(&source, &fetched)?,
             Language::Ruby => {
                 let mut ruby = command("ruby", [source.join("reader.rb")]);
-                // Gems of the system, unless some had to be fetched.
+                // The system's gems, unless some had to be fetched.
                 if fetched.join("specifications").exists() {
                     ruby.env("GEM_PATH", &fetched);
                 }
@@ -58,12 +58,12 @@ impl Language {
     }
 }
 
-/// Tells of a test that did not run, past the capture of what tests print.
+/// Reports a test that did not run. It bypasses the capture of test output.
 pub fn skip(language: Language, reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED the {} example: {reason}", language.name());
 }
 
-/// Python with the packages that its example needs, where they are.
+/// Python with the packages that its example needs, if they are installed.
 pub fn python() -> Result<Command, String> {
     let mut python = Language::Python.command()?;
     python = Command::new(python.get_program());
@@ -88,7 +88,7 @@ fn go(source: &Path, fetched: &Path) -> Result<Command, String> {
     Ok(Command::new(fetched.join("reader")))
 }
 
-/// Compiled only where the source is another one than the last time.
+/// Compiles only if the source has changed.
 fn java(source: &Path, fetched: &Path) -> Result<Command, String> {
     let (classes, source) = (fetched.join("classes"), source.join("Reader.java"));
     let (compiled, wanted) = (classes.join("Reader.java"), std::fs::read(&source).expect("the example"));
@@ -105,7 +105,7 @@ fn java(source: &Path, fetched: &Path) -> Result<Command, String> {
     Ok(java)
 }
 
-/// The file, copied to where the packages are.
+/// Copies the file to the folder with the packages.
 fn beside(source: &Path, fetched: &Path, file: &str) -> PathBuf {
     std::fs::copy(source.join(file), fetched.join(file)).expect("a copy");
     fetched.join(file)
@@ -121,7 +121,7 @@ fn repository() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-/// Where `tests/support/readers.sh` puts things.
+/// The folder that `tests/support/readers.sh` fills.
 fn fetched() -> PathBuf {
     repository().join("target/readers")
 }

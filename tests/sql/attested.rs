@@ -1,9 +1,9 @@
-//! Whose word `coherd.wait()` takes: the lock that says "settled" counts only from the walsender's own role.
+//! Whose attestation `coherd.wait()` accepts: the lock counts only if the walsender's own role holds it.
 
 use super::{FUNCTIONS, database};
 use crate::support::postgres::postgres_client;
 
-/// The lock by which a daemon says that what the walsender `pid` sends is settled.
+/// The lock by which a daemon attests what the walsender `pid` sends.
 fn lock(pid: &str) -> String {
     format!("SELECT pg_advisory_lock_shared(1668245605, {pid})")
 }
@@ -20,7 +20,7 @@ fn only_the_role_of_the_walsender_can_say_that_its_stream_is_settled() {
         let mut forger = postgres_client(&database.dsn_as(&other)).unwrap();
         forger.run(&lock(&pid));
         assert_eq!(forger.one(&attested), "f", "another role holds the lock");
-        // Another way to the same end: a member of the role becomes it, and stays who logged in.
+        // Another way to forge it: a member of the role runs SET ROLE, but its session's login role stays.
         admin.run(&format!("GRANT {reader} TO {other}"));
         let mut member = postgres_client(&database.dsn_as(&other)).unwrap();
         member.run(&format!("SET ROLE {reader}; {}", lock(&pid)));

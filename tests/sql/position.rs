@@ -1,4 +1,4 @@
-//! Positions that `coherd.wait()` is given: those that cannot be of this server's log are refused.
+//! Positions passed to `coherd.wait()`: those that cannot be in this server's log are refused.
 
 use super::{database, refusal};
 
@@ -17,7 +17,7 @@ fn seconds_given_as_a_token_are_refused_with_the_way_to_write_them() {
             "{token}: {told}"
         );
     }
-    // 19 prints leading zeros.
+    // Postgres 19 prints leading zeros.
     let told = refusal(&mut client, "SELECT coherd.wait(5)").replace("0/00000005", "0/5");
     insta::assert_snapshot!(told, @"22023 coherd.wait(): 0/5 is no position in this server's log | The first argument is a token of coherd.token(). Seconds are timeout => '5s'.");
     insta::assert_snapshot!(refusal(&mut client, "SELECT coherd.wait('5s')"), @"22023 coherd.wait(): the first argument is no position in a log | It is a token of coherd.token(), in either form: 16/B374D848 or decimal. Seconds are timeout => '5s'.");
@@ -37,7 +37,7 @@ fn a_position_beyond_the_log_is_refused_on_a_primary_and_waited_for_on_a_standby
     let standby = server.standby("");
     standby.catch_up(&server);
     let mut there = crate::support::postgres::postgres_client(&standby.dsn(&database.name)).unwrap();
-    // The slot is on the primary only, which it gets as far as to see.
+    // The position is accepted, and the lookup of the slot fails: the slot is on the primary only.
     let told = refusal(&mut there, &wait);
     assert!(told.starts_with("42704 "), "{told}");
 }

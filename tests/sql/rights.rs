@@ -1,19 +1,19 @@
-//! Who may call what, and that a later run of the script leaves it so.
+//! Who may call which function, and that running the script again does not change this.
 
 use super::{FUNCTIONS, database, refusal};
 use crate::support::Database;
 use crate::support::postgres::Client;
 
-/// The script as it was when everybody could call everything, as far as rights go.
+/// The grants of an earlier version of the script, in which everybody could call everything.
 const OPEN_TO_ALL: &str = "
     COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, manual invalidation, status (version 5)';
     GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA coherd TO PUBLIC";
 
-/// The calls that are for operators.
+/// The calls that only operators may make.
 const CALLS: [&str; 4] =
     ["coherd.invalidate('a')", "coherd.touch('t', 'true', 'NAME')", "coherd.flush('t')", "coherd.emit('{}')"];
 
-/// A session of a new role, which goes with its database.
+/// A new role, dropped with its database.
 struct Role<'d> {
     database: &'d Database,
     name: String,
@@ -30,7 +30,7 @@ impl Role<'_> {
         crate::support::postgres::postgres_client(&self.database.dsn_as(&self.name)).unwrap()
     }
 
-    /// Which of [`CALLS`] it may make.
+    /// The [`CALLS`] that it may make.
     fn may(&self) -> Vec<&'static str> {
         let mut session = self.session();
         let may =
@@ -114,7 +114,7 @@ fn a_pattern_in_a_key_raises_a_notice_that_names_flush() {
     assert_eq!(noticed(&mut admin, "'user:1', 'page:/a?b=c', NULL"), "");
 }
 
-/// Who may create schemas could otherwise own the functions that a superuser calls.
+/// Otherwise a role that may create schemas could own the functions that a superuser calls.
 #[test]
 fn a_schema_that_another_role_has_made_first_is_not_trusted_with_the_functions() {
     let database = Database::create();
@@ -141,7 +141,7 @@ fn a_function_of_another_role_in_the_schema_is_not_replaced_because_it_would_sta
     admin.run(FUNCTIONS);
 }
 
-/// psql goes on after an error.
+/// psql continues after an error.
 #[test]
 fn a_file_that_is_refused_changes_nothing_also_where_psql_goes_on() {
     let (database, mut admin) = database(T);

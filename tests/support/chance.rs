@@ -1,8 +1,8 @@
-//! Choices at random.
+//! Random choices.
 
 use fastrand::Rng;
 
-/// One of `weighted`, each as often as its weight says.
+/// One of `weighted`, with a probability in proportion to its weight.
 pub fn one_of<'w, T: Copy + 'w>(rng: &mut Rng, weighted: impl Iterator<Item = &'w (u32, T)> + Clone) -> T {
     let all: u32 = weighted.clone().map(|(weight, _)| weight).sum();
     let mut left = rng.u32(..all);

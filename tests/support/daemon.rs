@@ -17,15 +17,15 @@ pub struct Daemon {
     server: Option<Server>,
     dir: TempDir,
     admin: u16,
-    /// `NAME=value`, for its environment.
+    /// `NAME=value` pairs for the daemon's environment.
     environment: Vec<String>,
-    /// A command that runs it, in front of its own.
+    /// A command to prefix to the daemon's.
     wrapper: Vec<String>,
 }
 
 impl Daemon {
-    /// Writes a configuration for `database` and `redis` with `rest` (rules and more) after it, and starts nothing. The
-    /// daemon connects as the role of `sql/role.sql`; slot and publication are named like the database.
+    /// Writes a configuration for `database` and `redis_url`, followed by `rest` (rules and more). Starts nothing. The
+    /// daemon connects as the role of `sql/role.sql`; slot and publication have the database's name.
     pub fn configure(database: &Database, redis_url: &str, rest: &str) -> Daemon {
         database.create_role();
         let name = &database.name;
@@ -40,7 +40,7 @@ impl Daemon {
         Daemon { server: None, dir, admin, environment: Vec::new(), wrapper: Vec::new() }
     }
 
-    /// [`Daemon::configure`], `coherd setup` as the superuser, and `coherd run` until it follows the log.
+    /// [`Daemon::configure`], then `coherd setup` as the superuser, then `coherd run` until it follows the log.
     pub fn start(database: &Database, redis: &Redis, rest: &str) -> Daemon {
         let mut daemon = Daemon::configure(database, &redis.url(), rest);
         daemon.setup(database);
@@ -54,7 +54,7 @@ impl Daemon {
         assert!(output.status.success(), "setup: {}", text(&output));
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the daemon and waits until it is ready.
     pub fn launch(&mut self) {
         self.launch_unready();
         until("the daemon is ready", || {
@@ -64,7 +64,7 @@ impl Daemon {
         });
     }
 
-    /// Starts it.
+    /// Starts the daemon without waiting.
     pub fn launch_unready(&mut self) {
         let run = [coherd(), "run".to_owned(), "--config".to_owned(), self.config().display().to_string()];
         let command = ["env".to_owned()].into_iter().chain(self.environment.clone());
@@ -72,17 +72,17 @@ impl Daemon {
         self.server = Some(Server::start(&command, &self.dir.path().join("coherd.log")));
     }
 
-    /// Sets a variable of its environment, from its next start on.
+    /// Sets an environment variable, from the next start on.
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.environment.push(format!("{name}={value}"));
     }
 
-    /// Runs it by another command, which becomes it, from its next start on.
+    /// Prefixes another command, which must exec the daemon, from the next start on.
     pub fn wrap(&mut self, command: &[&str]) {
         self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
     }
 
-    /// A second daemon with the same configuration but an admin page of its own; not started.
+    /// A second daemon with the same configuration but its own admin port; not started.
     pub fn twin(&self) -> Daemon {
         let (dir, admin) = (tempfile::tempdir().expect("temp dir"), free_port());
         let config = std::fs::read_to_string(self.config()).expect("configuration");
@@ -91,39 +91,39 @@ impl Daemon {
         Daemon { server: None, dir, admin, environment: Vec::new(), wrapper: Vec::new() }
     }
 
-    /// Replaces a part of its configuration, which must be there.
+    /// Replaces a part of the configuration. Panics if it is missing.
     pub fn edit(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(self.config()).expect("configuration");
         assert!(text.contains(from), "{from} is not in\n{text}");
         std::fs::write(self.config(), text.replace(from, to)).expect("configuration");
     }
 
-    /// The path of its configuration.
+    /// The path of the configuration.
     pub fn config(&self) -> PathBuf {
         self.dir.path().join("coherd.yaml")
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.server.as_ref().expect("it runs").pid()
     }
 
-    /// Whether it has ended by itself.
+    /// Whether the daemon has ended by itself.
     pub fn has_ended(&self) -> bool {
         self.server.as_ref().is_none_or(Server::has_ended)
     }
 
-    /// Ends it with a signal and gives its exit code.
+    /// Ends the daemon with a signal and returns its exit code.
     pub fn stop(&mut self, signal: Signal) -> i32 {
         self.server.take().expect("it runs").stop(signal)
     }
 
-    /// Sends it a signal.
+    /// Sends the daemon a signal.
     pub fn signal(&self, signal: Signal) {
         self.server.as_ref().expect("it runs").signal(signal);
     }
 
-    /// Everything it has logged, over all its lives.
+    /// The log of all runs.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("coherd.log")).unwrap_or_default()
     }
@@ -136,12 +136,12 @@ impl Daemon {
         output
     }
 
-    /// The admin page's port.
+    /// The port of the admin server.
     pub fn admin(&self) -> u16 {
         self.admin
     }
 
-    /// Asks the admin page: status code and body; 0 where nobody answers.
+    /// Sends a GET to the admin server. Returns status code and body; 0 if there is no answer.
     pub fn http(&self, path: &str) -> (u16, String) {
         let (code, body) = http_get(self.admin, path).unwrap_or_default();
         planted::assert_nothing(path, &body);
@@ -156,7 +156,7 @@ impl Daemon {
 
 /// The program under test.
 pub fn coherd() -> String {
-    // Tests and benches are in target/PROFILE/deps, and the demo is beside the program.
+    // Tests and benches are in target/PROFILE/deps; the demo is in the program's folder.
     let this = std::env::current_exe().expect("own path");
     let beside = this.ancestors().skip(1).take(2).map(|dir| dir.join("coherd"));
     let program =
@@ -164,12 +164,12 @@ pub fn coherd() -> String {
     program.display().to_string()
 }
 
-/// What a command printed, both streams.
+/// The output of a command, stdout then stderr.
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// A bare HTTP/1.1 GET.
+/// A plain HTTP/1.1 GET.
 pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(70))).ok()?;

@@ -1,11 +1,11 @@
-//! A server that greets like Redis and then sends what no server should: no real one can be brought to do it.
+//! A server that greets like Redis and then sends invalid or endless replies, which no real server can be made to send.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What it sends after the greeting: a beginning, and what comes again and again behind it.
+/// What the server sends after the greeting: a beginning, then a part that repeats.
 #[derive(Debug, Clone, Copy)]
 pub struct Payload {
     pub name: &'static str,
@@ -22,7 +22,7 @@ pub const PAYLOADS: &[Payload] = &[
     Payload { name: "an error without an end", first: "-ERR ", again: "x" },
     Payload { name: "an array of many strings", first: "*60000\r\n", again: STRING },
     Payload { name: "another protocol", first: "HTTP/1.1 400 Bad Request\r\n\r\n", again: "x" },
-    // The first of them are replies, and wrong ones, to whatever was asked.
+    // The first ones are replies, though wrong ones, to the client's commands.
     Payload { name: "replies without an end", first: "", again: ":1\r\n" },
 ];
 
@@ -31,10 +31,10 @@ const STRING: &str = "$300\r\n\
     0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\
     0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\r\n";
 
-/// Bytes after which it gives up, so that a client without limits takes no machine down.
+/// The server gives up after this many bytes, so that a client without limits does not exhaust the machine.
 const SENT_MAX: usize = 192 << 20;
 
-/// Listens until it is dropped.
+/// A server that listens until it is dropped.
 pub struct Hostile {
     port: u16,
     payload: Arc<Mutex<Payload>>,
@@ -67,12 +67,12 @@ impl Hostile {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    /// What every connection gets from now on.
+    /// Sets the payload of every new connection.
     pub fn sends(&self, payload: Payload) {
         *self.payload.lock().expect("not poisoned") = payload;
     }
 
-    /// Connections that have come to their end.
+    /// The number of connections that have ended.
     pub fn served(&self) -> usize {
         self.served.load(Ordering::Relaxed)
     }
@@ -87,7 +87,7 @@ impl Drop for Hostile {
 
 fn serve(mut stream: TcpStream, payload: Payload) {
     let _ = stream.set_write_timeout(Some(std::time::Duration::from_secs(10)));
-    // The greeting.
+    // Reads the client's greeting.
     if !matches!(stream.read(&mut [0; 512]), Ok(1..)) {
         return;
     }

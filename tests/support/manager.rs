@@ -1,4 +1,4 @@
-//! A service manager that hears what its service says: the socket of sd_notify(3).
+//! A service manager that receives a service's notifications: the socket of sd_notify(3).
 
 use std::cell::RefCell;
 use std::os::unix::net::UnixDatagram;
@@ -15,7 +15,7 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Listens.
+    /// Starts to listen.
     pub fn start() -> Manager {
         let dir = tempfile::tempdir().expect("temp dir");
         let socket = UnixDatagram::bind(dir.path().join("notify")).expect("a socket");
@@ -33,12 +33,12 @@ impl Manager {
         manager
     }
 
-    /// What `NOTIFY_SOCKET` is to say.
+    /// The value for `NOTIFY_SOCKET`.
     pub fn address(&self) -> String {
         self.dir.path().join("notify").display().to_string()
     }
 
-    /// Every assignment so far, in order.
+    /// Every assignment received so far, in order.
     pub fn heard(&self) -> Vec<String> {
         let mut heard = self.heard.borrow_mut();
         let mut datagram = [0; 4096];
@@ -49,7 +49,7 @@ impl Manager {
         heard.clone()
     }
 
-    /// Waits for an assignment that begins like this, and gives its place.
+    /// Waits for an assignment that begins with `begin`, and returns its index.
     pub fn until_heard(&self, begin: &str) -> usize {
         until(&format!("the service says {begin}"), || self.heard().iter().position(|line| line.starts_with(begin)))
     }

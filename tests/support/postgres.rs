@@ -1,4 +1,4 @@
-//! A throw-away Postgres.
+//! A temporary Postgres server.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,27 +10,27 @@ use tempfile::TempDir;
 use super::process::{Server, Signal, free_port};
 use super::wait::until;
 
-/// A Postgres server on a free port and a unix socket, with `wal_level = logical`. The superuser is `postgres`,
-/// trusted over the socket and TCP unless a test brings its own `pg_hba.conf`.
+/// A Postgres server on a free port and a unix socket, with `wal_level = logical`. The superuser is `postgres`. Without
+/// a test's own `pg_hba.conf`, it needs no password over the socket and TCP.
 pub struct Postgres {
     server: Mutex<Option<Server>>,
     dir: TempDir,
     port: u16,
 }
 
-/// A fresh database on a server, dropped with everything in it at the end.
+/// A new database on a server. Dropping it drops the database with everything in it.
 pub struct Database {
     pub server: Arc<Postgres>,
     pub name: String,
 }
 
-/// One server is shared by all tests that do not hurt it; the last one to leave stops it.
+/// Tests that do not harm the server share it. The last one stops it.
 static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
 
-/// `initdb` takes over a second: it is done once for each installation, and its result copied.
+/// `initdb` takes over a second, so it runs once per installation, and its result is copied.
 static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
 
-/// Settings for tests: nothing is fsynced, because no test pulls a plug.
+/// Settings for tests. Nothing is fsynced, because no test cuts the power.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 wal_level = logical
@@ -54,12 +54,12 @@ impl Postgres {
         })
     }
 
-    /// A server of one's own, with `settings` appended to postgresql.conf.
+    /// A server that is not shared, with `settings` appended to postgresql.conf.
     pub fn start(settings: &str) -> Postgres {
         Postgres::start_from(TEMPLATE.get_or_init(initdb), settings)
     }
 
-    /// A server of another cluster: all others have one system identifier.
+    /// A server of another cluster. All others share one system identifier.
     pub fn start_another(settings: &str) -> Postgres {
         let made = initdb_in_temp_dir();
         Postgres::start_from(&made.path().join("data"), settings)
@@ -77,7 +77,7 @@ impl Postgres {
         )
     }
 
-    /// A server in the data directory that `fill` makes.
+    /// A server in the data directory that `fill` creates.
     pub(super) fn start_in(settings: &str, fill: impl FnOnce(&Path)) -> Postgres {
         let dir = tempfile::Builder::new().prefix("pg").tempdir().expect("temp dir");
         let postgres = Postgres { server: Mutex::new(None), dir, port: free_port() };
@@ -89,7 +89,7 @@ impl Postgres {
         postgres
     }
 
-    /// Appends to postgresql.conf; takes effect at the next start or reload.
+    /// Appends to postgresql.conf. This takes effect at the next start or reload.
     pub fn append_settings(&self, settings: &str) {
         use std::io::Write;
         let path = self.data_dir().join("postgresql.conf");
@@ -105,7 +105,7 @@ impl Postgres {
         give_to_server_user(&path);
     }
 
-    /// Has it read postgresql.conf, pg_hba.conf and its certificates again, and waits until it has.
+    /// Makes the server reload postgresql.conf, pg_hba.conf and its certificates, and waits until it has.
     pub fn reload(&self) {
         let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
         let before = client.one("SELECT pg_conf_load_time()");
@@ -116,7 +116,7 @@ impl Postgres {
         });
     }
 
-    /// Starts it again after [`Postgres::stop`].
+    /// Starts the server again after [`Postgres::stop`].
     pub fn launch(&self) {
         let data = self.data_dir().display().to_string();
         let program = bin_dir().join("postgres").display().to_string();
@@ -130,7 +130,7 @@ impl Postgres {
         *self.server.lock().expect("not poisoned") = Some(server);
     }
 
-    /// Stops it: `Signal::Quit` is an immediate shutdown.
+    /// Stops the server. `Signal::Quit` is an immediate shutdown.
     pub fn stop(&self, signal: Signal) {
         if let Some(server) = self.server.lock().expect("not poisoned").take() {
             server.stop(signal);
@@ -143,7 +143,7 @@ impl Postgres {
         run(Command::new("cp").arg("-a").arg(self.data_dir()).arg(self.backup_dir()));
     }
 
-    /// Puts the copy in place of the data directory: a database that has gone back in time. The server must not run.
+    /// Replaces the data directory with the copy: the database goes back in time. The server must not run.
     pub fn restore(&self) {
         std::fs::remove_dir_all(self.data_dir()).expect("data directory");
         run(Command::new("cp").arg("-a").arg(self.backup_dir()).arg(self.data_dir()));
@@ -153,14 +153,14 @@ impl Postgres {
         self.dir.path().join("backup")
     }
 
-    /// Sends the postmaster a signal, and does not wait for what comes of it.
+    /// Sends the postmaster a signal, and does not wait for its effect.
     pub fn signal(&self, signal: Signal) {
         if let Some(server) = self.server.lock().expect("not poisoned").as_ref() {
             server.signal(signal);
         }
     }
 
-    /// Whether it has ended, or was never started.
+    /// Whether the server has ended or was never started.
     pub fn has_ended(&self) -> bool {
         self.server.lock().expect("not poisoned").as_ref().is_none_or(Server::has_ended)
     }
@@ -190,7 +190,7 @@ impl Postgres {
         format!("postgresql://{user}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
-    /// Everything the server has logged.
+    /// The server's log.
     pub fn log(&self) -> String {
         self.server.lock().expect("not poisoned").as_ref().map(Server::output).unwrap_or_default()
     }
@@ -209,17 +209,17 @@ impl Drop for Postgres {
 }
 
 impl Database {
-    /// A fresh database on the shared server.
+    /// A new database on the shared server.
     pub fn create() -> Database {
         Database::create_on(Postgres::shared())
     }
 
-    /// A fresh database on the shared server, with `options` of CREATE DATABASE.
+    /// A new database on the shared server, with `options` of CREATE DATABASE.
     pub fn create_with(options: &str) -> Database {
         Database::create_on_with(Postgres::shared(), options)
     }
 
-    /// A fresh database on `server`. Its name is also a good name for a slot and a publication.
+    /// A new database on `server`. Its name is also valid for a slot and a publication.
     pub fn create_on(server: Arc<Postgres>) -> Database {
         Database::create_on_with(server, "")
     }
@@ -241,9 +241,9 @@ impl Database {
         self.server.dsn_as(user, &self.name)
     }
 
-    /// The daemon's least-privileged role, as `sql/role.sql` makes it.
+    /// Creates the daemon's least-privileged role with `sql/role.sql`.
     pub fn create_role(&self) {
-        // Roles belong to the whole server: tests that share it must not create the same one at the same time.
+        // Roles belong to the whole server: tests that share it must not create the same role at the same time.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _one = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.run(include_str!("../../sql/role.sql"));
@@ -254,7 +254,7 @@ impl Database {
         postgres_client(&self.dsn()).expect("connects")
     }
 
-    /// Runs `sql` in a session of its own.
+    /// Runs `sql` in its own session.
     pub fn run(&self, sql: &str) {
         self.client().run(sql);
     }
@@ -269,7 +269,7 @@ impl Drop for Database {
         );
         let drop_slots =
             format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}'");
-        // Again and again: a daemon that has not ended yet opens its stream anew.
+        // Repeated, because a daemon that has not ended yet reopens its stream.
         until("the database's slots can be dropped", || {
             let _ = client.try_run(&terminate);
             client.try_run(&drop_slots).ok()
@@ -328,14 +328,14 @@ impl Client {
         Ok(messages.into_iter().filter_map(row).collect())
     }
 
-    /// Runs statements and gives the notices that they raise, each with its hint; panics on an error.
+    /// Runs statements and returns their notices, each with its hint. Panics on an error.
     pub fn notices(&mut self, sql: &str) -> Vec<String> {
         self.notices.try_iter().for_each(drop);
         self.run(sql);
         self.notices.try_iter().collect()
     }
 
-    /// Whether the session is over.
+    /// Whether the session has ended.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
@@ -346,7 +346,7 @@ impl Client {
     }
 }
 
-/// Where the server's programs are: `COHERD_TEST_PG_BIN`, or what `pg_config` says.
+/// The directory of the server's programs: `COHERD_TEST_PG_BIN`, or the answer of `pg_config`.
 pub fn bin_dir() -> PathBuf {
     if let Some(dir) = std::env::var_os("COHERD_TEST_PG_BIN").filter(|dir| !dir.is_empty()) {
         return dir.into();
@@ -362,7 +362,7 @@ pub fn bin_dir() -> PathBuf {
     from_pg_config.filter(|dir| dir.join("initdb").exists()).or_else(newest).expect("a Postgres installation")
 }
 
-/// Postgres refuses to run as root: then it runs as the user `postgres`.
+/// Postgres refuses to run as root. For root, this prefix runs it as the user `postgres`.
 fn as_server_user() -> Vec<String> {
     if !is_root() {
         return Vec::new();
@@ -380,7 +380,7 @@ fn give_to_server_user(path: &Path) {
     }
 }
 
-/// A fresh data directory below the build directory, where the next run finds it.
+/// A new data directory below the build directory, where the next run finds it.
 fn initdb() -> PathBuf {
     let installation = bin_dir().display().to_string().replace('/', "_");
     let build = std::env::current_exe().expect("own path").parent().expect("a directory").to_owned();
@@ -390,7 +390,7 @@ fn initdb() -> PathBuf {
     }
     let made = initdb_in_temp_dir();
     let data = made.path().join("data");
-    // Into place with one rename: another test run may be doing the same.
+    // A rename moves it into place atomically: another test run may be doing the same.
     let copy = build.join(format!("pgdata{installation}.{}", std::process::id()));
     run(Command::new("cp").arg("-a").arg(&data).arg(&copy));
     if std::fs::rename(&copy, &kept).is_err() {

@@ -6,15 +6,15 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// A server under a shell that holds our end of a pipe: when the tests die, however they die, the pipe closes and the
-/// shell takes the server down.
+/// A server under a shell that holds one end of a pipe. When the tests die, in whatever way, the pipe closes and the
+/// shell stops the server.
 pub struct Server {
     shell: Child,
     pid: u32,
     log: PathBuf,
 }
 
-/// A signal, by the name that `kill` takes.
+/// A signal, by its name for `kill`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     Term,
@@ -42,8 +42,8 @@ impl Signal {
     }
 }
 
-/// Gives the server's pid on stdout, then waits for the name of a signal, or for the end of its stdin. A stopped
-/// process hears the signal only once it is continued.
+/// Prints the server's pid on stdout, then waits for the name of a signal or for the end of its stdin. A stopped
+/// process receives the signal only once it is continued.
 const WATCHDOG: &str = r#"log=$1; shift
 "$@" </dev/null >>"$log" 2>&1 & pid=$!
 echo $pid; exec >/dev/null
@@ -52,7 +52,7 @@ kill -${signal:-KILL} $pid 2>/dev/null; kill -CONT $pid 2>/dev/null
 wait $pid 2>/dev/null"#;
 
 impl Server {
-    /// Starts `command` (program, then arguments) with its output appended to `log`.
+    /// Starts `command` (program, then arguments) and appends its output to `log`.
     pub fn start(command: &[String], log: &Path) -> Server {
         File::options().create(true).append(true).open(log).expect("log file");
         let mut shell = Command::new("sh")
@@ -70,7 +70,7 @@ impl Server {
         Server { shell, pid, log: log.to_owned() }
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
@@ -80,7 +80,7 @@ impl Server {
         send_signal(self.pid, signal);
     }
 
-    /// Sends a signal and waits until the process has ended. Gives its exit code, 128 + n after signal n.
+    /// Sends a signal and waits until the process has ended. Returns its exit code, 128 + n after signal n.
     pub fn stop(mut self, signal: Signal) -> i32 {
         self.end(signal)
     }
@@ -92,13 +92,13 @@ impl Server {
         self.shell.wait().ok().and_then(|status| status.code()).unwrap_or(-1)
     }
 
-    /// Whether it has ended by itself.
+    /// Whether the process has ended by itself.
     pub fn has_ended(&self) -> bool {
         !Path::new(&format!("/proc/{}/status", self.pid)).exists()
             || std::fs::read_to_string(format!("/proc/{}/status", self.pid)).is_ok_and(|s| s.contains("State:\tZ"))
     }
 
-    /// Everything it has printed.
+    /// Everything that the process has printed.
     pub fn output(&self) -> String {
         std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
@@ -115,12 +115,12 @@ pub fn send_signal(pid: u32, signal: Signal) {
     let _ = Command::new("kill").arg(format!("-{}", signal.name())).arg(pid.to_string()).status();
 }
 
-/// Peak resident memory of a process, in KiB.
+/// The peak resident memory of a process, in KiB.
 pub fn peak_rss_kib(pid: u32) -> u64 {
     memory_kib(pid, "VmHWM:")
 }
 
-/// Resident memory of a process now, in KiB.
+/// The present resident memory of a process, in KiB.
 pub fn rss_kib(pid: u32) -> u64 {
     memory_kib(pid, "VmRSS:")
 }
@@ -131,11 +131,11 @@ fn memory_kib(pid: u32, what: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("KiB")
 }
 
-/// Below the ports that Linux gives to outgoing connections, of which the tests make many: one of those could take the
-/// port before its server does, or while its server is being started again.
+/// Below the ports that Linux uses for outgoing connections. The tests open many of those, and one could take the port
+/// before its server does, or while its server restarts.
 const SERVER_PORTS: std::ops::Range<u16> = 10_000..32_000;
 
-/// A port that nobody listens on. Somebody else may take it before the caller does; who uses it tries again then.
+/// A port that is free at the moment. Another process may take it before the caller does; callers then try again.
 pub fn free_port() -> u16 {
     let mut ports = std::iter::repeat_with(|| fastrand::u16(SERVER_PORTS)).take(1000);
     ports.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("a free port")

@@ -1,4 +1,4 @@
-//! A network that misbehaves: a TCP proxy that forwards bytes, until it is told to do worse.
+//! A TCP proxy that forwards bytes, and injects network faults on request.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use super::until;
 
-/// Bytes forwarded at once: less than most messages' worth of a busy stream, so that faults hit the middle of them.
+/// How many bytes are forwarded at once: fewer than most messages of a busy stream, so that faults hit the middle of a
+/// message.
 const CHUNK_BYTES: usize = 4096;
-/// A server that has said nothing for so long, while it was asked nothing new, has answered all that it was asked.
+/// A server that sends nothing for this long, while it gets no new request, has answered every request.
 const QUIET: Duration = Duration::from_millis(30);
 
-/// Which way bytes go.
+/// The direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// From who has connected to the server.
+    /// From the client to the server.
     ToServer,
-    /// From the server to who has connected.
+    /// From the server to the client.
     ToClient,
 }
 
@@ -25,22 +26,22 @@ pub enum Way {
 struct Weather {
     /// New connections are closed at once.
     refusing: bool,
-    /// Before each chunk, both ways.
+    /// The delay before each chunk, in both directions.
     delay: Duration,
-    /// By [`Way`].
+    /// Whether the direction is stalled, by [`Way`].
     stalled: [bool; 2],
-    /// By [`Way`]: so many bytes go through yet, then the connection that carries the next one is cut.
+    /// By [`Way`]: how many more bytes pass before the connection that carries the next one is cut.
     left: [Option<usize>; 2],
     /// Live connections, by number.
     links: Vec<(u64, Arc<Link>)>,
     opened: u64,
-    /// How often all have been cut.
+    /// How often all connections have been cut.
     cuts: u64,
-    /// Where new connections go.
+    /// The port that new connections go to.
     server_port: u16,
-    /// Clients are kept waiting, whatever becomes of their servers.
+    /// Clients are kept waiting, even if their servers close.
     holding: bool,
-    /// When a server said something last.
+    /// When a server last sent something.
     heard: Option<Instant>,
     closing: bool,
 }
@@ -48,7 +49,7 @@ struct Weather {
 #[derive(Debug)]
 struct Link {
     client: TcpStream,
-    /// The connection to the server, and how many it has had before.
+    /// The connection to the server, and the number of previous ones.
     server: Mutex<(Arc<TcpStream>, u64)>,
 }
 
@@ -58,12 +59,12 @@ impl Link {
     }
 
     fn cut(&self) {
-        // One that the other side has closed already is as cut as can be.
+        // Ignore errors: the other side may have closed the connection already.
         let _ = self.client.shutdown(Shutdown::Both);
         let _ = self.server().0.shutdown(Shutdown::Both);
     }
 
-    /// The client goes on with another server and does not notice.
+    /// Connects the client to another server without the client's notice.
     fn swap(&self, server: TcpStream) {
         let mut held = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut held.0, Arc::new(server));
@@ -85,7 +86,7 @@ impl Shared {
     }
 }
 
-/// A proxy in front of one server. Its threads end when it is dropped.
+/// A proxy in front of one server. Dropping it ends its threads.
 #[derive(Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
@@ -106,7 +107,7 @@ impl Proxy {
         Proxy { shared, address }
     }
 
-    /// Where it listens.
+    /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.address.port()
     }
@@ -115,21 +116,21 @@ impl Proxy {
     pub fn cut(&self) {
         let mut weather = self.shared.weather();
         weather.cuts += 1;
-        // Taken out as well, so that one that is stalled notices.
+        // Removed as well, so that a stalled connection notices.
         weather.links.drain(..).for_each(|(_, link)| link.cut());
         drop(weather);
         self.shared.changed.notify_all();
     }
 
-    /// From here on connections go to another server, as after a change of a DNS name. Those that are there are dropped.
+    /// Sends new connections to another server, as after a DNS change, and drops the existing ones.
     pub fn lead_to(&self, server_port: u16) {
         self.shared.weather().server_port = server_port;
         self.cut();
     }
 
-    /// Changes the server behind the connections that are there, as a proxy does that fails over by itself and keeps its
-    /// clients: they are held until all that they have asked is answered, then `meanwhile` happens, then they go on with
-    /// the server at `server_port`, which knows nothing of them.
+    /// Changes the server behind open connections, as a proxy does that fails over and keeps its clients. Clients are
+    /// held until every request is answered. Then `meanwhile` runs, and they continue with the server at `server_port`,
+    /// which does not know them.
     pub fn swap_to(&self, server_port: u16, meanwhile: impl FnOnce()) {
         self.shared.weather().holding = true;
         let held = Instant::now();
@@ -148,28 +149,28 @@ impl Proxy {
         self.shared.changed.notify_all();
     }
 
-    /// From here on connections are closed as soon as they are made, or no more.
+    /// Starts or stops closing new connections at once.
     pub fn refuse(&self, refusing: bool) {
         self.shared.weather().refusing = refusing;
     }
 
-    /// Holds every chunk back for this long.
+    /// Delays every chunk by `delay`.
     pub fn delay(&self, delay: Duration) {
         self.shared.weather().delay = delay;
     }
 
-    /// Lets nothing through one way, while the connection stays, or lets it through again.
+    /// Stalls or resumes one direction; the connection stays open.
     pub fn stall(&self, way: Way, stalled: bool) {
         self.shared.weather().stalled[way as usize] = stalled;
         self.shared.changed.notify_all();
     }
 
-    /// Lets `bytes` more through one way, and then cuts the connection in the middle of whatever it is saying.
+    /// Lets `bytes` more pass in one direction, then cuts the connection, even within a message.
     pub fn truncate_after(&self, way: Way, bytes: usize) {
         self.shared.weather().left[way as usize] = Some(bytes);
     }
 
-    /// Everything goes through at once again. Connections that were stalled go on.
+    /// Ends all faults. Stalled connections continue.
     pub fn behave(&self) {
         let mut weather = self.shared.weather();
         (weather.refusing, weather.delay, weather.stalled, weather.left) = Default::default();
@@ -182,7 +183,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.weather().closing = true;
         self.cut();
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -197,13 +198,13 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         if refusing {
             continue;
         }
-        // A server that is away: the connection is closed, which is all that a proxy can say.
+        // The server is down. Closing the connection is all that a proxy can do.
         let Ok(server) = dial(server_port) else { continue };
         client.set_nodelay(true).expect("a live socket");
         let link = Arc::new(Link { client, server: Mutex::new((Arc::new(server), 0)) });
         let mut weather = shared.weather();
         if weather.ways_in() != (false, server_port, cuts) {
-            // It was cut, and had not been listed yet.
+            // A cut happened before this connection was listed.
             link.cut();
             continue;
         }
@@ -229,7 +230,7 @@ fn dial(server_port: u16) -> std::io::Result<TcpStream> {
     Ok(server)
 }
 
-/// Forwards one way until either side closes or the connection is cut.
+/// Forwards one direction until either side closes or the connection is cut.
 fn pump(shared: &Shared, link: &Link, way: Way, number: u64) {
     let mut chunk = [0; CHUNK_BYTES];
     loop {
@@ -248,7 +249,7 @@ fn pump(shared: &Shared, link: &Link, way: Way, number: u64) {
             std::thread::sleep(delay);
         }
         let Some(allowed) = admit(shared, way, number, count) else { return };
-        // Perhaps another one than before the wait.
+        // The server may have changed during the wait.
         let server = link.server().0;
         let mut to = if of_server { &link.client } else { &*server };
         if to.write_all(&chunk[..allowed]).is_err() || allowed < count {
@@ -257,7 +258,8 @@ fn pump(shared: &Shared, link: &Link, way: Way, number: u64) {
     }
 }
 
-/// The server's side has closed: waits while clients are held, and says whether another server is there.
+/// Called when the server's side has closed. Waits while clients are held. Returns whether another server has taken
+/// over.
 fn is_swapped(shared: &Shared, link: &Link, generation: u64, number: u64) -> bool {
     let mut weather = shared.weather();
     while weather.holding && weather.is_linked(number) {
@@ -272,7 +274,7 @@ impl Weather {
         !self.closing && self.links.iter().any(|(its, _)| *its == number)
     }
 
-    /// What becomes of a new connection: whether it is refused, where it goes, and what was cut before it.
+    /// The state for a new connection: whether it is refused, its server's port, and the number of cuts so far.
     fn ways_in(&self) -> (bool, u16, u64) {
         (self.refusing, self.server_port, self.cuts)
     }
@@ -282,8 +284,8 @@ impl Weather {
     }
 }
 
-/// Waits out a stall, and says how much of `count` bytes may go through: less than all where the connection is to be
-/// cut after it, `None` where it has been cut meanwhile.
+/// Waits while stalled. Returns how many of `count` bytes may pass: fewer than all if the connection must be cut after
+/// them, `None` if it has been cut.
 fn admit(shared: &Shared, way: Way, number: u64, count: usize) -> Option<usize> {
     let mut weather = shared.weather();
     if way == Way::ToClient {
@@ -351,7 +353,7 @@ fn a_proxy_changes_the_server_behind_a_connection_that_stays() {
     let mut buffer = [0; 5];
     client.write_all(b"hello").unwrap();
     here.read_exact(&mut buffer).unwrap();
-    // Also where the first one goes before the second one comes.
+    // The first server may also end before the second one starts.
     proxy.swap_to(second, || {
         drop(here);
         client.write_all(b"later").unwrap();

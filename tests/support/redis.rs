@@ -1,4 +1,4 @@
-//! A throw-away redis-server.
+//! A temporary redis-server.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// With the default configuration.
+    /// Starts it with the default configuration.
     pub fn start() -> Redis {
         Redis::start_with(&[])
     }
 
-    /// With more arguments, as on redis-server's command line: `["--requirepass", "secret"]`.
+    /// Starts it with extra command-line arguments: `["--requirepass", "secret"]`.
     pub fn start_with(args: &[&str]) -> Redis {
         let dir = tempfile::tempdir().expect("temp dir");
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
@@ -34,7 +34,7 @@ impl Redis {
         let dir = self.dir.path().display().to_string();
         let port = self.port.to_string();
         let socket = self.socket();
-        // Another version than the system's.
+        // COHERD_TEST_REDIS selects another version than the system's.
         let program = std::env::var("COHERD_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
         let fixed = [
             program.as_str(),
@@ -87,37 +87,37 @@ impl Redis {
         })
     }
 
-    /// Sends a signal: SIGSTOP stalls it, SIGCONT lets it go on.
+    /// Sends a signal: SIGSTOP stops the server, SIGCONT continues it.
     pub fn signal(&self, signal: Signal) {
         self.server.as_ref().expect("runs").signal(signal);
     }
 
-    /// kill -9. Its data is gone.
+    /// kill -9. Its data is lost.
     pub fn kill(&mut self) {
         self.server = None;
     }
 
-    /// Starts it again on the same port after [`Redis::kill`], empty.
+    /// Restarts the server on the same port after [`Redis::kill`], empty.
     pub fn restart(&mut self) {
         self.kill();
         let _ = std::fs::remove_file(self.dir.path().join("dump.rdb"));
         self.launch();
     }
 
-    /// Everything in it, as an RDB file's bytes.
+    /// The contents as an RDB file's bytes.
     pub fn dump(&self) -> Vec<u8> {
         let () = redis::cmd("SAVE").query(&mut self.client()).expect("SAVE");
         std::fs::read(self.dir.path().join("dump.rdb")).expect("dump.rdb")
     }
 
-    /// kill -9, and a start with what [`Redis::dump`] gave: a cache that has gone back in time.
+    /// kill -9, then a start with the result of [`Redis::dump`]: the cache goes back in time.
     pub fn restore(&mut self, dump: &[u8]) {
         self.kill();
         std::fs::write(self.dir.path().join("dump.rdb"), dump).expect("dump.rdb");
         self.launch();
     }
 
-    /// Its log.
+    /// The server's log.
     pub fn log(&self) -> String {
         self.server.as_ref().map(Server::output).unwrap_or_default()
     }

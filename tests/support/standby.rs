@@ -1,4 +1,4 @@
-//! Standbys: copies of a running server that follow it, and can take its place.
+//! Standbys: copies of a running server that follow it and can be promoted.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,18 +8,18 @@ use super::Postgres;
 use super::postgres::postgres_client;
 use super::wait::{until, until_within};
 
-/// The physical slot on the primary that its standby follows. One standby a server.
+/// The physical slot on the primary that its standby follows. A primary has one standby.
 pub const STANDBY_SLOT: &str = "standby";
 
-/// What a standby calls itself, for `synchronous_standby_names`.
+/// The standby's application name, for `synchronous_standby_names`.
 pub const STANDBY_NAME: &str = "stand_by";
 
-/// The first sync of a slot waits for the slot to move, and for a worker that sleeps up to half a minute.
+/// The first sync of a slot waits for the slot to move, and for a worker that sleeps up to 30 seconds.
 const SYNC_PATIENCE: std::time::Duration = std::time::Duration::from_secs(90);
 
 impl Postgres {
-    /// A streaming standby of this server, set up as failover slots want it, with `settings` appended to its
-    /// postgresql.conf. It is made as `pg_basebackup` would make it, which not every installation has.
+    /// A streaming standby of this server, configured for failover slots, with `settings` appended to its
+    /// postgresql.conf. It is made as `pg_basebackup` does it, because not every installation has that program.
     pub fn standby(&self, settings: &str) -> Postgres {
         let mut primary = postgres_client(&self.dsn("postgres")).expect("connects");
         primary.run(&format!("SELECT pg_create_physical_replication_slot('{STANDBY_SLOT}', true)"));
@@ -37,8 +37,8 @@ impl Postgres {
         })
     }
 
-    /// The setting with which a standby finds this server. Slots are synchronized over an ordinary connection, which
-    /// needs a database.
+    /// The setting with which a standby connects to this server. Slots are synchronized over an ordinary connection,
+    /// which needs a database.
     fn conninfo(&self) -> String {
         let port = self.port();
         format!(
@@ -46,7 +46,7 @@ impl Postgres {
         )
     }
 
-    /// Has commits wait for the standbys that `names` says (`synchronous_standby_names`), until the answer is dropped.
+    /// Makes commits wait for the standbys in `names` (`synchronous_standby_names`) until the result is dropped.
     pub fn wait_for(self: &Arc<Postgres>, names: &str) -> Waiting {
         let waiting = Waiting(Arc::clone(self));
         let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
@@ -55,8 +55,8 @@ impl Postgres {
         waiting
     }
 
-    /// Waits until a commit that no standby confirms does wait: the checkpointer hears of the setting a moment later
-    /// than who asks for it, and no commit waits before.
+    /// Waits until unconfirmed commits do wait. The checkpointer reads the setting a moment after a session that asks
+    /// for it, and no commit waits before that.
     pub fn until_commits_wait(&self) {
         let mut sql = postgres_client(&self.dsn("postgres")).expect("connects");
         until("commits wait for a standby", || {
@@ -87,7 +87,7 @@ impl Postgres {
         });
     }
 
-    /// Has this standby receive nothing any more. It keeps what it has.
+    /// Makes this standby stop receiving. It keeps what it has.
     pub fn cut_off(&self) {
         self.alter("primary_conninfo = ''");
         let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
@@ -96,7 +96,7 @@ impl Postgres {
         });
     }
 
-    /// Has this standby follow `primary` again after [`Postgres::cut_off`].
+    /// Makes this standby follow `primary` again after [`Postgres::cut_off`].
     pub fn follow(&self, primary: &Postgres) {
         self.alter(&primary.conninfo());
     }
@@ -107,14 +107,14 @@ impl Postgres {
         self.reload();
     }
 
-    /// Makes this standby a primary, and waits until it is one.
+    /// Promotes this standby and waits until it is a primary.
     pub fn promote(&self) {
         let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
         assert_eq!(client.one("SELECT pg_promote(true, 60)"), "t", "not promoted: {}", self.log());
     }
 
-    /// Waits until the failover slot `slot` of `primary` is on this standby, for good (17 and later). Somebody must be
-    /// following it: the first sync waits for it to move.
+    /// Waits until this standby has a permanent copy of `primary`'s failover slot `slot` (17 and later). The slot must
+    /// be in use: the first sync waits for it to move.
     pub fn sync_slot(&self, primary: &Postgres, slot: &str) {
         let mut there = postgres_client(&primary.dsn("postgres")).expect("connects");
         let mut here = postgres_client(&self.dsn("postgres")).expect("connects");
@@ -122,14 +122,14 @@ impl Postgres {
             format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}' AND synced AND NOT temporary");
         until_within(SYNC_PATIENCE, "the slot is on the standby", || {
             there.run("SELECT pg_log_standby_snapshot()");
-            // Refused while a worker does it by itself (sync_replication_slots).
+            // Refused while a worker does this itself (sync_replication_slots).
             let _ = here.try_run("SELECT pg_sync_replication_slots()");
             here.rows(&synced).pop()
         });
     }
 
-    /// Logs on this primary which transactions run, over and over while the answer lives: whoever creates a slot on a
-    /// standby waits for that.
+    /// Repeatedly logs the running transactions on this primary until the result is dropped: creating a slot on a
+    /// standby waits for that record.
     pub fn tell_standbys(&self) -> Telling {
         let mut client = postgres_client(&self.dsn("postgres")).expect("connects");
         let (telling, ended) = std::sync::mpsc::channel();
@@ -142,8 +142,8 @@ impl Postgres {
     }
 }
 
-/// See [`Postgres::wait_for`]. Put back also where a test fails: a session whose commit waits keeps its server from
-/// stopping.
+/// See [`Postgres::wait_for`]. Dropping it resets the setting even if a test fails: a session whose commit waits keeps
+/// its server from stopping.
 pub struct Waiting(Arc<Postgres>);
 
 impl Drop for Waiting {
@@ -159,10 +159,10 @@ pub struct Telling {
     _telling: std::sync::mpsc::Sender<()>,
 }
 
-/// Copies the data directory of a server that runs, without what belongs to its process and without its slots.
+/// Copies the data directory of a running server, without the files of its process and its slots.
 fn copy(from: &Path, to: &Path) {
     let output = Command::new("cp").arg("-a").arg(from).arg(to).output().expect("cp");
-    // Log files are recycled and temporary ones come and go under the copy; recovery does not need them.
+    // During the copy, log files are recycled and temporary files come and go. Recovery does not need them.
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let vanished = said.lines().all(|line| line.contains("No such file or directory"));
     assert!(output.status.success() || (vanished && !said.is_empty()), "cp: {said}");

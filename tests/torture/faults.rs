@@ -1,4 +1,4 @@
-//! What happens to the servers meanwhile.
+//! Random faults of the servers and the network between them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,9 +13,9 @@ use crate::support::process::{Signal, send_signal};
 use crate::support::standby::STANDBY_NAME;
 use crate::support::{Daemon, Postgres, Proxy};
 
-/// The longest pause between two faults, so that several are at work together.
+/// The longest pause between two faults. It is short, so that several are active together.
 const PAUSE_MOST_MS: u64 = 700;
-/// The longest of those in which nobody writes.
+/// The longest pause in which no writer writes.
 const LULL_MOST_MS: u64 = 3000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,34 +26,34 @@ pub enum Fault {
     StandbyComes,
     /// The replica receives and does not replay.
     PauseReplay,
-    /// The replica replays, so much later.
+    /// The replica replays with a delay.
     DelayReplay,
-    /// The replica receives nothing, and confirms nothing.
+    /// The replica receives and confirms nothing.
     FreezeReceiver,
     RestartReplica,
-    /// It comes back with less than it had shown.
+    /// The replica returns with less than it had shown.
     CrashReplica,
     KillDaemon,
-    /// When it does not wait for the replica.
+    /// Killed while it does not wait for the replica.
     KillDaemonThatWaitsNot,
     FreezeDaemon,
     CutWalsender,
-    /// Of the SQL sessions that ask what readers of the primary see, and of others.
+    /// Terminates the SQL sessions of the visibility probe, and others.
     CutSessions,
     CutFollower,
     /// The daemon cannot reach the cache; readers can.
     CacheAway,
-    /// The same, and `wal_budget` is spent.
+    /// [`Fault::CacheAway`], and `wal_budget` is used up.
     Suspend,
-    /// The table is out of the publication, changed, and back.
+    /// The table is removed from the publication, changed, and added again.
     Drift,
-    /// Nothing is read from the log.
+    /// The walsender is stopped, so nothing is read from the log.
     StopWalsender,
-    /// All of these at once, and a replica that lags.
+    /// Several of these at once, with a replica that lags.
     Together,
 }
 
-/// How often each fault comes, relative to the others.
+/// How often each fault happens, relative to the others.
 const WEIGHTS: &[(u32, Fault)] = &[
     (10, Fault::StandbyGoes),
     (3, Fault::StandbyComes),
@@ -89,13 +89,13 @@ pub enum State {
     Down,
 }
 
-/// The one who does it.
+/// The servers, and the faults that are active.
 pub struct Faults {
     pub world: Arc<World>,
     pub daemon: Daemon,
     pub primary: Arc<Postgres>,
     pub replica: Postgres,
-    /// Between the daemon and the cache, where faults meet.
+    /// The proxy between the daemon and the cache.
     pub network: Proxy,
     pub rng: Rng,
     pub daemon_is: State,
@@ -118,14 +118,14 @@ impl Faults {
         Faults { world, daemon, primary, replica, network, rng, daemon_is, unseen, repairs, sql }
     }
 
-    /// A superuser's session with the primary, whose commits wait for nobody.
+    /// A superuser's session on the primary. Its commits do not wait for standbys.
     pub fn primary_session(&self) -> Client {
         let mut sql = postgres_client(&self.world.primary).expect("connects");
         sql.run("SET synchronous_commit = local");
         sql
     }
 
-    /// One fault after the other.
+    /// Injects one fault after the other.
     pub fn rage(&mut self, lasts: Duration) {
         let end = Instant::now() + lasts;
         while Instant::now() < end {
@@ -161,7 +161,7 @@ impl Faults {
         }
     }
 
-    /// Fixes what is due.
+    /// Fixes what is due, until `end`.
     pub fn tend_until(&mut self, end: Instant) {
         loop {
             let now = Instant::now();
@@ -189,7 +189,7 @@ impl Faults {
         self.repairs.push((Instant::now() + Duration::from_millis(after_ms), repair));
     }
 
-    /// Whether the fault makes sense at the moment.
+    /// Starts a fault. Returns whether it makes sense at the moment.
     pub fn inflict(&mut self, fault: Fault) -> bool {
         let tight = self.world.promise == Promise::WhileHeld;
         let rarely = self.rng.u32(..4) == 0;
@@ -214,7 +214,8 @@ impl Faults {
                 self.later(2000, Repair::Delay)
             }
             (Fault::FreezeReceiver, _) => self.freeze_receiver(),
-            // Where both crash and freeze are at work, a daemon that wakes may say what it knew before, for a moment.
+            // Not while the daemon is frozen: a daemon that wakes may for a moment report what it knew before the
+            // crash.
             (Fault::CrashReplica, State::Up | State::Down) if tight => self.restart_replica(Signal::Quit),
             (Fault::RestartReplica, _) => self.restart_replica(Signal::Interrupt),
             (Fault::KillDaemon, State::Up | State::Frozen) => {
@@ -270,7 +271,7 @@ impl Faults {
                 self.daemon.signal(Signal::Continue);
                 self.daemon_is = State::Up;
             }
-            // Something else has happened to it since.
+            // Another fault has followed.
             Repair::StartDaemon | Repair::ThawDaemon => return,
             Repair::Cache => self.network.behave(),
             Repair::Walsender(pid) => send_signal(pid, Signal::Continue),
@@ -278,7 +279,7 @@ impl Faults {
         self.world.history.of_all(&format!("repaired: {repair:?}"));
     }
 
-    /// A session with the replica, which may be away.
+    /// A session on the replica, which may be down.
     fn there(&self) -> Option<Client> {
         postgres_client(&self.world.replica).ok()
     }
@@ -306,7 +307,7 @@ impl Faults {
         })
     }
 
-    /// A receiver that is stopped would not let its server shut down.
+    /// A stopped receiver would keep its server from shutting down.
     fn restart_replica(&mut self, how: Signal) -> bool {
         let is_receiver = |(_, repair): &mut (Instant, Repair)| matches!(repair, Repair::Receiver(_));
         let receivers: Vec<(Instant, Repair)> = self.repairs.extract_if(.., is_receiver).collect();

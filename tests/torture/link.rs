@@ -1,4 +1,4 @@
-//! A reader's ways to the cache, the primary, the replica and the daemon.
+//! A reader's connections to the cache, the primary, the replica and the daemon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use tokio_postgres::{Client, Error, NoTls, Statement};
 use super::rows::Value;
 use super::{Promise, World};
 
-/// How long the daemon may take to say how the replica stands. It may be stopped.
+/// How long the daemon may take to report the replica's state. It may be stopped.
 const STATUS_MOST: Duration = Duration::from_millis(300);
-/// How long a replica may take.
+/// How long a replica may take to answer.
 const REPLICA_MOST: Duration = Duration::from_secs(2);
 
-/// Where a row is read.
+/// The server that a row is read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
     Primary,
     Replica,
 }
 
-/// One reader.
+/// The connections of one reader.
 pub struct Link {
     pub world: Arc<World>,
     pub rng: Rng,
@@ -69,20 +69,20 @@ impl Link {
         Link { world: Arc::clone(world), rng, cache, primary, replica: None }
     }
 
-    /// What the record in the cache says is settled.
+    /// The settled position in the cache's record.
     pub async fn settled(&mut self) -> RedisResult<u64> {
         let text: Option<String> =
             redis::cmd("HGET").arg(&self.world.record).arg("settled").query_async(&mut self.cache).await?;
         Ok(text.map_or(0, |text| text.parse().expect("a decimal position")))
     }
 
-    /// Chooses where to read. It has to be called when the reader has its lease or its version, and not before: see
+    /// Chooses where to read. Readers must call this after they have their lease or version: see
     /// [`Promise::WhileHeld`].
     pub async fn choose(&mut self) -> Server {
         if self.rng.bool() {
             return Server::Primary;
         }
-        // The session comes first: one that is opened after the answer may be with a server that has crashed since.
+        // The session comes first. One that is opened after the answer may be with a server that has crashed since.
         if self.replica.as_ref().is_none_or(|replica| replica.client.is_closed()) {
             let connecting = tokio::time::timeout(REPLICA_MOST, Reading::connect(&self.world.replica)).await;
             self.replica = connecting.ok().and_then(Result::ok);
@@ -95,7 +95,7 @@ impl Link {
         Server::Replica
     }
 
-    /// Reads a row; `None` where the server went away.
+    /// Reads a row. `None` if the server went away.
     pub async fn read(&mut self, row: usize, server: Server) -> Option<Value> {
         let read = match (server, &self.replica) {
             (Server::Replica, Some(replica)) => tokio::time::timeout(REPLICA_MOST, replica.read(row)).await.ok()?,
@@ -108,7 +108,7 @@ impl Link {
         read.ok()
     }
 
-    /// What the daemon's admin page answers: code and body.
+    /// Code and body of an answer of the daemon's admin server.
     pub async fn http(&self, path: &str, most: Duration) -> Option<(u16, String)> {
         let exchange = async {
             let mut stream = TcpStream::connect(("127.0.0.1", self.world.admin)).await.ok()?;
@@ -127,7 +127,7 @@ impl Link {
         super::is_held(&serde_json::from_str(&body).unwrap_or_default())
     }
 
-    /// Rarely long.
+    /// Waits for a random time, which is rarely long.
     pub async fn dawdle(&mut self) {
         let micros = match self.rng.u32(..100) {
             ..50 => 0,

@@ -1,14 +1,14 @@
-//! The third promise, on real servers: once the settled watermark has passed a commit, no reader who follows a read
-//! protocol is served an older value, on the primary or on a listed replica.
+//! Promise 3 on real servers: once the settled watermark has passed a commit, no reader that follows a read protocol is
+//! served an older value, on the primary or on a listed replica.
 //!
-//! Writers write a few dozen rows, readers of every level read them through the cache, arbitrarily slow, and meanwhile
-//! commits hang for want of their standby, the replica stands still, the daemon dies. Each read is judged: before it
-//! begins the reader looks at what is settled, and what it gets must not be older than the latest write at or before
-//! that position. What level 0 and plain SETs at level 1 do not promise is counted.
+//! Writers write a few dozen rows. Readers of every level read them through the cache, with arbitrary delays. Meanwhile
+//! commits wait for their standby, the replica stops, the daemon dies. The test checks each read: before it begins, the
+//! reader looks up what is settled, and the value it gets must not be older than the latest write at or before that
+//! position. Level 0, and plain SETs at level 1, promise less; the test only counts their stale reads.
 //!
-//! `make torture SECONDS=120 SEED=7` runs it for longer, or again. The seed decides what is done; how the threads and
-//! processes meet stays chance. Some faults are made to meet (`together.rs`): the cache is away and the target suspended, the
-//! catalogue drifts, reading stands still and the replica lags, all at once.
+//! `make torture SECONDS=120 SEED=7` runs it longer, or repeats a run. The seed decides which actions happen, but not
+//! how threads and processes interleave. Some faults are made to coincide (`together.rs`): the cache is down and the
+//! target suspended, the catalogue drifts, the walsender stops and the replica lags, all at once.
 
 mod faults;
 mod link;
@@ -35,40 +35,40 @@ use link::Link;
 use rows::{ROWS, Rows, Value, Worth};
 use writers::{COMMITS, Writer};
 
-/// How long the faults go on in each of the two halves, where nobody says.
+/// The default duration of the faults in each half, in seconds.
 const SECONDS: u64 = 8;
-/// How long writers and readers go on after the last fault.
+/// How long writers and readers continue after the last fault.
 const CALM: Duration = Duration::from_millis(700);
-/// Of each level.
+/// The number of readers of each level.
 const READERS: usize = 8;
-/// Violations that are told with their history.
+/// How many violations are reported with their history.
 const TOLD_MAX: usize = 4;
 
-/// How long a replica may be behind, and what readers do about one that is behind for longer.
+/// How long a replica may lag, and what readers do about one that lags further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Promise {
-    /// The replica stands still for less than `max_replica_lag` and does not crash, so it is always waited for, and
-    /// readers take no heed of anything.
+    /// The replica stops for less than `max_replica_lag` and does not crash, so the daemon always waits for it. Readers
+    /// take no precautions.
     Always,
-    /// It stands still for longer, and crashes, which may take it back. Then the promise holds for readers who read
-    /// from the replica only after the daemon has told them, since they have their lease or their version, that it is
-    /// `held`: `/status` was asked after the lease was granted, and says so in time. Whatever had settled by then it has
-    /// replayed, so what the reader reads afterwards is no older; and what settles later invalidates the reader's lease, or
-    /// moves its pointer. Without an answer they read from the primary.
+    /// The replica stops for longer, and crashes, which may take it back. Then the promise holds for readers that read
+    /// from the replica only if the daemon has said `held` since they got their lease or version. They ask `/status`
+    /// after the lease was granted, and need a timely answer; without one they read from the primary. The replica has
+    /// replayed everything that had settled by then, so what the reader reads afterwards is no older. What settles
+    /// later invalidates the reader's lease, or moves its pointer.
     WhileHeld,
 }
 
-/// Who reads, for the judgement and the figures.
+/// The kinds of reads, for the verdict and the counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     Zero,
-    /// A session that looks whether its own write has settled, and gets what somebody has SET, who may have been slow.
+    /// A session that checks whether its own write has settled. It gets values that others have SET, perhaps late.
     One,
-    /// The same, where all fill with leases.
+    /// The same, but all readers fill with leases.
     OneWithLeases,
     Leases,
     Pointers,
-    /// What the database itself says, before it is cached.
+    /// The value from the database, before it is cached.
     Database,
 }
 
@@ -89,7 +89,7 @@ impl Level {
     }
 }
 
-/// What all share.
+/// State that all threads share.
 pub struct World {
     pub rows: Rows,
     pub history: History,
@@ -100,7 +100,7 @@ pub struct World {
     /// The key of the record in the cache.
     pub record: String,
     pub slot: String,
-    /// Port of the daemon's admin page.
+    /// The port of the daemon's admin server.
     pub admin: u16,
     began: Instant,
     violations: Mutex<Vec<String>>,
@@ -110,7 +110,7 @@ pub struct World {
 }
 
 impl World {
-    /// Whether nobody writes for a while, so that everything settles and whatever is old in a cache is found there.
+    /// Whether writers pause, so that everything settles and a reader finds each old value in a cache.
     pub fn lulls(&self) -> bool {
         self.lull.load(Ordering::Relaxed)
     }
@@ -127,12 +127,12 @@ impl World {
         *self.served.lock().unwrap_or_else(PoisonError::into_inner).entry((level.name(), what)).or_default() += 1;
     }
 
-    /// Something happened to a row.
+    /// Records an event of a row.
     pub fn tell(&self, row: usize, what: &str) {
         self.history.of_keys([row.to_string()], what);
     }
 
-    /// A reader who had seen `settled` before got `value`.
+    /// Checks `value`, which a reader got that had seen `settled` before.
     pub fn served(&self, level: Level, row: usize, settled: u64, value: Value, by: &str) {
         self.count(level, "served");
         if self.rows.is_at_rest(row, settled) {
@@ -159,7 +159,7 @@ impl World {
         violations.push(text);
     }
 
-    /// The cache is always there, so it is worth telling.
+    /// Records an error of the cache. Readers always reach the cache, so it is unexpected.
     pub fn failed(&self, error: &redis::RedisError) {
         self.history.of_all(&format!("the cache says {error}"));
         self.history.count(&format!("errors of the cache: {:?}", error.kind()), 1);
@@ -236,7 +236,7 @@ fn schema() -> String {
 
 const RULES: &str = "rules:\n  - table: hot\n    keys: [\"lease:{id}\", \"plain:{id}\"]\n  - table: hot\n    keys: [\"ptr:{id}\"]\n    action: bump\n";
 
-/// A primary and its replica, a cache, and the daemon that knows all three.
+/// Starts a primary, its replica, a cache and the daemon.
 fn stage(promise: Promise, repeat: &str, rng: &mut Rng) -> (Faults, Redis, Database) {
     let quiet = "log_replication_commands = off";
     let primary = Arc::new(Postgres::start(&format!("wal_sender_timeout = 4s\n{quiet}")));

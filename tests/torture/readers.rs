@@ -1,4 +1,4 @@
-//! Who reads through the cache, by each of the protocols.
+//! Readers of the cache, for each of the protocols.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use super::rows::{Value, parse, text};
 use super::writers::{Writer, row};
 use crate::protocol::lease_of;
 
-/// Of readers with a lease or a version, one of so many dies before it fills.
+/// One in this many readers with a lease or a version dies before it fills.
 const DEATHS: u32 = 30;
-/// How long values live. Longer than any run: nothing is to fix by itself.
+/// How long values live. It exceeds any run, so that no stale value expires.
 const VALUE_MS: u64 = 3_600_000;
-/// How often a follower looks whether the first one has filled.
+/// How often a later reader checks whether the first one has filled.
 const FOLLOWS_MOST: u32 = 20;
-/// For how long a session goes on about what it wrote last.
+/// How long a session continues to read what it wrote last.
 const SESSION: Duration = Duration::from_secs(1);
 
-/// Level 0: GET, else read and SET, as slow as it may be in between.
+/// Level 0: GET, otherwise read and SET, with arbitrary delays in between.
 pub async fn plain(mut link: Link) {
     while !link.world.stops() {
         let row = row(&mut link.rng);
@@ -53,7 +53,7 @@ pub async fn pointers(mut link: Link) {
     }
 }
 
-/// Level 1: who has just written reads the cache only where that has settled.
+/// Level 1: a session that has just written reads the cache only after that write has settled.
 pub async fn sessions(mut link: Link, mut writer: Writer) {
     while !link.world.stops() {
         if link.world.lulls() {
@@ -81,7 +81,7 @@ pub async fn sessions(mut link: Link, mut writer: Writer) {
     }
 }
 
-/// Asks in one of the three ways whether everything up to the token is settled.
+/// Checks in one of three ways whether everything up to the token is settled.
 async fn has_settled(link: &mut Link, writer: &Writer, token: u64) -> bool {
     match link.rng.u32(..3) {
         0 => link.settled().await.is_ok_and(|settled| settled >= token),
@@ -97,7 +97,7 @@ async fn has_settled(link: &mut Link, writer: &Writer, token: u64) -> bool {
     }
 }
 
-/// Reads the database and takes its time; nothing where the server is away.
+/// Reads the database, then waits. `None` if the server is down.
 async fn read_slowly(link: &mut Link, row: usize, settled: u64, server: Server) -> Option<Value> {
     let value = link.read(row, server).await?;
     link.world.served(Level::Database, row, settled, value, &format!("the {server:?}"));
@@ -106,7 +106,7 @@ async fn read_slowly(link: &mut Link, row: usize, settled: u64, server: Server) 
 }
 
 impl Link {
-    /// Whether a reader dies with what it has read.
+    /// Whether a reader dies before it stores what it has read.
     fn dies(&mut self, level: Level) -> bool {
         let dies = self.rng.u32(..DEATHS) == 0;
         if dies {
@@ -200,7 +200,7 @@ async fn versioned_read(link: &mut Link, row: usize) -> RedisResult<()> {
     redis::cmd("SET").arg(&entry).arg(text(value)).arg("PX").arg(VALUE_MS).query_async(&mut link.cache).await
 }
 
-/// A server that needs memory: values, leases and pointers go at any time.
+/// A server that runs out of memory: it evicts values, leases and pointers at any time.
 pub async fn evict(mut link: Link) {
     while !link.world.stops() {
         tokio::time::sleep(Duration::from_millis(link.rng.u64(..20))).await;

@@ -1,11 +1,11 @@
-//! What was in each row, in the order of the commits: whatever a reader gets is held against it.
+//! The writes of each row in the order of the commits. Each value that a reader gets is checked against them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Few enough that each is read and written all the time.
+/// Few rows, so that each is read and written all the time.
 pub const ROWS: usize = 48;
 
-/// The row's version, unlike that of any other write of any row; `None` where there is no such row.
+/// The row's version, unique among all writes of all rows. `None` if the row does not exist.
 pub type Value = Option<i64>;
 
 /// One write of a row.
@@ -17,37 +17,37 @@ struct Write {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// Nobody knows yet; it may be seen.
+    /// The outcome is not known yet; readers may see the write.
     Open,
-    /// It was taken back, and nobody may ever see it.
+    /// It was rolled back; no reader may ever see it.
     RolledBack,
-    /// It is committed, and not past this position.
+    /// It is committed, at or before this position.
     Committed(u64),
 }
 
-/// What a value is worth that a reader got.
+/// The verdict on a value that a reader got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Worth {
     /// Nothing newer had settled.
     Fresh,
-    /// So many writes are newer and no newer than the latest one that had settled.
+    /// This many writes are newer, up to and including the latest one that had settled.
     Old(usize),
-    /// Nobody has ever committed it.
+    /// No writer has ever committed it.
     Unheard,
 }
 
-/// A write that was announced, for its writer.
+/// An announced write, for its writer.
 #[derive(Debug, Clone, Copy)]
 pub struct Announced {
     pub row: usize,
     at: usize,
 }
 
-/// The writes of every row, each row's in the order of their commits.
+/// The writes of every row, in the order of the row's commits.
 pub struct Rows(Vec<Mutex<Vec<Write>>>);
 
 impl Rows {
-    /// All of them are there, with these values.
+    /// Rows that all exist, with these values.
     pub fn begin(values: impl IntoIterator<Item = i64>) -> Rows {
         let first = |value| Write { value: Some(value), fate: Fate::Committed(0) };
         Rows(values.into_iter().map(|value| Mutex::new(vec![first(value)])).collect())
@@ -57,37 +57,37 @@ impl Rows {
         self.0[row].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A writer has written it and not committed yet. The lock on the row makes sure that the order is that of the
-    /// commits, and nobody can see a value before it is announced.
+    /// Records a write before its commit. The lock on the row keeps the writes in the order of the commits, and no
+    /// reader can see a value before it is announced.
     pub fn announce(&self, row: usize, value: Value) -> Announced {
         let mut writes = self.of(row);
         writes.push(Write { value, fate: Fate::Open });
         Announced { row, at: writes.len() - 1 }
     }
 
-    /// It will never be committed.
+    /// Records that the write will never be committed.
     pub fn rolled_back(&self, write: Announced) {
         self.of(write.row)[write.at].fate = Fate::RolledBack;
     }
 
-    /// It is committed, and `token` is at or past its commit.
+    /// Records that the write is committed. `token` is at or past its commit.
     pub fn committed(&self, write: Announced, token: u64) {
         self.of(write.row)[write.at].fate = Fate::Committed(token);
     }
 
-    /// Whether nothing of the row is under way, so that one value alone is right.
+    /// Whether no write of the row is in progress, so that exactly one value is right.
     pub fn is_at_rest(&self, row: usize, settled: u64) -> bool {
         let may_be_seen = |write: &&Write| write.fate != Fate::RolledBack;
         let last = self.of(row).iter().rfind(may_be_seen).map(|write| write.fate);
         matches!(last, Some(Fate::Committed(token)) if token <= settled)
     }
 
-    /// Judges what a reader got who had seen before that everything up to `settled` is settled.
+    /// Assesses a value. Its reader had seen before the read that everything up to `settled` is settled.
     pub fn assess(&self, row: usize, settled: u64, value: Value) -> Worth {
         let writes = self.of(row);
         let is_settled = |write: &Write| matches!(write.fate, Fate::Committed(token) if token <= settled);
         let is_it = |write: &Write| write.value == value && write.fate != Fate::RolledBack;
-        // The same row may be gone several times; the last one is the most that can be said for it.
+        // A row may have been deleted several times; the last deletion is the most favourable match.
         match (writes.iter().rposition(is_it), writes.iter().rposition(is_settled)) {
             (None, _) => Worth::Unheard,
             (Some(its), Some(least)) if its < least => Worth::Old(least - its),
@@ -96,12 +96,12 @@ impl Rows {
     }
 }
 
-/// A value as it stands in a cache.
+/// A value as it is stored in a cache.
 pub fn text(value: Value) -> String {
     value.map_or_else(|| "none".to_owned(), |value| value.to_string())
 }
 
-/// The value that stands in a cache; nobody writes anything else there.
+/// Parses a value from a cache, which holds no other text.
 pub fn parse(text: &[u8]) -> Value {
     let text = std::str::from_utf8(text).expect("UTF-8");
     (text != "none").then(|| text.parse().expect("a version"))

@@ -1,5 +1,5 @@
-//! Faults that meet: the cache is away for the daemon and `wal_budget` is spent, the table leaves the publication, changes
-//! and comes back, the walsender stands still, and the replica lags, each alone and all at once.
+//! Faults that coincide: the daemon cannot reach the cache and `wal_budget` is used up; the table leaves the
+//! publication, changes and comes back; the walsender stops; the replica lags. Each happens alone and together.
 
 use std::time::{Duration, Instant};
 
@@ -9,30 +9,30 @@ use super::rows::Announced;
 use crate::support::process::{Signal, send_signal};
 use crate::support::wait::until_within;
 
-/// What the slot may hold back: little, so that it is soon spent.
+/// How much log the slot may hold back: little, so that it is used up soon.
 pub const BUDGET: &str = "8MiB";
-/// How long it may take to spend it.
+/// How long using it up may take.
 const SPEND_MOST: Duration = Duration::from_secs(4);
 const WRITE: &str = "INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 4000)";
-/// What the slot holds back when it has let go.
+/// Below this, the slot has released its log.
 const FREE_BYTES: u64 = 2 << 20;
 /// Rows that change while their table is not published.
 const DRIFT_ROWS: usize = 12;
-/// How long the daemon may take to look at the catalogue once everything is fixed.
+/// How long the daemon may take to look at the catalogue after everything is fixed.
 const LOOK_MOST: Duration = Duration::from_mins(1);
 
-/// How often each of them comes, beside all others.
+/// How often each of these faults happens, relative to all others.
 pub const WEIGHTS: &[(u32, Fault)] =
     &[(5, Fault::CacheAway), (8, Fault::Suspend), (8, Fault::Drift), (5, Fault::StopWalsender), (40, Fault::Together)];
 
-/// Writes that are in no stream. That they are settled is promised only once the daemon has looked at the catalogue.
+/// Writes that are in no stream. They count as settled only once the daemon has looked at the catalogue.
 pub struct Unseen {
     committed: Instant,
     writes: Vec<Announced>,
 }
 
 impl Faults {
-    /// Whether the fault makes sense at the moment.
+    /// Starts a fault. Returns whether it makes sense at the moment.
     pub fn inflict_together(&mut self, fault: Fault) -> bool {
         match fault {
             Fault::CacheAway => self.cache_away(),
@@ -44,14 +44,16 @@ impl Faults {
         }
     }
 
-    /// Writers are to pause afterwards, until all of it is fixed.
+    /// Starts all faults. Writers should pause afterwards until everything is fixed.
     fn all_at_once(&mut self) -> bool {
         self.network.refuse(true);
         self.network.cut();
         let is_suspended = self.spend_budget();
-        // A commit that hangs has the flush repeated with the keys of those behind it, which hides what it stands in for.
+        // A commit that waits makes the daemon repeat the flush with the keys of later commits, which would hide a
+        // missing flush.
         self.follow_standby("");
-        // What comes now is missed by the target, or not read yet, and not replayed; the replica is waited for.
+        // The target misses what comes now, or the stream has not read it, and the replica has not replayed it but is
+        // waited for.
         let (back_ms, replayed_ms) = if self.world.promise == Promise::Always { (1500, 2500) } else { (400, 500) };
         let stops = self.rng.u32(..3) == 0;
         if stops {
@@ -74,8 +76,8 @@ impl Faults {
         self.later(2500, Repair::Cache)
     }
 
-    /// Writes log until the target is suspended, and has the slot let go of it: or the target would be suspended anew as
-    /// soon as it is back, and flushed again.
+    /// Writes log until the target is suspended, and until the slot has released the log. Otherwise the daemon would
+    /// suspend the target again as soon as it is back, and flush it again.
     fn spend_budget(&mut self) -> bool {
         let end = Instant::now() + SPEND_MOST;
         let mut is_suspended = false;
@@ -102,7 +104,7 @@ impl Faults {
         })
     }
 
-    /// Rows change in a transaction in which their table is not published: nothing of it is in the stream.
+    /// Changes rows in a transaction in which their table is not published. Nothing of it is in the stream.
     fn drift(&mut self) -> bool {
         let publication = self.world.slot.clone();
         let columns = self.sql.one(PUBLISHED_COLUMNS);
@@ -126,13 +128,13 @@ impl Faults {
         true
     }
 
-    /// Of what was written while the table was not published, what the daemon has seen in the catalogue by now: all that
-    /// has to settle before what is committed from here on.
+    /// Marks the unpublished writes that the daemon has seen in the catalogue by now. All of them must settle before
+    /// any later commit.
     pub fn see(&mut self) {
         if self.unseen.is_empty() || self.daemon_is != State::Up {
             return;
         }
-        // The clock first: it is younger than the answer says.
+        // Read the clock first: the look is then no earlier than computed.
         let now = Instant::now();
         let Some(age) = self.daemon.status()["catalogue_age_seconds"].as_f64() else { return };
         let looked = now.checked_sub(Duration::from_secs_f64(age));
@@ -140,7 +142,7 @@ impl Faults {
         if !self.unseen.iter().any(is_seen) {
             return;
         }
-        // Behind everything that may have settled before the look.
+        // This position lies past everything that may have settled before the look.
         self.sql.run("SELECT pg_logical_emit_message(true, 'torture', 'behind the look')");
         let token: u64 = self.sql.one("SELECT coherd.token()").parse().expect("a position");
         for unseen in self.unseen.extract_if(.., |unseen| is_seen(unseen)) {
@@ -151,7 +153,7 @@ impl Faults {
         }
     }
 
-    /// Waits until the daemon has seen all of it.
+    /// Waits until the daemon has seen all of these writes.
     pub fn see_all(&mut self) {
         until_within(LOOK_MOST, "the daemon has looked at the catalogue", || {
             self.see();
@@ -160,7 +162,7 @@ impl Faults {
     }
 }
 
-/// `(id)`, or nothing where whole rows are published.
+/// `(id)`, or the empty string if all columns are published.
 const PUBLISHED_COLUMNS: &str = "SELECT coalesce('(' || (SELECT string_agg(a.attname, ', ') FROM pg_attribute a
     WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::int2[])) || ')', '')
     FROM pg_publication_rel r WHERE r.prrelid = 'hot'::regclass";

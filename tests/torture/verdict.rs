@@ -1,4 +1,4 @@
-//! The end: everything is fixed and settled, and what is cached is what the database has.
+//! The end of the test: everything is fixed and settled, and the caches hold what the database has.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::{Level, ROWS, is_held};
 use crate::support::Redis;
 use crate::support::wait::until_within;
 
-/// How long everything may take to settle after the last fault.
+/// How long settling may take after the last fault.
 const SETTLE_MOST: Duration = Duration::from_secs(90);
 
-/// Waits until the replica is waited for, and all that is committed is settled.
+/// Waits until the replica is held and every commit is settled.
 pub fn settle(faults: &mut Faults) {
     faults.see_all();
     faults.replica.catch_up(&faults.primary);
@@ -20,7 +20,7 @@ pub fn settle(faults: &mut Faults) {
     until_within(SETTLE_MOST, "the daemon is ready and waits for the replica", || {
         (daemon.http("/readyz").0 == 200 && is_held(&daemon.status())).then_some(())
     });
-    // What was flushed because the replica is back is settled when something after it is.
+    // The flush for the returned replica is settled when a later commit is.
     let mut sql = faults.primary_session();
     sql.run("UPDATE hot SET v = v WHERE id = 0");
     let wait = format!("SELECT coherd.wait(timeout => '2s', slot => '{}')", faults.world.slot);
@@ -38,7 +38,7 @@ pub fn settle(faults: &mut Faults) {
     }
 }
 
-/// Every cached value of level 2 is the database's.
+/// Asserts that every cached value of level 2 is the database's.
 pub fn compare(faults: &Faults, redis: &Redis) {
     let (world, mut cache) = (&faults.world, redis.client());
     let rows = faults.primary_session().rows("SELECT id, v FROM hot");

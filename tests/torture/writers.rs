@@ -1,4 +1,4 @@
-//! Who changes the rows: some wait for the synchronous standby, some for the disk only, some for nothing.
+//! Writers: some wait for the synchronous standby, some only for the disk, some for nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use super::World;
 use super::link::session;
 use super::rows::{Announced, ROWS, Value};
 
-/// What the writers' sessions have for `synchronous_commit`. Who waits for a standby that is away keeps its rows locked.
+/// The `synchronous_commit` of each writer's session. A writer that waits for a missing standby keeps its rows locked.
 pub const COMMITS: &[&str] = &["on", "on", "on", "local", "local", "local", "off", "off"];
 
-/// A row that is locked is left to those who have it.
+/// The statements skip a row that another session has locked.
 const UPDATE: &str = "UPDATE hot SET v = nextval('v') WHERE id = (SELECT id FROM hot WHERE id = $1 FOR UPDATE SKIP LOCKED) \
     RETURNING v";
 const DELETE: &str = "DELETE FROM hot WHERE id = (SELECT id FROM hot WHERE id = $1 FOR UPDATE SKIP LOCKED) RETURNING v";
 const INSERT: &str = "INSERT INTO hot (id, v) VALUES ($1, nextval('v')) ON CONFLICT DO NOTHING RETURNING v";
 
-/// One session that writes.
+/// One writer's session.
 pub struct Writer {
     world: Arc<World>,
     pub rng: Rng,
@@ -49,8 +49,8 @@ impl Writer {
         }
     }
 
-    /// Some rows, and what came of each; the token where they were committed. The server never goes away here, so the
-    /// fate of a transaction is always known.
+    /// Writes some rows. Returns the token and the written values if it committed. The primary never goes away here, so
+    /// the outcome of a transaction is always known.
     pub async fn transaction(&mut self) -> Option<(u64, Vec<(usize, Value)>)> {
         self.sql.batch_execute("BEGIN").await.expect("the primary is there");
         let mut written: Vec<(Announced, Value)> = Vec::new();
@@ -59,7 +59,7 @@ impl Writer {
             match self.change().await {
                 Ok(Some(change)) => written.push(change),
                 Ok(None) => {}
-                // Somebody waits for a standby and has the row.
+                // Another session waits for a standby and holds the row.
                 Err(error) => {
                     assert!(error.code().is_some(), "the primary is gone: {error}");
                     fails = true;
@@ -94,7 +94,7 @@ impl Writer {
         token.expect("a token")
     }
 
-    /// Writes one row and announces it; `None` where somebody else has it, or it is not there.
+    /// Writes one row and announces it. `None` if another session has it locked, or it does not exist.
     async fn change(&mut self) -> Result<Option<(Announced, Value)>, Error> {
         let row = row(&mut self.rng);
         let id = i32::try_from(row).expect("few rows");
@@ -102,7 +102,7 @@ impl Writer {
         let gone = comes_and_goes && self.sql.query_opt(&self.delete, &[&id]).await?.is_some();
         let statement = if comes_and_goes { &self.insert } else { &self.update };
         let value = match (gone, self.sql.query_opt(statement, &[&id]).await) {
-            // Deleted, and put back in the same transaction half of the time.
+            // Deleted; half of the time it is inserted again in the same transaction.
             (true, Ok(_)) if self.rng.bool() => {
                 self.sql.query_opt(&self.delete, &[&id]).await?;
                 None
@@ -115,7 +115,7 @@ impl Writer {
     }
 }
 
-/// Some rows are written and read all the time, and some now and then, so that what is old stays so for a while.
+/// Some rows are written and read often, others rarely, so that an old value stays for a while.
 pub fn row(rng: &mut Rng) -> usize {
     #[expect(
         clippy::cast_possible_truncation,

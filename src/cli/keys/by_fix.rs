@@ -1,15 +1,16 @@
-//! The keys that a fix would touch. It is run in a transaction that is always rolled back.
+//! Finds the keys that a fix would touch, by running it in a transaction that is always rolled back.
 //!
-//! How its changes are seen: Postgres decodes transactions in progress for a consumer that asks for it (protocol 2,
-//! `streaming 'on'`), once more than 64 kB of changes wait. So a temporary slot is followed beside the transaction; when
-//! the fix is done, a transactional message of more than 64 kB goes into the log, and with it the server sends all that
-//! the transaction has written: the very messages that the daemon would get, with the old rows that the replica identity
-//! keeps, of triggers, cascades, TRUNCATE and `coherd.invalidate()` too. The daemon's own reader makes the keys of them.
+//! Postgres streams transactions in progress to a consumer that asks for it (protocol 2, `streaming 'on'`) once more
+//! than 64 kB of changes wait. So coherd follows a temporary slot beside the transaction. After the fix, it writes a
+//! transactional message of more than 64 kB into the log, and the server sends everything that the transaction has
+//! written. These are the messages that the daemon would get: with the old rows that the replica identity keeps, and
+//! with the effects of triggers, cascades, TRUNCATE and `coherd.invalidate()`. The daemon's own reader makes the keys
+//! of them.
 //!
-//! What was not taken: triggers that note the changes lock the tables against writers (SHARE ROW EXCLUSIVE); statements
-//! rewritten with RETURNING miss triggers, cascades, functions and all but the last version of a row; reading the tables
-//! for row versions of the transaction (`xmin`) takes a look at every row of them, and misses the same. This takes no
-//! lock but the fix's own, and reads nothing but the log.
+//! The alternatives are worse. Triggers that note the changes lock the tables against writers (SHARE ROW EXCLUSIVE).
+//! Statements rewritten with RETURNING miss triggers, cascades, functions and all but the last version of a row.
+//! Scanning the tables for row versions of the transaction (`xmin`) reads every row and misses the same changes. This
+//! way takes no lock but the fix's own and reads only the log.
 
 mod around;
 
@@ -35,13 +36,13 @@ use crate::rules::heirs::Heirs;
 use crate::types::lsn::Lsn;
 use around::Around;
 
-/// The prefix of our messages in the log, which the daemon passes by.
+/// The prefix of the preview's messages in the log. The daemon ignores them.
 const PREFIX: &str = "coherd.preview";
 
-/// How long the server may take to send what the transaction has written.
+/// How long the server may take to send the transaction's changes.
 const SENDING: Duration = Duration::from_mins(1);
 
-/// Tries the fix.
+/// Tries the fix and returns the preview.
 pub(super) async fn find(config: &Config, args: &Args, script: &Script) -> Result<Preview, Failure> {
     let refused = |Refused { at, reason }: Refused| {
         let (line, column) = place(&script.text, at);
@@ -59,14 +60,14 @@ pub(super) async fn find(config: &Config, args: &Args, script: &Script) -> Resul
     let (nonce, heirs) = (format!("{:032x}", fastrand::u128(..)), around.heirs.clone());
     let attempt = Attempt { config, args, script, client: &client, nonce, heirs };
     let tried = attempt.run(&statements, &other, stream, around).await;
-    // Whatever came of it. A session that cannot take this any more is ended by the server, which comes to the same.
+    // Roll back whatever the outcome. The server ends a session that can no longer take this, which rolls back as well.
     let rolled_back = client.batch_execute("ROLLBACK").await;
     let tried = tried?;
     rolled_back.map_err(|error| anyhow!("the end of the transaction is not known: {}", told(&error)))?;
     Ok(tried)
 }
 
-/// A stream of what is written from now on, by the server that the fix goes to.
+/// Opens a stream of the log from now on, and checks that it comes from the server on which the fix runs.
 async fn follow(config: &Config, args: &Args, client: &Client) -> Result<PostgresStream, Failure> {
     let dsn = parts::dsn("source.dsn", &config.source.dsn)?.named("coherd keys");
     let (source, slot) = parts::postgres_aside(config, dsn);
@@ -91,13 +92,13 @@ async fn follow(config: &Config, args: &Args, client: &Client) -> Result<Postgre
     Ok(stream)
 }
 
-/// One attempt, on a session of its own.
+/// One attempt, in its own session.
 struct Attempt<'a> {
     config: &'a Config,
     args: &'a Args,
     script: &'a Script,
     client: &'a Client,
-    /// Tells the end of what the fix has written from anything else.
+    /// Marks the end of what the fix has written.
     nonce: String,
     heirs: Heirs,
 }
@@ -119,7 +120,7 @@ impl Attempt<'_> {
             self.play(statements, id).await?;
             self.sql(OUR_SEARCH_PATH).await?;
             self.mark(other).await?;
-            // Whoever listens has ended otherwise, and says why.
+            // A send fails only if the listener has ended, and its own error says why.
             let _ = written.send(());
             around.after(self.client, self.config).await
         };
@@ -137,10 +138,10 @@ impl Attempt<'_> {
         Ok(preview)
     }
 
-    /// The statements, one by one.
+    /// Runs the statements one by one.
     async fn play(&self, statements: &[Statement<'_>], id: i64) -> anyhow::Result<()> {
         for statement in statements {
-            // The server takes one statement only here, and so is the judge of where it ends.
+            // The server prepares only a single statement, so it has the final say on where the statement ends.
             let run = async {
                 let one = self.client.prepare(statement.text).await?;
                 drop(one);
@@ -170,7 +171,8 @@ impl Attempt<'_> {
         anyhow!("{}: {}{}; everything was rolled back", self.at(statement, position), told(error), advice(error))
     }
 
-    /// `fix.sql:3:7`; `position` is the server's, from 1, in characters of the statement.
+    /// A place in the script, such as `fix.sql:3:7`. `position` comes from the server: in characters of the statement,
+    /// from 1.
     fn at(&self, statement: &Statement<'_>, position: Option<usize>) -> String {
         let inside = match position {
             Some(position) => statement.text.char_indices().nth(position.saturating_sub(1)).map_or(0, |(at, _)| at),
@@ -180,16 +182,16 @@ impl Attempt<'_> {
         format!("{}:{line}:{column}", self.script.name)
     }
 
-    /// The id of the transaction, 64 bits wide; takes one where `BEGIN` has not.
+    /// The 64-bit id of the transaction. This assigns an id if `BEGIN` has not.
     async fn transaction(&self) -> anyhow::Result<Option<i64>> {
-        // Between the user's statements, under their search path.
+        // This runs between the user's statements, under their search path.
         let sql = "SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8";
         let row = self.client.query_opt(sql, &[]).await.map_err(|error| anyhow!("{}", told(&error)))?;
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// Writes the message that makes the server send the transaction, and has the log flushed up to it: what is not
-    /// flushed is not sent.
+    /// Writes the message that makes the server send the transaction, and makes the server flush the log up to it: a
+    /// walsender sends only flushed log.
     async fn mark(&self, other: &Client) -> anyhow::Result<()> {
         let failed = |error: tokio_postgres::Error| {
             anyhow!(
@@ -217,7 +219,7 @@ impl Attempt<'_> {
             if is_written.await.is_ok() {
                 tokio::time::sleep(SENDING).await;
             } else {
-                // The fix has failed, which is told by whoever ran it.
+                // The fix has failed, and `playing` returns the error.
                 std::future::pending::<()>().await;
             }
         };
@@ -230,7 +232,7 @@ impl Attempt<'_> {
     async fn read(&self, stream: &mut PostgresStream, id: u32) -> anyhow::Result<Found> {
         let (mut blocks, mut finder) = (Blocks::default(), Finder::new(self.config, self.heirs.clone()));
         let limit = self.args.limit as usize;
-        // By subtransaction, because a part of the fix may be rolled back after it was sent.
+        // By subtransaction, because the fix may roll back a part of itself that the server has already sent.
         let mut parts = std::collections::BTreeMap::<u32, Found>::new();
         let begin = Message::Begin { final_lsn: Lsn::ZERO, commit_time: PgTime(0), xid: id };
         finder.read(begin, &mut Found::at_most(0))?;
@@ -269,7 +271,7 @@ impl Attempt<'_> {
     }
 }
 
-/// A transaction id as the log has it.
+/// A transaction id in 32 bits, as the log has it.
 fn low(id: i64) -> u32 {
     u32::try_from(id & i64::from(u32::MAX)).unwrap_or_default()
 }

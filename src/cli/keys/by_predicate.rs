@@ -1,4 +1,5 @@
-//! The keys that rows have now: bound by the daemon's own rules, from values as the replication stream prints them.
+//! Finds the keys that rows have now: the daemon's own rules bind values that are printed as the replication stream
+//! prints them.
 
 use anyhow::{Context as _, anyhow};
 use tokio_postgres::error::SqlState;
@@ -22,7 +23,7 @@ use crate::types::change::{Column, Relation, ReplicaIdentity};
 use crate::types::database::Database;
 use crate::types::table::{Table, TableColumn, TableName, quote_identifier};
 
-/// Looks for the rows and binds them.
+/// Reads the rows and makes their keys.
 pub(super) async fn find(config: &Config, args: &Args, table: &TableName, predicate: &str) -> Result<Preview, Failure> {
     let client = connect_for_user(&dsn(config, args)?).await.context("connecting to the database")?;
     let mut names = tables_of(&config.rules);
@@ -63,12 +64,12 @@ pub(super) async fn find(config: &Config, args: &Args, table: &TableName, predic
     Ok(Preview { found, notes })
 }
 
-/// What was asked for, as the catalogue has it.
+/// The requested table, as the catalogue has it.
 struct Asked<'a> {
     database: &'a Database,
-    /// Where the rows are.
+    /// The table to read the rows from.
     table: &'a Table,
-    /// What the rules name: the table, or the root of its tree.
+    /// The table that the rules name: the same table, or the root of its partition tree.
     root: &'a Table,
     rules: Vec<&'a Rule>,
 }
@@ -94,7 +95,7 @@ impl<'a> Asked<'a> {
         Ok(Asked { database, table, root, rules })
     }
 
-    /// The rules' columns that are there and that the stream brings.
+    /// The rules' columns that exist and that the stream sends.
     fn columns(&self) -> Vec<String> {
         let listed = self.root.published.as_ref().and_then(|published| published.columns.as_ref());
         let demand = Demand { database: self.database, table: self.root, rules: &self.rules };
@@ -102,7 +103,7 @@ impl<'a> Asked<'a> {
         sent.filter(|name| listed.is_none_or(|listed| listed.contains(name))).collect()
     }
 
-    /// What to know of the text of each column that stands in a key.
+    /// Notes on the text form of each column that is part of a key.
     fn text_forms(&self) -> Vec<String> {
         let in_key =
             |name: &str| self.rules.iter().flat_map(|rule| &rule.keys).any(|key| key.columns().any(|its| its == name));
@@ -123,9 +124,9 @@ impl<'a> Asked<'a> {
 
 type Rows = Vec<Vec<Option<String>>>;
 
-/// What was read.
+/// The rows that were read.
 struct Read {
-    /// One row more than asked for, where there are more.
+    /// At most one row more than the limit, which shows that there are more.
     rows: Rows,
     /// The role from which row-level security hides rows.
     hidden_from: Option<String>,
@@ -138,22 +139,24 @@ async fn read(
     columns: &[String],
     predicate: &str,
 ) -> Result<Read, Failure> {
-    // A value as its type's output function prints it; a cast would print some differently. A composite value is NULL
-    // only as a whole. Nothing here may depend on the search path, which is the user's.
+    // Print values with their type's output function; a cast prints some types differently. IS DISTINCT FROM NULL,
+    // because a composite value is NULL only as a whole. Nothing here may depend on the search path, which is the
+    // user's.
     let printed = |name: &String| {
         let name = quote_identifier(name);
         format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {name}) END")
     };
     let printed = columns.iter().map(printed).collect::<Vec<_>>().join(", ");
     let head = format!("SELECT ARRAY[{printed}]::pg_catalog.text[] FROM {} WHERE (", table.name);
-    // A comment at the end of the predicate must not hide what follows.
+    // A comment at the end of the predicate must not hide the rest of the statement.
     let sql = format!("{head}{predicate}\n) LIMIT {}", u64::from(args.limit) + 1);
     let failed = |error: tokio_postgres::Error| {
         let at = place(&error, &head).map(|at| format!(", at character {at} of it")).unwrap_or_default();
         Failure::from(anyhow!("the condition could not be used{at}: {}{}", told(&error), advice(&error)))
     };
-    // Off, a policy that would hide rows is an error, wherever in the condition its table is named: the server then says
-    // 42501, as for a privilege that is missing. What succeeds with policies in force was not a missing privilege.
+    // With row_security off, a policy that would hide rows raises error 42501, wherever the condition names the
+    // policy's table. A missing privilege raises the same error. If the statement then succeeds with row_security on,
+    // the cause was a policy.
     let begin = format!(
         "BEGIN READ ONLY; {}; {THEIR_SEARCH_PATH}; SET LOCAL row_security = off; SAVEPOINT whole",
         limits(args)
@@ -181,7 +184,7 @@ async fn read(
     Ok(Read { rows: rows.map_err(failed)?, hidden_from })
 }
 
-/// One statement only: that is what the server takes for preparing. `None` where it holds a parameter.
+/// Preparing allows only a single statement. Returns `None` if the statement has a parameter.
 async fn select(client: &Client, sql: &str) -> Result<Option<Vec<Row>>, tokio_postgres::Error> {
     let statement = client.prepare(sql).await?;
     if !statement.params().is_empty() {
@@ -190,7 +193,7 @@ async fn select(client: &Client, sql: &str) -> Result<Option<Vec<Row>>, tokio_po
     client.query(&statement, &[]).await.map(Some)
 }
 
-/// The place in the predicate, from 1, of which the server complains.
+/// The server's error position as a character of the predicate, from 1.
 fn place(error: &tokio_postgres::Error, head: &str) -> Option<usize> {
     let Some(tokio_postgres::error::ErrorPosition::Original(at)) = error.as_db_error()?.position() else { return None };
     usize::try_from(*at).ok()?.checked_sub(head.chars().count()).filter(|at| *at > 0)

@@ -1,32 +1,31 @@
-//! A fix as a list of statements, each of which may stand in a transaction that is rolled back.
+//! Splits a fix into statements, and refuses those that cannot run in a transaction that is rolled back.
 //!
-//! Quotes, comments and bodies are told apart as psql does (Postgres manual, "Lexical Structure"; `psqlscan.l`). The
-//! server has the last word: it takes each statement alone, and refuses a text that holds two.
+//! Finds quotes, comments and function bodies as psql does (Postgres manual, "Lexical Structure"; `psqlscan.l`). The
+//! server has the final say: coherd prepares each statement alone, and the server refuses a text that holds two.
 
 use crate::rules::nearest;
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement<'a> {
-    /// Without the semicolon, comments before and in it included.
+    /// Without the semicolon; includes comments before and within it.
     pub text: &'a str,
     /// Where it begins in the script, in bytes.
     pub at: usize,
-    /// Its words that stand outside of quotes, as written, each with its place in the script.
+    /// Its words outside quotes, as written, each with its byte offset in the script.
     words: Vec<(usize, &'a str)>,
 }
 
-/// A script that cannot be tried: where, and why.
+/// Why and where a script is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// In bytes of the script.
     pub at: usize,
-    /// What stands there and what to do.
+    /// What is wrong there and what to do.
     pub reason: String,
 }
 
-/// Statements that change nothing which a rollback does not undo, by their first word. Whatever else there may be is
-/// refused.
+/// Statements, by their first word, that a rollback undoes. All others are refused.
 const ALLOWED: &[&str] = &[
     "alter",
     "analyze",
@@ -82,7 +81,7 @@ pub fn place(text: &str, at: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, column)
 }
 
-/// Every statement of `text`.
+/// Splits `text` into statements. Fails at the first one that cannot be tried.
 pub fn split(text: &str) -> Result<Vec<Statement<'_>>, Refused> {
     let mut statements = Vec::new();
     let mut lexer = Lexer { text, at: 0 };
@@ -107,7 +106,7 @@ impl Statement<'_> {
         self.words.iter().any(|(_, word)| wanted.iter().any(|wanted| word.eq_ignore_ascii_case(wanted)))
     }
 
-    /// Why it may not be tried.
+    /// Why the statement may not be tried.
     fn refusal(&self) -> Option<String> {
         let first = self.words.first()?.1.to_ascii_lowercase();
         let name = first.to_ascii_uppercase();
@@ -151,7 +150,7 @@ impl<'a> Lexer<'a> {
         Err(Refused { at, reason: reason.to_owned() })
     }
 
-    /// The next statement, perhaps one without a word; `None` at the end.
+    /// The next statement, which may have no words. `None` at the end.
     fn statement(&mut self) -> Result<Option<Statement<'a>>, Refused> {
         let from = self.at;
         if self.rest().is_empty() {
@@ -196,12 +195,12 @@ impl<'a> Lexer<'a> {
             self.at += c.len_utf8();
         }
         let text = self.text.get(from..self.at).unwrap_or_default();
-        // The semicolon.
+        // Skip the semicolon.
         self.at += usize::from(!self.rest().is_empty());
         Ok(Some(Statement { text, at: from, words }))
     }
 
-    /// A word, with the digits and dollars in it.
+    /// Reads a word, including digits and dollar signs in it.
     fn word(&mut self) -> &'a str {
         let rest = self.rest();
         let end = rest.find(|c: char| !(begins_word(c) || c.is_ascii_digit() || c == '$')).unwrap_or(rest.len());
@@ -209,7 +208,7 @@ impl<'a> Lexer<'a> {
         rest.get(..end).unwrap_or_default()
     }
 
-    /// A doubled quote is one in the text.
+    /// Skips a quoted text. A doubled quote stands for one quote in the text.
     fn quoted(&mut self, quote: char, escapes: bool) -> Result<(), Refused> {
         let from = self.at;
         self.at += 1;
@@ -226,7 +225,7 @@ impl<'a> Lexer<'a> {
         Self::refuse(from, "a quote begins here that never ends")
     }
 
-    /// Whether a dollar-quoted text begins here, which is then passed by. Else it is a parameter, or no SQL.
+    /// Skips a dollar-quoted text and returns true if one begins here. Otherwise the `$` is a parameter, or not SQL.
     fn dollar_quoted(&mut self) -> Result<bool, Refused> {
         let (from, rest) = (self.at, self.rest());
         let Some(end) = rest.get(1..).and_then(|rest| rest.find('$')) else { return Ok(false) };
@@ -243,7 +242,7 @@ impl<'a> Lexer<'a> {
         Ok(true)
     }
 
-    /// Comments nest.
+    /// Skips a comment. Comments nest.
     fn comment(&mut self) -> Result<(), Refused> {
         let from = self.at;
         let mut depth = 0_usize;
@@ -273,7 +272,7 @@ fn begins_word(c: char) -> bool {
     c.is_ascii_alphabetic() || c == '_' || !c.is_ascii()
 }
 
-/// How deep in `BEGIN ATOMIC … END` bodies of SQL functions the text is after the last of `words`.
+/// How many `BEGIN ATOMIC … END` bodies of SQL functions are open after the last of `words`.
 fn body_depth(depth: usize, words: &[(usize, &str)]) -> usize {
     let is = |index: usize, wanted: &[&str]| {
         words.get(index).is_some_and(|(_, word)| wanted.iter().any(|wanted| word.eq_ignore_ascii_case(wanted)))

@@ -1,4 +1,4 @@
-//! What `coherd run` looks at before it follows the log: whether every rule can be kept.
+//! What `coherd run` checks before it follows the log: whether every rule can be covered.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -25,25 +25,25 @@ use crate::types::finding::{Code, Finding, Severity};
 use crate::types::record::NEW;
 use crate::types::table::TableName;
 
-/// How long the database may take to answer before it is asked again.
+/// How long the database may take to answer before coherd tries again.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Waits between attempts to reach it.
+/// The first pause between attempts to reach the database.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-/// The longest of them.
+/// The longest pause between attempts.
 const RETRY_MOST: Duration = Duration::from_secs(5);
-/// How long a target may take to show its record.
+/// How long a target may take to return its record.
 const RECORD_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) enum Preflight {
-    /// With what inherits from the rules' tables.
+    /// The checks passed. The value says which tables inherit from the rules' tables.
     Passed(Heirs),
-    /// Somebody asked for the end before the database answered.
+    /// A signal arrived before the database answered.
     Stopped,
 }
 
-/// Holds the rules against the catalogue before anything is read. A database that is away is waited for. A rule that
-/// cannot be kept is refused at the first start, with the SQL that fixes it. Later the daemon starts without it: the
-/// pipeline finds it uncovered, and keeps the others.
+/// Validates the rules against the catalogue before coherd reads the log. It waits for a database that does not answer.
+/// At the first start, coherd refuses a rule that cannot be covered, and names the SQL that fixes it. Later it starts
+/// without that rule: the pipeline finds it uncovered and keeps the others.
 pub(super) async fn preflight(
     config: &Config,
     parts: &Parts,
@@ -77,7 +77,8 @@ pub(super) async fn preflight(
     }
 }
 
-/// Connecting has a patience of its own for each host (`connect_timeout`), and the last one may be the one that is up.
+/// `PATIENCE` does not limit connecting: each host has its own `connect_timeout`, and the last host may be the one that
+/// is up.
 async fn look_at(config: &Config, dsn: &Dsn) -> Result<Database, SourceError> {
     let client = connect(dsn).await?;
     let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
@@ -97,7 +98,7 @@ async fn assessed(findings: &[Finding], database: &Database, targets: &[Arc<dyn 
     if errors.is_empty() {
         return Ok(());
     }
-    // Without its publication the slot cannot be read at all.
+    // Postgres cannot decode the slot without its publication.
     let is_readable = errors.iter().all(|its| its.code != Code::PUBLICATION_MISSING);
     if is_readable && has_run_before(database, targets).await {
         for finding in errors {
@@ -109,8 +110,8 @@ async fn assessed(findings: &[Finding], database: &Database, targets: &[Arc<dyn 
     Err(anyhow::anyhow!("not started, because invalidations would be lost:\n{}", list.join("\n")).into())
 }
 
-/// The slot proves it, unless a target still has the record that setup has written and no other one was written since. A
-/// target that is away, or has lost its record, proves nothing either way.
+/// A slot proves it, unless a target still has the record that setup wrote and no target has a later one. A target that
+/// is down, or has lost its record, proves nothing either way.
 async fn has_run_before(database: &Database, targets: &[Arc<dyn Target>]) -> bool {
     if database.slot.is_none() {
         return false;

@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read again and takes effect as a whole, or not at all.
+//! SIGHUP: coherd reads the configuration again. It takes effect as a whole or not at all.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,20 +20,20 @@ pub(super) struct Reloads {
 }
 
 impl Reloads {
-    /// Listens from here on. Needs a tokio runtime.
+    /// Starts to listen for SIGHUP. Needs a tokio runtime.
     pub(super) fn on_signal(path: &Path) -> io::Result<Reloads> {
         Ok(Reloads { hangups: signal(SignalKind::hangup())?, path: path.to_owned() })
     }
 
-    /// Waits for a configuration that can take the place of `running`. One that cannot is told in the log.
+    /// Waits for a configuration that can replace `running`. One that cannot is reported in the log.
     pub(super) async fn next(&mut self, running: &Config) -> (Config, Parts, Heirs) {
         loop {
             if self.hangups.recv().await.is_none() {
-                // The runtime ends.
+                // The runtime is shutting down.
                 std::future::pending::<()>().await;
             }
             info!("SIGHUP: reading {} again", self.path.display());
-            // It is large, and the rest of the daemon is polled together with it.
+            // Boxed because the future is large, and is polled together with the rest of the daemon.
             match Box::pin(self.read(running)).await {
                 Ok(reloaded) => return reloaded,
                 Err(why) => error!("the configuration is not reloaded, and nothing has changed: {why:#}"),
@@ -41,13 +41,14 @@ impl Reloads {
         }
     }
 
-    /// Reads the file and holds it against the database, as `coherd check` does. What cannot be checked is not fine.
+    /// Reads the file and validates it against the database, as `coherd check` does. A check without an answer is an
+    /// error.
     async fn read(&self, running: &Config) -> anyhow::Result<(Config, Parts, Heirs)> {
         let config = Config::load(&self.path, &|name| std::env::var(name).ok())?;
         fixed(running, &config)?;
         let parts = Parts::of(&config).map_err(anyhow::Error::from)?;
         let checked = check::source(&config, choices(&config, None), &|name| std::env::var(name).ok()).await;
-        // Tables that no rule names are no reason to stay with the old rules.
+        // Published tables that no rule names are no reason to keep the old rules.
         let counts = |its: &&Finding| its.severity > Severity::Warning && its.code != Code::PUBLISHED_UNWRITABLE;
         let wrong: Vec<String> = checked.findings.iter().filter(counts).map(ToString::to_string).collect();
         if wrong.is_empty() {
@@ -57,7 +58,7 @@ impl Reloads {
     }
 }
 
-/// What a process keeps from its start to its end.
+/// Refuses changes of settings that a process keeps until it ends.
 fn fixed(running: &Config, new: &Config) -> anyhow::Result<()> {
     let changed = [
         ("admin.listen", running.admin.listen != new.admin.listen),

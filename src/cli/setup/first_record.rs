@@ -1,5 +1,5 @@
-//! The record that says where a new slot's memory begins. Without it the first run would have to take the cache for
-//! one that has lost its memory, and flush it.
+//! Writes the record that says where a new slot's memory begins. Without it, the first run would assume that the cache
+//! has lost its record, and flush it.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::types::invalidation::Batch;
 use crate::types::lsn::Lsn;
 use crate::types::record::{NEW, Record};
 
-/// Writes the first record to every target that has none, and flushes its scopes where configuration says so. Gives a
-/// warning for each target where that cannot be done.
+/// Writes the first record to every target that has none, and flushes its scopes if the configuration says so. Returns
+/// a warning for each target where that fails.
 pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn, seen: &Seen) -> Vec<Finding> {
     let record = Record {
         applied: at,
@@ -42,7 +42,7 @@ pub(super) async fn write(config: &Config, targets: &[Arc<dyn Target>], at: Lsn,
     findings
 }
 
-/// A record that is there belongs to a slot that is gone: it is the proof of the gap, and stays.
+/// An existing record belongs to a lost slot. It proves the gap, so it stays.
 async fn write_one(target: &dyn Target, delivery: &Delivery) -> Result<(), Fault> {
     match target.load_record().await?.record {
         Some(_) => Ok(()),

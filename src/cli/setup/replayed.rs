@@ -1,4 +1,4 @@
-//! What was made on the primary reaches the standby that the slot is to be on.
+//! Waits until the standby that will have the slot has replayed what setup made on the primary.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use crate::postgres::SourceError;
 use crate::postgres::client::dsn::Dsn;
 use crate::postgres::client::sql::{connect, explain};
 
-/// How long a standby is waited for. One that lags further says what is missing there when the slot is created.
+/// How long to wait for a standby. On one that lags further, creating the slot reports what is missing.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is asked.
+/// How often to ask the standby.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where `dsn` leads to a standby, waits until it has replayed the publication: a slot that begins before its
-/// publication breaks the stream.
+/// If `dsn` leads to a standby, waits until it has replayed the publication: a slot that begins before its publication
+/// breaks the stream.
 pub(super) async fn publication(dsn: &Dsn, name: &str) -> Result<(), SourceError> {
     let client = connect(dsn).await?;
     let sql = "SELECT NOT pg_catalog.pg_is_in_recovery() \

@@ -1,14 +1,14 @@
-//! The same rows with `on_gap: halt`: the daemon stays up, says what to do, and touches nothing.
+//! The same cases with `on_gap: halt`: the daemon stays up, says what to do, and changes nothing.
 
 use super::*;
 
 const HALT: &str = "on_gap: halt\n";
 
-/// The ways out, which every text gives in the same words.
+/// The remedies, in the words that every message uses.
 const ADVICE: &str = "to flush every scope and continue, run coherd flush, or set on_gap: flush and reload coherd (systemctl \
                       reload coherd)";
 
-/// Readiness, once it tells of the halt.
+/// The answer of `/readyz`, once it reports the halt.
 fn halts(shop: &Shop) -> String {
     until("readiness tells of the halt", || {
         let (code, body) = shop.daemon.http("/readyz");
@@ -16,7 +16,7 @@ fn halts(shop: &Shop) -> String {
     })
 }
 
-/// `coherd flush` lets the halted daemon go on; what it may have missed is flushed.
+/// `coherd flush` ends the halt: the daemon flushes what it may have missed and continues.
 fn ends_with_a_flush(shop: &mut Shop) {
     let flushed = shop.daemon.command(&["flush", "--yes", "--dsn", &shop.database.dsn()]);
     assert!(flushed.status.success(), "{}", crate::support::daemon::text(&flushed));
@@ -27,7 +27,8 @@ fn ends_with_a_flush(shop: &mut Shop) {
     shop.invalidates_by_name();
 }
 
-/// It is up, not ready, says why and what to do, and the cache is as it was; a start with `on_gap: flush` fixes.
+/// The daemon is up, not ready, and names the reason and the remedy; the cache is unchanged. A start with `on_gap:
+/// flush` repairs it.
 fn halts_and_is_flushed(shop: &mut Shop, reason: &str, words: &str) {
     let before = ["other", "user:1", "user:2"];
     let said = halts(shop);
@@ -65,7 +66,7 @@ fn slot_lost_by_max_slot_wal_keep_size_halts() {
     shop.daemon.stop(Signal::Term);
     shop.lose_slot();
     shop.daemon.launch_unready();
-    // The new slot is there for the manual flush that would end it, and begins after the record.
+    // The new slot exists, begins after the record, and can carry the manual flush that ends the halt.
     halts_and_is_flushed(&mut shop, "target_went_back", "the slot is lost");
 }
 
@@ -153,7 +154,7 @@ fn a_manual_flush_ends_a_halt_because_of_a_lost_slot_also_behind_much_that_was_w
     shop.lose_slot();
     shop.daemon.launch_unready();
     halts(&shop);
-    // More than is gathered for a target that has to catch up.
+    // More than coherd keeps for a target that has to catch up.
     shop.sql.run("ALTER SYSTEM SET max_slot_wal_keep_size = -1");
     shop.sql.run("SELECT pg_reload_conf()");
     shop.sql.run("INSERT INTO users SELECT generate_series(2001, 60000)");

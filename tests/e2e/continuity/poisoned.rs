@@ -1,11 +1,11 @@
-//! The log holds something that Postgres cannot decode: every attempt to read it fails at the same position.
+//! The log contains a record that Postgres cannot decode. Every attempt to read it fails at the same position.
 
 use super::*;
 
-/// Short, so that a test need not wait for a minute.
+/// Short, so that tests need not wait for a minute.
 const TIMEOUT: &str = "  decoding_timeout: 2s\n";
 
-/// A shop with a second table in the publication, whose row filter divides by zero for the row with `id = 0`.
+/// A shop with a second published table, whose row filter divides by zero for the row with `id = 0`.
 fn with_failing_filter(rest: &str) -> Option<Shop> {
     if Postgres::shared().version() < 150_000 {
         return None;
@@ -20,14 +20,14 @@ fn with_failing_filter(rest: &str) -> Option<Shop> {
 }
 
 impl Shop {
-    /// Restarts the daemon with a line more below `source:`.
+    /// Restarts the daemon with another line below `source:`.
     fn restart_with(&mut self, line: &str) {
         assert_eq!(self.daemon.stop(Signal::Term), 0);
         self.daemon.edit("source:\n", &format!("source:\n{line}"));
         self.daemon.launch();
     }
 
-    /// What readiness says once it holds `word`.
+    /// The answer of `/readyz`, once it contains `word`.
     fn not_ready_because(&self, word: &str) -> String {
         until(&format!("readiness says {word}"), || {
             let (code, body) = self.daemon.http("/readyz");
@@ -35,7 +35,7 @@ impl Shop {
         })
     }
 
-    /// Every key of the rules is gone, the gap is told once, and keys are invalidated by name again.
+    /// Waits until every key of the rules is gone. The gap is reported once, and coherd invalidates keys by name again.
     fn got_past_it(&mut self) {
         until("every key of the rules is gone", || (self.cached() == ["other"]).then_some(()));
         self.ready();
@@ -53,7 +53,7 @@ fn a_row_filter_that_fails_costs_a_flush_and_not_the_stream() {
     assert!(said.contains("cannot decode the log at 0/") && said.contains("division by zero"), "{said}");
     assert!(said.contains("coherd creates a new slot"), "{said}");
     shop.got_past_it();
-    // A row that the filter can judge does no harm.
+    // A row that the filter can evaluate does no harm.
     shop.sql.run("INSERT INTO audit VALUES (1)");
     shop.invalidates_by_name();
 }

@@ -1,4 +1,4 @@
-//! The same rows, where it happens while the daemon runs.
+//! The same cases, but they happen while the daemon runs.
 
 use super::*;
 use crate::support::Proxy;
@@ -17,7 +17,7 @@ fn behind_proxy(settings: &str, rest: &str) -> (Shop, Proxy) {
     (shop, proxy)
 }
 
-/// Does something while the daemon cannot reach its database.
+/// Runs `what` while the daemon cannot reach its database.
 fn while_away(shop: &mut Shop, proxy: &Proxy, what: impl FnOnce(&mut Shop)) {
     proxy.refuse(true);
     proxy.cut();
@@ -56,7 +56,7 @@ fn slot_lost_by_max_slot_wal_keep_size_while_a_target_is_away() {
     shop.redis.signal(Signal::Stop);
     shop.change_user_1();
     shop.sql.run("CREATE TABLE bulk (x text)");
-    // The daemon puts a new slot in its place at once, which may be lost as well.
+    // The daemon creates a new slot at once, which may be lost as well.
     until("the daemon tells that the slot was lost", || {
         shop.write_bulk();
         shop.daemon.log().contains("the slot was lost and coherd created a new one").then_some(())
@@ -84,7 +84,7 @@ fn slot_but_no_record_empty_target_while_running() {
 fn slot_but_no_record_full_target_while_running() {
     let mut shop = Shop::open(SCHEMA, RULE);
     shop.settle();
-    // What a cache is that somebody else has filled: another one behind the same name.
+    // A cache that others have filled: another server under the same name.
     shop.cache(&["user:1", "user:2", "other"]);
     shop.daemon.signal(Signal::Stop);
     shop.forget_record();
@@ -135,7 +135,8 @@ fn slot_moved_by_somebody_else_while_running() {
 #[test]
 fn new_timeline_slot_survived_while_running() {
     let (mut shop, proxy) = behind_proxy("", "");
-    // Away until it is done: a session from before the promotion would be ended by it, and there would be two flushes.
+    // The database stays unreachable until the end of this: the promotion would end an earlier session, and cause a
+    // second flush.
     while_away(&mut shop, &proxy, Shop::promote);
     shop.change_user_1();
     shop.lost_user_1_or_flushed();
@@ -151,7 +152,7 @@ fn publication_dropped_and_made_again_while_running() {
     until("the daemon has noticed", || (shop.daemon.http("/readyz").0 == 503).then_some(()));
     shop.sql.run(&format!("CREATE PUBLICATION {publication} FOR TABLE users (id) WITH (publish_via_partition_root)"));
     until("every key of the rule is gone", || (shop.cached() == ["other"]).then_some(()));
-    // The publication is another one than before, which a look at the catalogue finds a moment later.
+    // The publication is another one, which a look at the catalogue finds a moment later.
     until("that is told", || shop.told("flushes").contains(&"publication_changed".to_owned()).then_some(()));
     shop.ready();
     shop.invalidates_by_name();
@@ -174,7 +175,7 @@ fn table_missing_from_the_publication_and_added_back_while_running() {
         (code == 503 && body.contains("users")).then_some(())
     });
     until("the metric says that the rule is not covered", || covered(&shop, '0'));
-    // Filled by a reader who cannot know; the next change is not seen either.
+    // The reader that filled it cannot know; coherd does not see the next change either.
     shop.cache(&["user:1"]);
     shop.change_user_1();
     shop.publish_again();

@@ -1,5 +1,5 @@
-//! Ways in which settled was said too early. Those that are ignored fail by a stale key although everything is said to be
-//! settled, until the record's protocol finds what they show: `cargo test --test coherd -- --ignored settled_early::`.
+//! Scenarios in which coherd could report settled too early. Such an error shows as a stale key although everything is
+//! reported as settled.
 
 mod drift;
 mod put_back;
@@ -21,15 +21,15 @@ const SCHEMA: &str = "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEF
     INSERT INTO users SELECT generate_series(1, 300);
     CREATE TABLE items (id int PRIMARY KEY, n int NOT NULL DEFAULT 0);
     CREATE TABLE bulk (x text);";
-/// A row of `users` is read by its lease under one key, and by its version pointer under another.
+/// Readers read a row of `users` by its lease under one key, and by its version pointer under another.
 const RULES: &str = "rules:\n  - table: users\n    keys: [\"user:{id}\"]\n  - table: users\n    keys: [\"ptr:{id}\"]\n    action: bump\n  - table: items\n    keys: [\"item:{id}\"]\n";
-/// For how long a position that must not be settled yet is given the chance to be called so.
+/// How long a test waits for a position that must not be reported as settled yet.
 const EARLY: &str = "1s";
-/// How long a reader waits for the daemon to let it read from the replica, which it says a moment late.
+/// How long a reader waits until the daemon lets it read from the replica; the daemon reports this with a short delay.
 const HELD_MOST: Duration = Duration::from_secs(2);
 
-/// A primary and a replica that the daemon waits for, and a cache that readers of level 2 fill from either. The daemon
-/// reaches the cache through a proxy, so that it can be away for the daemon alone.
+/// A primary, a replica that the daemon waits for, and a cache that readers of level 2 fill from either server. The
+/// daemon reaches the cache through a proxy, so that the cache can be down for the daemon alone.
 struct Stage {
     shop: Shop,
     network: Proxy,
@@ -38,9 +38,10 @@ struct Stage {
 }
 
 impl Stage {
-    /// `source` goes below `source:`.
+    /// `source` is added below `source:`.
     fn open(source: &str) -> Stage {
-        // A transaction that runs at a look has the rules flushed once more, by when reading may have come further.
+        // Without autovacuum. A transaction that runs during a look makes the daemon flush the rules again, perhaps
+        // after more was read.
         let database = Database::create_on(Arc::new(Postgres::start("autovacuum = off")));
         database.run(SCHEMA);
         let redis = Redis::start();
@@ -60,7 +61,7 @@ impl Stage {
         stage
     }
 
-    /// The daemon cannot reach the cache any more, or can again.
+    /// Cuts the daemon off from the cache, or reconnects it.
     fn cache_is_away(&self, away: bool) {
         self.network.refuse(away);
         self.network.cut();
@@ -71,7 +72,7 @@ impl Stage {
         }
     }
 
-    /// The replica replays all there is, and nothing more.
+    /// Lets the replica replay everything so far, then pauses it.
     fn pause(&mut self) {
         self.replica.catch_up(&self.shop.database.server);
         self.there.run("SELECT pg_wal_replay_pause()");
@@ -85,7 +86,7 @@ impl Stage {
         self.replica.catch_up(&self.shop.database.server);
     }
 
-    /// A position at or past everything that is committed.
+    /// A position at or past every commit so far.
     fn token(&mut self) -> u64 {
         self.shop.sql.one("SELECT coherd.token()").parse().expect("a position")
     }
@@ -97,13 +98,13 @@ impl Stage {
         });
     }
 
-    /// Whether `coherd.wait()` says soon that everything up to `token` has settled.
+    /// Whether `coherd.wait()` soon reports everything up to `token` as settled.
     fn is_called_settled(&mut self, token: u64) -> bool {
         self.shop.is_called_settled(token)
     }
 
-    /// A reader of level 2 reads a row, by both protocols: from the replica where the daemon says, since the reader has
-    /// its lease and its version, that it is held; else from the primary.
+    /// Reads a row as a reader of level 2, by both protocols. It reads from the replica if the daemon says `held` after
+    /// the reader has its lease and version, otherwise from the primary.
     fn read(&mut self, id: u32) {
         let (key, pointer) = (format!("user:{id}"), format!("ptr:{id}"));
         let mut reader = Reader { connection: self.shop.redis.client(), form: Form::Function };
@@ -121,11 +122,11 @@ impl Stage {
         self.shop.daemon.status()["replicas"][0]["held"] == true
     }
 
-    /// Ends a test: `token` is past a commit that the paused replica has not replayed. Row 1 is read meanwhile, everything
-    /// is let go on and settles, and then nothing that is cached is older than the database.
+    /// Ends a test: `token` is past a commit that the paused replica has not replayed. Reads row 1, resumes the replica
+    /// and waits until everything settles. Then no cached value may be older than the database.
     fn must_not_settle_before_it_is_replayed(&mut self, token: u64) {
         let early = self.is_called_settled(token);
-        // Where the daemon lets nobody fill from the replica for as long, that is as good.
+        // It is as good if the daemon allows no fills from the replica for this long.
         let end = Instant::now() + HELD_MOST;
         while !self.is_held() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(10));
@@ -147,7 +148,7 @@ impl Shop {
         self.sql.one(&format!("SELECT coherd.wait({token}, '{EARLY}', '{slot}')")) == "t"
     }
 
-    /// What readers find under a key of `users` although the database has something else.
+    /// The `users` keys under which readers find another value than the database's.
     fn stale(&mut self) -> Vec<String> {
         let rows = self.sql.rows("SELECT id, n FROM users");
         let right: HashMap<String, String> = rows.into_iter().map(|mut row| (row.remove(0), row.remove(0))).collect();
@@ -168,7 +169,7 @@ impl Shop {
     }
 }
 
-/// A walsender that stands still, so that reading is behind while all else goes on. It goes on when this is dropped.
+/// A stopped walsender: reading lags while everything else goes on. Dropping this continues it.
 struct StoppedWalsender(u32);
 
 impl StoppedWalsender {

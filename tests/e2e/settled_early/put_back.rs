@@ -1,13 +1,13 @@
-//! A database is put back to an earlier state, on the same timeline: a cold copy of the data directory, or a snapshot of
-//! the machine. Its log then grows past the record before the daemon looks. A position alone cannot tell two
-//! histories of one timeline apart, so the record names its last transaction by position and id.
+//! A database is restored to an earlier state on the same timeline, from a cold copy of the data directory or a
+//! snapshot of the machine. Its log then grows past the record before the daemon looks. A position alone cannot
+//! distinguish two histories of one timeline, so the record names its last transaction by position and id.
 
 use super::*;
 
 const CHANGED: u32 = 100;
 
-/// A server of its own, reached through a proxy, that was backed up while it was down. After that rows changed and are
-/// cached as they are now.
+/// A server of its own behind a proxy, backed up while it was down. Then rows have changed, and their new values are
+/// cached.
 fn backed_up() -> (Shop, Proxy) {
     let mut shop = Shop::alone("", SCHEMA, &RULES["rules:\n".len()..]);
     shop.settle();
@@ -31,7 +31,7 @@ fn backed_up() -> (Shop, Proxy) {
 }
 
 impl Shop {
-    /// The copy is put in its place, and others write until its log is further than everything the record knows.
+    /// Restores the copy, and writes until its log is past everything in the record.
     fn put_back(&mut self, more: &str) {
         let end: u64 = self.sql.one("SELECT pg_current_wal_insert_lsn() - '0/0'").parse().expect("a position");
         let server = Arc::clone(&self.database.server);
@@ -64,7 +64,7 @@ fn a_database_that_was_put_back_while_the_daemon_was_down_is_found_out() {
     shop.is_found_out();
 }
 
-/// It was killed, and its record is a little behind what it had read.
+/// The daemon was killed, so its record is a little behind what it had read.
 #[test]
 fn a_database_that_was_put_back_after_a_crash_of_the_daemon_is_found_out() {
     let (mut shop, _proxy) = backed_up();
@@ -74,7 +74,7 @@ fn a_database_that_was_put_back_after_a_crash_of_the_daemon_is_found_out() {
     shop.is_found_out();
 }
 
-/// In the other history there are commits that concern the same rule.
+/// The other history has commits of the same rule.
 #[test]
 fn a_database_that_was_put_back_and_is_written_to_again_is_found_out() {
     let (mut shop, _proxy) = backed_up();

@@ -1,8 +1,8 @@
-//! A partition that is detached, changed and attached again between two looks at the catalogue. While it is detached it is
+//! A partition is detached, changed and attached again between two looks at the catalogue. While it is detached it is
 //! not published, so the change is in no stream.
 //!
-//! So a partition is known by the rows of `pg_inherits` that lead to it too, between two looks and in the marks of the
-//! record: they are other ones afterwards, while its oid and its file are the same.
+//! Therefore coherd also identifies a partition by its rows in `pg_inherits`, between two looks and in the record's
+//! marks. Reattaching changes these rows, while oid and file stay the same.
 
 use super::*;
 
@@ -10,7 +10,7 @@ const PARTITIONED: &str = "CREATE TABLE users (id int, region int, n int NOT NUL
     CREATE TABLE users_0 PARTITION OF users FOR VALUES IN (0); CREATE TABLE users_1 PARTITION OF users DEFAULT;
     INSERT INTO users SELECT id, 0 FROM generate_series(1, 10) id;
     CREATE TABLE items (id int PRIMARY KEY, n int NOT NULL DEFAULT 0);";
-/// One message is one transaction, so no look comes in between.
+/// One message is one transaction, so no look can happen in between.
 const REATTACH: &str = "ALTER TABLE users DETACH PARTITION users_0; UPDATE users_0 SET n = n + 1;
     ALTER TABLE users ATTACH PARTITION users_0 FOR VALUES IN (0)";
 

@@ -1,5 +1,5 @@
-//! A target that was suspended (`wal_budget`) comes back while a replica lags. What stands in for the commits that it
-//! missed has to be repeated when the replica has replayed *the last of them*.
+//! A suspended target (`wal_budget`) returns while a replica lags. The flush that covers its missed commits must be
+//! repeated after the replica has replayed *the last of them*.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -8,11 +8,11 @@ use super::*;
 use crate::support::daemon::http_get;
 
 const BUDGET: &str = "  wal_budget: 8MiB\n";
-/// Rows that a reader in the background reads at once.
+/// How many rows a background reader reads at once.
 const AT_ONCE: u32 = 25;
 
 impl Stage {
-    /// The cache is away for the daemon, owes a change, and the slot goes on without it.
+    /// Cuts the cache off from the daemon with an invalidation pending, until the slot goes on without it.
     pub(super) fn suspend(&mut self) {
         self.cache_is_away(true);
         self.shop.sql.run("UPDATE users SET n = n + 1 WHERE id = 300");
@@ -20,14 +20,14 @@ impl Stage {
             self.shop.sql.run("INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 1000)");
             (self.shop.daemon.status()["targets"][0]["suspended"] == true).then_some(())
         });
-        // Or it is suspended anew as soon as it is back, and flushed again.
+        // Otherwise the daemon would suspend it again as soon as it is back, and flush it again.
         until("the slot lets go of the log", || {
             self.shop.sql.run("CHECKPOINT");
             (self.shop.daemon.status()["slot_retained_bytes"].as_u64()? < 2 << 20).then_some(())
         });
     }
 
-    /// The cache is back, and what stands in for all that it missed has reached it.
+    /// Reconnects the cache, and waits until the flush for everything that it missed has reached it.
     pub(super) fn cache_is_back_and_flushed(&self) {
         self.shop.cache(&["user:299"]);
         self.cache_is_away(false);
@@ -36,7 +36,8 @@ impl Stage {
         });
     }
 
-    /// Row 1 is changed and read by the daemon while the replica replays nothing and the target is suspended.
+    /// Changes row 1 and lets the daemon read it, while the replica is paused and the target is suspended. Returns a
+    /// token.
     fn miss_a_commit(&mut self) -> u64 {
         self.pause();
         self.shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
@@ -46,7 +47,7 @@ impl Stage {
     }
 }
 
-/// The scopes that leave when the target is back stand in for it, so they carry its position.
+/// The flush that is sent when the target is back stands for the commit, so it carries the commit's position.
 #[test]
 fn a_commit_that_a_suspended_target_missed_settles_only_when_the_replica_has_replayed_it() {
     let mut stage = Stage::open(BUDGET);
@@ -56,7 +57,7 @@ fn a_commit_that_a_suspended_target_missed_settles_only_when_the_replica_has_rep
     stage.must_not_settle_before_it_is_replayed(token);
 }
 
-/// Commits that follow carry positions of their own. Settled must wait for the oldest batch whose replica pass is due, not
+/// Later commits carry positions of their own. Settled must wait for the oldest batch whose replica pass is due, not
 /// for the newest.
 #[test]
 fn commits_after_the_return_do_not_prove_those_before_it() {
@@ -68,7 +69,7 @@ fn commits_after_the_return_do_not_prove_those_before_it() {
     stage.must_not_settle_before_it_is_replayed(token);
 }
 
-/// The scopes leave once more when the commit is visible, and carry its position then too.
+/// The scopes are flushed once more when the commit is visible, and again carry its position.
 #[test]
 fn a_commit_that_was_not_visible_when_the_target_came_back_is_waited_for_on_the_replica_too() {
     let mut stage = Stage::open(BUDGET);
@@ -89,8 +90,8 @@ fn a_commit_that_was_not_visible_when_the_target_came_back_is_waited_for_on_the_
     stage.must_not_settle_before_it_is_replayed(token);
 }
 
-/// The same at random: 200 writes a second, a replica that replays them `delay` later, readers at
-/// both, and a cache that is suspended and comes back in the middle of it.
+/// A random load: 200 writes per second, a replica that replays them `delay` later, readers of both servers, and a
+/// cache that is suspended and returns in the middle of it.
 #[test]
 fn under_load_nothing_is_stale_when_a_suspended_target_comes_back_before_a_slow_replica() {
     for delay in ["2s", "500ms"] {
@@ -119,7 +120,7 @@ fn under_load_nothing_is_stale_when_a_suspended_target_comes_back_before_a_slow_
     }
 }
 
-/// Who writes and who reads in the background.
+/// The background writers and readers.
 struct Load {
     ends: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -155,7 +156,7 @@ impl Load {
     }
 }
 
-/// A reader with a lease and sessions of its own.
+/// A reader with a lease and its own sessions.
 struct Readers {
     cache: Reader,
     primary: Client,
@@ -170,7 +171,7 @@ impl Readers {
         Readers { cache, primary: stage.shop.database.client(), replica, admin: stage.shop.daemon.admin() }
     }
 
-    /// Leases come before the question, and the question before the rows.
+    /// The leases come first, then the question whether the replica is held, then the rows.
     fn read(&mut self, ids: std::ops::Range<u32>) {
         let mut leases = HashMap::new();
         for id in ids.clone() {

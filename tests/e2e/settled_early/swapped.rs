@@ -1,13 +1,13 @@
-//! The data of a Redis is changed behind a connection that stays. The record proves it: a delivery's script writes the record
-//! only if its `writer` is this connection's and its `sequence` that of the delivery before. Otherwise the script changes
-//! nothing, and coherd reconciles the target at once.
+//! The data of a Redis changes behind an open connection. The record proves it: a delivery's script writes the record
+//! only if its `writer` is this connection and its `sequence` that of the previous delivery. Otherwise the script
+//! changes nothing, and coherd reconciles the target at once.
 
 use super::*;
 
-/// Rows that change, and whose keys are invalidated, before old data comes back.
+/// How many rows change, and have their keys invalidated, before the old data returns.
 const LOST: u32 = 100;
 
-/// A shop whose cache is behind a proxy that fails over without letting go of its clients.
+/// A shop whose cache is behind a proxy that fails over and keeps its clients' connections open.
 fn behind_proxy() -> (Shop, Proxy) {
     let database = Database::create();
     database.run(SCHEMA);
@@ -24,21 +24,21 @@ fn behind_proxy() -> (Shop, Proxy) {
 }
 
 impl Shop {
-    /// Every row that will change is cached as it is.
+    /// Caches the present value of every row that will change.
     fn fill_old(&self) {
         old_entries(&mut redis::pipe()).exec(&mut self.redis.client()).unwrap();
     }
 
-    /// Those rows change, and nothing of them is cached any more.
+    /// Changes those rows, and checks that their keys are gone.
     fn invalidate(&mut self) {
         self.sql.run(&format!("UPDATE users SET n = n + 1 WHERE id <= {LOST}"));
         self.settle();
-        // Pointers stay, and have moved.
+        // Pointers stay, with a new value.
         let cached: Vec<String> = self.cached().into_iter().filter(|key| key.starts_with("user:")).collect();
         assert!(cached.is_empty(), "{cached:?}");
     }
 
-    /// One more commit, which is settled like everything before it.
+    /// Makes one more commit, and waits until everything is settled.
     fn commit_and_settle(&mut self) {
         self.sql.run("UPDATE users SET n = n + 1 WHERE id = 300");
         self.settle();
@@ -61,7 +61,7 @@ impl Shop {
     }
 }
 
-/// Commands that cache the rows as they were at first.
+/// Commands that cache the rows' first values.
 fn old_entries(pipe: &mut redis::Pipeline) -> &mut redis::Pipeline {
     for id in 1..=LOST {
         pipe.cmd("SET").arg(format!("user:{id}")).arg(0).ignore();
@@ -69,11 +69,11 @@ fn old_entries(pipe: &mut redis::Pipeline) -> &mut redis::Pipeline {
     pipe
 }
 
-/// A replica of the shop's cache that follows no more, and so lacks what is to come.
+/// A replica of the shop's cache that has stopped following, and so lacks later changes.
 fn lagging_replica(shop: &Shop) -> Redis {
     let replica = Redis::start();
     let mut client = replica.client();
-    // Or it waits for more replicas to come.
+    // Otherwise the primary waits for more replicas.
     let at_once = ["SET", "repl-diskless-sync-delay", "0"];
     let () = redis::cmd("CONFIG").arg(&at_once).query(&mut shop.redis.client()).unwrap();
     let () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(shop.redis.port()).query(&mut client).unwrap();
@@ -85,7 +85,7 @@ fn lagging_replica(shop: &Shop) -> Redis {
     replica
 }
 
-/// A shop whose connection leads to the lagging replica from now on.
+/// A shop whose connection from now on leads to the lagging replica.
 fn failed_over() -> (Shop, Proxy) {
     let (mut shop, proxy) = behind_proxy();
     let replica = lagging_replica(&shop);
@@ -110,7 +110,7 @@ fn a_failover_behind_the_proxy_is_made_good_by_a_restart_at_the_latest() {
     shop.nothing_is_stale("after a failover behind an open connection and a restart");
 }
 
-/// The record moves once a second on an idle stream, and that is a delivery like any other.
+/// On an idle stream the record moves once a second, which is a delivery like any other.
 #[test]
 fn a_failover_behind_the_proxy_is_noticed_although_nobody_writes() {
     let (mut shop, _proxy) = failed_over();
@@ -124,7 +124,7 @@ fn a_failover_behind_the_proxy_is_noticed_although_nobody_writes() {
     shop.nothing_is_stale("3 s after an idle daemon has written the record at the other server");
 }
 
-/// Several deliveries are in flight when it happens; the check follows the order of sending.
+/// Several deliveries are in flight when the failover happens. The check follows the order of sending.
 #[test]
 fn a_failover_behind_the_proxy_under_load_is_noticed() {
     let (mut shop, proxy) = behind_proxy();
@@ -155,7 +155,7 @@ fn flushall_and_old_entries_over_an_open_connection_are_noticed() {
     shop.nothing_is_stale("after FLUSHALL and a restore of old entries");
 }
 
-/// A copy of everything as it was, the record too, lies in another database of the same server.
+/// Another database of the same server has a copy of everything at an earlier time, including the record.
 fn swap_databases(shop: &mut Shop) {
     let mut client = shop.redis.client();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
@@ -184,7 +184,7 @@ fn swapdb_is_made_good_by_a_restart_at_the_latest() {
     shop.nothing_is_stale("after SWAPDB and a restart");
 }
 
-/// The record as it was, and the entries that belong to it, are put back.
+/// Restores the earlier record and the entries that belong to it.
 fn restore_an_old_record(shop: &mut Shop) {
     let (mut client, record) = (shop.redis.client(), shop.record());
     let old: Vec<u8> = redis::cmd("DUMP").arg(&record).query(&mut client).unwrap();

@@ -1,4 +1,4 @@
-//! What servers say of what their readers see, always asked as the least-privileged role.
+//! The probes of what a server's readers see, always with the least-privileged role.
 
 mod replica;
 mod source;
@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Followed, Got, dsn, runtime};
 use crate::support::wait::PATIENCE;
 
-/// The gate's side of [`ask_source`], which works only while an answer is waited for.
+/// The gate's side of [`ask_source`], which runs only while a method waits for it.
 pub struct Asking {
     runtime: tokio::runtime::Runtime,
     questions: watch::Sender<Question>,
@@ -22,7 +22,7 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// Asks the server of `text` about the stream from `slot`.
+    /// Probes the server at `text` about the stream from `slot`.
     pub fn start(text: &str, slot: &str) -> Asking {
         let (questions, put) = watch::channel(Question::default());
         let (sender, probed) = mpsc::channel(4);
@@ -32,7 +32,7 @@ impl Asking {
         Asking { runtime, questions, probed }
     }
 
-    /// Asks `followed`'s server about its stream.
+    /// Probes `followed`'s server about its stream.
     pub fn about(followed: &Followed) -> Asking {
         let database = &followed.database;
         database.create_role();
@@ -41,12 +41,12 @@ impl Asking {
         asking
     }
 
-    /// Says which stream is followed from now on.
+    /// Sets the stream that is followed from now on.
     pub fn follow(&self, walsender: Option<u32>) {
         self.questions.send_modify(|question| question.walsender = walsender);
     }
 
-    /// Puts a question.
+    /// Asks a question.
     pub fn put(&self) {
         self.questions.send_modify(|question| question.number += 1);
     }
@@ -56,7 +56,7 @@ impl Asking {
         self.runtime.block_on(next).expect("nobody says anything").expect("it has ended")
     }
 
-    /// The next answer, which has to be about the stream that is followed.
+    /// The next answer. It must be about the stream that is followed.
     pub fn answer(&mut self) -> Snapshot {
         let followed = self.questions.borrow().walsender;
         match self.next() {
@@ -68,19 +68,19 @@ impl Asking {
         }
     }
 
-    /// Puts a question and gives the answer.
+    /// Asks a question and returns the answer.
     pub fn ask(&mut self) -> Snapshot {
         self.put();
         self.answer()
     }
 
-    /// Lets it work for a moment.
+    /// Lets the probe run for a moment.
     pub fn work(&mut self) {
         self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(2)).await });
     }
 }
 
-/// The pipeline's side of [`follow_replica`]: replica 3, asked only while something is waited for.
+/// The pipeline's side of [`follow_replica`]: replica 3. It runs only while a method waits for it.
 pub struct Following {
     runtime: tokio::runtime::Runtime,
     wanted: watch::Sender<Lsn>,
@@ -88,7 +88,7 @@ pub struct Following {
 }
 
 impl Following {
-    /// Looks at the server of `text` once a `pace`.
+    /// Probes the server at `text` once per `pace`.
     pub fn start(text: &str, pace: Duration) -> Following {
         let (wanted, put) = watch::channel(Lsn::ZERO);
         let (sender, probed) = mpsc::channel(4);
@@ -97,7 +97,7 @@ impl Following {
         Following { runtime, wanted, probed }
     }
 
-    /// Says what should be replayed.
+    /// Sets the position that should be replayed.
     pub fn want(&self, at: Lsn) {
         self.wanted.send_replace(at);
     }
@@ -115,7 +115,7 @@ impl Following {
         }
     }
 
-    /// The next answer.
+    /// The next answer. Panics on a failure.
     pub fn seen(&mut self) -> ReplicaSeen {
         self.next().unwrap_or_else(|error| panic!("{error}"))
     }
@@ -125,7 +125,7 @@ impl Following {
         std::iter::repeat_with(|| self.next()).find_map(Result::ok).expect("endless")
     }
 
-    /// Whether nothing more is said for a while.
+    /// Whether nothing is reported for a while.
     pub fn is_silent(&mut self) -> bool {
         self.next_within(Duration::from_millis(200)).is_none()
     }
@@ -145,7 +145,7 @@ fn commits(got: &[Got]) -> Vec<Commit> {
 }
 
 impl Followed {
-    /// Reads the stream until a transaction has committed there, and gives it.
+    /// Reads the stream until a transaction has committed, and returns it.
     fn commit(&mut self) -> Commit {
         let is_commit = |got: &Got| matches!(got, Got::Data(data) if data[0] == b'C');
         let got = self.read_until("a commit", |got| got.iter().any(is_commit));

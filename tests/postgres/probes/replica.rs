@@ -1,4 +1,4 @@
-//! Replicas.
+//! The probes of replicas.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::process::Signal;
 use crate::support::{Database, Postgres, Proxy, until};
 
 const HOUR: Duration = Duration::from_hours(1);
-/// The tests' servers log every replication command, and such a server is asked rarely.
+/// The other test servers log every replication command, and the probe asks such a server rarely.
 const QUIET: &str = "log_replication_commands = off";
 
 /// A database with the table `t`, and a standby of its server.
@@ -25,7 +25,7 @@ fn replicated() -> (Database, Postgres) {
     (database, standby)
 }
 
-/// Commits, and gives a position that is replayed when more than that is.
+/// Commits. Returns a position from before it: a replica that has replayed more has replayed the commit.
 fn commit(sql: &mut Client) -> Lsn {
     let before: Lsn = sql.one("SELECT pg_current_wal_insert_lsn()").parse().unwrap();
     sql.run("INSERT INTO t VALUES (1)");
@@ -53,7 +53,8 @@ fn a_replica_is_asked_until_it_has_replayed_what_is_wanted() {
     following.want(at);
     let stands = following.seen().replayed;
     assert!(stands.is_some_and(|replayed| replayed <= at));
-    // Every 20 ms after a few; a slow machine may be slower, a loop without pauses would be much faster.
+    // The pause is 20 ms after the first few questions. A slow machine may take longer; a loop without pauses would be
+    // much faster.
     let began = Instant::now();
     for _ in 0..20 {
         following.want(at);
@@ -105,7 +106,7 @@ fn a_promoted_replica_says_so_over_the_same_connection() {
     assert_eq!((after.system_id, after.timeline), (before.system_id, 2));
 }
 
-/// Positions of the new timeline never come under the old one's number.
+/// Positions of the new timeline are never reported with the old timeline's number.
 #[test]
 fn a_replica_whose_upstream_is_promoted_says_so_over_the_same_connection() {
     let (database, upstream) = replicated();
@@ -204,7 +205,7 @@ fn what_a_replica_lacks_is_named() {
     let server = own_server("max_wal_senders = 0");
     let port = server.port().to_string();
     let mut following = Following::start(&server.dsn("postgres"), HOUR);
-    // From 17 on the server puts the setting in quotes.
+    // From Postgres 17 on, the server puts the setting in quotes.
     let masks = [(port.as_str(), "PORT"), ("\"max_wal_senders\"", "max_wal_senders")];
     insta::assert_snapshot!(settled_text(&following.next().unwrap_err(), &masks), @"Lost: Postgres at 127.0.0.1:PORT: could not log in as postgres to database postgres: number of requested standby connections exceeds max_wal_senders (currently 0) [SQLSTATE 53300]. Raise max_connections or max_wal_senders (ALTER SYSTEM SET max_wal_senders = …; and restart), or close other connections. coherd tries again.");
 }

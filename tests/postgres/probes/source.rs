@@ -1,4 +1,4 @@
-//! The source.
+//! The visibility probe of the source.
 
 use coherd::postgres::{ErrorKind, Probed, Source, SourceError, Stream};
 use coherd::types::snapshot::Snapshot;
@@ -16,7 +16,7 @@ fn away(asking: &mut Asking) -> SourceError {
     }
 }
 
-/// Asks through a proxy, and has done so once.
+/// A probe through a proxy, after its first answer.
 fn through_proxy(followed: &Followed) -> (Asking, Proxy) {
     let database = &followed.database;
     database.create_role();
@@ -28,7 +28,7 @@ fn through_proxy(followed: &Followed) -> (Asking, Proxy) {
     (asking, proxy)
 }
 
-/// `postgresql.conf` from here on.
+/// Appends to `postgresql.conf` and reloads.
 fn set(database: &Database, settings: &str) {
     database.server.append_settings(settings);
     database.server.reload();
@@ -38,7 +38,7 @@ fn set(database: &Database, settings: &str) {
 fn a_commit_that_waits_for_its_standby_is_not_in_the_snapshot_until_it_is_released() {
     let mut followed = Followed::on(Database::create_on(own_server("")), Database::dsn);
     let mut asking = Asking::about(&followed);
-    // Only who asks for it waits, or nobody could clean up.
+    // Only sessions that ask for it wait; otherwise the test could not clean up.
     followed.database.run("ALTER ROLE postgres SET synchronous_commit = local");
     set(&followed.database, "synchronous_standby_names = 'ghost'");
     let mut writer = followed.database.client();
@@ -46,7 +46,7 @@ fn a_commit_that_waits_for_its_standby_is_not_in_the_snapshot_until_it_is_releas
     let writing = std::thread::spawn(move || writer.run("COMMIT"));
     let waiting = followed.commit();
     assert!(!asking.ask().shows(waiting));
-    // One that does not wait passes it.
+    // A commit that does not wait becomes visible before the waiting one.
     followed.database.run("INSERT INTO t VALUES (2)");
     let other = followed.commit();
     let snapshot = asking.ask();
@@ -135,14 +135,14 @@ fn another_servers_snapshot_is_no_answer() {
     let error = away(&mut asking);
     let (pid, name) = (format!("PID {walsender}."), &followed.database.name);
     insta::assert_snapshot!(settled_text(&error, &[(&pid, "PID 2."), (name, "s")]), @"Lost: could not ask the source what its readers see: the stream comes from PID 1, but on the server that dsn reaches now, the slot s is active for PID 2. If dsn names several servers, set target_session_attrs to select one");
-    // As does a server where the slot is not in use, or is not.
+    // A server where the slot is not in use, or does not exist, gives no answer either.
     let database = Database::create();
     let mut other = Asking::start(&database.dsn(), "none");
     other.follow(Some(walsender));
     other.put();
     insta::assert_snapshot!(settled_text(&away(&mut other), &[(&walsender.to_string(), "2")]), @r#"Lost: could not ask the source what its readers see: the stream comes from PID 2, but on the server that dsn reaches now, the slot "none" is not active. If dsn names several servers, set target_session_attrs to select one"#);
     away(&mut other);
-    // And once the right one streams, the question that was put is answered by itself.
+    // Once the right server streams, the pending question is answered without being repeated.
     asking.follow(Some(walsender));
     loop {
         match asking.next() {

@@ -1,9 +1,9 @@
-//! The lock by which SQL sees that a stream can be believed.
+//! The advisory lock that tells SQL that a stream's position is attested.
 
 use super::*;
 use crate::support::until;
 
-/// The walsenders for which somebody in the database attests.
+/// The walsenders that a session in the database attests.
 fn attested_for(sql: &mut crate::support::postgres::Client) -> Vec<Vec<String>> {
     sql.rows(
         "SELECT objid FROM pg_locks JOIN pg_database d ON d.oid = database
@@ -42,7 +42,7 @@ fn a_wish_that_is_taken_back_before_it_is_granted_is_answered() {
     let database = Database::create();
     let mut watching = Watching::start(&database, &[]);
     watching.seen();
-    // Nothing runs between the two: the watcher finds only the second.
+    // Nothing runs between the two, so the watcher sees only the second.
     watching.attest.send(Some(7)).unwrap();
     watching.attest.send(None).unwrap();
     assert_eq!(told(&mut watching), None);

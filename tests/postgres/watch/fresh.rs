@@ -1,4 +1,4 @@
-//! When the catalogue comes along, and what becomes of the watcher when the server or the receiver goes.
+//! When a look includes the catalogue, and how the watcher reacts when the server or the receiver goes away.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ fn the_catalogue_comes_only_with_what_concerns_the_rules() {
     }
 }
 
-/// The slot is looked at more often than the catalogue while the log grows fast.
+/// While the log grows fast, the watcher looks at the slot more often than at the catalogue.
 #[test]
 fn a_look_says_as_of_when_the_catalogue_is_known() {
     let database = Database::create();
@@ -94,7 +94,7 @@ fn a_look_says_as_of_when_the_catalogue_is_known() {
         change("FULL", 100_000_000);
         (change("DEFAULT", 1) > 1).then_some(())
     });
-    // Nothing happens, and each look knows it.
+    // Nothing happens, and each look shows that it knows this.
     watching.seen_bare();
     let now = Instant::now();
     watching.seen_bare();
@@ -163,7 +163,7 @@ fn a_server_that_is_restarted_is_away_and_then_seen_with_its_catalogue() {
         })
     };
     assert!(away(&mut watching).kind() == ErrorKind::Lost);
-    // Each attempt that fails is told.
+    // The watcher reports each failed attempt.
     for _ in 0..3 {
         assert!(matches!(watching.next(), Watched::Away(error) if error.kind() == ErrorKind::Lost));
     }
@@ -186,7 +186,7 @@ fn a_server_that_stops_answering_is_away() {
     let mut watching = Watching::over(&text, "s", &["t"]);
     watching.look();
     proxy.stall(Way::ToClient, true);
-    // What is under way may still come. Then the clock goes on by itself, because there is nothing to do but wait.
+    // Bytes in transit may still arrive. Then the paused clock advances, because only waiting is left.
     watching.runtime.block_on(async { tokio::time::pause() });
     let mut next = || loop {
         if let Watched::Away(error) = watching.next() {
@@ -226,13 +226,13 @@ fn a_session_that_is_ended_is_replaced() {
 #[test]
 fn it_ends_with_its_receiver() {
     let database = Database::create();
-    // Also while it waits for the time of the next look.
+    // This also holds while it waits for the time of the next look.
     let mut watching = Watching::paced(&database.dsn(), &database.name, &["t"], Duration::from_hours(1));
     watching.seen();
     let Watching { runtime, observations, attest: _attest, task, .. } = watching;
     drop(observations);
     runtime.block_on(async { tokio::time::timeout(crate::support::wait::PATIENCE, task).await }).unwrap().unwrap();
-    // Also while nothing can be reached.
+    // This also holds while it cannot reach a server.
     let Watching { runtime, observations, attest: _attest, task, .. } =
         Watching::over("host=127.0.0.1 port=1 user=a", "s", &["t"]);
     drop(observations);

@@ -1,4 +1,4 @@
-//! Partitions: which there are, what became of their files, and which were there before their first row.
+//! Partitions: which exist, whether their files changed, and which were partitions before their first row.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ fn a_truncated_or_rewritten_leaf_has_a_new_file() {
     let mut before = leaves(&database, &mut watching);
     assert_eq!(names(&before), ["p1", "p2"]);
     for sql in ["TRUNCATE p1", "ALTER TABLE p1 ALTER COLUMN v TYPE int USING v + 1"] {
-        // Postgres alters an inherited column only in all of the tree at once.
+        // Postgres alters an inherited column only in the whole tree at once.
         let all = sql.starts_with("ALTER");
         database.run(&if all { sql.replace("p1", "p") } else { sql.to_owned() });
         let after = leaves(&database, &mut watching);
@@ -65,7 +65,7 @@ fn a_partition_with_another_file_may_have_lost_its_rows_unless_it_was_moved() {
         (false, "ALTER TABLE p1 OWNER TO pg_monitor"),
         (false, "ANALYZE p"),
         (false, "ALTER TABLE p1 SET TABLESPACE elsewhere"),
-        // Nothing tells these from a TRUNCATE.
+        // Nothing distinguishes these from a TRUNCATE.
         (true, "VACUUM (FULL) p1"),
         (true, "CLUSTER p1 USING p1_pkey"),
         (true, "ALTER TABLE p ALTER COLUMN note TYPE text USING upper(note)"),
@@ -85,7 +85,7 @@ fn a_partition_with_another_file_may_have_lost_its_rows_unless_it_was_moved() {
     assert!(wrong.is_empty(), "on Postgres {}:\n{}", database.server.version(), wrong.join("\n"));
 }
 
-/// Partitions that were attached, with rows or not. What stands before `;;` is a transaction of its own.
+/// Attached partitions, with or without rows. The part before `;;` is a transaction of its own.
 const ATTACHED: &[(&str, &str)] = &[
     (
         "f",
@@ -138,7 +138,7 @@ fn only_a_leaf_that_was_a_partition_before_its_first_row_is_born_here() {
     };
     born("p1", "");
     born("d0", "CREATE TABLE d0 PARTITION OF d DEFAULT");
-    // Created as a partition, with whatever else there is in the same transaction, and written to at once.
+    // Created as a partition, with other statements in the same transaction, and written to at once.
     for (name, sql) in [
         ("a", "CREATE TABLE a PARTITION OF p FOR VALUES FROM (100) TO (110); INSERT INTO p VALUES (101, 1)"),
         (
@@ -194,7 +194,7 @@ fn a_detached_leaf_is_gone() {
     watching.look();
     database.run("ALTER TABLE p DETACH PARTITION p1");
     assert_eq!(names(&leaves(&database, &mut watching)), ["p2"]);
-    // A reader keeps it from being finished; inserts do not go there any more.
+    // A reader keeps the detach from finishing. Inserts no longer go to the partition.
     let mut reader = database.client();
     reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM p");
     let mut dba = database.client();
@@ -222,7 +222,7 @@ fn what_a_crash_has_blurred_was_not_born_here() {
     database.server.stop(crate::support::process::Signal::Quit);
     database.server.launch();
     while !matches!(watching.next(), coherd::postgres::Watched::Seen(_)) {}
-    // Command numbers are not in the log.
+    // The log does not contain command numbers.
     let cmins = "SELECT count(DISTINCT cmin::text) FROM pg_attribute WHERE attrelid = 'a'::regclass AND attnum >= -1";
     assert_eq!(database.client().one(cmins), "1");
     assert!(!leaves(&database, &mut watching)["a"].1);

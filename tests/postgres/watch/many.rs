@@ -1,4 +1,4 @@
-//! Many tables, a schema for each tenant: what a look costs, and that it finds what has changed among them.
+//! Many tables, with a schema for each tenant: the cost of a look, and whether it finds what has changed.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,11 @@ use coherd::postgres::Watched;
 use super::Watching;
 use crate::support::{Database, until};
 
-/// `make test` takes fewer tables, `make test-full` as many as DESIGN promises.
+/// `make test` uses fewer tables; `make test-full` uses as many as DESIGN promises.
 const FEW: usize = 2_000;
 
-/// Of one core, in thousandths: with 10,000 tables a hundredth, and in proportion below.
+/// The permitted share of one core, in thousandths: a hundredth of the core with 10,000 tables, and in proportion
+/// below.
 pub fn share_max(tables: usize) -> u128 {
     (10 * tables as u128).div_ceil(10_000)
 }
@@ -20,7 +21,7 @@ pub fn tables() -> usize {
     std::env::var("COHERD_MANY_TABLES").map_or(FEW, |tables| tables.parse().expect("a number"))
 }
 
-/// `count` tables, two in each schema; gives their names.
+/// Creates `count` tables, two in each schema, and returns their names.
 pub fn create_tenants(database: &Database, count: usize) -> Vec<String> {
     database.run(
         "CREATE PROCEDURE make(count int) LANGUAGE plpgsql AS $$ BEGIN
@@ -36,7 +37,7 @@ pub fn create_tenants(database: &Database, count: usize) -> Vec<String> {
     (1..=count / 2).flat_map(|i| [format!("tenant_{i}.users"), format!("tenant_{i}.carts")]).collect()
 }
 
-/// Nanoseconds that a process has run.
+/// CPU time that a process has used, in nanoseconds.
 pub fn cpu(pid: &str) -> u128 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("schedstat");
     stat.split_whitespace().next().expect("a number").parse().expect("a number")
@@ -62,7 +63,7 @@ fn a_look_at_many_tables_costs_no_more_than_a_hundredth_of_a_core() {
     let watcher =
         format!("SELECT pid FROM pg_stat_activity WHERE usename = 'coherd' AND datname = '{}'", database.name);
     let pid = until("the watcher has a session", || dba.rows(&watcher).pop()).swap_remove(0);
-    // A writer never rests, so no look can be left out because nothing has happened.
+    // A writer is always active, so no look can be skipped because nothing has happened.
     dba.run("CREATE TABLE other (id int)");
     let look = |watching: &mut Watching, dba: &mut crate::support::postgres::Client| {
         dba.run("INSERT INTO other VALUES (1)");
@@ -79,11 +80,11 @@ fn a_look_at_many_tables_costs_no_more_than_a_hundredth_of_a_core() {
     let (server, here) = (cpu(&pid) - before, cpu("thread-self") - own);
     let (server, here) = (server * 100_000 / elapsed, here * 100_000 / elapsed);
     println!("{} tables: {server} and {here} hundred-thousandths of a core, of the server's and ours", tables.len());
-    // A debug build of ours beside the server's release build.
+    // coherd is a debug build here; the server is a release build.
     assert!(server <= 100 * share_max(tables.len()).max(5), "the server: {server} hundred-thousandths of a core");
     assert!(here <= 100 * share_max(tables.len()).max(5), "here: {here} hundred-thousandths of a core");
 
-    // What changes is found, and nothing else is described.
+    // A look finds the changed tables and describes no others.
     dba.run("ALTER TABLE tenant_7.users REPLICA IDENTITY FULL; ALTER TABLE tenant_9.carts RENAME TO wagons");
     let seen = until("the changes are seen", || Some(watching.seen_bare()).filter(|seen| !seen.tables.is_empty()));
     let mut touched: Vec<String> = seen.tables.iter().map(|table| table.name.to_string()).collect();

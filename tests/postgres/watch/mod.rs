@@ -1,4 +1,4 @@
-//! The watcher on real servers, always as the least-privileged role.
+//! The watcher on real servers, always with the least-privileged role.
 
 mod fresh;
 mod leaves;
@@ -20,18 +20,18 @@ use tokio::sync::mpsc;
 use super::{dsn, runtime};
 use crate::support::{Database, wait::PATIENCE};
 
-/// A watcher that works only while it is asked: nothing runs between two calls.
+/// A watcher that runs only while a method waits for it, and not between two calls.
 pub struct Watching {
     runtime: tokio::runtime::Runtime,
     observations: mpsc::Receiver<Watched>,
     pub attest: tokio::sync::watch::Sender<Option<u32>>,
     task: tokio::task::JoinHandle<()>,
-    /// All tables, as they were when each was seen last.
+    /// All tables as the watcher last saw them.
     tables: Vec<TableSeen>,
 }
 
 impl Watching {
-    /// Watches `tables`, each `schema.name` or a name in `public`, with slot and publication called as the database.
+    /// Watches `tables`, each `schema.name` or a name in `public`. Slot and publication have the database's name.
     pub fn start(database: &Database, tables: &[&str]) -> Watching {
         database.create_role();
         Watching::over(&database.dsn_as("coherd"), &database.name, tables)
@@ -67,7 +67,7 @@ impl Watching {
         self.runtime.block_on(next).expect("the watcher says nothing").expect("the watcher has ended")
     }
 
-    /// The next look, as it is told.
+    /// The next look, as the watcher reports it.
     pub fn seen_bare(&mut self) -> Observation {
         match self.next() {
             Watched::Seen(seen) => seen,
@@ -76,7 +76,7 @@ impl Watching {
         }
     }
 
-    /// The next look, with all tables, also those that do not differ from the look before.
+    /// The next look with all tables, including those that have not changed since the look before.
     pub fn seen(&mut self) -> Observation {
         let seen = self.seen_bare();
         self.with_all_tables(seen)
@@ -90,20 +90,20 @@ impl Watching {
         Observation { tables: self.tables.clone(), ..seen }
     }
 
-    /// A look that began after this call, with the catalogue of the one before it, which may have been under way: the
-    /// channel holds one, and a look begins only when there is room.
+    /// A look that began after this call, with the catalogue of the previous look. That one may have been under way:
+    /// the channel holds one look, and the next begins only when there is room.
     pub fn look(&mut self) -> Observation {
         let before = self.seen().database;
         let seen = self.seen();
         Observation { database: seen.database.or(before), ..seen }
     }
 
-    /// The only table.
+    /// The only watched table.
     pub fn table(&mut self) -> TableSeen {
         self.look().tables.swap_remove(0)
     }
 
-    /// The leaves of the only table.
+    /// The leaves of the only watched table.
     pub fn leaves(&mut self) -> Vec<LeafSeen> {
         self.look().tables.swap_remove(0).leaves
     }

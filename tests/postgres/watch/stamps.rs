@@ -1,17 +1,17 @@
-//! After which changes of the catalogue a rule is flushed, and after which not.
+//! Which changes of the catalogue make coherd flush a rule, and which do not.
 
 use coherd::types::observation::TableSeen;
 
 use super::Watching;
 use crate::support::{Database, Postgres};
 
-/// Runs each of `steps` and compares what is seen of `table` before and after it.
+/// Runs each of `steps` and checks `table` as seen before and after it.
 fn step(database: &Database, table: &str, steps: &[&str], right: impl Fn(&TableSeen, &TableSeen) -> bool) {
     let mut watching = Watching::start(database, &[table]);
     let mut before = watching.table();
     let mut wrong = Vec::new();
     for sql in steps {
-        // A statement that cannot be in a transaction, or several in one, or several in one each.
+        // `;;` separates statements that must not share a transaction.
         for sql in sql.split(";;") {
             database.run(&sql.replace("$P", &database.name));
         }
@@ -33,7 +33,7 @@ fn moves(before: &TableSeen, after: &TableSeen) -> bool {
     before.is_broken_by(after)
 }
 
-/// Nothing here can hide a change of a row.
+/// None of these can hide a change of a row.
 const HARMLESS: &[&str] = &[
     "INSERT INTO t VALUES (1, 2, 'x'); UPDATE t SET v = 3; DELETE FROM t",
     "GRANT SELECT ON t TO PUBLIC",
@@ -137,7 +137,7 @@ fn whatever_a_change_could_slip_through_moves_the_stamp() {
     step(&database, "t", &steps, moves);
 }
 
-/// Readers of the table see other values, and nothing of it is in the log.
+/// Readers of the table see other values, and the log shows none of it.
 #[test]
 fn whatever_changes_values_without_changing_rows_is_seen() {
     let database = Database::create();
@@ -180,7 +180,7 @@ fn whatever_changes_values_without_changing_rows_is_seen() {
         database.run("ALTER TABLE t ADD COLUMN triple int GENERATED ALWAYS AS (v * 3) STORED");
         step(&database, "t", &["ALTER TABLE t ALTER COLUMN triple SET EXPRESSION AS (v * 4)"], moves);
     }
-    // Of a virtual column the server refuses it while the table is published (0A000, 18 and 19).
+    // For a virtual column, the server refuses this while the table is published (0A000, 18 and 19).
     if database.server.version() >= 190_000 {
         step(&database, "t", &["REPACK t", "REPACK (CONCURRENTLY) t"], stays);
     }

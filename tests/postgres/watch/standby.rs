@@ -9,7 +9,7 @@ use crate::support::postgres::postgres_client;
 use crate::support::process::Signal;
 use crate::support::{Database, Postgres, until};
 
-/// A server that replays what `primary` writes. The primary is stopped for a moment.
+/// A standby of `primary`, which is stopped for a moment to copy it.
 fn standby_of(primary: &Postgres) -> Arc<Postgres> {
     let standby = own_server("");
     standby.stop(Signal::Interrupt);
@@ -41,7 +41,7 @@ fn a_standby_shows_what_its_primary_does() {
     let before = watching.look();
     assert!(before.database.is_some_and(|database| database.server.in_recovery));
     assert_eq!(before.wal, None);
-    // Which transactions have ended: xmin is right, whatever the snapshot lists.
+    // The snapshot's xmin is right, whatever transactions the snapshot lists.
     let mut writer = database.client();
     writer.run("BEGIN; INSERT INTO t VALUES (1)");
     let running: u64 = writer.one("SELECT pg_current_xact_id()").parse().unwrap();
@@ -49,7 +49,7 @@ fn a_standby_shows_what_its_primary_does() {
     database.run("CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); ALTER TABLE u REPLICA IDENTITY FULL");
     let seen = until("the DDL is replayed", || Some(watching.look()).filter(|seen| !seen.tables[0].leaves.is_empty()));
     assert!(seen.snapshot.xmax > later && seen.snapshot.xmin == running, "{:?} {running}", seen.snapshot);
-    // Nothing can be proved of a partition where command numbers are not known.
+    // Nothing can be proved about a partition while command numbers are not known.
     assert!(!seen.tables[0].leaves[0].born_here);
     assert_ne!(seen.tables[1].stamp, before.tables[1].stamp);
     writer.run("COMMIT");
@@ -76,7 +76,7 @@ fn hold_back(database: &Database, standby: &Postgres, watching: &mut Watching) {
     until("more is held back", || (watching.look().wal.unwrap().retained >= before.retained + 1_000_000).then_some(()));
 }
 
-/// The session stays, and from now on partitions can be told apart.
+/// The session survives, and from now on partitions can be told apart.
 fn promote(database: &Database, standby: &Postgres, watching: &mut Watching) {
     let mut dba = postgres_client(&standby.dsn(&database.name)).unwrap();
     dba.run("SELECT pg_promote()");

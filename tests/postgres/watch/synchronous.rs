@@ -1,4 +1,4 @@
-//! Whether writers would wait for the stream.
+//! Whether `synchronous_standby_names` makes writers wait for the stream.
 
 use super::super::own_server;
 use super::Watching;

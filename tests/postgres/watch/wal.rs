@@ -1,4 +1,4 @@
-//! The log that the slot holds back.
+//! How much log the slot holds back.
 
 use coherd::types::observation::HeldWal;
 
@@ -27,7 +27,7 @@ fn what_the_slot_holds_back_grows_until_it_is_acknowledged() {
     let after = held(&mut watching);
     assert!(after.retained >= before.retained + 3_000_000, "{before:?} {after:?}");
     until("less is held back", || {
-        // The position moves from one record of the running transactions to another.
+        // The position moves only from one running-transactions record to the next.
         database.run("CHECKPOINT");
         database.run(&format!("SELECT pg_replication_slot_advance('{}', pg_current_wal_lsn())", database.name));
         (held(&mut watching).retained < 3_000_000).then_some(())

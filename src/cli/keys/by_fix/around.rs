@@ -1,5 +1,5 @@
-//! What else a fix does, as far as the stream does not show it: tables that are rewritten or made anew, rules that fit
-//! the tables no more, tables that no rule names, locks.
+//! What the stream does not show of a fix: rewritten or recreated tables, rules that no longer fit their tables,
+//! changes of tables that no rule names, and locks.
 
 use anyhow::anyhow;
 use tokio_postgres::Client;
@@ -19,32 +19,32 @@ use crate::types::finding::{Finding, Severity};
 use crate::types::observation::TableSeen;
 use crate::types::table::TableName;
 
-/// What was there before the fix.
+/// The state before the fix.
 pub(super) struct Around<'a> {
     watch: WatchConfig,
     tables: Vec<TableSeen>,
-    /// The first transaction that had not begun.
+    /// The first transaction id that was not yet assigned.
     since: u64,
     errors: Vec<Finding>,
     pub(super) heirs: Heirs,
     config: &'a Config,
 }
 
-/// What is there after it, before it is rolled back.
+/// The state after the fix, before the rollback.
 pub(super) struct After {
-    /// Rule tables that are not what they were.
+    /// Rule tables that the fix has rewritten, emptied or recreated.
     broken: Vec<TableName>,
-    /// Errors that were there before: changes of these tables may not be seen.
+    /// Errors from before the fix: coherd may miss changes of these tables.
     errors: Vec<Finding>,
-    /// Errors that the fix brings.
+    /// Errors that the fix introduces.
     new_errors: Vec<Finding>,
     /// Tables that changed and that no rule names, with the number of changes.
     others: Vec<(String, u64)>,
-    /// Tables that were locked against writers or readers: `AccessExclusiveLock on public.users`.
+    /// Locks that block writers or readers: `AccessExclusiveLock on public.users`.
     locks: Vec<String>,
 }
 
-/// A partition counts as its root.
+/// Tables that the transaction changed. A partition counts as its root.
 const CHANGED: &str = "
 SELECT n.nspname::text, c.relname::text, sum(s.n_tup_ins + s.n_tup_upd + s.n_tup_del)::int8
 FROM pg_catalog.pg_stat_xact_user_tables s
@@ -52,7 +52,7 @@ JOIN pg_catalog.pg_class c ON c.oid = coalesce(pg_catalog.pg_partition_root(s.re
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE s.n_tup_ins + s.n_tup_upd + s.n_tup_del > 0 AND c.relpersistence <> 't' GROUP BY 1, 2 ORDER BY 1, 2";
 
-/// Those that keep other sessions from writing, or even from reading.
+/// Locks that keep other sessions from writing, or even from reading.
 const LOCKED: &str = "
 SELECT DISTINCT l.mode, n.nspname::text, c.relname::text FROM pg_catalog.pg_locks l
 JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -69,7 +69,7 @@ impl<'a> Around<'a> {
         Ok(Around { watch, tables, since, errors, heirs, config })
     }
 
-    /// Looks again, within the transaction.
+    /// Looks at the server again, within the transaction.
     pub(super) async fn after(self, client: &Client, config: &Config) -> anyhow::Result<After> {
         let (tables, _) = look_once(client, &self.watch, Some(self.since)).await?;
         let broken = |(before, now): &(&TableSeen, &TableSeen)| before.is_broken_by(now);
@@ -103,7 +103,7 @@ async fn errors(config: &Config, client: &Client, watch: &WatchConfig) -> anyhow
 }
 
 impl After {
-    /// The scopes that the daemon would flush, and what is to be known.
+    /// Adds the scopes that the daemon would flush, and notes for the user.
     pub(super) fn add_to(&self, preview: &mut Preview, config: &Config) {
         let Preview { found, notes } = preview;
         for rule in config.rules.iter().filter(|rule| self.broken.contains(&rule.table)) {
@@ -136,7 +136,7 @@ impl After {
         notes.extend(self.new_errors.iter().map(|error| format!("AFTER THE FIX: {error}")));
     }
 
-    /// What was held until the end.
+    /// The locks that the fix held until the rollback, as text.
     pub(super) fn locks_text(&self) -> String {
         match self.locks.as_slice() {
             [] => "the locks of the rows that it changed".to_owned(),
