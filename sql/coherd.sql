@@ -1,15 +1,15 @@
 -- coherd's functions for applications and DBAs: read your writes, manual invalidation, status.
 --
--- Plain SQL and PL/pgSQL, no extension; Postgres 14 to 19, also managed ones. Run it in the database that coherd
--- follows, as the owner of the database or any role that may create a schema; as often as you like.
+-- Plain SQL and PL/pgSQL, no extension; Postgres 14 to 19, managed services included. Run it in the database that coherd
+-- follows, as the owner of the database or as any role that may create a schema. You may run it again at any time.
 --
--- Everybody may use token(), wait() and the view status. invalidate(), touch(), flush() and emit() are for the schema's
--- owner, the role that coherd runs as, and the members of coherd_operator, which this file makes where it may create a
--- role: GRANT coherd_operator TO ann. What you grant and revoke beyond that a later run of this file respects.
+-- Every role may use token(), wait() and the view status. invalidate(), touch(), flush() and emit() are for the schema's
+-- owner, the role that coherd runs as, and the members of coherd_operator. This file creates coherd_operator if its role
+-- may create roles: GRANT coherd_operator TO ann. A later run of this file keeps what you grant and revoke beyond that.
 --
--- The functions run as their caller, and Postgres itself lets everybody send the messages that they send: whoever may log
--- in can make caches colder, within the rules (manual.keys in the configuration). Where that is too much, a superuser
--- takes it from PUBLIC. The function has another form on 17 and later, so each form is named by its own arguments:
+-- The functions run as their caller, and Postgres itself lets every role send the messages that they send. So every role
+-- that may log in can make caches colder, within the rules (manual.keys in the configuration). If that is too much, a
+-- superuser revokes it from PUBLIC. The function has another form on 17 and later, so this names each form by its arguments:
 --     DO $$ DECLARE f regprocedure; BEGIN
 --         FOR f IN SELECT oid FROM pg_catalog.pg_proc WHERE proname = 'pg_logical_emit_message' LOOP
 --             EXECUTE pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
@@ -17,16 +17,16 @@
 --         END LOOP;
 --     END $$;
 
--- All or nothing, also where psql goes on after an error.
+-- All or nothing, even if psql continues after an error.
 BEGIN;
 
--- Under another search path, names here could mean what somebody has made in a schema of this database. The one of the
--- session comes back at the end.
+-- With another search path, a name below could mean an object that somebody created in a schema of this database. The end
+-- of this file restores the session's path.
 DO $$ BEGIN PERFORM pg_catalog.set_config('coherd.search_path', pg_catalog.current_setting('search_path'), false); END $$;
 SET search_path = pg_catalog, pg_temp;
 
 CREATE SCHEMA IF NOT EXISTS coherd;
--- Whoever owns it may put other functions in the place of those that superusers call.
+-- The owner of the schema can replace functions that superusers call.
 DO $$
 DECLARE
     owner name;
@@ -38,7 +38,7 @@ BEGIN
             USING ERRCODE = '42501', HINT = pg_catalog.format('Run this as %1$I. Or, where %1$I is not to be trusted: '
                 'DROP SCHEMA coherd CASCADE; and run this again.', owner);
     END IF;
-    -- CREATE OR REPLACE leaves a function to its owner.
+    -- CREATE OR REPLACE keeps the owner of a function.
     SELECT r.rolname INTO owner
     FROM (SELECT proowner AS role FROM pg_catalog.pg_proc WHERE pronamespace = 'coherd'::pg_catalog.regnamespace
         UNION ALL
@@ -70,9 +70,9 @@ BEGIN
             USING ERRCODE = '25001', HINT = 'Call it after COMMIT, in a transaction of its own: not in a file for psql -1, '
                 'and not behind the fix in one psql -c.';
     ELSE
-        -- Not the flushed position: a commit with synchronous_commit = off can be seen before it is flushed. At the start
-        -- of a page the insert position stands behind the page's header (24 bytes; 40 in the first page of a segment),
-        -- where no record ends: nothing confirms that position before the next record is written.
+        -- Not the flush position: a commit with synchronous_commit = off is visible before it is flushed. At the start of a
+        -- page the insert position is after the page's header (24 bytes; 40 on the first page of a segment), where no
+        -- record ends. Nothing would confirm that position before the next record is written.
         at := pg_current_wal_insert_lsn();
         IF mod(at - '0/0'::pg_lsn, current_setting('wal_block_size')::numeric) = 24 THEN
             at := at - 24::numeric;
@@ -86,10 +86,10 @@ $$;
 COMMENT ON FUNCTION coherd.token() IS
     'A position in the log, as a decimal, that no commit which the caller can see is past. Take it after COMMIT.';
 
--- 1668245605 is "cohe": the daemon holds this lock, with the process id of its walsender, for as long as everything up
--- to the slot's position is settled. Every role may take such a lock, so it counts only where its holder logged in as the
--- role that the walsender logged in as: usesysid is that role also after SET ROLE, and every role sees it.
--- Renamed, so that rights and views on them stay: until version 7 they had another name.
+-- 1668245605 is "cohe". The daemon holds this lock, with the process id of its walsender, for as long as everything up to
+-- the slot's position is settled. Every role may take such a lock, so it counts only if its holder logged in as the same
+-- role as the walsender. usesysid shows that role, even after SET ROLE, and every role can see it.
+-- Up to version 7 these had another name. They are renamed here, so that grants and views that depend on them stay.
 DO $$ BEGIN
     IF pg_catalog.to_regprocedure('coherd.vouched(int)') IS NOT NULL THEN
         ALTER FUNCTION coherd.vouched(int) RENAME TO attested;
@@ -103,7 +103,7 @@ CREATE OR REPLACE FUNCTION coherd.attested(walsender int) RETURNS boolean
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    -- A transaction sees the sessions as they were when it first looked, unless it forgets them.
+    -- Otherwise a transaction keeps seeing the sessions as they were when it first looked.
     SELECT pg_stat_clear_snapshot();
     SELECT EXISTS (
         SELECT FROM pg_locks l
@@ -141,7 +141,7 @@ BEGIN
     IF goal IS NULL THEN
         goal := '0/0'::pg_lsn + coherd.token();
     ELSIF goal - '0/0'::pg_lsn < pg_size_bytes(current_setting('wal_segment_size')) THEN
-        -- The log of a server begins with its second segment.
+        -- A server's log begins with its second segment.
         RAISE EXCEPTION 'coherd.wait(): % is no position in this server''s log', goal
             USING ERRCODE = '22023', HINT = 'The first argument is a token of coherd.token(). Seconds are timeout => ''5s''.';
     ELSIF NOT standby AND goal > pg_current_wal_insert_lsn() THEN
@@ -161,8 +161,8 @@ BEGIN
                 coalesce('the database "' || seen.database || '"', 'the whole server')
                 USING ERRCODE = '55000', HINT = 'Call it in the database that coherd follows.';
         END IF;
-        -- The slot may have gone on without a cache that was away for too long, or may be new. So its position, read
-        -- before, counts only while the process that streams from it attests it.
+        -- The slot may have gone on without a cache that was down for too long, or may be new. So its position, read first,
+        -- counts only while the process that streams from it attests it.
         IF seen.confirmed_flush_lsn >= goal AND coherd.attested(seen.active_pid) THEN
             RETURN true;
         ELSIF clock_timestamp() >= deadline THEN
@@ -180,9 +180,10 @@ COMMENT ON FUNCTION coherd.wait(pg_lsn, interval, name) IS
     'True once the caches are settled past the position (default: the present one); false after the timeout, also where '
     'no daemon is at work.';
 
--- A cache's record moves at once where somebody waits, and otherwise now and then; the daemon hears of it in the log. What
--- is not flushed it cannot read, though, and until 16 no function flushes the log: so who waits holds a lock until the end
--- of the transaction, and a daemon that finds it held commits something. Whoever may not send messages does without.
+-- The daemon writes a cache's record at once if somebody waits, and otherwise now and then. A message in the log tells it
+-- that somebody waits. It cannot read log that is not flushed, and up to 16 no function flushes the log. So the waiting
+-- session holds a lock until the end of its transaction, and a daemon that finds the lock held commits something. A role
+-- that may not send messages waits without one.
 CREATE OR REPLACE FUNCTION coherd.said_to_wait(goal pg_lsn, tried boolean) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -202,8 +203,8 @@ BEGIN
     EXCEPTION WHEN insufficient_privilege THEN
         NULL;
     END;
-    -- 0 is no walsender's process id. It never waits for the lock, which others may hold for as long as they like; but a
-    -- daemon that looks has it for a moment, so one that is refused tries again.
+    -- 0 is no walsender's process id. This never waits for the lock, which others may hold for any time. A daemon that tests
+    -- the lock holds it for a moment; so a caller that does not get it tries again.
     RETURN is_flushed OR pg_try_advisory_xact_lock_shared(1668245605, 0);
 END
 $$;
@@ -218,7 +219,7 @@ AS $$ SELECT coherd.wait('0/0'::pg_lsn + CASE WHEN token < 0 THEN 0 ELSE token E
 COMMENT ON FUNCTION coherd.wait(bigint, interval, name) IS
     'True once the caches are settled past a token of coherd.token(); false after the timeout.';
 
--- Literals and untyped parameters of drivers are read as this one.
+-- Postgres resolves literals and untyped parameters of drivers to this form.
 CREATE OR REPLACE FUNCTION coherd.wait(token text, timeout interval DEFAULT '5s', slot name DEFAULT 'coherd')
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -239,8 +240,8 @@ COMMENT ON FUNCTION coherd.wait(text, interval, name) IS
 
 -- ---------------------------------------------------------------- manual invalidation
 
--- Messages are transactional: a rollback undoes them, and they are ordered with the data. Their content is UTF-8
--- whatever the encoding of the database, because the stream sends them as they are.
+-- Messages are transactional: a rollback discards them, and they are in order with the data. Their content is UTF-8 in
+-- every database encoding, because the stream does not convert it.
 CREATE OR REPLACE FUNCTION coherd.emit(content json) RETURNS void
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -261,7 +262,7 @@ BEGIN
         RAISE NOTICE 'coherd.invalidate(): keys are taken literally, and one of them has a * or a [ in it'
             USING HINT = 'coherd.flush(''public.users'') invalidates every key of a table''s rules.';
     END IF;
-    -- The daemon reads no message of more than 1 MiB, and JSON may take six bytes for one.
+    -- The daemon reads no message above 1 MiB, and JSON may need six bytes for one.
     FOREACH key IN ARRAY coalesce(given, '{}') LOOP
         IF octet_length(key) > 131072 THEN
             RAISE EXCEPTION 'coherd.invalidate(): a key has % bytes, and at most 131072 are possible', octet_length(key)
@@ -291,7 +292,7 @@ DECLARE
     version int := current_setting('server_version_num')::int;
     columns name[];
 BEGIN
-    -- The view has column lists from 15 on. Generated columns are not sent before 18, whatever it says.
+    -- The view has column lists from 15 on. Before 18 generated columns are not sent, even if the view has them.
     EXECUTE 'SELECT array_agg(a.attname ORDER BY a.attnum)
              FROM pg_publication_tables p
              JOIN pg_namespace n ON n.nspname = p.schemaname
@@ -322,8 +323,8 @@ $$;
 COMMENT ON FUNCTION coherd.printed(anyelement) IS
     'Inner part of touch(): a value as the replication stream prints it, whatever the session''s settings';
 
--- No search_path of its own: the predicate is the caller's, and so are the names and settings it is read with. So
--- everything else here says which schema it means, operators and types too: what somebody has made in a schema of the
+-- This function sets no search_path: the predicate is the caller's and needs the caller's names and settings. So every other
+-- name here has its schema, operators and types included. Otherwise an object that somebody created in a schema of the
 -- caller's search path would run with the caller's rights.
 CREATE OR REPLACE FUNCTION coherd.touch(tbl regclass, predicate text, publication name DEFAULT 'coherd')
 RETURNS bigint
@@ -339,7 +340,7 @@ DECLARE
     size bigint;
     chunk pg_catalog.json[] := '{}';
     bytes bigint := 0;
-    -- The daemon reads no message of more than 1 MiB, in UTF-8.
+    -- The daemon reads no message above 1 MiB, in UTF-8.
     most bigint := CASE WHEN pg_catalog.current_setting('server_encoding') OPERATOR(pg_catalog.=) 'UTF8'
         THEN 1000000 ELSE 300000 END;
     flushed boolean := false;
@@ -360,7 +361,7 @@ BEGIN
             current_user
             USING HINT = 'Call it as the table''s owner or as a role with BYPASSRLS, or call coherd.flush().';
     END IF;
-    -- Types whose text no setting changes are printed in place; the others cost a call each.
+    -- Types whose text depends on no setting are printed in place; each value of another type costs a call.
     SELECT n.nspname, c.relname, c.relkind INTO STRICT header
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
     WHERE c.oid OPERATOR(pg_catalog.=) root;
@@ -380,7 +381,7 @@ BEGIN
         one := pg_catalog.to_json(cells);
         size := pg_catalog.octet_length(one::pg_catalog.text);
         IF size OPERATOR(pg_catalog.>) most THEN
-            -- What fits no message: all keys of the table stand in for the row's.
+            -- The row fits in no message, so flush all keys of the table instead.
             IF NOT flushed THEN
                 PERFORM coherd.flush(root);
                 flushed := true;
@@ -395,7 +396,7 @@ BEGIN
             bytes := 0;
         END IF;
         chunk := chunk OPERATOR(pg_catalog.||) one;
-        -- The comma too.
+        -- Plus the comma.
         bytes := bytes OPERATOR(pg_catalog.+) size OPERATOR(pg_catalog.+) 1;
     END LOOP;
     IF pg_catalog.cardinality(chunk) OPERATOR(pg_catalog.>) 0 THEN
@@ -454,8 +455,8 @@ COMMENT ON VIEW coherd.status IS
 
 -- ---------------------------------------------------------------- who may do what
 
--- A function that was just created may be called by everybody, and until version 5 that was so for all of them. That is
--- taken away once; a later run finds a list of rights, and leaves it as it is.
+-- By default PUBLIC may execute a new function. Up to version 5 this was so for all functions here. This revokes it once; a
+-- later run finds an access list and leaves it alone.
 DO $$
 DECLARE
     version int := coalesce(pg_catalog.substring(
@@ -475,7 +476,7 @@ BEGIN
         BEGIN
             CREATE ROLE coherd_operator NOLOGIN;
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
-            NULL; -- it was made in another database meanwhile
+            NULL; -- another database's run created it in the meantime
         END;
     END IF;
     FOR f IN
@@ -497,7 +498,7 @@ BEGIN
 END
 $$;
 
--- Last, because a run that breaks off before has to be taken for none.
+-- This comes last, because a run that stops before must not count.
 COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, manual invalidation, status (version 8)';
 
 DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('coherd.search_path'), false); END $$;

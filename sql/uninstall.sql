@@ -1,12 +1,12 @@
--- Undoes coherd.sql, role.sql and "coherd setup" in this database. Stop the daemon first. Where the slot or the
--- publication is not called "coherd", use "coherd teardown", or change the names below. As often as you like. What coherd
--- did not make, and what another coherd may still use, stays; a notice says so.
+-- Undoes coherd.sql, role.sql and "coherd setup" in this database. Stop the daemon first. If the slot or the publication is
+-- not named "coherd", use "coherd teardown", or change the names below. You may run this file again at any time. It keeps
+-- what coherd did not create and what another coherd may still use, and says so in a notice.
 
--- All or nothing, also where psql goes on after an error. A slot that was dropped stays so.
+-- All or nothing, even if psql continues after an error. Only the slot, once dropped, does not come back.
 BEGIN;
 
--- Under another search path, names here could mean what somebody has made in a schema of this database. The one of the
--- session comes back at the end.
+-- With another search path, a name below could mean an object that somebody created in a schema of this database. The end
+-- of this file restores the session's path.
 DO $$ BEGIN PERFORM pg_catalog.set_config('coherd.search_path', pg_catalog.current_setting('search_path'), false); END $$;
 SET search_path = pg_catalog, pg_temp;
 
@@ -52,7 +52,7 @@ BEGIN
         RAISE NOTICE 'the schema "coherd" stays: the coherds of other slots in this database may use it (%)', others;
         RETURN;
     END IF;
-    -- Without CASCADE, which would also drop what others have built on it.
+    -- Without CASCADE, which would also drop what others have built on the schema.
     SELECT pg_catalog.string_agg(pg_catalog.format('coherd.%I', c.relname), ', ') INTO views
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = 'coherd' AND c.relkind = 'v';
@@ -69,7 +69,7 @@ BEGIN
 END
 $$;
 
--- A role stays where another database or another slot still needs it.
+-- A role stays if another database or another slot still needs it.
 DO $$
 DECLARE
     role name;

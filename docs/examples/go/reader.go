@@ -1,7 +1,7 @@
 // Reads through a cache that coherd keeps coherent with Postgres. See docs/reading.md.
 //
-// A cache that is away or slow costs a time-out, never the request: then the database is read.
-// On Redis 6, `coherd lua --eval get` prints the text for redis.NewScript, in place of the function.
+// If the cache is down or slow, a request waits for a time-out and then reads the database.
+// On Redis 6, `coherd lua --eval get` prints the script for redis.NewScript, instead of the function.
 package main
 
 import (
@@ -25,7 +25,7 @@ import (
 const (
 	leaseTTL = 10 * time.Second // more than the slowest read of the database, which statement_timeout bounds
 	valueTTL = time.Hour
-	patience = 200 * time.Millisecond // how long to wait for another reader who is loading the same key
+	patience = 200 * time.Millisecond // how long to wait for another reader that is loading the same key
 )
 
 // Load reads the database in a snapshot of its own.
@@ -33,7 +33,7 @@ type Load func(context.Context) (string, error)
 
 var hashTag = regexp.MustCompile(`^[^{]*\{[^}]+\}`)
 
-// Leased gives the value of a key of a `delete` rule.
+// Leased returns the value of a key of a `delete` rule.
 func Leased(ctx context.Context, cache *redis.Client, key string, load Load) (string, error) {
 	lease := "{" + key + "}:lease"
 	if hashTag.MatchString(key) {
@@ -50,12 +50,13 @@ func Leased(ctx context.Context, cache *redis.Client, key string, load Load) (st
 	if err != nil {
 		return "", err
 	}
-	// 0 means refused: the row has changed meanwhile. This reader may still use what it read. An error: not stored.
+	// 0 means refused: the row has changed in the meantime. This reader may still use what it read. After an error, the
+	// value is not stored either.
 	_ = cache.FCall(ctx, "coherd_fill", []string{key, lease}, content, valueTTL.Milliseconds(), value).Err()
 	return value, nil
 }
 
-// getOrLease gives true and the value; or false and a token, to who is first, or has waited for the first long enough.
+// getOrLease returns true and the value; or false and a token, if this reader is first or has waited long enough.
 func getOrLease(ctx context.Context, cache *redis.Client, key, lease string) (bool, string, error) {
 	for deadline := time.Now().Add(patience); ; {
 		nonce := make([]byte, 16)
@@ -83,7 +84,7 @@ func getOrLease(ctx context.Context, cache *redis.Client, key, lease string) (bo
 	}
 }
 
-// Versioned gives the value of a key of a `bump` rule.
+// Versioned returns the value of a key of a `bump` rule.
 func Versioned(ctx context.Context, cache *redis.Client, key string, load Load) (string, error) {
 	version, err := cache.FCall(ctx, "coherd_version", []string{key + ":version"}).Text()
 	if err != nil {
@@ -96,14 +97,14 @@ func Versioned(ctx context.Context, cache *redis.Client, key string, load Load) 
 	}
 	value, failed := load(ctx)
 	if failed == nil && errors.Is(err, redis.Nil) {
-		_ = cache.Set(ctx, entry, value, valueTTL).Err() // an error: not stored
+		_ = cache.Set(ctx, entry, value, valueTTL).Err() // after an error it is not stored
 	}
 	return value, failed
 }
 
-// Own is as Leased, and never older than the commit that token was taken after. load reads the primary.
+// Own is like Leased, but never older than the commit after which token was taken. load reads the primary.
 func Own(ctx context.Context, cache *redis.Client, record, key string, token uint64, load Load) (string, error) {
-	settled, err := cache.HGet(ctx, record, "settled").Uint64() // before the value, and from the same server
+	settled, err := cache.HGet(ctx, record, "settled").Uint64() // read before the value, and from the same server
 	if err != nil || settled < token {
 		return load(ctx)
 	}
@@ -120,7 +121,7 @@ type app struct {
 // before it began.
 func (a *app) row(table, id string) Load {
 	return func(ctx context.Context) (value string, err error) {
-		// "null" for a row that is not there is cached as well: coherd strikes on INSERT too.
+		// A missing row is "null", and is cached as well: coherd invalidates on INSERT too.
 		query := "SELECT coalesce((SELECT to_json(t) FROM " + table + " t WHERE id = $1::bigint), 'null')::text"
 		err = a.database.QueryRow(ctx, query, id).Scan(&value)
 		return value, err
@@ -131,7 +132,7 @@ func (a *app) rename(ctx context.Context, id, name string) (token string, err er
 	if _, err = a.database.Exec(ctx, "UPDATE users SET name = $1 WHERE id = $2::bigint", name, id); err != nil {
 		return "", err
 	}
-	// After COMMIT, in a transaction of its own. Keep it in the session.
+	// Take the token after COMMIT, in a transaction of its own. Keep it in the session.
 	err = a.database.QueryRow(ctx, "SELECT coherd.token()::text").Scan(&token)
 	return token, err
 }

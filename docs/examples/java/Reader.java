@@ -20,8 +20,8 @@ import redis.clients.jedis.params.SetParams;
 /**
  * Reads through a cache that coherd keeps coherent with Postgres. See docs/reading.md.
  *
- * <p>A cache that is away or slow costs a time-out, never the request: then the database is read. On Redis 6,
- * {@code coherd lua --eval get} prints the script for {@code evalsha}, in place of the function.
+ * <p>If the cache is down or slow, a request waits for a time-out and then reads the database. On Redis 6,
+ * {@code coherd lua --eval get} prints the script for {@code evalsha}, instead of the function.
  */
 public final class Reader {
     /** More than the slowest read of the database, which statement_timeout bounds. */
@@ -29,7 +29,7 @@ public final class Reader {
 
     private static final Duration VALUE = Duration.ofHours(1);
 
-    /** How long to wait for another reader who is loading the same key. */
+    /** How long to wait for another reader that is loading the same key. */
     private static final Duration PATIENCE = Duration.ofMillis(200);
 
     private static final Pattern HASH_TAG = Pattern.compile("^[^{]*\\{[^}]+\\}");
@@ -67,7 +67,7 @@ public final class Reader {
         }
         String value = load.get();
         try {
-            // 0 means refused: the row has changed meanwhile. This reader may still use what it read.
+            // 0 means refused: the row has changed in the meantime. This reader may still use what it read.
             cache.fcall("coherd_fill", keys, List.of(token, Long.toString(VALUE.toMillis()), value));
         } catch (JedisException away) {
             // Not stored.
@@ -75,7 +75,7 @@ public final class Reader {
         return value;
     }
 
-    /** {1, value}; or {0, token, first} for who is first, or has waited for the first long enough. */
+    /** Returns {1, value}; or {0, token, first}, if this reader is first or has waited long enough. */
     private List<?> getOrLease(List<String> keys) {
         long began = System.nanoTime();
         while (true) {
@@ -117,11 +117,14 @@ public final class Reader {
         return value;
     }
 
-    /** As {@link #leased}, never older than the commit that the token was taken after. {@code load} reads the primary. */
+    /**
+     * Like {@link #leased}, but never older than the commit after which the token was taken. {@code load} reads the
+     * primary.
+     */
     public String own(String key, long token, Load load) throws SQLException {
         long settled;
         try {
-            // Before the value, and from the same server.
+            // Read before the value, and from the same server.
             settled = Optional.ofNullable(cache.hget(record, "settled")).map(Long::parseLong).orElse(0L);
         } catch (JedisException away) {
             return load.get();
@@ -129,9 +132,9 @@ public final class Reader {
         return settled >= token ? leased(key, load) : load.get();
     }
 
-    /** Outside a transaction each statement is one of its own, so it sees what was committed before it began. */
+    /** With autocommit each statement is a transaction of its own, so it sees what was committed before it began. */
     private static String row(Connection database, String table, String id) throws SQLException {
-        // The row as JSON. "null" for one that is not there is cached as well: coherd strikes on INSERT too.
+        // The row as JSON. A missing row is "null", and is cached as well: coherd invalidates on INSERT too.
         String query = "SELECT coalesce((SELECT to_json(t) FROM " + table + " t WHERE id = ?), 'null')::text";
         try (var statement = database.prepareStatement(query)) {
             statement.setLong(1, Long.parseLong(id));
@@ -145,7 +148,7 @@ public final class Reader {
             statement.setLong(2, Long.parseLong(id));
             statement.executeUpdate();
         }
-        // After COMMIT, in a transaction of its own. Keep it in the session.
+        // Take the token after COMMIT, in a transaction of its own. Keep it in the session.
         try (var statement = database.prepareStatement("SELECT coherd.token()")) {
             return only(statement.executeQuery());
         }

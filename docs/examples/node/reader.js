@@ -1,7 +1,7 @@
 // Reads through a cache that coherd keeps coherent with Postgres. See docs/reading.md.
 //
-// A cache that is away or slow costs a time-out, never the request: then the database is read.
-// On Redis 6, `coherd lua --eval get` prints the script for defineCommand(), in place of the function.
+// If the cache is down or slow, a request waits for a time-out and then reads the database.
+// On Redis 6, `coherd lua --eval get` prints the script for defineCommand(), instead of the function.
 
 import { randomBytes } from "node:crypto";
 import { createInterface } from "node:readline";
@@ -12,7 +12,7 @@ import pg from "pg";
 
 const LEASE_MS = 10_000; // more than the slowest read of the database, which statement_timeout bounds
 const VALUE_MS = 3_600_000;
-const PATIENCE_MS = 200; // how long to wait for another reader who is loading the same key
+const PATIENCE_MS = 200; // how long to wait for another reader that is loading the same key
 
 /** The value of a key of a `delete` rule. `load` reads the database in a snapshot of its own. */
 export async function leased(cache, key, load) {
@@ -32,12 +32,13 @@ export async function leased(cache, key, load) {
     return load();
   }
   const value = await load();
-  // 0 means refused: the row has changed meanwhile. This reader may still use what it read. An error: not stored.
+  // 0 means refused: the row has changed in the meantime. This reader may still use what it read. After an error, the
+  // value is not stored either.
   await cache.fcall("coherd_fill", 2, key, lease, token, VALUE_MS, value).catch(() => 0);
   return value;
 }
 
-/** The value of a key of a `bump` rule. `load` as for leased(). */
+/** The value of a key of a `bump` rule. `load` is as for leased(). */
 export async function versioned(cache, key, load) {
   let entry, cached;
   try {
@@ -49,15 +50,15 @@ export async function versioned(cache, key, load) {
   }
   if (cached !== null) return cached;
   const value = await load();
-  await cache.set(entry, value, "PX", VALUE_MS).catch(() => null); // an error: not stored
+  await cache.set(entry, value, "PX", VALUE_MS).catch(() => null); // after an error it is not stored
   return value;
 }
 
-/** As leased(), and never older than the commit that `token`, a BigInt, was taken after. `load` reads the primary. */
+/** Like leased(), but never older than the commit after which BigInt `token` was taken. `load` reads the primary. */
 export async function own(cache, record, key, token, load) {
   let settled;
   try {
-    settled = BigInt((await cache.hget(record, "settled")) ?? 0); // before the value, and from the same server
+    settled = BigInt((await cache.hget(record, "settled")) ?? 0); // read before the value, and from the same server
   } catch {
     return load();
   }
@@ -72,7 +73,7 @@ async function main() {
     maxRetriesPerRequest: 0,
     retryStrategy: (attempt) => Math.min(50 * attempt, 1000),
   });
-  cache.on("error", () => {}); // each call says it too
+  cache.on("error", () => {}); // each call fails with it too
   const record = process.env.COHERD_RECORD ?? "coherd:coherd"; // coherd:<slot>
   const database = new pg.Pool({
     connectionString: process.env.DATABASE_URL,
@@ -80,16 +81,16 @@ async function main() {
     statement_timeout: 5000,
   });
 
-  // Outside BEGIN each statement is a transaction of its own, so each sees what was committed before it began.
+  // Outside BEGIN each statement is a transaction of its own, so it sees what was committed before it began.
   async function row(table, id) {
-    // The row as JSON. "null" for one that is not there is cached as well: coherd strikes on INSERT too.
+    // The row as JSON. A missing row is "null", and is cached as well: coherd invalidates on INSERT too.
     const query = `SELECT coalesce((SELECT to_json(t) FROM ${table} t WHERE id = $1), 'null')::text AS json`;
     return (await database.query(query, [id])).rows[0].json;
   }
 
   async function rename(id, name) {
     await database.query("UPDATE users SET name = $1 WHERE id = $2", [name, id]);
-    // After COMMIT, in a transaction of its own. Keep it in the session: pg gives a bigint as text.
+    // Take the token after COMMIT, in a transaction of its own. Keep it in the session: pg returns a bigint as text.
     return (await database.query("SELECT coherd.token()")).rows[0].token;
   }
 

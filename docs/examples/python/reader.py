@@ -1,7 +1,7 @@
 """Reads through a cache that coherd keeps coherent with Postgres. See docs/reading.md.
 
-A cache that is away or slow costs a time-out, never the request: then the database is read.
-On Redis 6, `coherd lua --eval get` prints the script to register in place of the function.
+If the cache is down or slow, a request waits for a time-out and then reads the database.
+On Redis 6, `coherd lua --eval get` prints the script to register instead of the function.
 """
 
 import os
@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 LEASE_MS = 10_000  # more than the slowest read of the database, which statement_timeout bounds
 VALUE_MS = 3_600_000
-PATIENCE_S = 0.2  # how long to wait for another reader who is loading the same key
+PATIENCE_S = 0.2  # how long to wait for another reader that is loading the same key
 
 
 def leased(cache, key, load):
@@ -37,7 +37,7 @@ def leased(cache, key, load):
         return load()
     value = load()
     try:
-        # 0 means refused: the row has changed meanwhile. This reader may still use what it read.
+        # 0 means refused: the row has changed in the meantime. This reader may still use what it read.
         cache.fcall("coherd_fill", 2, key, lease, content, VALUE_MS, value)
     except redis.RedisError:
         pass  # not stored
@@ -45,7 +45,7 @@ def leased(cache, key, load):
 
 
 def versioned(cache, key, load):
-    """The value of a key of a `bump` rule. `load` as for leased()."""
+    """The value of a key of a `bump` rule. `load` is as for leased()."""
     try:
         version = cache.fcall("coherd_version", 1, f"{key}:version")
         entry = f"{key}:v{version}"
@@ -63,9 +63,9 @@ def versioned(cache, key, load):
 
 
 def own(cache, record, key, token, load):
-    """As leased(), and never older than the commit that `token` was taken after. `load` reads the primary."""
+    """Like leased(), but never older than the commit after which `token` was taken. `load` reads the primary."""
     try:
-        settled = int(cache.hget(record, "settled") or 0)  # before the value, and from the same server
+        settled = int(cache.hget(record, "settled") or 0)  # read before the value, and from the same server
     except redis.RedisError:
         return load()
     return leased(cache, key, load) if settled >= token else load()
@@ -80,19 +80,19 @@ def main():
         retry=Retry(NoBackoff(), 1),
     )
     record = os.environ.get("COHERD_RECORD", "coherd:coherd")  # coherd:<slot>
-    # Each statement is a transaction of its own, so each sees what was committed before it began.
+    # Each statement is a transaction of its own, so it sees what was committed before it began.
     database = psycopg.connect(
         os.environ["DATABASE_URL"], autocommit=True, connect_timeout=2, options="-c statement_timeout=5s"
     )
 
     def row(table, id):
-        # The row as JSON. "null" for one that is not there is cached as well: coherd strikes on INSERT too.
+        # The row as JSON. A missing row is "null", and is cached as well: coherd invalidates on INSERT too.
         query = f"SELECT coalesce((SELECT to_json(t) FROM {table} t WHERE id = %s), 'null')::text"
         return database.execute(query, [id]).fetchone()[0]
 
     def rename(id, name):
         database.execute("UPDATE users SET name = %s WHERE id = %s", [name, id])
-        # After COMMIT, in a transaction of its own. Keep it in the session.
+        # Take the token after COMMIT, in a transaction of its own. Keep it in the session.
         return database.execute("SELECT coherd.token()").fetchone()[0]
 
     commands = {

@@ -2,8 +2,8 @@
 
 # Reads through a cache that coherd keeps coherent with Postgres. See docs/reading.md.
 #
-# A cache that is away or slow costs a time-out, never the request: then the database is read.
-# On Redis 6, `coherd lua --eval get` prints the script for EVALSHA, in place of the function.
+# If the cache is down or slow, a request waits for a time-out and then reads the database.
+# On Redis 6, `coherd lua --eval get` prints the script for EVALSHA, instead of the function.
 
 require "pg"
 require "redis"
@@ -12,7 +12,7 @@ require "securerandom"
 module Reader
   LEASE_MS = 10_000 # more than the slowest read of the database, which statement_timeout bounds
   VALUE_MS = 3_600_000
-  PATIENCE_S = 0.2 # how long to wait for another reader who is loading the same key
+  PATIENCE_S = 0.2 # how long to wait for another reader that is loading the same key
 
   module_function
 
@@ -28,7 +28,7 @@ module Reader
 
     value = yield
     begin
-      # 0 means refused: the row has changed meanwhile. This reader may still use what it read.
+      # 0 means refused: the row has changed in the meantime. This reader may still use what it read.
       cache.call("FCALL", "coherd_fill", 2, key, lease, content, VALUE_MS, value)
     rescue Redis::BaseError
       # Not stored.
@@ -36,7 +36,7 @@ module Reader
     value
   end
 
-  # [1, value], or [0, token] for who is first, or has waited for the first long enough.
+  # Returns [1, value]; or [0, token], if this reader is first or has waited long enough.
   def get_or_lease(cache, key, lease)
     deadline = Process.clock_gettime(Process::CLOCK_MONOTONIC) + PATIENCE_S
     loop do
@@ -48,7 +48,7 @@ module Reader
     end
   end
 
-  # The value of a key of a `bump` rule. The block as for leased.
+  # The value of a key of a `bump` rule. The block is as for leased.
   def versioned(cache, key)
     begin
       version = cache.call("FCALL", "coherd_version", 1, "#{key}:version")
@@ -68,9 +68,9 @@ module Reader
     value
   end
 
-  # As leased, and never older than the commit that the token was taken after. The block reads the primary.
+  # Like leased, but never older than the commit after which the token was taken. The block reads the primary.
   def own(cache, record, key, token, &load)
-    settled = cache.hget(record, "settled").to_i # before the value, and from the same server
+    settled = cache.hget(record, "settled").to_i # read before the value, and from the same server
     settled >= token ? leased(cache, key, &load) : yield
   rescue Redis::BaseError
     yield
@@ -80,18 +80,18 @@ end
 def main
   cache = Redis.new(url: ENV.fetch("REDIS_URL"), connect_timeout: 0.2, timeout: 0.2, reconnect_attempts: 1)
   record = ENV.fetch("COHERD_RECORD", "coherd:coherd") # coherd:<slot>
-  # Outside BEGIN each statement is a transaction of its own, so each sees what was committed before it began.
+  # Outside BEGIN each statement is a transaction of its own, so it sees what was committed before it began.
   database = PG.connect(ENV.fetch("DATABASE_URL"))
   database.exec("SET statement_timeout = '5s'")
 
   row = lambda do |table, id|
-    # The row as JSON. "null" for one that is not there is cached as well: coherd strikes on INSERT too.
+    # The row as JSON. A missing row is "null", and is cached as well: coherd invalidates on INSERT too.
     query = "SELECT coalesce((SELECT to_json(t) FROM #{table} t WHERE id = $1), 'null')::text"
     database.exec_params(query, [id]).getvalue(0, 0)
   end
   rename = lambda do |id, name|
     database.exec_params("UPDATE users SET name = $1 WHERE id = $2", [name, id])
-    # After COMMIT, in a transaction of its own. Keep it in the session.
+    # Take the token after COMMIT, in a transaction of its own. Keep it in the session.
     database.exec("SELECT coherd.token()").getvalue(0, 0)
   end
 

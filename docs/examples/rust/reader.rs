@@ -1,7 +1,7 @@
 //! Reads through a cache that coherd keeps coherent with Postgres. See docs/reading.md.
 //!
-//! A cache that is away or slow costs a time-out, never the request: then the database is read.
-//! On Redis 6, `coherd lua --eval get` prints the text for [`redis::Script`], in place of the function.
+//! If the cache is down or slow, a request waits for a time-out and then reads the database.
+//! On Redis 6, `coherd lua --eval get` prints the script for [`redis::Script`], instead of the function.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 /// More than the slowest read of the database, which `statement_timeout` bounds.
 const LEASE_MS: u64 = 10_000;
 const VALUE_MS: u64 = 3_600_000;
-/// How long to wait for another reader who is loading the same key.
+/// How long to wait for another reader that is loading the same key.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// What `coherd_get` gives.
+/// What `coherd_get` returns.
 enum Got {
     Value(String),
     Token(String),
@@ -38,12 +38,13 @@ async fn leased<E>(
     let value = load().await?;
     let mut fill = cmd("FCALL");
     fill.arg("coherd_fill").arg(2).arg(key).arg(&lease).arg(token).arg(VALUE_MS).arg(&value);
-    // 0 means refused: the row has changed meanwhile. This reader may still use what it read. An error: not stored.
+    // 0 means refused: the row has changed in the meantime. This reader may still use what it read. After an error, the
+    // value is not stored either.
     let _stored: RedisResult<u8> = fill.query_async(&mut cache.clone()).await;
     Ok(value)
 }
 
-/// The value, or a token for who is first, or has waited for the first long enough.
+/// Returns the value; or a token, if this reader is first or has waited long enough.
 async fn get_or_lease(cache: &ConnectionManager, key: &str, lease: &str) -> RedisResult<Got> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -61,13 +62,13 @@ async fn get_or_lease(cache: &ConnectionManager, key: &str, lease: &str) -> Redi
     }
 }
 
-/// In the key's slot of a Redis Cluster.
+/// The name of the key's lease, in the key's slot of a Redis Cluster.
 fn lease_of(key: &str) -> String {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
     if tag.is_some_and(|(tag, _)| !tag.is_empty()) { format!("{key}:lease") } else { format!("{{{key}}}:lease") }
 }
 
-/// The value of a key of a `bump` rule. `load` as for [`leased`].
+/// The value of a key of a `bump` rule. `load` is as for [`leased`].
 async fn versioned<E>(
     cache: &ConnectionManager,
     key: &str,
@@ -86,11 +87,11 @@ async fn versioned<E>(
         Err(_away) => return load().await,
     }
     let value = load().await?;
-    let _stored: RedisResult<()> = cache.pset_ex(&entry, &value, VALUE_MS).await; // an error: not stored
+    let _stored: RedisResult<()> = cache.pset_ex(&entry, &value, VALUE_MS).await; // after an error it is not stored
     Ok(value)
 }
 
-/// As [`leased`], and never older than the commit that `token` was taken after. `load` reads the primary.
+/// Like [`leased`], but never older than the commit after which `token` was taken. `load` reads the primary.
 async fn own<E>(
     cache: &ConnectionManager,
     record: &str,
@@ -98,7 +99,7 @@ async fn own<E>(
     token: u64,
     load: impl AsyncFnOnce() -> Result<String, E>,
 ) -> Result<String, E> {
-    // Before the value, and from the same server.
+    // Read before the value, and from the same server.
     let settled: RedisResult<Option<u64>> = cache.clone().hget(record, "settled").await;
     match settled {
         Ok(Some(settled)) if settled >= token => leased(cache, key, load).await,
@@ -115,14 +116,14 @@ struct App {
 impl App {
     /// Outside BEGIN each statement is a transaction of its own, so it sees what was committed before it began.
     async fn row(&self, table: &str, id: i64) -> Result<String, tokio_postgres::Error> {
-        // The row as JSON. "null" for one that is not there is cached as well: coherd strikes on INSERT too.
+        // The row as JSON. A missing row is "null", and is cached as well: coherd invalidates on INSERT too.
         let query = format!("SELECT coalesce((SELECT to_json(t) FROM {table} t WHERE id = $1), 'null')::text");
         self.database.query_one(&query, &[&id]).await?.try_get(0)
     }
 
     async fn rename(&self, id: i64, name: &str) -> Result<String, tokio_postgres::Error> {
         self.database.execute("UPDATE users SET name = $1 WHERE id = $2", &[&name, &id]).await?;
-        // After COMMIT, in a transaction of its own. Keep it in the session.
+        // Take the token after COMMIT, in a transaction of its own. Keep it in the session.
         self.database.query_one("SELECT coherd.token()::text", &[]).await?.try_get(0)
     }
 

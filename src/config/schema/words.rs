@@ -66,7 +66,7 @@ mod tests {
         let said = said(|path| path == "source.dsn_file");
         let of = |path: &str| said.get(path).cloned().unwrap_or_default();
         assert_eq!(of("source.slot").example, "coherd");
-        assert_eq!(of("source.slot").about, "The replication slot. 1 to 63 of a-z, 0-9 and _.");
+        assert_eq!(of("source.slot").about, "The replication slot: 1 to 63 characters from a-z, 0-9 and _.");
         assert_eq!(of("source.dsn_file").example, "/run/secrets/coherd-dsn");
         assert!(of("rules[].table").about.starts_with("schema.table, quoted"), "{:?}", of("rules[].table"));
         assert!(of("targets.NAME.url").about.starts_with("The scheme names the kind"));

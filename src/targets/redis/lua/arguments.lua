@@ -2,7 +2,7 @@ local function refuse(text)
   return redis.error_reply('ERR ' .. text)
 end
 
--- A caller's bytes as an error can show them: printable ASCII, not many.
+-- A caller's bytes as an error may show them: printable ASCII, the first 100 bytes.
 local function shown(bytes)
   local text = string.gsub(string.sub(bytes, 1, 100), '[^ -~]', function(byte)
     return string.format('\\x%02x', string.byte(byte))
@@ -22,7 +22,7 @@ local function miscounted(call, keys, arguments, keys_wanted, least, most, usage
   return refuse(call .. ': got ' .. plural(keys, 'key') .. ' and ' .. plural(arguments, 'argument') .. ', expected ' .. usage)
 end
 
--- The error for what is no time to live, or nil. 15 digits are exact in Lua and no overflow in Redis.
+-- The error for an invalid time to live, or nil. 15 digits are exact in Lua and do not overflow in Redis.
 local function no_ttl(call, text)
   if #text <= 15 and string.find(text, '^[1-9]%d*$') then
     return nil

@@ -1,10 +1,10 @@
--- Moves every version pointer on: KEYS are the pointers, ARGV[1] their time to live in milliseconds.
--- A pointer never shows a number twice: it moves to the clock in microseconds, or by one where it is ahead of the clock.
--- What is no pointer (another type, no number, a number from which Lua cannot count on) gives way to one: no reader was
--- ever given a version from it. Returns how many moved; where some gave way, an array: how many moved, then the place of
--- each of those in KEYS.
--- Where memory is full (OOM), pointers that are there move all the same: a script whose first write takes no memory may go
--- on. One that is not there is not made: whoever asks for it gets a later one, as after an eviction.
+-- Moves every version pointer. KEYS are the pointers; ARGV[1] is their time to live in milliseconds.
+-- A pointer never shows a number twice: it moves to the clock in microseconds, or by one if it is ahead of the clock.
+-- A pointer replaces any other value at its key (another type, not a number, a number too large for Lua to increment): no
+-- reader ever got a version from that value. Returns how many pointers moved. If some replaced another value, returns an
+-- array: how many moved, then the place of each of those in KEYS.
+-- If memory is full (OOM), existing pointers move all the same: a script whose first write takes no memory may continue. A
+-- missing pointer is not created: the next reader that asks for it gets a later number, as after an eviction.
 local clock = now()
 local moved, gave_way, first, full = 0, {}, nil, false
 for place, pointer in ipairs(KEYS) do

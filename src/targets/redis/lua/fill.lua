@@ -1,4 +1,4 @@
--- KEYS: key, lease; ARGV: token, time to live of the value in milliseconds, value.
+-- KEYS: key, lease. ARGV: token, time to live of the value in milliseconds, value.
 local problem = miscounted('coherd_fill', #KEYS, #ARGV, 2, 3, 3, 'keys KEY LEASE and arguments TOKEN TTL_MS VALUE')
   or no_lease('coherd_fill', KEYS[1], KEYS[2])
   or no_ttl('coherd_fill', ARGV[2])

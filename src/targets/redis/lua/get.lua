@@ -1,4 +1,4 @@
--- KEYS: key, lease; ARGV: time to live of the lease in milliseconds, nonce.
+-- KEYS: key, lease. ARGV: time to live of the lease in milliseconds, nonce.
 local problem = miscounted('coherd_get', #KEYS, #ARGV, 2, 2, 2, 'keys KEY LEASE and arguments TTL_MS NONCE')
   or no_lease('coherd_get', KEYS[1], KEYS[2])
   or no_ttl('coherd_get', ARGV[1])
@@ -21,7 +21,7 @@ if problem then
   return problem
 end
 if not token then
-  -- Nonce and clock: two leases share a token only where both come twice.
+  -- Nonce and clock: two leases share a token only if both repeat.
   local clock = redis.call('TIME')
   token = clock[1] .. string.format('%06d', clock[2]) .. '-' .. ARGV[2]
   redis.call('SET', KEYS[2], token, 'PX', ARGV[1])
@@ -31,5 +31,5 @@ local nonce = nonce_in(token)
 if not nonce then
   return refuse('coherd_get: LEASE holds ' .. shown(token) .. ', expected a token: something else writes this key')
 end
--- A reader who repeats a call whose reply was lost must not wait for itself.
+-- A reader that repeats a call because the reply was lost must not wait for itself.
 return {0, token, nonce == ARGV[2] and 1 or 0}

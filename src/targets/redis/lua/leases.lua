@@ -1,4 +1,4 @@
--- The name of a key's lease, in the key's slot of a cluster.
+-- The name of a key's lease, which is in the same slot of a cluster as the key.
 local function lease_of(key)
   local tag = string.match(key, '{(.-)}')
   if tag and tag ~= '' then
@@ -7,7 +7,7 @@ local function lease_of(key)
   return '{' .. key .. '}:lease'
 end
 
--- The error for a second key that is not the first one's lease, or nil: coherd would not find it.
+-- The error if the second key is not the lease of the first, or nil. coherd would not find another name.
 local function no_lease(call, key, lease)
   if lease == lease_of(key) then
     return nil
@@ -15,7 +15,7 @@ local function no_lease(call, key, lease)
   return refuse(call .. ': got ' .. shown(lease) .. ' as LEASE, expected ' .. shown(lease_of(key)))
 end
 
--- The text that a key holds, false where there is none, or nil and an error.
+-- The text that a key holds; false if the key is missing; or nil and an error.
 local function text_at(call, place, key)
   local text = redis.pcall('GET', key)
   if type(text) ~= 'table' then
@@ -28,7 +28,7 @@ local function text_at(call, place, key)
   return nil, redis.error_reply('WRONGTYPE ' .. call .. ': ' .. place .. ' holds a ' .. kind .. ', expected a string')
 end
 
--- The nonce in a token, or nil for what is no token.
+-- The nonce in a token, or nil if the text is no token.
 local function nonce_in(token)
   return string.match(token, '^%d+%-(.+)$')
 end

@@ -1,11 +1,11 @@
--- The server's clock in microseconds: later than every pointer that was ever made from it.
+-- The server's clock in microseconds: later than every pointer that was made from it.
 local function now()
   local clock = redis.call('TIME')
   return clock[1] * 1000000 + clock[2]
 end
 
--- The digits that a version pointer holds, false where there is none; or nil, an error, and the text that it holds in
--- their place. From 2^53 - 1 on Lua cannot count by ones, so a pointer that could not move is none.
+-- The digits that a version pointer holds; false if it is missing; or nil, an error, and the text that is there instead.
+-- From 2^53 - 1 on Lua cannot count by ones. Such a number could not move, so it is no pointer.
 local function version_at(pointer)
   local version = redis.pcall('GET', pointer)
   if type(version) == 'table' then

@@ -1,38 +1,38 @@
--- coherd function library, version 1: how to read a cache that coherd keeps, and never get an old value.
--- Every call goes to the primary. An error reply stores nothing and grants nothing: read the database.
+-- coherd function library, version 1: how to read a cache that coherd keeps coherent, and never get an old value.
+-- Send every call to the primary. An error reply stores nothing and grants nothing: read the database.
 --
--- Leases, for keys of `delete` rules; coherd's target says `leases: true`.
+-- Leases, for keys of `delete` rules. The target's configuration needs `leases: true`.
 --
 --   FCALL coherd_get 2 KEY LEASE TTL_MS NONCE
 --     {1, value}         the value
---     {0, token, first}  there is none: here is a lease. first is 1 for one reader, who is to read the database and call
---                        coherd_fill, and 0 for all others, who may call coherd_get again in a few milliseconds until
---                        they get the value, or 1 because the lease has ended, or are tired of it: they may read the
---                        database and fill with this token too
+--     {0, token, first}  no value; the token is a lease. first is 1 for one reader, which reads the database and calls
+--                        coherd_fill. first is 0 for all others. They call coherd_get again every few milliseconds until they
+--                        get the value, or until first is 1 because the lease has ended. A reader that has waited long enough
+--                        may read the database and fill with this token too
 --   FCALL coherd_fill 2 KEY LEASE TOKEN TTL_MS VALUE
 --     1                  stored
---     0                  refused: the lease has ended, because the row changed, somebody else has filled, TTL_MS is over
+--     0                  refused: the lease has ended, because the row changed, another reader has filled, TTL_MS is over
 --                        or the server needed the memory. The value is as good as any read from the database at that
---                        moment; it is only not to be cached. A repeated call is refused as well
+--                        moment, but must not be cached. A repeated call is refused too
 --
---   The database is read after coherd_get has answered, never before, and in a snapshot taken after it.
---   LEASE is KEY:lease where KEY has a hash tag ({, and before the first } after it at least one character), and
---   {KEY}:lease elsewhere. The two then share a slot of a Redis Cluster, unless KEY is empty, or has a } and no hash tag:
---   such keys need a single server.
---   TTL_MS is 1 to 999999999999999: of a lease, a little more than the slowest read of the database; of a value, as you like.
---   NONCE is 16 to 128 bytes of random text, new for each call; a call that is repeated because its reply was lost may
---   repeat it, and gets the same lease again, with first as before. VALUE is any bytes.
+--   Read the database after coherd_get has answered, and in a snapshot taken after that answer.
+--   LEASE is KEY:lease if KEY has a hash tag (a {, and at least one character between it and the first } after it), and
+--   {KEY}:lease otherwise. KEY and LEASE then share a slot of a Redis Cluster, unless KEY is empty, or has a } and no hash
+--   tag: such keys need a single server.
+--   TTL_MS is 1 to 999999999999999: for a lease, a little more than the slowest read of the database; for a value, any.
+--   NONCE is 16 to 128 bytes of random text, new for each call. A call that is repeated because its reply was lost may use
+--   the same NONCE; it then gets the same lease, with first as before. VALUE is any bytes.
 --
 -- Version pointers, for keys of `bump` rules.
 --
 --   FCALL coherd_version 1 KEY:version [TTL_MS]
---     version            decimal digits, as text; read the database after this answer, keep the value under KEY:v<version>
---                        and take it from there. TTL_MS, a day by default, is how long a pointer lives that nobody asks for
+--     version            decimal digits, as text. Read the value from KEY:v<version>; if it is missing, read the database after
+--                        this answer and store it there. A pointer that nobody asks for expires after TTL_MS, by default a day
 --
--- On Redis 6 `coherd lua --eval get|fill|version` prints each as a script: EVAL SCRIPT 2 KEY LEASE TTL_MS NONCE, and so on.
+-- For Redis 6, `coherd lua --eval get|fill|version` prints each as a script: EVAL SCRIPT 2 KEY LEASE TTL_MS NONCE, and so on.
 -- The user needs the commands inside too: get, set, del, type, time; for versions get, set, time, pttl, pexpire.
 --
--- Why it is never old: coherd removes lease and key when a commit is visible, and again when the replicas have it. A token is
--- granted once, so a lease that stands with its token at the fill has stood since before the database was read, and no change
--- has been struck in between. A pointer never shows a number twice, and a change moves it.
+-- Why it is never old: coherd deletes the lease and the key when a commit is visible, and again when the replicas have it. No
+-- token is granted twice. So a lease that holds its token at the fill has existed since before the database was read, and
+-- coherd has invalidated nothing in between. A pointer never shows a number twice, and every change moves it.
 

@@ -1,11 +1,11 @@
--- Writes the record, unless somebody else has changed it: KEYS[1] is the record.
--- ARGV: writer, least, most     accepted where the record names this writer and has a sequence from least to most
---       writer, sequence        accepted too: what the record said when it was read; both empty where there was none,
---                               'WRONGTYPE' where a key of another type stood there, 'NOTHING' to accept no more than above
---       field, value, ...       the fields to write; those that are not named stay
---   0  nothing was written: the record is not what it was
+-- Writes the record, unless somebody else has changed it. KEYS[1] is the record.
+-- ARGV: writer, least, most     writes if the record names this writer and has a sequence from least to most
+--       writer, sequence        or if the record is still as it was read: both empty if there was none, 'WRONGTYPE' if
+--                               the key had another type, 'NOTHING' to accept only the condition above
+--       field, value, ...       the fields to write; other fields stay
+--   0  nothing was written: the record has changed
 --   1  written
---   2  written in place of what another had put there, a key of another type
+--   2  written in place of a key of another type
 local function field(name)
   return redis.pcall('HGET', KEYS[1], name)
 end
@@ -29,7 +29,7 @@ if not ours and not (writer == ARGV[4] and sequence == ARGV[5]) then
   return 0
 end
 
--- The fields of an earlier build would go stale beside those of this one, which come all together the first time.
+-- The fields of an earlier build would go stale beside those of this one. The first write of this build has all fields.
 if not ours and writer ~= 'WRONGTYPE' and type(field('struck')) == 'string' then
   redis.call('UNLINK', KEYS[1])
 end
@@ -44,8 +44,8 @@ if not full and not foreign then
 end
 local kept = full and redis.pcall('HGETALL', KEYS[1]) or {}
 foreign = foreign or kept.err
--- A script whose first write takes no memory may go on beyond maxmemory (Redis manual, "Scripting with Lua", "Execution
--- under low memory conditions"), on Redis 6 too, which knows no flag allow-oom. So the record is made again, whole.
+-- A script whose first write takes no memory may continue beyond maxmemory (Redis manual, "Scripting with Lua", "Execution
+-- under low memory conditions"), also on Redis 6, which has no flag allow-oom. So UNLINK comes first, then the whole record.
 redis.call('UNLINK', KEYS[1])
 for at = 1, #kept, 2 do
   redis.call('HSET', KEYS[1], kept[at], kept[at + 1])

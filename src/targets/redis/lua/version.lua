@@ -1,4 +1,4 @@
--- KEYS: pointer; ARGV: its time to live in milliseconds, a day where it is left out.
+-- KEYS: pointer. ARGV: its time to live in milliseconds, by default a day.
 local problem = miscounted('coherd_version', #KEYS, #ARGV, 1, 0, 1, 'key KEY:version and argument TTL_MS, or none')
   or (ARGV[1] and no_ttl('coherd_version', ARGV[1]))
 if problem then
@@ -21,7 +21,7 @@ if not version then
   version = string.format('%.0f', now())
   redis.call('SET', KEYS[1], version, 'PX', ttl)
 elseif redis.call('PTTL', KEYS[1]) < ttl / 2 then
-  -- Not each time, so that replicas need not hear of every reader.
+  -- Not at every call, so that replicas do not receive a write for each reader.
   redis.call('PEXPIRE', KEYS[1], ttl)
 end
 return version
