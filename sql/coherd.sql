@@ -65,10 +65,10 @@ BEGIN
             RAISE EXCEPTION 'coherd.token(): this standby has replayed nothing yet' USING ERRCODE = '55000';
         END IF;
     ELSIF pg_current_xact_id_if_assigned() IS NOT NULL THEN
-        RAISE EXCEPTION 'coherd.token(): this transaction has written and is not committed, so its position is not known; '
-            'this error rolls it back, and the fix in it'
-            USING ERRCODE = '25001', HINT = 'Call it after COMMIT, in a transaction of its own: not in a file for psql -1, '
-                'and not behind the fix in one psql -c.';
+        RAISE EXCEPTION 'coherd.token(): this transaction has written and is not committed yet, so its position is unknown. '
+            'This error rolls the transaction back, with the fix in it'
+            USING ERRCODE = '25001', HINT = 'Call it after COMMIT, in a transaction of its own: not in a file that psql -1 runs, '
+                'and not after the fix in the same psql -c.';
     ELSE
         -- Not the flush position: a commit with synchronous_commit = off is visible before it is flushed. At the start of a
         -- page the insert position is after the page's header (24 bytes; 40 on the first page of a segment), where no
@@ -84,7 +84,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coherd.token() IS
-    'A position in the log, as a decimal, that no commit which the caller can see is past. Take it after COMMIT.';
+    'A position in the log, as a decimal. Every commit that the caller can see is at or before it. Call it after COMMIT.';
 
 -- 1668245605 is "cohe". The daemon holds this lock, with the process id of its walsender, for as long as everything up to
 -- the slot's position is settled. Every role may take such a lock, so it counts only if its holder logged in as the same
@@ -114,8 +114,8 @@ AS $$
             AND stream.pid = walsender)
 $$;
 COMMENT ON FUNCTION coherd.attested(int) IS
-    'Inner part of wait(): whether a daemon attests the stream of this walsender. Who can log in as the daemon''s role, '
-    'or is a superuser, can say so too.';
+    'Used by wait(): whether a daemon attests the stream of this walsender. Every role that can log in as the daemon''s '
+    'role, and every superuser, can attest it too.';
 
 CREATE OR REPLACE FUNCTION coherd.wait(
     lsn pg_lsn DEFAULT NULL, timeout interval DEFAULT '5s', slot name DEFAULT 'coherd')
@@ -133,29 +133,29 @@ DECLARE
     seen record;
 BEGIN
     IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
-        RAISE EXCEPTION 'coherd.wait(): this transaction has written, and its changes reach no cache before it commits; '
-            'this error rolls it back, and the fix in it'
-            USING ERRCODE = '25001', HINT = 'Call it after COMMIT, in a transaction of its own: not in a file for psql -1, '
-                'and not behind the fix in one psql -c.';
+        RAISE EXCEPTION 'coherd.wait(): this transaction has written, and no cache sees its changes before it commits. '
+            'This error rolls the transaction back, with the fix in it'
+            USING ERRCODE = '25001', HINT = 'Call it after COMMIT, in a transaction of its own: not in a file that psql -1 runs, '
+                'and not after the fix in the same psql -c.';
     END IF;
     IF goal IS NULL THEN
         goal := '0/0'::pg_lsn + coherd.token();
     ELSIF goal - '0/0'::pg_lsn < pg_size_bytes(current_setting('wal_segment_size')) THEN
         -- A server's log begins with its second segment.
-        RAISE EXCEPTION 'coherd.wait(): % is no position in this server''s log', goal
+        RAISE EXCEPTION 'coherd.wait(): % is not a position in this server''s log', goal
             USING ERRCODE = '22023', HINT = 'The first argument is a token of coherd.token(). Seconds are timeout => ''5s''.';
     ELSIF NOT standby AND goal > pg_current_wal_insert_lsn() THEN
         -- A standby may still receive it.
         RAISE EXCEPTION 'coherd.wait(): % is beyond the end of this server''s log, %', goal, pg_current_wal_insert_lsn()
-            USING ERRCODE = '22023', HINT = 'The token is of another server, or its commit was lost in a failover, a crash '
+            USING ERRCODE = '22023', HINT = 'The token is from another server, or its commit was lost in a failover, a crash '
                 'or a restore: read the row again. Seconds are timeout => ''5s''.';
     END IF;
     LOOP
         SELECT confirmed_flush_lsn, database, active_pid INTO seen FROM pg_replication_slots WHERE slot_name = slot;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'coherd.wait(): there is no replication slot "%" on this server', slot
-                USING ERRCODE = '42704', HINT = 'The slot is on the server that coherd follows. Name it with '
-                    'slot => ''name'' if it is called otherwise; "coherd setup" creates it.';
+                USING ERRCODE = '42704', HINT = 'The slot is on the server that coherd follows. If it has another name, '
+                    'add slot => ''name''. "coherd setup" creates it.';
         ELSIF seen.database IS DISTINCT FROM current_database() THEN
             RAISE EXCEPTION 'coherd.wait(): the replication slot "%" follows %, not this database', slot,
                 coalesce('the database "' || seen.database || '"', 'the whole server')
@@ -177,8 +177,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coherd.wait(pg_lsn, interval, name) IS
-    'True once the caches are settled past the position (default: the present one); false after the timeout, also where '
-    'no daemon is at work.';
+    'True when the caches are settled past the position (default: the current one); false after the timeout, or when no '
+    'daemon is running.';
 
 -- The daemon writes a cache's record at once if somebody waits, and otherwise now and then. A message in the log tells it
 -- that somebody waits. It cannot read log that is not flushed, and up to 16 no function flushes the log. So the waiting
@@ -209,7 +209,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coherd.said_to_wait(pg_lsn, boolean) IS
-    'Inner part of wait(): tells the daemon that somebody waits; false where that has to be tried again';
+    'Used by wait(): tells the daemon that a session waits; false if that must be tried again';
 
 CREATE OR REPLACE FUNCTION coherd.wait(token bigint, timeout interval DEFAULT '5s', slot name DEFAULT 'coherd')
 RETURNS boolean
@@ -217,7 +217,7 @@ LANGUAGE sql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT coherd.wait('0/0'::pg_lsn + CASE WHEN token < 0 THEN 0 ELSE token END, timeout, slot) $$;
 COMMENT ON FUNCTION coherd.wait(bigint, interval, name) IS
-    'True once the caches are settled past a token of coherd.token(); false after the timeout.';
+    'True when the caches are settled past a token of coherd.token(); false after the timeout.';
 
 -- Postgres resolves literals and untyped parameters of drivers to this form.
 CREATE OR REPLACE FUNCTION coherd.wait(token text, timeout interval DEFAULT '5s', slot name DEFAULT 'coherd')
@@ -227,8 +227,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF token !~ '^[[:space:]]*([0-9]{1,20}|[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})[[:space:]]*$' THEN
-        RAISE EXCEPTION 'coherd.wait(): the first argument is no position in a log'
-            USING ERRCODE = '22023', HINT = 'It is a token of coherd.token(), in either form: 16/B374D848 or decimal. '
+        RAISE EXCEPTION 'coherd.wait(): the first argument is not a position in a log'
+            USING ERRCODE = '22023', HINT = 'Give a token of coherd.token(), in either form: 16/B374D848 or decimal. '
                 'Seconds are timeout => ''5s''.';
     END IF;
     RETURN coherd.wait(
@@ -236,7 +236,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coherd.wait(text, interval, name) IS
-    'True once the caches are settled past a position in either form, 16/B374D848 or decimal; false after the timeout.';
+    'True when the caches are settled past a position in either form, 16/B374D848 or decimal; false after the timeout.';
 
 -- ---------------------------------------------------------------- manual invalidation
 
@@ -246,7 +246,7 @@ CREATE OR REPLACE FUNCTION coherd.emit(content json) RETURNS void
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT pg_logical_emit_message(true, 'coherd', convert_to(content::text, 'UTF8')) $$;
-COMMENT ON FUNCTION coherd.emit(json) IS 'Inner part of invalidate(), touch() and flush()';
+COMMENT ON FUNCTION coherd.emit(json) IS 'Used by invalidate(), touch() and flush()';
 
 CREATE OR REPLACE FUNCTION coherd.invalidate(VARIADIC keys text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -259,13 +259,13 @@ DECLARE
     key text;
 BEGIN
     IF array_to_string(given, '') ~ '[*[]' THEN
-        RAISE NOTICE 'coherd.invalidate(): keys are taken literally, and one of them has a * or a [ in it'
+        RAISE NOTICE 'coherd.invalidate(): keys are taken literally, and one of them contains * or ['
             USING HINT = 'coherd.flush(''public.users'') invalidates every key of a table''s rules.';
     END IF;
     -- The daemon reads no message above 1 MiB, and JSON may need six bytes for one.
     FOREACH key IN ARRAY coalesce(given, '{}') LOOP
         IF octet_length(key) > 131072 THEN
-            RAISE EXCEPTION 'coherd.invalidate(): a key has % bytes, and at most 131072 are possible', octet_length(key)
+            RAISE EXCEPTION 'coherd.invalidate(): a key has % bytes; the limit is 131072', octet_length(key)
                 USING ERRCODE = '54000', HINT = 'Nothing was invalidated. Delete it in the cache itself.';
         ELSIF cardinality(chunk) = 1000 OR bytes + octet_length(key) > 131072 THEN
             PERFORM coherd.emit(json_build_object('v', 1, 'do', 'invalidate', 'keys', to_json(chunk)));
@@ -282,7 +282,7 @@ END
 $$;
 COMMENT ON FUNCTION coherd.invalidate(text[]) IS
     'Invalidates cache keys when the transaction commits: those that a rule covers, or any (manual.keys in coherd''s '
-    'configuration). They are taken literally. A NULL is no key.';
+    'configuration). They are taken literally. NULL is ignored.';
 
 CREATE OR REPLACE FUNCTION coherd.published_columns(tbl regclass, publication name) RETURNS name[]
 LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -305,7 +305,7 @@ BEGIN
     RETURN columns;
 END
 $$;
-COMMENT ON FUNCTION coherd.published_columns(regclass, name) IS 'Inner part of touch()';
+COMMENT ON FUNCTION coherd.published_columns(regclass, name) IS 'Used by touch()';
 
 CREATE OR REPLACE FUNCTION coherd.printed(value anyelement) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -321,7 +321,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coherd.printed(anyelement) IS
-    'Inner part of touch(): a value as the replication stream prints it, whatever the session''s settings';
+    'Used by touch(): a value as the replication stream prints it, independent of the session''s settings';
 
 -- This function sets no search_path: the predicate is the caller's and needs the caller's names and settings. So every other
 -- name here has its schema, operators and types included. Otherwise an object that somebody created in a schema of the
@@ -353,8 +353,8 @@ BEGIN
     columns := coherd.published_columns(root, publication);
     IF columns IS NULL THEN
         RAISE EXCEPTION 'coherd.touch(): % is not in the publication "%"', root, publication
-            USING ERRCODE = '42704', HINT = 'No rule can apply to it. "coherd setup" adds the tables of all rules; '
-                'another publication is named with publication => ''name''.';
+            USING ERRCODE = '42704', HINT = 'No rule can apply to it. "coherd setup" adds the tables of all rules. '
+                'If the publication has another name, add publication => ''name''.';
     END IF;
     IF pg_catalog.row_security_active(tbl) THEN
         RAISE WARNING 'coherd.touch(): row-level security hides rows of % from role "%"; their keys stay cached', tbl,
@@ -407,9 +407,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coherd.touch(regclass, text, name) IS
-    'Invalidates, when the transaction commits, the keys of the rows for which the predicate holds, without writing a row. '
-    'The predicate is SQL, run as the caller, who needs SELECT on the published columns and sees what row security '
-    'shows: never build it from foreign input. Gives the number of rows.';
+    'Invalidates, when the transaction commits, the keys of the rows that match the predicate, without writing a row. '
+    'The predicate is SQL and runs as the caller, with the caller''s row security; the caller needs SELECT on the published '
+    'columns. Never build it from untrusted input. Returns the number of rows.';
 
 CREATE OR REPLACE FUNCTION coherd.flush(tbl regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -450,8 +450,8 @@ CROSS JOIN (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_l
                         ELSE pg_catalog.pg_current_wal_flush_lsn() END AS at) here
 WHERE s.plugin = 'pgoutput';
 COMMENT ON VIEW coherd.status IS
-    'Slots that coherd may use: who reads them, how far behind, and how much of the log they hold back. The caches are '
-    'settled up to "settled" only where "attested" is true; it is null for slots of other databases, where it is not seen.';
+    'Slots that coherd may use: who reads them, how far behind they are, and how much log they hold back. The caches are '
+    'settled up to "settled" only where "attested" is true. It is null for slots of other databases, which cannot be seen here.';
 
 -- ---------------------------------------------------------------- who may do what
 
@@ -490,7 +490,7 @@ BEGIN
         END LOOP;
     END LOOP;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'coherd_operator') THEN
-        RAISE NOTICE 'the role coherd_operator is not there, and % may not create it', current_user
+        RAISE NOTICE 'the role coherd_operator does not exist, and % may not create it', current_user
             USING HINT = 'Run as a role with CREATEROLE: CREATE ROLE coherd_operator NOLOGIN. Then run, as the owner of the '
                 'schema coherd: GRANT EXECUTE ON FUNCTION coherd.invalidate(text[]), coherd.touch(regclass, text, name), '
                 'coherd.flush(regclass), coherd.emit(json) TO coherd_operator.';
@@ -499,7 +499,7 @@ END
 $$;
 
 -- This comes last, because a run that stops before must not count.
-COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, manual invalidation, status (version 8)';
+COMMENT ON SCHEMA coherd IS 'Cache coherence: read your writes, manual invalidation, status (version 9)';
 
 DO $$ BEGIN PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('coherd.search_path'), false); END $$;
 

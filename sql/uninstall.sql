@@ -75,7 +75,7 @@ DECLARE
     role name;
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE plugin = 'pgoutput' AND NOT temporary) THEN
-        RAISE NOTICE 'the roles "coherd" and "coherd_operator" stay: the coherds of other slots may use it';
+        RAISE NOTICE 'the roles "coherd" and "coherd_operator" stay: the coherds of other slots may use them';
         RETURN;
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'coherd') THEN

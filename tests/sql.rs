@@ -126,8 +126,8 @@ fn a_token_at_the_start_of_a_page_stands_before_its_header() {
 #[test]
 fn a_transaction_that_has_written_gets_neither_token_nor_wait() {
     let (_database, mut client) = database("CREATE TABLE t (id int PRIMARY KEY)");
-    insta::assert_snapshot!(refusal(&mut client, "BEGIN; INSERT INTO t VALUES (1); SELECT coherd.token()"), @"25001 coherd.token(): this transaction has written and is not committed, so its position is not known; this error rolls it back, and the fix in it | Call it after COMMIT, in a transaction of its own: not in a file for psql -1, and not behind the fix in one psql -c.");
-    insta::assert_snapshot!(refusal(&mut client, "BEGIN; INSERT INTO t VALUES (1); SELECT coherd.wait('0/1')"), @"25001 coherd.wait(): this transaction has written, and its changes reach no cache before it commits; this error rolls it back, and the fix in it | Call it after COMMIT, in a transaction of its own: not in a file for psql -1, and not behind the fix in one psql -c.");
+    insta::assert_snapshot!(refusal(&mut client, "BEGIN; INSERT INTO t VALUES (1); SELECT coherd.token()"), @"25001 coherd.token(): this transaction has written and is not committed yet, so its position is unknown. This error rolls the transaction back, with the fix in it | Call it after COMMIT, in a transaction of its own: not in a file that psql -1 runs, and not after the fix in the same psql -c.");
+    insta::assert_snapshot!(refusal(&mut client, "BEGIN; INSERT INTO t VALUES (1); SELECT coherd.wait('0/1')"), @"25001 coherd.wait(): this transaction has written, and no cache sees its changes before it commits. This error rolls the transaction back, with the fix in it | Call it after COMMIT, in a transaction of its own: not in a file that psql -1 runs, and not after the fix in the same psql -c.");
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn who_waits_for_long_says_so_in_the_log_where_that_is_allowed() {
 #[test]
 fn a_wait_for_a_slot_that_is_not_there_says_where_slots_are() {
     let (database, mut client) = database("");
-    insta::assert_snapshot!(refusal(&mut client, "SELECT coherd.wait(slot => 'nobody')"), @r#"42704 coherd.wait(): there is no replication slot "nobody" on this server | The slot is on the server that coherd follows. Name it with slot => 'name' if it is called otherwise; "coherd setup" creates it."#);
+    insta::assert_snapshot!(refusal(&mut client, "SELECT coherd.wait(slot => 'nobody')"), @r#"42704 coherd.wait(): there is no replication slot "nobody" on this server | The slot is on the server that coherd follows. If it has another name, add slot => 'name'. "coherd setup" creates it."#);
     let other = Database::create_on(database.server.clone());
     let mut elsewhere = other.client();
     elsewhere.run(FUNCTIONS);
@@ -311,7 +311,7 @@ fn only_published_columns_are_touched_and_only_published_tables() {
     let message = &messages(&database)[0];
     assert_eq!((&message["columns"], &message["rows"]), (&json!(["id", "v"]), &json!([["1", null]])));
     let told = refusal(&mut client, &format!("SELECT coherd.touch('u', 'true', '{name}')")).replace(name, "P");
-    insta::assert_snapshot!(told, @r#"42704 coherd.touch(): u is not in the publication "P" | No rule can apply to it. "coherd setup" adds the tables of all rules; another publication is named with publication => 'name'."#);
+    insta::assert_snapshot!(told, @r#"42704 coherd.touch(): u is not in the publication "P" | No rule can apply to it. "coherd setup" adds the tables of all rules. If the publication has another name, add publication => 'name'."#);
 }
 
 #[test]

@@ -173,7 +173,7 @@ fn a_row_that_was_filled_in_from_a_replica_that_had_not_replayed_it_is_gone_once
 }
 
 #[test]
-fn a_kill_between_the_two_invalidates_loses_neither() {
+fn a_kill_between_the_invalidation_and_the_replica_pass_loses_neither() {
     let mut pair = Pair::with_replica("");
     pair.pause();
     pair.shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");

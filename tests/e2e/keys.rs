@@ -27,7 +27,7 @@ fn a_changed_email_drops_the_old_key_and_the_new_one() {
 }
 
 #[test]
-fn inserts_and_deletes_invalidation_too() {
+fn inserts_and_deletes_invalidate_too() {
     let mut shop = Shop::open(USERS, BY_ID_AND_EMAIL);
     shop.cache(&["user:3", "user:by-email:cid@x", "user:2", "user:by-email:bob@x"]);
     assert_eq!(shop.left_after("INSERT INTO users VALUES (3, 'Cid', 'cid@x')"), ["user:2", "user:by-email:bob@x"]);

@@ -67,7 +67,7 @@ fn a_large_row_gives_its_keys_and_flushes_those_that_need_a_large_value() {
 }
 
 #[test]
-fn orders_manually_come_in_pieces_that_the_daemon_reads() {
+fn manual_requests_come_in_pieces_that_the_daemon_reads() {
     let mut shop = Shop::open(SCHEMA, RULES);
     let quotes = "repeat('\"', 100000)";
     shop.sql.run(&format!("INSERT INTO users SELECT id, {quotes} FROM generate_series(1, 30) id"));

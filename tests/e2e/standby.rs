@@ -120,7 +120,9 @@ fn hang_the_first(shop: &mut Shop, second: &Daemon) {
     shop.daemon.signal(Signal::Stop);
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 1");
     // wal_sender_timeout plus a second; the rest is for a busy machine.
-    until_within(Duration::from_secs(8), "the replica pass the key", || (shop.cached() == ["user:2"]).then_some(()));
+    until_within(Duration::from_secs(8), "the second instance deletes the key", || {
+        (shop.cached() == ["user:2"]).then_some(())
+    });
     until_at_work(second);
     shop.sql.run("UPDATE users SET n = 1 WHERE id = 3");
     let written = shop.sql.one("SELECT pg_current_wal_lsn()");

@@ -74,7 +74,7 @@ fn a_fix_that_cannot_be_tried_says_where_and_why_and_changes_nothing() {
     coherd: fix.sql:1:1: 23505 duplicate key value violates unique constraint "users_pkey"; everything was rolled back
 
     exit 1
-    coherd: fix.sql:1:30: 25001 coherd.wait(): this transaction has written, and its changes reach no cache before it commits; this error rolls it back, and the fix in it (Call it after COMMIT, in a transaction of its own: not in a file for psql -1, and not behind the fix in one psql -c.); everything was rolled back
+    coherd: fix.sql:1:30: 25001 coherd.wait(): this transaction has written, and no cache sees its changes before it commits. This error rolls the transaction back, with the fix in it (Call it after COMMIT, in a transaction of its own: not in a file that psql -1 runs, and not after the fix in the same psql -c.); everything was rolled back
 
     exit 1
     coherd: fix.sql:1:25: 42P02 there is no parameter $1; everything was rolled back

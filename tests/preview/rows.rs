@@ -27,7 +27,7 @@ fn rows(shop: &Shop, table: &str, predicate: &str) -> serde_json::Value {
 }
 
 #[test]
-fn the_keys_of_rows_are_those_that_the_daemon_would_invalidation() {
+fn the_keys_of_rows_are_those_that_the_daemon_would_invalidate() {
     let mut shop = Shop::open(SCHEMA, RULES);
     for (table, predicate) in [
         ("users", "id < 3"),

@@ -19,8 +19,8 @@ fn seconds_given_as_a_token_are_refused_with_the_way_to_write_them() {
     }
     // Postgres 19 prints leading zeros.
     let told = refusal(&mut client, "SELECT coherd.wait(5)").replace("0/00000005", "0/5");
-    insta::assert_snapshot!(told, @"22023 coherd.wait(): 0/5 is no position in this server's log | The first argument is a token of coherd.token(). Seconds are timeout => '5s'.");
-    insta::assert_snapshot!(refusal(&mut client, "SELECT coherd.wait('5s')"), @"22023 coherd.wait(): the first argument is no position in a log | It is a token of coherd.token(), in either form: 16/B374D848 or decimal. Seconds are timeout => '5s'.");
+    insta::assert_snapshot!(told, @"22023 coherd.wait(): 0/5 is not a position in this server's log | The first argument is a token of coherd.token(). Seconds are timeout => '5s'.");
+    insta::assert_snapshot!(refusal(&mut client, "SELECT coherd.wait('5s')"), @"22023 coherd.wait(): the first argument is not a position in a log | Give a token of coherd.token(), in either form: 16/B374D848 or decimal. Seconds are timeout => '5s'.");
     let nothing = ["NULL", "NULL::text", "NULL::bigint", "NULL::pg_lsn"]
         .map(|null| client.one(&format!("SELECT coherd.wait({null}, timeout => '1ms', slot => '{slot}')")));
     assert_eq!(nothing, ["f"; 4], "NULL is the present position");

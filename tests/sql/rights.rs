@@ -110,7 +110,7 @@ fn a_pattern_in_a_key_raises_a_notice_that_names_flush() {
     let (_database, mut admin) = database(T);
     let noticed =
         |client: &mut Client, keys: &str| client.notices(&format!("SELECT coherd.invalidate({keys})")).join("\n");
-    insta::assert_snapshot!(noticed(&mut admin, "'user:1', 'user:*'"), @"coherd.invalidate(): keys are taken literally, and one of them has a * or a [ in it | coherd.flush('public.users') invalidates every key of a table's rules.");
+    insta::assert_snapshot!(noticed(&mut admin, "'user:1', 'user:*'"), @"coherd.invalidate(): keys are taken literally, and one of them contains * or [ | coherd.flush('public.users') invalidates every key of a table's rules.");
     assert_eq!(noticed(&mut admin, "'user:1', 'page:/a?b=c', NULL"), "");
 }
 

@@ -4,7 +4,7 @@ use crate::types::finding::{Code, Finding};
 use crate::types::table::quote_identifier;
 
 /// The comment on the schema that this version's functions leave behind.
-pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, manual invalidation, status (version 8)";
+pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, manual invalidation, status (version 9)";
 
 /// What findings about it are about.
 pub const FUNCTIONS_SUBJECT: &str = "schema coherd";
