@@ -227,7 +227,7 @@ impl Gather for Invalidated {
     }
 
     fn scope(&mut self, _: RuleId, scope: &Scope) {
-        self.0.push(format!("everything in {}", scope.pattern));
+        self.0.push(format!("everything in {}", scope.keys));
     }
 
     fn manual(&mut self, key: &[u8], _: Option<&[usize]>) {

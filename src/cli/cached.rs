@@ -38,7 +38,7 @@ pub(super) async fn look(config: &Config, found: &Found, counting: Duration) -> 
                 Ok(Peeked { keys, scopes }) => {
                     let items = batch.items().map(|(_, action, key)| (key.to_vec(), action));
                     cached.keys = items.zip(keys).collect();
-                    let patterns = batch.scopes().iter().map(|scope| (scope.pattern.to_string(), scope.action));
+                    let patterns = batch.scopes().iter().map(|scope| (scope.keys.to_string(), scope.action));
                     cached.scopes = patterns.zip(scopes).collect();
                 }
                 Err(fault) => cached.fault = Some(fault.to_string()),

@@ -16,7 +16,6 @@ use crate::rules::audit::audit;
 use crate::rules::config::{MissingOld, Rule};
 use crate::rules::named::Cover;
 use crate::rules::reading::{Implied, can_print, read};
-use crate::rules::shape::Shape;
 use crate::rules::template::Template;
 use crate::rules::text_form::text_form;
 use crate::transaction::tables_of;
@@ -114,8 +113,7 @@ fn makers<'a>(rules: &'a [Rule], key: &[u8]) -> Vec<Maker<'a>> {
 }
 
 fn flushes(rule: &Rule, key: &[u8]) -> bool {
-    let key = Shape::of_key(key);
-    rule.scopes.iter().any(|scope| Shape::of_glob(&scope.pattern).meets(&key))
+    rule.scopes.iter().any(|scope| scope.keys.covers(key))
 }
 
 fn unmade(key: &str, flushed: &[String], config: &Config) -> String {
@@ -215,7 +213,7 @@ impl Maker<'_> {
             reasons.push(format!(
                 "each DELETE, and each UPDATE of {}, flushes all of {} (on_missing_old: flush)",
                 listed(&unlogged),
-                rule.scopes.iter().map(|scope| &*scope.pattern).collect::<Vec<_>>().join(", ")
+                rule.scopes.iter().map(|scope| scope.keys.to_string()).collect::<Vec<_>>().join(", ")
             ));
         }
         if !rule.when_changed.is_empty() {

@@ -12,6 +12,7 @@ use crate::rules::heirs::Heirs;
 use crate::transaction::manual::Touched;
 use crate::transaction::{Gather, Op, Reader, Step};
 use crate::types::invalidation::{Action, BATCH_BYTES_MAX, Batch, RuleId, Scope};
+use crate::types::pattern::Extent;
 use crate::types::table::TableName;
 
 /// Why a key or a scope is invalidated.
@@ -102,7 +103,7 @@ impl Found {
 
     /// Adds a scope.
     pub(super) fn scope(&mut self, rule: RuleId, scope: &Scope, cause: Cause) {
-        self.scopes.entry((scope.pattern.to_string(), scope.action)).or_default().add(Some(rule), cause);
+        self.scopes.entry((scope.keys.to_string(), scope.action)).or_default().add(Some(rule), cause);
     }
 
     /// Adds a key. Without a rule it goes to every target.
@@ -150,7 +151,7 @@ impl Found {
             batch.push(*action, RuleId(0), key);
         }
         for ((pattern, action), _) in self.scopes.iter().filter(|(_, origin)| origin.goes_to(target, rules)) {
-            batch.push_scope(&Scope { action: *action, pattern: pattern.as_str().into() });
+            batch.push_scope(&Scope { action: *action, keys: Extent::read(pattern) });
         }
         batch
     }

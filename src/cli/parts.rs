@@ -137,7 +137,7 @@ pub(super) fn surveys(config: &Config) -> Vec<(&str, Result<Surveying, OpenError
             let sample = |(number, key): (usize, &Template)| Sample {
                 action: rule.action,
                 key: key.sample(&nonce),
-                pattern: rule.scope(number).map_or_else(|| key.scope_pattern(), |scope| scope.pattern.to_string()),
+                pattern: rule.scope(number).map_or_else(|| key.scope_pattern(), |scope| scope.keys.to_string()),
             };
             rule.keys.iter().enumerate().map(sample).collect::<Vec<_>>()
         });

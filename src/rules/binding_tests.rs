@@ -44,7 +44,7 @@ fn invalidated(rules: &[Rule], relation: &Relation, change: &Change<'_>) -> Vec<
     Binding::new(rules, relation, &Heirs::default()).invalidate(change, &mut Scratch::default(), &mut |invalidation| {
         match invalidation {
             Invalidation::Key { key, .. } => out.push(String::from_utf8(key.to_vec()).unwrap()),
-            Invalidation::Scope { scope, .. } => out.push(format!("SCOPE {}", scope.pattern)),
+            Invalidation::Scope { scope, .. } => out.push(format!("SCOPE {}", scope.keys)),
         }
     });
     out.sort();

@@ -7,6 +7,7 @@ use super::name::{parse_column, parse_table};
 use super::shape::Shape;
 use super::template::Template;
 use crate::types::invalidation::{Action, RuleId, Scope};
+use crate::types::pattern::Extent;
 use crate::types::table::TableName;
 
 /// One entry of `rules:`, as written.
@@ -171,7 +172,7 @@ fn resolve_one(index: usize, raw: &RawRule, targets: &[String]) -> Result<Rule, 
 fn scopes(given: Option<&str>, keys: &[Template], action: Action) -> Result<Vec<Scope>, (&'static str, String)> {
     if let Some(pattern) = given {
         check_scope(pattern, keys).map_err(|reason| ("scope", reason))?;
-        return Ok(vec![Scope { action, pattern: pattern.into() }]);
+        return Ok(vec![Scope { action, keys: Extent::read(pattern) }]);
     }
     if let Some(bare) = keys.iter().find(|template| !template.has_literal()) {
         let reason = format!(
@@ -181,7 +182,7 @@ fn scopes(given: Option<&str>, keys: &[Template], action: Action) -> Result<Vec<
         );
         return Err(("keys", reason));
     }
-    Ok(keys.iter().map(|template| Scope { action, pattern: template.scope_pattern().into() }).collect())
+    Ok(keys.iter().map(|template| Scope { action, keys: Extent::read(&template.scope_pattern()) }).collect())
 }
 
 /// Checks that a flush removes every key that the rule can have made.
@@ -253,7 +254,7 @@ mod tests {
     fn a_template_without_literal_text_needs_a_scope() {
         insta::assert_snapshot!(error(RawRule::of("t", &["{id}"])), @r#"rules[0].keys: "{id}" has no literal text, so a flush would cover every key there is; add a prefix, or, if that is what a flush may remove, write scope: "*""#);
         let rules = resolve(&[scoped("*", &["{id}"])], &["cache".into()]).unwrap();
-        assert_eq!(&*rules[0].scope(0).unwrap().pattern, "*");
+        assert_eq!(rules[0].scope(0).unwrap().keys, Extent::All);
     }
 
     fn scoped(scope: &str, keys: &[&str]) -> RawRule {

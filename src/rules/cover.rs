@@ -8,7 +8,8 @@
 
 use std::collections::HashSet;
 
-use super::shape::{Bytes, Shape};
+use super::shape::Shape;
+use crate::types::pattern::ByteSet;
 
 /// The most steps before the answer is "not known": globs with many `?` after a `*` have exponentially many places.
 /// Globs that people write need a few hundred steps.
@@ -39,7 +40,7 @@ pub fn cover(globs: &[Shape], template: &Shape) -> bool {
         if unit.repeated {
             open.push((place + 1, places.clone()));
         }
-        for byte in classes.iter().filter(|byte| has(&unit.bytes, **byte)) {
+        for byte in classes.iter().filter(|byte| unit.bytes.has(**byte)) {
             open.push((place + usize::from(!unit.repeated), after(globs, &places, *byte)));
         }
     }
@@ -50,7 +51,7 @@ pub fn cover(globs: &[Shape], template: &Shape) -> bool {
 fn after(globs: &[Shape], places: &Places, byte: u8) -> Places {
     let step = |&(glob, at): &(usize, usize)| {
         let unit = globs.get(glob)?.units().get(at)?;
-        has(&unit.bytes, byte).then_some((glob, at + usize::from(!unit.repeated)))
+        unit.bytes.has(byte).then_some((glob, at + usize::from(!unit.repeated)))
     };
     closed(globs, places.iter().filter_map(step).collect())
 }
@@ -69,7 +70,7 @@ fn closed(globs: &[Shape], mut places: Places) -> Places {
     // From a `*`, every later place of the glob can be reached at any time, so places before it add nothing.
     let star = |&(glob, at): &(usize, usize)| {
         let unit = globs.get(glob).and_then(|glob| glob.units().get(at));
-        unit.is_some_and(|unit| unit.repeated && unit.bytes == super::shape::ALL)
+        unit.is_some_and(|unit| unit.repeated && unit.bytes == ByteSet::ALL)
     };
     let stars: Vec<(usize, usize)> = places.iter().copied().filter(star).collect();
     places.retain(|&(glob, at)| !stars.iter().any(|&(of, star)| of == glob && star > at));
@@ -78,15 +79,11 @@ fn closed(globs: &[Shape], mut places: Places) -> Places {
 
 /// One byte of each class of bytes that no unit tells apart.
 fn classes<'a>(shapes: impl Iterator<Item = &'a Shape>) -> Vec<u8> {
-    let mut sets: Vec<Bytes> = shapes.flat_map(Shape::units).map(|unit| unit.bytes).collect();
+    let mut sets: Vec<ByteSet> = shapes.flat_map(Shape::units).map(|unit| unit.bytes).collect();
     sets.sort_unstable();
     sets.dedup();
     let mut told_apart = HashSet::new();
-    (0..=u8::MAX).filter(|byte| told_apart.insert(sets.iter().map(|set| has(set, *byte)).collect::<Vec<_>>())).collect()
-}
-
-fn has(set: &Bytes, byte: u8) -> bool {
-    set.get(usize::from(byte >> 6)).is_some_and(|word| word >> (byte & 63) & 1 == 1)
+    (0..=u8::MAX).filter(|byte| told_apart.insert(sets.iter().map(|set| set.has(*byte)).collect::<Vec<_>>())).collect()
 }
 
 #[cfg(test)]

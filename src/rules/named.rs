@@ -1,19 +1,19 @@
 //! Which rules a manually invalidated key belongs to.
 
 use super::config::Rule;
-use super::shape::Shape;
+use crate::types::pattern::Extent;
 
-/// For each rule, in order, the shapes of its scopes other than those of its own templates.
+/// For each rule, in order, its scopes other than those of its own templates.
 #[derive(Debug)]
-pub struct Cover(Vec<Vec<Shape>>);
+pub struct Cover(Vec<Vec<Extent>>);
 
 impl Cover {
     /// Computes the scopes of `rules`. Every call of [`Cover::rules`] must pass the same rules.
     pub fn new(rules: &[Rule]) -> Cover {
         let given = |rule: &Rule| {
             let own: Vec<String> = rule.keys.iter().map(super::template::Template::scope_pattern).collect();
-            let given = rule.scopes.iter().filter(|scope| own.iter().all(|own| **own != *scope.pattern));
-            given.map(|scope| Shape::of_glob(&scope.pattern)).collect()
+            let given = rule.scopes.iter().filter(|scope| !own.contains(&scope.keys.to_string()));
+            given.map(|scope| scope.keys.clone()).collect()
         };
         Cover(rules.iter().map(given).collect())
     }
@@ -21,9 +21,9 @@ impl Cover {
     /// The rules that have a template that could make `key`, or a scope that covers it. A template without literal text
     /// could make any key, so for such a template only the scope counts.
     pub fn rules<'r>(&'r self, rules: &'r [Rule], key: &'r [u8]) -> impl Iterator<Item = &'r Rule> {
-        let covers = move |(rule, scopes): &(&Rule, &Vec<Shape>)| {
+        let covers = move |(rule, scopes): &(&Rule, &Vec<Extent>)| {
             rule.keys.iter().any(|template| template.has_literal() && template.could_make(key))
-                || (!scopes.is_empty() && scopes.iter().any(|scope| scope.meets(&Shape::of_key(key))))
+                || scopes.iter().any(|scope| scope.covers(key))
         };
         rules.iter().zip(&self.0).filter(covers).map(|(rule, _)| rule)
     }

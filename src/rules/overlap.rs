@@ -92,8 +92,8 @@ fn scopes(one: &Shaped, all: &[Shaped]) -> Option<Finding> {
     if rule.action == Action::Publish {
         return None;
     }
-    let scopes: Vec<(&str, Shape)> =
-        rule.scopes.iter().map(|scope| (&*scope.pattern, Shape::of_glob(&scope.pattern))).collect();
+    let globs = rule.scopes.iter().map(|scope| scope.keys.to_string());
+    let scopes: Vec<(String, Shape)> = globs.map(|glob| (glob.clone(), Shape::of_glob(&glob))).collect();
     if let Some((pattern, _)) = scopes.iter().find(|(_, shape)| shape.literals() < LITERALS_MIN) {
         let message = format!(
             "a flush of it covers {pattern:?}: nearly every key in the cache, including those of other programs, and \
@@ -119,7 +119,7 @@ fn scopes(one: &Shaped, all: &[Shaped]) -> Option<Finding> {
         foreign && share_a_target(rule, other.rule) && other.keys.iter().any(is_covered)
     };
     let others: Vec<String> = all.iter().filter(covered).take(NAMED_MAX).map(|other| other.rule.subject()).collect();
-    let patterns: Vec<&str> = scopes.iter().map(|(pattern, _)| *pattern).collect();
+    let patterns: Vec<&str> = scopes.iter().map(|(pattern, _)| pattern.as_str()).collect();
     let message = format!(
         "a flush of it ({}) also covers keys of {}, so it invalidates more than necessary. Give the keys of one of the \
          rules another prefix",

@@ -3,6 +3,7 @@
 
 use super::filter::{self, FILTERS, Filter};
 use super::name;
+use crate::types::pattern::escaped;
 use crate::types::table::TableName;
 
 /// A key template, parsed.
@@ -83,12 +84,7 @@ impl Template {
         let mut pattern = String::new();
         for piece in &self.pieces {
             match piece {
-                Piece::Literal(text) => text.chars().for_each(|c| {
-                    if matches!(c, '*' | '?' | '[' | ']' | '\\') {
-                        pattern.push('\\');
-                    }
-                    pattern.push(c);
-                }),
+                Piece::Literal(text) => pattern.push_str(&escaped(text)),
                 Piece::Column { .. } if pattern.ends_with('*') && !pattern.ends_with("\\*") => {}
                 Piece::Column { .. } => pattern.push('*'),
             }

@@ -252,7 +252,7 @@ impl Observer {
         let makers = bumps.enumerate().filter(|(place, _)| keys.contains(place)).map(|(_, (maker, _, _))| maker.rule());
         let rules = makers.map(|rule| rule.map_or("manual keys".to_owned(), |rule| self.subject(rule).to_owned()));
         let flushed = scopes.iter().filter_map(|place| batch.scopes().get(*place));
-        let subjects: Vec<String> = rules.chain(flushed.map(|scope| format!("the scope {}", scope.pattern))).collect();
+        let subjects: Vec<String> = rules.chain(flushed.map(|scope| format!("the scope {}", scope.keys))).collect();
         for subject in subjects {
             let name = self.name(target).to_owned();
             if self.told_replaced.insert((target, subject.clone())) {

@@ -52,8 +52,7 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///         Box::pin(async move {
 ///             let (keys, _) = &mut *self.0.lock().unwrap();
 ///             for scope in batch.scopes() {
-///                 let prefix = scope.pattern.trim_end_matches('*').as_bytes();
-///                 keys.retain(|key| !key.starts_with(prefix));
+///                 keys.retain(|key| !scope.keys.covers(key));
 ///             }
 ///             Ok(Delivered::default())
 ///         })
@@ -174,6 +173,19 @@ pub struct Capabilities {
     pub leases: bool,
     /// What may happen to a key.
     pub actions: &'static [Action],
+    /// How exactly it can flush a scope. A target that is less exact than a scope removes more.
+    pub scopes: Exactness,
+}
+
+/// How exactly a target can flush a scope ([`Extent`](crate::types::pattern::Extent)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exactness {
+    /// It can only remove everything.
+    All,
+    /// It can remove what begins with a text.
+    Prefix,
+    /// It can remove what a glob matches.
+    Pattern,
 }
 
 /// A kind of target.

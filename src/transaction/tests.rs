@@ -14,7 +14,7 @@ impl Gather for Seen {
         self.0.push(format!("{} {} {}", rule.0, action.name(), String::from_utf8_lossy(key)));
     }
     fn scope(&mut self, rule: RuleId, scope: &Scope) {
-        self.0.push(format!("{} flush {}", rule.0, scope.pattern));
+        self.0.push(format!("{} flush {}", rule.0, scope.keys));
     }
     fn manual(&mut self, key: &[u8], targets: Option<&[usize]>) {
         let to = targets.map(|targets| format!(" to {targets:?}")).unwrap_or_default();

@@ -3,9 +3,10 @@
 mod recent;
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::Arc;
 
 use hashbrown::HashTable;
+
+use crate::types::pattern::Extent;
 
 pub use recent::Recent;
 
@@ -36,8 +37,8 @@ impl Action {
 pub struct Scope {
     /// What happens to the keys it covers.
     pub action: Action,
-    /// A glob as Redis's `SCAN … MATCH` reads it: the template's literals, escaped, with `*` for placeholders.
-    pub pattern: Arc<str>,
+    /// Which keys they are.
+    pub keys: Extent,
 }
 
 /// Where a key came from, so that an overfull batch can put the rule's scopes in its place.
@@ -292,7 +293,7 @@ mod tests {
 
     #[test]
     fn coarsening_loses_no_rule_and_no_manual_key() {
-        let scope = |pattern: &str| Scope { action: Action::Delete, pattern: pattern.into() };
+        let scope = |pattern: &str| Scope { action: Action::Delete, keys: Extent::read(pattern) };
         let (users, orders) = ([scope("user:*")], [scope("order:*"), scope("cart:*")]);
         let mut batch = Batch::default();
         batch.push(Action::Delete, RuleId(0), b"user:1");
@@ -311,7 +312,7 @@ mod tests {
         other.push(Action::Delete, RuleId(0), b"user:1");
         other.push(Action::Bump, RuleId(0), b"user:2");
         other.push_manual(Action::Delete, b"mine");
-        other.push_scope(&Scope { action: Action::Delete, pattern: "cart:*".into() });
+        other.push_scope(&Scope { action: Action::Delete, keys: Extent::read("cart:*") });
         batch.append(&other);
         assert_eq!(batch.len(), 3);
         assert_eq!(batch.manual().keys, 1);

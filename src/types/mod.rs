@@ -6,6 +6,7 @@ pub mod finding;
 pub mod invalidation;
 pub mod lsn;
 pub mod observation;
+pub mod pattern;
 pub mod record;
 pub mod server;
 pub mod slot;

@@ -57,7 +57,7 @@ async fn scopes_are_counted_without_the_record_and_leases_for_as_long_as_there_i
     for (action, pattern) in
         [(Action::Delete, "user:*"), (Action::Bump, "p:*"), (Action::Publish, "x:*"), (Action::Delete, "coherd:*")]
     {
-        batch.push_scope(&Scope { action, pattern: pattern.into() });
+        batch.push_scope(&Scope { action, keys: coherd::types::pattern::Extent::read(pattern) });
     }
     let seen = target.peek(&batch, PATIENCE).await.unwrap().scopes;
     let whole = |keys| ScopeSeen { keys, whole: true };

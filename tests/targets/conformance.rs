@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use coherd::targets::config::TargetConfig;
-use coherd::targets::{Capabilities, KINDS, Target};
-use coherd::types::invalidation::Action;
+use coherd::targets::{Capabilities, Exactness, KINDS, Target};
+use coherd::types::invalidation::{Action, Batch, Scope};
+use coherd::types::pattern::Extent;
 
 use super::{Asked, config, delivery, flush, open, open_url, record};
 use crate::support::Redis;
@@ -61,6 +62,30 @@ pub async fn conforms(target: Arc<dyn Target>, cache: &mut dyn Cache) {
     assert!(target.load_record().await.expect("loads").empty, "the record alone is nothing that can be stale");
 }
 
+/// Flushes scopes of every exactness. What a target cannot tell from the scope goes too, and nothing of the scope stays.
+async fn flushes(target: &dyn Target, cache: &mut dyn Cache, exactness: Exactness) {
+    const KEYS: [&str; 5] = ["a:1:x", "a:1:y", "a:22:x", "b:1:x", "a*:1"];
+    let of_scopes = [
+        (Exactness::Pattern, "a:*:x", ["a:1:x", "a:22:x"].as_slice()),
+        (Exactness::Pattern, "a:[0-9]:?", &["a:1:x", "a:1:y"]),
+        (Exactness::Pattern, "*:x", &["a:1:x", "a:22:x", "b:1:x"]),
+        (Exactness::Prefix, "a:*", &["a:1:x", "a:1:y", "a:22:x"]),
+        (Exactness::Prefix, r"a\**", &["a*:1"]),
+        (Exactness::All, "*", &KEYS),
+    ];
+    for (needs, glob, covered) in of_scopes {
+        KEYS.iter().for_each(|key| cache.put(key));
+        let mut batch = Batch::default();
+        batch.push_scope(&Scope { action: Action::Delete, keys: Extent::read(glob) });
+        target.flush(&batch).await.expect("flushes");
+        for key in KEYS {
+            let is_exact = needs <= exactness;
+            assert!(!cache.has(key) || !covered.contains(&key), "{glob} leaves {key}");
+            assert!(!is_exact || cache.has(key) != covered.contains(&key), "{glob} removes {key}");
+        }
+    }
+}
+
 /// Every kind in the registry, with what it says that it can do.
 #[tokio::test]
 async fn every_kind_conforms() {
@@ -71,7 +96,8 @@ async fn every_kind_conforms() {
         };
         let mut asked = Asked::of(&server);
         conforms(open_url(&server.url()), &mut asked).await;
-        let Capabilities { leases, actions } = kind.capabilities;
+        let Capabilities { leases, actions, scopes } = kind.capabilities;
+        flushes(&*open_url(&server.url()), &mut asked, scopes).await;
         let target = open(&TargetConfig { leases, ..config(&server.url()) });
         target.load_record().await.expect("loads");
         for (n, action) in actions.iter().enumerate() {

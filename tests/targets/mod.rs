@@ -63,7 +63,7 @@ pub fn delivery(applied: u64, keys: &[(Action, &str)]) -> Delivery {
 pub fn flush(applied: u64, scopes: &[(Action, &str)]) -> Delivery {
     let mut batch = Batch::default();
     for &(action, pattern) in scopes {
-        batch.push_scope(&Scope { action, pattern: pattern.into() });
+        batch.push_scope(&Scope { action, keys: coherd::types::pattern::Extent::read(pattern) });
     }
     Delivery { batch, record: record(applied) }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use coherd::targets::Delivery;
 use coherd::types::invalidation::{Action, Batch, RuleId};
 use coherd::types::lsn::Lsn;
+use coherd::types::pattern::Extent;
 
 use super::{Asked, config, delivery, open, open_url, record};
 use crate::support::Redis;
@@ -151,7 +152,7 @@ async fn a_published_key_and_a_published_scope_arrive_on_their_channels() {
     channels.psubscribe("coherd:app:*").unwrap();
     let mut batch = Batch::default();
     batch.push(Action::Publish, RuleId(0), b"user:1");
-    batch.push_scope(&coherd::types::invalidation::Scope { action: Action::Publish, pattern: "user:*".into() });
+    batch.push_scope(&coherd::types::invalidation::Scope { action: Action::Publish, keys: Extent::read("user:*") });
     open_url(&server.url()).deliver(&Delivery { batch, record: record(1) }).await.unwrap();
     let mut got: Vec<(String, String)> = (0..2)
         .map(|_| channels.get_message().unwrap())
@@ -179,7 +180,7 @@ async fn the_documented_acl_is_enough_for_everything_and_denies_the_rest() {
     let mut batch = Batch::default();
     for action in [Action::Delete, Action::Bump, Action::Publish] {
         batch.push(action, RuleId(0), b"k");
-        batch.push_scope(&coherd::types::invalidation::Scope { action, pattern: "k*".into() });
+        batch.push_scope(&coherd::types::invalidation::Scope { action, keys: Extent::read("k*") });
     }
     target.deliver(&Delivery { batch, record: record(50) }).await.unwrap();
     let loaded = target.load_record().await.unwrap().record.unwrap();

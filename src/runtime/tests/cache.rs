@@ -40,7 +40,7 @@ impl Cache {
         let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
         let mut keys = self.keys.lock().unwrap();
         keys.extend(batch.keys(Action::Delete).map(text));
-        keys.extend(batch.scopes().iter().map(|scope| format!("SCOPE {}", scope.pattern)));
+        keys.extend(batch.scopes().iter().map(|scope| format!("SCOPE {}", scope.keys)));
     }
 }
 

@@ -12,6 +12,7 @@ use crate::core::Ticket;
 use crate::targets::Record;
 use crate::types::invalidation::{Action, Batch, RuleId, Scope};
 use crate::types::lsn::Lsn;
+use crate::types::pattern::Extent;
 
 /// What the scripted target does with the next delivery.
 #[derive(Clone, Copy)]
@@ -68,7 +69,7 @@ impl Scripted {
     }
 
     fn write(&self, delivery: &Delivery) {
-        let scopes = delivery.batch.scopes().iter().map(|scope| scope.pattern.to_string()).collect();
+        let scopes = delivery.batch.scopes().iter().map(|scope| scope.keys.to_string()).collect();
         self.events.lock().unwrap().push(Event::Wrote { applied: delivery.record.applied.as_u64(), scopes });
     }
 }
@@ -96,7 +97,7 @@ impl Target for Scripted {
     fn flush<'a>(&'a self, batch: &'a Batch) -> Pending<'a, Result<Delivered, Fault>> {
         Box::pin(async move {
             let act = self.flush_acts.lock().unwrap().pop_front().unwrap_or(Act::Accept);
-            let scopes = batch.scopes().iter().map(|scope| scope.pattern.to_string()).collect();
+            let scopes = batch.scopes().iter().map(|scope| scope.keys.to_string()).collect();
             self.act(act, || self.events.lock().unwrap().push(Event::Flushed(scopes))).await
         })
     }
@@ -201,7 +202,7 @@ fn record(applied: u64) -> Record {
 }
 
 fn scope(pattern: &str) -> Scope {
-    Scope { action: Action::Delete, pattern: pattern.into() }
+    Scope { action: Action::Delete, keys: Extent::read(pattern) }
 }
 
 fn wrote(applied: u64, scopes: &[&str]) -> Event {

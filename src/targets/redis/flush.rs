@@ -1,6 +1,6 @@
 //! Flushing scopes: every key they cover, found by `SCAN`, at a pace that leaves the server to its other clients.
 //!
-//! A pass over the keyspace costs as much for forty scopes as for one, because what matches is decided here ([`Stars`]). So
+//! A pass over the keyspace costs as much for forty scopes as for one, because coherd decides what matches ([`Extent::covers`]). So
 //! all scopes of a delivery share one pass, and a second one before it where readers hold leases.
 //!
 //! `SCAN` returns every key that is there from its first call to its last (Redis manual, "SCAN", "guarantees"). A key
@@ -20,9 +20,9 @@ use super::connection::Connected;
 use super::invalidation::{COMMAND_KEYS_MAX, LEASE_SUFFIX, Naming, POINTER_SUFFIX, Salvo, publish, unlink};
 use super::reply::{Step, Tally, broken, refused, unexpected};
 use super::script::Script;
-use super::stars::{Stars, beginning};
 use crate::targets::Fault;
 use crate::types::invalidation::{Action, Scope};
+use crate::types::pattern::Extent;
 
 /// How many keys one `SCAN` looks at: about 0.3 ms of the server's time. Fewer where keys are so long that the reply is
 /// more than coherd takes (`bounds`).
@@ -57,36 +57,29 @@ impl Pace {
 struct Aim {
     /// The scope's place in the batch.
     scope: usize,
-    pattern: Vec<u8>,
-    /// `None` where only Redis can tell.
-    stars: Option<Stars>,
+    keys: Extent,
     step: Step,
 }
 
 impl Aim {
-    fn new(scope: usize, step: Step, pattern: String) -> Aim {
-        let pattern = pattern.into_bytes();
-        Aim { scope, stars: Stars::read(&pattern), pattern, step }
-    }
-
-    fn covers(&self, key: &[u8]) -> bool {
-        self.stars.as_ref().is_some_and(|stars| stars.cover(key))
+    fn new(scope: usize, step: Step, glob: &str) -> Aim {
+        Aim { scope, keys: Extent::read(glob), step }
     }
 }
 
 /// The leases of `scopes`, and what is removed or moved after them.
 fn aims(scopes: &[Scope], leases: bool) -> [Vec<Aim>; 2] {
     let [mut first, mut then] = [Vec::new(), Vec::new()];
-    for (place, Scope { action, pattern }) in scopes.iter().enumerate() {
+    for (place, Scope { action, keys }) in scopes.iter().enumerate() {
         match action {
             Action::Delete => {
                 if leases {
-                    let of_either_form = [format!("{pattern}{LEASE_SUFFIX}"), format!("{{{pattern}}}{LEASE_SUFFIX}")];
-                    first.extend(of_either_form.map(|leases| Aim::new(place, Step::UnlinkLeases, leases)));
+                    let of_either_form = [format!("{keys}{LEASE_SUFFIX}"), format!("{{{keys}}}{LEASE_SUFFIX}")];
+                    first.extend(of_either_form.map(|leases| Aim::new(place, Step::UnlinkLeases, &leases)));
                 }
-                then.push(Aim::new(place, Step::Unlink, pattern.to_string()));
+                then.push(Aim { scope: place, keys: keys.clone(), step: Step::Unlink });
             }
-            Action::Bump => then.push(Aim::new(place, Step::Bump, format!("{pattern}{POINTER_SUFFIX}"))),
+            Action::Bump => then.push(Aim::new(place, Step::Bump, &format!("{keys}{POINTER_SUFFIX}"))),
             Action::Publish => {}
         }
     }
@@ -103,23 +96,18 @@ impl Redis {
         scopes: &[Scope],
         tally: &mut Tally,
     ) -> Result<(), Fault> {
-        for Scope { pattern, .. } in scopes.iter().filter(|scope| scope.action == Action::Publish) {
-            let command = publish(&self.scopes_channel, pattern.as_bytes());
+        for Scope { keys, .. } in scopes.iter().filter(|scope| scope.action == Action::Publish) {
+            let command = publish(&self.scopes_channel, keys.to_string().as_bytes());
             self.ask(connected, Step::Publish, command, tally).await?;
         }
         let mut pace = Pace::new(self.flush_keys_per_second);
         for aims in aims(scopes, self.leases) {
-            let (alone, together): (Vec<Aim>, Vec<Aim>) = aims.into_iter().partition(|aim| aim.stars.is_none());
-            for aim in alone {
-                let pattern = aim.pattern.clone();
-                self.sweep(connected, &mut pace, &[aim], Some(&pattern), tally).await?;
-            }
-            let common = match together.as_slice() {
+            let common = match aims.as_slice() {
                 [] => continue,
-                [only] => Some(only.pattern.clone()),
-                many => beginning(many.iter().filter_map(|aim| aim.stars.as_ref()).map(Stars::prefix)),
+                [only] => Some(only.keys.to_string().into_bytes()),
+                many => beginning(many.iter().map(|aim| aim.keys.prefix())),
             };
-            self.sweep(connected, &mut pace, &together, common.as_deref(), tally).await?;
+            self.sweep(connected, &mut pace, &aims, common.as_deref(), tally).await?;
         }
         Ok(())
     }
@@ -148,7 +136,7 @@ impl Redis {
             (cursor, keys) = self.scan(connected, &scan).await?;
             // A scope may cover the record, which is no cached value and which the delivery ends with.
             for key in keys.into_iter().filter(|key| key != self.record_key.as_bytes()) {
-                match aims.iter().find(|aim| aims.len() == 1 || aim.covers(&key)) {
+                match aims.iter().find(|aim| aims.len() == 1 || aim.keys.covers(&key)) {
                     Some(Aim { step: Step::Bump, scope, .. }) => {
                         moved.0.push(key);
                         moved.1.push(*scope);
@@ -226,9 +214,35 @@ impl Redis {
     }
 }
 
+/// A glob that matches every key that begins with all that `prefixes` have in common; `None` where that is nothing.
+fn beginning<'a>(prefixes: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+    let common = |one: &'a [u8], other: &'a [u8]| {
+        let length = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+        one.get(..length).unwrap_or_default()
+    };
+    let common = prefixes.into_iter().reduce(common).filter(|common| !common.is_empty())?;
+    let mut glob = Vec::with_capacity(2 * common.len() + 1);
+    for &byte in common {
+        if matches!(byte, b'*' | b'?' | b'[' | b']' | b'\\') {
+            glob.push(b'\\');
+        }
+        glob.push(byte);
+    }
+    glob.push(b'*');
+    Some(glob)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_all_begin_with_is_found_and_means_itself() {
+        let of = |prefixes: &[&str]| beginning(prefixes.iter().map(|prefix| prefix.as_bytes()));
+        assert_eq!(of(&["user:", "user:by:", "us"]).as_deref(), Some(b"us*".as_slice()));
+        assert_eq!(of(&["a*[x", "a*[y"]).as_deref(), Some(br"a\*\[*".as_slice()));
+        assert_eq!((of(&["user:", "order:"]), of(&["user:", ""]), of(&[])), (None, None, None));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_pace_is_kept_whatever_the_size_of_the_commands() {

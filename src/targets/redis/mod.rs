@@ -36,7 +36,6 @@ pub mod lua;
 mod peek;
 mod record;
 mod reply;
-mod stars;
 mod invalidation;
 mod survey;
 
@@ -53,8 +52,8 @@ use tracing::warn;
 
 use super::config::{Library, TargetConfig};
 use super::{
-    Capabilities, Delivered, Delivery, Fault, FaultKind, Kind, OpenError, Pending, Record, Replaced, StoredRecord,
-    Target,
+    Capabilities, Delivered, Delivery, Exactness, Fault, FaultKind, Kind, OpenError, Pending, Record, Replaced,
+    StoredRecord, Target,
 };
 use crate::types::invalidation::{Action, Batch};
 use chain::Chain;
@@ -68,7 +67,11 @@ use reply::{Step, Tally, broken, refused, unexpected};
 pub(super) const KIND: Kind = Kind {
     schemes: &["redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"],
     about: "Redis 6 or later, or Valkey: redis://user:password@host:6379/0, rediss://… for TLS, redis+unix:///path?db=0",
-    capabilities: Capabilities { leases: true, actions: &[Action::Delete, Action::Bump, Action::Publish] },
+    capabilities: Capabilities {
+        leases: true,
+        actions: &[Action::Delete, Action::Bump, Action::Publish],
+        scopes: Exactness::Pattern,
+    },
     open: |config| Ok(Arc::new(Redis::open(config)?)),
     peek: |config| Ok(Arc::new(Redis::open(config)?)),
     survey: survey::survey,

@@ -107,8 +107,8 @@ impl Redis {
     /// `SCAN` may give a key twice while the server's table is being resized, so the number is nearly right.
     async fn count(&self, connected: &Connected, scope: &Scope, until: Instant) -> Result<ScopeSeen, Fault> {
         let pattern = match scope.action {
-            Action::Delete => scope.pattern.to_string(),
-            Action::Bump => format!("{}{POINTER_SUFFIX}", scope.pattern),
+            Action::Delete => scope.keys.to_string(),
+            Action::Bump => format!("{}{POINTER_SUFFIX}", scope.keys),
             Action::Publish => return Ok(ScopeSeen { keys: None, whole: true }),
         };
         let mut cursor = Vec::from(*b"0");

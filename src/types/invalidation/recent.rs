@@ -134,6 +134,7 @@ const fn cost(items: usize, text: usize, scopes: usize) -> usize {
 mod tests {
     use super::*;
     use crate::types::invalidation::RuleId;
+    use crate::types::pattern::Extent;
 
     fn batch(keys: &[&str]) -> Batch {
         let mut batch = Batch::default();
@@ -147,7 +148,7 @@ mod tests {
         let mut again = Batch::default();
         recent.since(Lsn::new(after), &mut again);
         let keys = again.keys(Action::Delete).map(|key| String::from_utf8_lossy(key).into_owned());
-        keys.chain(again.scopes().iter().map(|scope| scope.pattern.to_string())).collect()
+        keys.chain(again.scopes().iter().map(|scope| scope.keys.to_string())).collect()
     }
 
     #[test]
@@ -157,7 +158,7 @@ mod tests {
         recent.remember(Lsn::new(200), &batch(&["a", "bb"]));
         recent.remember(Lsn::new(300), &batch(&["ccc", ""]));
         let mut flush = Batch::default();
-        flush.push_scope(&Scope { action: Action::Delete, pattern: "user:*".into() });
+        flush.push_scope(&Scope { action: Action::Delete, keys: Extent::read("user:*") });
         recent.remember(Lsn::new(400), &flush);
         assert_eq!(recent.reaches_back_to(), Lsn::new(100));
         assert_eq!(since(&mut recent, 100), ["a", "bb", "ccc", "", "user:*"]);
