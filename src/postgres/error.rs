@@ -47,7 +47,7 @@ pub struct Policy {
     /// The session with the server is over.
     pub ends_session: bool,
     /// Another attempt makes no sense until a person changes something: a first start ends with the error, `coherd
-    /// check` says "error" and not "could not check", and coherd tries no further host of a list.
+    /// check` says "error" and not "could not check", and coherd tries no other host of a list.
     pub needs_person: bool,
 }
 
@@ -72,7 +72,7 @@ impl ErrorKind {
             ErrorKind::Busy => (Retry::WhenFree, false, false),
             ErrorKind::Gap => (Retry::WithBackoff, false, false),
             ErrorKind::Refused | ErrorKind::Pooler => (Retry::Slowly, false, true),
-            // A reload of the server is enough, so an early retry pays.
+            // A reload of the server is enough, so coherd tries again soon.
             ErrorKind::Synchronous => (Retry::WithBackoff, false, true),
             ErrorKind::NotDecodable { .. } => (Retry::WithinDecodingTimeout, false, false),
         };

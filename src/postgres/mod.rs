@@ -117,7 +117,7 @@ pub enum SlotSeen {
 pub enum Watched {
     /// One look at the server.
     Seen(Observation),
-    /// A look at the server failed; sent once for each failed attempt. Nothing is known until the next
+    /// coherd cannot look at the server; sent once for each failed attempt. Nothing is known until the next
     /// [`Watched::Seen`].
     Away(SourceError),
     /// From now on `coherd.wait()` can see that this process attests the stream of this walsender, or (`None`) no

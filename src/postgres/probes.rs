@@ -9,7 +9,7 @@
 //! **A replica** must report how far it has replayed and on which timeline: its upstream may be promoted, and the
 //! replica follows without dropping a connection. No SQL function that every role may call reports that timeline at
 //! once; the control file lags by a checkpoint, and `pg_stat_wal_receiver` shows what was received, to monitoring roles
-//! only. `IDENTIFY_SYSTEM` reports it, on a replication connection, which runs SQL too. So coherd uses one. It needs
+//! only. `IDENTIFY_SYSTEM` reports it, on a replication connection, which runs SQL too. So coherd opens one. It needs
 //! only what the source needs (REPLICATION, an entry in pg_hba.conf) and takes one of the replica's `max_wal_senders`.
 //! A pooler cannot route its statements to different servers.
 //!

@@ -71,7 +71,7 @@ impl Counted {
             Some(setting) => {
                 vec![format!("ALTER SYSTEM SET synchronous_standby_names = {};", literal(setting)), reload]
             }
-            // Postgres refuses this statement as it stands, so nobody can come to wait for a standby of that name.
+            // Postgres refuses this statement as it stands, so no writer can end up waiting for a standby of that name.
             None => vec![
                 "SELECT application_name FROM pg_catalog.pg_stat_replication; -- the standbys' names are among these"
                     .to_owned(),

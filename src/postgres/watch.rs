@@ -37,7 +37,7 @@ const HURRY_BYTES_PER_SECOND: u128 = 32 << 20;
 /// Time limit of one answer. A server that hangs does not enforce its statement_timeout either. Connecting has its own
 /// limit, connect_timeout, for each host.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// A look at the catalogue may take that long again for each this many tables. It must end even where it is slow,
+/// For every this many tables, a look at the catalogue gets another [`ANSWER_MAX`]. It must end even where it is slow,
 /// because the next look would begin from the start.
 const TABLES_ANSWERED: u32 = 500;
 /// The first pause between attempts to connect.

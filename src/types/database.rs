@@ -79,7 +79,7 @@ pub enum Proposal {
     Constraint,
 }
 
-/// Most names that are searched for the one nearest to a missing table.
+/// Maximum number of names that are searched for the one nearest to a missing table.
 pub const OTHERS_MAX: u32 = 10_000;
 
 impl Database {
@@ -114,7 +114,7 @@ pub struct Beside {
     pub unwritable_count: u64,
 }
 
-/// Most tables of each kind that are read.
+/// Maximum number of tables of each kind that are read.
 pub const BESIDE_MAX: u32 = 100;
 
 /// A published table on which the application's UPDATEs and DELETEs fail.

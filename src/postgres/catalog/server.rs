@@ -72,7 +72,8 @@ fn hosting(roles: Vec<String>) -> Hosting {
     }
 }
 
-/// Not every role may call the function, and Postgres checks that before it runs any part of the statement.
+/// Not every role may call the function. Postgres checks that before it runs any part of a statement, so coherd asks
+/// first.
 async fn system_id(client: &Client) -> Result<Option<u64>, CatalogError> {
     const MAY: &str = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')";
     const SQL: &str = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";

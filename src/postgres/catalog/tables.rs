@@ -15,7 +15,7 @@ use crate::types::table::{
 
 const WHAT: &str = "the tables";
 
-/// Most tables in one statement, so that it stays well below its statement_timeout.
+/// Maximum number of tables in one statement, so that it stays well below its statement_timeout.
 const CHUNK: usize = 500;
 
 /// The tables that exist, sorted by name, and, if one is missing, the names of tables that the user may have meant.

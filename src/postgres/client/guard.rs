@@ -12,14 +12,14 @@ use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 use super::socket::Socket;
 
-/// Most bytes of one frame, and of all together, before the server is ready for queries: until then it has not proved
-/// its identity.
+/// Maximum bytes of one frame, and of all together, before the server is ready for queries: until then it has not
+/// proved its identity.
 const GREETING_BYTES_MAX: usize = 1 << 20;
 
 /// The longest frame after that, usually a row.
 const FRAME_BYTES_MAX: usize = 16 << 20;
 
-/// Most bytes between two moments when the server is ready for queries, for our statements: an answer is held whole.
+/// Maximum bytes between two moments when the server is ready for queries, for our statements: an answer is held whole.
 pub(in crate::postgres) const ANSWER_BYTES_MAX: usize = 32 << 20;
 
 /// The same for a user's statements, where the user says how many rows.

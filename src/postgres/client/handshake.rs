@@ -22,9 +22,9 @@ pub(in crate::postgres) const TEXT_OUTPUT: [(&str, &str); 5] = [
     ("TimeZone", "UTC"),
 ];
 
-/// The schemas in which our statements look up functions, operators and types. Otherwise a role that may create objects
-/// in a schema of the database (its owner; before Postgres 15 everybody, in `public`) could make a function or an
-/// operator that our statement then runs with our rights.
+/// The only schemas in which our statements look up functions, operators and types. Otherwise a role that may create
+/// objects in a schema of the database (its owner; before Postgres 15 everybody, in `public`) could make a function or
+/// an operator that our statement then runs with our rights.
 pub(in crate::postgres) const SEARCH_PATH: &str = "pg_catalog,pg_temp";
 
 /// The startup parameter `options`: those of the connection string, then those that every session of ours needs. The

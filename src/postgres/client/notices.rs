@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::server_error::ServerError;
 
-/// Most notices that coherd logs in [`WINDOW`], over all connections.
+/// Maximum number of notices that coherd logs in [`WINDOW`], over all connections.
 const LOGGED_MAX: u32 = 20;
 
-/// Most characters of a server's text that coherd shows.
+/// Maximum number of characters of a server's text that coherd shows.
 const WORDS_CHARS_MAX: usize = 1_000;
 
 const WINDOW: Duration = Duration::from_mins(1);

@@ -71,7 +71,7 @@ enum Kind {
     Syntax,
     /// The server found itself in a state that should never occur (class XX).
     Internal,
-    /// The server or the connection goes away, or lacks some resource: it passes.
+    /// The server or the connection goes away, or lacks some resource: this passes by itself.
     Passing,
     /// A person has to look.
     Other,

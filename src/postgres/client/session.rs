@@ -34,7 +34,7 @@ pub(in crate::postgres) enum Failure {
     Other(SourceError),
 }
 
-/// Most bytes of an answer; the longest is the history of a server's timelines.
+/// Maximum size of an answer, in bytes; the longest is the history of a server's timelines.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Rows as text.

@@ -23,7 +23,7 @@ const HURRIED_PACE: Duration = Duration::from_millis(20);
 /// Length of that while: a client that waits once waits again.
 const HURRIED_FOR: Duration = Duration::from_secs(10);
 
-/// Whether somebody waits in SQL: `coherd.said_to_wait()` holds the lock, in sql/coherd.sql. Then the insert and flush
+/// Whether somebody waits in SQL: `coherd.said_to_wait()` in sql/coherd.sql holds the lock. Then the insert and flush
 /// positions; NULL in recovery, where the whole log is flushed. The lock taken here ends with its statement, so that a
 /// daemon that is stopped holds none.
 const LOOK: &str = "SELECT NOT pg_catalog.pg_try_advisory_xact_lock(1668245605, 0), \

@@ -17,7 +17,7 @@ use crate::types::table::quote_identifier;
 
 /// The first pause between attempts.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
-/// The longest pause: nothing counts as invalidated while the source does not answer.
+/// The longest pause; it is short, because nothing counts as invalidated while the source does not answer.
 const RETRY_MOST: Duration = Duration::from_secs(1);
 
 /// Completes "could not".

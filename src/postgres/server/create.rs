@@ -1,6 +1,7 @@
 //! Creates slots. Postgres waits for every transaction that is running on the server, in other databases too, and
 //! continues even when the client is gone. So a temporary slot waits, which ends with its connection, and the real slot
-//! is a copy of it that takes no time: nobody is left with a half-made slot under the real name.
+//! is an instant copy of it. Nobody is left with a half-made slot under the real name, unless the server has room for
+//! one slot only.
 
 use std::cell::RefCell;
 use std::convert::Infallible;

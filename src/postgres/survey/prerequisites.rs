@@ -79,7 +79,7 @@ fn synchronous(look: &Look) -> Option<Finding> {
     Some(Finding::error(Code::SYNCHRONOUS_STANDBY, SOURCE, counted.message()).remedies(counted.remedy()))
 }
 
-/// Reads more than our own session's setting: the writers' settings are what counts.
+/// Reads more than our own session's setting: the writers' settings count.
 fn loose_commits(look: &Look) -> Option<Finding> {
     let (database, server) = (quote_identifier(&look.database.name), &look.database.server);
     let mut places = Vec::new();

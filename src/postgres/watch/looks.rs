@@ -14,15 +14,15 @@ use crate::types::database::Database;
 use crate::types::observation::{Horizon, TableSeen};
 use crate::types::table::TableName;
 
-/// With more tables than this, coherd looks at the catalogue only once in [`SLOW_PACES`]. A look then takes about 4 µs
-/// of a core for each table (measured with 10,000), which is less than a hundredth of the time either way.
+/// With more tables than this, coherd looks at the catalogue only once every [`SLOW_PACES`] paces. A look then takes
+/// about 4 µs of a core for each table (measured with 10,000), which is less than a hundredth of the time either way.
 const MANY_TABLES: usize = 1_000;
 const SLOW_PACES: u32 = 5;
 
 /// How long a transaction may be the oldest one before coherd reports it.
 const LONG: Duration = Duration::from_secs(5);
 
-/// Most tables that one statement describes, so that it stays well below its statement_timeout.
+/// Maximum number of tables that one statement describes, so that it stays well below its statement_timeout.
 const CHUNK: usize = 200;
 
 /// The result of one look.

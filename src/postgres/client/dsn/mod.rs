@@ -158,7 +158,7 @@ impl Dsn {
     pub(super) fn read_again(&self) -> Result<Option<Dsn>, SourceError> {
         let Some(file) = &self.file else { return Ok(None) };
         let name = file.display();
-        // Somebody may be about to replace the file, so this passes.
+        // Somebody may be about to replace the file, so this error may pass by itself.
         let text = std::fs::read_to_string(file).map_err(|error| {
             SourceError::lost(format!("the connection string cannot be read from {name}")).caused_by(error)
         })?;
