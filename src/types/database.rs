@@ -140,7 +140,7 @@ pub struct Publication {
     /// Whether this role may alter it.
     pub owned: bool,
     /// `coherd setup` made it for this slot: its comment says so ([`publication_comment`]), or it has the default name
-    /// and no comment.
+    /// and no comment, and the database has no other slot ([`Database::other_slots`]).
     pub made_here: bool,
     /// `FOR ALL TABLES`.
     pub all_tables: bool,
