@@ -1,4 +1,4 @@
-//! One look at the catalogue, with ordinary SQL. Everything here may be read by every role.
+//! Reads the catalogue into a [`Database`], with ordinary SQL. Every role may read everything here.
 
 mod published;
 mod server;
@@ -16,7 +16,7 @@ use crate::types::table::TableName;
 pub use published::beside;
 pub use server::clock;
 
-/// A question to the catalogue that got no answer.
+/// A query of the catalogue that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {what} from the catalogue: {got}")]
 pub struct CatalogError {
@@ -30,14 +30,14 @@ impl CatalogError {
     }
 }
 
-/// The server's own words, with its SQLSTATE and hint. Its DETAIL stays out: that may hold values.
+/// The server's message, with its SQLSTATE and hint. Its DETAIL stays out, because that may hold values.
 pub fn told(error: &tokio_postgres::Error) -> String {
     let Some(told) = error.as_db_error() else { return error.to_string() };
     let hint = told.hint().map(|hint| format!(" ({})", shortened(hint))).unwrap_or_default();
     format!("{} {}{hint}", told.code().code(), shortened(told.message()))
 }
 
-/// Reads what rules, setup and check need to know. `tables` are the rules' names.
+/// Reads what rules, setup and check need to know. `tables` are the names of the rules' tables.
 pub async fn look(
     client: &Client,
     slot: &str,
@@ -49,7 +49,7 @@ pub async fn look(
     let other_slots = names(client, "the other slots", OTHER_SLOTS, &[&slot]).await?;
     let held = read_publication(client, publication, version, |comment| match comment {
         Some(comment) => comment == publication_comment(slot),
-        // Only the name speaks for it, and another slot may read it.
+        // Only the name suggests that coherd made it, and another slot may read it.
         None => publication == PUBLICATION_DEFAULT && other_slots.is_empty(),
     });
     let held = held.await?;
@@ -76,7 +76,8 @@ pub async fn look(
     })
 }
 
-/// Temporary ones are those of `coherd keys` and `coherd tail`, and of whoever initialises a subscription.
+/// Leaves out temporary slots: those of `coherd keys` and `coherd tail`, and of subscriptions that are being
+/// initialised.
 const OTHER_SLOTS: &str = "SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE plugin = 'pgoutput' \
     AND NOT temporary AND database = pg_catalog.current_database() AND slot_name <> $1 ORDER BY 1";
 

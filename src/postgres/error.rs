@@ -1,11 +1,11 @@
-//! What goes wrong with a source: of which kind it is, what was tried, what came back and what to do about it.
+//! The errors of a source: their kind, what was tried, what came back and what to do about it.
 
 use std::error::Error;
 use std::fmt;
 
 use crate::types::lsn::Lsn;
 
-/// What went wrong with the source. Its text has everything that a person needs: what was tried, the cause and the remedy. It
+/// An error of the source. Its text has everything that a person needs: what was tried, the cause and the remedy. It
 /// holds no cell value and no credential.
 #[derive(Debug)]
 pub struct SourceError {
@@ -15,7 +15,7 @@ pub struct SourceError {
     remedy: Option<String>,
 }
 
-/// The kinds of error that differ in what happens next; see [`ErrorKind::policy`].
+/// Kinds of error, distinguished by what coherd does next; see [`ErrorKind::policy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The connection failed or ended; trying again may help.
@@ -26,28 +26,28 @@ pub enum ErrorKind {
     Gap,
     /// Somebody has to change something first: password, privilege, configuration.
     Refused,
-    /// A pooler such as pgbouncer answers, through which the log cannot be followed.
+    /// The server is a pooler such as pgbouncer, through which the log cannot be followed.
     Pooler,
     /// Writers would wait for the stream (`synchronous`); somebody has to change the setting first.
     Synchronous,
-    /// The server sent what the protocol does not allow.
+    /// The server sent something that the protocol does not allow.
     Protocol,
     /// The server cannot decode its log. Trying again may help, or fail for ever.
     NotDecodable {
-        /// The position of the change, where the server tells it.
+        /// The position of the change, if the server reports it.
         at: Option<Lsn>,
     },
 }
 
-/// What follows from an error.
+/// How coherd reacts to an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// When the daemon tries again.
     pub retry: Retry,
-    /// The conversation with the server is over.
+    /// The session with the server is over.
     pub ends_session: bool,
-    /// Another attempt makes no sense before a person has changed something: a first start ends with the error, `coherd
-    /// check` says "error" and not "could not check", and a list of hosts is not tried further.
+    /// Another attempt makes no sense until a person changes something: a first start ends with the error, `coherd
+    /// check` says "error" and not "could not check", and coherd tries no other host of a list.
     pub needs_person: bool,
 }
 
@@ -58,21 +58,21 @@ pub enum Retry {
     WithBackoff,
     /// Every few seconds: a person has to act first.
     Slowly,
-    /// As often as a hot standby asks whether the slot is free.
+    /// As often as a hot standby checks whether the slot is free.
     WhenFree,
-    /// A few times within the time that is given to decoding.
+    /// A few times within the time allowed for decoding.
     WithinDecodingTimeout,
 }
 
 impl ErrorKind {
-    /// What follows from an error of this kind.
+    /// How coherd reacts to an error of this kind.
     pub const fn policy(self) -> Policy {
         let (retry, ends_session, needs_person) = match self {
             ErrorKind::Lost | ErrorKind::Protocol => (Retry::WithBackoff, true, false),
             ErrorKind::Busy => (Retry::WhenFree, false, false),
             ErrorKind::Gap => (Retry::WithBackoff, false, false),
             ErrorKind::Refused | ErrorKind::Pooler => (Retry::Slowly, false, true),
-            // A reload of the server is enough, so that it is worth asking soon.
+            // A reload of the server is enough, so coherd tries again soon.
             ErrorKind::Synchronous => (Retry::WithBackoff, false, true),
             ErrorKind::NotDecodable { .. } => (Retry::WithinDecodingTimeout, false, false),
         };
@@ -81,7 +81,7 @@ impl ErrorKind {
 }
 
 impl SourceError {
-    /// `what` was tried, and what came of it.
+    /// `what` says what was tried and how it failed.
     pub fn new(kind: ErrorKind, what: impl Into<String>) -> SourceError {
         SourceError { kind, what: what.into(), cause: None, remedy: None }
     }
@@ -106,7 +106,7 @@ impl SourceError {
         SourceError::new(ErrorKind::Protocol, what)
     }
 
-    /// The same error, of a cause that has words of its own.
+    /// The same error with its cause, whose text is appended.
     #[must_use]
     pub fn caused_by(self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> SourceError {
         SourceError { cause: Some(cause.into()), ..self }
@@ -118,23 +118,23 @@ impl SourceError {
         SourceError { remedy: Some(remedy.into()), ..self }
     }
 
-    /// The same error, seen by the caller that tried `what`.
+    /// The same error, wrapped by the caller that tried `what`.
     #[must_use]
     pub fn within(self, what: impl Into<String>) -> SourceError {
         SourceError::new(self.kind, what).caused_by(self)
     }
 
-    /// Of which kind it is.
+    /// The kind of the error.
     pub const fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// What follows from it.
+    /// How coherd reacts to the error.
     pub const fn policy(&self) -> Policy {
         self.kind.policy()
     }
 
-    /// The error below, whose text is part of this one's.
+    /// The error below, whose text is part of this error's text.
     pub fn cause(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
         self.cause.as_deref()
     }
@@ -150,7 +150,7 @@ impl fmt::Display for SourceError {
     }
 }
 
-/// The text has the cause's text in it, so that the chain goes on below the cause.
+/// The text includes the cause's text, so the chain continues below the cause.
 impl Error for SourceError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.cause.as_ref().and_then(|cause| cause.source())

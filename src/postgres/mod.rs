@@ -1,4 +1,5 @@
-//! Where changes come from.
+//! The source: a Postgres server whose log coherd follows. The runtime calls [`Source`] and [`Stream`], and gets plain
+//! values such as [`Seen`], [`Watched`] and [`Probed`].
 
 pub mod catalog;
 pub mod client;
@@ -23,44 +24,44 @@ pub use error::{ErrorKind, SourceError};
 
 /// A database whose log can be followed.
 pub trait Source {
-    /// What [`Source::stream`] opens.
+    /// The stream that [`Source::stream`] opens.
     type Stream: Stream;
 
-    /// What the database says of itself and of the slot. Connects where there is no connection.
+    /// Reads the state of the database and of the slot. Connects if there is no connection.
     fn look(&mut self) -> impl Future<Output = Result<Seen, SourceError>>;
 
-    /// Creates the slot and gives the position from which it will send.
+    /// Creates the slot and returns the position from which it will send.
     fn create_slot(&mut self) -> impl Future<Output = Result<Lsn, SourceError>>;
 
-    /// Starts streaming from the slot's confirmed position, which it gives too: another instance may have moved it since
-    /// the last look. [`ErrorKind::Busy`] while somebody else streams from it.
+    /// Starts streaming from the slot's confirmed position, and returns that position: another instance may have moved
+    /// it since the last look. Fails with [`ErrorKind::Busy`] while another process streams from the slot.
     fn stream(&mut self) -> impl Future<Output = Result<(Self::Stream, Lsn), SourceError>>;
 }
 
-/// One replication stream. It answers the server by itself: while [`Stream::ready`] is polled, status updates leave on
-/// time, whether or not anything is read.
+/// One replication stream. While [`Stream::ready`] is polled, the stream sends status updates to the server on time,
+/// whether or not anything is read.
 pub trait Stream {
-    /// Waits until [`Stream::next`] may have something to give, or, with [`Intake::Closed`], for ever, reading nothing
-    /// and only telling the server that it is alive. Dropping the future loses nothing.
+    /// Waits until [`Stream::next`] may have a frame. With [`Intake::Closed`] it waits for ever, reads nothing, and
+    /// only tells the server that it is alive. Dropping the future loses nothing.
     fn ready(&mut self, intake: Intake) -> impl Future<Output = Result<(), SourceError>>;
 
-    /// The next frame that is already here.
+    /// Returns the next frame, if it has already arrived.
     fn next(&mut self) -> Result<Option<Frame<'_>>, SourceError>;
 
-    /// Tells the server that it may forget what is at or before `at`. Leaves with the next poll of [`Stream::ready`].
+    /// Tells the server that it may forget what is at or before `at`. The next poll of [`Stream::ready`] sends it.
     fn acknowledge(&mut self, at: AckLsn);
 
-    /// Whether a backlog is being read.
+    /// Whether the stream is reading a backlog.
     fn is_behind(&self) -> bool;
 
-    /// The process at the server that sends the stream.
+    /// Process id of the walsender that sends the stream.
     fn walsender(&self) -> u32;
 
     /// Ends the stream in order (CopyDone), with the last acknowledgement delivered.
     fn finish(self) -> impl Future<Output = Result<(), SourceError>>;
 }
 
-/// Whether there is room for more.
+/// Whether the caller has room for more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intake {
     /// Read.
@@ -78,7 +79,7 @@ pub enum Frame<'a> {
     Position(Lsn),
 }
 
-/// What a look at the source showed.
+/// The result of one look at the source server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// `IDENTIFY_SYSTEM`'s `systemid`.
@@ -87,75 +88,76 @@ pub struct Seen {
     pub timeline: u32,
     /// `IDENTIFY_SYSTEM`'s `xlogpos`: the end of the flushed log.
     pub wal_end: Lsn,
-    /// The slot.
+    /// State of the slot.
     pub slot: SlotSeen,
-    /// Where the server's log left earlier timelines (`TIMELINE_HISTORY`), oldest first; empty on timeline 1, and where
-    /// the server could not say.
+    /// The points at which the server's log left earlier timelines (`TIMELINE_HISTORY`), oldest first. Empty on
+    /// timeline 1, and if the server cannot say.
     pub forks: Vec<Fork>,
 }
 
-/// What a look at the slot showed.
+/// The state of the slot at one look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotSeen {
-    /// There is none.
+    /// There is no such slot.
     Missing,
-    /// It can be streamed from, unless somebody else does so.
+    /// The slot can be streamed from, unless another process does so.
     Usable {
         /// `confirmed_flush_lsn`.
         confirmed: Lsn,
     },
-    /// It exists, but the log it needs is gone.
+    /// The slot exists, but the log it needs is gone.
     Lost {
-        /// `invalidation_reason` or the nearest thing the version has.
+        /// `invalidation_reason`, or the nearest thing that the version has.
         reason: String,
     },
 }
 
-/// What watching the server gives; see [`watch::watch`].
+/// What [`watch::watch`] reports.
 #[derive(Debug)]
 pub enum Watched {
-    /// A look at it.
+    /// One look at the server.
     Seen(Observation),
-    /// It cannot be looked at; sent once for each attempt that failed. Until the next [`Watched::Seen`] nothing is
-    /// known.
+    /// coherd cannot look at the server; sent once for each failed attempt. Nothing is known until the next
+    /// [`Watched::Seen`].
     Away(SourceError),
-    /// From now on `coherd.wait()` can see that this process attests the stream of this walsender, or for none.
+    /// From now on `coherd.wait()` can see that this process attests the stream of this walsender, or (`None`) no
+    /// stream.
     Attested(Option<u32>),
 }
 
-/// What is asked of the source.
+/// A question to the source about what its readers see.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Question {
-    /// The process that sends the stream: the answer has to come from its server. `None` while there is no stream.
+    /// The process that sends the stream: the answer must come from its server. `None` while there is no stream.
     pub walsender: Option<u32>,
-    /// Counts the questions. Only the last one is answered.
+    /// Number of the question, rising with each one. Only the last question is answered.
     pub number: u64,
 }
 
-/// What servers say of what their readers see; see [`probes`].
+/// What servers report about what their readers see; see [`probes`].
 #[derive(Debug)]
 pub enum Probed {
-    /// The source: an answer to a question that was put when the stream was that of `walsender`.
+    /// The source's answer to a question that was put while the stream was that of `walsender`.
     Source {
-        /// The process that sends the stream, at the server that was asked.
+        /// The process that sends the stream, on the server that answered.
         walsender: u32,
-        /// What its readers see, all of it after the question was put.
+        /// What its readers see, all of it taken after the question was put.
         snapshot: Snapshot,
     },
-    /// The source cannot be asked; sent once for each attempt that failed. It is asked again by itself.
+    /// The source cannot be asked; sent once for each failed attempt. The probe retries by itself.
     SourceAway(SourceError),
-    /// A replica.
+    /// A replica's answer.
     Replica {
-        /// Which one, in the order of the configuration.
+        /// Index of the replica, in the order of the configuration.
         index: usize,
-        /// What it said.
+        /// What it reported.
         seen: ReplicaSeen,
     },
-    /// A replica cannot be asked; sent once for each attempt that failed.
+    /// A replica cannot be asked; sent once for each failed attempt.
     ReplicaAway {
-        /// Which one.
+        /// Index of the replica.
         index: usize,
-        /// Why.
+        /// The reason.
         error: SourceError,
     },
 }

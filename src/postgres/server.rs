@@ -1,4 +1,4 @@
-//! Postgres as a [`Source`]: the slot, looked at, made and streamed from over a replication connection.
+//! Postgres as a [`Source`]: looks at the slot, creates it and streams from it over a replication connection.
 
 pub mod aside;
 mod create;
@@ -25,43 +25,43 @@ use crate::types::table::{quote_identifier, quote_literal};
 use aside::Reading;
 pub use create::Creation;
 
-/// What to follow.
+/// What to follow, and how.
 #[derive(Debug, Clone)]
 pub struct PostgresConfig {
-    /// Where.
+    /// Where to connect.
     pub dsn: Dsn,
     /// Name of the slot.
     pub slot: String,
     /// Name of the publication.
     pub publication: String,
-    /// Whether to be sent logical messages (`pg_logical_emit_message`; Postgres 14).
+    /// Whether the server sends logical messages (`pg_logical_emit_message`; Postgres 14).
     pub messages: bool,
-    /// How making a slot goes.
+    /// How to create a slot.
     pub creation: Creation,
 }
 
 /// A Postgres server.
 pub struct Postgres {
     config: PostgresConfig,
-    /// Kept from a look to what follows it.
+    /// Kept open from a look to the call that follows it.
     session: Option<Session>,
-    /// The last look found no slot of the name.
+    /// The last look found no slot of this name.
     seen_missing: bool,
-    /// The timeline whose history could not be read, and was told of: every look would tell of it again.
+    /// The timeline whose unreadable history is already logged; without it, every look would log it again.
     history_told: Option<u32>,
 }
 
-/// A server that may be streamed from.
+/// A server that coherd may stream from.
 struct Admitted {
     standby: bool,
-    /// Zero means none.
+    /// Zero means no timeout.
     wal_sender_timeout: Duration,
 }
 
-/// The oldest version that says in `pg_replication_slots` whether a slot is lost.
+/// The oldest version whose `pg_replication_slots` says whether a slot is lost.
 const MAJOR_MIN: u32 = 13;
 
-/// The protocol that sends committed transactions only, whole and in commit order.
+/// The protocol option with which the server sends only committed transactions, whole and in commit order.
 const COMMITTED: &str = "proto_version '1'";
 
 /// The oldest version that decodes its log on a standby.
@@ -89,13 +89,13 @@ impl Caller for Replication {
     }
 }
 
-/// The value in `column` of the first row; NULL as the empty string.
+/// The value in `column` of the first row; NULL reads as the empty string.
 pub(super) fn value(rows: &Rows, column: usize) -> Result<&str, SourceError> {
     let cell = rows.first().and_then(|row| row.get(column)).ok_or_else(|| unexpected(b'D'))?;
     Ok(cell.as_deref().unwrap_or_default())
 }
 
-/// The value in `column` of the first row, as a number or whatever else can be read.
+/// The value in `column` of the first row, parsed as a number or any other type.
 pub(super) fn number<T: std::str::FromStr>(rows: &Rows, column: usize) -> Result<T, SourceError> {
     value(rows, column)?.parse().map_err(|_| unexpected(b'D'))
 }
@@ -106,8 +106,7 @@ impl Postgres {
         Postgres { config, session: None, seen_missing: false, history_told: None }
     }
 
-    /// The session that is there, or a new one. Taken out, so that one whose conversation is cut short is not used
-    /// again.
+    /// Returns the open session, or a new one. The session is taken out, so that one that failed halfway is not reused.
     async fn session(&mut self) -> Result<Session, SourceError> {
         match self.session.take() {
             Some(session) => Ok(session),
@@ -132,8 +131,8 @@ impl Postgres {
         slot.map_or(Ok(SlotSeen::Missing), assess)
     }
 
-    /// Where the log left earlier timelines. Nothing where the server cannot say: a history that was removed must not
-    /// keep anybody from following the log.
+    /// The points at which the log left earlier timelines. Empty if the server cannot say: a history file that was
+    /// removed must not keep coherd from following the log.
     async fn forks(&mut self, session: &mut Session, timeline: u32) -> Result<Vec<Fork>, SourceError> {
         if timeline <= 1 {
             return Ok(Vec::new());
@@ -156,8 +155,8 @@ impl Postgres {
         Ok(Vec::new())
     }
 
-    /// A slot that is older than its publication can never be read (42704 at its first change), so the publication
-    /// comes first.
+    /// Fails unless the publication exists. A slot that is older than its publication can never be read (42704 at its
+    /// first change), so the publication comes first.
     async fn require_publication(&self, session: &mut Session) -> Result<(), SourceError> {
         let name = &self.config.publication;
         let sql = format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}", quote_literal(name));
@@ -178,7 +177,7 @@ impl Postgres {
         standing.map(|standing| standing.in_recovery).map_err(|failure| failure.explain(doing))
     }
 
-    /// Asked before anything is started that writers could wait for.
+    /// Runs before coherd starts anything that writers could wait for.
     async fn require_that_nobody_waits_for_us(&self, session: &mut Session) -> Result<(), SourceError> {
         let what = "read synchronous_standby_names";
         let sql = "SELECT current_setting('synchronous_standby_names'), current_setting('application_name')";
@@ -192,7 +191,7 @@ impl Postgres {
         counted(setting, name, &standbys).map_or(Ok(()), waits)
     }
 
-    /// Drops what has our name. Not the slot that somebody else has made since we found none.
+    /// Drops the old slot of our name, but not one that another process has created since the last look found none.
     async fn drop_old(&self, session: &mut Session) -> Result<(), SourceError> {
         if self.slot(session).await? == SlotSeen::Missing {
             return Ok(());
@@ -210,7 +209,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// What has to hold before a slot is created or streamed from.
+    /// Checks what must hold before a slot is created or streamed from.
     async fn admit(&self, session: &mut Session) -> Result<Admitted, SourceError> {
         self.require_publication(session).await?;
         let standby = self.is_standby(session).await?;
@@ -235,7 +234,7 @@ impl Postgres {
         self.create_waiting(session, standby).await
     }
 
-    /// How far the slot is confirmed when nobody streams from it: whoever does may move it until it lets go.
+    /// The confirmed position of the slot, which must be free: a process that streams from it may move the position.
     async fn free_slot_confirmed(&self, session: &mut Session) -> Result<Option<Lsn>, SourceError> {
         let Some(slot) = self.read_slot(session).await? else { return Ok(None) };
         let Some(pid) = slot.active_pid else { return Ok(slot.confirmed) };
@@ -259,7 +258,7 @@ impl Postgres {
         self.start_from(session, confirmed, admitted, Reading::Committed).await
     }
 
-    /// Starts to stream from the slot, which is confirmed up to `confirmed`.
+    /// Starts to stream from the slot, whose confirmed position is `confirmed`.
     async fn start_from(
         &self,
         session: &mut Session,
@@ -274,9 +273,9 @@ impl Postgres {
         Ok(StreamSettings { slot, publication, confirmed, wal_sender_timeout, standby, holding: reading.holding() })
     }
 
-    /// Position 0/0 is "from where the slot is confirmed". Option values are literals of the replication grammar, in
-    /// which a backslash means itself; the list of names inside is read as SQL identifiers. `protocol` is the first of
-    /// the options.
+    /// Position 0/0 means the slot's confirmed position. Option values are literals of the replication grammar, in
+    /// which a backslash has no special meaning. The server reads the list of names inside as SQL identifiers.
+    /// `protocol` is the first of the options.
     fn start_command(&self, major: u32, protocol: &str) -> String {
         let names = always_quoted(&self.config.publication).replace('\'', "''");
         let messages = match (major, self.config.messages) {
@@ -290,12 +289,12 @@ impl Postgres {
     }
 }
 
-/// The replication grammar has keywords of its own.
+/// Always quotes, because the replication grammar has keywords of its own.
 fn always_quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Whether the conversation can go on after this.
+/// Whether the session can be used after this result.
 fn keeps_session<T>(result: &Result<T, SourceError>) -> bool {
     result.as_ref().err().is_none_or(|error| !error.policy().ends_session)
 }
@@ -306,7 +305,7 @@ impl Source for Postgres {
     async fn look(&mut self) -> Result<Seen, SourceError> {
         let mut session = self.session().await?;
         let looked = async {
-            // Before the timeline: a slot that is usable because of a promotion is seen on the new one.
+            // Before the timeline, so that a slot that a promotion made usable is seen on the new timeline.
             let slot = self.slot(&mut session).await?;
             let system = self.ask(&mut session, "identify the system", "IDENTIFY_SYSTEM").await?;
             let timeline = number(&system, 1)?;
@@ -321,7 +320,7 @@ impl Source for Postgres {
         seen
     }
 
-    /// An old slot of the name is dropped first, unless the last look found none.
+    /// Drops an old slot of this name first, unless the last look found none.
     async fn create_slot(&mut self) -> Result<Lsn, SourceError> {
         let mut session = self.session().await?;
         let created = self.create(&mut session).await;

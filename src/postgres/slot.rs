@@ -1,10 +1,10 @@
-//! What `pg_replication_slots` says of a slot, read in one way over both kinds of connection.
+//! Reads and assesses a slot's row in `pg_replication_slots`, in the same way over both kinds of connection.
 
 use super::{SlotSeen, SourceError};
 use crate::types::slot::{Slot, SlotState};
 use crate::types::table::{quote_identifier, quote_literal};
 
-/// The row of the slot called `name`, with NULL where Postgres `major` lacks the column.
+/// The query for the slot called `name`, with NULL where Postgres `major` lacks the column.
 pub(super) fn query(name: &str, major: u32) -> String {
     let invalidation = match major {
         17.. => "invalidation_reason",
@@ -23,7 +23,7 @@ pub(super) fn query(name: &str, major: u32) -> String {
     )
 }
 
-/// Reads the row of [`query`] in text form: `cell` gives the value in a column, `None` where it is NULL.
+/// Reads the row of [`query`] in text form: `cell` returns the value in a column, or `None` for NULL.
 pub(super) fn read<'r>(cell: impl Fn(usize) -> Option<&'r str>) -> Slot {
     let text = |column| cell(column).map(str::to_owned);
     let flag = |column| cell(column).map(|value| value == "t");
@@ -40,7 +40,7 @@ pub(super) fn read<'r>(cell: impl Fn(usize) -> Option<&'r str>) -> Slot {
     }
 }
 
-/// What the slot called `name` is to the daemon, which follows `database`.
+/// What the slot called `name` means for the daemon, which follows `database`.
 pub(super) fn assess(slot: &Slot, name: &str, database: &str) -> Result<SlotSeen, SourceError> {
     let name = quote_identifier(name);
     match slot.state(database) {
@@ -51,7 +51,7 @@ pub(super) fn assess(slot: &Slot, name: &str, database: &str) -> Result<SlotSeen
             "the slot {name} is being synchronized from the primary and can be used after promotion; until then, connect \
              to the primary (target_session_attrs=primary)"
         ))),
-        // Nobody streams from it: the client that asked for it may have gone.
+        // No process streams from it: the client that asked for it may be gone.
         SlotState::Creating { by } => {
             let by = by.map(|pid| format!(" by process {pid} of the server")).unwrap_or_default();
             Err(SourceError::lost(format!(

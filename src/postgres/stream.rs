@@ -1,4 +1,5 @@
-//! A replication stream in its `CopyBoth` phase (Postgres manual, "Streaming Replication Protocol").
+//! A replication stream in its `CopyBoth` phase (Postgres manual, "Streaming Replication Protocol"). Frames come out,
+//! and acknowledgements go in; it sends status updates by itself.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,37 +21,38 @@ use crate::postgres::client::session::{Session, lost, unexpected};
 use crate::postgres::client::socket::Socket;
 use crate::types::lsn::Lsn;
 
-/// The server is told at least this often that we are alive.
+/// coherd sends the server a status update at least this often.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
 
-/// A standby's walsender sleeps for seconds unless it hears something.
+/// A standby's walsender sleeps for seconds unless it receives something.
 const STATUS_EVERY_ON_STANDBY: Duration = Duration::from_millis(50);
 
-/// A walsender makes one send for each message. Reading each as it comes wakes us as often and takes the time from the
-/// walsender; so while this much arrives within [`WINDOW`], there is a backlog, and a read comes no earlier than [`PAUSE`]
-/// after the one before, so that the socket fills. Over a unix socket, whose buffer is small, it does not pay.
+/// A walsender makes one send per message. Reading each message as it arrives wakes coherd as often, and takes that
+/// time from the walsender. So when this much arrives within [`WINDOW`], there is a backlog, and a read comes no sooner
+/// than [`PAUSE`] after the one before, so that the socket fills. This does not pay over a unix socket, whose buffer is
+/// small.
 ///
-/// The thread sleeps for real: a poller, which reports edges, would wake it with each arrival all the same. Reading much
-/// less often is slower again: segments that are acknowledged late make the sender's congestion window grow, until each
-/// message is a segment of its own (seen with BBR on loopback, where the walsender then takes twice the time).
+/// The thread really sleeps: a poller reports edges, so it would wake the thread at each arrival all the same. Reading
+/// much less often is slower again. Late acknowledgements of segments make the sender's congestion window grow until
+/// each message is a segment of its own (seen with BBR on loopback, where the walsender then takes twice the time).
 const BEHIND_BYTES: usize = 4 * 1024;
 const WINDOW: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// A server that shuts down waits until everything is acknowledged, and asks again with each answer. A server that does
-/// not shut down never asks twice in a row, because status updates come long before it grows impatient. So after this
-/// many requests the answer waits for the next status update, and after this time the server is let go: a target that
-/// is down must not keep Postgres from stopping.
+/// A server that shuts down waits until everything is acknowledged, and asks again after each answer. Any other server
+/// never asks twice in a row, because status updates arrive long before it asks. So after this many requests coherd
+/// answers with the next status update only, and after this time it disconnects: a target that is down must not keep
+/// Postgres from stopping.
 const REQUESTS_IN_A_ROW: u32 = 3;
 const SHUTDOWN_HELD: Duration = Duration::from_secs(5);
 
-/// A silence after which the server is asked for a sign of life.
+/// After this much silence coherd asks the server for an answer.
 const SILENCE_ASK: Duration = Duration::from_secs(10);
 
-/// A silence after which the connection counts as lost.
+/// After this much silence the connection counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// How often it is told that the server waits for a standby: it says so with every message of ours.
+/// How often coherd logs that the server waits for a standby. The server says so with every message from coherd.
 const WAIT_TOLD_EVERY: Duration = Duration::from_mins(1);
 
 /// How long [`Stream::finish`] waits for the server's answer.
@@ -62,17 +64,17 @@ const POSTGRES_EPOCH_MICROS: u128 = 946_684_800_000_000;
 /// Bytes before the payload of an `XLogData` message: start, end and the server's clock.
 const XLOG_DATA_HEADER_BYTES: usize = 24;
 
-/// What a stream needs to know besides its session.
+/// What a stream needs besides its session.
 #[derive(Debug, Clone)]
 pub(super) struct StreamSettings {
     pub(super) slot: String,
     pub(super) publication: String,
     /// The slot's `confirmed_flush_lsn`.
     pub(super) confirmed: Lsn,
-    /// `wal_sender_timeout`; zero means that there is none.
+    /// `wal_sender_timeout`; zero means no timeout.
     pub(super) wal_sender_timeout: Duration,
     pub(super) standby: bool,
-    /// Which frames are held whole.
+    /// Which frames the inbox holds whole.
     pub(super) holding: Holding,
 }
 
@@ -82,30 +84,30 @@ pub struct PostgresStream {
     inbox: Inbox,
     outbox: BytesMut,
     unflushed: bool,
-    /// Sending has failed. The server's last words may still be on their way in, and say why: they are waited for until
-    /// the next status update would be due.
+    /// Sending has failed. The server's last message may still be on its way and say why, so the stream waits for it
+    /// until the next status update is due.
     send_error: Option<io::Error>,
     status_due: bool,
-    /// Never behind the slot: before Postgres 17.6 a status with an older position moves the slot back.
+    /// Never behind the slot: before Postgres 17.6, a status with an older position moves the slot back.
     acknowledged: Lsn,
     heartbeat: Interval,
     silence: Silence,
     pace: Pace,
     requests: Requests,
     walsender: u32,
-    /// Telling that the server waits for a standby.
+    /// Limits how often coherd logs that the server waits for a standby.
     standby_wait: Throttle,
     slot: String,
     publication: String,
 }
 
-/// Requests for a reply, one after the other.
+/// Consecutive requests for a reply.
 struct Requests {
     count: u32,
     since: Instant,
 }
 
-/// Whether there is a backlog, and whether reading waits for the socket to fill.
+/// Whether there is a backlog, and whether the next read waits for the socket to fill.
 struct Pace {
     pauses: bool,
     began: Instant,
@@ -134,7 +136,7 @@ impl Pace {
         self.bytes >= BEHIND_BYTES && self.began.elapsed() <= 2 * WINDOW
     }
 
-    /// Before the next read, once.
+    /// Pauses before the next read, once.
     fn pause(&mut self) {
         if std::mem::take(&mut self.is_due) {
             std::thread::sleep(PAUSE.saturating_sub(self.read.elapsed()));
@@ -142,8 +144,8 @@ impl Pace {
     }
 }
 
-/// How long the server has been silent. An idle one is asked for a sign of life, so that one which hangs, or a network
-/// that swallows everything, is told from one that has nothing to say.
+/// How long the server has been silent. coherd asks an idle server for an answer, to distinguish one that hangs, or a
+/// network that drops everything, from one that has nothing to send.
 struct Silence {
     since: Instant,
     asked: bool,
@@ -154,7 +156,7 @@ impl Silence {
         Silence { since: Instant::now(), asked: false }
     }
 
-    /// Once a heartbeat. While nothing is read, nothing can be heard.
+    /// Runs at each heartbeat. While coherd reads nothing, it cannot hear anything, so the silence starts again.
     fn tick(&mut self, intake: Intake) -> Result<(), SourceError> {
         if intake == Intake::Closed {
             *self = Silence::new();
@@ -168,7 +170,7 @@ impl Silence {
         )))
     }
 
-    /// Whether this status update is to ask for an answer: once in a silence, as more would only slow the server.
+    /// Whether this status update asks for an answer: once per silence, because more would only slow the server.
     fn ask(&mut self) -> bool {
         let ask = !self.asked && self.since.elapsed() >= SILENCE_ASK;
         self.asked |= ask;
@@ -208,7 +210,7 @@ impl PostgresStream {
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>, intake: Intake) -> Poll<Result<(), SourceError>> {
-        // First of all, Postgres is answered.
+        // Answering Postgres comes first.
         while self.heartbeat.poll_tick(cx).is_ready() {
             self.status_due = true;
             self.silence.tick(intake)?;
@@ -253,7 +255,7 @@ impl PostgresStream {
         }
     }
 
-    /// A standby status update. What coherd has acknowledged is written, flushed and applied at once.
+    /// Writes a standby status update. What coherd has acknowledged counts as written, flushed and applied.
     fn write_status(&mut self) {
         self.status_due = false;
         let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
@@ -268,7 +270,7 @@ impl PostgresStream {
         self.outbox.put_u8(u8::from(self.silence.ask()));
     }
 
-    /// What a `CopyData` message holds.
+    /// Reads the header of a `CopyData` message.
     fn copied(&mut self, message: &Message) -> Result<Copied, SourceError> {
         let mut body = self.inbox.body(message);
         match body.try_get_u8() {
@@ -322,7 +324,7 @@ impl PostgresStream {
             }
             return Ok(());
         }
-        // Postgres 18 goes on without a publication that has been dropped, and leaves its changes out. No other
+        // Postgres 18 continues without a publication that has been dropped, and leaves out its changes. No other
         // warning of this class comes from decoding, so a translated text counts as well.
         if notice.code == "55000" {
             return Err(SourceError::gap(format!(
@@ -355,7 +357,7 @@ impl PostgresStream {
                 }
             }
         }
-        // Terminate. The server closes; nothing depends on it any more.
+        // Terminate. The server closes the connection; nothing depends on that.
         let _ = self.socket.write_all(b"X\0\0\0\x04").await;
         let _ = self.socket.shutdown().await;
         Ok(())

@@ -1,30 +1,30 @@
-//! Whether `synchronous_standby_names` counts our walsender (`SyncRepGetStandbyPriority` and `syncrep_gram.y` in the
-//! Postgres source: logical walsenders are candidates too). Writers would then wait until coherd has confirmed their
-//! commits, which it does only when it sees them, and it sees them when they wait no more.
+//! Decides whether `synchronous_standby_names` counts our walsender (`SyncRepGetStandbyPriority` and `syncrep_gram.y`
+//! in the Postgres source: logical walsenders are candidates too). Writers would then wait until coherd confirms their
+//! commits. coherd confirms a commit only when it sees it, and it sees it only when the writer has stopped waiting.
 
 use std::fmt;
 
 use crate::types::table::quote_literal;
 
-/// The names of the standbys that stream from the server, one a row, as far as the role may see them (`pg_monitor`).
+/// The names of the standbys that stream from the server, one per row, as far as the role may see them (`pg_monitor`).
 pub(super) const STANDBYS: &str = "
 SELECT DISTINCT s.application_name FROM pg_catalog.pg_stat_replication s
 LEFT JOIN pg_catalog.pg_replication_slots l ON l.active_pid = s.pid
 WHERE s.state = 'streaming' AND s.application_name <> '' AND l.slot_type IS DISTINCT FROM 'logical' ORDER BY 1";
 
-/// A match, whatever its rank: one that is only the last resort counts as soon as the others go.
+/// A match, at any rank: a standby of last resort counts as soon as the others are gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counted {
     setting: String,
     application_name: String,
-    /// By `*`, not by its name.
+    /// Matched by `*`, not by its name.
     by_star: bool,
-    /// The setting without us; `None` where the names that belong there are not known.
+    /// The setting without us; `None` if the names that belong there are unknown.
     replacement: Option<String>,
 }
 
-/// Whether a walsender called `application_name` counts under `setting`, and what to set instead where the server's
-/// standbys are called `standbys`. A cascading walsender, one of a server in recovery, never counts.
+/// Whether a walsender called `application_name` counts under `setting`, and what to set instead if the server's
+/// standbys are called `standbys`. A cascading walsender, that of a server in recovery, never counts.
 pub fn counted(setting: &str, application_name: &str, standbys: &[String]) -> Option<Counted> {
     let rule = Rule::parse(setting);
     let is_us = |name: &str| name.eq_ignore_ascii_case(application_name);
@@ -71,7 +71,7 @@ impl Counted {
             Some(setting) => {
                 vec![format!("ALTER SYSTEM SET synchronous_standby_names = {};", literal(setting)), reload]
             }
-            // Postgres refuses this one as it stands, so that nobody waits for a standby called like that.
+            // Postgres refuses this statement as it stands, so no writer can end up waiting for a standby of that name.
             None => vec![
                 "SELECT application_name FROM pg_catalog.pg_stat_replication; -- the standbys' names are among these"
                     .to_owned(),
@@ -82,7 +82,7 @@ impl Counted {
     }
 }
 
-/// In one line.
+/// Message and remedy on one line.
 impl fmt::Display for Counted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.message())?;
@@ -100,18 +100,18 @@ fn literal(text: &str) -> String {
     quote_literal(text).trim_start().to_owned()
 }
 
-/// The setting, taken apart: `a, b`, `2 (a, b)`, `FIRST 2 (a, b)` or `ANY 2 (a, b)`.
+/// The parsed setting: `a, b`, `2 (a, b)`, `FIRST 2 (a, b)` or `ANY 2 (a, b)`.
 #[derive(Debug, PartialEq, Eq)]
 struct Rule {
-    /// `FIRST` or `ANY`, where it is written.
+    /// `FIRST` or `ANY`, if present.
     method: Option<String>,
-    /// How many are waited for, where it is written.
+    /// How many standbys a commit waits for, if present.
     count: Option<usize>,
     names: Vec<String>,
 }
 
 impl Rule {
-    /// Reads what the server has accepted.
+    /// Parses a setting that the server has accepted.
     fn parse(setting: &str) -> Rule {
         let mut words = Vec::new();
         let mut names = None;
@@ -136,17 +136,17 @@ impl Rule {
                     words.extend(rest.get(..length).map(str::to_owned));
                     length
                 }
-                // Space, comma, the closing bracket.
+                // A space, a comma or the closing bracket.
                 other => other.len_utf8(),
             };
             rest = rest.get(length..).unwrap_or_default();
         }
-        // What stands before a bracket is no name.
+        // The words before a bracket are not names.
         let mut before = names.unwrap_or_default().into_iter().rev();
         Rule { count: before.next().and_then(|count| count.parse().ok()), method: before.next(), names: words }
     }
 
-    /// The same for other names. No more are waited for than there are.
+    /// The same rule for other names. It waits for no more standbys than there are.
     fn of(&self, names: &[&str]) -> String {
         let list = names.iter().map(|name| as_written(name)).collect::<Vec<_>>().join(", ");
         match self.count {
@@ -163,7 +163,7 @@ fn is_part_of_a_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '$') || !c.is_ascii()
 }
 
-/// The name that `text` begins with, in double quotes, and how many bytes it takes.
+/// The double-quoted name at the start of `text`, and how many bytes it takes.
 fn quoted(text: &str) -> (String, usize) {
     let mut name = String::new();
     let mut marks = text.char_indices().skip(1).peekable();
@@ -194,7 +194,7 @@ fn as_written(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What is to be set instead: `None` where nothing counts us, the empty text where it is not known.
+    /// The setting that is proposed: `None` if nothing counts us, empty if it is unknown.
     fn replacement(setting: &str) -> Option<String> {
         let standbys = ["s1".to_owned(), "s-2".to_owned(), "Coherd".to_owned()];
         counted(setting, "coherd", &standbys).map(|its| its.replacement.unwrap_or_default())

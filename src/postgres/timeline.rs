@@ -1,10 +1,10 @@
-//! The history file of a timeline, as `TIMELINE_HISTORY` sends it: where the log left each earlier timeline (Postgres
-//! manual, "Timelines"; `timeline.c`).
+//! Reads the history file of a timeline, as `TIMELINE_HISTORY` sends it: where the log left each earlier timeline
+//! (Postgres manual, "Timelines"; `timeline.c`).
 
 use crate::core::continuity::Fork;
 use crate::types::lsn::Lsn;
 
-/// What is wrong with a history file. It names lines, not what stands in them.
+/// What is wrong with a history file. It names lines, never their content.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadHistory {
     #[error("line {line} is not a timeline and a position")]
@@ -15,10 +15,10 @@ pub(super) enum BadHistory {
     Empty,
 }
 
-/// The forks on the way to `timeline`, oldest first. A line is a timeline, where the log left it, and a reason for
-/// people; `#` begins a comment.
+/// The forks on the way to `timeline`, oldest first. A line holds a timeline, the position where the log left it, and a
+/// reason for people; `#` begins a comment.
 ///
-/// Stricter than Postgres: a history that is wrong in one line is not believed in any.
+/// Stricter than Postgres: one bad line makes the whole history invalid.
 pub(super) fn forks(content: &str, timeline: u32) -> Result<Vec<Fork>, BadHistory> {
     let mut forks: Vec<Fork> = Vec::new();
     for (index, text) in content.lines().enumerate() {
@@ -36,7 +36,7 @@ pub(super) fn forks(content: &str, timeline: u32) -> Result<Vec<Fork>, BadHistor
 }
 
 fn fork(timeline: &str, at: Option<&str>) -> Option<Fork> {
-    // `parse` would also take a sign, and an LSN may be a decimal elsewhere.
+    // `parse` alone would also take a sign, and a decimal number as an LSN.
     let timeline = Some(timeline).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()?;
     let at: Lsn = at.filter(|text| text.contains('/'))?.parse().ok()?;
     (timeline > 0).then_some(Fork { timeline, at })

@@ -1,5 +1,5 @@
-//! Watches the server beside its log, over an SQL connection of its own: the log that the slot holds back, which
-//! transactions have ended, and marks of everything by which changes of the rules' tables may be missed.
+//! Watches the server beside its log, over its own SQL connection: how much log the slot holds back, which transactions
+//! have ended, and everything in the catalogue that can make changes of the rules' tables be missed.
 
 mod known;
 mod looks;
@@ -26,44 +26,44 @@ use crate::types::table::TableName;
 use attest::Attestation;
 use looks::{Catalogue, Looks};
 
-/// How often the server is looked at.
+/// How often coherd looks at the server.
 pub const WATCH_PACE: Duration = Duration::from_secs(1);
 
-/// How often, at least, while the slot's log grows fast.
+/// How often, at least, while the log that the slot holds back grows fast.
 const HURRIED_PACE: Duration = Duration::from_millis(200);
-/// Growth in bytes a second beyond which that is: a budget of 10 GiB then lasts five minutes.
+/// Growth in bytes per second that counts as fast: a budget of 10 GiB then lasts five minutes.
 const HURRY_BYTES_PER_SECOND: u128 = 32 << 20;
 
-/// How long an answer may take; a server that hangs answers no statement_timeout either. Connecting has its own limit,
-/// connect_timeout, for each host.
+/// Time limit of one answer. A server that hangs does not enforce its statement_timeout either. Connecting has its own
+/// limit, connect_timeout, for each host.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// A look at the catalogue may take as long again for each of so many tables: it must end even where it is slow, because
-/// the next one would begin from the start.
+/// For every this many tables, a look at the catalogue gets another [`ANSWER_MAX`]. It must end even where it is slow,
+/// because the next look would begin from the start.
 const TABLES_ANSWERED: u32 = 500;
-/// Waits between attempts to connect.
+/// The first pause between attempts to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-/// The longest of them.
+/// The longest pause.
 const RETRY_MOST: Duration = Duration::from_secs(5);
 
 /// What to watch.
 #[derive(Debug, Clone)]
 pub struct WatchConfig {
-    /// Where.
+    /// Where to connect.
     pub dsn: Dsn,
     /// Name of the slot.
     pub slot: String,
     /// Name of the publication.
     pub publication: String,
-    /// The rules' tables, each once.
+    /// The rules' tables, each one once.
     pub tables: Vec<TableName>,
-    /// How often; [`WATCH_PACE`], but for tests.
+    /// How often to look; [`WATCH_PACE`], except in tests.
     pub pace: Duration,
 }
 
-/// Watches until the receiver is gone. A look begins only when there is room for what it shows, so that a slow receiver
-/// gets few observations and no old ones. Each failure is told once, and followed by a wait and a new connection.
+/// Watches until the receiver is gone. A look begins only when there is room for its result, so that a slow receiver
+/// gets few observations and no old ones. Each failure is reported once, and followed by a pause and a new connection.
 ///
-/// `attest` says which walsender's stream `coherd.wait()` may believe.
+/// `attest` says which walsender's stream `coherd.wait()` may rely on.
 pub async fn watch(config: WatchConfig, attest: Receiver<Option<u32>>, observations: Sender<Watched>) {
     tokio::select! {
         () = observations.closed() => {}
@@ -71,8 +71,8 @@ pub async fn watch(config: WatchConfig, attest: Receiver<Option<u32>>, observati
     }
 }
 
-/// One look over a session of one's own, within its transaction: at the tables, and the first transaction that had not
-/// begun. `since` is that of an earlier look, from which on the server is known to have stayed up.
+/// Looks once over the caller's own session, within its transaction. Returns the tables, and the first transaction that
+/// had not begun. `since` is that transaction of an earlier look, since which the server is known to have stayed up.
 pub async fn look_once(
     client: &Client,
     config: &WatchConfig,
@@ -94,7 +94,7 @@ async fn keep_watching(config: &WatchConfig, attest: &Receiver<Option<u32>>, obs
     }
 }
 
-/// One connection's life. `Ok` means that the receiver is gone.
+/// Runs one connection. `Ok` means that the receiver is gone.
 async fn watch_once(
     config: &WatchConfig,
     mut attest: Attestation,
@@ -128,7 +128,7 @@ async fn watch_once(
     }
 }
 
-/// How long after a look the next one follows, where the slot's log has grown by `grown` bytes in `time`.
+/// The pause between looks after the slot's log has grown by `grown` bytes in `time`.
 fn pause(pace: Duration, grown: u64, time: Duration) -> Duration {
     let hurried = u128::from(grown) * 1000 > HURRY_BYTES_PER_SECOND * time.as_millis();
     if hurried { pace.min(HURRIED_PACE) } else { pace }
@@ -138,7 +138,7 @@ async fn in_time<T>(limit: Duration, asking: impl Future<Output = Result<T, Sour
     answered_within(limit, "watch the server", asking).await
 }
 
-/// One short question.
+/// Runs one short query.
 async fn ask<T>(
     config: &WatchConfig,
     asking: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -188,7 +188,7 @@ impl<'a> Watcher<'a> {
         Ok(Observation { wal: glance.wal, log_end, catalogue_at, snapshot, tables, database, holder, synchronous })
     }
 
-    /// [`Observation::synchronous`]. The setting is asked for and not `pg_stat_replication`, whose `sync_priority` only
+    /// [`Observation::synchronous`]. Reads the setting and not `pg_stat_replication`, whose `sync_priority` only
     /// `pg_monitor` sees.
     async fn synchronous(&self, glance: &Glance) -> Result<Option<String>, SourceError> {
         let Glance { in_recovery, standby_names, application_name, .. } = glance;
@@ -207,14 +207,14 @@ impl<'a> Watcher<'a> {
     }
 }
 
-/// What [`sql::SERVER`] shows.
+/// The result of [`sql::SERVER`].
 struct Glance {
     in_recovery: bool,
     /// `pg_current_snapshot()`.
     snapshot: String,
     /// `synchronous_standby_names`.
     standby_names: String,
-    /// Ours, which the stream has too.
+    /// Our own name, which the stream has too.
     application_name: String,
     wal: Option<HeldWal>,
 }

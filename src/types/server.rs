@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The server: what it is, and the settings that decide whether coherd can follow it.
+/// A server: what it is, and the settings that decide whether coherd can follow it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Server {
     /// `server_version_num`, e.g. 150018.
@@ -13,13 +13,13 @@ pub struct Server {
     pub encoding: String,
     /// Who runs the server, which decides how its settings are changed.
     pub hosting: Hosting,
-    /// Which server this is, and since when it runs.
+    /// Which server this is, and since when it has been running.
     pub life: Life,
     /// The server's own address and port, as it sees the connection; `None` over a unix socket.
     pub address: Option<String>,
-    /// `wal_level`. Logical decoding needs `logical`; from 19 on `replica` is enough, because creating a slot turns it on.
+    /// `wal_level`. Logical decoding needs `logical`; from 19 on, `replica` is enough: creating a slot turns it on.
     pub wal_level: String,
-    /// `wal_sender_timeout`; zero means none.
+    /// `wal_sender_timeout`; zero means no timeout.
     pub sender_timeout: Duration,
     /// Replication slots (`max_replication_slots`).
     pub slots: Room,
@@ -27,7 +27,7 @@ pub struct Server {
     pub senders: Room,
     /// `max_slot_wal_keep_size` in MiB; -1 means no limit.
     pub slot_keep_mib: i64,
-    /// `idle_replication_slot_timeout` (18+); zero means none.
+    /// `idle_replication_slot_timeout` (18+); zero means no timeout.
     pub idle_slot_timeout: Duration,
     /// The standbys that follow the server.
     pub standbys: Standbys,
@@ -37,17 +37,17 @@ pub struct Server {
     pub public_senders: Vec<String>,
 }
 
-/// Places that a setting limits.
+/// Resources that a setting limits: how many are in use, and how many there can be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Room {
-    /// Places in use.
+    /// How many are in use.
     pub used: u32,
     /// The limit.
     pub max: u32,
 }
 
 impl Room {
-    /// No place is free.
+    /// Whether none is free.
     pub const fn is_full(self) -> bool {
         self.used >= self.max
     }
@@ -56,7 +56,7 @@ impl Room {
 /// One run of one server: two answers with the same life came from the same server process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Life {
-    /// The system identifier; `None` where the role may not ask for it (`pg_control_system`).
+    /// The system identifier; `None` if the role may not ask for it (`pg_control_system`).
     pub system_id: Option<u64>,
     /// `pg_postmaster_start_time()`, as text.
     pub started: String,
@@ -73,7 +73,7 @@ impl Life {
 /// What the server knows of its standbys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standbys {
-    /// The `application_name` of each standby that streams, as far as this role may see them (`pg_monitor`).
+    /// The `application_name` of each standby that streams, as far as this role may see it (`pg_monitor`).
     pub names: Vec<String>,
     /// The physical slots that are in use.
     pub slots: Vec<String>,
@@ -83,16 +83,16 @@ pub struct Standbys {
     pub synchronized_slots: Option<String>,
 }
 
-/// A place from which sessions take `synchronous_commit = off`.
+/// A place from which sessions get `synchronous_commit = off`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LooseCommits {
     /// The server's own settings.
     Server,
-    /// `ALTER DATABASE`, of ours.
+    /// `ALTER DATABASE`, of our database.
     Database,
     /// `ALTER ROLE`.
     Role(String),
-    /// `ALTER ROLE … IN DATABASE`, of ours.
+    /// `ALTER ROLE … IN DATABASE`, of our database.
     RoleInDatabase(String),
 }
 
@@ -114,7 +114,7 @@ pub enum Hosting {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one privilege")]
 pub struct Role {
-    /// Its name.
+    /// Name of the role.
     pub name: String,
     /// `rolsuper`.
     pub superuser: bool,
@@ -122,7 +122,7 @@ pub struct Role {
     pub replication: bool,
     /// May create publications and schemas in this database.
     pub may_create: bool,
-    /// May call the functions in the schema `coherd`; `true` where there are none.
+    /// May call the functions in the schema `coherd`; `true` if there are none.
     pub may_call_functions: bool,
 }
 

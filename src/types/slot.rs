@@ -1,16 +1,16 @@
-//! A replication slot, and what can be done with it.
+//! A replication slot, and what coherd can do with it.
 
 use crate::types::lsn::Lsn;
 use crate::types::table::quote_identifier;
 
-/// What `pg_replication_slots` says of a slot.
+/// A slot's row in `pg_replication_slots`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Slot {
     /// `plugin`; `None` for a physical slot.
     pub plugin: Option<String>,
     /// The database it follows.
     pub database: Option<String>,
-    /// The process that streams from it, or creates it.
+    /// The process that streams from the slot, or creates it.
     pub active_pid: Option<i32>,
     /// `wal_status`: `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
@@ -20,30 +20,30 @@ pub struct Slot {
     pub two_phase: bool,
     /// `failover` (17+).
     pub failover: Option<bool>,
-    /// Why it is invalid: `invalidation_reason` (17+), or a conflict with recovery (16).
+    /// Why the slot is invalid: `invalidation_reason` (17+), or a conflict with recovery (16).
     pub invalidation: Option<String>,
-    /// It is synchronized from the primary, and the server is a standby: it can be used after a promotion (17+).
+    /// The slot is synchronized from the primary, and the server is a standby: it can be used after a promotion (17+).
     pub is_copy: bool,
 }
 
-/// What can be done with a slot.
+/// What coherd can do with a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotState<'a> {
     /// coherd did not make it.
     OfOthers(OfOthers<'a>),
     /// The log that it needs is gone.
     Lost {
-        /// `invalidation_reason`, or the nearest thing the version has.
+        /// `invalidation_reason`, or the nearest thing that the version has.
         reason: &'a str,
     },
-    /// The primary's slot can be followed, this copy cannot.
+    /// coherd can follow the primary's slot, but not this copy of it.
     Copy,
     /// The server still waits for running transactions.
     Creating {
-        /// The server process that creates it, if one does.
+        /// The server process that creates the slot, if one does.
         by: Option<i32>,
     },
-    /// It can be followed, unless somebody else follows it.
+    /// coherd can follow the slot, unless another process does so.
     Usable {
         /// `confirmed_flush_lsn`.
         confirmed: Lsn,
@@ -58,16 +58,16 @@ pub const ANOTHER_NAME: &str = "it is not coherd's, so choose another name (sour
 pub enum OfOthers<'a> {
     /// It is for a standby or a backup.
     Physical,
-    /// It follows another database.
+    /// It belongs to another database.
     Database(&'a str),
     /// It has another output plugin than pgoutput.
     Plugin(&'a str),
-    /// coherd makes none that sends prepared transactions early.
+    /// It sends prepared transactions early, which no slot of coherd's does.
     TwoPhase,
 }
 
 impl OfOthers<'_> {
-    /// Why it is of no use to `ours`. Reads on after "the slot ".
+    /// Why the slot is of no use to the database `ours`. Continues a sentence that begins with "the slot ".
     pub fn text(&self, ours: &str) -> String {
         let why = match self {
             OfOthers::Physical => "is a physical one, made for a standby or a backup".to_owned(),
@@ -84,7 +84,7 @@ impl OfOthers<'_> {
 }
 
 impl Slot {
-    /// What coherd, which follows database `ours`, can do with it.
+    /// What coherd, which follows database `ours`, can do with the slot.
     pub fn state(&self, ours: &str) -> SlotState<'_> {
         if let Some(why) = self.of_others(ours) {
             return SlotState::OfOthers(why);

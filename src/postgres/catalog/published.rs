@@ -1,5 +1,5 @@
-//! What a publication holds beside the tables of rules, and where it makes the application's writes fail. No table is
-//! locked: partition trees are walked in `pg_inherits`.
+//! Reads which tables a publication holds besides those of rules, and for which of them it makes the application's
+//! writes fail. Locks no table: partition trees are walked in `pg_inherits`.
 
 use tokio_postgres::{Client, Row};
 
@@ -9,7 +9,7 @@ use crate::types::table::TableName;
 
 const WHAT: &str = "the publication's tables";
 
-/// Reads what the publication of `database` holds beside the tables that `database` describes.
+/// Reads what the publication of `database` holds besides the tables that `database` describes.
 pub async fn beside(client: &Client, database: &Database) -> Result<Beside, CatalogError> {
     let Some(held) = &database.publication else { return Ok(Beside::default()) };
     let (name, version) = (&database.publication_name, database.server.version);
@@ -48,7 +48,7 @@ fn one(row: &Row) -> Result<Unwritable, CatalogError> {
     })
 }
 
-/// Tables that the publication names one by one. `$1` publication, `$2` tables of rules, `$3` the most.
+/// Tables that the publication names one by one. `$1` is the publication, `$2` the tables of rules, `$3` the limit.
 fn unruled(version: u32) -> String {
     let excepted = if version >= 190_000 { "AND NOT e.prexcept" } else { "" };
     format!(
@@ -61,8 +61,8 @@ fn unruled(version: u32) -> String {
     )
 }
 
-/// Tables that are published, by name, through their schema, through a partitioned table or all together, and whose
-/// UPDATEs fail (`CheckCmdReplicaIdentity`). `$1` to `$3` as above.
+/// Published tables whose UPDATEs fail (`CheckCmdReplicaIdentity`), whether they are published by name, through their
+/// schema, through a partitioned table or with FOR ALL TABLES. `$1` to `$3` as above.
 fn unwritable(held: &Publication, version: u32) -> String {
     let lists = version >= 150_000;
     let schemas = if held.holds_schemas {
@@ -73,7 +73,7 @@ fn unwritable(held: &Publication, version: u32) -> String {
     };
     let entries = "SELECT e.prrelid FROM pg_catalog.pg_publication_rel e
         JOIN pg_catalog.pg_publication p ON p.oid = e.prpubid WHERE p.pubname = $1";
-    // FOR ALL TABLES has entries from 19 on, and those are the exceptions.
+    // FOR ALL TABLES has entries from Postgres 19 on, and they are the exceptions.
     let (roots, but) = match (held.all_tables, version) {
         (true, 190_000..) => ("SELECT oid FROM pg_catalog.pg_class WHERE oid >= 16384".to_owned(), entries),
         (true, _) => ("SELECT oid FROM pg_catalog.pg_class WHERE oid >= 16384".to_owned(), "SELECT 0::oid WHERE false"),

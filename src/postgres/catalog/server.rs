@@ -1,4 +1,4 @@
-//! The server, its settings and its standbys, and the role that asks.
+//! Reads the server's settings, its standbys, and the rights of the role that asks.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use crate::types::server::{Clock, Hosting, Life, LooseCommits, Role, Room, Serve
 
 const WHAT: &str = "the server's settings";
 
-/// The roles in column 13 are those that each service makes for its customers' administrators.
+/// Column 13 lists the roles that each managed service creates for its customers' administrators.
 /// `idle_replication_slot_timeout` is in seconds.
 const SERVER: &str = "
 SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
@@ -72,7 +72,8 @@ fn hosting(roles: Vec<String>) -> Hosting {
     }
 }
 
-/// Not every role may ask, and Postgres checks that before it runs any part of the statement.
+/// Not every role may call the function. Postgres checks that before it runs any part of a statement, so coherd asks
+/// first.
 async fn system_id(client: &Client) -> Result<Option<u64>, CatalogError> {
     const MAY: &str = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')";
     const SQL: &str = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
@@ -80,11 +81,11 @@ async fn system_id(client: &Client) -> Result<Option<u64>, CatalogError> {
         return Ok(None);
     }
     let text: String = get(&one(client, WHAT, SQL, &[]).await?, 0, WHAT)?;
-    // The catalogue has it as a signed number, replication as an unsigned one.
+    // The catalogue shows it as a signed number, the replication protocol as an unsigned one.
     Ok(text.parse::<i64>().ok().map(i64::cast_unsigned))
 }
 
-/// Our session's own value says what the server's is, unless a role or a database has one in its place.
+/// Our session's own value is the server's value, unless a role or a database overrides it.
 const LOOSE_COMMITS: &str = "
 SELECT 's', NULL::text FROM pg_catalog.pg_settings
 WHERE name = 'synchronous_commit' AND reset_val = 'off' AND source NOT IN ('database', 'user', 'database user', 'client', 'session')

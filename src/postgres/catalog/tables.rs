@@ -1,5 +1,6 @@
-//! The rules' tables: what they are, what their old rows hold, how the publication holds them. Every statement reads the
-//! catalogue's own tables: functions like `pg_partition_tree()` and `pg_get_expr()` lock the tables that they are about.
+//! Reads the rules' tables: what they are, what their old rows hold, and how the publication holds them. Every
+//! statement reads the catalogue's own tables, because functions like `pg_partition_tree()` and `pg_get_expr()` lock
+//! the tables that they describe.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,10 +15,10 @@ use crate::types::table::{
 
 const WHAT: &str = "the tables";
 
-/// How many tables one statement is about, so that it stays well below its statement_timeout.
+/// Maximum number of tables in one statement, so that it stays well below its statement_timeout.
 const CHUNK: usize = 500;
 
-/// The tables that are there, by name, and, where one is missing, names among which it may be meant.
+/// The tables that exist, sorted by name, and, if one is missing, the names of tables that the user may have meant.
 pub(super) async fn look(
     client: &Client,
     publication: &str,
@@ -80,14 +81,14 @@ async fn look_at(
     Ok(tables)
 }
 
-/// FOR ALL TABLES leaves out what cannot be published.
+/// FOR ALL TABLES leaves out tables that cannot be published.
 fn published_by(by: PublishedBy, table: &Table) -> Option<Published> {
     let publishable = table.kind != TableKind::Unpublishable && table.persistence == Persistence::Permanent;
     publishable.then_some(Published { columns: None, row_filter: false, by })
 }
 
-/// The root of a partition is the ancestor that is no partition itself. OFFSET 0 has the schema looked up first: with a
-/// schema for each tenant there are thousands of tables of one name.
+/// The root of a partition is the ancestor that is not a partition itself. OFFSET 0 makes Postgres look up the schema
+/// first: with one schema per tenant, thousands of tables share a name.
 const TABLES: &str = "
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
        root.schema, root.name, i.relname::text,
@@ -166,9 +167,9 @@ fn identity(relreplident: &str) -> ReplicaIdentity {
     }
 }
 
-/// Whether attribute `a` of relation `c` is in its replica identity, as `RelationGetIndexList` and
-/// `RelationGetIndexAttrBitmap` of the server see it: a deferrable primary key, an invalid index and INCLUDE columns do
-/// not count, and an index that was dropped leaves nothing.
+/// Whether attribute `a` of relation `c` is in its replica identity, as the server's `RelationGetIndexList` and
+/// `RelationGetIndexAttrBitmap` see it. A deferrable primary key, an invalid index and INCLUDE columns do not count,
+/// and a dropped index leaves nothing.
 const IN_IDENTITY: &str = "(c.relreplident = 'f' OR EXISTS (
     SELECT FROM pg_catalog.pg_index i
     WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL
@@ -237,10 +238,10 @@ async fn read_leaves(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Vec<L
     Ok(leaves)
 }
 
-/// Where TimescaleDB keeps the rows of its hypertables.
+/// The schema in which TimescaleDB keeps the rows of its hypertables.
 const CHUNKS: &str = "_timescaledb_internal";
 
-/// Inheritance children, and theirs. Nobody reads the rows of a temporary one but its own session.
+/// Inheritance children, at every depth. Only its own session reads the rows of a temporary child.
 const CHILDREN: &str = "
 WITH RECURSIVE tree (root, relid) AS (
     SELECT c.oid, c.oid FROM pg_catalog.pg_class c
@@ -251,7 +252,7 @@ SELECT tree.root, n.nspname::text, c.relname::text
 FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid AND c.oid <> tree.root AND c.relpersistence <> 't'
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2, 3";
 
-/// Adds to `heirs` who inherits from `tables`, each with those that it inherits from.
+/// Adds every table that inherits from one of `tables` to `heirs`, with the tables that it inherits from.
 async fn read_heirs(
     client: &Client,
     tables: &mut [Table],
@@ -272,7 +273,7 @@ async fn read_heirs(
     Ok(())
 }
 
-/// How the publication holds each table, by name or through its schema. A schema's entry wins over a row filter.
+/// How the publication holds each table: by name or through its schema. A schema's entry overrides a row filter.
 const ENTRIES: &str = "
 SELECT c.oid, e.oid IS NOT NULL, s.oid IS NOT NULL,
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
@@ -284,7 +285,7 @@ LEFT JOIN pg_catalog.pg_publication_rel e ON e.prpubid = p.oid AND e.prrelid = c
 LEFT JOIN pg_catalog.pg_publication_namespace s ON s.pnpubid = p.oid AND s.pnnspid = c.relnamespace
 WHERE c.oid IN (SELECT unnest($2::oid[])) AND (e.oid IS NOT NULL OR s.oid IS NOT NULL)";
 
-/// [`ENTRIES`] for Postgres 14, which has tables only, whole.
+/// [`ENTRIES`] for Postgres 14, where publications have no schemas, column lists or row filters.
 const ENTRIES_14: &str = "
 SELECT e.prrelid, true, false, ARRAY[]::text[], false
 FROM pg_catalog.pg_publication p
@@ -326,7 +327,7 @@ SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE pg_catalog.strpos(c.relname::text, $1) > 0";
 
-/// Relations that are called as the indexes that coherd proposes.
+/// Relations whose names contain the suffix of the indexes that coherd proposes.
 pub(super) async fn taken(client: &Client) -> Result<Vec<TableName>, CatalogError> {
     let rows = client.query(TAKEN, &[&IDENTITY_SUFFIX]).await.map_err(|error| CatalogError::new(WHAT, &error))?;
     rows.iter().map(|row| Ok(TableName { schema: get(row, 0, WHAT)?, name: get(row, 1, WHAT)? })).collect()

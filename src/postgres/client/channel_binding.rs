@@ -4,8 +4,8 @@ use sha2::{Digest, Sha256, Sha384, Sha512};
 use x509_cert::der::Decode;
 use x509_cert::der::asn1::ObjectIdentifier;
 
-/// The signature algorithms whose hash is neither MD5, SHA-1 (for which SHA-256 stands in) nor SHA-256, with the size
-/// of the hash (RFC 4055, RFC 5758).
+/// Signature algorithms whose hash is neither MD5 nor SHA-1 (which SHA-256 replaces) nor SHA-256, with the size of the
+/// hash (RFC 4055, RFC 5758).
 const LONGER: &[(&str, u16)] = &[
     ("1.2.840.113549.1.1.12", 384),  // sha384WithRSAEncryption
     ("1.2.840.113549.1.1.13", 512),  // sha512WithRSAEncryption
@@ -18,10 +18,10 @@ const LONGER: &[(&str, u16)] = &[
 /// RSASSA-PSS names its hash in the parameters.
 const RSASSA_PSS: &str = "1.2.840.113549.1.1.10";
 
-/// Ed25519 and Ed448 have no hash of their own, and so no such binding (RFC 5929 leaves it undefined).
+/// Ed25519 and Ed448 have no hash of their own, so there is no such binding for them (RFC 5929 leaves it undefined).
 const UNDEFINED: &[&str] = &["1.3.101.112", "1.3.101.113"];
 
-/// The binding data for a certificate in DER; `None` where its signature algorithm defines none.
+/// The binding data for a certificate in DER; `None` if its signature algorithm defines none.
 pub(in crate::postgres) fn server_end_point(der: &[u8]) -> Option<Vec<u8>> {
     let certificate = x509_cert::Certificate::from_der(der).ok()?;
     let algorithm = certificate.signature_algorithm();
@@ -40,7 +40,7 @@ pub(in crate::postgres) fn server_end_point(der: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// `RSASSA-PSS-params ::= SEQUENCE { [0] HashAlgorithm DEFAULT sha1, … }` (RFC 4055): the object identifier stands at a
+/// `RSASSA-PSS-params ::= SEQUENCE { [0] HashAlgorithm DEFAULT sha1, … }` (RFC 4055). The object identifier is at a
 /// fixed place, after the headers of `[0]` and of the algorithm's own SEQUENCE.
 fn pss_hash(parameters: &[u8]) -> Option<String> {
     let [0xA0, _, 0x30, _, rest @ ..] = parameters else { return None };

@@ -1,5 +1,5 @@
-//! Finds the server: host after host, address after address, with or without TLS, until one takes us and is what
-//! `target_session_attrs` asks for.
+//! Finds a server: tries host after host, address after address, with or without TLS, until one accepts the connection
+//! and has the role that `target_session_attrs` asks for.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,14 +19,14 @@ use super::socket::Socket;
 use super::tls::Tls;
 use crate::postgres::{ErrorKind, SourceError};
 
-/// Who speaks on the socket once it is open.
+/// The protocol that is spoken on the socket once it is open.
 pub(in crate::postgres) trait Caller {
-    /// A conversation.
+    /// A logged-in session.
     type Call;
-    /// Whether it asks for replication.
+    /// Whether the session is for replication.
     const REPLICATION: bool;
 
-    /// Startup and authentication.
+    /// Performs startup and authentication.
     fn open(
         &self,
         socket: Socket,
@@ -34,22 +34,22 @@ pub(in crate::postgres) trait Caller {
         password: Option<&SecretString>,
     ) -> impl Future<Output = Result<Self::Call, Failure>>;
 
-    /// What the server says of itself.
+    /// Asks the server for its role.
     fn standing(&self, call: &mut Self::Call) -> impl Future<Output = Result<Standing, Failure>>;
 }
 
-/// What `target_session_attrs` looks at.
+/// The facts that `target_session_attrs` checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) struct Standing {
     pub(in crate::postgres) in_recovery: bool,
     pub(in crate::postgres) read_only: bool,
 }
 
-/// Answers [`Standing`], with two booleans as Postgres prints them.
+/// The query for [`Standing`]: two booleans, as Postgres prints them.
 pub(in crate::postgres) const STANDING: &str =
     "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
 
-/// How one attempt to speak is encrypted.
+/// How one attempt to connect is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encryption {
     Plain,
@@ -57,14 +57,14 @@ enum Encryption {
     Demanded,
 }
 
-/// Why a host was left.
+/// Why coherd gave up a host.
 struct Left {
     error: SourceError,
-    /// Another host would say the same, or the password would go to a host it is not for.
+    /// Another host would answer the same, or the password would go to a host that it is not for.
     stop: bool,
 }
 
-/// Opens a conversation with the first host that will do.
+/// Opens a session with the first suitable host.
 pub(in crate::postgres) async fn dial<C: Caller>(dsn: &Dsn, caller: &C) -> Result<C::Call, SourceError> {
     let again = dsn.read_again()?;
     let dsn = again.as_ref().unwrap_or(dsn);
@@ -95,7 +95,7 @@ pub(in crate::postgres) async fn dial<C: Caller>(dsn: &Dsn, caller: &C) -> Resul
     Err(summary(&reasons))
 }
 
-/// One error that names every host and its reason. It may pass by itself where any of them may.
+/// One error that names every host and its reason. If any of them may pass by itself, so may this one.
 fn summary(reasons: &[(&Host, SourceError)]) -> SourceError {
     let any = |kind| reasons.iter().any(|(_, error)| error.kind() == kind);
     let texts: Vec<String> = reasons.iter().map(|(host, error)| format!("{host}: {error}")).collect();
@@ -131,7 +131,7 @@ async fn try_host<C: Caller>(
     Err(left)
 }
 
-/// `None` is the unix socket.
+/// The addresses of a host; `None` is the unix socket.
 async fn places(host: &Host, within: Duration) -> Result<Vec<Option<SocketAddr>>, SourceError> {
     match &host.place {
         Place::Directory(_) => Ok(vec![None]),
@@ -155,7 +155,7 @@ async fn try_place<C: Caller>(
     wanted: SessionAttrs,
 ) -> Result<C::Call, Left> {
     let ways: &[Encryption] = match (place, dsn.tls.mode) {
-        // The kernel keeps others out of a unix socket; sslmode is not looked at, as in libpq.
+        // The kernel keeps others out of a unix socket, so sslmode has no effect on one, as in libpq.
         (None, _) | (_, SslMode::Disable) => &[Encryption::Plain],
         (_, SslMode::Allow) => &[Encryption::Plain, Encryption::Demanded],
         (_, SslMode::Prefer) => &[Encryption::IfOffered, Encryption::Plain],
@@ -182,7 +182,7 @@ async fn try_place<C: Caller>(
                 let (user, database, replication) = (dsn.user(), dsn.database(), C::REPLICATION);
                 let doing = Doing::Connecting { user, database, our_address, encrypted, replication };
                 left = Left { error: refusal.explain(doing), stop: !refusal.is_passing() };
-                // Only "no entry in pg_hba.conf" may differ between encrypted and not.
+                // Only "no entry in pg_hba.conf" may depend on encryption.
                 if !refusal.is_no_entry() {
                     break;
                 }
@@ -249,8 +249,8 @@ async fn open_socket(
     }
 }
 
-/// `SSLRequest`; the server answers with one byte, in clear. More than that before TLS begins could only be slipped in
-/// by somebody between (CVE-2021-23222).
+/// Sends `SSLRequest`; the server answers with one unencrypted byte. More bytes before TLS begins could only come from
+/// somebody in between (CVE-2021-23222).
 async fn ask_for_tls(mut tcp: TcpStream) -> Result<(TcpStream, bool), SourceError> {
     let mut request = bytes::BytesMut::new();
     frontend::ssl_request(&mut request);
@@ -268,7 +268,7 @@ async fn ask_for_tls(mut tcp: TcpStream) -> Result<(TcpStream, bool), SourceErro
             }
         }
         [b'N'] => Ok((tcp, false)),
-        // A server too old to know the request, or one that cannot fork.
+        // The server is too old to know the request, or it cannot fork.
         [b'E'] => Err(SourceError::lost("the server answers the request for TLS with an error")),
         [other] => Err(super::session::unexpected(other)),
     }

@@ -1,5 +1,5 @@
-//! Between the socket and tokio-postgres, which makes room for whatever length a server claims: reads the headers of the
-//! frames that pass and ends the connection at one that is too large, before anything of it is held.
+//! Guards tokio-postgres, which allocates whatever length a server claims. Reads the headers of the frames that pass,
+//! and ends the connection at one that is too large, before any of it is held.
 
 use std::io;
 use std::pin::Pin;
@@ -12,26 +12,26 @@ use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 use super::socket::Socket;
 
-/// The most of one frame, and of all together, before the server is ready for queries: until then nobody has proved who
-/// he is.
+/// Maximum bytes of one frame, and of all together, before the server is ready for queries: until then it has not
+/// proved its identity.
 const GREETING_BYTES_MAX: usize = 1 << 20;
 
-/// The longest frame, a row as a rule, after that.
+/// The longest frame after that, usually a row.
 const FRAME_BYTES_MAX: usize = 16 << 20;
 
-/// The most from one moment when the server is ready for queries to the next, for our own: an answer is held as a whole.
+/// Maximum bytes between two moments when the server is ready for queries, for our statements: an answer is held whole.
 pub(in crate::postgres) const ANSWER_BYTES_MAX: usize = 32 << 20;
 
-/// The same where a user asks, and says how many rows.
+/// The same for a user's statements, where the user says how many rows.
 pub(in crate::postgres) const USERS_ANSWER_BYTES_MAX: usize = 512 << 20;
 
-/// Bytes of the header: a tag and a length, which counts itself but not the tag.
+/// Bytes of the header: a tag, and a length that counts itself but not the tag.
 const HEADER_BYTES: usize = 5;
 
 /// Bytes of the number of an authentication request.
 const REQUEST_BYTES: usize = 4;
 
-/// What a server sent is too much.
+/// The server sent too much.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(in crate::postgres) struct TooMuch(String);
@@ -47,8 +47,8 @@ impl Guarded {
         Guarded { socket, watch: Watch::new(answer_max) }
     }
 
-    /// The proof that the server asks for, once it has asked: tokio-postgres refuses some requests in words that only a
-    /// person can tell apart.
+    /// The proof that the server asks for, once it has asked: tokio-postgres refuses some requests with texts that only
+    /// a person can tell apart.
     pub(in crate::postgres) fn request(&self) -> Request {
         Request(Arc::clone(&self.watch.request))
     }
@@ -58,30 +58,30 @@ impl Guarded {
 pub(in crate::postgres) struct Request(Arc<AtomicU32>);
 
 impl Request {
-    /// Its number: 3 is a password in clear, 5 MD5, 10 SASL, others are methods that coherd does not speak. 0 while the
-    /// server has not asked for anything.
+    /// Its number: 3 is a cleartext password, 5 MD5, 10 SASL, others are methods that coherd does not support. 0 until
+    /// the server has asked for something.
     pub(in crate::postgres) fn method(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Where in the stream of frames we are.
+/// A position in the stream of frames.
 #[derive(Debug, Default)]
 struct Watch {
     answer_max: usize,
     header: [u8; HEADER_BYTES],
-    /// How much of the header is here.
+    /// Bytes of the header that have arrived.
     have: usize,
     /// Bytes of the frame that are still to come.
     left: usize,
     is_ready: bool,
-    /// Since the server was last ready.
+    /// Bytes since the server was last ready.
     bytes: usize,
-    /// Of the parameters that it reports, which are remembered for as long as the connection lasts.
+    /// Bytes of the parameters that the server reports, which are kept for as long as the connection lasts.
     reported: usize,
     /// See [`Request`].
     request: Arc<AtomicU32>,
-    /// How many bytes of its number are here.
+    /// Bytes of the request's number that have arrived.
     requested: usize,
 }
 
@@ -111,7 +111,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Shifts the number of the first request in: the first bytes of its body, which may come in pieces.
+    /// Shifts in the number of the first request: the first bytes of its body, which may arrive in pieces.
     fn requested(&mut self, body: &[u8]) {
         if self.header[0] == b'R' {
             for byte in body.iter().take(REQUEST_BYTES - self.requested) {
@@ -122,7 +122,7 @@ impl Watch {
         }
     }
 
-    /// A header is whole.
+    /// Checks a header that is complete.
     fn begun(&mut self) -> Result<(), TooMuch> {
         let [tag, length @ ..] = self.header;
         let claimed = u32::from_be_bytes(length);
@@ -174,7 +174,7 @@ impl AsyncWrite for Guarded {
     }
 }
 
-/// So tokio-postgres binds its SCRAM exchange to our TLS session.
+/// Lets tokio-postgres bind its SCRAM exchange to our TLS session.
 impl TlsStream for Guarded {
     fn channel_binding(&self) -> ChannelBinding {
         self.socket.channel_binding()

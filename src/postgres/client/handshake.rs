@@ -1,4 +1,4 @@
-//! Startup and authentication of a replication connection (Postgres manual, "Start-up" and "SASL Authentication").
+//! Starts and authenticates a replication connection (Postgres manual, "Start-up" and "SASL Authentication").
 
 use bytes::Buf;
 use postgres_protocol::authentication::md5_hash;
@@ -12,8 +12,8 @@ use super::session::{Failure, Session, unexpected};
 use super::socket::Socket;
 use crate::postgres::{ErrorKind, SourceError};
 
-/// What values look like as text depends on these; keys are made of them, so they must not depend on how a server or a
-/// role is set up.
+/// The text form of values depends on these settings. Keys are made of values, so they must not depend on how a server
+/// or a role is configured.
 pub(in crate::postgres) const TEXT_OUTPUT: [(&str, &str); 5] = [
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
@@ -22,23 +22,23 @@ pub(in crate::postgres) const TEXT_OUTPUT: [(&str, &str); 5] = [
     ("TimeZone", "UTC"),
 ];
 
-/// The schemas in which our statements look for functions, operators and types. Whoever may create objects in a schema
-/// of the database (its owner; before Postgres 15 everybody, in `public`) could otherwise make a function or an operator
-/// that a statement of ours then runs with our rights.
+/// The only schemas in which our statements look up functions, operators and types. Otherwise a role that may create
+/// objects in a schema of the database (its owner; before Postgres 15 everybody, in `public`) could make a function or
+/// an operator that our statement then runs with our rights.
 pub(in crate::postgres) const SEARCH_PATH: &str = "pg_catalog,pg_temp";
 
-/// The startup parameter `options`: those of the connection string, then what no session of ours may do without. The
-/// last one of a name stands, and stands above `ALTER ROLE … SET` and `ALTER DATABASE … SET`.
+/// The startup parameter `options`: those of the connection string, then those that every session of ours needs. The
+/// last one of a name wins, also over `ALTER ROLE … SET` and `ALTER DATABASE … SET`.
 pub(in crate::postgres) fn options<'a>(dsn: &Dsn, ours: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let given = dsn.options.as_deref().unwrap_or_default();
     let backslashes = given.len() - given.trim_end_matches('\\').len();
-    // An odd one at the end, which the server drops, would take the blank that follows along.
+    // The server drops an odd backslash at the end; here it would escape the space that follows.
     let given = if backslashes % 2 == 1 { given.get(..given.len() - 1).unwrap_or_default() } else { given };
     let ours = ours.into_iter().map(|(name, value)| format!("-c {name}={value}"));
     std::iter::once(given.to_owned()).filter(|given| !given.is_empty()).chain(ours).collect::<Vec<_>>().join(" ")
 }
 
-/// Refuses a server that has not taken [`SEARCH_PATH`]; `shown` is what `SHOW search_path` gives.
+/// Refuses a server that has not applied [`SEARCH_PATH`]; `shown` is the result of `SHOW search_path`.
 pub(in crate::postgres) fn require_search_path(shown: &str) -> Result<(), SourceError> {
     let plain: String = shown.chars().filter(|c| !c.is_whitespace()).collect();
     if plain == SEARCH_PATH {
@@ -65,7 +65,7 @@ pub(in crate::postgres) async fn open(
         ("client_encoding", "UTF8"),
     ];
     parameters.extend(TEXT_OUTPUT);
-    // Above the same in `options`, whatever the order.
+    // Overrides the same setting in `options`, whatever the order.
     parameters.push(("search_path", SEARCH_PATH));
     if let Some(options) = &dsn.options {
         parameters.push(("options", options));
@@ -90,7 +90,7 @@ pub(in crate::postgres) async fn open(
     Ok(session)
 }
 
-/// One request of the server for proof.
+/// An authentication request of the server.
 enum Request {
     Ok,
     Cleartext,
@@ -151,11 +151,11 @@ async fn authenticate(session: &mut Session, dsn: &Dsn, password: Option<&Secret
     }
 }
 
-/// Why there is no channel binding, most often.
+/// The most common reason for missing channel binding.
 pub(in crate::postgres) const NOT_OFFERED: &str =
     "the server does not offer it for this connection (it needs TLS and scram-sha-256)";
 
-/// Why there is none although there is TLS and SCRAM.
+/// The reason for missing channel binding with TLS and SCRAM.
 pub(in crate::postgres) const NO_HASH: &str =
     "the signature of the server's certificate defines no hash for it (Ed25519)";
 
@@ -190,7 +190,7 @@ async fn scram(session: &mut Session, dsn: &Dsn, password: &[u8], offered: &[Str
         _ if dsn.channel_binding == ChannelBindingChoice::Require => {
             return Err(no_binding(NO_HASH).into());
         }
-        // We could have bound, and say so: a server that did offer it then knows that somebody is between.
+        // coherd could have bound, and says so: a server that did offer it then knows that somebody is in between.
         Some(_) if offers(SCRAM_SHA_256) => (ChannelBinding::unrequested(), SCRAM_SHA_256),
         None if offers(SCRAM_SHA_256) => (ChannelBinding::unsupported(), SCRAM_SHA_256),
         _ => {

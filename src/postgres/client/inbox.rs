@@ -1,4 +1,4 @@
-//! What has arrived and is not yet read: the frames of Postgres's protocol, in place.
+//! Buffers what has arrived and is not yet read, and returns the frames of Postgres's protocol in place.
 
 use std::io;
 use std::ops::Range;
@@ -12,42 +12,42 @@ use crate::pgoutput::sieve::Sieve;
 use crate::postgres::SourceError;
 use crate::transaction::manual::CONTENT_BYTES_MAX;
 
-/// The size that the buffer begins with and returns to: enough that a backlog is read in few system calls.
+/// The initial size of the buffer, to which it returns: large enough to read a backlog in few system calls.
 const INBOX_BYTES: usize = 256 * 1024;
 
-/// The longest frame that is believed: Postgres itself makes no message longer than 1 GiB (`MaxAllocSize`).
+/// The longest frame that is accepted: Postgres itself makes no message longer than 1 GiB (`MaxAllocSize`).
 const FRAME_BYTES_MAX: usize = 1 << 30;
 
-/// The longest frame that is held whole. Of a longer one only what somebody reads is kept, while it passes: anybody may
-/// write a logical message, and an application a row, of hundreds of megabytes.
+/// The longest frame that is held whole. Of a longer one, coherd keeps only what somebody reads, while it passes:
+/// anybody may write a logical message of hundreds of megabytes, and an application a row of that size.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
-/// What is kept of an error or a notice that is longer than that.
+/// How much is kept of an error or a notice that is longer than that.
 const WORDS_BYTES_MAX: usize = 64 << 10;
 
-/// Bytes in front of the pgoutput message in a `CopyData` message of XLogData: its kind, start, end, the server's clock.
+/// Bytes before the pgoutput message in a `CopyData` message of XLogData: its kind, start, end, the server's clock.
 const XLOG_DATA_BYTES: usize = 25;
 
-/// Bytes of the header: a tag and a length, which counts itself but not the tag.
+/// Bytes of the header: a tag, and a length that counts itself but not the tag.
 const HEADER_BYTES: usize = 5;
 
 /// Which frames are held whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) enum Holding {
-    /// Up to [`HELD_BYTES_MAX`]; there is no longer one but an error or a notice. Before streaming begins: until then
-    /// nobody has proved who he is.
+    /// Frames up to [`HELD_BYTES_MAX`]; only an error or a notice may be longer. For the time before streaming, when
+    /// the server has not proved its identity.
     Short,
-    /// The same, and longer ones are read as they pass: committed transactions, streamed.
+    /// The same, and longer frames are read as they pass: for committed transactions that are streamed.
     Streamed,
-    /// All: transactions in progress, for a preview, whose messages have another layout.
+    /// All frames: for transactions in progress, in a preview, whose messages have another layout.
     Whole,
 }
 
-/// One message of the server.
+/// One message from the server.
 #[derive(Debug, Clone)]
 pub(in crate::postgres) struct Message {
     pub(in crate::postgres) tag: u8,
-    /// Where its body stands; good until the next [`Inbox::take`] or [`Inbox::poll_fill`].
+    /// The place of its body; valid until the next [`Inbox::take`] or [`Inbox::poll_fill`].
     place: Place,
 }
 
@@ -66,21 +66,21 @@ pub(in crate::postgres) struct Inbox {
     holding: Holding,
     /// The frame that is passing.
     passing: Option<Passing>,
-    /// What is left of the last one that passed.
+    /// What is kept of the last frame that passed.
     kept: Vec<u8>,
 }
 
 /// A frame that is too long to be held.
 struct Passing {
     tag: u8,
-    /// Bytes of it that are still to come.
+    /// Bytes of the frame that are still to come.
     left: usize,
     by: By,
 }
 
 enum By {
     Sieve(Sieve),
-    /// Only the beginning counts.
+    /// Only the beginning is kept.
     Head(Vec<u8>),
 }
 
@@ -110,7 +110,7 @@ impl Passing {
 }
 
 impl Inbox {
-    /// Empty, before anybody has proved who he is.
+    /// An empty inbox, for a server that has not proved its identity.
     pub(in crate::postgres) fn new() -> Inbox {
         Inbox {
             bytes: vec![0; INBOX_BYTES],
@@ -122,12 +122,12 @@ impl Inbox {
         }
     }
 
-    /// What is held from now on.
+    /// Sets which frames are held from now on.
     pub(in crate::postgres) fn hold(&mut self, holding: Holding) {
         self.holding = holding;
     }
 
-    /// The next message, where all of it is here or has passed.
+    /// Returns the next message, if all of it has arrived or passed.
     pub(in crate::postgres) fn take(&mut self) -> Result<Option<Message>, SourceError> {
         if self.passing.is_none() {
             self.kept = Vec::new();
@@ -164,8 +164,8 @@ impl Inbox {
         length <= HELD_BYTES_MAX || self.holding == Holding::Whole
     }
 
-    /// Whether [`Inbox::take`] has something to do: all of the next message is here, or a part of one that passes. A
-    /// broken one counts: taking it tells.
+    /// Whether [`Inbox::take`] has something to do: all of the next message has arrived, or a part of one that passes.
+    /// A broken message counts, because taking it reports the error.
     pub(in crate::postgres) fn has_message(&self) -> bool {
         if self.passing.is_some() {
             return self.begin < self.end;
@@ -177,7 +177,7 @@ impl Inbox {
         }
     }
 
-    /// The body of a message that was taken.
+    /// The body of a message that [`Inbox::take`] returned.
     pub(in crate::postgres) fn body(&self, message: &Message) -> &[u8] {
         match &message.place {
             Place::Held(body) => self.bytes.get(body.clone()).unwrap_or_default(),
@@ -185,7 +185,7 @@ impl Inbox {
         }
     }
 
-    /// Reads what the socket has, as far as there is room, and gives the number of bytes. The end of the stream is an
+    /// Reads what the socket has, as far as there is room, and returns the number of bytes. The end of the stream is an
     /// error.
     pub(in crate::postgres) fn poll_fill(
         &mut self,
@@ -209,7 +209,7 @@ impl Inbox {
             total += count;
             match (count, total) {
                 (0, 0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                // The end, or an error, shows again at the next call.
+                // The next call sees the end, or the error, again.
                 (0, _) => return Poll::Ready(Ok(total)),
                 _ => {}
             }
@@ -240,13 +240,13 @@ impl Inbox {
                 self.bytes = vec![0; INBOX_BYTES];
             }
         }
-        // What is left is a part of one message: moving it costs little beside reading the rest.
+        // The rest is a part of one message: moving it costs little compared with reading what is missing.
         if self.begin > 0 && self.bytes.len() - self.end < self.bytes.len() / 2 {
             self.bytes.copy_within(self.begin..self.end, 0);
             (self.begin, self.end) = (0, self.end - self.begin);
         }
         if self.end == self.bytes.len() {
-            // Doubling, so that memory follows what has really arrived and not what a header claims.
+            // Doubles, so that memory follows what has arrived and not what a header claims.
             self.bytes.resize(self.bytes.len() * 2, 0);
         }
     }

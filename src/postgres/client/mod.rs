@@ -1,5 +1,5 @@
-//! A connection to Postgres: where the server is ([`dsn`]), how to reach it and to get in, and two ways of speaking with it:
-//! replication connections ([`session`]) and ordinary SQL ([`sql`]). Everything that a server sends is bounded in here.
+//! A connection to Postgres: where the server is ([`dsn`]), how to reach it and log in, and two ways of talking to it,
+//! replication connections ([`session`]) and ordinary SQL ([`sql`]). This module bounds everything that a server sends.
 
 mod channel_binding;
 pub(in crate::postgres) mod dial;

@@ -1,15 +1,15 @@
-//! What servers tell without being asked. Anybody may be the server until it has proved who it is, and a server may tell
-//! the same for ever: the log takes a few a minute, and the number of the others.
+//! Notices that servers send unasked. Anybody may answer as the server until it has proved its identity, and a server
+//! may repeat a notice for ever. So coherd logs a few per minute, and counts the others.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::server_error::ServerError;
 
-/// The most notices that are logged in [`WINDOW`], of all connections together.
+/// Maximum number of notices that coherd logs in [`WINDOW`], over all connections.
 const LOGGED_MAX: u32 = 20;
 
-/// The most of a text of the server that is told.
+/// Maximum number of characters of a server's text that coherd shows.
 const WORDS_CHARS_MAX: usize = 1_000;
 
 const WINDOW: Duration = Duration::from_mins(1);
@@ -22,12 +22,12 @@ struct Pace {
     skipped: u64,
 }
 
-/// What becomes of one notice.
+/// What happens to a notice.
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
-    /// Logged; so many were not since the last one that was.
+    /// Logged; holds how many were skipped since the last one that was logged.
     Logged(u64),
-    /// The last that is logged in this window.
+    /// The last one that is logged in this window.
     Last,
     Skipped,
 }
@@ -49,7 +49,7 @@ impl Pace {
     }
 }
 
-/// A server's words, cut to what a log should hold of them.
+/// A server's text, cut to the length that a log should hold.
 pub(in crate::postgres) fn shortened(text: &str) -> String {
     match text.char_indices().nth(WORDS_CHARS_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
@@ -57,7 +57,7 @@ pub(in crate::postgres) fn shortened(text: &str) -> String {
     }
 }
 
-/// Logs a notice, or counts it.
+/// Logs a notice, or only counts it.
 pub(in crate::postgres) fn log_notice(notice: &ServerError) {
     let fate = PACE.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next(Instant::now());
     let ServerError { code, message, detail, .. } = notice;

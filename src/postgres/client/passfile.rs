@@ -7,8 +7,8 @@ use secrecy::SecretString;
 
 use super::dsn::{Dsn, Host, Place};
 
-/// The password for `host`: the one of the connection string, else the first line of the password file that matches.
-/// The file is read at each connect, so a rotated password is picked up.
+/// The password for `host`: that of the connection string, otherwise the first line of the password file that matches.
+/// The file is read at each connect, so a rotated password takes effect.
 pub(in crate::postgres) fn password(dsn: &Dsn, host: &Host) -> Option<SecretString> {
     if dsn.password.is_some() {
         return dsn.password.clone();
@@ -26,7 +26,7 @@ fn is_default(directory: &Path) -> bool {
     directory == Path::new("/var/run/postgresql") || directory == Path::new("/tmp")
 }
 
-/// A file that others can read is no place for a password; libpq ignores it as well.
+/// Ignores a file that others can read, as libpq does: it is no place for a password.
 fn read(path: &Path) -> Option<String> {
     let metadata = std::fs::metadata(path).ok()?;
     if !metadata.is_file() {
@@ -47,7 +47,7 @@ fn read(path: &Path) -> Option<String> {
     }
 }
 
-/// The password of the first line whose four fields match; `*` matches all.
+/// The password of the first line whose four fields match; `*` matches anything.
 fn find(text: &str, wanted: [&str; 4]) -> Option<String> {
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
         let fields = split(line);
@@ -57,8 +57,8 @@ fn find(text: &str, wanted: [&str; 4]) -> Option<String> {
     })
 }
 
-/// Splits at colons into four fields and the rest, which is the password; a backslash takes the next character as it is. A bare `*` is marked
-/// with a NUL, so that `\*` is only itself.
+/// Splits at colons into four fields and the rest, which is the password. A backslash makes the next character literal.
+/// A bare `*` is marked with a NUL, so that `\*` matches only itself.
 fn split(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut escaped = false;

@@ -1,5 +1,5 @@
-//! What the server refuses, why, and what fixes it. The one place where an SQLSTATE (Postgres manual, appendix
-//! "`PostgreSQL` Error Codes") becomes a [`SourceError`].
+//! Explains what the server refuses, why, and what fixes it. Only here does an SQLSTATE (Postgres manual, appendix
+//! "`PostgreSQL` Error Codes") become a [`SourceError`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,14 +16,14 @@ pub(in crate::postgres) struct ServerError {
     pub(in crate::postgres) message: String,
     pub(in crate::postgres) detail: Option<String>,
     pub(in crate::postgres) hint: Option<String>,
-    /// Where it happened; holds the position of the change that was decoded.
+    /// Where the error happened; includes the position of the change that was decoded.
     pub(in crate::postgres) context: Option<String>,
-    /// Of which table, where the server says so.
+    /// The table concerned, if the server names it.
     pub(in crate::postgres) schema: Option<String>,
     pub(in crate::postgres) table: Option<String>,
 }
 
-/// What was tried.
+/// What coherd tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) enum Doing<'a> {
     Connecting {
@@ -52,7 +52,7 @@ pub(in crate::postgres) enum Doing<'a> {
     },
 }
 
-/// The kinds of refusal that differ in what is to be done.
+/// Kinds of refusal, distinguished by what to do about them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Password,
@@ -69,11 +69,11 @@ enum Kind {
     Unsupported,
     FileGone,
     Syntax,
-    /// The server found itself in a state that it should never be in (class XX).
+    /// The server found itself in a state that should never occur (class XX).
     Internal,
-    /// The server or the connection goes away, or is short of something: it passes.
+    /// The server or the connection goes away, or lacks some resource: this passes by itself.
     Passing,
-    /// Somebody has to look.
+    /// A person has to look.
     Other,
 }
 
@@ -104,7 +104,7 @@ fn kind(code: &str) -> Kind {
 
 impl ServerError {
     /// Reads the body of the message: fields of a type byte and a text that ends with NUL, and a NUL after the last
-    /// one. A broken one reads as far as it goes.
+    /// one. Reads a broken body as far as it goes.
     pub(in crate::postgres) fn read(body: &[u8]) -> ServerError {
         let mut error = ServerError::default();
         for field in body.split(|byte| *byte == 0) {
@@ -124,7 +124,7 @@ impl ServerError {
         error
     }
 
-    /// The same from another reader of the protocol.
+    /// The same error, as tokio-postgres has read it.
     pub(in crate::postgres) fn of(said: &tokio_postgres::error::DbError) -> ServerError {
         ServerError {
             code: shortened(said.code().code()),
@@ -135,24 +135,24 @@ impl ServerError {
         }
     }
 
-    /// The server speaks, but this host is not for us, or not now: others may be tried.
+    /// The server answers, but this host is not usable, or not now: coherd may try others.
     pub(in crate::postgres) fn is_passing(&self) -> bool {
         matches!(kind(&self.code), Kind::Passing | Kind::Internal | Kind::TooManyConnections)
     }
 
-    /// `pg_hba.conf` has no line for this connection, encrypted or not as it is.
+    /// `pg_hba.conf` has no line for this connection, with or without encryption as it is.
     pub(in crate::postgres) fn is_no_entry(&self) -> bool {
         self.code == "28000"
     }
 
-    /// What it means for `doing`: the one match from what the server says to what follows from it.
+    /// What the error means for `doing`: the only match from what the server says to what follows from it.
     pub(in crate::postgres) fn explain(&self, doing: Doing<'_>) -> SourceError {
         let reading = matches!(doing, Doing::Starting { .. } | Doing::Streaming { .. });
         let streaming = matches!(doing, Doing::Streaming { .. });
         let kind = match kind(&self.code) {
             _ if reading && self.waits_for_standby() => ErrorKind::Lost,
             Kind::InUse => ErrorKind::Busy,
-            // Somebody was faster.
+            // Another process was faster.
             Kind::Exists if matches!(doing, Doing::Creating { .. }) => ErrorKind::Busy,
             Kind::NotInState if reading && !self.is_wal_level() => ErrorKind::Gap,
             Kind::Undefined | Kind::FileGone if reading => ErrorKind::Gap,
@@ -163,7 +163,7 @@ impl ServerError {
                 return self.not_decodable(&self.advice(doing));
             }
             Kind::Passing | Kind::Internal | Kind::TooManyConnections | Kind::FileGone => ErrorKind::Lost,
-            // Postgres takes every parameter that coherd names. Trying again does not help.
+            // Postgres accepts every parameter that coherd sends, so trying again does not help.
             Kind::Syntax if matches!(doing, Doing::Connecting { .. }) && self.is_of_pooler() => ErrorKind::Pooler,
             Kind::Syntax => ErrorKind::Protocol,
             Kind::Password
@@ -187,7 +187,7 @@ impl ServerError {
         }
     }
 
-    /// What cannot be decoded, and why. The message may quote a value of the row, and is then only in the server's log.
+    /// What cannot be decoded, and why. The message may quote a value of the row; then only the server's log has it.
     fn not_decodable(&self, advice: &str) -> SourceError {
         let safe = matches!(self.code.get(..2), Some("0A" | "25" | "42" | "54" | "55" | "58" | "XX"));
         let what = if safe { self.message.as_str() } else { condition(&self.code) };
@@ -200,19 +200,19 @@ impl ServerError {
         if advice.is_empty() { error } else { error.remedy(advice) }
     }
 
-    /// The position of the change that was decoded, the last one in the context. The words around it are translated.
+    /// The position of the change that was decoded: the last one in the context, whose words may be translated.
     fn position(&self) -> Option<Lsn> {
         let words = self.context.as_deref()?.split(|c: char| !c.is_ascii_hexdigit() && c != '/');
         words.filter(|word| word.contains('/')).filter_map(|word| word.parse().ok()).next_back()
     }
 
-    /// The stream of a failover slot waits for a standby of `synchronized_standby_slots`: nothing is missing. While the
-    /// server shuts down it does not wait, and says the same as an error.
+    /// The stream of a failover slot waits for a standby of `synchronized_standby_slots`: nothing is missing. A server
+    /// that shuts down does not wait, and reports the same as an error.
     pub(in crate::postgres) fn waits_for_standby(&self) -> bool {
         self.message.contains("synchronized_standby_slots")
     }
 
-    /// pgbouncer's words for a parameter that it does not pass on; they are not translated.
+    /// pgbouncer's text for a parameter that it does not pass on; pgbouncer does not translate it.
     fn is_of_pooler(&self) -> bool {
         self.message.contains("unsupported startup parameter")
     }
@@ -222,7 +222,7 @@ impl ServerError {
         self.message.contains("wal_level")
     }
 
-    /// What to do about it; empty where nothing helps, or where the daemon does it.
+    /// What to do about the error; empty if nothing helps, or if the daemon does it.
     fn advice(&self, doing: Doing<'_>) -> String {
         match kind(&self.code) {
             Kind::Password => "Check the password (dsn, PGPASSWORD or the password file), or set a new one: \
@@ -268,7 +268,7 @@ impl ServerError {
     fn authorization_advice(&self, doing: Doing<'_>) -> String {
         let Doing::Connecting { user, database, our_address, encrypted, .. } = doing else { return String::new() };
         let role = quote_identifier(user);
-        // The name of the file is not translated, the sentence around it may be.
+        // The name of the file is never translated; the sentence around it may be.
         if !self.message.contains("pg_hba.conf") {
             return format!(
                 "Check that the role exists and may log in (CREATE ROLE {role} LOGIN REPLICATION; or ALTER ROLE {role} \
@@ -291,7 +291,7 @@ impl ServerError {
         let (user, replication) = match doing {
             Doing::Connecting { user, database, replication, .. } => {
                 let (role, database_sql) = (quote_identifier(user), quote_identifier(database));
-                // Both refusals have this SQLSTATE; the database is named, in every language, only in this one.
+                // Both refusals have this SQLSTATE; only this one names the database, in every language.
                 if !replication || self.message.contains(&format!("\"{database}\"")) {
                     return format!("Run: GRANT CONNECT ON DATABASE {database_sql} TO {role};");
                 }
@@ -305,7 +305,7 @@ impl ServerError {
         if replication { format!("Run as a superuser: ALTER ROLE {role} REPLICATION;") } else { self.grant(&role) }
     }
 
-    /// The GRANT that is missing, where the message names the object as Postgres does in English.
+    /// The missing GRANT, if the message names the object as Postgres does in English.
     fn grant(&self, role: &str) -> String {
         let denied = self.message.strip_prefix("permission denied for ").and_then(|object| object.split_once(' '));
         let Some((kind, name)) = denied else { return format!("Grant {role} what the message names.") };
@@ -323,7 +323,7 @@ impl ServerError {
 const OF_POOLER: &str = "What answers is not Postgres but something before it, such as pgbouncer, through which the log is \
                          not followed: give the server's own address in source.dsn";
 
-/// The server's words, its SQLSTATE, and its detail where that cannot hold a cell value.
+/// The server's text, its SQLSTATE, and its detail if that cannot hold a cell value.
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let safe = matches!(self.code.get(..2), Some("28" | "42" | "53" | "55" | "57" | "0A" | "58"));
@@ -348,7 +348,7 @@ fn unsupported_advice(doing: Doing<'_>) -> String {
     }
 }
 
-/// What cannot be decoded is as a rule a row filter that raises an error, or a character with no equivalent in UTF-8.
+/// Usually, decoding fails on a row filter that raises an error, or on a character with no equivalent in UTF-8.
 fn decoding_advice(doing: Doing<'_>) -> String {
     let Doing::Streaming { publication, .. } = doing else { return String::new() };
     format!(
@@ -373,7 +373,7 @@ fn condition(code: &str) -> &'static str {
     }
 }
 
-/// A name as `pg_hba.conf` reads it: quoted, it has no special meaning there.
+/// Quotes a name for `pg_hba.conf`, where a quoted name has no special meaning.
 fn hba_word(name: &str) -> String {
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let keyword = matches!(name, "all" | "sameuser" | "samerole" | "samegroup" | "replication");

@@ -1,4 +1,4 @@
-//! A conversation with the server before streaming: messages one by one, and simple queries.
+//! A session with the server before streaming: single messages and simple queries.
 
 use std::time::Duration;
 
@@ -21,27 +21,27 @@ pub(in crate::postgres) struct Session {
     /// Major version, e.g. 15.
     pub(in crate::postgres) major: u32,
     pub(in crate::postgres) backend_pid: u32,
-    /// With it, a request to cancel is believed.
+    /// The server accepts a cancel request only with this key.
     pub(in crate::postgres) secret_key: u32,
 }
 
-/// Why something did not happen.
+/// Why something failed.
 #[derive(Debug)]
 pub(in crate::postgres) enum Failure {
-    /// The server said no.
+    /// The server refused it.
     Server(ServerError),
-    /// It could not be asked.
+    /// The server could not be asked.
     Other(SourceError),
 }
 
-/// The most bytes that an answer may have; the longest is the history of a server's timelines.
+/// Maximum size of an answer, in bytes; the longest is the history of a server's timelines.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Rows as text.
 pub(in crate::postgres) type Rows = Vec<Vec<Option<String>>>;
 
 impl Failure {
-    /// What it means for `doing`.
+    /// What the failure means for `doing`.
     pub(in crate::postgres) fn explain(self, doing: Doing<'_>) -> SourceError {
         match self {
             Failure::Server(error) => error.explain(doing),
@@ -57,12 +57,12 @@ impl From<SourceError> for Failure {
 }
 
 impl Session {
-    /// On a fresh socket.
+    /// A session on a fresh socket.
     pub(in crate::postgres) fn new(socket: Socket) -> Session {
         Session { socket, inbox: Inbox::new(), major: 0, backend_pid: 0, secret_key: 0 }
     }
 
-    /// Sends what `write` puts together.
+    /// Sends what `write` writes.
     pub(in crate::postgres) async fn send(
         &mut self,
         write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>,
@@ -75,7 +75,7 @@ impl Session {
         self.socket.flush().await.map_err(lost)
     }
 
-    /// The next message that is not mere information. An `ErrorResponse` is a failure.
+    /// The next message that is not purely informational. An `ErrorResponse` is a failure.
     pub(in crate::postgres) async fn receive(&mut self) -> Result<Message, Failure> {
         loop {
             let Some(message) = self.inbox.take()? else {
@@ -102,14 +102,14 @@ impl Session {
         }
     }
 
-    /// Runs one statement or replication command and gives its rows. After a refusal by the server the session can be
-    /// used on.
+    /// Runs one statement or replication command and returns its rows. The session stays usable after the server
+    /// refuses.
     pub(in crate::postgres) async fn query(&mut self, text: &str) -> Result<Rows, Failure> {
         self.send(|out| frontend::query(text, out)).await?;
         self.rows().await
     }
 
-    /// The rows of the first query that was sent and has not been answered.
+    /// The rows of the first query that was sent and is not yet answered.
     pub(in crate::postgres) async fn rows(&mut self) -> Result<Rows, Failure> {
         let mut rows = Rows::new();
         let mut bytes = 0;
@@ -125,7 +125,7 @@ impl Session {
             match message.tag {
                 b'D' => {
                     let body = self.inbox.body(&message);
-                    // An empty row takes memory too.
+                    // An empty row also takes memory.
                     bytes += body.len() + size_of::<Vec<Option<String>>>();
                     if bytes > ANSWER_BYTES_MAX {
                         let text =
@@ -141,8 +141,8 @@ impl Session {
         }
     }
 
-    /// Sends `START_REPLICATION` and waits for `CopyBothResponse`, which ends the session: the stream takes over. After a
-    /// refusal by the server the session can be used on.
+    /// Sends `START_REPLICATION` and waits for `CopyBothResponse`, which ends the session: the stream takes over. The
+    /// session stays usable after the server refuses.
     pub(in crate::postgres) async fn start(&mut self, command: &str) -> Result<(), Failure> {
         self.send(|out| frontend::query(command, out)).await?;
         match self.receive().await {
@@ -156,13 +156,13 @@ impl Session {
         }
     }
 
-    /// Skips to `ReadyForQuery`.
+    /// Skips messages up to `ReadyForQuery`.
     pub(in crate::postgres) async fn until_ready(&mut self) -> Result<(), SourceError> {
         loop {
             match self.receive().await {
                 Ok(message) if message.tag == b'Z' => return Ok(()),
                 Ok(_) => {}
-                // A FATAL follows an ERROR where the server is shutting down.
+                // When the server is shutting down, a FATAL follows an ERROR.
                 Err(Failure::Server(error)) => {
                     return Err(SourceError::lost(format!("the server ended the connection: {}", error.message)));
                 }
@@ -198,7 +198,7 @@ pub(in crate::postgres) fn lost(error: std::io::Error) -> SourceError {
     }
 }
 
-/// Gives an exchange up that takes longer than `most`. `what` completes "could not".
+/// Gives up an exchange that takes longer than `most`. `what` completes "could not".
 pub(in crate::postgres) async fn answered_within<T>(
     most: Duration,
     what: &str,
@@ -209,7 +209,7 @@ pub(in crate::postgres) async fn answered_within<T>(
     })
 }
 
-/// A message that has no place here.
+/// A message that the protocol does not allow here.
 pub(in crate::postgres) fn unexpected(tag: u8) -> SourceError {
     SourceError::protocol(format!("the server sent an unexpected message {:?}; is it Postgres?", char::from(tag)))
 }

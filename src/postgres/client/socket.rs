@@ -12,10 +12,10 @@ use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 use super::channel_binding::server_end_point;
 
-/// rustls reads 4 KiB at a time, which would be a system call for every few changes.
+/// rustls reads 4 KiB at a time, which would take a system call for every few changes.
 pub(in crate::postgres) const TLS_READ_BYTES: usize = 64 * 1024;
 
-/// A connection on which Postgres's protocol can begin.
+/// A connection on which Postgres's protocol can start.
 pub(in crate::postgres) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -30,7 +30,7 @@ pub(in crate::postgres) enum Peer {
 }
 
 impl Socket {
-    /// Where it leads, for another connection to the same server.
+    /// The address of the server, for another connection to it.
     pub(in crate::postgres) fn peer(&self) -> Option<Peer> {
         match self {
             Socket::Unix(unix) => unix.peer_addr().ok()?.as_pathname().map(|path| Peer::Unix(path.to_owned())),
@@ -46,22 +46,22 @@ impl Socket {
         }
     }
 
-    /// Whether the network is between.
+    /// Whether the connection uses the network.
     pub(in crate::postgres) fn is_tcp(&self) -> bool {
         self.tcp().is_some()
     }
 
-    /// Whether TLS is spoken.
+    /// Whether the connection uses TLS.
     pub(in crate::postgres) fn is_encrypted(&self) -> bool {
         matches!(self, Socket::Tls(_))
     }
 
-    /// Our own address, as this side of the network knows it.
+    /// Our own address, as this end of the connection knows it.
     pub(in crate::postgres) fn our_address(&self) -> Option<IpAddr> {
         self.tcp()?.local_addr().ok().map(|address| address.ip())
     }
 
-    /// The data of `tls-server-end-point` (RFC 5929), where there is TLS.
+    /// The data of `tls-server-end-point` (RFC 5929), if there is TLS.
     pub(in crate::postgres) fn end_point(&self) -> Option<Vec<u8>> {
         match self {
             Socket::Tcp(_) | Socket::Unix(_) => None,
@@ -106,7 +106,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// So tokio-postgres binds its SCRAM exchange to our TLS session.
+/// Lets tokio-postgres bind its SCRAM exchange to our TLS session.
 impl TlsStream for Socket {
     fn channel_binding(&self) -> ChannelBinding {
         self.end_point().map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)

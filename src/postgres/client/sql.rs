@@ -17,22 +17,22 @@ use super::session::Failure;
 use super::socket::Socket;
 use crate::postgres::{ErrorKind, SourceError};
 
-/// Opens a session with the same text output as the replication stream, in which names without a schema are looked for
-/// in `pg_catalog` alone. A task on the current runtime drives it and ends with it.
+/// Opens a session with the same text output as the replication stream, in which `pg_catalog` alone is searched for
+/// names without a schema. A task on the current runtime drives the session and ends with it.
 pub async fn connect(dsn: &Dsn) -> Result<Client, SourceError> {
     dial(dsn, &Sql { path: Path::Ours }).await
 }
 
-/// The same for a session in which a user's own SQL runs too. It begins with our search path; [`THEIR_SEARCH_PATH`]
-/// gives the user's statements the one that the role has in any other session.
+/// Like [`connect`], for a session that also runs a user's own SQL. It begins with our search path;
+/// [`THEIR_SEARCH_PATH`] gives the user's statements the path that the role has in any other session.
 pub async fn connect_for_user(dsn: &Dsn) -> Result<Client, SourceError> {
     dial(dsn, &Sql { path: Path::Theirs }).await
 }
 
-/// Within a transaction of [`connect_for_user`]: what follows is the user's.
+/// In a transaction of [`connect_for_user`]: the statements that follow are the user's.
 pub const THEIR_SEARCH_PATH: &str = "SET LOCAL search_path TO DEFAULT";
 
-/// Within a transaction of [`connect_for_user`]: what follows is ours.
+/// In a transaction of [`connect_for_user`]: the statements that follow are ours.
 pub const OUR_SEARCH_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 
 /// What an error of a statement means. `what` completes "could not".
@@ -43,22 +43,22 @@ pub fn explain(error: &tokio_postgres::Error, what: &str, dsn: &Dsn) -> SourceEr
     }
 }
 
-/// A statement that nobody waits for any more has to end on the server too, or each attempt would leave a session behind.
-/// Who needs longer says so.
+/// A statement must end on the server when its caller gives up; otherwise each attempt leaves a session behind. Callers
+/// that need longer set their own timeout.
 const TIMEOUTS: [(&str, &str); 2] = [("statement_timeout", "15s"), ("lock_timeout", "5s")];
 
 struct Sql {
     path: Path,
 }
 
-/// What `RESET search_path` leads to.
+/// Where `RESET search_path` leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Path {
     Ours,
     Theirs,
 }
 
-/// The socket speaks TLS already, or does not have to: tokio-postgres takes it as it is.
+/// The socket already speaks TLS, or does not have to: tokio-postgres takes it as it is.
 struct AsItIs;
 
 impl TlsConnect<Guarded> for AsItIs {
@@ -78,7 +78,7 @@ impl Caller for Sql {
     async fn open(&self, socket: Socket, dsn: &Dsn, password: Option<&SecretString>) -> Result<Client, Failure> {
         let mut config = Config::new();
         config.user(dsn.user()).dbname(dsn.database()).application_name(&dsn.application_name);
-        // "Direct" is TLS without asking first, which leaves the handshake to `AsItIs`.
+        // "Direct" means TLS without asking first, which leaves the handshake to `AsItIs`.
         config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
         config.channel_binding(match dsn.channel_binding {
             ChannelBindingChoice::Disable => ChannelBinding::Disable,
@@ -88,7 +88,7 @@ impl Caller for Sql {
         if let Some(password) = password {
             config.password(password.expose_secret());
         }
-        // Not with SET: that would stay in a pooler's connection and reach others.
+        // Not with SET, which would stay in a pooler's connection and affect others.
         let search_path = (self.path == Path::Ours).then_some(("search_path", handshake::SEARCH_PATH));
         let ours = handshake::TEXT_OUTPUT.into_iter().chain(TIMEOUTS).chain(search_path);
         config.options(handshake::options(dsn, ours));
@@ -129,7 +129,7 @@ impl Caller for Sql {
                 }
             }
         });
-        // SET and SHOW look for no function.
+        // SET and SHOW look up no function.
         let first = match self.path {
             Path::Ours => "",
             Path::Theirs => "SET search_path = pg_catalog, pg_temp; ",
@@ -145,7 +145,7 @@ impl Caller for Sql {
     }
 }
 
-/// The first row that statements without parameters give, in text form.
+/// The first row that the statements return, in text form. They take no parameters.
 pub(in crate::postgres) async fn first_row(
     client: &Client,
     sql: &str,

@@ -1,4 +1,4 @@
-//! TLS as libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey` ask for it, spoken by rustls.
+//! TLS with rustls, as libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey` specify it.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub(in crate::postgres) struct Tls {
 }
 
 impl Tls {
-    /// Reads the files that `choice` names. They are read at each connect, so that renewed certificates are picked up.
+    /// Reads the files that `choice` names. This happens at each connect, so that renewed certificates take effect.
     pub(in crate::postgres) fn new(choice: &TlsChoice) -> Result<Tls, SourceError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let trust = trust(choice)?;
@@ -49,7 +49,7 @@ impl Tls {
         Ok(Tls { config: Arc::new(config), mode: choice.mode })
     }
 
-    /// The handshake.
+    /// Performs the handshake.
     pub(in crate::postgres) async fn connect(&self, tcp: TcpStream, host: &Host) -> Result<Socket, SourceError> {
         let name = ServerName::try_from(host.name.clone());
         let name = match (name, self.mode) {
@@ -58,7 +58,7 @@ impl Tls {
                 let text = format!("{host}: sslmode=verify-full needs a host name that a certificate can hold");
                 return Err(SourceError::refused(text));
             }
-            // Nobody looks at it.
+            // Nobody checks the name in these modes.
             (Err(_), _) => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
         };
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
@@ -88,7 +88,7 @@ impl Tls {
                 "The server ended the handshake; its log says why (a client certificate it does not accept?)".to_owned()
             }
             Some(_) => "Both sides must share a TLS version from 1.2 on".to_owned(),
-            // The network, not TLS.
+            // The network failed, not TLS.
             None => return SourceError::lost(format!("TLS handshake failed (sslmode={mode})")).caused_by(error),
         };
         let certificate = matches!(inner, Some(rustls::Error::InvalidCertificate(_)));
@@ -161,7 +161,7 @@ fn client_identity(choice: &TlsChoice) -> Result<Option<Identity>, SourceError> 
     let Some(certificate_path) = named_or_there(&choice.certificate) else { return Ok(None) };
     let chain = read_certificates("sslcert", certificate_path)?;
     for certificate in &chain {
-        // rustls says "UnsupportedCertVersion" and not of what.
+        // rustls says "UnsupportedCertVersion", but not of which certificate.
         let version = x509_cert::Certificate::from_der(certificate).map(|c| c.tbs_certificate().version());
         if !matches!(version, Ok(x509_cert::Version::V3)) {
             let problem = "not an X.509 version 3 certificate; have it issued again with extensions (openssl x509 -req \
@@ -177,7 +177,7 @@ fn client_identity(choice: &TlsChoice) -> Result<Option<Identity>, SourceError> 
     Ok(Some(Identity { certificate_path: certificate_path.to_owned(), chain, key }))
 }
 
-/// PKCS#8, PKCS#1 or SEC1. Like libpq, refuses a key that others can read.
+/// Reads a key in PKCS#8, PKCS#1 or SEC1. Like libpq, refuses a key that others can read.
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, SourceError> {
     let error = |problem: &dyn std::fmt::Display| file_error("sslkey", path, problem);
     let metadata = std::fs::metadata(path).map_err(|e| error(&e))?;

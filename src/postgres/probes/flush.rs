@@ -1,10 +1,11 @@
-//! Flushes the log for those who wait for what is in it.
+//! Flushes the log for clients that wait for what is in it.
 //!
-//! A commit with `synchronous_commit = off` can be seen, and so be waited for, before it is flushed; and a position of the
-//! log that was taken while others write lies behind what they have written and not committed. A walsender sends nothing
-//! of that before it is flushed: of asynchronous commits the WAL writer takes care within 3 × wal_writer_delay, of the rest
-//! nobody for up to 15 s. A function that flushes there is from Postgres 17 on only, and who waits cannot commit. So this
-//! session, which is at hand as long as there is a stream, commits something small for them.
+//! A commit with `synchronous_commit = off` is visible, and can be waited for, before it is flushed. A log position
+//! that was taken while others write lies after what they have written and not committed. A walsender sends none of
+//! that before it is flushed. The WAL writer flushes asynchronous commits within 3 × wal_writer_delay, but nothing
+//! flushes the rest for up to 15 s. A function that flushes up to a position exists only from Postgres 17 on, and a
+//! waiting session cannot commit. So this session, which is open as long as there is a stream, commits something small
+//! for them.
 
 use std::time::Duration;
 
@@ -15,34 +16,34 @@ use tokio_postgres::{Client, Error, Statement};
 
 use crate::types::lsn::Lsn;
 
-/// How often it looks whether somebody waits, and how far the log is flushed.
+/// Pause between looks at whether somebody waits, and how far the log is flushed.
 const PACE: Duration = Duration::from_millis(100);
-/// How often for a while after somebody has waited; and how long what is written may stay without being flushed.
+/// Pause for a while after somebody has waited, and how long written log may stay unflushed then.
 const HURRIED_PACE: Duration = Duration::from_millis(20);
-/// That while: who waits once waits again.
+/// Length of that while: a client that waits once waits again.
 const HURRIED_FOR: Duration = Duration::from_secs(10);
 
-/// Whether somebody waits in SQL: `coherd.said_to_wait()` holds the lock, in sql/coherd.sql. Then how far the log is
-/// inserted and flushed; nothing in recovery, where all of it is flushed. It ends with its statement, so that a daemon
-/// which is stopped holds no lock.
+/// Whether somebody waits in SQL: `coherd.said_to_wait()` in sql/coherd.sql holds the lock. Then the insert and flush
+/// positions; NULL in recovery, where the whole log is flushed. The lock taken here ends with its statement, so that a
+/// daemon that is stopped holds none.
 const LOOK: &str = "SELECT NOT pg_catalog.pg_try_advisory_xact_lock(1668245605, 0), \
     CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_insert_lsn()::text END, \
     CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn()::text END";
 
-/// A commit that writes is flushed.
+/// Postgres flushes a commit that writes something.
 const FLUSH: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'coherd.wait', '')";
-/// One that writes nothing is not, but wakes the WAL writer. For who may not send messages.
+/// A commit that writes nothing is not flushed, but wakes the WAL writer. For roles that may not send messages.
 const WAKE: &str = "SELECT pg_catalog.pg_current_xact_id()";
 
-/// Looks whether there is something to flush, over a session that it shares.
+/// Checks whether there is something to flush, over a session that it shares.
 pub(super) struct Flusher {
-    /// How many wait for the daemon itself, over HTTP.
+    /// Number of clients that wait for the daemon itself, over HTTP.
     waiters: Receiver<usize>,
-    /// `None` where the server refuses it.
+    /// `None` if the server refuses it.
     look: Option<Statement>,
     due: Instant,
     hurried_until: Instant,
-    /// What was inserted at an earlier look, and not flushed then.
+    /// The insert position at an earlier look, which was not flushed then.
     unflushed: Option<Lsn>,
     flush: &'static str,
 }
@@ -54,7 +55,7 @@ impl Flusher {
         Ok(Flusher { waiters, look, due: now + PACE, hurried_until: now, unflushed: None, flush: FLUSH })
     }
 
-    /// Waits until it is time for a look. Dropping the future loses nothing.
+    /// Waits until the next look is due. Dropping the future loses nothing.
     pub(super) async fn due(&mut self) {
         let is_hurried = self.hurried_until > Instant::now();
         tokio::select! {
@@ -63,7 +64,7 @@ impl Flusher {
         }
     }
 
-    /// Looks, and flushes what somebody waits for and what has stayed unflushed since an earlier look.
+    /// Looks, and flushes the log if somebody waits and a position from an earlier look is still unflushed.
     pub(super) async fn look(&mut self, client: &Client) -> Result<(), Error> {
         let Some(look) = &self.look else {
             self.due = Instant::now() + Duration::from_hours(1);
@@ -107,7 +108,7 @@ impl Flusher {
     }
 }
 
-/// Who waits does without where the server refuses a statement; that is no reason to give the session up.
+/// A server may refuse a statement: clients then wait without a flush, and the session goes on.
 fn unless_refused<T>(done: Result<T, Error>) -> Result<Option<T>, Error> {
     match done {
         Ok(done) => Ok(Some(done)),
@@ -116,10 +117,10 @@ fn unless_refused<T>(done: Result<T, Error>) -> Result<Option<T>, Error> {
     }
 }
 
-/// Waits until others wait than before.
+/// Waits until the number of waiters changes.
 async fn changed(waiters: &mut Receiver<usize>) {
     if waiters.changed().await.is_err() {
-        // Nobody is there any more to wait.
+        // The sender is gone, so nobody can wait any more.
         std::future::pending::<()>().await;
     }
 }

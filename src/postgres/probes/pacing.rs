@@ -1,50 +1,50 @@
-//! When a replica is asked again.
+//! Decides when a replica is asked again.
 
 use std::time::Duration;
 
 use crate::types::lsn::Lsn;
 
-/// Between two questions, at least. The first pause while something has not been replayed.
+/// Shortest pause between two questions, and the first pause while something has not been replayed.
 const LEAST: Duration = Duration::from_millis(1);
 /// The longest pause while something has not been replayed.
 const MOST: Duration = Duration::from_millis(20);
-/// Instead of [`LEAST`], where the server writes each question into its log: five lines a second.
+/// Replaces [`LEAST`] where the server logs each question: five lines a second.
 const LEAST_LOGGED: Duration = Duration::from_millis(200);
 
-/// Pauses that grow as long as a replica makes no way.
+/// Pauses that grow while a replica makes no progress.
 #[derive(Debug)]
 pub(super) struct Pacing {
     least: Duration,
     most: Duration,
     pause: Duration,
-    /// What the last answer said.
+    /// The position in the last answer.
     replayed: Option<Lsn>,
 }
 
-/// What comes before the next question.
+/// When the next question is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// So much has to pass since the last one. Until then nothing new can hurry it: what was wanted before has to be
-    /// replayed first.
+    /// After this much time since the last question. Nothing new can hurry it before: the replica must first replay
+    /// what was wanted earlier.
     After(Duration),
-    /// So much has to pass since the last one; then it is asked when something new is wanted.
+    /// After this much time since the last question, as soon as something new is wanted.
     WhenWanted(Duration),
 }
 
 impl Pacing {
-    /// On a new connection.
+    /// For a new connection.
     pub(super) fn new(logs_commands: bool) -> Pacing {
         let least = if logs_commands { LEAST_LOGGED } else { LEAST };
         Pacing { least, most: least.max(MOST), pause: least, replayed: None }
     }
 
-    /// The replica has replayed everything before `replayed` (`None`: it takes writes), and should have what is at
-    /// `wanted`.
+    /// Decides after an answer: the replica has replayed everything before `replayed` (`None`: it takes writes), and
+    /// should have what is at `wanted`.
     pub(super) fn next(&mut self, replayed: Option<Lsn>, wanted: Lsn) -> Next {
         let made_way = std::mem::replace(&mut self.replayed, replayed) != replayed;
         if !is_wanted(replayed, wanted) {
             self.pause = self.least;
-            // A server that takes writes says the same each time.
+            // A server that takes writes gives the same answer each time.
             return Next::WhenWanted(if replayed.is_none() { self.most } else { self.least });
         }
         let pause = if made_way { self.least } else { self.pause };

@@ -1,4 +1,4 @@
-//! What a replica's readers see, and of which history.
+//! Asks a replica what its readers see, and of which history.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use crate::postgres::{Probed, SourceError};
 use crate::types::lsn::Lsn;
 use crate::types::snapshot::ReplicaSeen;
 
-/// How often a replica is asked that is not waited for.
+/// How often coherd asks a replica that it does not wait for.
 pub const REPLICA_PACE: Duration = Duration::from_secs(1);
 
-/// Waits between attempts to connect.
+/// The first pause between attempts to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
-/// The longest of them.
+/// The longest pause.
 const RETRY_MOST: Duration = Duration::from_secs(5);
-/// The longest of them while the replica is waited for.
+/// The longest pause while coherd waits for the replica.
 const RETRY_WANTED: Duration = Duration::from_millis(500);
 
 /// Completes "could not".
@@ -34,31 +34,32 @@ const WHAT: &str = "ask the replica what its readers see";
 
 const SETTINGS: &str = "SET statement_timeout = '4s'";
 
-/// Whether `IDENTIFY_SYSTEM` is written into the server's log each time, and what tells one run from the next. When the
-/// server is crashed by one of its processes, the postmaster stays and the statistics are reset (`StartupXLOG` in
-/// xlog.c discards them after a crash).
+/// Whether the server logs each `IDENTIFY_SYSTEM`, and a number that differs from one run of the server to the next.
+/// After a crash of one of its processes the postmaster stays, and the statistics are reset (`StartupXLOG` in xlog.c
+/// discards them after a crash).
 const SERVER: &str = "SELECT pg_catalog.current_setting('log_replication_commands'), \
     pg_catalog.hashtextextended(pg_catalog.concat(pg_catalog.pg_postmaster_start_time(), ' ', \
         pg_catalog.pg_stat_get_bgwriter_stat_reset_time()), 0)";
 
-/// NULL where the server takes writes.
+/// NULL if the server takes writes.
 const REPLAYED: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() \
     THEN coalesce(pg_catalog.pg_last_wal_replay_lsn(), '0/0') END";
 
-/// Whom to follow.
+/// Which replica to follow.
 #[derive(Debug, Clone)]
 pub struct FollowConfig {
-    /// Where. A server in any role is looked at, unless `target_session_attrs` asks for one.
+    /// Where to connect. A server in any role will do, unless `target_session_attrs` asks for one.
     pub dsn: Dsn,
-    /// How often while nobody waits for it; [`REPLICA_PACE`], but for tests.
+    /// How often to ask while nobody waits for the replica; [`REPLICA_PACE`], except in tests.
     pub pace: Duration,
 }
 
-/// Says what replica `index` has replayed, until the receiver is gone or nobody wants anything any more.
+/// Reports what replica `index` has replayed, until the receiver is gone or nobody wants anything any more.
 ///
-/// `wanted` is the position of a commit record that should be replayed, zero for none. While it is not, the replica is
-/// asked every 1 to 20 ms; when it is, once a `pace` and whenever `wanted` is sent, be it the same once more. Each
-/// failure is told once, and followed by a wait and a new connection.
+/// `wanted` is the position of a commit record that should be replayed, zero for none. Until it is replayed, coherd
+/// asks every 1 to 20 ms, or every 200 ms if the server logs each question. After that it asks once per `pace`, and
+/// whenever `wanted` is sent, even with the same value. Each failure is reported once, and followed by a pause and a
+/// new connection.
 pub async fn follow_replica(index: usize, config: FollowConfig, wanted: Receiver<Lsn>, probed: Sender<Probed>) {
     let closed = probed.clone();
     let mut following = Following { index, config, wanted, probed, replayed: Some(Lsn::ZERO) };
@@ -76,7 +77,7 @@ struct Following {
     config: FollowConfig,
     wanted: Receiver<Lsn>,
     probed: Sender<Probed>,
-    /// The last answer's, over all connections.
+    /// The position in the last answer, over all connections.
     replayed: Option<Lsn>,
 }
 
@@ -92,7 +93,7 @@ impl Following {
         }
     }
 
-    /// Waits before the next attempt.
+    /// Pauses before the next attempt.
     async fn retry(&mut self, pause: Duration) -> Result<(), Gone> {
         let began = Instant::now();
         tokio::time::sleep(pause.min(RETRY_WANTED)).await;
@@ -105,7 +106,7 @@ impl Following {
         Ok(())
     }
 
-    /// One connection's life. `Ok` means that nobody listens or wants anything any more.
+    /// Runs one connection. `Ok` means that nobody listens or wants anything any more.
     async fn follow_once(&mut self, backoff: &mut Backoff) -> Result<(), SourceError> {
         let dsn = &self.config.dsn;
         let session = reached(dsn, dial(dsn, &Replication)).await?;
@@ -148,12 +149,12 @@ impl Following {
 struct Replica {
     session: Session,
     user: String,
-    /// [`ReplicaSeen::run`]. No connection outlives one.
+    /// [`ReplicaSeen::run`]. No connection outlives a run.
     run: i64,
 }
 
 impl Replica {
-    /// Whether the server logs the commands that follow.
+    /// Sets the session up, and returns whether the server logs the commands that follow.
     async fn set_up(&mut self) -> Result<bool, SourceError> {
         let asked = async {
             self.session.query(SETTINGS).await?;
@@ -172,7 +173,7 @@ impl Replica {
         Ok(ReplicaSeen { system_id, timeline, replayed, run: self.run })
     }
 
-    /// The position, and the timeline after it.
+    /// Asks for the position, and for the timeline after it.
     async fn ask(&mut self) -> Result<(Rows, Rows), Failure> {
         self.session
             .send(|out| {

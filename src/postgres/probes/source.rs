@@ -1,4 +1,4 @@
-//! What the source's readers see.
+//! Asks the source what its readers see.
 
 use std::time::Duration;
 
@@ -15,42 +15,42 @@ use crate::postgres::{Probed, Question, SourceError};
 use crate::types::snapshot::Snapshot;
 use crate::types::table::quote_identifier;
 
-/// Waits between attempts.
+/// The first pause between attempts.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
-/// The longest of them: nothing counts as invalidated while nobody answers.
+/// The longest pause; it is short, because nothing counts as invalidated while the source does not answer.
 const RETRY_MOST: Duration = Duration::from_secs(1);
 
 /// Completes "could not".
 const WHAT: &str = "ask the source what its readers see";
 const FLUSHING: &str = "flush the source's log for those who wait";
 
-/// Each plan is made once. What is committed here is flushed to the server's own disk and waits for no standby.
+/// Postgres plans each statement once. It flushes commits of this session to its own disk and waits for no standby.
 const SETTINGS: &str = "SET statement_timeout = '4s'; SET jit = off; SET plan_cache_mode = force_generic_plan; \
     SET synchronous_commit = local";
 
-/// A position in recovery, else a snapshot, which is that of this statement. On a standby a snapshot lists no running
+/// A position in recovery, otherwise the snapshot of this statement. On a standby a snapshot lists no running
 /// transactions.
 const LOOK: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()::text \
     ELSE pg_catalog.pg_current_snapshot()::text END";
 
-/// Whose stream comes from the slot `$1` here.
+/// Whether the server is in recovery, and which process streams from the slot `$1` there.
 const WHOSE: &str = "SELECT pg_catalog.pg_is_in_recovery(), active_pid FROM (VALUES (1)) one LEFT JOIN \
     pg_catalog.pg_replication_slots ON slot_name = $1";
 
-/// Whom to ask.
+/// Which source to ask.
 #[derive(Debug, Clone)]
 pub struct AskConfig {
-    /// Where: as for the stream.
+    /// The same connection string as for the stream.
     pub dsn: Dsn,
     /// Name of the slot that the stream comes from.
     pub slot: String,
-    /// How many wait for the daemon itself.
+    /// Number of clients that wait for the daemon itself.
     pub waiters: Receiver<usize>,
 }
 
-/// Answers every new number among `questions`, until nobody asks or the receiver is gone. Each answer is of a statement
-/// that was sent after the question was put. Each failure is told once, and followed by a wait and a new connection; then
-/// the newest question is answered, where it was not. While there is no stream there is no connection.
+/// Answers every new number among `questions`, until nobody asks or the receiver is gone. Each answer comes from a
+/// statement that was sent after the question was put. Each failure is reported once, and followed by a pause and a new
+/// connection; then the newest question is answered, if it was not. While there is no stream there is no connection.
 pub async fn ask_source(config: AskConfig, questions: Receiver<Question>, probed: Sender<Probed>) {
     let closed = probed.clone();
     tokio::select! {
@@ -79,7 +79,7 @@ async fn keep_asking(config: &AskConfig, mut questions: Receiver<Question>, prob
         if probed.send(Probed::SourceAway(error)).await.is_err() {
             return;
         }
-        // A stream that has just been opened shows that the server is there.
+        // A stream that has just been opened shows that the server is up.
         tokio::select! {
             () = tokio::time::sleep(backoff.next(fastrand::u32(..))) => {}
             () = other_stream(&mut stream, walsender) => {}
@@ -87,19 +87,19 @@ async fn keep_asking(config: &AskConfig, mut questions: Receiver<Question>, prob
     }
 }
 
-/// Waits until the stream is not that of `walsender` any more.
+/// Waits until the stream is no longer that of `walsender`.
 async fn other_stream(questions: &mut Receiver<Question>, walsender: u32) {
     if questions.wait_for(|question| question.walsender != Some(walsender)).await.is_err() {
-        // Nobody is there any more to open one.
+        // The sender is gone, so nobody can open another stream.
         std::future::pending::<()>().await;
     }
 }
 
-/// The life of one connection.
+/// One connection.
 struct Asking<'a> {
     config: &'a AskConfig,
     walsender: u32,
-    /// The last question that was answered, over all connections.
+    /// Number of the last question that was answered, over all connections.
     answered: &'a mut u64,
     backoff: &'a mut Backoff,
 }
@@ -127,7 +127,7 @@ impl Asking<'_> {
             }
             let snapshot = in_time(WHAT, server.look()).await?;
             self.backoff.reset();
-            // What was put meanwhile is not answered by a statement that was sent before.
+            // A statement that was sent before a question was put does not answer it.
             if questions.borrow().number != number {
                 continue;
             }
@@ -145,12 +145,12 @@ struct Server<'a> {
     client: Client,
     look: Statement,
     flusher: Flusher,
-    /// It was not in recovery before the last statement.
+    /// The server was not in recovery before the last statement.
     is_primary: bool,
 }
 
 impl<'a> Server<'a> {
-    /// Makes sure that it is.
+    /// Fails unless the stream comes from this server.
     async fn new(config: &'a AskConfig, client: Client, walsender: u32) -> Result<Server<'a>, SourceError> {
         let asked = async {
             client.batch_execute(SETTINGS).await?;
@@ -185,8 +185,8 @@ impl<'a> Server<'a> {
             if self.is_primary {
                 return Ok(Snapshot::Primary(snapshot));
             }
-            // Promoted, perhaps between this statement's snapshot and its end. A snapshot from recovery lists no running
-            // transactions; the next one is a primary's.
+            // The server was promoted, perhaps between this statement's snapshot and its end. A snapshot from recovery
+            // lists no running transactions; the next one is a primary's.
             self.is_primary = true;
         }
     }

@@ -1,5 +1,6 @@
-//! A stream beside the daemon's, for people who look: from a temporary slot, which ends with its connection and then
-//! holds nothing back. It waits for nobody's lock; making the slot waits for the transactions that are running.
+//! A stream beside the daemon's, for commands that show changes to people. It reads from a temporary slot, which ends
+//! with its connection and then holds nothing back. It waits for no lock; creating the slot waits for the transactions
+//! that are running.
 
 use super::{COMMITTED, MAJOR_MIN_ON_STANDBY, Postgres, PostgresStream, SourceError};
 use crate::postgres::client::inbox::Holding;
@@ -8,17 +9,17 @@ use crate::types::lsn::Lsn;
 /// The oldest version that sends transactions in progress, with the messages that were written in them.
 const MAJOR_MIN_IN_PROGRESS: u32 = 14;
 
-/// What a stream brings.
+/// What a stream sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
-    /// Committed transactions, as to the daemon.
+    /// Committed transactions, as the daemon gets them.
     Committed,
-    /// Also those in progress, in the protocol that [`crate::pgoutput::streamed`] reads: as soon as more than
-    /// [`IN_PROGRESS_BYTES`] of changes wait, the largest transaction is sent.
+    /// Also transactions in progress, in the protocol that [`crate::pgoutput::streamed`] reads. As soon as more than
+    /// [`IN_PROGRESS_BYTES`] of changes are waiting, the server sends the largest transaction.
     InProgress,
 }
 
-/// `logical_decoding_work_mem` of a stream in progress, in bytes: the least there can be.
+/// `logical_decoding_work_mem` of such a stream, in bytes: the minimum that Postgres allows.
 pub const IN_PROGRESS_BYTES: usize = 64 << 10;
 
 impl Reading {
@@ -38,8 +39,8 @@ impl Reading {
 }
 
 impl Postgres {
-    /// Makes a temporary slot of the configured name and streams from it, and gives the position from which it sends.
-    /// The slot is gone when the stream is.
+    /// Creates a temporary slot of the configured name, streams from it, and returns the position from which it sends.
+    /// The slot ends with the stream.
     pub async fn stream_aside(mut self, reading: Reading) -> Result<(PostgresStream, Lsn), SourceError> {
         let mut session = self.session().await?;
         let admitted = self.admit(&mut session).await?;

@@ -1,6 +1,7 @@
-//! Making slots. Postgres waits there for every transaction that is running on the server, in other databases too, and
-//! goes on making the slot when whoever asked has gone. So a temporary slot waits, which ends with its connection, and the
-//! real one is a copy of it, made at once: nobody is ever left with a slot that is half made under the real name.
+//! Creates slots. Postgres waits for every transaction that is running on the server, in other databases too, and
+//! continues even when the client is gone. So a temporary slot waits, which ends with its connection, and the real slot
+//! is an instant copy of it. Nobody is left with a half-made slot under the real name, unless the server has room for
+//! one slot only.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -18,12 +19,12 @@ use crate::postgres::client::sql::connect;
 use crate::types::lsn::Lsn;
 use crate::types::table::{quote_identifier, quote_literal};
 
-/// How making a slot goes.
+/// How a slot is created.
 #[derive(Debug, Clone, Copy)]
 pub struct Creation {
-    /// How long it may wait (`source.slot_create_timeout`).
+    /// How long the creation may wait (`source.slot_create_timeout`).
     pub timeout: Duration,
-    /// Tells people whom it waits for.
+    /// Tells people what the creation waits for.
     pub tell: fn(&str),
 }
 
@@ -33,18 +34,18 @@ impl Default for Creation {
     }
 }
 
-/// When it is first looked whom the server waits for, and how often after that.
+/// Pause before the first look at what the server waits for, and between later looks.
 const LOOK_PACE: Duration = Duration::from_millis(500);
-/// How long it may take before what was committed meanwhile is worth a word.
+/// A creation that takes this long is worth a message about what was committed meanwhile.
 const LONG: Duration = Duration::from_secs(1);
-/// How often the same is told again.
+/// Pause before the same message is repeated.
 const TELL_PACE: Duration = Duration::from_secs(30);
-/// How long the server may take to take the request to cancel, and then to cancel.
+/// Time limit for the server to accept the cancel request, and then to cancel.
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);
 
 impl Postgres {
-    /// Makes the slot, in the place of an old one of its name. What is committed before it is there is not in it, which matters
-    /// where it takes long, and nothing is flushed afterwards.
+    /// Creates the slot in place of an old one of its name. The slot does not hold commits from before it exists, which
+    /// matters when the creation takes long, and nothing is flushed afterwards.
     pub(super) async fn create_waiting(&self, session: &mut Session, standby: bool) -> Result<Lsn, SourceError> {
         let began = tokio::time::Instant::now();
         let start = self.create_in_place(session, standby).await?;
@@ -72,7 +73,7 @@ impl Postgres {
         );
         // After an error the server has dropped the session's temporary slots.
         let rows = match session.query(&copy).await {
-            // There was room for one slot.
+            // There was room for one slot only.
             Err(Failure::Server(error)) if error.code == "53400" => {
                 return self.create_aside(session, slot, "", standby).await;
             }
@@ -87,8 +88,8 @@ impl Postgres {
         number(&rows, 1)
     }
 
-    /// Makes a slot by waiting for the transactions that are running, and says which those are. `kind` is a word of the
-    /// replication grammar, or none. Dropping the future has the server end it.
+    /// Creates a slot by waiting for the transactions that are running, and reports which they are. `kind` is a word of
+    /// the replication grammar, or empty. Dropping the future makes the server cancel the creation.
     pub(super) async fn create_aside(
         &self,
         session: &mut Session,
@@ -118,7 +119,7 @@ impl Postgres {
             never = self.tell_who(pid, &last) => match never {},
             () = tokio::time::sleep(timeout) => {
                 cancel.send();
-                // Its answer is that the slot is gone.
+                // The answer confirms that the slot is gone.
                 let _ = tokio::time::timeout(CANCEL_WITHIN, asked).await;
                 return Err(SourceError::lost(format!(
                     "gave up creating the slot {} after {} s (source.slot_create_timeout): {}",
@@ -130,7 +131,7 @@ impl Postgres {
         number(&rows, 1)
     }
 
-    /// Tells whom the server's process `pid` waits for, as often as that changes; never ends.
+    /// Reports what the server's process `pid` waits for, at each change and every [`TELL_PACE`]; never returns.
     async fn tell_who(&self, pid: u32, last: &RefCell<String>) -> Infallible {
         let (slot, tell) = (quote_identifier(&self.config.slot), self.config.creation.tell);
         "it waits for the transactions that are running on the server".clone_into(&mut last.borrow_mut());
@@ -157,7 +158,7 @@ impl Postgres {
     }
 }
 
-/// `$1` waits for a transaction of somebody. What is not this role's to see is NULL. No query text.
+/// The transaction that process `$1` waits for. What this role may not see is NULL. No query text.
 const WAITED_FOR: &str = "
 SELECT h.pid, a.usename::text, a.datname::text,
        pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start)::int8,
@@ -201,8 +202,8 @@ fn who(row: &Row) -> Result<String, tokio_postgres::Error> {
     ))
 }
 
-/// Has the server end what it does for a session, unless there is no peer: it would not notice by itself that nobody waits any
-/// more (Postgres manual, "Canceling Requests in Progress").
+/// Makes the server end what it does for a session, unless there is no peer. The server does not notice by itself that
+/// nobody waits any more (Postgres manual, "Canceling Requests in Progress").
 struct Cancel {
     peer: Option<Peer>,
     pid: u32,
@@ -214,7 +215,8 @@ impl Cancel {
         Cancel { peer: session.socket.peer(), pid: session.backend_pid, key: session.secret_key }
     }
 
-    /// Blocks for a moment, because it must not be cut short. Whatever goes wrong, the slot is a temporary one.
+    /// Blocks for a moment, because it must not be interrupted. If it fails, a temporary slot still ends with its
+    /// connection.
     fn send(&mut self) {
         let Some(peer) = self.peer.take() else { return };
         let mut request = bytes::BytesMut::new();

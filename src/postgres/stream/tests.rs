@@ -42,7 +42,7 @@ async fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("within 20 s")
 }
 
-/// Reads to the error that ends it.
+/// Reads up to the error that ends the stream.
 async fn read_all(stream: &mut PostgresStream) -> (Vec<String>, SourceError) {
     let mut all = Vec::new();
     loop {
@@ -59,7 +59,7 @@ async fn read_all(stream: &mut PostgresStream) -> (Vec<String>, SourceError) {
     }
 }
 
-/// What the server is sent next: the positions of a status update.
+/// Reads the next status update that the server gets, and returns its positions.
 async fn status(server: &mut UnixStream) -> [u64; 3] {
     let mut bytes = [0; 39];
     server.read_exact(&mut bytes).await.unwrap();
@@ -67,7 +67,7 @@ async fn status(server: &mut UnixStream) -> [u64; 3] {
     [6, 14, 22].map(|at| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()))
 }
 
-/// What a server says that sends `bytes` and closes.
+/// What the stream reads from a server that sends `bytes` and closes the connection.
 fn said(bytes: &[u8]) -> (Vec<String>, SourceError) {
     run(async {
         let (mut stream, mut server) = stream();

@@ -1,5 +1,5 @@
-//! What `coherd check` finds out about a Postgres: whether it is what coherd needs ([`prerequisites`]), whether the slot is
-//! good ([`slot`]), whether both kinds of connection reach it ([`way`]), who may call its functions ([`schema`]).
+//! Finds out for `coherd check` whether a Postgres is what coherd needs ([`prerequisites`]), whether the slot is good
+//! ([`slot`]), whether both kinds of connection reach it ([`way`]), and who may call its functions ([`schema`]).
 
 pub mod prerequisites;
 pub mod reach;
@@ -18,22 +18,22 @@ use crate::types::server::Clock;
 /// How long a server may take to answer everything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is judged: the database as it is, and what the configuration wants of it.
+/// What the checks read: the database as it is, and what the configuration wants of it.
 #[derive(Debug)]
 pub struct Look<'a> {
     /// The database, its server and its slot.
     pub database: &'a Database,
-    /// The server's clock beside this machine's.
+    /// How far the server's clock is from this machine's.
     pub clock: Clock,
     /// The `application_name` of the stream.
     pub application_name: &'a str,
     /// `source.wal_budget`, in bytes.
     pub wal_budget: Option<u64>,
-    /// The way there, for psql.
+    /// The connection parameters, for psql.
     pub libpq: String,
 }
 
-/// The database cannot be asked, and why.
+/// The finding that the database cannot be asked, and why.
 pub fn unreachable(error: &SourceError) -> Finding {
     if error.kind() == ErrorKind::Pooler {
         return way::pooler(None, &error.to_string());
@@ -43,8 +43,8 @@ pub fn unreachable(error: &SourceError) -> Finding {
     failed(error, [Code::SOURCE_REFUSED, Code::SOURCE_UNREACHABLE], "source", message)
 }
 
-/// A server that did not do what it was asked to do. It is the first of the codes, and an error, where a person has to act;
-/// otherwise the second, and "could not check".
+/// The finding that a server did not do what coherd asked. If a person has to act, it is an error with the first of the
+/// codes, otherwise "could not check" with the second.
 fn failed(
     error: &SourceError,
     [refused, unreachable]: [Code; 2],

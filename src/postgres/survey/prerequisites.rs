@@ -1,4 +1,4 @@
-//! What the server, the role and the functions must be, whatever the rules are.
+//! Checks what the server, the role and the functions must be, whatever the rules are.
 
 use super::Look;
 use super::remedy::{Takes, set};
@@ -11,15 +11,15 @@ use crate::types::table::quote_identifier;
 /// The oldest Postgres that can send messages in its stream and has what the functions call.
 const VERSION_MIN: u32 = 140_000;
 
-/// The oldest Postgres that decodes on a standby.
+/// The oldest Postgres that decodes its log on a standby.
 const STANDBY_VERSION_MIN: u32 = 160_000;
 
-/// Beyond this the times from commit to invalidation mean nothing, in ms.
+/// A larger difference, in ms, makes the times from commit to invalidation meaningless.
 const CLOCK_MS_MAX: i64 = 1000;
 
 const SOURCE: &str = "source";
 
-/// Everything about the server, the role, the slot and the functions.
+/// Checks everything about the server, the role, the slot and the functions.
 pub fn prerequisites(look: &Look) -> Vec<Finding> {
     let mut findings = server(look);
     findings.extend(synchronous(look));
@@ -69,7 +69,7 @@ fn server(look: &Look) -> Vec<Finding> {
     findings
 }
 
-/// A server in recovery has no writers, and counts no walsender.
+/// A server in recovery has no writers and counts no walsender.
 fn synchronous(look: &Look) -> Option<Finding> {
     let server = &look.database.server;
     if server.in_recovery {
@@ -79,7 +79,7 @@ fn synchronous(look: &Look) -> Option<Finding> {
     Some(Finding::error(Code::SYNCHRONOUS_STANDBY, SOURCE, counted.message()).remedies(counted.remedy()))
 }
 
-/// Not only our own session's: what counts are those of the writers.
+/// Reads more than our own session's setting: the writers' settings count.
 fn loose_commits(look: &Look) -> Option<Finding> {
     let (database, server) = (quote_identifier(&look.database.name), &look.database.server);
     let mut places = Vec::new();
@@ -115,7 +115,7 @@ fn loose_commits(look: &Look) -> Option<Finding> {
     (!places.is_empty()).then(|| Finding::warning(Code::SYNCHRONOUS_COMMIT, SOURCE, message).remedies(remedy))
 }
 
-/// Slots and WAL senders that are free.
+/// Checks for a free slot and a free WAL sender.
 fn room(look: &Look) -> Vec<Finding> {
     let (server, slot) = (&look.database.server, look.database.slot.as_ref());
     let mut findings = Vec::new();
@@ -154,7 +154,7 @@ fn role(role: &Role, hosting: Hosting) -> Option<Finding> {
     let remedy = match hosting {
         Hosting::Own => format!("ALTER ROLE {name} REPLICATION;"),
         Hosting::AmazonRds => format!("GRANT rds_replication TO {name};"),
-        // Their administrators are no superusers, and may do this one thing.
+        // Their administrators are not superusers, and may do this one thing.
         Hosting::CloudSql | Hosting::Azure => format!("ALTER USER {name} WITH REPLICATION;"),
     };
     let message = format!("role {name} may not replicate, so it cannot follow the log");
@@ -186,7 +186,7 @@ fn functions(look: &Look) -> Option<Finding> {
     Some(Finding::warning(code, FUNCTIONS_SUBJECT, message).remedy("coherd setup"))
 }
 
-/// Postgres gives the right to everybody. Other programs may use it, so that it is not ours to take away.
+/// Postgres grants this right to everybody. Other programs may use it, so coherd must not take it away.
 fn senders(look: &Look) -> Option<Finding> {
     let functions = look.database.server.public_senders.join(", ");
     let role = quote_identifier(&look.database.role.name);

@@ -1,4 +1,4 @@
-//! Who answers a replication connection: the server that is meant, or something in between.
+//! Finds out who answers a replication connection: the intended server, or something in between.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use crate::postgres::server::{Replication, number, value};
 use crate::types::lsn::Lsn;
 use crate::types::server::Life;
 
-/// How long the questions may take, once connected.
+/// Time limit of the questions, once connected.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Completes "could not".
 const WHAT: &str = "ask the server who it is";
 
-/// What a server says of itself over a replication connection.
+/// What a server reports over a replication connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reached {
     /// The process id in `BackendKeyData`.
     pub announced_pid: u32,
-    /// `pg_backend_pid()`. Another one means that somebody in between has answered the greeting.
+    /// `pg_backend_pid()`. Another number means that something in between has answered the greeting.
     pub backend_pid: u32,
     /// Which server it is.
     pub life: Life,
     /// The end of the log: flushed, or, on a standby, replayed.
     pub position: Lsn,
-    /// A standby.
+    /// `None` unless the server is a standby.
     pub standby: Option<Standby>,
 }
 
-/// What a standby says of its replay.
+/// What a standby reports about its replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standby {
     /// `pg_is_wal_replay_paused()`.
@@ -41,7 +41,7 @@ pub struct Standby {
     pub delay: Duration,
 }
 
-/// A replication connection that only asks.
+/// A replication connection that only asks questions.
 pub struct Reach {
     session: Session,
     user: String,
@@ -56,13 +56,13 @@ const POSITION: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() \
     THEN coalesce(pg_catalog.pg_last_wal_replay_lsn(), '0/0') ELSE pg_catalog.pg_current_wal_flush_lsn() END";
 
 impl Reach {
-    /// Connects.
+    /// Connects to the server.
     pub async fn open(dsn: &Dsn) -> Result<Reach, SourceError> {
         let session = dial(dsn, &Replication).await?;
         Ok(Reach { session, user: dsn.user().to_owned() })
     }
 
-    /// Everything that there is to ask.
+    /// Asks everything in [`Reached`].
     pub async fn look(&mut self) -> Result<Reached, SourceError> {
         let asking = async {
             let server = self.ask(SERVER).await?;
@@ -81,7 +81,7 @@ impl Reach {
         answered_within(ANSWER_MAX, WHAT, asking).await
     }
 
-    /// How far the server's log goes, or has been replayed.
+    /// The end of the server's log: flushed, or, on a standby, replayed.
     pub async fn position(&mut self) -> Result<Lsn, SourceError> {
         let asking = async { number(&self.ask(POSITION).await?, 0) };
         answered_within(ANSWER_MAX, WHAT, asking).await

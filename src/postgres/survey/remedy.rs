@@ -1,9 +1,9 @@
-//! How a server's setting is changed, which depends on who runs the server: ALTER SYSTEM is refused on managed services.
+//! How to change a server's setting. It depends on who runs the server: managed services refuse ALTER SYSTEM.
 
 use crate::types::server::Hosting;
 use crate::types::table::quote_literal;
 
-/// When a changed setting counts.
+/// When a changed setting takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Takes {
     /// After `pg_reload_conf()`.
@@ -12,7 +12,7 @@ pub enum Takes {
     Restart,
 }
 
-/// The statements, or what to do in their place.
+/// The statements that change the setting, or what to do instead.
 pub fn set(hosting: Hosting, setting: &str, value: &str, takes: Takes) -> Vec<String> {
     let reboot = |text: &'static str| if takes == Takes::Restart { text } else { "" };
     let elsewhere = match hosting {

@@ -1,15 +1,15 @@
-//! The schema coherd: which version its functions are of, and who may call them.
+//! The schema coherd: the version of its functions, and who may call them.
 
 use crate::types::finding::{Code, Finding};
 use crate::types::table::quote_identifier;
 
-/// The comment on the schema that this version's functions leave behind.
+/// The comment that this version's functions set on the schema.
 pub const FUNCTIONS_COMMENT: &str = "Cache coherence: read your writes, manual invalidation, status (version 9)";
 
-/// What findings about it are about.
+/// The subject of findings about the schema.
 pub const FUNCTIONS_SUBJECT: &str = "schema coherd";
 
-/// What the schema's owner grants to a role that is to invalidate manually.
+/// The statements with which the schema's owner lets a role invalidate manually.
 pub fn operating(role: &str) -> [String; 2] {
     let role = quote_identifier(role);
     [
@@ -21,7 +21,7 @@ pub fn operating(role: &str) -> [String; 2] {
     ]
 }
 
-/// What is found where the group role is not there.
+/// The finding that the group role does not exist.
 pub fn no_operators() -> Finding {
     let message = "the role coherd_operator does not exist, so only the schema's owner and coherd's own role can \
                    invalidate manually. Run the first statement as a role with CREATEROLE, the others as the owner of \

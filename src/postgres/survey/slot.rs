@@ -1,4 +1,4 @@
-//! The slot: whether it is ours, whether it is good, what threatens it, and what it may hold back.
+//! Checks the slot: whether it is ours, whether it is good, what threatens it, and how much log it may hold back.
 
 use super::Look;
 use super::remedy::{Takes, set};
@@ -12,7 +12,7 @@ const FAILOVER_VERSION_MIN: u32 = 170_000;
 
 const MIB: u64 = 1 << 20;
 
-/// The slot itself.
+/// Checks the slot itself.
 pub(super) fn slot(look: &Look) -> Vec<Finding> {
     let Some(slot) = &look.database.slot else {
         let message = "it is not there yet; coherd setup or the first coherd run creates it";
@@ -36,7 +36,7 @@ fn subject(database: &Database) -> String {
     format!("slot {}", quote_identifier(&database.slot_name))
 }
 
-/// Somebody else's slot holds somebody else's changes: no remedy drops what coherd did not make.
+/// A slot that coherd did not make holds the changes of its owner, so no remedy drops it.
 pub fn of_others(database: &Database) -> Option<Finding> {
     let SlotState::OfOthers(why) = database.slot.as_ref()?.state(&database.name) else { return None };
     let code = match why {
@@ -48,8 +48,8 @@ pub fn of_others(database: &Database) -> Option<Finding> {
     Some(Finding::error(code, subject(database), format!("it {}", why.text(&database.name))))
 }
 
-/// Its stream would stop at the first change that was written while there was no publication. A slot that
-/// somebody streams from is not to be dropped.
+/// The stream of such a slot would stop at the first change that was written while there was no publication. A slot
+/// that a process streams from must not be dropped.
 pub fn slot_without_publication(database: &Database, slot: &Slot) -> Finding {
     let subject = format!("slot {}", quote_identifier(&database.slot_name));
     let seen = format!("the slot is there but publication {} is not", quote_identifier(&database.publication_name));
@@ -69,7 +69,7 @@ pub fn slot_without_publication(database: &Database, slot: &Slot) -> Finding {
     }
 }
 
-/// The server goes on making a slot when the client that asked for it has gone.
+/// The server goes on creating a slot after the client that asked for it is gone.
 fn unfinished(database: &Database, pid: i32) -> Finding {
     let message = format!(
         "server process {pid} is still creating it, and waits for running transactions to end. If no coherd is waiting \
@@ -88,7 +88,7 @@ fn lost(database: &Database, reason: &str) -> Finding {
     Finding::warning(Code::SLOT_LOST, subject(database), message).remedy("coherd run")
 }
 
-/// The log that it needs is about to go.
+/// The log that the slot needs is about to go.
 fn at_risk(look: &Look, slot: &Slot) -> Option<Finding> {
     if slot.wal_status.as_deref() != Some("unreserved") {
         return None;
@@ -103,7 +103,7 @@ fn at_risk(look: &Look, slot: &Slot) -> Option<Finding> {
 
 const KEEP_SIZE: &str = "max_slot_wal_keep_size";
 
-/// Where standbys are, one of them may become the primary.
+/// If there are standbys, one of them may become the primary.
 fn failover(look: &Look, slot: &Slot) -> Option<Finding> {
     let server = &look.database.server;
     let standbys = &server.standbys;
@@ -131,7 +131,7 @@ fn failover(look: &Look, slot: &Slot) -> Option<Finding> {
     Some(Finding::warning(Code::STANDBY_SLOTS, "source", message).remedies(remedy))
 }
 
-/// How much log the slot may hold back, and how long it may be left alone.
+/// Checks how much log the slot may hold back, and how long the slot may stay idle.
 pub(super) fn kept_log(look: &Look) -> Vec<Finding> {
     let server = &look.database.server;
     let mut findings = Vec::new();

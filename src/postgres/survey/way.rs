@@ -1,4 +1,4 @@
-//! The way to the servers: whether both kinds of connection reach the one that is meant, and the replicas.
+//! Checks the connections: whether both kinds reach the intended server, and whether the replicas can be reached.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::types::finding::{Code, Finding};
 
 const SOURCE: &str = "source";
 
-/// How long a replica may take to replay what the source had flushed.
+/// How long a replica may take to replay what the source has flushed.
 const REPLAY_MAX: Duration = Duration::from_secs(2);
 
-/// How often it is asked meanwhile.
+/// How often coherd asks the replica meanwhile.
 const REPLAY_PACE: Duration = Duration::from_millis(50);
 
-/// Opens a replication connection and compares who answers it with who answers SQL. Where another finding says already
-/// that there can be none, there is nothing to add.
+/// Opens a replication connection and compares who answers it with who answers SQL. Adds nothing if another finding
+/// already says that there can be no such connection.
 pub async fn replication(look: &Look<'_>, dsn: &Dsn) -> (Vec<Finding>, Option<Reached>) {
     let server = &look.database.server;
     if !look.database.role.replication || server.senders.is_full() {
@@ -39,7 +39,7 @@ fn refused(look: &Look, error: &SourceError) -> Finding {
     failed(error, [Code::REPLICATION_REFUSED; 2], SOURCE, message)
 }
 
-/// `look` is what the server says of itself, where it could be asked.
+/// `look` is what the server reports about itself, if it could be asked.
 pub(super) fn pooler(look: Option<&Look<'_>>, how: &str) -> Finding {
     let address = look.and_then(|look| look.database.server.address.as_ref()).map_or_else(
         || "the server's own address".to_owned(),
@@ -68,7 +68,7 @@ fn compare(look: &Look, reached: &Reached) -> Option<Finding> {
     Some(Finding::error(Code::OTHER_SERVER, SOURCE, message))
 }
 
-/// A listed replica, against what was seen of the source.
+/// Compares a listed replica with what was seen of the source.
 pub async fn replica(dsn: &Dsn, subject: String, source: Option<&Reached>) -> Option<Finding> {
     match tokio::time::timeout(PATIENCE, look_at_replica(dsn, &subject, source)).await {
         Ok(Ok(found)) => found,

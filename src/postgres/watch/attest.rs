@@ -1,6 +1,6 @@
-//! Tells SQL that a stream can be believed. Where the slot goes on without a target, its position says nothing of what
-//! is settled; so `coherd.wait()` takes it only while the process that streams from the slot attests that, with an
-//! advisory lock that names the walsender. It goes with the connection, and means nothing for another walsender.
+//! Tells SQL that it can rely on a stream. Where the slot goes on without a target, its position does not say what is
+//! settled. So `coherd.wait()` uses the position only while the process that streams from the slot attests it, with an
+//! advisory lock that names the walsender. The lock ends with the connection, and means nothing for another walsender.
 
 use tokio::sync::watch;
 use tokio_postgres::Client;
@@ -15,21 +15,21 @@ pub(super) struct Attestation {
 }
 
 impl Attestation {
-    /// On a new connection, which holds nothing yet.
+    /// For a new connection, which holds no lock yet.
     pub(super) fn new(wanted: watch::Receiver<Option<u32>>) -> Self {
         Attestation { wanted, held: None }
     }
 
-    /// Waits until somebody has said what is wanted, be it what is held already: who takes a wish back before it was
+    /// Waits for the next request, even one for what is already held: a caller that withdraws a request before it is
     /// granted waits for the answer too. Dropping the future loses nothing.
     pub(super) async fn wants_answer(&mut self) {
         if self.wanted.changed().await.is_err() {
-            // Nobody is there any more to want anything.
+            // The sender is gone, so no request can follow.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Gives back what is held and takes what is wanted. Gives what is held then.
+    /// Releases the lock that is held and takes the one that is wanted. Returns what is held then.
     pub(super) async fn take(&mut self, client: &Client) -> Result<Option<u32>, tokio_postgres::Error> {
         let wanted = *self.wanted.borrow_and_update();
         if wanted == self.held {
@@ -41,7 +41,7 @@ impl Attestation {
                 .await?;
         }
         if let Some(walsender) = wanted {
-            // Shared: nobody who holds it too keeps anybody waiting.
+            // Shared, so that holders do not make each other wait.
             client
                 .execute("SELECT pg_catalog.pg_advisory_lock_shared($1, $2)", &[&LOCK_CLASS, &key(walsender)])
                 .await?;

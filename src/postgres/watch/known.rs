@@ -1,27 +1,27 @@
-//! What the last look showed, so that the next one need describe only what has changed since.
+//! Remembers what the last look showed, so that the next one describes only what has changed since.
 
 use super::tables::Footprint;
 use crate::types::table::TableName;
 
-/// A row of the catalogue, by its oid.
+/// A row of the catalogue, identified by its oid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Thing {
     pub(super) kind: Kind,
     pub(super) oid: u32,
 }
 
-/// What is looked for by that oid.
+/// What the oid identifies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// A table, a member of its tree, or a composite type, with its columns.
     Class,
-    /// Its entry in the publication, or its schema's.
+    /// The table's entry in the publication, or its schema's.
     Entry,
     /// An index of its replica identity.
     Index,
     /// An enum of a column.
     Enum,
-    /// A relation without such an index.
+    /// A relation without an index for its replica identity.
     Bare,
     /// A table without an entry of its own in the publication.
     Unentered,
@@ -31,21 +31,21 @@ pub(super) enum Kind {
 #[derive(Debug, Default)]
 pub(super) struct Known {
     footprints: Vec<Footprint>,
-    /// Everything in the footprints and whose it is, in order.
+    /// Everything in the footprints with the place of its table, sorted.
     owners: Vec<(Thing, u32)>,
-    /// The places of tables that are not there.
+    /// The places of tables that do not exist.
     missing: Vec<usize>,
 }
 
-/// What may have changed since, as the server says it.
+/// What may have changed since, as the server reports it.
 pub(super) struct Touched {
     pub(super) things: Vec<Thing>,
-    /// Places within [`Known::missing`], from 1 on.
+    /// Places within [`Known::missing`], counted from 1.
     pub(super) found: Vec<i64>,
 }
 
 impl Known {
-    /// Replaces the footprints at `places`. Gives those of them whose shape is another one.
+    /// Replaces the footprints at the given places. Returns the places whose shape has changed.
     pub(super) fn replace(&mut self, news: Vec<(usize, Footprint)>) -> Vec<usize> {
         let mut reshaped = Vec::new();
         for (place, footprint) in news {
@@ -77,13 +77,13 @@ impl Known {
         oids
     }
 
-    /// Schemas and names of the tables that are not there.
+    /// Schemas and names of the tables that do not exist.
     pub(super) fn missing<'a>(&self, tables: &'a [TableName]) -> (Vec<&'a str>, Vec<&'a str>) {
         let missing = self.missing.iter().filter_map(|place| tables.get(*place));
         missing.map(|table| (table.schema.as_str(), table.name.as_str())).unzip()
     }
 
-    /// The places of the tables that `touched` concerns, in order.
+    /// The places of the tables that `touched` concerns, sorted.
     pub(super) fn places(&self, touched: &Touched) -> Vec<usize> {
         let mut places: Vec<usize> = Vec::new();
         for thing in &touched.things {

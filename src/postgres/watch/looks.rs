@@ -1,5 +1,5 @@
-//! Looks at the catalogue, one after the other. Each costs in proportion to what has changed since the last one; what it
-//! has to ask of every table, that is a few look-ups by oid, it asks less often where there are many.
+//! Looks at the catalogue, one after the other. A look costs in proportion to what has changed since the last one. The
+//! few look-ups by oid that it needs for every table run less often where there are many tables.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use crate::types::database::Database;
 use crate::types::observation::{Horizon, TableSeen};
 use crate::types::table::TableName;
 
-/// Beyond so many tables, the catalogue is looked at once in [`SLOW_PACES`] only. A look then asks about 4 µs of a core
-/// for each table (measured with 10,000), which is less than a hundredth of the time either way.
+/// With more tables than this, coherd looks at the catalogue only once every [`SLOW_PACES`] paces. A look then takes
+/// about 4 µs of a core for each table (measured with 10,000), which is less than a hundredth of the time either way.
 const MANY_TABLES: usize = 1_000;
 const SLOW_PACES: u32 = 5;
 
-/// How long a transaction may be the oldest one before it is worth a word.
+/// How long a transaction may be the oldest one before coherd reports it.
 const LONG: Duration = Duration::from_secs(5);
 
-/// How many tables one statement describes, so that none comes near its statement_timeout.
+/// Maximum number of tables that one statement describes, so that it stays well below its statement_timeout.
 const CHUNK: usize = 200;
 
-/// What one look showed.
+/// The result of one look.
 #[derive(Default)]
 pub(super) struct Catalogue {
     /// Tables that differ from the last look.
     pub(super) tables: Vec<TableSeen>,
-    /// The catalogue with those of them that rules are bound to in another way.
+    /// The catalogue, with only those tables whose change affects how rules bind to them.
     pub(super) database: Option<Box<Database>>,
 }
 
@@ -39,12 +39,12 @@ pub(super) struct Looks {
     touched: Statement,
     look: Statement,
     last: Option<Last>,
-    /// The catalogue is known as it was then.
+    /// The time as of which the catalogue is known.
     known_at: Option<Instant>,
     known: Known,
-    /// The first transaction of which the server's command numbers can be believed; see `BORN_HERE`.
+    /// The first transaction whose command numbers can be trusted; see `BORN_HERE`.
     since: Option<u64>,
-    /// The oldest transaction that runs in this database, and since when it has been that.
+    /// The oldest transaction that runs in this database, and since when it has been the oldest.
     oldest: Option<(u64, Instant)>,
 }
 
@@ -56,7 +56,7 @@ struct Last {
     publication: Option<String>,
 }
 
-/// What [`sql::touched`] gave.
+/// The answer to [`sql::touched`].
 struct Answer {
     snapshot: String,
     horizon: Horizon,
@@ -73,7 +73,7 @@ impl Looks {
         Ok(Looks { touched, look, last: None, known_at: None, known: Known::default(), since: None, oldest: None })
     }
 
-    /// Whether it is time for a look.
+    /// Whether the next look is due.
     pub(super) fn is_due(&self, config: &WatchConfig) -> bool {
         let paces = if config.tables.len() > MANY_TABLES { SLOW_PACES } else { 1 };
         // Half a pace early rather than half a pace late.
@@ -81,15 +81,16 @@ impl Looks {
         self.last.as_ref().is_none_or(|last| last.began.elapsed() >= rest)
     }
 
-    /// The server was asked, and has stayed up since it was asked first.
+    /// Takes an answer of the server, which has stayed up since its first answer.
     pub(super) fn glanced(&mut self, glance: &Glance) {
         if !glance.in_recovery {
             self.since.get_or_insert(horizon(&glance.snapshot).xmax);
         }
     }
 
-    /// The server has answered `glance`, which it was asked for at `asked`. Where the snapshot is the same, no transaction
-    /// has ended that could have changed anything. A standby's snapshot does not list what runs.
+    /// Whether the catalogue may differ from the last look, given `glance`, which the server was asked for at `asked`.
+    /// If the snapshot is the same, no transaction has ended that could have changed anything. A standby's snapshot
+    /// does not list what runs.
     pub(super) fn may_differ(&mut self, glance: &Glance, asked: Instant) -> bool {
         let differs = glance.in_recovery || self.last.as_ref().is_none_or(|last| last.snapshot != glance.snapshot);
         if !differs {
@@ -103,12 +104,13 @@ impl Looks {
         self.known_at
     }
 
-    /// What the last look said of transactions.
+    /// The transactions as of the last look.
     pub(super) fn horizon(&self) -> Horizon {
         self.last.as_ref().map_or(Horizon { xmin: 0, xmax: 0 }, |last| last.horizon)
     }
 
-    /// Who has been running a transaction of this database for [`LONG`] at least, the oldest one, as people know it.
+    /// Who runs the oldest transaction of this database, described for people, if it has been the oldest for at least
+    /// [`LONG`].
     pub(super) async fn holder(&mut self, client: &Client) -> Result<Option<String>, Error> {
         let Horizon { xmin, xmax } = self.horizon();
         let (oldest, since) = *self.oldest.get_or_insert_with(|| (xmin, Instant::now()));
@@ -134,7 +136,7 @@ impl Looks {
                 return Ok(Catalogue::default());
             }
         }
-        // What is described, and the catalogue, have to be of one moment.
+        // The descriptions and the catalogue must be of one moment.
         client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(failed)?;
         let answer = self.ask(client, config).await.map_err(failed)?;
         let places = self.places(&answer, config);
@@ -154,7 +156,7 @@ impl Looks {
         Ok(Catalogue { tables, database })
     }
 
-    /// All of them the first time, and when the publication is another one or holds everything in another way.
+    /// All tables at the first look and when the publication itself has changed; otherwise those that `answer` touches.
     fn places(&self, answer: &Answer, config: &WatchConfig) -> Vec<usize> {
         match &self.last {
             Some(last) if last.publication == answer.publication => self.known.places(&answer.touched),
@@ -236,7 +238,7 @@ async fn version(client: &Client) -> Result<i32, Error> {
     client.query_one(sql::VERSION, &[]).await?.try_get(0)
 }
 
-/// A transaction id as type xid has it: the lower 32 bits.
+/// A transaction id in the form of type xid: the lower 32 bits.
 fn short_xid(xid: u64) -> String {
     (xid & u64::from(u32::MAX)).to_string()
 }

@@ -1,16 +1,17 @@
-//! The statements of a look. None of them locks a table of the application, so that they wait for nobody and nobody for
-//! them. [`SERVER`] is asked at every look, [`touched`] tells which tables may differ from the look before, and [`look`]
+//! The statements of a look. None of them locks a table of the application, so a look waits for nobody and nobody waits
+//! for it. Every look runs [`SERVER`], [`touched`] tells which tables may differ from the look before, and [`look`]
 //! describes those.
 
-/// Each look-up goes by an index, however large the catalogue, by a plan that is made once: the planner's guesses at the
-/// number of tables and the size of a partition tree would also set off JIT compilation, which takes longer than the look.
+/// Each look-up uses an index, however large the catalogue is, with a plan that is made once. The planner's guesses at
+/// the number of tables and the size of a partition tree would also trigger JIT compilation, which takes longer than
+/// the look.
 pub(super) const SETTINGS: &str = "SET statement_timeout = '5s'; SET jit = off; \
     SET plan_cache_mode = force_generic_plan; SET max_parallel_workers_per_gather = 0; \
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 
 pub(super) const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num')::int";
 
-/// `$1` slot.
+/// `$1` is the slot.
 pub(super) const SERVER: &str = "
 WITH server AS MATERIALIZED (
     SELECT pg_catalog.pg_is_in_recovery() AS in_recovery, pg_catalog.pg_current_snapshot()::text AS snapshot,
@@ -26,9 +27,10 @@ SELECT server.in_recovery, server.snapshot, server.segment, slot.retained, slot.
        current_setting('synchronous_standby_names'), current_setting('application_name')
 FROM server LEFT JOIN slot ON true";
 
-/// A position that whatever can be seen so far was written before. Not the flushed one: a commit with
-/// `synchronous_commit = off` is visible before it is flushed. At the start of a page the insert position stands behind the
-/// page's header (24 bytes; 40 in the first page of a segment), and nothing confirms that position before the next record.
+/// A position before which everything visible so far was written. Not the flush position: a commit with
+/// `synchronous_commit = off` is visible before it is flushed. At the start of a page the insert position lies after
+/// the page's header (24 bytes; 40 in the first page of a segment), and nothing confirms that position before the next
+/// record.
 pub(super) const LOG_END: &str = "
 SELECT CASE
     WHEN pg_catalog.pg_is_in_recovery()
@@ -39,26 +41,26 @@ SELECT CASE
                 ELSE 0 END::numeric
           FROM (SELECT pg_catalog.pg_current_wal_insert_lsn() AS at) e) END::text";
 
-/// Whether a row was written by a transaction that the last look may not have shown. The row version of a frozen row
-/// stays; one from two billion transactions ago counts as old.
+/// Whether a row was written by a transaction that the last look may not have shown. A frozen row keeps its xmin; one
+/// from two billion transactions ago counts as old.
 macro_rules! fresh {
     ($row:literal) => {
         concat!("pg_catalog.age(", $row, ".xmin) BETWEEN 0 AND (SELECT pg_catalog.age($2::text::xid))")
     };
 }
 
-/// What may differ from the last look. Rows that were written since tell themselves, by their xmin, which no index
-/// holds; so each row that the last look showed is looked up, by its oid. Those that are gone are found in the same way,
-/// and new ones only where there was none.
+/// What may differ from the last look. A row that was written since shows that by its xmin, which no index holds. So
+/// each row that the last look showed is looked up by its oid. That finds rows that are gone, too; new rows are looked
+/// for only where there was none.
 ///
-/// `$1` publication, `$2` a transaction before which all had ended at the last look; `$3` to `$6` the relations, entries
-/// of the publication, indexes and enums that it showed; `$7` relations without an index for their identity, `$8` those
-/// without an entry; `$9` and `$10` schemas and names of tables that were not there.
+/// `$1` is the publication, `$2` a transaction before which all had ended at the last look; `$3` to `$6` are the
+/// relations, entries of the publication, indexes and enums that it showed; `$7` relations without an index for their
+/// identity, `$8` those without an entry; `$9` and `$10` schemas and names of tables that did not exist.
 ///
-/// The last column is the oldest transaction that runs in this database, as far as it is known of which database one is; a
-/// standby does not know. Those of other databases write nothing here, and may run for ever.
+/// The last column is the oldest transaction that runs in this database or whose database is unknown; NULL on a
+/// standby, which knows of none. Transactions of other databases write nothing here, and may run for ever.
 ///
-/// A rename, another schema and another owner write the relation's own row too, so `pg_type` need not be asked.
+/// A rename, a new schema and a new owner also write the relation's own row, so `pg_type` need not be read.
 const TOUCHED: &str = concat!(
     "
 WITH schemas AS MATERIALIZED (
@@ -132,19 +134,20 @@ SELECT coalesce(
      LIMIT 1))";
 
 /// The columns of relation `c` that are its replica identity, as numbers, and the indexes that hold them. REINDEX
-/// CONCURRENTLY replaces such an index by another.
+/// CONCURRENTLY replaces such an index with another.
 const IDENTITY: &str = "(
     SELECT string_agg(format('%s/%s', i.indkey, i.indnkeyatts), ',') AS columns, array_agg(i.indexrelid) AS indexes
     FROM pg_catalog.pg_index i
     WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
       AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)";
 
-/// Stands for the row versions of the columns of relation `c`; see [`FileSeen::columns`](crate::types::observation::FileSeen).
+/// A hash of the row versions of the columns of relation `c`; see
+/// [`FileSeen::columns`](crate::types::observation::FileSeen).
 const COLUMN_ROWS: &str = "(SELECT hashtextextended(string_agg(a.xmin::text, ' ' ORDER BY a.attnum), 0)
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)";
 
-/// Neither the file, which VACUUM FULL replaces, nor `pg_class.xmin`, which moves with GRANT, nor the row type's, which
-/// moves with OWNER TO.
+/// Leaves out the file, which VACUUM FULL replaces, `pg_class.xmin`, which changes with GRANT, and the row type's xmin,
+/// which changes with OWNER TO.
 const TABLE_STAMP: &str = "format('table %s %s identity %s %s', c.oid, c.relpersistence, c.relreplident, \
                            identity.columns)";
 
@@ -155,29 +158,29 @@ const PUBLICATION_STAMP: &str = "
     LEFT JOIN pg_catalog.pg_publication_rel e ON e.prpubid = p.oid AND e.prrelid = c.oid {SCHEMA_ENTRY}
     WHERE p.pubname = $3";
 
-/// Whether the child of `i` was created as a partition and has been one ever since. ATTACH and DETACH write the row of
-/// every column anew (attinhcount). So one that was never attached has a column whose row is still what the creation
-/// wrote: in the transaction and the command that wrote the row of the system column ctid, which nothing writes again,
-/// or in the next command, which sets the defaults. An INSERT is no sooner than that next command, and an ATTACH that
-/// follows it is later.
+/// Whether the child of `i` was created as a partition and has been one ever since. ATTACH and DETACH rewrite the row
+/// of every column (attinhcount). So a child that was never attached has a column whose row is still what the creation
+/// wrote: in the transaction and the command that wrote the row of the system column ctid, which nothing rewrites, or
+/// in the next command, which sets the defaults. An INSERT comes no sooner than that next command, and an ATTACH that
+/// follows it comes later.
 ///
-/// Command numbers are not in the log: after a crash, and on a standby, they are 0. So what is older than `$4`, a
-/// transaction from which on the server is known to have stayed up, counts as attached.
+/// Command numbers are not in the log: after a crash, and on a standby, they are 0. So whatever is older than `$4`, a
+/// transaction since which the server is known to have stayed up, counts as attached.
 const BORN_HERE: &str = "CASE WHEN age(i.xmin) <= age($4::text::xid) THEN coalesce((
         SELECT true FROM pg_catalog.pg_attribute s JOIN pg_catalog.pg_attribute a ON a.attrelid = s.attrelid
         WHERE s.attrelid = i.inhrelid AND s.attnum = -1 AND s.xmax = 0
           AND a.attnum > 0 AND NOT a.attisdropped AND a.xmax = 0
           AND a.xmin = s.xmin AND a.cmin::text::int8 - s.cmin::text::int8 <= 1 LIMIT 1), false) ELSE false END";
 
-/// Below are the server's own types, which nobody alters.
+/// Smaller oids are the server's own types, which nobody alters.
 const TYPES_OF_USERS: &str = "16384";
 
-/// `$1` schemas and `$2` names of the tables, `$3` publication, `$4` see [`BORN_HERE`]. The tree is walked here because
-/// `pg_partition_tree()` locks every partition and sees another snapshot. OFFSET 0 has the schema looked up first: with a
-/// schema for each tenant there are thousands of tables of one name.
+/// `$1` and `$2` are schemas and names of the tables, `$3` the publication; for `$4` see [`BORN_HERE`]. The statement
+/// walks the tree itself, because `pg_partition_tree()` locks every partition and sees another snapshot. OFFSET 0 makes
+/// Postgres look up the schema first: with one schema per tenant, thousands of tables share a name.
 ///
-/// Parts are columns, by number; labels of enums, by 2⁴⁸ and their oid; attributes of composite types, by 2⁵⁰, their type
-/// and number. A domain, an array or a range is what it is made of.
+/// Parts are columns, identified by their number; labels of enums, by 2⁴⁸ and their oid; attributes of composite types,
+/// by 2⁵⁰, their type and number. A domain, an array or a range counts as what it is made of.
 const LOOK: &str = "
 WITH RECURSIVE
 wanted AS MATERIALIZED (

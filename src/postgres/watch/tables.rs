@@ -1,4 +1,4 @@
-//! What a look says of each table, read from the rows of [`look`](super::sql::look).
+//! Reads what a look shows of each table from the rows of [`look`](super::sql::look).
 
 use tokio_postgres::{Error, Row};
 
@@ -6,23 +6,23 @@ use super::known::{Kind, Thing};
 use crate::types::observation::{FileSeen, LeafSeen, NameSeen, PartSeen, TableSeen};
 use crate::types::table::TableName;
 
-/// One table, and what is kept of it until it is touched.
+/// One table, and what coherd remembers of it until something touches it.
 pub(super) struct Described {
     pub(super) table: TableSeen,
     pub(super) footprint: Footprint,
 }
 
-/// By what a table is known again.
+/// What coherd remembers of a table to see whether it has changed.
 #[derive(Debug, Default)]
 pub(super) struct Footprint {
-    /// A hash of its stamp and of all that the rules are bound to: columns, leaves, their identities. `None` where there
-    /// is no such table.
+    /// A hash of its stamp and of everything that the rules are bound to: columns, leaves, their identities. `None` if
+    /// there is no such table.
     pub(super) shape: Option<i64>,
-    /// The rows of the catalogue that say so.
+    /// The rows of the catalogue from which the shape was read.
     pub(super) things: Box<[Thing]>,
 }
 
-/// The tables called `names`, in that order; rows come for those that are there.
+/// Describes the tables called `names`, in that order. Only tables that exist have rows.
 pub(super) fn read(rows: &[Row], names: &[&TableName]) -> Result<Vec<Described>, Error> {
     let none = |name: &&TableName| Described {
         table: TableSeen { name: (*name).clone(), ..TableSeen::default() },
@@ -83,7 +83,7 @@ fn leaves(row: &Row) -> Result<Vec<LeafSeen>, Error> {
     Ok(leaves.map(leaf).collect())
 }
 
-/// NULL where there is nothing.
+/// Reads NULL as an empty array.
 fn array<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, column: usize) -> Result<Vec<T>, Error> {
     row.try_get::<_, Option<Vec<T>>>(column).map(Option::unwrap_or_default)
 }

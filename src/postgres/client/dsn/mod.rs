@@ -1,5 +1,6 @@
-//! Where the database is and how to get in: a libpq connection string, as a URI or as `key=value` words, completed
-//! from the `PG*` environment (Postgres manual, chapter "libpq", "Database Connection Control Functions").
+//! Parses a libpq connection string, as a URI or as `key=value` words, into a [`Dsn`]: where the database is and how to
+//! log in. The `PG*` environment completes it (Postgres manual, chapter "libpq", "Database Connection Control
+//! Functions").
 
 mod parameter;
 mod resolve;
@@ -18,7 +19,7 @@ use parameter::Given;
 
 use crate::postgres::SourceError;
 
-/// A connection string, understood. Its `Debug` and `Display` hold no credential.
+/// A parsed connection string. Its `Debug` and `Display` hold no credential.
 #[derive(Clone)]
 pub struct Dsn {
     pub(super) hosts: Vec<Host>,
@@ -30,28 +31,28 @@ pub struct Dsn {
     pub(super) wanted: SessionAttrs,
     /// Try the hosts in a random order (`load_balance_hosts=random`).
     pub(super) shuffled: bool,
-    /// For one address: TCP, TLS and authentication together. `None` waits for ever.
+    /// Time limit for one address: TCP, TLS and authentication together. `None` waits for ever.
     pub(super) connect_timeout: Option<Duration>,
     pub(super) keepalive: Option<Keepalive>,
-    /// How long sent data may stay unacknowledged before the kernel gives the connection up.
+    /// How long sent data may stay unacknowledged before the kernel gives up the connection.
     pub(super) tcp_user_timeout: Option<Duration>,
     pub(super) application_name: String,
     pub(super) options: Option<String>,
     pub(super) channel_binding: ChannelBindingChoice,
-    /// The file it was read from, to be read again at each connect.
+    /// The file from which the string was read, and which coherd reads again at each connect.
     pub(super) file: Option<PathBuf>,
 }
 
 /// One server to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Host {
-    /// As written: what certificates and the password file know it by.
+    /// The name as written, which certificates and the password file use.
     pub(super) name: String,
     pub(super) place: Place,
     pub(super) port: u16,
 }
 
-/// How to reach it.
+/// How to reach a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     /// A host name for the resolver.
@@ -77,7 +78,7 @@ pub(super) struct TlsChoice {
     pub(super) direct: bool,
 }
 
-/// A file that was named, or libpq's default place, which may be empty.
+/// A file that was named, or libpq's default path, where there may be none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FileChoice {
     Named(PathBuf),
@@ -85,7 +86,7 @@ pub(super) enum FileChoice {
     None,
 }
 
-/// Whose signature on the server's certificate is believed.
+/// Whose signature on the server's certificate is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RootChoice {
     File(FileChoice),
@@ -93,7 +94,7 @@ pub(super) enum RootChoice {
     System,
 }
 
-/// How long connecting to one host may take where `connect_timeout` does not say.
+/// Time limit for each host where `connect_timeout` sets none.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// `sslmode`.
@@ -135,7 +136,7 @@ pub(super) struct Keepalive {
 }
 
 impl Dsn {
-    /// Reads `text`, either form. `env` is asked for what it leaves out: `PGHOST` and its kin, `USER` and `HOME`.
+    /// Parses `text` in either form. `env` completes what it leaves out: `PGHOST` and the like, `USER` and `HOME`.
     pub fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Dsn, DsnError> {
         let text = text.trim();
         let mut given = Given::default();
@@ -146,17 +147,18 @@ impl Dsn {
         resolve::resolve(&given, env)
     }
 
-    /// It was read from this file, and is read again at each connect, so that a rotated password takes effect.
+    /// Sets the file from which the string was read. coherd reads it again at each connect, so that a rotated password
+    /// takes effect.
     #[must_use]
     pub fn from_file(self, file: Option<PathBuf>) -> Self {
         Dsn { file, ..self }
     }
 
-    /// What the file that it was read from says now; `None` where it is from no file.
+    /// Parses the file again; `None` if the string comes from no file.
     pub(super) fn read_again(&self) -> Result<Option<Dsn>, SourceError> {
         let Some(file) = &self.file else { return Ok(None) };
         let name = file.display();
-        // It may be about to be replaced.
+        // Somebody may be about to replace the file, so this error may pass by itself.
         let text = std::fs::read_to_string(file).map_err(|error| {
             SourceError::lost(format!("the connection string cannot be read from {name}")).caused_by(error)
         })?;
@@ -168,18 +170,18 @@ impl Dsn {
         Ok(Some(dsn.named(&self.application_name).from_file(Some(file.clone()))))
     }
 
-    /// How long connecting may take in all; no more than `connect_timeout` allows by itself, where that is set.
+    /// Time limit of connecting in all; where `connect_timeout` is set, that limit alone applies.
     pub(in crate::postgres) fn connect_max(&self) -> Duration {
         let hosts = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX);
         if self.connect_timeout.is_some() { Duration::MAX } else { CONNECT_MAX.saturating_mul(hosts) }
     }
 
-    /// The role.
+    /// Name of the role.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// The database.
+    /// Name of the database.
     pub fn database(&self) -> &str {
         &self.database
     }
@@ -189,12 +191,12 @@ impl Dsn {
         self.hosts.first().map_or("", |host| &host.name)
     }
 
-    /// What the server calls the connection.
+    /// The name under which the server lists the connection.
     pub fn application_name(&self) -> &str {
         &self.application_name
     }
 
-    /// Where it leads, in the words that libpq's programs take, without what proves who one is.
+    /// The connection parameters in the form that libpq's programs take, without credentials.
     pub fn libpq(&self) -> String {
         let each = |part: &dyn Fn(&Host) -> String| self.hosts.iter().map(part).collect::<Vec<_>>().join(",");
         let place = |host: &Host| match &host.place {
@@ -254,7 +256,7 @@ impl fmt::Display for Host {
 }
 
 impl Host {
-    /// The file of the unix socket; empty where it is not one.
+    /// The file of the unix socket; empty if the host is not one.
     pub(super) fn socket_path(&self) -> PathBuf {
         match &self.place {
             Place::Directory(directory) => directory.join(format!(".s.PGSQL.{}", self.port)),

@@ -1,4 +1,4 @@
-//! The connection parameters that libpq knows, and what becomes of each here.
+//! The connection parameters that libpq knows, and what coherd does with each.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 #[error("connection string: {0}")]
 pub struct DsnError(pub(super) String);
 
-/// What to do with a parameter.
+/// What coherd does with a parameter.
 pub(super) enum Use {
-    /// It has an effect here.
+    /// It has an effect.
     Yes,
-    /// Only these values are accepted; they ask for what happens anyway.
+    /// coherd accepts only these values; they ask for what it does anyway.
     Only(&'static [&'static str], &'static str),
-    /// Any value is accepted and has no effect.
+    /// coherd accepts any value, which has no effect.
     Ignored,
-    /// Not offered: what to do instead.
+    /// Not supported: what to do instead.
     No(&'static str),
 }
 
@@ -47,7 +47,7 @@ const NO_GSS: &str = "GSSAPI and SSPI are not offered; use a password (SCRAM) or
 const NO_OAUTH: &str = "OAuth is not offered; use a password (SCRAM) or a client certificate";
 const NO_CRL: &str = "revocation lists are not offered; take the revoked certificate's authority out of sslrootcert";
 
-/// Every parameter of libpq 18 (Postgres manual, "Parameter Key Words"). An empty `env` means that there is none.
+/// Every parameter of libpq 18 (Postgres manual, "Parameter Key Words"). An empty `env` means that it has no variable.
 pub(super) const PARAMETERS: &[Parameter] = &[
     yes("host", "PGHOST"),
     yes("hostaddr", "PGHOSTADDR"),
@@ -123,7 +123,7 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// The last one of a name stands, as in libpq. Refuses names that are not known and values that cannot be had.
+    /// Sets a parameter. The last value of a name wins, as in libpq. Refuses unknown names and unsupported values.
     pub(super) fn put(&mut self, name: &str, value: String) -> Result<(), DsnError> {
         let parameter = find(name)?;
         check(parameter, &value)?;
@@ -131,12 +131,12 @@ impl Given {
         Ok(())
     }
 
-    /// As written.
+    /// The value as written.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
 
-    /// As written, else from the environment. An empty value is as good as none, as in libpq.
+    /// The value as written, otherwise that of the environment. An empty value counts as none, as in libpq.
     pub(super) fn or_env(&self, name: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, DsnError> {
         if let Some(value) = self.get(name).filter(|value| !value.is_empty()) {
             return Ok(Some(value.to_owned()));
@@ -148,7 +148,7 @@ impl Given {
         Ok(env(parameter.env).filter(|value| !value.is_empty()))
     }
 
-    /// Refuses an environment that asks for what is not offered.
+    /// Refuses an environment that asks for something unsupported.
     pub(super) fn check_env(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<(), DsnError> {
         for parameter in PARAMETERS.iter().filter(|parameter| !parameter.env.is_empty()) {
             let value = env(parameter.env).filter(|value| !value.is_empty());
@@ -174,8 +174,8 @@ fn find(name: &str) -> Result<&'static Parameter, DsnError> {
     if let Some(parameter) = PARAMETERS.iter().find(|parameter| parameter.name == name) {
         return Ok(parameter);
     }
-    // A password with a blank or an ampersand in it falls apart into "names": only what is close to a real name or
-    // looks like one is shown.
+    // A password with a blank or an ampersand in it falls apart into "names", so a name is shown only if it is close to
+    // a real one.
     let nearest = PARAMETERS
         .iter()
         .map(|parameter| (strsim::damerau_levenshtein(parameter.name, name), parameter.name))

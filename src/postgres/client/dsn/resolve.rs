@@ -1,4 +1,4 @@
-//! From parameters as written to a [`Dsn`] that cannot be wrong.
+//! Turns parameters as written into a [`Dsn`] that cannot be wrong.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use super::{
     ChannelBindingChoice, Dsn, FileChoice, Host, Keepalive, Place, RootChoice, SessionAttrs, SslMode, TlsChoice,
 };
 
-/// What libpq leaves to the operating system (two hours of silence) is too long for a daemon that others wait for.
+/// libpq leaves these to the operating system (two hours of silence): too long for a daemon that others wait for.
 const KEEPALIVE: Keepalive = Keepalive { idle: Duration::from_secs(30), interval: Duration::from_secs(10), count: 3 };
 const TCP_USER_TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where Debian and Red Hat build Postgres to put its socket.
+/// The socket directory of Debian's and Red Hat's builds of Postgres.
 const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 
 struct Reader<'a> {
@@ -77,7 +77,7 @@ impl Reader<'_> {
     fn number(&self, name: &str) -> Result<Option<u32>, DsnError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         match text.trim().parse::<i64>() {
-            // libpq takes a negative number for zero.
+            // libpq treats a negative number as zero.
             Ok(number) => Ok(Some(u32::try_from(number.max(0)).unwrap_or(u32::MAX))),
             Err(_) => Err(DsnError(format!("{name}: {text:?} is not a whole number"))),
         }
@@ -175,7 +175,7 @@ impl Reader<'_> {
         let default = if system { SslMode::VerifyFull } else { SslMode::Prefer };
         let mode = self.choice("sslmode", default, &all.map(|mode| (mode.name(), mode)))?;
         if system && mode != SslMode::VerifyFull {
-            // Anybody can get some certificate from a public authority: only the name tells whose it is.
+            // Anybody can get a certificate from a public authority; only the name says whose it is.
             let text = format!("sslmode: {} is too weak with sslrootcert=system; use verify-full", mode.name());
             return Err(DsnError(text));
         }
@@ -200,7 +200,7 @@ impl Reader<'_> {
 fn host(name: &str, address: &str, port: &str) -> Result<Host, DsnError> {
     let port = match port {
         "" => 5432,
-        // A value is not shown: in a URI with a slash in its password, the "port" is a part of the password.
+        // Never shows the value: in a URI with a slash in its password, the "port" is a part of the password.
         port => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
             DsnError("port: not a number from 1 to 65535 (is there an unencoded slash in the password?)".to_owned())
         })?,

@@ -37,7 +37,7 @@ fn read_pair(pair: &str, given: &mut Given) -> Result<(), DsnError> {
     };
     let name = decode("a parameter name", name)?;
     match (name.as_str(), value) {
-        // JDBC's spelling, which libpq takes too.
+        // JDBC's spelling, which libpq accepts too.
         ("ssl", "true") => given.put("sslmode", "require".to_owned()),
         (name, value) => given.put(name, decode(name, value)?),
     }

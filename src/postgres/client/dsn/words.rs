@@ -2,7 +2,7 @@
 
 use super::parameter::{DsnError, Given};
 
-/// Reads `name = value` words. A value with blanks stands in single quotes; `\'` and `\\` are literal.
+/// Reads `name = value` words. A value with blanks must be in single quotes; `\'` and `\\` are literal.
 pub(super) fn read(text: &str, given: &mut Given) -> Result<(), DsnError> {
     let mut rest = text.trim_start();
     let mut after_secret = false;
