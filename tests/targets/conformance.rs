@@ -1,4 +1,4 @@
-//! What every kind of target has to do, whatever it is.
+//! What every kind of target must do.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use coherd::types::invalidation::Action;
 use super::{Asked, config, delivery, flush, open, open_url, record};
 use crate::support::Redis;
 
-/// What the test sees of the cache behind a target, past the target.
+/// The cache behind a target, which the test reads and writes directly.
 pub trait Cache {
     fn put(&mut self, key: &str);
     fn has(&mut self, key: &str) -> bool;
@@ -25,7 +25,7 @@ impl Cache for Asked {
     }
 }
 
-/// Runs a fresh, empty target through everything that is asked of all of them.
+/// Checks that a fresh, empty target does everything that every target must do.
 pub async fn conforms(target: Arc<dyn Target>, cache: &mut dyn Cache) {
     let fresh = target.load_record().await.expect("loads");
     assert_eq!((fresh.record, fresh.empty), (None, true), "a fresh target remembers nothing");
@@ -61,7 +61,7 @@ pub async fn conforms(target: Arc<dyn Target>, cache: &mut dyn Cache) {
     assert!(target.load_record().await.expect("loads").empty, "the record alone is nothing that can be stale");
 }
 
-/// Every kind in the registry, with what it says that it can do.
+/// Tests every kind in the registry, and the capabilities that it declares.
 #[tokio::test]
 async fn every_kind_conforms() {
     for kind in KINDS {
