@@ -58,8 +58,8 @@ struct Admitted {
     wal_sender_timeout: Duration,
 }
 
-/// The oldest version whose `pg_replication_slots` says whether a slot is lost.
-const MAJOR_MIN: u32 = 13;
+/// The oldest version that can send logical messages in its stream.
+const MAJOR_MIN: u32 = 14;
 
 /// The protocol option with which the server sends only committed transactions, whole and in commit order.
 const COMMITTED: &str = "proto_version '1'";
@@ -267,7 +267,7 @@ impl Postgres {
         reading: Reading,
     ) -> Result<StreamSettings, SourceError> {
         let (slot, publication) = (self.config.slot.clone(), self.config.publication.clone());
-        let started = session.start(&self.start_command(session.major, reading.protocol())).await;
+        let started = session.start(&self.start_command(reading.protocol())).await;
         let doing = Doing::Starting { slot: &slot, user: self.config.dsn.user() };
         started.map_err(|failure| failure.explain(doing))?;
         Ok(StreamSettings { slot, publication, confirmed, wal_sender_timeout, standby, holding: reading.holding() })
@@ -276,15 +276,12 @@ impl Postgres {
     /// Position 0/0 means the slot's confirmed position. Option values are literals of the replication grammar, in
     /// which a backslash has no special meaning. The server reads the list of names inside as SQL identifiers.
     /// `protocol` is the first of the options.
-    fn start_command(&self, major: u32, protocol: &str) -> String {
+    fn start_command(&self, protocol: &str) -> String {
         let names = always_quoted(&self.config.publication).replace('\'', "''");
-        let messages = match (major, self.config.messages) {
-            (14.., wanted) => format!(", messages '{wanted}'"),
-            _ => String::new(),
-        };
         format!(
-            "START_REPLICATION SLOT {} LOGICAL 0/0 ({protocol}, publication_names '{names}'{messages})",
-            always_quoted(&self.config.slot)
+            "START_REPLICATION SLOT {} LOGICAL 0/0 ({protocol}, publication_names '{names}', messages '{}')",
+            always_quoted(&self.config.slot),
+            self.config.messages
         )
     }
 }

@@ -15,9 +15,8 @@ pub(super) fn query(name: &str, major: u32) -> String {
         17.. => ("failover", "synced AND pg_catalog.pg_is_in_recovery()"),
         _ => ("NULL", "NULL"),
     };
-    let two_phase = if major >= 14 { "two_phase" } else { "NULL" };
     format!(
-        "SELECT plugin, database, active_pid, wal_status, confirmed_flush_lsn, {two_phase}, {failover}, {invalidation}, \
+        "SELECT plugin, database, active_pid, wal_status, confirmed_flush_lsn, two_phase, {failover}, {invalidation}, \
          {is_copy} FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
         quote_literal(name)
     )

@@ -1,4 +1,4 @@
-//! What one target was told by the configuration, with every default filled in.
+//! The resolved configuration of one target, with every default filled in.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -6,52 +6,54 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-/// A target's configuration, resolved: nothing in it is missing, and nothing needs the file it came from.
+/// The resolved configuration of a target: complete, and independent of the file it came from.
 #[derive(Debug, Clone)]
 pub struct TargetConfig {
     /// The name under `targets:`, which is also the `target` label of its metrics.
     pub name: String,
-    /// Where it is. The scheme names the kind; the rest may hold a password.
+    /// The address. The scheme names the kind of target; the rest may hold a password.
     pub url: SecretString,
-    /// The file it was read from, read again at each connect, so that a rotated password takes effect.
+    /// The file that holds the URL, if any. coherd reads it again at each connect, so that a rotated password takes
+    /// effect.
     pub url_file: Option<PathBuf>,
-    /// The replication slot that feeds it, from which the names below are made.
+    /// The replication slot that feeds the target. The default names below contain it.
     pub slot: String,
     /// The key of the record.
     pub record_key: String,
-    /// The channel of `publish` rules.
+    /// The channel for the keys of `publish` rules.
     pub channel: String,
-    /// How long a version pointer lives after it last moved; at least 1 ms.
+    /// Time to live of a version pointer after each bump; at least 1 ms.
     pub version_ttl: Duration,
-    /// How long a reply may take before the connection counts as lost. Of each command, not of a whole flush.
+    /// How long the reply to one command or pipeline may take before the connection counts as lost. A whole flush may
+    /// take longer.
     pub reply_timeout: Duration,
     /// How long connecting may take, TLS included.
     pub connect_timeout: Duration,
-    /// The most keys a flush touches in a second.
+    /// The most keys that a flush deletes or bumps per second.
     pub flush_keys_per_second: NonZeroU32,
-    /// Whether readers hold leases in it, which go with their keys.
+    /// Whether readers use leases. If so, an invalidation deletes the key's lease with the key.
     pub leases: bool,
-    /// What becomes of the functions for readers, in kinds that have them.
+    /// Whether coherd loads the functions for readers, in kinds that have them.
     pub library: Library,
     /// Certificates, for the schemes that use TLS.
     pub tls: TlsFiles,
 }
 
-/// The functions for readers.
+/// Whether coherd loads the functions for readers into the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Library {
-    /// They are brought at each connection, where they are missing or older.
+    /// coherd loads them at each connection if they are missing or older.
     Load,
-    /// They are left alone: nothing is to be changed but what is asked for.
+    /// coherd leaves them alone, for commands that must not change more than they are asked to.
     Leave,
 }
 
-/// PEM files, read again at each connect, so that renewed ones take effect.
+/// PEM files. coherd reads them again at each connect, so that renewed ones take effect.
 #[derive(Debug, Clone, Default)]
 pub struct TlsFiles {
     /// Certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// Our certificate and its chain; together with `key_file`.
+    /// coherd's certificate and its chain; requires `key_file`.
     pub cert_file: Option<PathBuf>,
     /// The private key of `cert_file`.
     pub key_file: Option<PathBuf>,

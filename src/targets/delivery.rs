@@ -1,10 +1,11 @@
-//! The worker that brings deliveries to one target, whatever its kind: order, window, retry, receipts.
+//! The worker that sends deliveries to one target of any kind: order, window, retries, confirmations. [`Shipment`]s and
+//! flushes go in, [`Report`]s come out.
 //!
-//! Deliveries are begun in order and may be in flight together, so a target must carry them out in the order in which
-//! their futures are first polled. One that holds scopes is alone in flight; as a rule scopes are no part of a delivery, and
-//! one flush of them goes on beside the deliveries. After a failure everything that is not
-//! confirmed is sent again, in order and one by one until something is confirmed. A target that may have changed
-//! meanwhile, or that is to be reconciled anew, has its record loaded first.
+//! The worker starts deliveries in order and may have several in flight, so a target must carry them out in the order
+//! in which their futures are first polled. A delivery with scopes is alone in flight. As a rule, deliveries have no
+//! scopes, and one flush of scopes runs beside them. After a failure, the worker sends everything that is not confirmed
+//! again, in order, and one by one until something is confirmed. If the target may have changed, or is to be reconciled
+//! again, the worker loads its record first.
 //!
 //! Invariant: a delivery is confirmed by the target, or it is still in `unconfirmed`, or the worker has ended and
 //! nothing after it is confirmed either.
@@ -27,73 +28,74 @@ use crate::core::{Ticket, WINDOW_DELIVERIES};
 use crate::types::invalidation::Batch;
 use crate::types::record::Answer;
 
-/// Waits after a fault that passes by itself.
+/// Backoff after a fault that passes by itself.
 const BRIEF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(2));
 
-/// Waits after a fault that somebody has to fix.
+/// Backoff after a fault that somebody has to fix.
 const SLOW: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
-/// One delivery on its way in.
+/// A delivery on its way to the worker.
 #[derive(Debug)]
 pub struct Shipment {
-    /// Comes back with the confirmation.
+    /// Returned with the confirmation.
     pub ticket: Ticket,
     /// What to send.
     pub delivery: Delivery,
 }
 
-/// What a worker tells.
+/// What a worker reports.
 #[derive(Debug)]
 pub enum Report {
-    /// The target is reached, for the first time or again, and says this of itself. Nothing is sent before the answer,
-    /// which corrects the records of deliveries that are not confirmed. An answer that is dropped is asked for again.
+    /// The worker has reached the target, for the first time or again, and has loaded its record. It sends nothing
+    /// before the answer, which corrects the records of deliveries that are not confirmed. If the answer is dropped,
+    /// the worker loads the record again.
     RecordLoaded {
-        /// Which target.
+        /// The target's index.
         target: usize,
-        /// What it stores.
+        /// Its stored record.
         stored: StoredRecord,
         /// Where the answer goes.
         answer: oneshot::Sender<Answer>,
     },
     /// The target confirmed all of the delivery, its record included.
     Confirmed {
-        /// Which target.
+        /// The target's index.
         target: usize,
         /// The ticket it came with.
         ticket: Ticket,
-        /// Given back for reuse; its batch is as it was sent.
+        /// Returned for reuse, with its batch as it was sent.
         delivery: Delivery,
-        /// What it did.
+        /// What the target did.
         delivered: Delivered,
     },
     /// The target has flushed every scope of the batch.
     Flushed {
-        /// Which target.
+        /// The target's index.
         target: usize,
         /// The ticket it came with.
         ticket: Ticket,
-        /// As it was sent.
+        /// The batch as it was sent.
         batch: Batch,
-        /// What it did.
+        /// What the target did.
         delivered: Delivered,
     },
     /// An attempt failed; the next one follows by itself.
     Trouble {
-        /// Which target.
+        /// The target's index.
         target: usize,
         /// Why.
         fault: Fault,
         /// Failures in a row, this one included.
         attempts: u32,
     },
-    /// The target does its work: for the first time, or again after trouble.
+    /// The target works: for the first time, or again after trouble.
     Up {
-        /// Which target.
+        /// The target's index.
         target: usize,
     },
 }
 
-/// The way to a worker. Dropping it ends the worker; what is not confirmed by then stays unconfirmed.
+/// The handle of a worker. Dropping it ends the worker; what is not confirmed by then stays unconfirmed.
 #[derive(Debug)]
 pub struct WorkerHandle {
     inbox: mpsc::Sender<Shipment>,
@@ -103,8 +105,8 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Has the scopes of a batch flushed beside the deliveries. Returns the batch where another flush is not confirmed yet,
-    /// or the worker has ended.
+    /// Flushes the scopes of a batch beside the deliveries. Returns the batch if an earlier one still waits to be
+    /// started, or if the worker has ended.
     pub fn flush(&mut self, ticket: Ticket, batch: Batch) -> Result<(), Box<Batch>> {
         self.flushes.try_send((ticket, batch)).map_err(|refused| Box::new(refused.into_inner().1))
     }
@@ -114,22 +116,22 @@ impl WorkerHandle {
         self.unconfirmed.load(Ordering::Relaxed) < WINDOW_DELIVERIES
     }
 
-    /// Loads the target's record again before anything more is sent to it.
+    /// Makes the worker load the target's record again before it sends anything more.
     pub fn load_record(&self) {
         self.load.notify_one();
     }
 
-    /// Whether the worker has ended although its handle is here: a bug, after which nothing more is confirmed.
+    /// Whether the worker has ended while its handle still exists: a bug, after which nothing more is confirmed.
     pub fn has_ended(&self) -> bool {
         self.inbox.is_closed()
     }
 
-    /// Sends a delivery. Gives it back where there is no room, or where the worker has ended.
+    /// Sends a delivery. Returns it if there is no room, or if the worker has ended.
     pub fn send(&mut self, shipment: Shipment) -> Result<(), Box<Shipment>> {
         if !self.has_room() {
             return Err(Box::new(shipment));
         }
-        // Before the worker can see the shipment, let alone count it down.
+        // Counted before the worker can see the shipment, so that the worker cannot count it down first.
         self.unconfirmed.fetch_add(1, Ordering::Relaxed);
         self.inbox.try_send(shipment).map_err(|refused| {
             self.unconfirmed.fetch_sub(1, Ordering::Relaxed);
@@ -138,8 +140,8 @@ impl WorkerHandle {
     }
 }
 
-/// Starts the worker of target `index`. It loads the record at once and works until the handle or the reports' receiver is dropped.
-/// Needs a tokio runtime.
+/// Starts the worker of target `index`. It loads the record at once, and works until the handle or the reports'
+/// receiver is dropped. Needs a tokio runtime.
 pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report>) -> WorkerHandle {
     let (sender, inbox) = mpsc::channel(WINDOW_DELIVERIES);
     let (flush_sender, flushes) = mpsc::channel(1);
@@ -167,17 +169,17 @@ pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report
     WorkerHandle { inbox: sender, flushes: flush_sender, load, unconfirmed }
 }
 
-/// The handle or the reports' receiver is gone.
+/// The handle or the reports' receiver was dropped.
 struct Ended;
 
 type Step<T> = ControlFlow<Ended, T>;
 
-/// What the worker holds of the target.
+/// What the worker knows about the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     /// Nothing has been confirmed since the start or the last fault: one delivery at a time.
     Down,
-    /// The window is open.
+    /// Deliveries may fill the window.
     Up,
 }
 
@@ -192,9 +194,9 @@ struct Flush {
     ticket: Ticket,
     batch: Arc<Batch>,
     flight: Option<Pending<'static, Result<Delivered, Fault>>>,
-    /// Not to be tried again before.
+    /// The flush is not tried again before this time.
     wait_until: Instant,
-    /// Deliveries that are confirmed meanwhile say nothing of it.
+    /// Backoff of its own: a delivery that is confirmed meanwhile says nothing about the flush.
     brief: Backoff,
     slow: Backoff,
     attempts: u32,
@@ -209,10 +211,10 @@ struct Worker {
     flush: Option<Flush>,
     load: Arc<Notify>,
     count: Arc<AtomicUsize>,
-    /// Oldest first; at most [`WINDOW_DELIVERIES`], which the handle sees to.
+    /// Oldest first; at most [`WINDOW_DELIVERIES`], which the handle enforces.
     unconfirmed: VecDeque<Unconfirmed>,
     standing: Standing,
-    /// It was reported to be up, and nothing else since.
+    /// [`Report::Up`] was sent, and nothing has put it in doubt since.
     is_known_up: bool,
     load_due: bool,
     attempts: u32,
@@ -268,7 +270,7 @@ impl Worker {
         ControlFlow::Continue(())
     }
 
-    /// Begins what may be in flight and is not.
+    /// Starts the deliveries that may be in flight and are not.
     fn launch(&mut self) {
         let window = match self.standing {
             Standing::Up => WINDOW_DELIVERIES,
@@ -288,7 +290,7 @@ impl Worker {
         }
     }
 
-    /// Begins the flush, where there is one that may begin.
+    /// Starts the flush, if there is one that may start.
     fn launch_flush(&mut self) {
         if let Some(flush) =
             self.flush.as_mut().filter(|flush| flush.flight.is_none() && flush.wait_until <= Instant::now())
@@ -300,14 +302,14 @@ impl Worker {
 
     async fn confirm_flush(&mut self, delivered: Delivered) -> Step<()> {
         let Some(Flush { ticket, batch, flight, .. }) = self.flush.take() else { return ControlFlow::Continue(()) };
-        // Its share of the batch goes with it.
+        // The flight shares the batch, and `try_unwrap` needs the last reference.
         drop(flight);
         let batch = Arc::try_unwrap(batch).unwrap_or_default();
         self.report(Report::Flushed { target: self.index, ticket, batch, delivered }).await?;
         self.up().await
     }
 
-    /// Deliveries go on, unless the target may be another one.
+    /// Deliveries continue, unless the target may have changed.
     async fn fail_flush(&mut self, fault: Fault) -> Step<()> {
         if may_have_changed(fault.kind) {
             return self.fail(fault).await;
@@ -321,7 +323,7 @@ impl Worker {
         self.report(Report::Trouble { target: self.index, fault, attempts }).await
     }
 
-    /// Drops every flight, so that its record can be loaded.
+    /// Drops every flight, so that the target's record can be loaded.
     fn ground(&mut self) {
         for unconfirmed in &mut self.unconfirmed {
             unconfirmed.flight = None;
@@ -337,7 +339,7 @@ impl Worker {
         let Some(Unconfirmed { ticket, delivery, flight }) = self.unconfirmed.remove(index) else {
             return ControlFlow::Continue(());
         };
-        // Its share of the delivery goes with it.
+        // The flight shares the delivery, and `try_unwrap` needs the last reference.
         drop(flight);
         let delivery = Arc::try_unwrap(delivery).unwrap_or_else(|shared| {
             debug_assert!(false, "a landed flight still holds its delivery");
@@ -360,7 +362,7 @@ impl Worker {
         self.report(Report::Up { target: self.index }).await
     }
 
-    /// Drops every flight, tells, and waits.
+    /// Drops every flight, reports the fault, and waits.
     async fn fail(&mut self, fault: Fault) -> Step<()> {
         let load_due = self.load_due || may_have_changed(fault.kind);
         self.ground();
@@ -372,7 +374,7 @@ impl Worker {
         self.meanwhile(tokio::time::sleep(wait)).await
     }
 
-    /// Loads the target's record, and asks the pipeline what follows from it.
+    /// Loads the target's record, reports it, and applies the answer.
     async fn reload_record(&mut self) -> Step<()> {
         self.was_called();
         let target = Arc::clone(&self.target);
@@ -381,7 +383,7 @@ impl Worker {
             Err(fault) => return self.fail(fault).await,
         };
         if self.was_called() {
-            // What it said may be older than the call: once more.
+            // The record may have been read before the call, so it is loaded once more.
             return ControlFlow::Continue(());
         }
         let (answer, verdict) = oneshot::channel();
@@ -390,7 +392,7 @@ impl Worker {
             let wait = self.brief.next(fastrand::u32(..));
             return self.meanwhile(tokio::time::sleep(wait)).await;
         };
-        // What was sent before the answer may still wait to be taken in.
+        // Deliveries that were sent before the answer may still be in the inbox.
         while let Ok(shipment) = self.inbox.try_recv() {
             self.take(Some(shipment))?;
         }
@@ -398,11 +400,11 @@ impl Worker {
             answer.correct(&mut delivery.record);
         }
         self.load_due = false;
-        // Where something waits to be confirmed, its confirmation is the better sign.
+        // If something waits to be confirmed, its confirmation is the better sign that the target is up.
         if self.unconfirmed.is_empty() { self.up().await } else { ControlFlow::Continue(()) }
     }
 
-    /// Whether somebody has called for the record since the last time this was asked.
+    /// Whether the handle has asked for the record since the last check.
     fn was_called(&self) -> bool {
         let mut notified = pin!(self.load.notified());
         notified.as_mut().enable()
@@ -415,7 +417,8 @@ impl Worker {
         }
     }
 
-    /// Waits for `work` and takes shipments in, which is also how the end of the handle is noticed.
+    /// Waits for `work`, and takes shipments meanwhile, which is also how the worker notices that the handle was
+    /// dropped.
     async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Step<T> {
         let mut work = pin!(work);
         loop {
@@ -429,7 +432,7 @@ impl Worker {
     }
 }
 
-/// Whether the target may be another one after this fault, or have gone back in time.
+/// Whether, after this fault, the target may be another one or may have gone back in time.
 pub fn may_have_changed(kind: FaultKind) -> bool {
     match kind {
         FaultKind::Connection | FaultKind::Timeout | FaultKind::ReadOnly | FaultKind::NotReady | FaultKind::Changed => {
@@ -439,7 +442,7 @@ pub fn may_have_changed(kind: FaultKind) -> bool {
     }
 }
 
-/// Waits for the flush; `None` where it is time to try it again.
+/// Waits for the flush; `None` when it is time to try it again.
 async fn flushed(flush: &mut Option<Flush>) -> Option<Result<Delivered, Fault>> {
     match flush {
         None => std::future::pending().await,

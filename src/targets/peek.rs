@@ -1,17 +1,18 @@
-//! What a cache holds now of what a batch names. People ask, before a fix; the daemon never does.
+//! Asks a cache what it holds of the keys and scopes of a batch. People ask before they fix something; the daemon never
+//! asks.
 
 use std::time::Duration;
 
 use super::{Fault, Pending};
 use crate::types::invalidation::Batch;
 
-/// A cache that can be asked, and is not changed by it.
+/// A cache that can be asked without being changed.
 pub trait Peek: Send + Sync {
-    /// Looks for every key of the batch, and counts the keys of each scope for at most `patience`.
+    /// Looks up every key of the batch, and counts the keys of its scopes for at most `patience` in all.
     fn peek<'a>(&'a self, batch: &'a Batch, patience: Duration) -> Pending<'a, Result<Peeked, Fault>>;
 }
 
-/// What was there.
+/// What the cache holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peeked {
     /// The keys, in the order of [`Batch::items`].
@@ -20,34 +21,34 @@ pub struct Peeked {
     pub scopes: Vec<ScopeSeen>,
 }
 
-/// One key.
+/// What the cache holds of one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeySeen {
     /// What the invalidation would invalidate: the key, or with `bump` its version pointer.
     pub held: Held,
     /// The number in the version pointer, with `bump`.
     pub version: Option<String>,
-    /// Its lease, where readers hold leases.
+    /// The key's lease, if readers of this target use leases.
     pub lease: Held,
 }
 
-/// Whether something is there.
+/// Whether the cache holds a key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Held {
-    /// It cannot be told: an invalidation that is published, to caches inside of processes.
+    /// Unknown: a published invalidation goes to caches inside other processes.
     #[default]
     Untold,
-    /// It is not there.
+    /// The cache does not hold it.
     Absent,
-    /// It is there, for so long if nothing else happens; `None` means for ever.
+    /// The cache holds it, for this long if nothing else happens; `None` means that it does not expire.
     Here(Option<Duration>),
 }
 
-/// How many keys a flush would find.
+/// The number of keys that a flush would find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScopeSeen {
-    /// Keys that were counted; `None` where there is nothing to count (`publish`).
+    /// Keys that were counted; `None` if there is nothing to count (`publish`).
     pub keys: Option<u64>,
-    /// Whether all of the cache was looked through; without, there may be more.
+    /// Whether the count covers the whole cache. If not, there may be more keys.
     pub whole: bool,
 }

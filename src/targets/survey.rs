@@ -1,4 +1,4 @@
-//! Whether each target's record is this source's alone.
+//! Decides whether a target's record belongs to this source alone.
 
 use std::time::{Duration, Instant};
 
@@ -6,19 +6,21 @@ use super::Target;
 use crate::core::continuity::{Shared, Stranger, Writer};
 use crate::types::finding::{Code, Finding};
 
-/// How often a record of another database is looked at, to see whether it moves.
+/// How often a record of another database is read, to see whether it changes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long one target may take to answer.
+/// How long a target may take to answer one read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether somebody else writes the record of a target, which has that name and keeps its record at that key. `ours` is the
-/// database's system identifier, and the slot by which it is followed.
+/// Returns a finding if the record of a target belongs to another database, or if another coherd writes it. The first
+/// pair is the target's name and the key of its record. `ours` is the database's system identifier, and the slot
+/// through which coherd follows it.
 pub async fn shared(target: &dyn Target, (name, record): (&str, &str), ours: (u64, &str)) -> Option<Finding> {
     let theirs = watched(target, ours.0, ours.1).await?;
     finding(name, record, ours, theirs)
 }
 
-/// Who else's it is, and whether that one still writes it.
+/// The other writer of the record, and whether it still writes. `None` if there is no other writer, or if the target
+/// does not answer.
 async fn watched(target: &dyn Target, system_id: u64, slot: &str) -> Option<(Writer, bool)> {
     let (mut stranger, mut other) = (Stranger::default(), None);
     loop {
@@ -44,7 +46,7 @@ fn finding(name: &str, record: &str, ours: (u64, &str), (theirs, moves): (Writer
         );
         return Some(Finding::error(Code::RECORD_FOREIGN, subject, message));
     }
-    // The slot may have been renamed, in the same database.
+    // In the same database, the slot may only have been renamed.
     let id = theirs.system_id;
     (id != our_id).then(|| {
         let message = format!(

@@ -1,4 +1,4 @@
-//! What every kind of target has to do, whatever it is.
+//! What every kind of target must do.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use coherd::types::pattern::Extent;
 use super::{Asked, config, delivery, flush, open, open_url, record};
 use crate::support::Redis;
 
-/// What the test sees of the cache behind a target, past the target.
+/// The cache behind a target, which the test reads and writes directly.
 pub trait Cache {
     fn put(&mut self, key: &str);
     fn has(&mut self, key: &str) -> bool;
@@ -26,7 +26,7 @@ impl Cache for Asked {
     }
 }
 
-/// Runs a fresh, empty target through everything that is asked of all of them.
+/// Checks that a fresh, empty target does everything that every target must do.
 pub async fn conforms(target: Arc<dyn Target>, cache: &mut dyn Cache) {
     let fresh = target.load_record().await.expect("loads");
     assert_eq!((fresh.record, fresh.empty), (None, true), "a fresh target remembers nothing");
@@ -86,7 +86,7 @@ async fn flushes(target: &dyn Target, cache: &mut dyn Cache, exactness: Exactnes
     }
 }
 
-/// Every kind in the registry, with what it says that it can do.
+/// Tests every kind in the registry, and the capabilities that it declares.
 #[tokio::test]
 async fn every_kind_conforms() {
     for kind in KINDS {

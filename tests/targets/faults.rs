@@ -1,5 +1,5 @@
-//! Each way in which Redis can refuse: the kind it is, that nothing is confirmed meanwhile, and that all is confirmed
-//! once it is fixed.
+//! Each way in which Redis can refuse: the kind of fault, that nothing is confirmed meanwhile, and that everything is
+//! confirmed after the repair.
 
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ async fn working(url: &str) -> Driver {
     driver
 }
 
-/// Sends three deliveries into a broken target, sees the fault and no confirmation, fixes it and sees all confirmed.
+/// Sends three deliveries to a broken target, expects the fault and no confirmation, repairs the target and expects all
+/// confirmations.
 async fn holds_until_repaired(driver: &mut Driver, kind: FaultKind, repair: impl FnOnce()) {
     for applied in [200, 300, 400] {
         driver.send(delivery(applied, &[(Action::Delete, &format!("user:{applied}")), (Action::Bump, "p")]));
@@ -111,7 +112,7 @@ async fn a_replica_is_waited_for_until_it_is_the_primary() {
     });
     holds_until_repaired(&mut driver, FaultKind::ReadOnly, || asked.run(&["REPLICAOF", "NO", "ONE"])).await;
     proof(&server);
-    // The replica took over the other server's (empty) data: its record is gone, and the pipeline hears of it.
+    // The replica took over the other server's empty data: its record is gone, and the worker reports that.
     assert_eq!(driver.stored_records.last().expect("asked again").record, None);
 }
 
@@ -164,7 +165,7 @@ async fn a_missing_permission_is_named_and_tried_again() {
         let _: () = asked.run(&["ACL", "SETUSER", "coherd", "on", ">mellon", "~*", "&*", "+@all"]);
         let url = server.url().replace("redis://", "redis://coherd:mellon@");
         let mut driver = working(&url).await;
-        // Scripts that are known are called by name, which `eval` does not cover.
+        // coherd calls a known script by its name with `EVALSHA`, which the rule for `eval` does not cover.
         let also = if missing == "eval" { "-evalsha" } else { "-flushall" };
         let _: () = asked.run(&["ACL", "SETUSER", "coherd", &format!("-{missing}"), also]);
         let repair = || asked.run(&["ACL", "SETUSER", "coherd", "+@all"]);

@@ -1,4 +1,4 @@
-//! Flushes: exactly the scope, at the pace.
+//! Flushes cover exactly their scopes, and keep to the pace.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -99,7 +99,7 @@ async fn a_bump_scope_moves_the_pointers_there_are_and_deletes_nothing() {
     assert_eq!(asked.run::<u64>(&["EXISTS", "p:1", "p:2", "p:3", "q:1"]), 4);
 }
 
-/// Scopes as many rules have them: text before a star, one also behind it.
+/// Two scopes for each of twenty rules: both have text before a star, and one also has text after it.
 fn scopes_of_twenty_rules() -> Vec<(Action, String)> {
     let of = |rule: usize| {
         let action = if rule % 4 == 3 { Action::Bump } else { Action::Delete };
@@ -131,7 +131,7 @@ async fn all_scopes_share_one_pass_over_the_keys_and_their_leases_another() {
     let delivered = target.deliver(&flush_of(1, &scopes_of_twenty_rules())).await.unwrap();
     let calls = asked.calls("scan");
     assert!(calls <= 2 * (before / 1000 + 2), "{calls} calls of SCAN for {before} keys");
-    // Of 15 rules two keys a row and the pointer go; of 5, one pointer a row moves.
+    // 15 rules delete two keys and the pointer of each row; 5 rules move one pointer of each row.
     assert_eq!(delivered.hit, 15 * 5 * 3 + 5 * 5);
     let left = left(&mut asked);
     assert_eq!(left.iter().filter(|key| key.starts_with("foreign:")).count(), 20_000);

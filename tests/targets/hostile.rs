@@ -1,4 +1,4 @@
-//! A server that sends more than any reply can be: refused, with what came, before it is held in memory.
+//! A server sends more than any reply can be. coherd refuses it before it is held in memory, and names what came.
 
 use coherd::targets::FaultKind;
 

@@ -1,4 +1,4 @@
-//! Strikes and flushes of a target whose readers hold leases.
+//! Invalidations and flushes of a target whose readers use leases.
 
 use std::num::NonZeroU32;
 
@@ -109,7 +109,7 @@ async fn no_key_of_any_scope_goes_before_the_last_lease_is_gone() {
     let keys = [plain.as_slice(), &tagged].concat();
     set_all(&mut asked, &leases);
     set_all(&mut asked, &keys);
-    // One key a command, and a tenth of a second between two.
+    // One key per command, and a tenth of a second between two commands.
     let mut config = with_leases(&server);
     config.flush_keys_per_second = NonZeroU32::new(10).unwrap();
     let target = open(&config);
@@ -123,7 +123,7 @@ async fn no_key_of_any_scope_goes_before_the_last_lease_is_gone() {
         };
         let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
         until("all keys are gone", || {
-            // Keys first: what goes between the two questions cannot make the order look wrong.
+            // Keys first, so that what is deleted between the two questions cannot make the order look wrong.
             let (left, standing) = (there(&mut asked, &keys), there(&mut asked, &leases));
             assert!(left == 5 || standing == 0, "{left} keys are left, and {standing} leases stand");
             (left == 0).then_some(())

@@ -1,4 +1,4 @@
-//! Targets against real servers.
+//! Tests of targets against real servers.
 
 mod conformance;
 mod faults;
@@ -33,7 +33,7 @@ pub fn open_url(url: &str) -> Arc<dyn Target> {
     open(&config(url))
 }
 
-/// Delivers as a worker does that has just connected: the record is read before it is written over.
+/// Delivers as a newly connected worker does: it reads the record before it writes over it.
 pub async fn deliver(target: &dyn Target, delivery: &Delivery) -> Result<Delivered, Fault> {
     target.load_record().await?;
     target.deliver(delivery).await
@@ -68,7 +68,7 @@ pub fn flush(applied: u64, scopes: &[(Action, &str)]) -> Delivery {
     Delivery { batch, record: record(applied) }
 }
 
-/// A blocking connection with short words for what the tests ask.
+/// A blocking connection with short methods for what the tests ask.
 pub struct Asked(pub ::redis::Connection);
 
 impl Asked {
@@ -108,7 +108,7 @@ impl Asked {
         self.run(&["HGET", "coherd:app", name])
     }
 
-    /// How often a command ran, by `INFO commandstats`.
+    /// How often a command ran, according to `INFO commandstats`.
     pub fn calls(&mut self, command: &str) -> u64 {
         let stats: String = self.run(&["INFO", "commandstats"]);
         let line =

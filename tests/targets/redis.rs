@@ -1,4 +1,4 @@
-//! What Redis is sent, and what it holds afterwards.
+//! What coherd sends to Redis, and what Redis holds afterwards.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -95,16 +95,16 @@ async fn a_bumped_pointer_always_moves_expires_and_is_never_an_old_one() {
     assert!(asked.has("p:1"), "the key itself stays");
     let ttl: u64 = asked.run(&["PTTL", "p:1:version"]);
     assert!((60_000..=90_000).contains(&ttl), "{ttl}");
-    // The very same delivery again, as after a lost reply.
+    // The same delivery again, as after a lost reply.
     target.deliver(&bump).await.unwrap();
     let second = asked.pointer("p:1").unwrap();
     assert!(second > first);
-    // Ahead of the clock: by one.
+    // A pointer that is ahead of the clock moves by one.
     let ahead = second + 3_600_000_000;
     let _: () = asked.run(&["SET", "p:1:version", &ahead.to_string()]);
     target.deliver(&bump).await.unwrap();
     assert_eq!(asked.pointer("p:1"), Some(ahead + 1));
-    // Evicted.
+    // An evicted pointer comes back as a later one.
     let old = asked.pointer("p:2").unwrap();
     let _: () = asked.run(&["DEL", "p:2:version"]);
     target.deliver(&bump).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_thousand_pointers_are_few_calls_and_the_script_is_sent_whole_once() {
     for _ in 0..3 {
         assert_eq!(target.deliver(&bump).await.unwrap().hit, 1000);
     }
-    // Of three deliveries, each with two bumps and the record, the first one.
+    // Each of three deliveries has two bump calls and the record's; only the first sends the scripts whole.
     assert_eq!((asked.calls("eval"), asked.calls("evalsha")), (3, 6));
 }
 

@@ -22,7 +22,7 @@ impl Certificates {
     fn make() -> Certificates {
         let dir = tempfile::tempdir().expect("temp dir");
         let mut params = CertificateParams::new(Vec::new()).expect("params");
-        // OpenSSL takes a certificate that is named like its issuer for a self-signed one.
+        // OpenSSL treats a certificate that has its issuer's name as self-signed.
         params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("key");
@@ -43,7 +43,7 @@ impl Certificates {
         self.dir.path().join(name)
     }
 
-    /// A certificate that signs itself, made out to `names`, and to nobody where there is none.
+    /// Makes a self-signed certificate for `names`, which may be empty.
     fn sign_itself(&self, file: &str, names: &[&str], edit: impl FnOnce(&mut CertificateParams)) {
         let key = KeyPair::generate().expect("key");
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
@@ -121,7 +121,7 @@ async fn a_certificate_of_another_name_or_authority_is_refused() {
 #[tokio::test]
 async fn a_certificate_that_signs_itself_can_be_its_own_authority() {
     let certificates = Certificates::make();
-    // As a leaf, as `openssl req -x509` makes it (an authority that names nobody), and as one that names a host.
+    // A leaf, an authority without a host name (as `openssl req -x509` makes it), and an authority with a host name.
     let of_an_authority = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     certificates.sign_itself("leaf", &["localhost"], |_| {});
     certificates.sign_itself("nameless", &[], of_an_authority);
@@ -137,7 +137,7 @@ async fn a_certificate_that_signs_itself_can_be_its_own_authority() {
             let delivered = deliver(&*open(&config), &delivery(1, &[(Action::Delete, "k")])).await;
             assert!(delivered.is_ok(), "{name} at {host}: {delivered:?}");
         }
-        // Another one of the same names, and one from the system, are not it.
+        // Another self-signed certificate, even one with the same name, is not accepted as its authority.
         let mut config = certificates.config("localhost", port);
         config.tls.ca_file = Some(certificates.path("other.pem"));
         let fault = open(&config).load_record().await.unwrap_err();
@@ -208,7 +208,7 @@ async fn renewed_certificates_are_read_at_the_next_connect() {
         std::fs::copy(renewed.path(name), certificates.path(name)).unwrap();
     }
     server.restart();
-    // The first one finds out that the connection is gone.
+    // The first delivery finds that the connection is gone.
     let _ = target.deliver(&delivery(2, &[(Action::Delete, "k")])).await;
     deliver(&*target, &delivery(3, &[(Action::Delete, "k")])).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! A worker driven by hand: what the pipeline will do, with nothing left out.
+//! A worker that the test drives as the pipeline does, with nothing left out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::{Asked, delivery, open_url};
 use crate::support::Redis;
 
-/// Answers every stored with "nothing to flush" and notes it.
+/// Keeps every loaded record, and answers that nothing is to be corrected.
 pub struct Driver {
     pub handle: Option<WorkerHandle>,
     pub reports: mpsc::Receiver<Report>,
@@ -47,7 +47,7 @@ impl Driver {
         self.handle.as_ref().is_some_and(WorkerHandle::has_room)
     }
 
-    /// Takes reports in until `done`.
+    /// Takes reports until `done`.
     pub async fn until(&mut self, what: &str, done: impl Fn(&Driver) -> bool) {
         let deadline = Instant::now() + Duration::from_mins(1);
         while !done(self) {
@@ -94,14 +94,14 @@ async fn a_server_killed_again_and_again_under_load_loses_no_delivery() {
         driver.until("there is room", Driver::has_room).await;
         driver.send(delivery(n, &[(Action::Delete, &format!("user:{n}")), (Action::Bump, "p")]));
         if n % 100 == 50 {
-            // Some are in flight as it dies.
+            // Some deliveries are in flight when it dies.
             server.restart();
         }
     }
     driver.until("all are confirmed", |driver| driver.confirmed.len() == 400).await;
     assert!(driver.confirmed.windows(2).all(|pair| pair[0] < pair[1]), "in order, each once");
     assert_eq!(Asked::of(&server).field("applied").as_deref(), Some("400"));
-    // Each loss was noticed, and the target asked what it remembers before anything was sent to it again.
+    // The worker noticed each loss, and loaded the record before it sent anything again.
     assert!(driver.stored_records.len() > 1, "{:?}", driver.stored_records.len());
     let fresh = driver.stored_records.iter().filter(|stored| stored.record.is_none()).count();
     assert!(fresh > 1, "an emptied server is seen as such: {fresh}");

@@ -1,5 +1,5 @@
-//! What stands at a key of ours and is not ours: of another type, or no value that we write. It is replaced, told of, and
-//! in nobody's way.
+//! A key of coherd's holds something else: another type, or a value that coherd never writes. coherd replaces and
+//! reports it, and it blocks nothing.
 
 use coherd::targets::FaultKind;
 use coherd::targets::config::TargetConfig;
@@ -9,7 +9,7 @@ use super::{Asked, config, deliver, delivery, flush, open, open_url};
 use crate::protocol::{Form, Reader, lease_of};
 use crate::support::Redis;
 
-/// What no version pointer holds. The last ones overflow 53, 63 and 64 bits.
+/// Values that no version pointer holds. The last ones overflow 53, 63 and 64 bits.
 const NO_NUMBERS: &[&str] = &[
     "abc",
     "0x10",
@@ -26,7 +26,7 @@ const NO_NUMBERS: &[&str] = &[
     "99999999999999999999",
 ];
 
-/// Commands that put another type to a key.
+/// Commands that store another type at the key.
 const OTHER_TYPES: &[&[&str]] = &[
     &["RPUSH", "b:version", "1"],
     &["HSET", "b:version", "a", "1"],
@@ -99,7 +99,7 @@ async fn a_lease_and_a_key_of_another_type_go_like_any() {
     }
 }
 
-/// Records that are none, each as commands.
+/// Values that are no record, each as the commands that store it.
 const NO_RECORDS: &[&[&[&str]]] = &[
     &[&["SET", "coherd:app", "not a hash"]],
     &[&["RPUSH", "coherd:app", "1"]],

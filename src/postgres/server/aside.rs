@@ -6,9 +6,6 @@ use super::{COMMITTED, MAJOR_MIN_ON_STANDBY, Postgres, PostgresStream, SourceErr
 use crate::postgres::client::inbox::Holding;
 use crate::types::lsn::Lsn;
 
-/// The oldest version that sends transactions in progress, with the messages that were written in them.
-const MAJOR_MIN_IN_PROGRESS: u32 = 14;
-
 /// What a stream sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
@@ -45,14 +42,10 @@ impl Postgres {
         let mut session = self.session().await?;
         let admitted = self.admit(&mut session).await?;
         let standby = admitted.standby;
-        let oldest = match (reading, standby) {
-            (Reading::InProgress, _) => MAJOR_MIN_IN_PROGRESS,
-            (Reading::Committed, true) => MAJOR_MIN_ON_STANDBY,
-            (Reading::Committed, false) => 0,
-        };
-        if session.major < oldest {
+        if standby && session.major < MAJOR_MIN_ON_STANDBY {
             let major = session.major;
-            return Err(SourceError::refused(format!("this needs Postgres {oldest} or later, and it is {major}")));
+            let text = format!("this needs Postgres {MAJOR_MIN_ON_STANDBY} or later on a standby, and it is {major}");
+            return Err(SourceError::refused(text));
         }
         if reading == Reading::InProgress {
             let sql = format!("SET logical_decoding_work_mem = '{}kB'", IN_PROGRESS_BYTES >> 10);

@@ -18,7 +18,7 @@ use crate::types::pattern::Extent;
 #[derive(Clone, Copy)]
 enum Act {
     Accept,
-    /// Refuses it untouched.
+    /// Rejects it and changes nothing.
     Reject(FaultKind),
     /// Carries it out and loses the reply.
     FailAfterWrite(FaultKind),
@@ -120,7 +120,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// A worker whose first record is still to be answered.
+    /// A worker that waits for the answer to its first record.
     fn new(target: &Arc<Scripted>) -> Bench {
         let (sender, reports) = mpsc::channel(8);
         let handle = spawn(0, Arc::clone(target) as Arc<dyn Target>, sender);
@@ -158,7 +158,7 @@ impl Bench {
         within.await.expect("a report in time").expect("the worker lives")
     }
 
-    /// The next report that is no trouble; and how many troubles came before.
+    /// The next report that is not a trouble, and the number of troubles before it.
     async fn past_troubles(&mut self) -> (Report, usize) {
         let mut troubles = 0;
         loop {
@@ -327,7 +327,7 @@ async fn after_a_failure_one_is_in_flight_until_it_is_confirmed() {
     bench.send(1, &[]);
     bench.send(2, &[]);
     assert!(matches!(bench.next().await, Report::Trouble { .. }));
-    // Longer than the first wait, shorter than the reply takes.
+    // Longer than the first backoff, and shorter than the reply takes.
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(*target.in_flight.lock().unwrap(), [1]);
     assert_eq!((bench.confirmed().await, bench.confirmed().await), (1, 2));

@@ -1,9 +1,10 @@
-//! What a server may send: everything is measured before it is parsed, so that a hostile or broken one costs a bounded
-//! amount of memory and not what it announces. Only the frames of RESP2 are looked at (Redis manual, "Redis serialization
-//! protocol specification"), because coherd asks for no other protocol.
+//! Limits what a server may send. Everything is measured before it is parsed, so that a hostile or broken server costs
+//! a bounded amount of memory and not what it announces. Only RESP2 frames are accepted (Redis manual, "Redis
+//! serialization protocol specification"), because coherd asks for no other protocol.
 //!
-//! The limits hold for a reply, and for all that comes between two writes of ours: the replies to one pipeline are in
-//! memory together. The largest replies that coherd asks for are those to SCAN, about a thousand keys each, and INFO.
+//! The limits apply to a reply, and to everything that arrives between two writes of coherd's: the replies to one
+//! pipeline are in memory together. The largest replies that coherd asks for are those to SCAN, about a thousand keys
+//! each, and INFO.
 
 use std::fmt;
 use std::io;
@@ -13,33 +14,33 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes of one reply, and of what comes between two writes.
+/// Bytes of one reply, and of everything that arrives between two writes.
 const BYTES_MAX: u64 = 8 << 20;
 
-/// Elements of arrays, as announced, and replies: each costs memory of its own.
+/// Elements that arrays announce, and replies: each takes memory of its own.
 const ELEMENTS_MAX: u64 = 1 << 16;
 
 /// Bytes of a simple string or an error.
 const LINE_BYTES_MAX: u64 = 64 << 10;
 
-/// Bytes of the number that a length or an integer is: a sign and twenty digits.
+/// Bytes of an integer or a length, its carriage return included: a sign and 19 digits, or 20 digits.
 const NUMBER_BYTES_MAX: usize = 21;
 
-/// Arrays within arrays.
+/// Nesting depth of arrays.
 const DEPTH_MAX: usize = 8;
 
-/// What a server sent that no reply to coherd can be.
+/// Why what a server sent cannot be a reply to coherd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Excess {
-    /// A reply of so many bytes was announced, or has come.
+    /// A reply of this many bytes was announced, or arrived.
     Bytes(u64),
-    /// Arrays of so many elements were announced, or so many replies have come.
+    /// Arrays of this many elements were announced, or this many replies arrived.
     Elements(u64),
-    /// A line without an end.
+    /// A line that is too long.
     Line,
-    /// Arrays within arrays within arrays.
+    /// Arrays that are nested too deep.
     Depth,
-    /// A byte that begins no reply, or a length that is none.
+    /// A byte that begins no reply, or a length or integer that is not a number.
     NoReply,
 }
 
@@ -57,16 +58,16 @@ impl fmt::Display for Excess {
 
 impl std::error::Error for Excess {}
 
-/// Where in a reply the next byte stands.
+/// The position of the next byte in a reply.
 #[derive(Debug, Clone, Copy)]
 enum At {
-    /// Before the type of a reply, or of an element.
+    /// At the type of a reply, or of an element.
     Type,
     /// In the text of a simple string or an error.
     Text { bytes: u64 },
     /// In an integer, or in the length of what follows.
     Number { of: u8, bytes: usize, value: u64, negative: bool },
-    /// In a bulk string; so many bytes are left, its line break included.
+    /// In a bulk string; this many bytes are left, its line break included.
     Bulk { left: u64 },
 }
 
@@ -74,7 +75,7 @@ enum At {
 #[derive(Debug)]
 pub(super) struct Gauge {
     at: At,
-    /// Elements that are still to come, of each array that is open.
+    /// The elements that are still to come, for each open array.
     open: Vec<u64>,
     reply_bytes: u64,
     bytes: u64,
@@ -86,13 +87,13 @@ impl Gauge {
         Gauge { at: At::Type, open: Vec::with_capacity(DEPTH_MAX), reply_bytes: 0, bytes: 0, elements: 0 }
     }
 
-    /// Something was sent, to which replies may come.
+    /// Notes that coherd has sent something, to which replies may come.
     pub(super) fn sent(&mut self) {
         self.bytes = 0;
         self.elements = 0;
     }
 
-    /// Takes what was read.
+    /// Measures the bytes that were read.
     pub(super) fn read(&mut self, mut fresh: &[u8]) -> Result<(), Excess> {
         while let Some((&byte, after)) = fresh.split_first() {
             if let At::Bulk { left } = self.at {
@@ -139,10 +140,10 @@ impl Gauge {
         Ok(())
     }
 
-    /// A number has ended.
+    /// Handles the end of a number.
     fn number(&mut self, of: u8, value: u64, negative: bool) -> Result<(), Excess> {
         match of {
-            // -1 is the null of either kind.
+            // -1 is the null bulk string, and the null array.
             b'$' if !negative => {
                 if value > BYTES_MAX {
                     return Err(Excess::Bytes(value));
@@ -162,7 +163,7 @@ impl Gauge {
         Ok(())
     }
 
-    /// A value has ended, and with it perhaps the arrays that it is the last element of.
+    /// Handles the end of a value, and of the arrays whose last element it is.
     fn end_of_value(&mut self) {
         self.at = At::Type;
         while let Some(left) = self.open.last_mut() {
@@ -191,10 +192,10 @@ impl Gauge {
     }
 }
 
-/// Why a stream was ended, once it was: the crate tells it only to those who wait for a reply at that moment.
+/// Why a stream was ended. The crate reports it only to callers that wait for a reply at that moment.
 pub(super) type Ended = Arc<OnceLock<Excess>>;
 
-/// A stream that ends where more comes than a reply can be.
+/// A stream that fails when more arrives than a reply can be.
 pub(super) struct Bounded<S> {
     stream: S,
     gauge: Gauge,
@@ -246,7 +247,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
 mod tests {
     use super::*;
 
-    /// What the gauge says, whatever the pieces in which the bytes come.
+    /// What the gauge says, which must be the same however the bytes are split.
     fn measured(bytes: &[u8]) -> Result<(), Excess> {
         let of = |size: usize| {
             let mut gauge = Gauge::new();

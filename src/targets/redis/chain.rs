@@ -1,51 +1,51 @@
-//! What the stored record must say before it is written over.
+//! Decides what the stored record must say before a delivery writes over it.
 //!
-//! Each record names its *writer*, a random value that is drawn anew whenever the record is read, and a sequence that grows
-//! with each delivery. A delivery's script writes only over the record of the delivery before it, or, for the first one,
-//! over the record exactly as it was read. Whatever else it finds was put there behind the connection: FLUSHALL, SWAPDB, a
-//! restore, a proxy that failed over, another coherd. It then changes nothing, so that the proof stays, and the target is
-//! reconciled.
+//! Each record names its *writer*, a random value that coherd draws again whenever it reads the record, and a sequence
+//! that grows with each delivery. A delivery's script writes only over the record of the delivery before it; the first
+//! one, only over the record exactly as coherd read it. Any other record was put there without this connection: by
+//! FLUSHALL, SWAPDB, a restore, a proxy that failed over, another coherd. The script then changes nothing, so that the
+//! evidence stays, and coherd reconciles the target.
 
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// No sequence at all.
+/// Accepts no sequence.
 #[expect(clippy::reversed_empty_ranges, reason = "it is meant to be empty")]
 const NONE: RangeInclusive<u64> = 1..=0;
 
-/// What a record was when it was read.
+/// What identified a record when it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Read {
-    /// Its field `writer`; empty where there is none.
+    /// Its field `writer`; empty if it has none.
     pub(super) writer: Vec<u8>,
-    /// Its field `sequence`; empty where there is none.
+    /// Its field `sequence`; empty if it has none.
     pub(super) sequence: Vec<u8>,
 }
 
 impl Read {
-    /// A key of another type stood in its place.
+    /// The record's key held another type.
     pub(super) fn of_another_type() -> Read {
         Read { writer: b"WRONGTYPE".to_vec(), sequence: Vec::new() }
     }
 
-    /// No record is written over.
+    /// Matches no record.
     fn nothing() -> Read {
         Read { writer: b"NOTHING".to_vec(), sequence: Vec::new() }
     }
 }
 
-/// What one delivery may write over.
+/// The records that one delivery may write over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Expected {
-    /// The present writer.
+    /// The current writer.
     pub(super) writer: String,
-    /// Its sequences that are accepted.
+    /// The sequences of this writer that are accepted.
     pub(super) sequences: RangeInclusive<u64>,
-    /// The record as it was read, as long as none was written since.
+    /// The record as it was read, or `Read::nothing()` if that one is not accepted.
     pub(super) read: Read,
 }
 
-/// The records that were written since the last one was read.
+/// The records written since the record was last read.
 #[derive(Debug, Default)]
 pub(super) struct Chain(Mutex<Written>);
 
@@ -55,19 +55,20 @@ struct Written {
     read: Read,
     /// The sequence of the last delivery that was confirmed, if any.
     confirmed: Option<u64>,
-    /// That of the last one that was sent, if any.
+    /// The sequence of the last delivery that was sent, if any.
     sent: Option<u64>,
 }
 
 impl Chain {
-    /// The record was read.
+    /// Starts again from the record that was just read.
     pub(super) fn begin(&self, read: Read) {
         let writer = format!("{:016x}", fastrand::u64(..));
         *self.lock() = Written { writer, read, confirmed: None, sent: None };
     }
 
-    /// What the delivery with this sequence may write over. Deliveries are asked for in the order in which they are sent;
-    /// one that is sent again may follow any of those that were sent with it, because all of them are.
+    /// Returns what the delivery with this sequence may write over. Must be called in the order in which deliveries are
+    /// sent. A delivery that is sent again may follow any of those that were sent with it, because all of them are sent
+    /// again.
     pub(super) fn next(&self, sequence: u64) -> Expected {
         let mut written = self.lock();
         let Written { writer, read, confirmed, sent } = &mut *written;
@@ -82,7 +83,7 @@ impl Chain {
         Expected { writer: writer.clone(), sequences, read }
     }
 
-    /// A delivery was confirmed.
+    /// Notes that a delivery was confirmed.
     pub(super) fn confirmed(&self, sequence: u64) {
         let mut written = self.lock();
         written.confirmed = Some(written.confirmed.map_or(sequence, |confirmed| confirmed.max(sequence)));

@@ -1,4 +1,4 @@
-//! One connection at a time, dialled when it is needed and dropped on the first sign of trouble.
+//! Holds one connection at a time: dials it when it is needed and drops it on the first sign of trouble.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,19 +20,19 @@ use super::script::Script;
 use crate::targets::config::{TargetConfig, TlsFiles};
 use crate::targets::{Fault, FaultKind, OpenError};
 
-/// Where the server is and how to get there.
+/// Where the server is, and the connection to it.
 pub(super) struct Line {
     /// `Redis at host:6379`: how every fault begins.
     pub(super) place: String,
     pub(super) address: ConnectionAddr,
-    /// The user of the URL, and the database.
+    /// The URL's user, or `default`.
     pub(super) user: String,
     pub(super) database: i64,
     greeting: Salvo,
     tls: TlsFiles,
     connect_timeout: Duration,
     reply_timeout: Duration,
-    /// What it was made of, where the URL stands in a file that may change.
+    /// The configuration, if the URL is in a file that may change.
     from_file: Option<Box<TargetConfig>>,
     held: Mutex<Held>,
 }
@@ -47,16 +47,17 @@ struct Held {
 #[derive(Clone)]
 pub(super) struct Connected {
     pub(super) connection: MultiplexedConnection,
-    /// Which of the line's connections it is.
+    /// Its number among the line's connections.
     number: u64,
     known: Arc<KnownScripts>,
-    /// Why it was ended, where the server sent too much.
+    /// Why coherd ended it, if the server sent too much.
     pub(super) ended: Ended,
-    /// Dropped with the last of those that use the connection.
+    /// Dropped with the last user of the connection.
     _driver: Arc<Driver>,
 }
 
-/// The task that moves the bytes. A connection that is given up must not wait for a server that has stalled.
+/// The task that reads and writes the socket. It ends with the connection, which must not wait for a server that has
+/// stalled.
 struct Driver(AbortHandle);
 
 impl Drop for Driver {
@@ -73,19 +74,19 @@ struct KnownScripts {
 }
 
 impl Connected {
-    /// Whether the scripts have to be sent whole: the bump's, and the record's.
+    /// Whether the server knows the bump script, and whether it knows the record's.
     pub(super) fn scripts(&self) -> (Script, Script) {
         let of = |known: &AtomicBool| if known.load(Ordering::Relaxed) { Script::Known } else { Script::Unknown };
         (of(&self.known.bump), of(&self.known.record))
     }
 
-    /// A call of the record's script was confirmed, and perhaps one of the bump's.
+    /// Notes that a call of the record's script was confirmed and, if `bumped`, one of the bump script.
     pub(super) fn confirmed(&self, bumped: bool) {
         self.known.record.store(true, Ordering::Relaxed);
         self.known.bump.fetch_or(bumped, Ordering::Relaxed);
     }
 
-    /// The server has forgotten them.
+    /// Notes that the server has forgotten the scripts.
     pub(super) fn forgot_scripts(&self) {
         self.known.record.store(false, Ordering::Relaxed);
         self.known.bump.store(false, Ordering::Relaxed);
@@ -111,7 +112,7 @@ impl Line {
         })
     }
 
-    /// The connection; dials where there is none.
+    /// Returns the connection; dials if there is none.
     pub(super) async fn connected(&self) -> Result<Connected, Fault> {
         let mut held = self.held.lock().await;
         if let Some(connected) = &held.connection {
@@ -126,7 +127,7 @@ impl Line {
         Ok(connected)
     }
 
-    /// Lets go of `connected`, so that the next call dials anew. One that has been dialled since stays.
+    /// Drops `connected`, so that the next call dials again. A connection that has been dialled since stays.
     pub(super) async fn lose(&self, connected: &Connected) {
         let mut held = self.held.lock().await;
         if held.connection.as_ref().is_some_and(|now| now.number == connected.number) {
@@ -134,7 +135,7 @@ impl Line {
         }
     }
 
-    /// A fault, or what the server sent where that is why the connection ended.
+    /// Returns the fault, or one that says what the server sent if that is why the connection ended.
     pub(super) fn explain(&self, ended: &Ended, fault: Fault) -> Fault {
         let (Some(excess), FaultKind::Connection | FaultKind::Timeout) = (ended.get(), fault.kind) else {
             return fault;
@@ -153,7 +154,7 @@ impl Line {
         let wire = dial::dial(&line.address, &line.tls, self.connect_timeout, ended);
         let wire = wire.await.map_err(|error| error.fault(&self.place))?;
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(self.reply_timeout));
-        // Its own greeting is empty, because the crate folds every refusal of it into "authentication failed".
+        // The crate's own greeting is empty, because the crate reports every refusal of it as "authentication failed".
         let bare = RedisConnectionInfo::default().set_skip_set_lib_name();
         let opened = MultiplexedConnection::new_with_config(&bare, wire, config).await;
         let (mut connection, driver) = opened.map_err(|error| broken(&self.place, "connecting", &error))?;
@@ -161,7 +162,7 @@ impl Line {
         let Salvo { pipeline, steps } = &line.greeting;
         let replies = connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
         let replies = replies.map_err(|error| broken(&self.place, "greeting", &error))?;
-        // The last one, CLIENT SETNAME, has no step: a user that may not name itself is welcome all the same.
+        // The last command, CLIENT SETNAME, has no step: a user that may not name its connection may still use it.
         for (step, reply) in steps.iter().zip(&replies) {
             if let Value::ServerError(error) = reply {
                 return Err(refused(&self.place, *step, error));
@@ -170,13 +171,13 @@ impl Line {
         Ok((connection, driver))
     }
 
-    /// What the file says now in which the URL stands; `None` where it stands in none.
+    /// The line as the URL's file describes it now; `None` if the URL is not in a file.
     fn read_again(&self) -> Result<Option<Line>, Fault> {
         let Some((config, file)) = self.from_file.as_ref().and_then(|config| Some((config, config.url_file.as_ref()?)))
         else {
             return Ok(None);
         };
-        // It may be about to be replaced.
+        // The file may be about to be replaced, so a missing or empty one is a fault that passes by itself.
         let bad = |kind, reason: String| Fault { kind, message: format!("{}: {reason}", self.place) };
         let text = std::fs::read_to_string(file)
             .map_err(|error| bad(FaultKind::Connection, format!("reading {}: {error}", file.display())))?;
@@ -189,7 +190,7 @@ impl Line {
     }
 }
 
-/// `AUTH` and `SELECT` where the URL asks for them, and a name for `CLIENT LIST`.
+/// `AUTH` and `SELECT` if the URL asks for them, and a name for `CLIENT LIST`.
 fn greeting(settings: &RedisConnectionInfo, slot: &str) -> Salvo {
     let mut salvo = Salvo::default();
     if let Some(password) = settings.password() {
@@ -214,7 +215,7 @@ fn parse(config: &TargetConfig) -> Result<ConnectionInfo, OpenError> {
     let bad = |reason: String| OpenError::BadUrl { target: config.name.clone(), reason };
     let url = config.url.expose_secret();
     let info = url.into_connection_info().map_err(|error| {
-        // The crate's texts hold at most the value of `?protocol=`; its details are left out all the same.
+        // The crate's texts contain at most the value of `?protocol=`. Its details are left out nevertheless.
         let what = error.to_string();
         let what = what.split(" - ").next().unwrap_or("it cannot be read");
         bad(format!(
@@ -228,7 +229,7 @@ fn parse(config: &TargetConfig) -> Result<ConnectionInfo, OpenError> {
     Ok(info)
 }
 
-/// Finds out at start what would otherwise be found out at each connect.
+/// Finds at startup what would otherwise fail at each connect.
 fn check_tls(config: &TargetConfig, info: &ConnectionInfo) -> Result<(), OpenError> {
     let bad = |field, reason| OpenError::BadFile { target: config.name.clone(), field, reason };
     let TlsFiles { ca_file, cert_file, key_file } = &config.tls;

@@ -1,4 +1,4 @@
-//! The way to a server: TCP, TLS or a unix socket, with what it may send measured.
+//! Opens a connection to a server, over TCP, TLS or a unix socket. What the server sends on it is measured.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::targets::config::TlsFiles;
 use crate::targets::{Fault, FaultKind};
 use crate::tls::{Roots, Trust, Verifier, certificates};
 
-/// A connection on which nothing was said yet.
+/// A connection on which nothing has been sent yet.
 pub(super) type Wire = Pin<Box<dyn Stream>>;
 
 /// Bytes in both directions.
@@ -30,13 +30,13 @@ impl<S: AsyncRead + AsyncWrite + Send> Stream for S {}
 
 /// Why there is no connection.
 pub(super) enum Failed {
-    /// The server or the network.
+    /// An error from the server or the network.
     Io(io::Error),
-    /// Nobody answered in time.
+    /// No answer within this time.
     Late(Duration),
-    /// A file of ours, by the field that names it.
+    /// A configured file that cannot be used: the field that names it, and why.
     File(&'static str, String),
-    /// A scheme that has no way here.
+    /// A kind of address that coherd cannot connect to.
     Unsupported,
 }
 
@@ -88,8 +88,8 @@ async fn open(address: &ConnectionAddr, tls: &TlsFiles, until: Instant, ended: &
     })
 }
 
-/// Address after address; each has its share of what is left of the time, so that one that swallows packets does not keep
-/// the others from being tried.
+/// Tries one address after the other. Each has its share of the remaining time, so that one that swallows packets does
+/// not keep the others from being tried.
 async fn tcp(host: &str, port: u16, until: Instant) -> Result<TcpStream, Failed> {
     let addresses: Vec<SocketAddr> = lookup_host((host, port)).await.map_err(Failed::Io)?.collect();
     let mut failed = Failed::Io(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
@@ -109,7 +109,8 @@ async fn tcp(host: &str, port: u16, until: Instant) -> Result<TcpStream, Failed>
     Err(failed)
 }
 
-/// TLS as the files ask for it. They are read at each connect, so that renewed ones take effect.
+/// The TLS configuration that the files describe. They are read at each connect, so that renewed ones take effect. An
+/// error names the field and says what is wrong.
 pub(super) fn client_config(files: &TlsFiles) -> Result<ClientConfig, (&'static str, String)> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let roots = match &files.ca_file {

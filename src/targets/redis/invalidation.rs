@@ -1,4 +1,4 @@
-//! A batch as pipelines: few commands of many keys, each pipeline small enough to hold twice in memory.
+//! Turns a batch into pipelines: few commands of many keys, each pipeline small enough to hold twice in memory.
 
 use std::iter::Peekable;
 
@@ -8,17 +8,17 @@ use super::reply::Step;
 use super::script::Script;
 use crate::types::invalidation::{Action, Batch};
 
-/// The most keys of one `UNLINK` or one call of the bump script. Redis does nothing else meanwhile: about 1 ms for
+/// The most keys of one `UNLINK` or one call of the bump script. Redis does nothing else while it runs: about 1 ms for
 /// pointers, less for keys.
 pub(super) const COMMAND_KEYS_MAX: usize = 512;
 
 /// The most keys of one pipeline.
 const PIPELINE_KEYS_MAX: usize = 8192;
 
-/// The most bytes of key text of one pipeline, after which no further command is begun.
+/// Bytes of key text after which a pipeline gets no further command.
 const PIPELINE_BYTES_MAX: usize = 256 << 10;
 
-/// One pipeline and what its replies mean.
+/// A pipeline, and what each of its replies means.
 #[derive(Default)]
 pub(super) struct Salvo {
     pub(super) pipeline: Pipeline,
@@ -32,12 +32,12 @@ impl Salvo {
     }
 }
 
-/// How bumps and publications are sent.
+/// How invalidations are sent.
 pub(super) struct Manner<'a> {
     pub(super) bump: Script,
     pub(super) version_ttl_ms: u64,
     pub(super) channel: &'a str,
-    /// Whether keys that go take their leases with them.
+    /// Whether a deleted key's lease is deleted too.
     pub(super) leases: bool,
 }
 
@@ -78,7 +78,7 @@ where
         self.deletes.peek().is_none() && self.bumps.peek().is_none() && self.publishes.peek().is_none()
     }
 
-    /// The next pipeline; without a command where every key has been loaded.
+    /// The next pipeline; empty if every key has been loaded.
     pub(super) fn load(&mut self, manner: &Manner<'_>) -> Salvo {
         let mut salvo = Salvo::default();
         let (mut keys, mut bytes) = (0, 0);
@@ -121,11 +121,11 @@ pub(super) fn unlink<K: AsRef<[u8]>>(keys: &[K]) -> Cmd {
     command
 }
 
-/// `UNLINK` of the leases of all `keys`, which goes before the `UNLINK` of the keys themselves.
+/// `UNLINK` of the leases of all `keys`, which precedes the `UNLINK` of the keys themselves.
 ///
-/// Between the two a reader still gets the old value, or a new lease, whose holder reads the database after this invalidation.
-/// In the other order a reader who was granted a lease before the change could put the old value back. They are two
-/// commands so that the second one's reply counts keys only.
+/// Between the two, a reader still gets the old value, or a new lease whose holder reads the database after this
+/// invalidation. In the other order, a reader with a lease from before the change could store the old value again.
+/// There are two commands so that the reply of the second counts keys only.
 pub(super) fn unlink_leases(keys: &[&[u8]]) -> Cmd {
     let bytes: usize = keys.iter().map(|key| key.len() + LEASE_SUFFIX.len() + 2).sum();
     let mut command = Cmd::with_capacity(keys.len() + 1, bytes + 6);
@@ -143,19 +143,19 @@ pub(super) fn publish(channel: &str, key: &[u8]) -> Cmd {
     command
 }
 
-/// What the bump script is given.
+/// What the names in a call of the bump script are made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Naming {
-    /// Keys, whose pointers are to move.
+    /// Keys whose pointers are to move.
     OfKey,
     /// The pointers themselves.
     OfPointer,
 }
 
-/// What a key's name is followed by to make the name of its version pointer.
+/// The suffix that turns a key's name into the name of its version pointer.
 pub(super) const POINTER_SUFFIX: &str = ":version";
 
-/// The name of a pointer, written into the command without being put together first.
+/// The name of a pointer. It is written straight into the command, without an allocation.
 pub(super) struct Pointer<'a>(pub(super) &'a [u8], pub(super) Naming);
 
 impl ToRedisArgs for Pointer<'_> {
@@ -163,16 +163,16 @@ impl ToRedisArgs for Pointer<'_> {
         use std::io::Write;
         let suffix = if self.1 == Naming::OfKey { POINTER_SUFFIX } else { "" };
         let mut writer = out.writer_for_next_arg();
-        // Into memory, which does not fail.
+        // Writing into memory cannot fail.
         let _ = writer.write_all(self.0).and_then(|()| writer.write_all(suffix.as_bytes()));
     }
 }
 
-/// What the name of a lease ends with.
+/// The suffix of a lease's name.
 pub(super) const LEASE_SUFFIX: &str = ":lease";
 
-/// The name of a key's lease, as `lua/leases.lua` makes it: `key:lease` where the key has a hash tag (Redis Cluster
-/// specification, "Hash tags"), and `{key}:lease` elsewhere.
+/// The name of a key's lease, as in `lua/leases.lua`: `key:lease` if the key has a hash tag (Redis Cluster
+/// specification, "Hash tags"), and `{key}:lease` otherwise.
 pub(super) struct Lease<'a>(pub(super) &'a [u8]);
 
 impl Lease<'_> {
@@ -189,7 +189,7 @@ impl ToRedisArgs for Lease<'_> {
         let (open, close) = if self.key_has_tag() { ("", "") } else { ("{", "}") };
         let parts = [open.as_bytes(), self.0, close.as_bytes(), LEASE_SUFFIX.as_bytes()];
         let mut writer = out.writer_for_next_arg();
-        // Into memory, which does not fail.
+        // Writing into memory cannot fail.
         let _ = parts.into_iter().try_for_each(|part| writer.write_all(part));
     }
 }

@@ -1,6 +1,6 @@
-//! Bringing the function library to a server: where there is none, or an older one, at each connection.
+//! Loads the function library into a server, at each connection, if it is missing or older.
 //!
-//! Deliveries need no library, so nothing here holds them up: what goes wrong is told and left for the next connection.
+//! Deliveries need no library, so a failure here does not hold them up. It is logged and left for the next connection.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,32 +13,33 @@ use super::lua::{NAME, library, version_of};
 use super::reply::{Step, broken, refused, unexpected};
 use crate::targets::Fault;
 
-/// How often in a row a connection may end in the middle of this before one is spared it: what stands before a server
-/// may close the connection on a command that it does not know, each time.
+/// How many connections in a row may be lost while the library is loaded; the next connection then skips it. A proxy
+/// may close the connection each time it gets a command that it does not know.
 const LOST_MAX: u8 = 2;
 
-/// How far the library is on its way.
+/// What is kept between connections.
 #[derive(Default)]
 pub(super) struct Loader {
     lost: AtomicU8,
-    /// What was told last, which is not told again.
+    /// The last text that was logged, which is not logged again.
     told: Mutex<String>,
 }
 
-/// What `FUNCTION LIST` says of the library, against our own version.
+/// What `FUNCTION LIST` says about the library, compared with this coherd's version.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Nothing,
     Older(u32),
     Same,
-    /// It serves our readers too: a new version keeps the functions, keys, arguments and replies of those before.
+    /// It serves readers of this version too: a new version keeps the functions, keys, arguments and replies of the
+    /// earlier ones.
     Newer(u32),
-    /// Something of this name that has no version of ours.
+    /// A library of this name without a version of coherd's.
     Foreign,
 }
 
 impl Loader {
-    /// Brings the library over this connection. An `Err` is a lost connection.
+    /// Loads the library over this connection. An `Err` is a lost connection.
     pub(super) async fn call(&self, place: &str, connected: &Connected) -> Result<(), Fault> {
         if self.lost.load(Ordering::Relaxed) >= LOST_MAX {
             self.lost.store(LOST_MAX - 1, Ordering::Relaxed);
@@ -52,7 +53,7 @@ impl Loader {
     }
 
     fn tell(&self, outcome: Outcome) {
-        // Poisoned or not, it is only text.
+        // A poisoned lock does no harm: the text is only for the log.
         let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match outcome {
             Outcome::Fine => told.clear(),
@@ -73,15 +74,15 @@ impl Loader {
     }
 }
 
-/// How it went, with what there is to say of it.
+/// The outcome of loading, with the text to log.
 enum Outcome {
-    /// The server has our version.
+    /// The server has this coherd's version.
     Fine,
-    /// Now it has. Told each time.
+    /// The server has it now. Logged each time.
     Loaded(String),
-    /// There is nothing to be done. Told once.
+    /// There is nothing to do. Logged once.
     Notice(String),
-    /// Somebody should look. Told once.
+    /// Somebody should look. Logged once.
     Trouble(String),
 }
 
@@ -116,7 +117,7 @@ async fn bring(place: &str, connected: &Connected) -> Result<Outcome, Fault> {
                  FUNCTION DELETE {NAME} to make room for coherd's. Deliveries continue"
             )));
         }
-        // Without REPLACE: where another coherd was faster, perhaps with a newer one, this is refused.
+        // Without REPLACE: if another coherd was faster, perhaps with a newer library, the server refuses this one.
         Found::Nothing => format!("loaded the function library {NAME}, version {ours}, into {place}"),
         Found::Older(theirs) => {
             load.arg("REPLACE");
@@ -130,7 +131,7 @@ async fn bring(place: &str, connected: &Connected) -> Result<Outcome, Fault> {
     }
 }
 
-/// Asks for the library.
+/// The command that asks for the library and its source.
 pub(super) fn list() -> Cmd {
     let mut list = redis::cmd("FUNCTION");
     list.arg("LIST").arg("LIBRARYNAME").arg(NAME).arg("WITHCODE");
@@ -144,12 +145,12 @@ fn trouble(fault: &Fault) -> Outcome {
     ))
 }
 
-/// Whether an error's text means that the server has no such command.
+/// Whether an error's text says that the server has no such command.
 pub(super) fn is_unknown(details: Option<&str>) -> bool {
     details.is_some_and(|details| details.starts_with("unknown command"))
 }
 
-/// Reads the reply to `FUNCTION LIST`: one map a library. `None` for another shape.
+/// Reads the reply to `FUNCTION LIST`, which has one map per library. `None` if the reply has another shape.
 pub(super) fn found(reply: &Value, ours: u32) -> Option<Found> {
     let Value::Array(libraries) = reply else { return None };
     let Some(library) = libraries.first() else { return Some(Found::Nothing) };
@@ -164,7 +165,7 @@ pub(super) fn found(reply: &Value, ours: u32) -> Option<Found> {
     })
 }
 
-/// One command; an error reply is a reply.
+/// Sends one command. An error reply is a reply; an `Err` means that there was none.
 async fn ask(place: &str, connected: &Connected, step: Step, command: &Cmd) -> Result<Value, Fault> {
     let reply = connected.connection.clone().send_packed_command(command).await;
     reply.map_err(|error| broken(place, step.command(), &error))

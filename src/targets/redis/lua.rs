@@ -1,5 +1,5 @@
-//! All Lua that runs in Redis. The parts in `lua/` become the function library of Redis 7 and Valkey, and, from the same
-//! bodies, scripts for `EVAL`.
+//! All Lua that runs in Redis. The parts in `lua/` become the function library of Redis 7 and Valkey. The same bodies
+//! become scripts for `EVAL`.
 
 use std::fmt::Write as _;
 
@@ -10,36 +10,37 @@ const ARGUMENTS: &str = include_str!("lua/arguments.lua");
 const LEASES: &str = include_str!("lua/leases.lua");
 const POINTERS: &str = include_str!("lua/pointers.lua");
 
-/// What begins the line of the library that holds its version.
+/// The beginning of the line of the library that holds its version.
 const VERSION_BEFORE: &str = "-- coherd function library, version ";
 
 /// The library's name in `FUNCTION LIST`.
 pub const NAME: &str = "coherd";
 
-/// The names that a reader needs, in the order of the library.
+/// The functions that readers call, in the order of the library.
 pub const FUNCTIONS: &[Function] = &[
     Function { name: "get", body: include_str!("lua/get.lua"), shared: &[ARGUMENTS, LEASES] },
     Function { name: "fill", body: include_str!("lua/fill.lua"), shared: &[ARGUMENTS, LEASES] },
     Function { name: "version", body: include_str!("lua/version.lua"), shared: &[ARGUMENTS, POINTERS] },
 ];
 
-/// What coherd itself calls, by `EVALSHA`, so that it depends on no library that somebody may flush.
+/// The bump script. coherd calls its own scripts by `EVALSHA`, so that it depends on no library that somebody may
+/// flush.
 pub(super) const BUMP: Function = Function { name: "bump", body: include_str!("lua/bump.lua"), shared: &[POINTERS] };
 
-/// Writes the record, which plain `HSET` cannot where memory is full or where something else stands at its key.
+/// The script that writes the record. Plain `HSET` cannot do so if memory is full or if the key holds something else.
 pub(super) const RECORD: Function = Function { name: "record", body: include_str!("lua/record.lua"), shared: &[] };
 
-/// One body and what it needs before it.
+/// A function's body, and the shared parts that it needs before it.
 #[derive(Debug)]
 pub struct Function {
-    /// `get`, which is the function `coherd_get`.
+    /// The short name: `get` for the function `coherd_get`.
     pub name: &'static str,
     body: &'static str,
     shared: &'static [&'static str],
 }
 
 impl Function {
-    /// The script for `EVAL`, with the function's keys and arguments.
+    /// The script for `EVAL`. It takes the function's keys and arguments.
     pub fn script(&self) -> String {
         self.shared.concat() + self.body
     }
@@ -49,7 +50,7 @@ impl Function {
 pub fn library() -> String {
     let mut text = format!("#!lua name={NAME}\n{PROTOCOL}{ARGUMENTS}{LEASES}{POINTERS}");
     for Function { name, body, .. } in FUNCTIONS {
-        // Into a string, which does not fail.
+        // Writing into a string cannot fail.
         let _ = write!(text, "local function coherd_{name}(KEYS, ARGV)\n{body}end\n\n");
     }
     for Function { name, .. } in FUNCTIONS {
@@ -58,7 +59,7 @@ pub fn library() -> String {
     text
 }
 
-/// The version in the source of a library; `None` for one that is not coherd's.
+/// The version in the source of a library; `None` if the library is not coherd's.
 pub(super) fn version_of(library: &str) -> Option<u32> {
     library.lines().find_map(|line| line.strip_prefix(VERSION_BEFORE)?.split(':').next()?.parse().ok())
 }
@@ -66,7 +67,7 @@ pub(super) fn version_of(library: &str) -> Option<u32> {
 /// `SHA1(text)` in lower-case hexadecimal: the name that `EVALSHA` takes.
 pub(super) fn sha1_of(text: &str) -> String {
     Sha1::digest(text).iter().fold(String::new(), |mut name, byte| {
-        // Into a string, which does not fail.
+        // Writing into a string cannot fail.
         let _ = write!(name, "{byte:02x}");
         name
     })
@@ -76,7 +77,7 @@ pub(super) fn sha1_of(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// A server is not given a library that it has in the same version, so a changed text has to be a new version.
+    /// coherd does not load a library that the server has in the same version, so a changed text needs a new version.
     #[test]
     fn a_changed_library_is_a_new_version() {
         let code: Vec<String> = library()

@@ -1,29 +1,30 @@
-//! Redis and Valkey, a single primary, over TCP, TLS or a unix socket.
+//! Redis and Valkey: a single primary, over TCP, TLS or a unix socket.
 //!
-//! A delivery is a few pipelines on one connection: `UNLINK` of many keys a command, one script call for many version
-//! pointers, `PUBLISH` for each key to send, and, at the end of the last pipeline, a script that writes the record. Nothing
-//! is confirmed before every reply of every pipeline has been looked at.
+//! A delivery is a few pipelines on one connection: `UNLINK` with many keys per command, one script call for many
+//! version pointers, `PUBLISH` for each key to publish, and, at the end of the last pipeline, a script that writes
+//! the record. A delivery is confirmed only after every reply of every pipeline has been checked.
 //!
-//! A server at `maxmemory` that evicts nothing (`noeviction`) refuses `HSET` and `SET`, but not `UNLINK`. Invalidations are
-//! what frees memory there, so the two scripts are written to go on (`lua/record.lua`, `lua/bump.lua`).
+//! At `maxmemory`, a server that evicts nothing (`noeviction`) refuses `HSET` and `SET`, but not `UNLINK`.
+//! Invalidations free memory there, so the two scripts continue on a full server (`lua/record.lua`, `lua/bump.lua`).
 //!
-//! A `publish` rule's key is sent on the target's channel. Where a whole scope is to be flushed, its glob is sent on
-//! the same channel with `:scopes` added.
+//! The keys of `publish` rules go to the target's channel. To flush a whole scope, coherd publishes its glob on the
+//! same channel with `:scopes` appended.
 //!
-//! The user in the URL needs no more than
+//! The user in the URL needs only
 //!
 //! ```text
-//! ACL SETUSER coherd on >PASSWORD ~* &coherd:* +client|setname +select +hset +hget +hgetall +dbsize +unlink +scan +info
-//!     +eval +evalsha
+//! ACL SETUSER coherd on >PASSWORD ~* &coherd:* +client|setname +select +hset +hget +hgetall +dbsize +unlink +scan
+//!     +info +eval +evalsha
 //!     +time +get +set +publish +multi +discard
 //!     +function|list +function|load
 //!     +pttl
 //! ```
 //!
-//! where `+info` is for `coherd check`, the third line for `bump` and `publish` rules (`+multi +discard` for `coherd check`
-//! alone), the fourth for the function library (Redis 7 and Valkey), the fifth for people who ask what is cached (`coherd
-//! keys`, `explain`), `~*` can be narrowed to the patterns of the rules and `~coherd:*`, and `&coherd:*` (Redis 6.2 and
-//! later) is the channel.
+//! `+info` is for `coherd check`. The third line is for `bump` and `publish` rules (`+multi +discard` for `coherd
+//! check` alone), the fourth for the function library (Redis 7 and Valkey), the fifth for the commands that show what
+//! is cached (`coherd keys`, `explain`). `~*` can be narrowed to the patterns of the rules, of their leases
+//! (`~PATTERN:lease`, `~{PATTERN}:lease`) and version pointers (`~PATTERN:version`), and to `~coherd:*`. `&coherd:*`
+//! (Redis 6.2 and later) is the channel.
 
 mod bounds;
 mod script;
@@ -63,7 +64,7 @@ use library::Loader;
 use record::Unreadable;
 use reply::{Step, Tally, broken, refused, unexpected};
 
-/// The registry's line.
+/// The entry in the registry of kinds.
 pub(super) const KIND: Kind = Kind {
     schemes: &["redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"],
     about: "Redis 6 or later, or Valkey: redis://user:password@host:6379/0, rediss://… for TLS, redis+unix:///path?db=0",
@@ -83,20 +84,20 @@ struct Redis {
     /// Held while a delivery's pipelines are handed to the connection, so that no later record gets between them.
     turn: Mutex<()>,
     record_key: String,
-    /// What the record names as its writer's.
+    /// The slot that the record names as its writer's.
     slot: String,
     chain: Chain,
     channel: String,
     scopes_channel: String,
     version_ttl_ms: u64,
     flush_keys_per_second: NonZeroU32,
-    /// How many keys one `SCAN` looks at.
+    /// How many keys one `SCAN` examines.
     scan_keys: AtomicU32,
-    /// Whether a `delete` invalidates the key's lease too.
+    /// Whether a `delete` also ends the key's lease.
     leases: bool,
-    /// Where the library is to be brought.
+    /// Loads the function library; `None` if coherd leaves it alone.
     loader: Option<Loader>,
-    /// Something else stood in the record's place, which was told.
+    /// The record's key held something else, and a warning was logged.
     record_is_spoilt: AtomicBool,
 }
 
@@ -142,7 +143,8 @@ impl Redis {
         let connected = self.line.connected().await?;
         let mut outcome = self.invalidation(&connected, turn, delivery).await;
         if let Ok(Tally { script_unknown: true, .. }) = outcome {
-            // SCRIPT FLUSH, or another server behind the same connection. Everything again, with the script in full.
+            // SCRIPT FLUSH, or another server behind the same connection: send everything again, with the whole
+            // scripts.
             connected.forgot_scripts();
             outcome = self.invalidation(&connected, self.turn.lock().await, delivery).await;
         }
@@ -153,7 +155,7 @@ impl Redis {
         self.keep_or_lose(&connected, outcome).await
     }
 
-    /// Flushes while deliveries go on: nothing of it depends on their order.
+    /// Flushes while deliveries continue: nothing in a flush depends on their order.
     async fn flush_aside(&self, batch: &Batch) -> Result<Delivered, Fault> {
         let connected = self.line.connected().await?;
         let mut tally = Tally::default();
@@ -188,7 +190,7 @@ impl Redis {
         turn: MutexGuard<'_, ()>,
         delivery: &Delivery,
     ) -> Result<Tally, Fault> {
-        // In the order of the deliveries, whatever becomes of this one.
+        // Called in the order of the deliveries, whether or not this one succeeds.
         let expected = self.chain.next(delivery.record.sequence);
         let mut tally = Tally::default();
         self.sweep_scopes(connected, delivery.batch.scopes(), &mut tally).await?;
@@ -224,7 +226,7 @@ impl Redis {
         Ok(tally)
     }
 
-    /// Asks for the record, and brings the library: whoever has lost the one may have lost the other.
+    /// Loads the record, then the function library: a server that has lost one may have lost the other.
     async fn meet(&self, connected: &Connected) -> Result<StoredRecord, Fault> {
         let stored = self.look(connected).await?;
         if let Some(loader) = &self.loader {
@@ -269,7 +271,7 @@ impl Redis {
         Fault { kind: FaultKind::Changed, message }
     }
 
-    /// What stands in the record's place is none. Told once, until the next delivery has put that right.
+    /// Logs that the record's key holds something else: once, until a delivery or a flush succeeds.
     fn spoilt(&self, why: &str) -> Record {
         if !self.record_is_spoilt.swap(true, Ordering::Relaxed) {
             let (place, key) = (&self.line.place, &self.record_key);
@@ -281,8 +283,8 @@ impl Redis {
         Record::UNREADABLE
     }
 
-    /// A connection that failed, or that leads to a server that is no primary any more, is not used again: the next
-    /// one resolves the name anew.
+    /// Drops a connection that failed, or that leads to a server that is no longer a primary. The next one resolves the
+    /// name again.
     async fn keep_or_lose<T>(&self, connected: &Connected, outcome: Result<T, Fault>) -> Result<T, Fault> {
         let outcome = outcome.map_err(|fault| self.line.explain(&connected.ended, fault));
         if let Err(Fault { kind: FaultKind::Connection | FaultKind::Timeout | FaultKind::ReadOnly, .. }) = outcome {
@@ -294,21 +296,21 @@ impl Redis {
 
 type Replies = RedisResult<Vec<Value>>;
 
-/// A pipeline on its way.
+/// A pipeline that was sent.
 struct Shot {
     steps: Vec<Step>,
     flight: Result<Pin<Box<dyn Future<Output = Replies> + Send>>, Replies>,
 }
 
 impl Shot {
-    /// Hands the pipeline to the connection, which sends in the order of these calls, and does not wait for replies.
+    /// Hands the pipeline to the connection, which sends in the order of these calls. Does not wait for replies.
     async fn fire(connected: &Connected, salvo: Salvo) -> Shot {
         let Salvo { pipeline, steps } = salvo;
         if steps.is_empty() {
             return Shot { steps, flight: Err(Ok(Vec::new())) };
         }
         let mut connection = connected.connection.clone();
-        // Unconstrained: a spent coop budget would return from the first poll before the pipeline is handed over.
+        // Unconstrained: with a spent coop budget, the first poll would return before the pipeline is handed over.
         let flight =
             tokio::task::unconstrained(
                 async move { connection.send_packed_commands(&pipeline, 0, pipeline.len()).await },

@@ -1,5 +1,6 @@
-//! The record: a hash of decimal numbers, readable by any client (`HGET coherd:<slot> settled`), and the marks. This file
-//! calls the script and reads the hash; `lua/record.lua` compares and writes, and [`chain`](super::chain) says with what.
+//! The record: a hash of decimal numbers that any client can read (`HGET coherd:<slot> settled`), and the marks of the
+//! rules. This file calls the script and reads the hash. `lua/record.lua` compares and writes, and
+//! [`chain`](super::chain) decides what it compares with.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -14,7 +15,7 @@ use crate::types::lsn::Lsn;
 use crate::types::record::{SEQUENCE_MAX, Written};
 use crate::types::snapshot::Commit;
 
-/// One call of the script that writes the record over what is expected there.
+/// A call of the script that writes the record over what is expected there.
 pub(super) fn write(script: Script, key: &str, record: &Record, expected: &Expected) -> Cmd {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut command = script.begin(&RECORD_SOURCE, 32, key.len() + 400);
@@ -41,13 +42,13 @@ pub(super) fn write(script: Script, key: &str, record: &Record, expected: &Expec
 /// Why a stored record cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unreadable {
-    /// The reply is no hash.
+    /// The reply is not a hash.
     Shape,
-    /// The field is missing or holds no number of its range.
+    /// The field is missing, or is not a number in its range.
     Field(&'static str),
 }
 
-/// Reads the reply to `HGETALL`; an empty hash is no record.
+/// Reads the reply to `HGETALL`; an empty hash means that there is no record.
 pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
     let pairs = reply.as_map_iter().ok_or(Unreadable::Shape)?;
     let fields: HashMap<&[u8], &[u8]> = pairs.filter_map(|(name, value)| Some((bytes(name)?, bytes(value)?))).collect();
@@ -55,7 +56,7 @@ pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
         return Ok(None);
     }
     let settled = number(&fields, "settled")?;
-    // Whatever has settled was confirmed. The second names are those of earlier builds.
+    // What has settled is also confirmed. The second names are those of earlier builds.
     let confirmed = match ["confirmed", "struck"].into_iter().find(|name| fields.contains_key(name.as_bytes())) {
         Some(name) => number(&fields, name)?,
         None => settled,
@@ -76,7 +77,7 @@ pub(super) fn read(reply: &Value) -> Result<Option<Record>, Unreadable> {
     }))
 }
 
-/// Zero where the record has none.
+/// The field `sequence`; zero if the record has none.
 fn sequence(fields: &HashMap<&[u8], &[u8]>) -> Result<u64, Unreadable> {
     if !fields.contains_key(b"sequence".as_slice()) {
         return Ok(0);
@@ -93,7 +94,7 @@ pub(super) fn written(reply: &Value) -> Option<Written> {
     Some(Written { updated_ms: number(&fields, "updated_ms").unwrap_or_default(), slot })
 }
 
-/// By what the record is known again when it is written over.
+/// What identifies the record when a delivery writes over it.
 pub(super) fn identity(reply: &Value) -> Read {
     let Some(pairs) = reply.as_map_iter() else { return Read::of_another_type() };
     let fields: HashMap<&[u8], &[u8]> = pairs.filter_map(|(name, value)| Some((bytes(name)?, bytes(value)?))).collect();

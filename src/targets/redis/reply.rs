@@ -1,16 +1,17 @@
-//! What each reply means. Every reply of every pipeline is looked at: one that is not, is a lost invalidation.
+//! Decides what each reply means. Every reply of every pipeline is checked: one that is not could be a lost
+//! invalidation.
 
 use redis::{RedisError, ServerError, Value};
 
 use super::invalidation::COMMAND_KEYS_MAX;
 use crate::targets::{Fault, FaultKind};
 
-/// A command we sent, which says what its reply has to look like.
+/// A command that coherd sends. It determines what the reply must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// `UNLINK`: the number of keys that were there.
     Unlink,
-    /// `UNLINK` of leases: the number of leases that stood, which are no keys of anybody's.
+    /// `UNLINK` of leases: the number of leases that existed, which do not count as keys.
     UnlinkLeases,
     /// The bump script: the number of pointers that moved.
     Bump,
@@ -59,24 +60,24 @@ impl Step {
     }
 }
 
-/// What the replies of one pipeline come to.
+/// The sum of the replies to one delivery or flush.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// Keys that were there and pointers that moved.
     pub(super) hit: u64,
-    /// The first thing that went wrong.
+    /// The first fault.
     pub(super) fault: Option<Fault>,
-    /// The server does not know a script: it has to be sent whole.
+    /// The server does not know a script, so the call must contain the source.
     pub(super) script_unknown: bool,
-    /// The record was not what it should have been, and was not written.
+    /// The record was not as expected, and was not written.
     pub(super) record_changed: bool,
     /// The record was written in place of a key of another type.
     pub(super) record_replaced: bool,
-    /// Pointers that gave way, by their places among the keys of all bumps.
+    /// Pointers that replaced another value, as places among the keys of all bumps.
     pub(super) gave_way: Vec<usize>,
-    /// For each pointer that gave way to a flush, the place of its scope.
+    /// The places of the scopes in which a flush replaced such a value.
     pub(super) scopes_gave_way: Vec<usize>,
-    /// Calls of the bump script that were read.
+    /// Replies of the bump script that were read.
     pub(super) bumps: usize,
 }
 
@@ -114,7 +115,8 @@ impl Tally {
         }
     }
 
-    /// What the bump script says: how many moved, then which of the call's keys gave way. `None` for anything else.
+    /// Reads a reply of the bump script: how many pointers moved, then which of the call's keys replaced another value.
+    /// `None` for any other shape.
     fn bumped(&mut self, reply: &Value) -> Option<()> {
         let before = self.bumps * COMMAND_KEYS_MAX;
         self.bumps += 1;
@@ -133,29 +135,29 @@ impl Tally {
     }
 }
 
-/// What the record's script says where the record was not what it should have been.
+/// The reply of the record's script if the record was not as expected.
 const RECORD_CHANGED: i64 = 0;
-/// What the record's script says where a key of another type stood in its place.
+/// The reply of the record's script if it replaced a key of another type.
 const RECORD_REPLACED: i64 = 2;
 
-/// The fault that an error reply is.
+/// The fault for an error reply.
 pub(super) fn refused(place: &str, step: Step, error: &ServerError) -> Fault {
     let (kind, remedy) = meaning(error.code(), error.details().unwrap_or_default());
     let text = match error.details() {
-        // It comes with the code ERR, and worded in two ways.
+        // Redis sends it with the code ERR, in one of two wordings.
         Some(details) if is_denied_in_script(details) => "NOPERM inside the script".to_owned(),
         details => printable(error.code(), details.unwrap_or_default()),
     };
     Fault { kind, message: format!("{place}: {} was answered with {text}; {remedy}", step.command()) }
 }
 
-/// A reply of another shape than the command has.
+/// The fault for a reply that the command cannot have.
 pub(super) fn unexpected(place: &str, step: Step) -> Fault {
     let message = format!("{place}: unexpected reply to {}; is there a proxy in front of the server?", step.command());
     Fault { kind: FaultKind::Rejected, message }
 }
 
-/// The fault that a failed exchange is: no reply, or no connection.
+/// The fault for a failed exchange: no reply, or no connection.
 pub(super) fn broken(place: &str, tried: &str, error: &RedisError) -> Fault {
     let kind = if error.is_timeout() { FaultKind::Timeout } else { FaultKind::Connection };
     let remedy = match kind {
@@ -208,7 +210,7 @@ fn is_denied_in_script(details: &str) -> bool {
     details.contains("user executing the script can't") || details.starts_with("ACL failure in script")
 }
 
-/// Code and text of an error reply, up to the first quote: what servers quote can be a key.
+/// Code and text of an error reply, up to the first quote: what a server quotes can be a key.
 fn printable(code: &str, details: &str) -> String {
     let open = details.split(['\'', '"', '`']).next().unwrap_or_default();
     let open: String = open.trim_end().chars().filter(|c| !c.is_control()).take(120).collect();

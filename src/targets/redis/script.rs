@@ -1,4 +1,4 @@
-//! How coherd's own scripts are called.
+//! Builds the calls of coherd's own scripts: by name if the server knows the script, otherwise with its source.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use redis::Cmd;
 use super::invalidation::{Naming, Pointer};
 use super::lua::{BUMP, Function, RECORD, sha1_of};
 
-/// A script as it is sent.
+/// The source of a script, and the name that `EVALSHA` takes.
 pub(super) struct Source {
     text: String,
     name: String,
@@ -22,20 +22,21 @@ impl Source {
 
 static BUMP_SOURCE: LazyLock<Source> = LazyLock::new(|| Source::of(&BUMP));
 
-/// Writes the record.
+/// The script that writes the record.
 pub(super) static RECORD_SOURCE: LazyLock<Source> = LazyLock::new(|| Source::of(&RECORD));
 
-/// Whether the server has a script.
+/// Whether the server is known to have a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Script {
-    /// It confirmed a call on this connection: the name is enough.
+    /// The server confirmed a call on this connection, so the name is enough.
     Known,
-    /// It may not: the source is sent along.
+    /// The server may not have it, so the call contains the source.
     Unknown,
 }
 
 impl Script {
-    /// A command that calls `source`, up to the number of its keys, with room for `arguments` of `bytes` behind it.
+    /// Begins a call of `source`. The caller adds the number of keys, the keys and the arguments; there is room for
+    /// `arguments` of them, with `bytes` in all.
     pub(super) fn begin(self, source: &Source, arguments: usize, bytes: usize) -> Cmd {
         let length = if self == Script::Known { source.name.len() } else { source.text.len() };
         let mut command = Cmd::with_capacity(arguments + 3, bytes + length + 16);

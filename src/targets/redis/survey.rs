@@ -1,5 +1,5 @@
-//! `coherd check` looks at a Redis: what it is ([`server`]), what the user may do ([`permissions`]), what stands in it. Nothing
-//! is changed.
+//! Checks a Redis for `coherd check`: what the server is ([`server`]), what the user may do ([`permissions`]), and what
+//! the server holds. Changes nothing.
 
 mod permissions;
 mod server;
@@ -17,7 +17,7 @@ use crate::types::finding::{Code, Finding, shell_word};
 use crate::types::invalidation::Action;
 use permissions::Probe;
 
-/// The most templates of which each is tried. A thousandth has the rights that a hundredth has.
+/// The most key templates that are tried: the thousandth needs the same rights as the hundredth.
 const SAMPLES_MAX: usize = 1000;
 
 /// See [`crate::targets::Kind::survey`].
@@ -47,7 +47,7 @@ fn unreachable(subject: String, fault: &Fault) -> Finding {
     }
 }
 
-/// `redis-cli` with the server's address, and no password: the remedies are for an administrator.
+/// `redis-cli` with the server's address and no password: the remedies are for an administrator.
 fn cli(line: &Line) -> String {
     let quoted = |text: &str| {
         let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/' | ':'));
@@ -61,20 +61,20 @@ fn cli(line: &Line) -> String {
     }
 }
 
-/// One look at one server.
+/// One check of one server.
 struct Survey {
     line: Line,
     config: TargetConfig,
     needs: Needs,
     connected: Connected,
     subject: String,
-    /// What a remedy's command begins with.
+    /// The beginning of a remedy's command.
     cli: String,
     findings: Vec<Finding>,
 }
 
 impl Survey {
-    /// An `Err` is a lost connection.
+    /// Runs every check. An `Err` is a lost connection.
     async fn look(&mut self) -> Result<(), Fault> {
         let probes = permissions::probes(&self.config, &self.needs);
         let commands: Vec<Cmd> = probes.iter().map(Probe::command).collect();
@@ -92,7 +92,7 @@ impl Survey {
         self.server().await
     }
 
-    /// All replies, errors among them.
+    /// Sends the commands and returns all replies, error replies included.
     async fn ask(&self, tried: &str, commands: &[Cmd]) -> Result<Vec<Value>, Fault> {
         let mut pipeline = Pipeline::with_capacity(commands.len());
         for command in commands {
@@ -108,16 +108,16 @@ impl Survey {
         Ok(self.ask(tried, &[command]).await?.pop().unwrap_or(Value::Nil))
     }
 
-    /// Readers need functions where there are leases, and where there are version pointers.
+    /// Readers need functions for leases and for version pointers.
     fn reads_with_functions(&self) -> bool {
         self.config.leases || self.needs.has(Action::Bump)
     }
 
-    /// One of a kind is enough. Those that name several things gather their remedies.
+    /// Adds a finding. There is one per code: a second one only adds its remedies to the first.
     fn find(&mut self, finding: Finding) {
         match self.findings.iter_mut().find(|there| there.code == finding.code) {
             Some(there) => {
-                // What is true of all lines stands last, once.
+                // A note (`#`) applies to all lines, so it stands last, and once.
                 there.remedy.retain(|line| !line.starts_with('#'));
                 for line in finding.remedy {
                     if !there.remedy.contains(&line) {
@@ -143,7 +143,7 @@ impl Survey {
         self.command(&format!("ACL SETUSER {user} {what}"))
     }
 
-    /// A finding about the user's rights, with the line that fixes it.
+    /// Adds a finding about the user's rights, with the commands that fix it.
     fn denied(&mut self, code: Code, why: &str, grants: &[String]) {
         let message = format!("user {}: {why}", self.line.user);
         let finding = match code {
@@ -155,7 +155,7 @@ impl Survey {
         self.find(finding.remedy(KEEP_USER));
     }
 
-    /// What a reply says about a command that was tried.
+    /// Adds what the reply to a probe says.
     fn assess(&mut self, probe: &Probe, reply: &Value) {
         for error in probe.errors(reply) {
             self.assess_error(probe, &error);
@@ -182,7 +182,8 @@ impl Survey {
         }
     }
 
-    /// Errors that tell of the server, or that nobody has thought of: what is refused here is refused to coherd run too.
+    /// Adds errors about the server, and errors that nobody has thought of: what the server refuses here, it refuses to
+    /// `coherd run` too.
     fn state(&mut self, step: Step, error: &Told) {
         let fault = error.fault(&self.line.place, step);
         let (code, remedy) = match error.code.as_str() {
@@ -202,12 +203,12 @@ impl Survey {
         self.find(finding);
     }
 
-    /// What stands under the record's key.
+    /// Checks what the record's key holds.
     async fn record(&mut self) -> Result<(), Fault> {
         let key = self.config.record_key.clone();
         let reply = self.ask_one("reading the record", redis::cmd("HGETALL").arg(&key).to_owned()).await?;
         let readable = match &reply {
-            // Rights are looked at elsewhere.
+            // Rights are checked elsewhere.
             Value::ServerError(error) => error.code() != "WRONGTYPE",
             hash => record::read(hash).is_ok(),
         };
@@ -223,7 +224,7 @@ impl Survey {
         Ok(())
     }
 
-    /// `PUBLISH` cannot be tried without being heard, but it can be queued and taken back.
+    /// Tries `PUBLISH`. Subscribers would hear it, so it is queued with `MULTI` and discarded.
     async fn channel(&mut self) -> Result<(), Fault> {
         const TRIED: &str = "MULTI, PUBLISH, DISCARD";
         let begun = self.ask_one(TRIED, redis::cmd("MULTI")).await?;
@@ -249,13 +250,13 @@ impl Survey {
         Ok(())
     }
 
-    /// The functions that readers call.
+    /// Checks the functions that readers call.
     async fn library(&mut self) -> Result<(), Fault> {
         let reply = self.ask_one("FUNCTION LIST", list()).await?;
         let ours = version_of(&library()).unwrap_or_default();
         if let Some(error) = Told::of(&reply) {
             if error.denial().is_some() {
-                // What stands there is not known, so the other right may be needed too.
+                // The library is unknown, so the right to load it may be needed too.
                 return self.loading().await;
             }
             if is_unknown(Some(&error.details)) {
@@ -291,7 +292,8 @@ impl Survey {
         self.loading().await
     }
 
-    /// Whether the functions may be brought. What is no library is refused, where it is not refused before.
+    /// Checks whether the user may load functions. What it loads is no library, so the server refuses it even if the
+    /// user has the right.
     async fn loading(&mut self) -> Result<(), Fault> {
         let probe = Probe::load();
         let reply = self.ask_one("FUNCTION LOAD", probe.command()).await?;
@@ -305,7 +307,7 @@ const KEEP_USER: &str =
 
 const KEEP_CONFIG: &str = "# beyond a restart: CONFIG REWRITE; on a managed service, in its parameter group";
 
-/// Why an error is one of rights.
+/// What a user has no right to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Denial {
     Command,
@@ -313,7 +315,7 @@ enum Denial {
     Channel,
 }
 
-/// An error reply, or what a script says of one.
+/// An error reply, or an error that a script caught.
 #[derive(Debug, Clone)]
 struct Told {
     code: String,
@@ -328,7 +330,7 @@ impl Told {
         Some(Told { code, details, error: Some(error.clone()) })
     }
 
-    /// What a script that caught an error hands on: the error's line, perhaps without its code.
+    /// Reads an error that a script caught and returned: the error's line, perhaps without its code.
     fn in_script(text: &str) -> Told {
         let (code, details) = text.split_once(' ').unwrap_or((text, ""));
         let is_code = !code.is_empty() && code.chars().all(|c| c.is_ascii_uppercase());
@@ -336,8 +338,8 @@ impl Told {
         Told { code: code.to_owned(), details: details.to_owned(), error: None }
     }
 
-    /// As Redis 6, 7 and Valkey word it: "no permissions to run the 'x' command", "… to access one of the keys", "… a
-    /// channel"; in scripts of Redis 6 "the user executing the script can't …".
+    /// Reads the wordings of Redis 6, 7 and Valkey: "no permissions to run the 'x' command", "… to access one of the
+    /// keys", "… a channel"; in scripts of Redis 6 "the user executing the script can't …".
     fn denial(&self) -> Option<Denial> {
         let text = self.details.to_ascii_lowercase();
         if self.code != "NOPERM" && !text.contains("executing the script can't") && !text.contains("no permissions to")

@@ -1,4 +1,4 @@
-//! What follows from a record that was loaded.
+//! What a worker does with the answer to a loaded record.
 
 use super::*;
 
@@ -14,7 +14,7 @@ async fn nothing_is_sent_before_the_record_is_answered() {
     assert_eq!(bench.confirmed().await, 1);
 }
 
-/// Also of those that the worker has not taken in yet: they were sent before the answer, as the others.
+/// This includes deliveries that are still in the worker's inbox: they too were sent before the answer.
 #[tokio::test(start_paused = true)]
 async fn the_records_of_everything_that_was_sent_before_the_answer_are_corrected() {
     let target = Scripted::new(&[]);

@@ -1,7 +1,7 @@
-//! Commands that show whether the user may do what coherd will do, and that do nothing: they name keys that nobody has,
-//! or are refused for their arguments once rights, memory and role have been looked at (`processCommand` of Redis's
-//! server.c looks in that order). So a user needs no further right to be checked, and what a server refuses for another
-//! reason is seen too.
+//! Commands that show whether the user may do what coherd will do, and that change nothing. They name keys that nobody
+//! has, or the server refuses them for their arguments after it has checked rights, memory and role (`processCommand`
+//! in Redis's server.c checks in that order). So these checks need no further rights, and they also show what a server
+//! refuses for another reason.
 
 use redis::{Cmd, Value};
 
@@ -14,11 +14,11 @@ use crate::targets::config::TargetConfig;
 use crate::types::finding::{Code, shell_word};
 use crate::types::invalidation::Action;
 
-/// What the bump script does, on a pointer that is not there, with what went wrong in each step.
+/// The commands of the bump script, on a pointer that does not exist. Returns what went wrong in each.
 const SCRIPT: &str = "local function told(reply) return type(reply) == 'table' and reply.err or '' end
 return {told(redis.pcall('TIME')), told(redis.pcall('GET', KEYS[1])), told(redis.pcall('SET', KEYS[1], '0', 'XX'))}";
 
-/// What the record's script does, with `HSET` refused for its arguments once rights were looked at.
+/// The commands of the record's script. `HSET` is refused for its arguments, after rights were checked.
 const RECORD_SCRIPT: &str = "local function told(reply) return type(reply) == 'table' and reply.err or '' end
 return {told(redis.pcall('HSET', KEYS[1], 'applied', '0', 'settled')), told(redis.pcall('HGET', KEYS[1], 'writer'))}";
 
@@ -27,7 +27,7 @@ pub(super) struct Right {
     pub(super) code: Code,
     /// What is not possible without it.
     pub(super) why: &'static str,
-    /// As `ACL SETUSER` has it, for a shell.
+    /// The rule for `ACL SETUSER`, quoted for a shell.
     pub(super) grant: &'static str,
 }
 
@@ -65,7 +65,7 @@ const LOAD: Right = right(
     "'+function|load'",
 );
 
-/// What is tried.
+/// The command to try.
 enum Tried {
     Unlink { key: String, pattern: String },
     UnlinkLeases { key: String, pattern: String },
@@ -87,7 +87,7 @@ pub(super) struct Probe {
     pub(super) step: Step,
 }
 
-/// Everything to try but `PUBLISH` and `FUNCTION LOAD`.
+/// Every probe except those for `PUBLISH` and `FUNCTION LOAD`.
 pub(super) fn probes(config: &TargetConfig, needs: &Needs) -> Vec<Probe> {
     let record = || config.record_key.clone();
     let mut all = vec![
@@ -108,7 +108,7 @@ pub(super) fn probes(config: &TargetConfig, needs: &Needs) -> Vec<Probe> {
                 all.push(Probe { tried: Tried::Unlink { key, pattern }, step: Step::Unlink });
             }
             Action::Bump => {
-                // What is no pointer gives way to one.
+                // If memory is full, the bump script unlinks the pointer before it sets it.
                 let (pointer, pointers) = (format!("{key}{POINTER_SUFFIX}"), format!("{pattern}{POINTER_SUFFIX}"));
                 all.push(Probe { tried: Tried::Unlink { key: pointer, pattern: pointers }, step: Step::Unlink });
                 let tried = Tried::EvalSha { key: key.clone(), pattern: pattern.clone() };
@@ -125,30 +125,30 @@ pub(super) fn probes(config: &TargetConfig, needs: &Needs) -> Vec<Probe> {
 }
 
 impl Probe {
-    /// `PUBLISH`, to be queued and taken back.
+    /// `PUBLISH`, to be queued and discarded.
     pub(super) fn publish(config: &TargetConfig) -> Probe {
         Probe { tried: Tried::Publish { channel: config.channel.clone() }, step: Step::Publish }
     }
 
-    /// `FUNCTION LOAD` of what is no library.
+    /// `FUNCTION LOAD` of a text that is no library.
     pub(super) fn load() -> Probe {
         Probe { tried: Tried::Load, step: Step::LoadFunctions }
     }
 
-    /// What is sent.
+    /// The command to send.
     pub(super) fn command(&self) -> Cmd {
         let one = |name: &str| redis::cmd(name);
         match &self.tried {
             Tried::Unlink { key, .. } => unlink(&[key.as_bytes()]),
             Tried::UnlinkLeases { key, .. } => unlink_leases(&[key.as_bytes()]),
             Tried::WriteRecord { key } => one("EVAL").arg(RECORD_SCRIPT).arg(1).arg(key).to_owned(),
-            // Nobody has loaded it.
+            // Nobody has loaded such a script.
             Tried::WriteRecordSha { key } => one("EVALSHA").arg(sha1_of(key)).arg(1).arg(key).to_owned(),
             Tried::ReadRecord { key } => one("HGETALL").arg(key).to_owned(),
             Tried::Count => one("DBSIZE"),
             Tried::Scan => one("SCAN").arg(0).arg("COUNT").arg(1).to_owned(),
             Tried::Eval { key, .. } => script(one("EVAL"), SCRIPT, key),
-            // Nobody has loaded it.
+            // Nobody has loaded such a script.
             Tried::EvalSha { key, .. } => script(one("EVALSHA"), &sha1_of(key), key),
             Tried::Publish { channel } => one("PUBLISH").arg(channel).arg("").to_owned(),
             Tried::List => super::list(),
@@ -156,10 +156,10 @@ impl Probe {
         }
     }
 
-    /// Whether an error is the one that it is there to bring about, or one that is looked at elsewhere.
+    /// Whether an error is the one that the probe provokes, or one that is checked elsewhere.
     pub(super) fn provokes(&self, error: &Told) -> bool {
         match &self.tried {
-            // No right, and memory is looked at elsewhere: the script goes on without.
+            // These are not about rights, and memory is checked elsewhere: the script goes on if it is full.
             Tried::WriteRecord { .. } => {
                 error.details.contains("wrong number of arguments")
                     || error.code == "OOM"
@@ -174,7 +174,7 @@ impl Probe {
         }
     }
 
-    /// The right that is missing where the command is refused with `details`.
+    /// The right that is missing if the command is refused with `details`.
     pub(super) fn right(&self, details: &str) -> &'static Right {
         match &self.tried {
             Tried::Unlink { .. } | Tried::UnlinkLeases { .. } => &UNLINK,
@@ -189,7 +189,7 @@ impl Probe {
             Tried::Publish { .. } => &PUBLISH,
             Tried::List => &LIST,
             Tried::Load => &LOAD,
-            // The script's own refusal comes with the command's name before it.
+            // A refusal inside the script has the command's name before its text.
             Tried::Eval { .. } => match details.split_once('|').map_or(details, |(step, _)| step) {
                 "TIME" => &TIME,
                 "GET" => &GET,
@@ -199,7 +199,7 @@ impl Probe {
         }
     }
 
-    /// The key patterns that the user needs for it, as `ACL SETUSER` has them.
+    /// The key patterns that the user needs for the command, as `ACL SETUSER` takes them.
     pub(super) fn patterns(&self, config: &TargetConfig) -> Vec<String> {
         let record = || vec![shell_word(&format!("~{}", config.record_key))];
         match &self.tried {
@@ -218,7 +218,8 @@ impl Probe {
         }
     }
 
-    /// The errors in a reply: itself, or those that a script has caught, each with the command's name before its text.
+    /// The errors in a reply: the reply itself, or the errors that a script caught, each with the command's name before
+    /// its text.
     pub(super) fn errors(&self, reply: &Value) -> Vec<Told> {
         if let Some(error) = Told::of(reply) {
             return vec![error];

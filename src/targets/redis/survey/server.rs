@@ -1,4 +1,4 @@
-//! What `INFO` says: version, role, memory and its eviction, persistence, replicas.
+//! Checks what `INFO` says: version, role, memory and its eviction, persistence, replicas.
 
 use std::collections::HashMap;
 
@@ -8,11 +8,11 @@ use super::{KEEP_CONFIG, Survey, Told};
 use crate::targets::Fault;
 use crate::types::finding::{Code, Finding};
 
-/// The oldest Redis with ACL users, and that this was tried on.
+/// The oldest Redis that has ACL users and that coherd was tested with.
 const MAJOR_MIN: u32 = 6;
 
 impl Survey {
-    /// Everything that `INFO` tells.
+    /// Checks everything that `INFO` reports.
     pub(super) async fn server(&mut self) -> Result<(), Fault> {
         let reply = self.ask_one("INFO", redis::cmd("INFO")).await?;
         if let Some(error) = Told::of(&reply) {
@@ -57,8 +57,8 @@ impl Survey {
         }
     }
 
-    /// A lease that is evicted is a fill that is refused, and a pointer that is evicted comes back as a later one: both
-    /// are safe. The record has no time to live.
+    /// An evicted lease means a refused fill, and an evicted pointer comes back as a later one: both are safe. The
+    /// record has no time to live.
     fn eviction(&mut self, info: &Info) {
         let policy = info.text("maxmemory_policy");
         if info.number("maxmemory") == 0 {
@@ -93,7 +93,7 @@ impl Survey {
         self.find(Finding::warning(code, &self.subject, message).remedy(remedy).remedy(KEEP_CONFIG));
     }
 
-    /// `min_slaves_good_slaves` is there only where `min-replicas-to-write` is set.
+    /// `INFO` has `min_slaves_good_slaves` only if `min-replicas-to-write` is set.
     fn replicas(&mut self, info: &Info) {
         let replicas = info.number("connected_slaves");
         if replicas == 0 || info.0.contains_key("min_slaves_good_slaves") {
@@ -110,11 +110,11 @@ impl Survey {
         self.find(finding.remedy(remedy).remedy(KEEP_CONFIG));
     }
 
-    /// A cache that starts empty has nothing old in it.
+    /// A cache that is empty after a restart holds no old values.
     async fn persistence(&mut self, info: &Info) -> Result<(), Fault> {
         let mut get = redis::cmd("CONFIG");
         let reply = self.ask_one("CONFIG GET", get.arg("GET").arg("save").to_owned()).await?;
-        // Who may not ask knows what has happened at least.
+        // Without the right to CONFIG GET, `INFO` at least says whether snapshots were saved.
         let snapshots = match reply.as_map_iter().and_then(|mut pairs| pairs.next()) {
             Some((_, Value::BulkString(points))) => !points.is_empty(),
             _ => info.number("rdb_saves") > 0,
@@ -139,7 +139,7 @@ impl Survey {
     }
 }
 
-/// `INFO`, line by line.
+/// The fields of `INFO`.
 struct Info(HashMap<String, String>);
 
 impl Info {
@@ -157,7 +157,7 @@ impl Info {
         self.0.get(name).map_or("", String::as_str)
     }
 
-    /// 0 where there is none.
+    /// The number in a field; 0 if there is none.
     fn number(&self, name: &str) -> u64 {
         self.text(name).parse().unwrap_or(0)
     }
