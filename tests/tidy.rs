@@ -103,7 +103,6 @@ const LARGE_TYPES: &[(&str, &str)] = &[
     ("core::Core", "one method for each input, and for each question that the runtime and the model ask"),
     ("core::TargetState", "what may happen to one target; its queue, record, pace and halt are types of their own"),
     ("core::Queue", "the ways in and out of each place in which an invalidation may be"),
-    ("runtime::Observer", "one method for each thing that people are told"),
     ("runtime::Pipeline", "the ends of every channel of the one loop"),
     ("admin::Board", "one method for each thing that is shown"),
     ("admin::Status", "one field for each thing that is shown"),

@@ -16,7 +16,7 @@ impl<S: Source + 'static> Pipeline<S> {
     /// The second, smaller loop: nothing more is read; what is gathered is sent and confirmed, the records move, and
     /// the source hears of it.
     pub(super) async fn drain(mut self) -> Result<(), Stopped> {
-        self.observer.draining();
+        self.observer.source.draining();
         self.step(Input::Drain)?;
         let deadline = Instant::now() + DRAIN_TIME;
         while !self.core.is_drained() && Instant::now() < deadline {
@@ -38,7 +38,7 @@ impl<S: Source + 'static> Pipeline<S> {
         }
         self.step(Input::Read(false))?;
         let unconfirmed = || (0..self.core.target_count()).map(|target| self.core.waiting(target).1).sum();
-        self.observer.drained((!self.core.is_drained()).then(unconfirmed));
+        self.observer.source.drained((!self.core.is_drained()).then(unconfirmed));
         match std::mem::replace(&mut self.link, Link::Nowhere) {
             // The process ends either way, and what was not acknowledged comes again.
             Link::Streaming { stream, .. } => stream.finish().await.or(Ok(())),

@@ -38,7 +38,7 @@ impl<S: Source + 'static> Pipeline<S> {
                 let lasted = lasted.as_secs();
                 let gap = format!("cannot decode the log at {at}, in {times} attempts over {lasted} s");
                 let gap = SourceError::gap(gap).caused_by(error).remedy(format!("Now {what_then}"));
-                self.observer.source_gap(LOG_NOT_DECODABLE, &gap.to_string());
+                self.observer.source.gap(LOG_NOT_DECODABLE, &gap.to_string());
                 gap
             }
         }

@@ -166,7 +166,7 @@ impl<S: Source + 'static> Pipeline<S> {
             self.lost(error)?;
         }
         if let Some(target) = self.workers.iter().position(WorkerHandle::has_ended) {
-            return Err(Stopped::Broken(self.observer.worker_ended(target)));
+            return Err(Stopped::Broken(self.observer.targets.worker_ended(target)));
         }
         let is_behind = matches!(&self.link, Link::Streaming { stream, .. } if stream.is_behind());
         self.step(Input::Read(is_behind))?;
@@ -189,9 +189,9 @@ impl<S: Source + 'static> Pipeline<S> {
             match stream.next()? {
                 None => break,
                 // Inside a transaction the position says nothing: its commit is still to come.
-                Some(Frame::Position(position)) if reader.is_open() => observer.heard(position),
+                Some(Frame::Position(position)) if reader.is_open() => observer.source.heard(position),
                 Some(Frame::Position(position)) => {
-                    observer.heard(position);
+                    observer.source.heard(position);
                     core.idle(position);
                 }
                 Some(Frame::Data(bytes)) => {
@@ -263,7 +263,7 @@ impl<S: Source + 'static> Pipeline<S> {
             | ErrorKind::NotDecodable { .. } => slot,
         };
         let pause = self.pace.rest_after(&error);
-        self.observer.source_away(&error, pause);
+        self.observer.source.away(&error, pause);
         self.link = Link::Resting { source, until: Instant::now() + pause, slot };
         Ok(())
     }
@@ -282,13 +282,13 @@ fn read_message(
         Ok(Step::Within) => {}
         Ok(Step::Committed { end, commit_time, made }) => {
             if core.commit_invalidates() {
-                observer.committed(end, commit_time, made);
+                observer.commits.read(end, commit_time, made);
             }
             core.committed(end.end());
         }
         Ok(Step::Flushed(table)) => core.flushed_manually(&table),
         Ok(Step::Awaited(at)) => core.awaited(at),
-        Ok(Step::Unreadable(unreadable)) => observer.unreadable(&unreadable),
+        Ok(Step::Unreadable(unreadable)) => observer.manual.unreadable(&unreadable),
         Err(error) => return Err(SourceError::protocol(error.to_string())),
     }
     Ok(())

@@ -62,7 +62,7 @@ impl<S: Source + 'static> Pipeline<S> {
             Output::Park => {
                 self.let_go()?;
                 self.link.park();
-                self.observer.parked();
+                self.observer.source.parked();
             }
             Output::Unpark => self.link.reopen(),
             Output::Event(event) => self.observer.tell(event),
@@ -76,13 +76,13 @@ impl<S: Source + 'static> Pipeline<S> {
             Reopen::StoodStill(lasted) => format!("this process stood still for {} s", lasted.as_secs()),
             Reopen::CannotTakeBack => "coherd.wait() must not rely on this stream any more".into(),
             Reopen::Promoted => "the standby that is followed was promoted".into(),
-            Reopen::Overtaken(target) => self.observer.overtaken(target),
+            Reopen::Overtaken(target) => self.observer.targets.overtaken(target),
             Reopen::Synchronous(why) => return self.lost(SourceError::new(ErrorKind::Synchronous, why)),
         };
         let Some(source) = self.link.take_source() else { return Ok(()) };
         self.let_go()?;
         let pause = self.pace.rest();
-        self.observer.reopens(reason, pause);
+        self.observer.source.reopens(reason, pause);
         self.link = Link::Resting { source, until: Instant::now() + pause, slot: Slot::Keep };
         Ok(())
     }
@@ -93,11 +93,11 @@ impl<S: Source + 'static> Pipeline<S> {
                 let reinherited = look.database.as_ref().map(|database| self.reader.looked(database));
                 self.step(Input::Observed(&look, &reinherited.unwrap_or_default()))?;
                 // Last: who sees how old the catalogue is may count on what followed from it.
-                self.observer.observed(&look);
+                self.observer.source.watched(&look);
                 Ok(())
             }
             Watched::Away(error) => {
-                self.observer.unwatched(&error);
+                self.observer.source.unwatched(&error);
                 self.step(Input::Unobserved)
             }
             Watched::Attested(walsender) => self.step(Input::Attested(walsender)),
@@ -108,21 +108,21 @@ impl<S: Source + 'static> Pipeline<S> {
         match probed {
             Probed::Source { walsender, snapshot } => {
                 if matches!(&self.link, Link::Streaming { stream, .. } if stream.walsender() == walsender) {
-                    self.observer.probed();
+                    self.observer.source.probed();
                 }
                 self.step(Input::Snapshot(walsender, snapshot))
             }
             Probed::SourceAway(error) => {
-                self.observer.unprobed(&error);
+                self.observer.source.unprobed(&error);
                 Ok(())
             }
             Probed::Replica { index, seen } => {
                 self.step(Input::ReplicaReported(index, seen))?;
-                self.observer.replica_seen(index, seen.replayed);
+                self.observer.replicas.seen(index, seen.replayed);
                 Ok(())
             }
             Probed::ReplicaAway { index, error } => {
-                self.observer.replica_away(index, &error);
+                self.observer.replicas.away(index, &error);
                 Ok(())
             }
         }
@@ -145,11 +145,11 @@ impl<S: Source + 'static> Pipeline<S> {
                 self.step(Input::Flushed(target, ticket, batch))
             }
             Report::Trouble { target, fault, attempts } => {
-                self.observer.target_down(target, &fault, attempts);
+                self.observer.targets.down(target, &fault, attempts);
                 self.step(Input::Trouble(target, may_have_changed(fault.kind)))
             }
             Report::Up { target } => {
-                self.observer.target_up(target);
+                self.observer.targets.up(target);
                 self.step(Input::Up(target))
             }
         }

@@ -196,14 +196,11 @@ impl Board {
     }
 
     /// Notes a successful look at the server: the log that the slot holds back, and the catalogue as it was at
-    /// `catalogue_at`. Returns whether the look before it had failed.
-    pub fn observed(&self, held: Option<HeldWal>, catalogue_at: Instant) -> bool {
+    /// `catalogue_at`.
+    pub fn observed(&self, held: Option<HeldWal>, catalogue_at: Instant) {
         let (status, now) = (&mut self.held().status, Instant::now());
         (status.held, status.catalogue_at) = (held, Some(catalogue_at));
-        let watch = status.watch.get_or_insert_with(|| Watch::begin(now));
-        let ends = watch.has_failed();
-        watch.saw(now);
-        ends
+        status.watch.get_or_insert_with(|| Watch::begin(now)).saw(now);
     }
 
     /// Notes the session that runs a long transaction, if there is one.
@@ -214,28 +211,27 @@ impl Board {
         }
     }
 
-    /// Notes a failed look at the server; `fault` says why. Returns whether this is the first failure after a success.
-    pub fn unwatched(&self, fault: &str) -> bool {
+    /// Notes a failed look at the server; `fault` says why.
+    pub fn unwatched(&self, fault: &str) {
         let status = &mut self.held().status;
-        status.watch.get_or_insert_with(|| Watch::begin(Instant::now())).failed(fault)
+        status.watch.get_or_insert_with(|| Watch::begin(Instant::now())).failed(fault);
     }
 
     /// Notes that changes that concern rule number `index` may be missing from the stream; `text` says why and what
-    /// fixes it. Returns whether the rule was covered before.
-    pub fn uncover(&self, index: usize, text: &str) -> bool {
-        let mut held = self.held();
-        let Some(rule) = held.status.rules.get_mut(index) else { return false };
-        let begins = rule.uncovered.is_none();
-        if rule.uncovered.as_deref() != Some(text) {
+    /// fixes it.
+    pub fn uncover(&self, index: usize, text: &str) {
+        if let Some(rule) = self.held().status.rules.get_mut(index)
+            && rule.uncovered.as_deref() != Some(text)
+        {
             rule.uncovered = Some(text.into());
         }
-        begins
     }
 
-    /// Notes that every change that concerns rule number `index` is in the stream. Returns whether the rule was not
-    /// covered before.
-    pub fn cover(&self, index: usize) -> bool {
-        self.held().status.rules.get_mut(index).is_some_and(|rule| rule.uncovered.take().is_some())
+    /// Notes that every change that concerns rule number `index` is in the stream.
+    pub fn cover(&self, index: usize) {
+        if let Some(rule) = self.held().status.rules.get_mut(index) {
+            rule.uncovered = None;
+        }
     }
 
     /// Sets the replicas, in the order of the configuration.
@@ -244,9 +240,11 @@ impl Board {
         self.held().status.replicas = names.into_iter().map(|name| ReplicaStatus::unheard(name, since)).collect();
     }
 
-    /// Changes replica number `index`, and returns what `change` returns.
-    pub fn replica<T: Default>(&self, index: usize, change: impl FnOnce(&mut ReplicaStatus) -> T) -> T {
-        self.held().status.replicas.get_mut(index).map(change).unwrap_or_default()
+    /// Changes replica number `index`.
+    pub fn replica(&self, index: usize, change: impl FnOnce(&mut ReplicaStatus)) {
+        if let Some(replica) = self.held().status.replicas.get_mut(index) {
+            change(replica);
+        }
     }
 
     /// Notes why settled does not wait for replica number `index`; `None` if it waits.
@@ -263,15 +261,14 @@ impl Board {
         self.held().status.replicas.get(index).map_or_else(|| "?".into(), |its| Arc::clone(&its.name))
     }
 
-    /// Notes that the visibility probe succeeded. Returns whether the one before it had failed.
-    pub fn probed(&self) -> bool {
-        self.held().status.probe_fault.take().is_some()
+    /// Notes that the visibility probe succeeded.
+    pub fn probed(&self) {
+        self.held().status.probe_fault = None;
     }
 
-    /// Notes that the visibility probe failed; `fault` says why. Returns whether this is the first failure after a
-    /// success.
-    pub fn unprobed(&self, fault: &str) -> bool {
-        self.held().status.probe_fault.replace(fault.to_owned()).is_none()
+    /// Notes that the visibility probe failed; `fault` says why.
+    pub fn unprobed(&self, fault: &str) {
+        self.held().status.probe_fault = Some(fault.to_owned());
     }
 
     /// A copy of the whole status.

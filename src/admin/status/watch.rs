@@ -24,17 +24,10 @@ impl Watch {
         (self.seen, self.fault) = (Some(now), None);
     }
 
-    /// Returns whether this is the first failure, or the first after a success.
-    pub(super) fn failed(&mut self, fault: &str) -> bool {
-        let begins = self.fault.is_none();
+    pub(super) fn failed(&mut self, fault: &str) {
         if self.fault.as_deref() != Some(fault) {
             self.fault = Some(fault.to_owned());
         }
-        begins
-    }
-
-    pub(super) fn has_failed(&self) -> bool {
-        self.fault.is_some()
     }
 
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {

@@ -1,13 +1,18 @@
 //! What is told, as `/readyz`, `/status` and `/metrics` show it.
 
+use std::time::{Duration, Instant};
+
 use super::*;
-use crate::admin::status::readiness;
+use crate::admin::status::{State, readiness};
 use crate::core::continuity::{Gap, Overspent, SlotOrigin};
-use crate::core::{Event, Opening, Policy, Replicas, Why};
-use crate::pgoutput;
+use crate::core::{Opening, Policy, Replicas, Watermarks, Why};
+use crate::pgoutput::{self, PgTime};
+use crate::postgres::SourceError;
 use crate::rules::config::{RawRule, resolve};
-use crate::transaction::Gather;
-use crate::types::observation::{HeldWal, Horizon};
+use crate::transaction::{Gather, Made};
+use crate::types::invalidation::Action;
+use crate::types::lsn::{CommitLsn, Lsn};
+use crate::types::observation::{HeldWal, Horizon, Observation};
 use crate::types::snapshot::Commit;
 
 const MAX_LAG: Duration = Duration::from_secs(10);
@@ -96,7 +101,7 @@ fn what_the_slot_holds_back_is_what_was_last_seen() {
         holder: None,
         synchronous: None,
     };
-    its.observer.observed(&observation);
+    its.observer.source.watched(&observation);
     assert!(its.has_metric("coherd_slot_retained_bytes 5000"));
     assert_eq!(its.board.status().held.and_then(|held| held.safe), Some(70));
 }
@@ -104,7 +109,7 @@ fn what_the_slot_holds_back_is_what_was_last_seen() {
 #[test]
 fn a_look_that_fails_is_told_after_half_a_minute_with_its_reason() {
     let mut its = told();
-    its.observer.unwatched(&SourceError::refused("permission denied for pg_publication_rel"));
+    its.observer.source.unwatched(&SourceError::refused("permission denied for pg_publication_rel"));
     assert_eq!(its.reasons(), "");
     let late = Instant::now() + crate::admin::status::LOOK_AGE_MAX;
     let reasons = readiness(&its.board.status(), late, MAX_LAG).unwrap_err().join("\n");
@@ -115,7 +120,7 @@ fn a_look_that_fails_is_told_after_half_a_minute_with_its_reason() {
 fn a_halted_target_stays_halted_when_the_state_changes() {
     let mut its = told();
     its.observer.tell(Event::Halted(0, Why::Gap(Gap::RecordIsGone, None)));
-    its.observer.source_away(&SourceError::lost("gone"), Duration::ZERO);
+    its.observer.source.away(&SourceError::lost("gone"), Duration::ZERO);
     let slot = SlotOrigin::CreatedHere;
     let (start, wal_end) = (Lsn::new(100), Lsn::new(100));
     let opening = Opening { system_id: 7, timeline: 1, wal_end, forks: vec![], slot, start, walsender: 4711 };
@@ -127,19 +132,19 @@ fn a_halted_target_stays_halted_when_the_state_changes() {
 fn a_commit_is_timed_until_it_settles_also_where_its_keys_left_before_it_was_read() {
     let mut its = told();
     let commit =
-        |its: &mut Told, at| its.observer.committed(CommitLsn::from_end(Lsn::new(at)), PgTime(0), Made::default());
+        |its: &mut Told, at| its.observer.commits.read(CommitLsn::from_end(Lsn::new(at)), PgTime(0), Made::default());
     let watermarks = |decoded, settled| Watermarks {
         decoded: Lsn::new(decoded),
         settled: Lsn::new(settled),
         ..Watermarks::default()
     };
     commit(&mut its, 100);
-    its.observer.settled(&watermarks(100, 100));
+    its.observer.commits.settle(&watermarks(100, 100));
     assert!(its.has_metric("coherd_commit_to_settled_seconds_count 1"));
     commit(&mut its, 200);
-    its.observer.settled(&watermarks(200, 100));
+    its.observer.commits.settle(&watermarks(200, 100));
     assert!(its.has_metric("coherd_commit_to_settled_seconds_count 1"));
-    its.observer.settled(&watermarks(300, 200));
+    its.observer.commits.settle(&watermarks(300, 200));
     assert!(its.has_metric("coherd_commit_to_settled_seconds_count 2"));
 }
 
