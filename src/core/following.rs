@@ -115,7 +115,7 @@ impl Core {
             self.following.lost_because = None;
         }
         let (start, walsender) = (opening.start, opening.walsender);
-        let (mut reached, mut looks) = (opening.wal_end, 0);
+        let (mut reached, mut looks) = (opening.system.wal_end, 0);
         let (decoded, acknowledged) = (self.feed.decoded, self.attesting.acknowledged);
         let before = self.following.followed.take();
         match before.map(|before| (resume(&before.opening, decoded, &opening, acknowledged), before)) {
@@ -135,7 +135,7 @@ impl Core {
                     // Targets that were sent anything of the lost part show it themselves: their records are beyond
                     // the fork.
                     self.fork(at);
-                    self.catalogue.end = opening.wal_end;
+                    self.catalogue.end = opening.system.wal_end;
                     self.unverify();
                 }
             }
@@ -146,7 +146,7 @@ impl Core {
             self.feed.outputs.push(Output::LoadAgain(target));
         }
         self.load_records();
-        self.feed.replicas.opened(opening.system_id, opening.timeline, &opening.forks);
+        self.feed.replicas.opened(opening.system.id, opening.system.timeline, &opening.system.forks);
         // Probe although nothing waits yet: whether the source takes writes distinguishes a replica from the source
         // itself.
         self.feed.outputs.push(Output::Probe);
@@ -164,7 +164,7 @@ impl Core {
 
     /// Follows a new history, or the first one.
     fn begin_with(&mut self, opening: &Opening, clock_us: u64) {
-        self.catalogue.end = opening.wal_end;
+        self.catalogue.end = opening.system.wal_end;
         self.begin(opening.start, clock_us);
         for target in &mut self.targets {
             if !self.catalogue.coverage.is_whole(goes_to(*target.index)) {

@@ -2,26 +2,21 @@
 
 use std::time::Duration;
 
-use super::continuity::{Anew, Fork, Gap, Overspent, SlotOrigin, Writer};
+use super::continuity::{Anew, Gap, Overspent, SlotOrigin, Writer};
 use super::{Absent, AckLsn, Ticket};
 use crate::pgoutput::PgTime;
 use crate::types::invalidation::{Batch, RuleId};
 use crate::types::lsn::Lsn;
 use crate::types::observation::Observation;
 use crate::types::record::{Answer, Delivery, StoredRecord};
+use crate::types::server::System;
 use crate::types::snapshot::{ReplicaSeen, Snapshot};
 
 /// What the server reported when the stream was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Opening {
-    /// `IDENTIFY_SYSTEM`'s `systemid`.
-    pub system_id: u64,
-    /// `IDENTIFY_SYSTEM`'s `timeline`.
-    pub timeline: u32,
-    /// The end of the flushed log.
-    pub wal_end: Lsn,
-    /// Where the server's log left earlier timelines, oldest first.
-    pub forks: Vec<Fork>,
+    /// The server.
+    pub system: System,
     /// How this process got the slot.
     pub slot: SlotOrigin,
     /// Everything up to here is acknowledged.

@@ -113,7 +113,7 @@ impl Core {
             return self.early.push((index, stored));
         };
         let Some(target) = targets.get_mut(index) else { return };
-        let system_id = followed.opening.system_id;
+        let system_id = followed.opening.system.id;
         if !target.has_record_alone(feed, &stored, (system_id, &following.slot), now) {
             return feed.outputs.push(Output::LoadAgain(index));
         }

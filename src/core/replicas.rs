@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::core::continuity::Fork;
 use crate::types::lsn::Lsn;
+use crate::types::server::Fork;
 use crate::types::snapshot::ReplicaSeen;
 
 /// The number of parts of the longest lag: the resolution at which the age of a position is known.

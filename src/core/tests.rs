@@ -14,6 +14,7 @@ use crate::rules::config::{RawRule, resolve};
 use crate::transaction::Gather;
 use crate::types::invalidation::Action;
 use crate::types::record::{Delivery, Record};
+use crate::types::server::System;
 use crate::types::snapshot::{ReplicaSeen, Snapshot};
 pub(super) use desk::{Desk, Sent};
 
@@ -31,7 +32,8 @@ fn record_at(at: u64) -> Record {
 fn opening() -> Opening {
     let (start, wal_end) = (lsn(100), Lsn::MAX);
     let slot = SlotOrigin::Found { confirmed: start };
-    Opening { system_id: 7, timeline: 1, wal_end, forks: Vec::new(), slot, start, walsender: 4711 }
+    let system = System { id: 7, timeline: 1, wal_end, forks: Vec::new() };
+    Opening { system, slot, start, walsender: 4711 }
 }
 
 #[test]

@@ -16,9 +16,9 @@ pub mod watch;
 use std::future::Future;
 
 use crate::core::AckLsn;
-use crate::core::continuity::Fork;
 use crate::types::lsn::Lsn;
 use crate::types::observation::Observation;
+use crate::types::server::System;
 use crate::types::snapshot::{ReplicaSeen, Snapshot};
 pub use error::{ErrorKind, SourceError};
 
@@ -82,17 +82,10 @@ pub enum Frame<'a> {
 /// The result of one look at the source server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// `IDENTIFY_SYSTEM`'s `systemid`.
-    pub system_id: u64,
-    /// `IDENTIFY_SYSTEM`'s `timeline`.
-    pub timeline: u32,
-    /// `IDENTIFY_SYSTEM`'s `xlogpos`: the end of the flushed log.
-    pub wal_end: Lsn,
-    /// State of the slot.
+    /// The server.
+    pub system: System,
+    /// The slot.
     pub slot: SlotSeen,
-    /// The points at which the server's log left earlier timelines (`TIMELINE_HISTORY`), oldest first. Empty on
-    /// timeline 1, and if the server cannot say.
-    pub forks: Vec<Fork>,
 }
 
 /// The state of the slot at one look.

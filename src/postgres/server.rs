@@ -12,13 +12,13 @@ use super::slot;
 use super::stream::{PostgresStream, StreamSettings};
 use super::synchronous::{Counted, STANDBYS, counted};
 use super::{ErrorKind, Seen, SlotSeen, Source, SourceError, timeline};
-use crate::core::continuity::Fork;
 use crate::postgres::client::dial::{Caller, STANDING, Standing, dial};
 use crate::postgres::client::dsn::Dsn;
 use crate::postgres::client::server_error::Doing;
 use crate::postgres::client::session::{Failure, Rows, Session, unexpected};
 use crate::postgres::client::socket::Socket;
 use crate::types::lsn::Lsn;
+use crate::types::server::{Fork, System};
 use crate::types::slot::Slot;
 use crate::types::table::{quote_identifier, quote_literal};
 
@@ -307,7 +307,8 @@ impl Source for Postgres {
             let system = self.ask(&mut session, "identify the system", "IDENTIFY_SYSTEM").await?;
             let timeline = number(&system, 1)?;
             let forks = self.forks(&mut session, timeline).await?;
-            Ok(Seen { system_id: number(&system, 0)?, timeline, wal_end: number(&system, 2)?, slot, forks })
+            let system = System { id: number(&system, 0)?, timeline, wal_end: number(&system, 2)?, forks };
+            Ok(Seen { system, slot })
         };
         let seen = looked.await;
         if keeps_session(&seen) {

@@ -1,8 +1,8 @@
 //! Reads the history file of a timeline, as `TIMELINE_HISTORY` sends it: where the log left each earlier timeline
 //! (Postgres manual, "Timelines"; `timeline.c`).
 
-use crate::core::continuity::Fork;
 use crate::types::lsn::Lsn;
+use crate::types::server::Fork;
 
 /// What is wrong with a history file. It names lines, never their content.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

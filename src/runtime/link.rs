@@ -12,6 +12,7 @@ use crate::core::continuity::SlotOrigin;
 use crate::postgres::error::Retry;
 use crate::postgres::{Intake, Seen, SlotSeen, Source, SourceError, Stream};
 use crate::types::lsn::Lsn;
+use crate::types::server::System;
 
 /// Waits between attempts to reach a source that is away.
 const LOST_WAIT_FIRST: Duration = Duration::from_millis(50);
@@ -25,7 +26,7 @@ const REFUSED_WAIT: Duration = Duration::from_secs(10);
 /// A stream that is ready to be read, and what was seen while it was opened.
 pub(super) struct Opened<T> {
     pub(super) stream: T,
-    pub(super) seen: Seen,
+    pub(super) system: System,
     pub(super) origin: SlotOrigin,
     /// Everything up to here is acknowledged.
     pub(super) start: Lsn,
@@ -120,8 +121,8 @@ pub(super) enum Slot {
 }
 
 async fn open<S: Source>(source: &mut S, slot: &mut Slot) -> Result<Opened<S::Stream>, SourceError> {
-    let seen = source.look().await?;
-    let created = match &seen.slot {
+    let Seen { system, slot: seen } = source.look().await?;
+    let created = match &seen {
         SlotSeen::Usable { .. } if *slot == Slot::Keep => None,
         SlotSeen::Lost { reason } if *slot == Slot::Keep => {
             return Err(SourceError::gap(format!(
@@ -139,7 +140,7 @@ async fn open<S: Source>(source: &mut S, slot: &mut Slot) -> Result<Opened<S::St
         Some(start) => (SlotOrigin::CreatedHere, start),
         None => (SlotOrigin::Found { confirmed }, confirmed),
     };
-    Ok(Opened { stream, seen, origin, start })
+    Ok(Opened { stream, system, origin, start })
 }
 
 /// How the attempts are paced.

@@ -204,16 +204,8 @@ impl<S: Source + 'static> Pipeline<S> {
     }
 
     fn opened(&mut self, source: S, opened: Opened<S::Stream>) -> Result<(), Stopped> {
-        let Opened { stream, seen, origin, start } = opened;
-        let opening = Opening {
-            system_id: seen.system_id,
-            timeline: seen.timeline,
-            wal_end: seen.wal_end,
-            forks: seen.forks,
-            slot: origin,
-            start,
-            walsender: stream.walsender(),
-        };
+        let Opened { stream, system, origin, start } = opened;
+        let opening = Opening { system, slot: origin, start, walsender: stream.walsender() };
         self.pace.it_worked();
         self.admitted = true;
         self.link = Link::Streaming { source, stream };

@@ -27,6 +27,7 @@ use crate::types::invalidation::Action;
 use crate::types::lsn::Lsn;
 use crate::types::observation::{Horizon, Observation, TableSeen};
 use crate::types::record::{Record, StoredRecord};
+use crate::types::server::System;
 use crate::types::snapshot::Snapshot;
 use cache::Cache;
 
@@ -86,11 +87,8 @@ impl Script {
     fn seen(&self) -> Seen {
         let confirmed = Lsn::new(self.acknowledged().unwrap_or(100));
         let usual = Seen {
-            system_id: 7,
-            timeline: 1,
-            wal_end: Lsn::new(10_000),
+            system: System { id: 7, timeline: 1, wal_end: Lsn::new(10_000), forks: Vec::new() },
             slot: SlotSeen::Usable { confirmed },
-            forks: Vec::new(),
         };
         self.shared.lock().unwrap().shows.clone().unwrap_or(usual)
     }

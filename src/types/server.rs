@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::types::lsn::Lsn;
+
 /// A server: what it is, and the settings that decide whether coherd can follow it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Server {
@@ -133,4 +135,27 @@ pub struct Clock {
     pub ahead_ms: i64,
     /// The round trip of the question, in ms.
     pub doubt_ms: i64,
+}
+
+/// What a server says of its log over a replication connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct System {
+    /// The system identifier (`IDENTIFY_SYSTEM`'s `systemid`).
+    pub id: u64,
+    /// The timeline that it writes, or replays (`timeline`).
+    pub timeline: u32,
+    /// The end of the flushed log (`xlogpos`).
+    pub wal_end: Lsn,
+    /// Where its log left earlier timelines (`TIMELINE_HISTORY`), oldest first; empty on timeline 1, and where the server
+    /// could not say.
+    pub forks: Vec<Fork>,
+}
+
+/// Where the log switched from one timeline to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fork {
+    /// The timeline that was left.
+    pub timeline: u32,
+    /// What was written to the old timeline after this position is not part of the server's history.
+    pub at: Lsn,
 }

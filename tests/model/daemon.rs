@@ -12,6 +12,7 @@ use coherd::types::invalidation::{Action, Batch, RuleId};
 use coherd::types::lsn::Lsn;
 use coherd::types::observation::{HeldWal, Observation, TableSeen};
 use coherd::types::record::{Answer, Delivery, Record, StoredRecord};
+use coherd::types::server::System;
 use coherd::types::snapshot::{ReplicaSeen, Snapshot};
 
 use super::setup::{Broken, Setup};
@@ -125,10 +126,7 @@ pub struct Daemon {
 pub fn open(daemon: &mut Daemon, setup: &Setup, postgres: Postgres, clock: u64) {
     let start = lsn(postgres.acknowledged);
     let opening = Opening {
-        system_id: SYSTEM,
-        timeline: 1,
-        wal_end: lsn(setup.commits),
-        forks: Vec::new(),
+        system: System { id: SYSTEM, timeline: 1, wal_end: lsn(setup.commits), forks: Vec::new() },
         slot: SlotOrigin::Found { confirmed: start },
         start,
         walsender: 1,

@@ -19,12 +19,12 @@ fn a_look_gives_the_system_and_the_slot_as_sql_gives_them() {
     let runtime = runtime();
     let seen = runtime.block_on(source.look()).unwrap();
     assert_eq!(seen.slot, SlotSeen::Missing);
-    assert_eq!(seen.system_id.to_string(), database.client().one("SELECT system_identifier FROM pg_control_system()"));
-    assert_eq!(seen.timeline, 1);
+    assert_eq!(seen.system.id.to_string(), database.client().one("SELECT system_identifier FROM pg_control_system()"));
+    assert_eq!(seen.system.timeline, 1);
     let created = runtime.block_on(source.create_slot()).unwrap();
     let again = runtime.block_on(source.look()).unwrap();
     assert_eq!(again.slot, SlotSeen::Usable { confirmed: created });
-    assert!(again.wal_end >= created && created > Lsn::ZERO);
+    assert!(again.system.wal_end >= created && created > Lsn::ZERO);
 }
 
 #[test]

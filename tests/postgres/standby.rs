@@ -1,8 +1,8 @@
 //! A standby that is promoted.
 
-use coherd::core::continuity::Fork;
 use coherd::postgres::{ErrorKind, Source};
 use coherd::types::lsn::Lsn;
+use coherd::types::server::Fork;
 
 use super::{Followed, look, own_server, runtime, settled_text, source};
 use crate::support::Database;
@@ -12,31 +12,31 @@ use crate::support::process::Signal;
 #[test]
 fn a_look_at_a_promoted_standby_gives_the_fork_and_at_the_next_one_both() {
     let primary = own_server("");
-    assert_eq!(look(&primary.dsn("postgres")).unwrap().forks, []);
+    assert_eq!(look(&primary.dsn("postgres")).unwrap().system.forks, []);
     let second = primary.standby("");
     second.catch_up(&primary);
-    assert_eq!(look(&second.dsn("postgres")).unwrap().forks, [], "it is still on the primary's timeline");
+    assert_eq!(look(&second.dsn("postgres")).unwrap().system.forks, [], "it is still on the primary's timeline");
     let promoted = |server: &crate::support::Postgres| {
         server.promote();
         let seen = look(&server.dsn("postgres")).unwrap();
-        let file = format!("SELECT pg_read_file('pg_wal/{:08X}.history')", seen.timeline);
+        let file = format!("SELECT pg_read_file('pg_wal/{:08X}.history')", seen.system.timeline);
         let history = postgres_client(&server.dsn("postgres")).unwrap().one(&file);
         let last = history.lines().rfind(|line| !line.is_empty()).unwrap().to_owned();
         let at: Lsn = last.split('\t').nth(1).unwrap().parse().unwrap();
         (seen, at)
     };
-    let before = look(&second.dsn("postgres")).unwrap().wal_end;
+    let before = look(&second.dsn("postgres")).unwrap().system.wal_end;
     primary.stop(Signal::Quit);
     let (seen, first_at) = promoted(&second);
-    assert_eq!((seen.timeline, seen.forks), (2, vec![Fork { timeline: 1, at: first_at }]));
+    assert_eq!((seen.system.timeline, seen.system.forks), (2, vec![Fork { timeline: 1, at: first_at }]));
     assert!(first_at <= before, "{first_at} is after {before}");
     let third = second.standby("");
     third.catch_up(&second);
     second.stop(Signal::Quit);
     let (seen, second_at) = promoted(&third);
-    assert_eq!(seen.timeline, 3);
-    assert_eq!(seen.forks, [Fork { timeline: 1, at: first_at }, Fork { timeline: 2, at: second_at }]);
-    assert!(second_at > first_at && seen.wal_end >= second_at);
+    assert_eq!(seen.system.timeline, 3);
+    assert_eq!(seen.system.forks, [Fork { timeline: 1, at: first_at }, Fork { timeline: 2, at: second_at }]);
+    assert!(second_at > first_at && seen.system.wal_end >= second_at);
 }
 
 #[test]
@@ -49,13 +49,13 @@ fn a_history_that_is_gone_or_broken_gives_no_forks_and_the_look_goes_on() {
     let history = standby.data_dir().join("pg_wal/00000002.history");
     let runtime = runtime();
     let mut source = source(&standby.dsn("postgres"), "none");
-    assert_eq!(runtime.block_on(source.look()).unwrap().forks.len(), 1);
+    assert_eq!(runtime.block_on(source.look()).unwrap().system.forks.len(), 1);
     std::fs::write(&history, b"1\t0/\xff\n").unwrap();
-    assert_eq!(runtime.block_on(source.look()).unwrap().forks, []);
+    assert_eq!(runtime.block_on(source.look()).unwrap().system.forks, []);
     std::fs::remove_file(&history).unwrap();
     for _ in 0..2 {
         let seen = runtime.block_on(source.look()).unwrap();
-        assert_eq!((seen.timeline, seen.forks), (2, Vec::new()));
+        assert_eq!((seen.system.timeline, seen.system.forks), (2, Vec::new()));
     }
 }
 

@@ -12,6 +12,7 @@ use crate::core::Opening;
 use crate::postgres::{ErrorKind, SourceError};
 use crate::types::lsn::Lsn;
 use crate::types::observation::Observation;
+use crate::types::server::System;
 
 pub(crate) struct Source {
     board: Board,
@@ -86,8 +87,8 @@ impl Source {
 
     /// A stream that has failed before counts only once it has passed that position.
     pub(crate) fn streaming(&mut self, opening: &Opening, has_failed: bool) {
-        let Opening { system_id, timeline, wal_end, start, .. } = *opening;
-        self.board.seen(system_id, timeline, wal_end);
+        let Opening { system: System { id, timeline, wal_end, .. }, start, .. } = *opening;
+        self.board.seen(id, timeline, wal_end);
         if !has_failed {
             info!(%start, %wal_end, timeline, "following the log");
             self.followed();

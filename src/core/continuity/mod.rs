@@ -31,12 +31,3 @@ pub enum SlotOrigin {
         confirmed: Lsn,
     },
 }
-
-/// Where the log switched from one timeline to the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fork {
-    /// The timeline that was left.
-    pub timeline: u32,
-    /// What was written to the old timeline after this position is not part of the server's history.
-    pub at: Lsn,
-}

@@ -50,22 +50,22 @@ impl fmt::Display for Anew {
 /// that this process acknowledged.
 pub fn resume(before: &Opening, decoded: Lsn, now: &Opening, acknowledged: Lsn) -> Resume {
     let SlotOrigin::Found { confirmed } = now.slot else { return Resume::Anew(Anew::SlotWasGone) };
-    if before.system_id != now.system_id {
+    if before.system.id != now.system.id {
         return Resume::Anew(Anew::OtherDatabase);
     }
     if confirmed > acknowledged {
         return Resume::Anew(Anew::SlotWasMoved);
     }
-    if before.timeline != now.timeline {
-        let fork = now.forks.iter().find(|fork| fork.timeline == before.timeline);
+    if before.system.timeline != now.system.timeline {
+        let fork = now.system.forks.iter().find(|fork| fork.timeline == before.system.timeline);
         return fork.map_or(Resume::Anew(Anew::OtherTimeline), |fork| Resume::Forked(fork.at));
     }
     // Compare the fork from the previous timeline, if it is known: two standbys promoted from one primary can both be
     // on the same timeline.
-    if before.forks.last().zip(now.forks.last()).is_some_and(|(before, now)| before.at != now.at) {
+    if before.system.forks.last().zip(now.system.forks.last()).is_some_and(|(before, now)| before.at != now.at) {
         return Resume::Anew(Anew::OtherTimeline);
     }
-    if now.wal_end < decoded {
+    if now.system.wal_end < decoded {
         return Resume::Anew(Anew::DatabaseWentBack);
     }
     Resume::GoOn
@@ -73,8 +73,8 @@ pub fn resume(before: &Opening, decoded: Lsn, now: &Opening, acknowledged: Lsn) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::Fork;
     use super::*;
+    use crate::types::server::{Fork, System};
 
     fn lsn(n: u64) -> Lsn {
         Lsn::new(n)
@@ -83,7 +83,8 @@ mod tests {
     fn opening(timeline: u32, forks: &[u64], end: u64, slot: SlotOrigin) -> Opening {
         let (wal_end, start) = (lsn(end), lsn(0));
         let forks = forks.iter().map(|at| Fork { timeline: 1, at: lsn(*at) }).collect();
-        Opening { system_id: 7, timeline, wal_end, forks, slot, start, walsender: 1 }
+        let system = System { id: 7, timeline, wal_end, forks };
+        Opening { system, slot, start, walsender: 1 }
     }
 
     fn found(n: u64) -> SlotOrigin {
@@ -93,12 +94,14 @@ mod tests {
     #[test]
     fn each_difference_has_its_answer() {
         let before = opening(1, &[], 0, found(0));
+        let mut other = opening(1, &[], 600, found(400));
+        other.system.id = 8;
         for (now, answer) in [
             (opening(1, &[], 600, found(400)), Resume::GoOn),
             (opening(1, &[], 500, found(300)), Resume::GoOn),
             (opening(1, &[], 600, SlotOrigin::CreatedHere), Resume::Anew(Anew::SlotWasGone)),
             (opening(1, &[], 600, found(401)), Resume::Anew(Anew::SlotWasMoved)),
-            (Opening { system_id: 8, ..opening(1, &[], 600, found(400)) }, Resume::Anew(Anew::OtherDatabase)),
+            (other, Resume::Anew(Anew::OtherDatabase)),
             (opening(1, &[], 499, found(400)), Resume::Anew(Anew::DatabaseWentBack)),
             (opening(2, &[450], 600, found(400)), Resume::Forked(lsn(450))),
             (opening(2, &[450], 460, found(400)), Resume::Forked(lsn(450))),

@@ -173,15 +173,15 @@ pub(in crate::core) fn compare(known: &Known, stored: &StoredRecord) -> Verdict 
 
 fn compare_record(known: &Known, record: &Record) -> Verdict {
     let applied = record.applied;
-    if record.system_id != known.opening.system_id {
+    if record.system_id != known.opening.system.id {
         return Verdict::Gap(Gap::OtherDatabase);
     }
     if known.opening.slot == SlotOrigin::CreatedHere && known.written == Lsn::ZERO {
         return Verdict::Gap(Gap::SlotWasGone { record: applied });
     }
-    if record.timeline != known.opening.timeline {
-        let gap = Gap::NewTimeline { was: record.timeline, is: known.opening.timeline };
-        match known.opening.forks.iter().find(|fork| fork.timeline == record.timeline) {
+    if record.timeline != known.opening.system.timeline {
+        let gap = Gap::NewTimeline { was: record.timeline, is: known.opening.system.timeline };
+        match known.opening.system.forks.iter().find(|fork| fork.timeline == record.timeline) {
             // The target was sent nothing beyond the fork, so all of it is part of the server's history.
             Some(fork) if applied <= fork.at => {}
             // The record may have been written although an earlier delivery still had to be sent again.
@@ -220,19 +220,25 @@ impl Known<'_> {
 mod tests {
     use std::sync::LazyLock;
 
-    use super::super::Fork;
     use super::*;
+    use crate::types::server::{Fork, System};
+
+    fn of(system: System) -> Opening {
+        Opening { system, ..FOUND.clone() }
+    }
 
     fn opening(timeline: u32, slot: SlotOrigin) -> Opening {
-        Opening { system_id: 7, timeline, wal_end: Lsn::ZERO, forks: Vec::new(), slot, start: Lsn::ZERO, walsender: 1 }
+        let system = System { id: 7, timeline, wal_end: Lsn::ZERO, forks: Vec::new() };
+        Opening { system, slot, start: Lsn::ZERO, walsender: 1 }
     }
 
     static FOUND: LazyLock<Opening> = LazyLock::new(|| opening(1, SlotOrigin::Found { confirmed: Lsn::new(100) }));
     static CREATED: LazyLock<Opening> = LazyLock::new(|| opening(1, SlotOrigin::CreatedHere));
-    static OTHER: LazyLock<Opening> = LazyLock::new(|| Opening { system_id: 8, ..FOUND.clone() });
-    static PROMOTED: LazyLock<Opening> = LazyLock::new(|| Opening { timeline: 2, ..FOUND.clone() });
-    static FORKED: LazyLock<Opening> =
-        LazyLock::new(|| Opening { forks: vec![Fork { timeline: 1, at: Lsn::new(250) }], ..PROMOTED.clone() });
+    static OTHER: LazyLock<Opening> = LazyLock::new(|| of(System { id: 8, ..FOUND.system.clone() }));
+    static PROMOTED: LazyLock<Opening> = LazyLock::new(|| of(System { timeline: 2, ..FOUND.system.clone() }));
+    static FORKED: LazyLock<Opening> = LazyLock::new(|| {
+        of(System { forks: vec![Fork { timeline: 1, at: Lsn::new(250) }], ..PROMOTED.system.clone() })
+    });
 
     fn known() -> Known<'static> {
         Known {

@@ -13,6 +13,7 @@ use crate::transaction::{Gather, Made};
 use crate::types::invalidation::Action;
 use crate::types::lsn::{CommitLsn, Lsn};
 use crate::types::observation::{HeldWal, Horizon, Observation};
+use crate::types::server::System;
 use crate::types::snapshot::Commit;
 
 const MAX_LAG: Duration = Duration::from_secs(10);
@@ -123,7 +124,8 @@ fn a_halted_target_stays_halted_when_the_state_changes() {
     its.observer.source.away(&SourceError::lost("gone"), Duration::ZERO);
     let slot = SlotOrigin::CreatedHere;
     let (start, wal_end) = (Lsn::new(100), Lsn::new(100));
-    let opening = Opening { system_id: 7, timeline: 1, wal_end, forks: vec![], slot, start, walsender: 4711 };
+    let system = System { id: 7, timeline: 1, wal_end, forks: vec![] };
+    let opening = Opening { system, slot, start, walsender: 4711 };
     its.observer.tell(Event::Streaming(opening, false));
     assert!(its.reasons().contains("target cache is halted (on_gap: halt)"), "{}", its.reasons());
 }

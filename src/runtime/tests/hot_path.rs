@@ -3,6 +3,7 @@
 use super::*;
 use crate::core::continuity::SlotOrigin;
 use crate::targets::delivery::Shipment;
+use crate::types::server::System;
 
 const ROWS: usize = 10;
 const TRANSACTIONS: u32 = 100;
@@ -34,15 +35,8 @@ impl Belt {
         let replicas = Replicas::new(0, MAX_LAG, now);
         let mut core = Core::new(1, rules.clone(), "s", settings.policy, replicas, now);
         let slot = SlotOrigin::Found { confirmed: Lsn::new(100) };
-        let opening = Opening {
-            system_id: 7,
-            timeline: 1,
-            wal_end: Lsn::MAX,
-            forks: Vec::new(),
-            slot,
-            start: Lsn::new(100),
-            walsender: 4711,
-        };
+        let system = System { id: 7, timeline: 1, wal_end: Lsn::MAX, forks: Vec::new() };
+        let opening = Opening { system, slot, start: Lsn::new(100), walsender: 4711 };
         core.step(now, Input::Observed(&look(&rules, "as it was"), &[]));
         core.step(now, Input::StreamOpened(opening, 0));
         core.step(now, Input::Snapshot(4711, Snapshot::Primary("1000000:1000000:".parse().unwrap())));

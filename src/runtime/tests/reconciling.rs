@@ -1,14 +1,21 @@
 //! What follows from what targets remember and from what watching the server shows.
 
 use super::*;
-use crate::core::continuity::Fork;
 use crate::types::database::{Database, Operations, Publication};
 use crate::types::observation::HeldWal;
+use crate::types::server::{Fork, System};
 use crate::types::table::{Published, PublishedBy, Table, TableColumn, TableName};
+
+/// The usual server, but for what `change` makes of it.
+fn with(change: impl FnOnce(&mut System)) -> Seen {
+    let mut seen = seen(100);
+    change(&mut seen.system);
+    seen
+}
 
 fn seen(confirmed: u64) -> Seen {
     let slot = SlotSeen::Usable { confirmed: Lsn::new(confirmed) };
-    Seen { system_id: 7, timeline: 1, wal_end: Lsn::new(10_000), slot, forks: Vec::new() }
+    Seen { system: System { id: 7, timeline: 1, wal_end: Lsn::new(10_000), forks: Vec::new() }, slot }
 }
 
 impl Bench {
@@ -53,7 +60,7 @@ fn rules() -> Vec<Rule> {
 fn a_target_beyond_the_budget_is_suspended_and_flushed_when_it_is_back() {
     on_paused_time(async {
         let script = Script::default();
-        script.shared.lock().unwrap().shows = Some(Seen { wal_end: Lsn::new(100), ..seen(100) });
+        script.shared.lock().unwrap().shows = Some(with(|its| its.wal_end = Lsn::new(100)));
         let bench = start_following(
             script,
             Cache::default(),
@@ -218,11 +225,11 @@ fn a_target_that_goes_back_within_a_large_transaction_is_sent_again_what_it_lost
 #[test]
 fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew() {
     on_paused_time(async {
-        let earlier = Seen { wal_end: Lsn::new(150), ..seen(100) };
+        let earlier = with(|its| its.wal_end = Lsn::new(150));
         for (seen, invalidated) in [
-            (Seen { system_id: 8, ..seen(100) }, &["SCOPE user:*"][..]),
+            (with(|its| its.id = 8), &["SCOPE user:*"][..]),
             (earlier, &["SCOPE user:*"]),
-            (Seen { timeline: 2, ..seen(100) }, &["SCOPE user:*"]),
+            (with(|its| its.timeline = 2), &["SCOPE user:*"]),
             (Seen { slot: SlotSeen::Missing, ..seen(100) }, &["SCOPE user:*"]),
             // Another instance was at work, and has brought the target along.
             (seen(250), &[]),
@@ -236,7 +243,7 @@ fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew
             *bench.cache.record.lock().unwrap() = Some(record);
             bench.script.shared.lock().unwrap().acknowledged.clear();
             bench.comes_back_as(seen.clone());
-            let end = seen.wal_end;
+            let end = seen.system.wal_end;
             eventually("it is opened again", || bench.script.shared.lock().unwrap().opened == 2).await;
             for _ in 0..2 {
                 bench.shows(Observation { wal: Some(HeldWal { end, ..held(0) }), ..look(&rules(), "as it was") });
@@ -301,7 +308,7 @@ fn after_a_promotion_what_was_sent_beyond_the_fork_is_sent_again() {
         bench.acknowledges(300).await;
         bench.forget_what_was_invalidated();
         let forks = vec![Fork { timeline: 1, at: Lsn::new(250) }];
-        bench.comes_back_as(Seen { timeline: 2, forks, wal_end: Lsn::new(260), ..seen(200) });
+        bench.comes_back_as(Seen { system: System { id: 7, timeline: 2, forks, wal_end: Lsn::new(260) }, ..seen(200) });
         bench.script.say(transaction(b"3", 270));
         bench.script.say([Say::Position(280)]);
         eventually("it goes on", || bench.record().applied == Lsn::new(280)).await;

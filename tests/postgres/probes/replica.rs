@@ -41,7 +41,7 @@ fn on(server: &Postgres, database: &Database) -> Client {
 #[test]
 fn a_replica_is_asked_until_it_has_replayed_what_is_wanted() {
     let (database, standby) = replicated();
-    let system_id = look(&database.dsn()).unwrap().system_id;
+    let system_id = look(&database.dsn()).unwrap().system.id;
     let mut following = Following::start(&standby.dsn_as("coherd", &database.name), HOUR);
     let first = following.seen();
     assert_eq!((first.system_id, first.timeline), (system_id, 1));
@@ -118,7 +118,7 @@ fn a_replica_whose_upstream_is_promoted_says_so_over_the_same_connection() {
     assert_eq!(before.timeline, 1);
     database.server.stop(Signal::Interrupt);
     upstream.promote();
-    let fork = look(&upstream.dsn("postgres")).unwrap().forks[0].at;
+    let fork = look(&upstream.dsn("postgres")).unwrap().system.forks[0].at;
     let mut sql = on(&upstream, &database);
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let writing = std::thread::spawn(move || {
@@ -188,11 +188,11 @@ fn a_server_in_any_role_is_looked_at_and_another_one_where_the_dsn_leads_elsewhe
     let text = primary.dsn("postgres").replace(&primary.port().to_string(), &proxy.port().to_string());
     let mut following = Following::start(&text, Duration::from_millis(10));
     let seen = following.seen();
-    assert_eq!((seen.system_id, seen.timeline, seen.replayed), (look(&text).unwrap().system_id, 1, None));
+    assert_eq!((seen.system_id, seen.timeline, seen.replayed), (look(&text).unwrap().system.id, 1, None));
     let other = Postgres::start_another("");
     proxy.lead_to(other.port());
     let ours = seen.system_id;
-    let other_id = look(&other.dsn("postgres")).unwrap().system_id;
+    let other_id = look(&other.dsn("postgres")).unwrap().system.id;
     let seen = until("it is the other one", || following.next().ok().filter(|seen| seen.system_id != ours));
     assert_eq!(seen.system_id, other_id);
     let mut picky = Following::start(&format!("{text}&target_session_attrs=standby"), HOUR);
