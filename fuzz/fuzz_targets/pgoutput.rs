@@ -21,7 +21,7 @@ impl Gather for Nowhere {
     }
 
     fn scope(&mut self, _: RuleId, scope: &Scope) {
-        assert!(!scope.pattern.is_empty());
+        assert!(!scope.keys.to_string().is_empty());
     }
 
     fn manual(&mut self, _: &[u8], _: Option<&[usize]>) {}

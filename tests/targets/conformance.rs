@@ -74,7 +74,9 @@ async fn flushes(target: &dyn Target, cache: &mut dyn Cache, exactness: Exactnes
         (Exactness::All, "*", &KEYS),
     ];
     for (needs, glob, covered) in of_scopes {
-        KEYS.iter().for_each(|key| cache.put(key));
+        for key in KEYS {
+            cache.put(key);
+        }
         let mut batch = Batch::default();
         batch.push_scope(&Scope { action: Action::Delete, keys: Extent::read(glob) });
         target.flush(&batch).await.expect("flushes");
