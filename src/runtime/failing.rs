@@ -1,4 +1,4 @@
-//! What a failure of the stream means.
+//! Decides when a failure to decode the log is permanent, so that only a new slot gets past it.
 
 use tokio::time::Instant;
 
@@ -7,12 +7,12 @@ use crate::core::OnGap;
 use crate::core::continuity::Failed;
 use crate::postgres::{ErrorKind, Source, SourceError};
 
-/// The `reason` of the gap that a new slot leaves, which begins after what cannot be decoded.
+/// The `reason` of the gap that a new slot leaves: it begins after the log that cannot be decoded.
 const LOG_NOT_DECODABLE: &str = "log_not_decodable";
 
 impl<S: Source + 'static> Pipeline<S> {
-    /// Where decoding has failed at one position for long, that is a gap: only a new slot gets past it. What this process
-    /// cannot make sense of at one position counts as well: the server may have a fault, and it would send the same again.
+    /// Turns `error` into a gap if decoding has failed at the same position for too long: only a new slot gets past it.
+    /// A protocol error counts too, because a server with a fault would send the same message again.
     pub(super) fn failed_for_good(&mut self, error: SourceError) -> SourceError {
         let at = match error.kind() {
             ErrorKind::NotDecodable { at } => at,

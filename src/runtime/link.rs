@@ -14,16 +14,16 @@ use crate::postgres::{Intake, Seen, SlotSeen, Source, SourceError, Stream};
 use crate::types::lsn::Lsn;
 use crate::types::server::System;
 
-/// Waits between attempts to reach a source that is away.
+/// The longest first wait before another attempt to reach a source that is away.
 const LOST_WAIT_FIRST: Duration = Duration::from_millis(50);
-/// The longest of them.
+/// The longest of all these waits.
 const LOST_WAIT_MOST: Duration = Duration::from_secs(5);
 /// How often a standby asks whether the slot is free. A takeover takes no longer than this.
 const STANDBY_WAIT: Duration = Duration::from_millis(300);
-/// How often a source is asked again that refused for a reason which a person must fix.
+/// How often coherd tries a source again that refused for a reason which a person must fix.
 const REFUSED_WAIT: Duration = Duration::from_secs(10);
 
-/// A stream that is ready to be read, and what was seen while it was opened.
+/// A stream that is ready to be read, and what the server reported when it was opened.
 pub(super) struct Opened<T> {
     pub(super) stream: T,
     pub(super) system: System,
@@ -32,13 +32,13 @@ pub(super) struct Opened<T> {
     pub(super) start: Lsn,
 }
 
-/// What came of opening, and what to do with the slot if it has to be tried again: one that was created only just now
-/// must not pass for one that was found.
+/// The result of opening, and what the next attempt must do with the slot. A slot that this attempt created must not
+/// count as found by the next one.
 type Outcome<S> = (S, Slot, Result<Opened<<S as Source>::Stream>, SourceError>);
 
 type Opening<S> = Pin<Box<dyn Future<Output = Outcome<S>>>>;
 
-/// The connection. Every state but `Streaming` turns into another by itself when it is polled.
+/// The state of the connection. `Opening` and `Resting` end by themselves when they are polled.
 pub(super) enum Link<S: Source> {
     Opening(Opening<S>),
     Resting {
@@ -50,16 +50,16 @@ pub(super) enum Link<S: Source> {
         source: S,
         stream: S::Stream,
     },
-    /// Let go, until there is room for what it would send.
+    /// The stream is closed until a target has room for what it would send.
     Parked {
         source: S,
     },
-    /// Only while one state is being exchanged for another.
+    /// There is no connection: one state is being replaced by another, or a drain goes on without the source.
     Nowhere,
 }
 
 impl<S: Source + 'static> Link<S> {
-    /// Begins to open.
+    /// Starts to open a stream.
     pub(super) fn open(mut source: S, slot: Slot) -> Self {
         Link::Opening(Box::pin(async move {
             let mut next = slot;
@@ -68,12 +68,12 @@ impl<S: Source + 'static> Link<S> {
         }))
     }
 
-    /// Waits for the state to turn. Dropping the future loses nothing.
+    /// Waits for the next event of the connection. Dropping the future loses nothing.
     pub(super) async fn turned(&mut self, intake: Intake) -> Event<S> {
         match self {
             Link::Opening(opening) => {
                 let (source, next, opened) = opening.await;
-                // The future is spent: it must not be polled again.
+                // A completed future must not be polled again.
                 *self = Link::Nowhere;
                 Event::Opened(source, next, opened)
             }
@@ -94,14 +94,14 @@ impl<S: Source + 'static> Link<S> {
         }
     }
 
-    /// Closes the stream. The slot keeps what is to come.
+    /// Closes the stream. The slot keeps the log that is not sent yet.
     pub(super) fn park(&mut self) {
         if let Some(source) = self.take_source() {
             *self = Link::Parked { source };
         }
     }
 
-    /// Rested enough: opens again.
+    /// Opens a link again that rests or is parked. Does nothing in another state.
     pub(super) fn reopen(&mut self) {
         match std::mem::replace(self, Link::Nowhere) {
             Link::Resting { source, slot, .. } => *self = Link::open(source, slot),
@@ -111,12 +111,12 @@ impl<S: Source + 'static> Link<S> {
     }
 }
 
-/// What to do with the slot that is there.
+/// What to do with an existing slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slot {
     /// Follow it.
     Keep,
-    /// Changes are missing from it for good: put a new one in its place.
+    /// Replace it with a new one, because changes are missing from it for good.
     Renew,
 }
 
@@ -130,7 +130,7 @@ async fn open<S: Source>(source: &mut S, slot: &mut Slot) -> Result<Opened<S::St
             )));
         }
         SlotSeen::Usable { .. } | SlotSeen::Lost { .. } | SlotSeen::Missing => {
-            // Also where what follows fails, or is cut short.
+            // Set before the call, so that it holds even if the call or a later step fails.
             *slot = Slot::Renew;
             Some(source.create_slot().await?)
         }
@@ -143,7 +143,7 @@ async fn open<S: Source>(source: &mut S, slot: &mut Slot) -> Result<Opened<S::St
     Ok(Opened { stream, system, origin, start })
 }
 
-/// How the attempts are paced.
+/// The pauses between attempts to open a stream.
 pub(super) struct Pace {
     backoff: Backoff,
     decoding_timeout: Duration,
@@ -158,16 +158,16 @@ impl Pace {
         self.backoff.reset();
     }
 
-    /// How long to rest where nothing is known to be wrong with the source.
+    /// The pause when the source has not failed.
     pub(super) fn rest(&mut self) -> Duration {
         self.backoff.next(fastrand::u32(..))
     }
 
-    /// How long to rest after `error`.
+    /// The pause after `error`.
     pub(super) fn rest_after(&mut self, error: &SourceError) -> Duration {
         match error.policy().retry {
             Retry::WithBackoff => self.rest(),
-            // Each attempt has the server decode again what the slot holds back. Three fit into the time-out.
+            // Each attempt makes the server decode again all that the slot holds back. Three fit into the timeout.
             Retry::WithinDecodingTimeout => REFUSED_WAIT.min(self.decoding_timeout / 4),
             Retry::WhenFree => STANDBY_WAIT,
             Retry::Slowly => REFUSED_WAIT,

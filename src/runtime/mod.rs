@@ -1,5 +1,5 @@
-//! The one loop: changes in, deliveries out, acknowledgements back. It tells the core what has happened, and does what the
-//! core says; it knows the traits of source and target, never Postgres or Redis.
+//! The daemon's main loop: changes come in, deliveries go out, acknowledgements go back. It passes every event to the
+//! core and carries out the core's outputs. It knows the traits of source and target, not Postgres or Redis.
 
 mod draining;
 mod failing;
@@ -33,29 +33,29 @@ pub use probes::Probes;
 /// How the pipeline behaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// What the core decides by.
+    /// The part of the configuration that the core needs.
     pub policy: Policy,
-    /// Keys of one transaction beyond which its further keys are coarsened to scopes.
+    /// `limits.max_keys_per_transaction`: beyond it, scopes replace the further keys of the transaction.
     pub transaction_keys_max: u64,
-    /// Which manual keys count.
+    /// `manual.keys`: which manual keys count.
     pub manual_keys: ManualKeys,
-    /// This process has followed the log before, with another configuration: a source that refuses it is tried again,
-    /// as later in its life.
+    /// This process has followed the log before, with another configuration. If the source refuses it now, it retries
+    /// instead of ending.
     pub is_resumed: bool,
 }
 
-/// Why the pipeline ended although nobody asked it to.
+/// Why the pipeline ended without a shutdown request.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
-    /// The source will not let us in.
+    /// The source refused this process before it had followed the log, for a reason that a person must fix.
     #[error("{0}")]
     Refused(String),
-    /// A worker has ended, which none ever should.
+    /// A delivery worker has ended, which is a bug.
     #[error("{0}")]
     Broken(String),
 }
 
-/// Everything that can happen.
+/// An event that turns the loop.
 enum Event<S: Source> {
     Shutdown,
     Report(Report),
@@ -67,7 +67,7 @@ enum Event<S: Source> {
     Tick,
 }
 
-/// From source to targets and back.
+/// The loop, with the connection to the source, the core and the workers of the targets.
 pub struct Pipeline<S: Source> {
     link: Link<S>,
     pace: Pace,
@@ -77,23 +77,23 @@ pub struct Pipeline<S: Source> {
     core: Core,
     /// In the order of the targets.
     workers: Vec<WorkerHandle>,
-    /// For each target, how its worker hears what follows from the record that it has read.
+    /// For each target, where its worker waits for the answer to the record that it has loaded.
     answers: Vec<Option<oneshot::Sender<Answer>>>,
     reports: mpsc::Receiver<Report>,
     watched: mpsc::Receiver<Watched>,
-    /// For which walsender's stream this process should attest, and whether it may.
+    /// The walsender whose stream this process attests; `None` means no stream.
     attest: watch::Sender<Option<u32>>,
     probes: Probes,
     settings: Settings,
     observer: Observer,
-    /// Keeps its memory.
+    /// Empty between turns; kept for its memory.
     outputs: Vec<Output>,
 }
 
 impl<S: Source + 'static> Pipeline<S> {
-    /// `targets` are in the order of the numbers that rules name, and report to `reports`. Whoever watches the server sends
-    /// what it shows to `watched`, and sees to it that this process attests what `attest` says. Others ask the source and its
-    /// replicas, as `probes` has it.
+    /// `targets` are in the order of the numbers that rules name, and report to `reports`. The watcher of the server
+    /// sends its observations to `watched` and attests the stream that `attest` names. The tasks behind `probes` ask
+    /// the source and its replicas.
     pub fn new(
         source: S,
         rules: Vec<Rule>,
@@ -122,7 +122,7 @@ impl<S: Source + 'static> Pipeline<S> {
         }
     }
 
-    /// Which tables inherit from those of rules, as the catalogue had it last.
+    /// Sets which tables inherit from the rules' tables, according to the last look at the catalogue.
     #[must_use]
     pub fn with_heirs(self, heirs: Heirs) -> Self {
         Pipeline { reader: self.reader.with_heirs(heirs), ..self }
@@ -137,7 +137,7 @@ impl<S: Source + 'static> Pipeline<S> {
             let event = tokio::select! {
                 biased;
                 () = &mut shutdown => Event::Shutdown,
-                // Room is made before more is taken in.
+                // Reports come before the stream: they make room for what it brings.
                 Some(report) = self.reports.recv() => Event::Report(report),
                 Some(watched) = self.watched.recv() => Event::Watched(watched),
                 Some(probed) = self.probes.probed.recv() => Event::Probed(probed),
@@ -159,7 +159,7 @@ impl<S: Source + 'static> Pipeline<S> {
         }
     }
 
-    /// Moves everything on by as much as there is room for.
+    /// Turns the loop once: reads what has arrived, as far as there is room, and lets the core move everything on.
     fn turn(&mut self) -> Result<(), Stopped> {
         self.step(Input::Turned)?;
         if let Err(error) = self.read() {
@@ -174,13 +174,13 @@ impl<S: Source + 'static> Pipeline<S> {
         Ok(())
     }
 
-    /// Tells the core what has happened, and does what follows.
+    /// Passes an event to the core and carries out its outputs.
     fn step(&mut self, input: Input<'_>) -> Result<(), Stopped> {
         self.core.step(Instant::now().into_std(), input);
         self.perform()
     }
 
-    /// Reads the frames that are here, while there is room.
+    /// Reads the frames that have arrived, as long as there is room.
     fn read(&mut self) -> Result<(), SourceError> {
         let Pipeline { link: Link::Streaming { stream, .. }, reader, core, observer, .. } = self else {
             return Ok(());
@@ -188,7 +188,7 @@ impl<S: Source + 'static> Pipeline<S> {
         while core.has_room() {
             match stream.next()? {
                 None => break,
-                // Inside a transaction the position says nothing: its commit is still to come.
+                // Inside a transaction the position proves nothing: the commit has not arrived yet.
                 Some(Frame::Position(position)) if reader.is_open() => observer.source.heard(position),
                 Some(Frame::Position(position)) => {
                     observer.source.heard(position);
@@ -212,14 +212,15 @@ impl<S: Source + 'static> Pipeline<S> {
         self.step(Input::StreamOpened(opening, clock_us()))
     }
 
-    /// The stream broke: rest, then open anew. What was gathered and sent stays; what was half read comes again.
+    /// Rests after the stream broke, before opening it again. What was gathered and sent stays; Postgres sends a
+    /// half-read transaction again.
     fn lost(&mut self, error: SourceError) -> Result<(), Stopped> {
         let Some(source) = self.link.take_source() else { return Ok(()) };
         let error = self.failed_for_good(error);
         self.rest(source, Slot::Keep, error)
     }
 
-    /// There is no stream any more.
+    /// Forgets the stream: the reader starts over, the probes stop, and the core learns that it is closed.
     fn let_go(&mut self) -> Result<(), Stopped> {
         self.reader.start_over();
         self.probes.closed();
@@ -235,7 +236,7 @@ impl<S: Source + 'static> Pipeline<S> {
         if error.policy().needs_person && is_first {
             return Err(Stopped::Refused(error.to_string()));
         }
-        // A gap in the stream is in the slot: only a new one gets past it.
+        // A gap is in the slot itself, so only a new slot gets past it.
         let slot = match error.kind() {
             ErrorKind::Gap => {
                 self.step(Input::SlotLost(&error.to_string()))?;
@@ -244,7 +245,7 @@ impl<S: Source + 'static> Pipeline<S> {
             ErrorKind::Busy => {
                 self.step(Input::SlotBusy)?;
                 self.admitted = true;
-                // Whoever is at work has made it anew, where that was due.
+                // If a new slot was due, the instance that streams has created it.
                 Slot::Keep
             }
             ErrorKind::Lost

@@ -1,5 +1,6 @@
-//! Turns what happens into log lines, status and metrics. It decides nothing. [`Observer::tell`] is the one match that says
-//! what each event of the core becomes; what connections report goes to the part that has its name. What each part tells is in `admin::telling`.
+//! Turns events into log lines, status and metrics. It decides nothing. [`Observer::tell`] is the one match that maps
+//! each event of the core to its report; the runtime passes what connections report to the part of that name. The parts
+//! are in `admin::telling`.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::targets::Delivered;
 use crate::transaction::Reader;
 use crate::types::invalidation::{Batch, RuleId};
 
-/// Tells people what happens.
+/// Reports events to operators.
 pub struct Observer {
     board: Board,
     pub(super) source: Source,
@@ -35,7 +36,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// For `targets`, in the order of their numbers, and `rules`.
+    /// An observer for `rules` and for `targets`, which are in the order of their numbers.
     pub fn new(board: Board, metrics: Metrics, targets: &[Arc<str>], rules: &[Rule]) -> Self {
         Observer {
             source: Source::new(&board, &metrics),
@@ -50,7 +51,7 @@ impl Observer {
         }
     }
 
-    /// With the limits of these settings, which log lines name when they are reached.
+    /// Sets the limits that log lines name when they are reached.
     pub(super) fn with_limits(self, settings: &Settings) -> Self {
         let Settings { transaction_keys_max, policy, .. } = *settings;
         Observer { transaction_keys_max, pending_keys_max: policy.pending_keys, ..self }
@@ -60,7 +61,7 @@ impl Observer {
         self.board.slot()
     }
 
-    /// Tells what an event of the core means.
+    /// Reports an event of the core.
     pub(super) fn tell(&mut self, event: Event) {
         match event {
             Event::FirstStart(target) => self.targets.first_start(target),
@@ -90,7 +91,7 @@ impl Observer {
         }
     }
 
-    /// The loop has turned once.
+    /// Reports one turn of the loop: rows, coarsened transactions and watermarks.
     pub(super) fn turned(&mut self, reader: &mut Reader, core: &Core) {
         let has_rows = self.commits.count(reader);
         self.manual.ignored(reader.take_ignored());
@@ -105,14 +106,14 @@ impl Observer {
         }
     }
 
-    /// Scopes of these rules stand in for their keys at the target.
+    /// Scopes of these rules replace their keys in what goes to the target.
     fn overflowed(&mut self, target: usize, limit: Limit, rules: &[RuleId]) {
         if !rules.is_empty() {
             self.targets.overflowed(target, limit, &self.rules.names(rules));
         }
     }
 
-    /// A batch was carried out.
+    /// The target confirmed a batch.
     pub(super) fn delivered(&mut self, target: usize, batch: &Batch, delivered: &Delivered) {
         self.targets.delivered(target, batch, delivered.hit);
         for what in self.rules.replaced(batch, &delivered.replaced) {

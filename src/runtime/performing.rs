@@ -1,4 +1,4 @@
-//! What workers and watchers report goes into the core, and what comes out of it is done.
+//! Passes the reports of workers, watcher and probes to the core, and carries out the core's outputs.
 
 use tokio::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::postgres::{ErrorKind, Probed, Source, SourceError, Stream, Watched};
 use crate::targets::delivery::{Report, Shipment, may_have_changed};
 
 impl<S: Source + 'static> Pipeline<S> {
-    /// Does what the core asks for, in order.
+    /// Carries out the core's outputs, in order.
     pub(super) fn perform(&mut self) -> Result<(), Stopped> {
         let mut outputs = std::mem::take(&mut self.outputs);
         self.core.take_outputs(&mut outputs);
@@ -27,7 +27,7 @@ impl<S: Source + 'static> Pipeline<S> {
                     self.probes.ask(stream.walsender());
                 }
             }
-            // There is room, so they can only be refused where the worker has ended, which ends the daemon.
+            // The worker has room, so sending fails only if the worker has ended. The next turn then ends the daemon.
             Output::Send { target, ticket, delivery } => {
                 if let Some(worker) = self.workers.get_mut(target) {
                     let _ = worker.send(Shipment { ticket, delivery });
@@ -45,11 +45,11 @@ impl<S: Source + 'static> Pipeline<S> {
             }
             Output::Reconciled(target, its) => {
                 if let Some(answer) = self.answers.get_mut(target).and_then(Option::take) {
-                    // A worker that is gone has nothing to send either.
+                    // A worker that has ended needs no answer.
                     let _ = answer.send(its);
                 }
             }
-            // Without an answer it loads the record again.
+            // A worker whose answer is dropped loads the record again.
             Output::LoadAgain(target) => drop(self.answers.get_mut(target).and_then(Option::take)),
             Output::Acknowledge(position) => {
                 if let Link::Streaming { stream, .. } = &mut self.link {
@@ -70,7 +70,7 @@ impl<S: Source + 'static> Pipeline<S> {
         Ok(())
     }
 
-    /// Closes the stream, although the source has not failed, and opens it again.
+    /// Closes a stream that has not failed, and opens it again after a pause.
     fn reopen(&mut self, why: Reopen) -> Result<(), Stopped> {
         let reason = match why {
             Reopen::StoodStill(lasted) => format!("this process stood still for {} s", lasted.as_secs()),
@@ -92,7 +92,7 @@ impl<S: Source + 'static> Pipeline<S> {
             Watched::Seen(look) => {
                 let reinherited = look.database.as_ref().map(|database| self.reader.looked(database));
                 self.step(Input::Observed(&look, &reinherited.unwrap_or_default()))?;
-                // Last: who sees how old the catalogue is may count on what followed from it.
+                // After the step: a client that sees the catalogue's new age may rely on the effects of the look.
                 self.observer.source.watched(&look);
                 Ok(())
             }

@@ -1,11 +1,11 @@
-//! The way to those who ask the source and its replicas.
+//! The channels between the loop and the tasks that ask the source and its replicas.
 
 use tokio::sync::{mpsc, watch};
 
 use crate::postgres::{Probed, Question};
 use crate::types::lsn::Lsn;
 
-/// The way to those who ask the source and its replicas.
+/// The channels to and from the tasks that ask the source and its replicas.
 pub struct Probes {
     /// Answers.
     pub probed: mpsc::Receiver<Probed>,
@@ -16,14 +16,14 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// What do new snapshots show of the server that has this walsender?
+    /// Asks what new snapshots see on the server that runs this walsender.
     pub(super) fn ask(&self, walsender: u32) {
         self.questions.send_modify(|question| {
             *question = Question { walsender: Some(walsender), number: question.number.wrapping_add(1) };
         });
     }
 
-    /// There is no stream.
+    /// Stops the questions to the source, because there is no stream.
     pub(super) fn closed(&self) {
         self.questions.send_modify(|question| question.walsender = None);
     }

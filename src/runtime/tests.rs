@@ -1,4 +1,4 @@
-//! The loop between a scripted source and a scripted target.
+//! Tests of the loop, with a scripted source and a scripted target.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -31,7 +31,7 @@ use crate::types::server::System;
 use crate::types::snapshot::Snapshot;
 use cache::Cache;
 
-/// What the test tells the source to send.
+/// One thing that the source sends or does on the stream.
 enum Say {
     Data(Vec<u8>),
     Position(u64),
@@ -42,7 +42,7 @@ enum Say {
 #[expect(clippy::struct_excessive_bools, reason = "each is something that the test has happen")]
 struct Shared {
     said: VecDeque<Say>,
-    /// What was sent since the last acknowledged commit, which a new stream sends again.
+    /// Messages sent since the last acknowledged commit; a new stream sends them again.
     sent: Vec<Vec<u8>>,
     acknowledged: Vec<u64>,
     opened: usize,
@@ -53,21 +53,20 @@ struct Shared {
     /// Writers would wait for the stream.
     synchronous: bool,
     finished: bool,
-    /// Streams dropped without being finished.
+    /// Number of streams that were dropped without being finished.
     let_go: usize,
     watching: Option<mpsc::Sender<Watched>>,
-    /// What a look at the source shows in place of the usual.
+    /// The result of a look at the source; `None` for the usual one.
     shows: Option<Seen>,
-    /// What readers of the source see, in place of everything: `pg_current_snapshot()`, or nothing while it does not
-    /// answer.
+    /// `pg_current_snapshot()` on the source, or [`NO_ANSWER`]; `None` if every commit is visible.
     snapshot: Option<&'static str>,
-    /// How many replicas are listed, and where their answers go.
+    /// The number of replicas in the configuration.
     replicas: usize,
-    /// Which run of their servers it is.
+    /// Which run of the replicas' servers it is.
     run: i64,
     /// A backlog is being read.
     behind: bool,
-    /// What the rules are read with, where the test itself shows the first look.
+    /// The tables that inherit, as known before the first look. If set, the test itself sends the first look.
     heirs: Option<Heirs>,
     answers: Option<mpsc::Sender<Probed>>,
 }
@@ -98,11 +97,11 @@ impl Script {
     }
 }
 
-/// Silence in place of a snapshot.
+/// Stands for a source that does not answer a probe.
 const NO_ANSWER: &str = "";
 
 impl Script {
-    /// Answers for the source; a test answers for the replicas.
+    /// Answers probes of the source. Tests answer for the replicas.
     fn readers(&self) -> (Probes, Replicas) {
         let (answers, probed) = mpsc::channel(64);
         let (questions, mut asked) = watch::channel(Question::default());
@@ -132,7 +131,7 @@ impl Script {
     }
 }
 
-/// As far behind as a replica may be.
+/// The allowed replication lag of a replica.
 const MAX_LAG: Duration = Duration::from_secs(30);
 
 struct FakeStream {
@@ -157,7 +156,7 @@ impl Source for Script {
     async fn stream(&mut self) -> Result<(FakeStream, Lsn), SourceError> {
         let confirmed = match self.seen().slot {
             SlotSeen::Usable { confirmed } => confirmed,
-            // It was just created.
+            // The slot was just created.
             SlotSeen::Missing | SlotSeen::Lost { .. } => Lsn::new(100),
         };
         if self.shared.lock().unwrap().busy {
@@ -290,7 +289,7 @@ fn launch(script: &Script, caches: &[Arc<Cache>], settings: Settings) -> (Board,
     (board, stop, tokio::task::spawn_local(local))
 }
 
-/// What watching the server shows while the rules' tables have this stamp.
+/// An observation in which every rule's table has this stamp.
 fn look(rules: &[Rule], stamp: &str) -> Observation {
     let table =
         |rule: &Rule| TableSeen { name: rule.table.clone(), stamp: Some(stamp.to_owned()), ..TableSeen::default() };
@@ -328,7 +327,7 @@ fn transaction_by<'i>(xid: u32, ids: impl Iterator<Item = &'i [u8]>, end: u64) -
     said.into_iter().map(Say::Data).collect()
 }
 
-/// Lets everything else run until `condition` holds. The clock is paused, so waiting costs nothing.
+/// Lets all other tasks run until `condition` holds. The clock is paused, so waiting costs no time.
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..10_000 {
         if condition() {
@@ -375,7 +374,7 @@ fn the_record_of_an_unmapped_stream_moves_once_a_second_or_at_once_where_somebod
     on_paused_time(async {
         let Bench { script, cache, stop: _stop, .. } = start(Cache::default(), SETTINGS);
         let records = || cache.records.lock().unwrap().len();
-        // A position each millisecond, until what was saved up is spent.
+        // One position each millisecond, until the saved-up allowance is spent.
         for position in 0..10_000 {
             script.say([Say::Position(1000 + position)]);
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -399,7 +398,7 @@ fn the_record_of_an_unmapped_stream_moves_once_a_second_or_at_once_where_somebod
     });
 }
 
-/// What `coherd.wait()` writes.
+/// The message that `coherd.wait()` writes.
 fn awaited(at: u64) -> Say {
     Say::Data([b"M\0".as_slice(), &at.to_be_bytes(), b"coherd.wait\0\0\0\0\0"].concat())
 }

@@ -1,5 +1,5 @@
-//! Where invalidations go. A target does one thing: send this batch. Retry, timeouts, receipts and metrics are the
-//! delivery's, and so shared.
+//! The traits of a target, and the list of all kinds of targets. A target does one thing: it carries out a batch.
+//! Retries, order, timeouts and receipts are in [`delivery`], which all kinds share.
 
 pub mod config;
 pub mod delivery;
@@ -19,13 +19,13 @@ pub use crate::types::record::{Delivery, Record, StoredRecord};
 use config::TargetConfig;
 use peek::Peek;
 
-/// A future that a target gives out; boxed once a delivery, never once a key.
+/// A future that a target returns. It is boxed once per delivery, never once per key.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A cache.
 ///
-/// The worker in [`delivery`] calls these methods, and does the rest: order, window, retries, receipts. A complete target,
-/// which keeps its keys in memory:
+/// The worker in [`delivery`] calls these methods, and handles order, window, retries and receipts. This is a complete
+/// target, which keeps its keys in memory:
 ///
 /// ```
 /// use std::collections::HashSet;
@@ -42,7 +42,7 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///         Box::pin(async move {
 ///             let (keys, record) = &mut *self.0.lock().unwrap();
 ///             let there = delivery.batch.keys(Action::Delete).filter(|key| keys.remove(*key)).count();
-///             // After the invalidations, and only where all of them were carried out.
+///             // After the invalidations, and only if all of them were carried out.
 ///             *record = Some(delivery.record.clone());
 ///             Ok(Delivered { hit: there as u64, ..Delivered::default() })
 ///         })
@@ -76,33 +76,34 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// assert!(runtime.block_on(cache.load_record()).unwrap().empty);
 /// ```
 pub trait Target: Send + Sync {
-    /// Carries out every invalidation of the batch and then writes the record. `Ok` means that the cache confirmed all
-    /// of it; after an `Err` any part may have happened, and the same delivery is sent again.
+    /// Carries out every invalidation of the batch and then writes the record. `Ok` means that the cache has confirmed
+    /// all of it. After an `Err`, any part may have happened, and the worker sends the same delivery again.
     fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Pending<'a, Result<Delivered, Fault>>;
 
-    /// Carries out the scopes of a batch that has nothing else, beside deliveries, and writes no record. `Ok` means that the
-    /// cache confirmed all of it; after an `Err` any part may have happened, and all of it is tried again.
+    /// Flushes the scopes of a batch that has no keys, in parallel to deliveries, and writes no record. `Ok` means that
+    /// the cache has confirmed all of it. After an `Err`, any part may have happened, and the worker sends the batch
+    /// again.
     fn flush<'a>(&'a self, batch: &'a Batch) -> Pending<'a, Result<Delivered, Fault>>;
 
-    /// What the target remembers of how far it has been brought.
+    /// Reads the target's stored record.
     fn load_record(&self) -> Pending<'_, Result<StoredRecord, Fault>>;
 }
 
 /// What a delivery did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delivered {
-    /// Keys that were really there.
+    /// Keys that existed, and version pointers that moved.
     pub hit: u64,
-    /// Version pointers that were none, and gave way to one.
+    /// Other values that a version pointer has replaced.
     pub replaced: Replaced,
 }
 
-/// Keys of coherd's own at which something else stood. Which they were, and not what they held, which may be anybody's.
+/// Where a version pointer has replaced another value. It has no values, because they may be private.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replaced {
     /// Places among the batch's keys with [`Action::Bump`].
     pub keys: Vec<usize>,
-    /// For each that a flush came upon, the place of the scope in the batch.
+    /// Places in the batch of the scopes whose flush came upon such a value, each once.
     pub scopes: Vec<usize>,
 }
 
@@ -110,9 +111,9 @@ pub struct Replaced {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Fault {
-    /// What to do about it.
+    /// Decides how coherd reacts.
     pub kind: FaultKind,
-    /// What was tried, what was got, what to do. Never holds a key or a credential.
+    /// What was tried, what the reply was, and what to do. Never contains a key or a credential.
     pub message: String,
 }
 
@@ -125,15 +126,15 @@ pub enum FaultKind {
     Timeout,
     /// `READONLY`: a replica, or a primary that has just been demoted.
     ReadOnly,
-    /// `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `TRYAGAIN`, `BUSY`: not at the moment.
+    /// `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `TRYAGAIN`, `BUSY`: the server cannot do it at the moment.
     NotReady,
-    /// The stored record is not what was written last: the data was changed behind the connection.
+    /// The stored record is not the one that was written last: the data has changed while the connection stayed open.
     Changed,
     /// `OOM`: no memory.
     OutOfMemory,
-    /// `NOAUTH`, `WRONGPASS`, `NOPERM`: somebody has to fix the credentials or the ACL.
+    /// `NOAUTH`, `WRONGPASS`, `NOPERM`: a person must fix the credentials or the ACL.
     Denied,
-    /// `WRONGTYPE` and every other error reply: somebody has to look.
+    /// `WRONGTYPE` and every other error reply: a person must look into it.
     Rejected,
 }
 
@@ -152,7 +153,7 @@ impl FaultKind {
         }
     }
 
-    /// Whether trying again soon can help. All kinds are retried for ever; these others slowly.
+    /// Whether an early retry can help. coherd retries every kind for ever, but the other kinds slowly.
     pub const fn passes_by_itself(self) -> bool {
         match self {
             FaultKind::Connection
@@ -166,14 +167,14 @@ impl FaultKind {
     }
 }
 
-/// What a kind of target can do beside deleting keys.
+/// What a kind of target can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Readers may hold leases in it, which an invalidation then ends.
+    /// Readers may hold leases in it, and an invalidation ends them.
     pub leases: bool,
-    /// What may happen to a key.
+    /// The actions that it supports.
     pub actions: &'static [Action],
-    /// How exactly it can flush a scope. A target that is less exact than a scope removes more.
+    /// How exactly it can flush a scope. A target that is less exact than the scope removes more keys.
     pub scopes: Exactness,
 }
 
@@ -182,9 +183,9 @@ pub struct Capabilities {
 pub enum Exactness {
     /// It can only remove everything.
     All,
-    /// It can remove what begins with a text.
+    /// It can remove all keys with a prefix.
     Prefix,
-    /// It can remove what a glob matches.
+    /// It can remove all keys that a glob matches.
     Pattern,
 }
 
@@ -193,36 +194,36 @@ pub enum Exactness {
 pub struct Kind {
     /// The URL schemes that name it.
     pub schemes: &'static [&'static str],
-    /// What it is and how its URL looks, in a line.
+    /// What it is and what its URL looks like, in one line.
     pub about: &'static str,
     /// What it can do.
     pub capabilities: Capabilities,
-    /// Makes one; connects to nothing yet.
+    /// Makes a target. Does not connect yet.
     pub open: fn(&TargetConfig) -> Result<Arc<dyn Target>, OpenError>,
-    /// Makes one that is only looked at; connects to nothing yet.
+    /// Makes a target that is only read. Does not connect yet.
     pub peek: fn(&TargetConfig) -> Result<Arc<dyn Peek>, OpenError>,
-    /// Looks at one for `coherd check`, and changes nothing in it.
+    /// Checks a target for `coherd check`, and changes nothing in it.
     pub survey: fn(&TargetConfig, Needs) -> Result<Surveying, OpenError>,
 }
 
-/// Everything that stands between a target and what it will be asked, about the subject `target NAME`.
+/// Findings about the subject `target NAME`: everything that would keep it from its work.
 pub type Surveying = Pending<'static, Vec<Finding>>;
 
-/// What the rules will ask of a target.
+/// What the rules need from a target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// One for each key template.
+    /// One sample for each key template.
     pub samples: Vec<Sample>,
 }
 
-/// A key template, as far as a target is concerned.
+/// What a target has to know of a key template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     /// What happens to its keys.
     pub action: Action,
-    /// A key that it could make and that nobody has.
+    /// A key that the template could make, and that is not in use.
     pub key: String,
-    /// The glob of all its keys.
+    /// A glob that matches all of its keys.
     pub pattern: String,
 }
 
@@ -236,15 +237,15 @@ impl Needs {
 /// Every kind of target.
 pub const KINDS: &[Kind] = &[redis::KIND];
 
-/// A configuration from which no target can be made. Never holds the URL, which may hold a password.
+/// Why no target can be made from a configuration. Never contains the URL, which may contain a password.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// No kind has this scheme.
+    /// No kind of target has this scheme.
     #[error("targets.{target}.url: no target has the scheme {scheme:?}{}; known are {}", hint(scheme), known())]
     UnknownScheme {
         /// The target's name.
         target: String,
-        /// What stands before `://`.
+        /// The part before `://`.
         scheme: String,
     },
     /// The kind cannot read the URL.
@@ -252,10 +253,10 @@ pub enum OpenError {
     BadUrl {
         /// The target's name.
         target: String,
-        /// What is wrong and how it should look.
+        /// What is wrong, and what it should look like.
         reason: String,
     },
-    /// A file that the target needs cannot be used.
+    /// The target needs a file that cannot be used.
     #[error("targets.{target}.{field}: {reason}")]
     BadFile {
         /// The target's name.
@@ -267,18 +268,17 @@ pub enum OpenError {
     },
 }
 
-/// Makes the target that the URL's scheme names. Connects to nothing yet: that is the first delivery's.
+/// Makes the target that the URL's scheme names. It connects when the worker first uses it.
 pub fn open(config: &TargetConfig) -> Result<Arc<dyn Target>, OpenError> {
     (kind_for(config)?.open)(config)
 }
 
-/// Makes the target that the URL's scheme names, to be looked at only. Connects to nothing yet.
+/// Makes the target that the URL's scheme names, for reading only. Does not connect yet.
 pub fn open_to_peek(config: &TargetConfig) -> Result<Arc<dyn Peek>, OpenError> {
     (kind_for(config)?.peek)(config)
 }
 
-/// Looks at a target and at what stands between it and its work. The answer takes no longer than the configuration's
-/// time-outs allow.
+/// Checks a target for everything that would keep it from its work. Takes no longer than the configured timeouts allow.
 pub fn survey(config: &TargetConfig, needs: Needs) -> Result<Surveying, OpenError> {
     (kind_for(config)?.survey)(config, needs)
 }

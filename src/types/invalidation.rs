@@ -1,4 +1,4 @@
-//! What a target is told: keys, scopes, and batches of both.
+//! What is sent to a target: keys, scopes, and batches of both.
 
 mod recent;
 
@@ -13,16 +13,16 @@ pub use recent::Recent;
 /// What happens to a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
-    /// The key is removed.
+    /// Remove the key.
     Delete,
-    /// The key's version pointer moves on; the key itself stays.
+    /// Increment the key's version pointer; the key itself stays.
     Bump,
-    /// The key is sent on a channel, for caches inside processes.
+    /// Send the key on a channel, for caches inside processes.
     Publish,
 }
 
 impl Action {
-    /// As configuration and metrics write it.
+    /// The name in configuration and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Action::Delete => "delete",
@@ -32,28 +32,30 @@ impl Action {
     }
 }
 
-/// Every key that one template of a rule can make: what is flushed where the exact keys cannot be known.
+/// Every key that one template of a rule can make. coherd flushes it when the exact keys cannot be known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Scope {
-    /// What happens to the keys it covers.
+    /// What happens to these keys.
     pub action: Action,
-    /// Which keys they are.
+    /// Which keys it covers.
     pub keys: Extent,
 }
 
-/// Where a key came from, so that an overfull batch can put the rule's scopes in its place.
+/// The number of a rule. A batch keeps it with each key, so that the rule's scopes can replace the keys of a batch that
+/// is too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RuleId(pub u16);
 
-/// The most bytes of key text that one batch holds. Beyond it a batch says it is full, whatever its number of keys.
+/// The limit for the key text that one batch holds, in bytes. The code that fills a batch enforces it, whatever the
+/// number of keys.
 pub const BATCH_BYTES_MAX: usize = 32 << 20;
 
-/// The longest key. A longer one is no cache key but a mistake in a rule, and becomes a flush of the rule's scopes.
+/// The longest key, in bytes. A longer one comes from a mistake in a rule, and becomes a flush of the rule's scopes.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
 
 /// Keys and scopes on their way to one target, each once.
 ///
-/// Keys lie end to end in one arena, so that adding one allocates nothing once the batch has been used before.
+/// Keys lie end to end in one arena, so adding a key to a batch that was used before allocates nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     arena: Vec<u8>,
@@ -67,9 +69,9 @@ pub struct Batch {
 /// A number of keys and the bytes of their text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Load {
-    /// Keys.
+    /// Number of keys.
     pub keys: usize,
-    /// Bytes.
+    /// Bytes of their text.
     pub bytes: usize,
 }
 
@@ -84,11 +86,11 @@ struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Maker(u16);
 
-/// A key that no rule made: it was named manually, through the log.
+/// Marks a key that no rule made: a manual invalidation named it.
 const MANUAL: u16 = u16::MAX;
 
 impl Maker {
-    /// The rule, where it was one.
+    /// The rule; `None` for a manual key.
     pub fn rule(self) -> Option<RuleId> {
         (self.0 != MANUAL).then_some(RuleId(self.0))
     }
@@ -131,17 +133,17 @@ impl Batch {
         }
     }
 
-    /// Whether it was not there yet.
+    /// Returns whether the key was not in the batch yet.
     fn insert(&mut self, action: Action, rule: u16, key: &[u8]) -> bool {
         let Batch { arena, keys, seen, hasher, .. } = self;
-        // `Some`, because that is what `entry` gives when the table hashes a key again.
+        // `Some`, because the table hashes the result of `entry` when it grows.
         let hash = hasher.hash_one(Some((action, key)));
         let same = |&index: &u32| entry(arena, keys, index) == Some((action, key));
         if seen.find(hash, same).is_some() {
             return false;
         }
         let (Ok(index), Ok(end)) = (u32::try_from(keys.len()), u32::try_from(arena.len() + key.len())) else {
-            // Unreachable below BATCH_BYTES_MAX, which whoever fills a batch keeps to.
+            // Unreachable, because the code that fills a batch keeps it near BATCH_BYTES_MAX.
             debug_assert!(false, "a batch beyond 4 GiB");
             return false;
         };
@@ -166,20 +168,20 @@ impl Batch {
         self.arena.len()
     }
 
-    /// The keys that [`Batch::coarsen`] would leave.
+    /// The manual keys, which [`Batch::coarsen`] keeps.
     pub fn manual(&self) -> Load {
         self.manual
     }
 
-    /// The keys with `action`, in the order in which they came.
+    /// The keys with `action`, in the order in which they were added.
     pub fn keys(&self, action: Action) -> impl Iterator<Item = &[u8]> {
         (0..self.keys.len())
             .filter_map(move |index| entry(&self.arena, &self.keys, u32::try_from(index).ok()?))
             .filter_map(move |(its, key)| (its == action).then_some(key))
     }
 
-    /// Every key, in the order in which they came, with what is needed to add it to another batch by
-    /// [`Batch::push_again`].
+    /// Every key, in the order in which they were added, with what [`Batch::push_again`] needs to add it to another
+    /// batch.
     pub fn items(&self) -> impl Iterator<Item = (Maker, Action, &[u8])> {
         (0u32..).zip(&self.keys).filter_map(|(index, its)| {
             let (action, key) = entry(&self.arena, &self.keys, index)?;
@@ -187,7 +189,7 @@ impl Batch {
         })
     }
 
-    /// Adds a key as another batch held it.
+    /// Adds a key from [`Batch::items`] of another batch.
     pub fn push_again(&mut self, maker: Maker, action: Action, key: &[u8]) {
         if maker.0 == MANUAL { self.push_manual(action, key) } else { self.push(action, RuleId(maker.0), key) }
     }
@@ -212,19 +214,19 @@ impl Batch {
         &self.scopes
     }
 
-    /// Whether there is a key, whatever scopes there are.
+    /// Whether there is at least one key, with or without scopes.
     pub fn has_keys(&self) -> bool {
         !self.keys.is_empty()
     }
 
-    /// Takes the scopes out, as a batch of their own.
+    /// Moves the scopes to a new batch.
     #[must_use]
     pub fn take_scopes(&mut self) -> Batch {
         Batch { scopes: std::mem::take(&mut self.scopes), ..Batch::default() }
     }
 
-    /// Puts the scopes of the rules in place of their keys, and gives those rules. `scopes_of` gives the scopes of a rule.
-    /// Manual keys stay.
+    /// Replaces the rules' keys by the rules' scopes, and returns those rules. `scopes_of` returns the scopes of a
+    /// rule. Manual keys stay.
     pub fn coarsen<'s>(&mut self, scopes_of: impl Fn(RuleId) -> &'s [Scope]) -> Vec<RuleId> {
         let mut manual = Batch::default();
         let mut rules = Vec::new();
@@ -246,7 +248,7 @@ impl Batch {
         rules
     }
 
-    /// Empties the batch and keeps its memory, unless that is more than a common batch needs.
+    /// Empties the batch. Keeps its memory, unless that is much more than a usual batch needs.
     pub fn clear(&mut self) {
         const KEEP_BYTES: usize = 1 << 20;
         if self.arena.capacity() > KEEP_BYTES {

@@ -1,4 +1,4 @@
-//! What is told of commits and watermarks: how long each stage takes, and how far each has come.
+//! Reports on commits and watermarks: how long each stage takes, and how far each has come.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use crate::rules::config::Rule;
 use crate::transaction::{Made, Op, Reader, tables_of};
 use crate::types::lsn::CommitLsn;
 
-/// How often the board hears of targets while the watermarks stand still.
+/// How often the board gets the state of the targets while the watermarks do not move.
 const TELL_PACE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Commits {
@@ -24,7 +24,7 @@ pub(crate) struct Commits {
     /// The last commit of this turn.
     last: Option<Sample>,
     unsettled: Unsettled,
-    /// The last ones that have settled, oldest first, and whether the board has them.
+    /// The last settled commits, oldest first, and whether the board has them.
     settled: (VecDeque<SettledCommit>, bool),
     told: (Watermarks, Instant),
 }
@@ -45,7 +45,7 @@ impl Commits {
         }
     }
 
-    /// Counts the rows that were read since the last call, and gives whether there were any.
+    /// Counts the rows that were read since the last call. Returns whether there were any.
     pub(crate) fn count(&self, reader: &mut Reader) -> bool {
         let mut has_rows = false;
         reader.take_counts(|table, op, n| {
@@ -62,28 +62,30 @@ impl Commits {
         has_rows
     }
 
-    /// A commit was read that has invalidated something.
+    /// A commit was read that invalidates something.
     pub(crate) fn read(&mut self, end: CommitLsn, committed: PgTime, made: Made) {
         self.last = Some(Sample { end: end.end(), committed, made });
     }
 
-    /// A delivery was confirmed. It counts once, by the oldest commit in it.
+    /// A delivery was confirmed. It counts once, with the time of the oldest commit in it.
     pub(crate) fn applied(&self, oldest_commit: Option<PgTime>) {
         if let Some(took) = oldest_commit.and_then(since) {
             self.commit_to_applied.observe(took.as_secs_f64());
         }
     }
 
-    /// The database is another one, or was another instance's for a time: what was read of commits may never settle.
+    /// Forgets the commits that have not settled. The database is another one, or another instance was active for a
+    /// time, so they may never settle.
     pub(crate) fn start_over(&mut self) {
         self.board.turned();
         self.unsettled = Unsettled::new();
     }
 
-    /// The watermarks after a turn. Gives whether it is time to look at the targets.
+    /// Reports the watermarks after a turn. Returns whether it is time to report the targets too.
     pub(crate) fn moved(&mut self, watermarks: Watermarks, has_rows: bool) -> bool {
         let (told, told_at) = self.told;
-        // A server that sends rows without a break sends no keepalive. One look at the clock for all of this turn's rows.
+        // Rows are a sign of life: a server that sends them without a pause sends no keepalive. One call reads the
+        // clock for all rows of this turn.
         if has_rows || watermarks.decoded != told.decoded {
             self.board.read();
         }
@@ -100,7 +102,8 @@ impl Commits {
         true
     }
 
-    /// A commit whose keys left while it was still being read may have settled already.
+    /// Counts the commits that have settled. The last commit of this turn may be one of them, if its keys were sent
+    /// while it was being read.
     pub(crate) fn settle(&mut self, watermarks: &Watermarks) {
         if let Some(sample) = self.last.take() {
             self.unsettled.add(sample);
@@ -118,7 +121,8 @@ impl Commits {
     }
 }
 
-/// The time from a commit until now, by the server's clock and ours, never below zero; `None` for a time before 1970.
+/// The time from a commit, by the server's clock, to now, by the local clock. Never negative; `None` for a commit
+/// before 1970.
 fn since(committed: PgTime) -> Option<Duration> {
     let committed = u64::try_from(committed.unix_micros()).ok()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

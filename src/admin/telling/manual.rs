@@ -1,5 +1,5 @@
-//! What is told of manual invalidations that cannot be carried out. Every role can send them as often as it likes, and they
-//! may hold what nobody should read in a log: the log names their number, now and then.
+//! Reports manual invalidations that cannot be carried out. Any role can send any number of them, and they may contain
+//! private data. So coherd logs only their number, and only at intervals.
 
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,16 @@ use crate::admin::status::Board;
 use crate::backoff::Throttle;
 use crate::transaction::manual::UnreadableManual;
 
-/// Between two lines about keys that no rule covers, at least.
+/// The shortest time between two log lines about keys that no rule covers.
 const IGNORED_PACE: Duration = Duration::from_mins(1);
 
-/// Between two lines about messages that cannot be read, at least.
+/// The shortest time between two log lines about messages that cannot be read.
 const UNREADABLE_PACE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Manual {
     board: Board,
     metrics: Metrics,
-    /// Keys, and messages, that are not logged yet.
+    /// The number of keys that no rule covers and that are not logged yet.
     ignored: (Throttle, u64),
     unreadable: (Throttle, u64),
 }
@@ -30,7 +30,7 @@ impl Manual {
         Manual { board: board.clone(), metrics: metrics.clone(), ignored, unreadable }
     }
 
-    /// No rule covers so many keys that came since the last call.
+    /// Since the last call, `more` keys arrived that no rule covers.
     pub(crate) fn ignored(&mut self, more: u64) {
         if more > 0 {
             self.metrics.ignored(more);

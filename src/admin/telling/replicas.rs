@@ -1,4 +1,4 @@
-//! What is told of replicas: whether each answers, whether coherd waits for it, whether readers may use it.
+//! Reports on replicas: whether each answers, whether coherd waits for it, and whether readers may use it.
 
 use std::collections::HashMap;
 
@@ -28,7 +28,7 @@ impl Replicas {
         }
     }
 
-    /// A replica cannot be asked.
+    /// A replica does not answer.
     pub(crate) fn away(&mut self, replica: usize, error: &SourceError) {
         let fault = error.to_string();
         self.board.replica(replica, |its| (its.held, its.fault) = (false, Some(fault.clone())));
@@ -40,12 +40,12 @@ impl Replicas {
         }
     }
 
-    /// Whether readers may rely on the replica, as far as its answers go.
+    /// Whether readers may rely on the replica, judged by its answers.
     pub(crate) fn held(&self, replica: usize, held: bool) {
         self.board.replica(replica, |its| its.held = held && its.fault.is_none());
     }
 
-    /// What the replica has not replayed settles without it.
+    /// The replica is no longer held: commits that it has not replayed settle without it.
     pub(crate) fn left(&self, replica: usize, why: &str) {
         warn!(
             replica = &*self.board.replica_name(replica),
@@ -55,7 +55,7 @@ impl Replicas {
         self.board.replica_stands(replica, Some(why.to_owned()));
     }
 
-    /// coherd waits for it again.
+    /// coherd waits for the replica again.
     pub(crate) fn returned(&self, replica: usize) {
         info!(replica = &*self.board.replica_name(replica), "the replica has caught up; waiting for it again");
         self.board.replica_stands(replica, None);

@@ -1,4 +1,4 @@
-//! What is told of rules: whether each is covered, and why what it made was flushed.
+//! Reports on rules: whether each is covered, and why coherd flushed its keys.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl Rules {
         rules.iter().map(|rule| self.subject(*rule)).collect::<Vec<_>>().join(", ")
     }
 
-    /// Why something was done to a target.
+    /// The reason for a flush, a halt or a suspension, for people.
     pub(crate) fn text(&self, why: &Why) -> String {
         match why {
             Why::FirstStart => "first start (on_first_start: flush)".to_owned(),
@@ -57,7 +57,7 @@ impl Rules {
         }
     }
 
-    /// `text` reads on after "the rule is not covered: ", and may end in SQL, so that nothing may follow it.
+    /// `text` continues the sentence "the rule is not covered: ". It may end in SQL, so nothing may follow it.
     pub(crate) fn uncovered(&mut self, rule: RuleId, text: &str) {
         self.board.uncover(usize::from(rule.0), text);
         if self.uncovered.entry(rule).or_default().begins() {
@@ -72,7 +72,7 @@ impl Rules {
         }
     }
 
-    /// At which keys of `batch` something else stood where version pointers should: the rules, or the scopes.
+    /// The rules and scopes of `batch` whose version pointers have replaced other values.
     pub(crate) fn replaced(&self, batch: &Batch, Replaced { keys, scopes }: &Replaced) -> Vec<String> {
         if keys.is_empty() && scopes.is_empty() {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! What is told of the source: whether it is followed, and whether it answers what it is asked beside the stream.
+//! Reports on the source: whether coherd follows its log, and whether it answers queries outside the stream.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ impl Source {
         }
     }
 
-    /// The server says that its log reaches `position`.
+    /// The server reports that its log reaches `position`.
     pub(crate) fn heard(&self, position: Lsn) {
         self.board.heard(position);
     }
@@ -54,12 +54,12 @@ impl Source {
         self.standby.ends();
         let times = if self.away.0 == reason { self.away.1.saturating_add(1) } else { 1 };
         match error.kind() {
-            // Readiness says the same for as long as it lasts.
+            // Logged once, because `/readyz` reports it for as long as it lasts.
             ErrorKind::Synchronous if times > 1 => {}
             ErrorKind::Synchronous => error!(
                 "not following the log, because writers would wait for coherd; checking again every few seconds: {reason}"
             ),
-            // Its text says what comes next.
+            // The error's text says what coherd does next.
             ErrorKind::NotDecodable { .. } if is_worth_a_line(times) => warn!("{reason}"),
             ErrorKind::NotDecodable { .. } => debug!("{reason}"),
             _ if is_worth_a_line(times) => warn!("cannot follow the log, retrying in {pause} ms: {reason}"),
@@ -73,7 +73,7 @@ impl Source {
         self.board.enter(State::Reconnecting { reason });
     }
 
-    /// coherd closes the stream itself, and opens it again.
+    /// coherd closes a stream that has not failed, and opens it again after `pause`.
     pub(crate) fn reopens(&mut self, reason: String, pause: Duration) {
         warn!("closed the stream, reopening it in {} ms: {reason}", pause.as_millis());
         self.reconnecting(reason, 1);
@@ -85,7 +85,8 @@ impl Source {
         self.reconnecting(reason.to_owned(), 1);
     }
 
-    /// A stream that has failed before counts only once it has passed that position.
+    /// The stream is open. If it failed before (`has_failed`), it counts as followed only when it has passed the
+    /// position of the failure.
     pub(crate) fn streaming(&mut self, opening: &Opening, has_failed: bool) {
         let Opening { system: System { id, timeline, wal_end, .. }, start, .. } = *opening;
         self.board.seen(id, timeline, wal_end);
@@ -106,7 +107,7 @@ impl Source {
         self.board.enter(State::Streaming);
     }
 
-    /// A gap in the stream, which concerns every target.
+    /// The stream has a gap, which affects every target.
     pub(crate) fn gap(&self, reason: &'static str, text: &str) {
         error!(reason, "{text}");
         self.metrics.gap(reason);
@@ -121,7 +122,7 @@ impl Source {
         }
     }
 
-    /// The catalogue cannot be read, though the stream may run.
+    /// coherd cannot read the catalogue. The stream may still run.
     pub(crate) fn unwatched(&mut self, error: &SourceError) {
         let fault = error.to_string();
         self.board.unwatched(&fault);
@@ -139,7 +140,7 @@ impl Source {
         }
     }
 
-    /// Commit visibility cannot be checked, though the stream may run.
+    /// coherd cannot check commit visibility. The stream may still run.
     pub(crate) fn unprobed(&mut self, error: &SourceError) {
         let fault = error.to_string();
         self.board.unprobed(&fault);
@@ -158,7 +159,7 @@ impl Source {
         self.board.enter(State::Draining);
     }
 
-    /// `unconfirmed`: so many deliveries; `None` where everything is confirmed.
+    /// `unconfirmed` is the number of unconfirmed deliveries; `None` if everything is confirmed.
     pub(crate) fn drained(&self, unconfirmed: Option<u64>) {
         self.board.turned();
         match unconfirmed {

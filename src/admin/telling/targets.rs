@@ -1,4 +1,4 @@
-//! What is told of targets: whether each answers, what was missed and repaired there, and what coherd does about it.
+//! Reports on targets: whether each answers, what it has missed, and what coherd does about it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use crate::core::continuity::Writer;
 use crate::targets::Fault;
 use crate::types::invalidation::{Action, Batch};
 
-/// Between two lines about limits that were reached, whichever target's they are, at least.
+/// The shortest time between two log lines about reached limits, for all targets together.
 const OVERFLOW_PACE: Duration = Duration::from_secs(10);
 
-/// What was reached, and how much it allows.
+/// A limit that was reached, with its value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Limit {
     /// `limits.max_keys_per_transaction`
     Transaction(u64),
-    /// `limits.max_pending_keys`, or what their text takes.
+    /// `limits.max_pending_keys`, or the limit for the keys' text.
     Pending(usize),
 }
 
 impl Limit {
-    /// The `limit` label of the metric, and the field of the configuration below `limits:`.
+    /// The `limit` label of the metric, which is the name of the field under `limits:`.
     const fn name(self) -> &'static str {
         match self {
             Limit::Transaction(_) => "max_keys_per_transaction",
@@ -41,9 +41,9 @@ pub(crate) struct Targets {
     metrics: Metrics,
     targets: Vec<(Arc<str>, TargetMetrics)>,
     overflow: Throttle,
-    /// Of which target and rule it was told that something else stood at its keys. At most all of them.
+    /// The targets and rules (or scopes) for which replaced values were logged. At most one entry for each pair.
     replaced: HashSet<(usize, String)>,
-    /// Whose record another daemon writes, as it was told.
+    /// The targets whose record another daemon writes, with the text that was logged.
     taken: HashMap<usize, String>,
 }
 
@@ -63,7 +63,7 @@ impl Targets {
         self.targets.get(target).map_or("?", |(name, _)| name)
     }
 
-    /// Where the target stands after a turn.
+    /// Reports the state of the target after a turn.
     pub(crate) fn stands(&self, target: usize, core: &Core) {
         let (pending, in_flight) = core.waiting(target);
         self.board.target(target, |its| {
@@ -74,7 +74,7 @@ impl Targets {
         });
     }
 
-    /// A batch was carried out; `hit` of its keys were there.
+    /// The target confirmed a batch; `hit` of its keys existed.
     pub(crate) fn delivered(&self, target: usize, batch: &Batch, hit: u64) {
         let Some((_, metrics)) = self.targets.get(target) else { return };
         let counters =
@@ -85,7 +85,7 @@ impl Targets {
         metrics.hit.inc_by(hit);
     }
 
-    /// Something else stood where version pointers of `what` should be. Told once, whatever the number of keys.
+    /// Version pointers of `what` have replaced other values. Logged once, whatever the number of keys.
     pub(crate) fn replaced(&mut self, target: usize, what: &str) {
         if self.replaced.insert((target, what.to_owned())) {
             warn!(
@@ -120,7 +120,7 @@ impl Targets {
         info!(to = self.name(target), "first start: trusting what is in the target (on_first_start: keep)");
     }
 
-    /// Something was missed.
+    /// The target may have missed something.
     pub(crate) fn gap(&self, target: usize, reason: &'static str, text: &str) {
         self.metrics.gap(reason);
         self.board.gap(reason, format!("{}: {text}", self.name(target)));
@@ -148,7 +148,7 @@ impl Targets {
         self.board.target(target, |target| target.halted = None);
     }
 
-    /// `text` reads on after "the target was ".
+    /// `text` continues the sentence "the target was ".
     pub(crate) fn suspended(&self, target: usize, reason: &'static str, text: &str) {
         error!(to = self.name(target), "{text}; coherd flushes the target when it is back");
         self.gap(target, reason, text);
@@ -179,7 +179,7 @@ impl Targets {
         self.board.target(target, |target| target.taken = None);
     }
 
-    /// Scopes of `rules` stand in for their keys.
+    /// Scopes of `rules` replace their keys.
     pub(crate) fn overflowed(&mut self, target: usize, limit: Limit, rules: &str) {
         let text = match limit {
             Limit::Transaction(most) => format!("{rules}: a transaction made more than {most} keys"),
@@ -198,7 +198,7 @@ impl Targets {
         self.board.flushed("overflow", format!("{target}: {text}"));
     }
 
-    /// Why nothing can go on.
+    /// Why the daemon ends after a delivery worker has ended.
     pub(crate) fn worker_ended(&self, target: usize) -> String {
         format!(
             "the delivery worker of target {} has ended, which is a bug in coherd. Restart coherd: nothing is lost, it sends \
@@ -207,7 +207,7 @@ impl Targets {
         )
     }
 
-    /// Why the stream is opened again when another instance has written the target's record.
+    /// Why coherd reopens the stream when another instance has written the target's record.
     pub(crate) fn overtaken(&self, target: usize) -> String {
         format!(
             "another instance has written the record of target {}, so that instance may hold the slot now",

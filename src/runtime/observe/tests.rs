@@ -1,4 +1,4 @@
-//! What is told, as `/readyz`, `/status` and `/metrics` show it.
+//! Tests of what the observer reports, as `/readyz`, `/status` and `/metrics` show it.
 
 use std::time::{Duration, Instant};
 
@@ -163,7 +163,7 @@ fn a_commit_invalidates_when_it_has_made_a_key_and_the_next_one_does_not_for_tha
     assert!(!core.commit_invalidates());
 }
 
-/// Rows, and never a keepalive.
+/// The stream contains rows only, no keepalive.
 #[test]
 fn rows_are_a_sign_of_life_also_in_the_middle_of_a_transaction() {
     let mut its = told();

@@ -3,14 +3,14 @@
 use super::*;
 use crate::types::invalidation::Batch;
 
-/// A cache that remembers what it was told, and confirms nothing while it is closed.
+/// A cache that keeps a list of its invalidations, and confirms nothing while it is closed.
 #[derive(Default)]
 pub(super) struct Cache {
     pub(super) keys: Mutex<Vec<String>>,
     pub(super) record: Mutex<Option<Record>>,
     pub(super) records: Mutex<Vec<Record>>,
     pub(super) closed: Mutex<bool>,
-    /// Does not answer any more.
+    /// Never answers.
     pub(super) stalled: Mutex<bool>,
     /// Loses the connection at the next delivery.
     pub(super) lost: Mutex<bool>,
@@ -20,7 +20,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Whatever goes wrong, goes wrong before anything is carried out.
+    /// Fails as the test demands, before anything is carried out.
     async fn goes_wrong(&self) -> Result<(), Fault> {
         if *self.closed.lock().unwrap() {
             return Err(Fault { kind: FaultKind::OutOfMemory, message: "full".into() });

@@ -1,4 +1,4 @@
-//! From a frame to a delivery, nothing is allocated for a row or a key.
+//! Tests that the way from a frame to a delivery allocates nothing per row or key.
 
 use super::*;
 use crate::core::continuity::SlotOrigin;
@@ -103,7 +103,7 @@ fn frames(round: u64) -> Vec<Vec<u8>> {
         Say::Data(frame) => Some(frame),
         Say::Position(_) | Say::Break => None,
     });
-    // As Postgres does, once a connection.
+    // Like Postgres, sends the Relation message once per connection.
     said.filter(|frame| !relation(frame) || (round == 0 && !std::mem::replace(&mut described, true))).collect()
 }
 

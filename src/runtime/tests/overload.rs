@@ -1,4 +1,4 @@
-//! Targets that do not keep up, and the end.
+//! Tests of targets that do not keep up, of takeovers, and of shutdowns.
 
 use super::*;
 
@@ -59,7 +59,7 @@ fn a_standby_that_takes_over_asks_its_targets_anew() {
         let cache = Cache { record, not_empty: true, ..Cache::default() };
         let Bench { script, cache, stop: _stop, .. } = start_following(script, cache, SETTINGS);
         tokio::time::sleep(Duration::from_mins(1)).await;
-        // Meanwhile the other instance does its work, and then goes.
+        // Meanwhile the other instance delivers, and then ends.
         *cache.record.lock().unwrap() = Some(at(Lsn::new(5000)));
         script.shared.lock().unwrap().acknowledged.push(5000);
         script.shared.lock().unwrap().busy = false;
@@ -112,7 +112,7 @@ fn manual_keys_wait_in_the_log_for_a_target_that_is_away() {
         *caches[1].closed.lock().unwrap() = false;
         eventually("the commit is acknowledged", || script.acknowledged() == Some(200)).await;
         for cache in caches {
-            // A stream that was let go meanwhile sends some of them twice.
+            // If the stream was closed and reopened meanwhile, some keys arrive twice.
             let keys: std::collections::HashSet<String> = cache.keys.lock().unwrap().iter().cloned().collect();
             assert_eq!(keys.len(), 10_001, "every key is invalidated, and no scope");
         }

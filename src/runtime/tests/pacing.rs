@@ -1,9 +1,9 @@
-//! When the source hears what is acknowledged.
+//! Tests of how often acknowledgements are sent to the source.
 
 use super::*;
 use crate::core::ACKNOWLEDGE_BEHIND_EVERY;
 
-/// A daemon that has told the source something just now.
+/// A daemon that has just sent an acknowledgement to the source.
 async fn just_told(settings: Settings) -> Bench {
     let bench = start(Cache::default(), settings);
     bench.script.say([Say::Position(150)]);

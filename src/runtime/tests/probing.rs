@@ -1,4 +1,4 @@
-//! The gate and the replica pass, between a scripted source and a scripted target.
+//! Tests of the gate and the replica pass, with a scripted source and a scripted target.
 
 use super::*;
 use crate::types::snapshot::ReplicaSeen;
@@ -17,7 +17,7 @@ impl Script {
         answers.send(Probed::Replica { index, seen }).await.unwrap();
     }
 
-    /// Says again and again how far each replica has come.
+    /// Reports the replayed position of each replica, again and again.
     fn replicas_say(&self, replayed: &[u64]) -> tokio::task::JoinHandle<()> {
         let (script, replayed) = (self.clone(), replayed.to_vec());
         tokio::task::spawn_local(async move {

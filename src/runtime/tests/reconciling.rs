@@ -1,4 +1,4 @@
-//! What follows from what targets remember and from what watching the server shows.
+//! Tests of how the loop reacts to the targets' records and to observations of the server.
 
 use super::*;
 use crate::types::database::{Database, Operations, Publication};
@@ -6,7 +6,7 @@ use crate::types::observation::HeldWal;
 use crate::types::server::{Fork, System};
 use crate::types::table::{Published, PublishedBy, Table, TableColumn, TableName};
 
-/// The usual server, but for what `change` makes of it.
+/// A look at the usual server, modified by `change`.
 fn with(change: impl FnOnce(&mut System)) -> Seen {
     let mut seen = seen(100);
     change(&mut seen.system);
@@ -31,13 +31,13 @@ impl Bench {
         self.cache.record.lock().unwrap().clone().expect("a record")
     }
 
-    /// Watching the server shows this.
+    /// The watcher reports this observation.
     fn shows(&self, look: Observation) {
         let watching = self.script.shared.lock().unwrap().watching.clone();
         watching.unwrap().try_send(Watched::Seen(look)).unwrap();
     }
 
-    /// The stream breaks, and this is there when it is opened again.
+    /// The stream breaks, and `seen` is the result of the look when it is opened again.
     fn comes_back_as(&self, seen: Seen) {
         self.script.shared.lock().unwrap().shows = Some(seen);
         self.script.say([Say::Break]);
@@ -231,7 +231,7 @@ fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew
             (earlier, &["SCOPE user:*"]),
             (with(|its| its.timeline = 2), &["SCOPE user:*"]),
             (Seen { slot: SlotSeen::Missing, ..seen(100) }, &["SCOPE user:*"]),
-            // Another instance was at work, and has brought the target along.
+            // Another instance was active, and its record covers the acknowledged position.
             (seen(250), &[]),
         ] {
             let bench = start(Cache { not_empty: true, ..Cache::default() }, SETTINGS);
@@ -255,7 +255,7 @@ fn whatever_became_of_the_source_meanwhile_the_targets_are_compared_with_it_anew
     });
 }
 
-/// Another instance writes the record, and the target's connection breaks.
+/// Another instance writes the record, and then the connection to the target breaks.
 fn another_instance_writes(bench: &Bench) {
     let at = Lsn::new(300);
     let sequence = bench.record().sequence + 1_000_000;
@@ -320,7 +320,7 @@ fn after_a_promotion_what_was_sent_beyond_the_fork_is_sent_again() {
     });
 }
 
-/// A table of which every change is in the stream.
+/// A table whose changes are all in the stream.
 fn published(oid: u32, name: TableName, parents: Vec<TableName>) -> Table {
     let id = TableColumn { name: "id".into(), in_identity: true, ..TableColumn::default() };
     let published = Some(Published { columns: None, row_filter: false, by: PublishedBy::AllTables });
@@ -328,7 +328,7 @@ fn published(oid: u32, name: TableName, parents: Vec<TableName>) -> Table {
     Table { oid, name, parents, columns: vec![id], identity_columns, published, ..Table::default() }
 }
 
-/// Changes may have come under the name of a child of which nobody knew.
+/// Changes may have arrived under the name of an unknown child, so they matched no rule.
 #[test]
 fn a_child_that_came_before_the_first_look_is_flushed_and_one_that_was_known_is_not() {
     let parent = rules()[0].table.clone();

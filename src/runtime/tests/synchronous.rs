@@ -1,4 +1,4 @@
-//! A source whose writers would wait for the stream.
+//! Tests with a source whose writers would wait for the stream.
 
 use super::*;
 

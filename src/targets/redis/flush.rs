@@ -1,12 +1,14 @@
-//! Flushing scopes: every key they cover, found by `SCAN`, at a pace that leaves the server to its other clients.
+//! Flushes scopes: finds every key that they cover with `SCAN`, at a pace that leaves time for the server's other
+//! clients.
 //!
-//! A pass over the keyspace costs as much for forty scopes as for one, because coherd decides what matches ([`Extent::covers`]). So
-//! all scopes of a delivery share one pass, and a second one before it where readers hold leases.
+//! A pass over the keyspace costs as much for forty scopes as for one, because coherd decides what matches
+//! ([`Extent::covers`]). So all scopes of a delivery share one pass. If readers use leases, another pass precedes it.
 //!
-//! `SCAN` returns every key that is there from its first call to its last (Redis manual, "SCAN", "guarantees"). A key
-//! filled later was read from the database later, unless its reader holds a lease from before. So leases go first, those of
-//! all scopes: what an old lease let in is then there before the keys' own pass begins, and whoever is granted a lease since
-//! reads the database since. In one pass for both, an old lease could fill behind the sweep.
+//! `SCAN` returns every key that exists from its first call to its last (Redis manual, "SCAN", "guarantees"). A key
+//! that is filled later was read from the database later, unless its reader holds an older lease. So the first pass
+//! removes the leases of all scopes. Values stored with an old lease then exist before the pass over the keys begins,
+//! and readers with a new lease read the database after that point. In a single pass, an old lease could store a value
+//! behind the sweep.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
@@ -24,11 +26,11 @@ use crate::targets::Fault;
 use crate::types::invalidation::{Action, Scope};
 use crate::types::pattern::Extent;
 
-/// How many keys one `SCAN` looks at: about 0.3 ms of the server's time. Fewer where keys are so long that the reply is
-/// more than coherd takes (`bounds`).
+/// How many keys one `SCAN` looks at: about 0.3 ms of the server's time. coherd lowers the number if keys are so long
+/// that a reply exceeds its limit (`bounds`).
 pub(super) const SCAN_KEYS: u32 = 1000;
 
-/// Keeps to a number of keys a second.
+/// Limits a flush to a number of keys per second.
 struct Pace {
     began: Instant,
     keys: u64,
@@ -40,12 +42,12 @@ impl Pace {
         Pace { began: Instant::now(), keys: 0, keys_per_second }
     }
 
-    /// The most keys of one command: a twentieth of a second's, so that a slow pace is even too.
+    /// The most keys in one command: those of a twentieth of a second, so that a slow pace is steady too.
     fn command_keys(&self) -> usize {
         usize::try_from(self.keys_per_second.get() / 20).unwrap_or(COMMAND_KEYS_MAX).clamp(1, COMMAND_KEYS_MAX)
     }
 
-    /// Waits until `more` keys may follow those before.
+    /// Waits until `more` keys are allowed.
     async fn admit(&mut self, more: usize) {
         let due = Duration::from_nanos(self.keys.saturating_mul(1_000_000_000) / u64::from(self.keys_per_second.get()));
         tokio::time::sleep_until(self.began + due).await;
@@ -53,7 +55,7 @@ impl Pace {
     }
 }
 
-/// What a pass looks for.
+/// The keys that a pass looks for on behalf of one scope, and what it does to them.
 struct Aim {
     /// The scope's place in the batch.
     scope: usize,
@@ -67,7 +69,7 @@ impl Aim {
     }
 }
 
-/// The leases of `scopes`, and what is removed or moved after them.
+/// The aims of the two passes: first the leases of `scopes`, then the keys and the version pointers.
 fn aims(scopes: &[Scope], leases: bool) -> [Vec<Aim>; 2] {
     let [mut first, mut then] = [Vec::new(), Vec::new()];
     for (place, Scope { action, keys }) in scopes.iter().enumerate() {
@@ -83,13 +85,13 @@ fn aims(scopes: &[Scope], leases: bool) -> [Vec<Aim>; 2] {
             Action::Publish => {}
         }
     }
-    // A pointer that a scope removes need not move.
+    // Removal comes first: a pointer that one scope removes need not be bumped for another.
     then.sort_by_key(|aim| aim.step == Step::Bump);
     [first, then]
 }
 
 impl Redis {
-    /// Flushes every scope. An `Err` is a lost connection; refusals are in the tally.
+    /// Flushes every scope. An `Err` is a lost connection, or a `SCAN` that failed; other refusals are in the tally.
     pub(super) async fn sweep_scopes(
         &self,
         connected: &Connected,
@@ -112,7 +114,7 @@ impl Redis {
         Ok(())
     }
 
-    /// One pass over the keys that `matching` lets through. Where there is one aim only, those are its keys.
+    /// One pass over the keys that `matching` matches. If there is only one aim, all of them are its keys.
     async fn sweep(
         &self,
         connected: &Connected,
@@ -122,7 +124,8 @@ impl Redis {
         tally: &mut Tally,
     ) -> Result<(), Fault> {
         let mut cursor = Vec::from(*b"0");
-        // Of either kind, with the places of their scopes; never more than one SCAN brings and one command takes.
+        // Keys to remove, and pointers to bump with the places of their scopes. Each list is at most one SCAN plus one
+        // command.
         let (mut removed, mut moved) = (Vec::new(), (Vec::new(), Vec::new()));
         let remove = aims.first().map_or(Step::Unlink, |aim| aim.step);
         loop {
@@ -134,7 +137,7 @@ impl Redis {
             scan.arg("COUNT").arg(self.scan_keys.load(Ordering::Relaxed));
             let keys;
             (cursor, keys) = self.scan(connected, &scan).await?;
-            // A scope may cover the record, which is no cached value and which the delivery ends with.
+            // A scope may cover the record, which is not a cached value: the delivery writes it at the end.
             for key in keys.into_iter().filter(|key| key != self.record_key.as_bytes()) {
                 match aims.iter().find(|aim| aims.len() == 1 || aim.keys.covers(&key)) {
                     Some(Aim { step: Step::Bump, scope, .. }) => {
@@ -165,7 +168,7 @@ impl Redis {
         }
     }
 
-    /// Moves the pointers of a flush on; `scopes` are the places of their scopes.
+    /// Bumps version pointers for a flush. `scopes` are the places of their scopes in the batch.
     async fn bump_pointers(
         &self,
         connected: &Connected,
@@ -173,10 +176,10 @@ impl Redis {
         scopes: &[usize],
         tally: &mut Tally,
     ) -> Result<(), Fault> {
-        // Whole: a flush is rare, and the name may be unknown.
+        // Sends the script's source: a flush is rare, and the server may not know the script's hash.
         let command = Script::Unknown.call(pointers, Naming::OfPointer, self.version_ttl_ms);
         self.ask(connected, Step::Bump, command, tally).await?;
-        // The places are those in this command, and not in the batch.
+        // The places in this reply count within this command, not within the batch.
         tally.bumps = 0;
         for place in std::mem::take(&mut tally.gave_way) {
             if let Some(scope) = scopes.get(place)
@@ -203,7 +206,7 @@ impl Redis {
         redis::from_redis_value(reply).map_err(|_| unexpected(&self.line.place, Step::Scan))
     }
 
-    /// One command, its reply looked at.
+    /// Sends one command and adds its reply to the tally.
     async fn ask(&self, connected: &Connected, step: Step, command: Cmd, tally: &mut Tally) -> Result<(), Fault> {
         let mut salvo = Salvo::default();
         salvo.push(step, command);
@@ -214,7 +217,7 @@ impl Redis {
     }
 }
 
-/// A glob that matches every key that begins with all that `prefixes` have in common; `None` where that is nothing.
+/// A glob for the longest prefix that all `prefixes` have in common; `None` if they have none.
 fn beginning<'a>(prefixes: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
     let common = |one: &'a [u8], other: &'a [u8]| {
         let length = one.iter().zip(other).take_while(|(one, other)| one == other).count();

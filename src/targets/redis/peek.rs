@@ -1,4 +1,5 @@
-//! Looking without touching: `PTTL` does not count as a use of the key, so eviction goes on as it would have.
+//! Looks up keys without changing them. `PTTL` does not count as an access to the key, so it does not influence
+//! eviction.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::targets::peek::{Held, KeySeen, Peek, Peeked, ScopeSeen};
 use crate::targets::{Fault, Pending};
 use crate::types::invalidation::{Action, Batch, Scope};
 
-/// Keys of one pipeline.
+/// The most keys in one pipeline.
 const PIPELINE_KEYS: usize = 512;
 
 /// How many keys one `SCAN` looks at.
@@ -29,7 +30,7 @@ impl Peek for Redis {
     }
 }
 
-/// What a reply belongs to.
+/// What a reply says about its key.
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Held,
@@ -89,7 +90,7 @@ impl Redis {
         for ((index, part), (step, reply)) in parts.into_iter().zip(salvo.steps.iter().zip(&replies)) {
             let Some(key) = seen.get_mut(index) else { continue };
             match (part, reply) {
-                // Whatever stands there, it shows no number.
+                // The value in the pointer's place is not a string, so there is no number to show.
                 (Part::Version, Value::ServerError(error)) if error.code() == "WRONGTYPE" => {}
                 (_, Value::ServerError(error)) => return Err(refused(place, *step, error)),
                 (Part::Held, Value::Int(left)) => key.held = held(*left),
@@ -104,7 +105,8 @@ impl Redis {
         Ok(())
     }
 
-    /// `SCAN` may give a key twice while the server's table is being resized, so the number is nearly right.
+    /// Counts the keys of a scope. `SCAN` may return a key twice while the server resizes its table, so the count is
+    /// approximate.
     async fn count(&self, connected: &Connected, scope: &Scope, until: Instant) -> Result<ScopeSeen, Fault> {
         let pattern = match scope.action {
             Action::Delete => scope.keys.to_string(),
@@ -136,7 +138,7 @@ fn asking(command: &str, key: impl ToRedisArgs) -> Cmd {
     asking
 }
 
-/// The reply to `PTTL`: -2 without the key, -1 without an end, or milliseconds.
+/// Reads the reply to `PTTL`: -2 if there is no such key, -1 if it does not expire, otherwise milliseconds.
 fn held(left: i64) -> Held {
     match left {
         -2 => Held::Absent,

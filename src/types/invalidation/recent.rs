@@ -1,20 +1,20 @@
-//! What was delivered to a target lately: bounded, and sent again where the target turns out to have lost it.
+//! What was delivered to a target recently, in bounded memory. coherd sends it again if the target has lost it.
 
 use std::collections::VecDeque;
 
 use super::{Action, Batch, Maker, Scope};
 use crate::types::lsn::Lsn;
 
-/// What an item takes beside the text of its key.
+/// The cost of an item, without the text of its key.
 const ITEM_BYTES: usize = size_of::<Item>();
-/// What a delivery takes beside its items.
+/// The cost of a delivery, without its items.
 const DELIVERY_BYTES: usize = size_of::<Delivered>();
 
-/// Confirmed deliveries, oldest first, of at most so many bytes.
+/// Confirmed deliveries, oldest first, within a limit in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Recent {
     bytes_max: usize,
-    /// Every invalidation of commits after this position is in here, or in no delivery that was confirmed yet.
+    /// Every confirmed invalidation of a commit after this position is in here.
     floor: Lsn,
     deliveries: VecDeque<Delivered>,
     items: VecDeque<Item>,
@@ -25,7 +25,8 @@ pub struct Recent {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Delivered {
-    /// What had been decoded when it left. What it holds belongs to commits before that, or to the next commit after.
+    /// The decoded position when the delivery was sent. Its contents belong to commits up to there, or to the next
+    /// commit.
     at: Lsn,
     items: usize,
     bytes: usize,
@@ -40,7 +41,7 @@ struct Item {
 }
 
 impl Recent {
-    /// Remembers nothing yet; `bytes_max` bounds what it will hold, of which the allocator may double the room.
+    /// Empty, with the limit `bytes_max`. The allocator may take up to twice as much.
     pub fn new(bytes_max: usize) -> Self {
         Recent {
             bytes_max,
@@ -52,24 +53,25 @@ impl Recent {
         }
     }
 
-    /// Forgets everything: from now on all that happens after `start` is delivered.
+    /// Forgets everything. From now on, the target gets everything after `start`.
     pub fn begin(&mut self, start: Lsn) {
         *self = Recent { floor: start, ..Recent::new(self.bytes_max) };
     }
 
-    /// A target that has all up to a position at or after this one can be sent again what it has lost.
+    /// The earliest position from which a target can be sent again what it has lost. It must have everything up to
+    /// there.
     pub fn reaches_back_to(&self) -> Lsn {
         self.floor
     }
 
-    /// A delivery was confirmed that had left when everything up to `at` was decoded.
+    /// Remembers a confirmed delivery. `at` is the decoded position when it was sent.
     pub fn remember(&mut self, at: Lsn, batch: &Batch) {
         if batch.is_empty() || self.floor == Lsn::MAX {
             return;
         }
         let needed = cost(batch.len(), batch.bytes(), batch.scopes().len());
         if needed > self.bytes_max {
-            // It would leave no room for itself, and what is older is of no use without it.
+            // It does not fit, and older deliveries are of no use without it.
             let Recent { bytes_max, floor, .. } = *self;
             *self = Recent { floor: floor.max(just_after(at)), ..Recent::new(bytes_max) };
             return;
@@ -86,7 +88,7 @@ impl Recent {
         self.deliveries.push_back(Delivered { at, items: batch.len(), bytes: batch.bytes(), scopes });
     }
 
-    /// Everything delivered for commits after `after`, and perhaps some more.
+    /// Adds to `into` everything that was delivered for commits after `after`, and possibly more.
     pub fn since(&mut self, after: Lsn, into: &mut Batch) {
         let text = &*self.text.make_contiguous();
         let (mut item, mut byte) = (0, 0);
@@ -121,7 +123,8 @@ impl Recent {
     }
 }
 
-/// A target that has everything up to `at` and no further may still lack a piece of the commit after it.
+/// A target that has everything up to exactly `at` may still lack a part of the next commit, so the floor lies one byte
+/// later.
 fn just_after(at: Lsn) -> Lsn {
     Lsn::new(at.as_u64().saturating_add(1))
 }
