@@ -70,35 +70,37 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the daemon until SIGTERM or SIGINT, then delivers what was read and ends; SIGHUP reloads the configuration
+    /// Runs the daemon. SIGTERM or SIGINT stops it after it has delivered what it has read; SIGHUP reloads the
+    /// configuration
     Run,
-    /// Checks every prerequisite and every rule against the live database and the targets
+    /// Checks all prerequisites and rules against the live database and the targets
     Check(check::Args),
-    /// Creates publication, functions and slot, without harming a writer
+    /// Creates the publication, functions and slot without disturbing writers
     Setup(setup::Args),
-    /// Drops slot, publication and functions
+    /// Drops the slot, publication and functions
     Teardown(teardown::Args),
-    /// Previews a manual fix: the keys that rows have, or that a file of SQL would touch, and which are cached now
+    /// Previews a manual fix: lists the keys of the rows, or those that a SQL file would touch, and shows which are
+    /// cached
     Keys(keys::Args),
-    /// Says which rules make a key, from which rows, and what would leave it stale
+    /// Explains which rules and rows produce a key, and what could leave it stale
     Explain(explain::Args),
-    /// Follows live changes and prints their keys; invalidates nothing
+    /// Follows changes live and prints their keys, without invalidating anything
     Tail(tail::Args),
-    /// Invalidates keys by name, through the log
+    /// Invalidates keys by name, through the write-ahead log
     Invalidate(invalidate::Args),
-    /// Flushes every key that a table's rules can make, through the log; first says how many there are
+    /// Counts and then flushes every key that a table's rules can make, through the write-ahead log
     Flush(flush::Args),
-    /// Shows how the running daemon is: stages, lag, slot, targets, replicas, gaps and the last commits
+    /// Shows the state of the running daemon: stages, lag, slot, targets, replicas, gaps and recent commits
     Status(status::Args),
-    /// Waits until every cache has confirmed what was committed so far
+    /// Waits until everything committed so far is settled (or applied, with --stage)
     Wait(wait::Args),
-    /// Prints the function library for readers, as the daemon loads it into Redis 7 and Valkey
+    /// Prints the function library that the daemon loads into Redis 7 and Valkey for cache readers
     Lua(lua::Args),
     /// Prints the JSON Schema of the configuration, for editors
     Schema(schema::Args),
-    /// Prints what a shell needs to complete commands and options
+    /// Prints a shell completion script
     Completions(completions::Args),
-    /// Writes the manual: a page for each command, and coherd.yaml(5)
+    /// Writes the manual pages: one for each command, and coherd.yaml(5)
     #[command(hide = true)]
     Man(man::Args),
 }

@@ -134,23 +134,23 @@ fn the_help_of_wait_says_what_it_waits_for_and_how_long() {
     let help = coherd(&["wait", "--help"], None);
     assert_eq!(help.status.code(), Some(0));
     insta::assert_snapshot!(stdout(&help), @r"
-    Waits until every cache has confirmed what was committed so far
+    Waits until everything committed so far is settled (or applied, with --stage)
 
     Usage: coherd wait [OPTIONS]
 
     Options:
           --config <FILE>       The configuration file [env: COHERD_CONFIG] [default:
                                 /etc/coherd/coherd.yaml]
-          --token <LSN>         The position to wait for, in either form: 16/B374D848, or the decimal
-                                that coherd.token() gives. Default: the present position of the
-                                database, so everything committed so far
+          --token <LSN>         Position to wait for: 16/B374D848, or the decimal number from
+                                coherd.token(). Default: the current end of the log, that is, everything
+                                committed so far
           --timeout <DURATION>  How long to wait [default: 5s]
-          --stage <STAGE>       Until every cache has confirmed (applied), or until readers may rely on
-                                it (settled) [default: settled] [possible values: applied, settled]
+          --stage <STAGE>       Stage to wait for: applied (every cache has confirmed) or settled
+                                (readers may rely on it) [default: settled] [possible values: applied,
+          settled]
           --json                Print JSON, for programs
-          --admin <ADDRESS>     Where the daemon answers, an IP address and a port. Default:
-                                admin.listen of the configuration [env: COHERD_ADMIN]
-      -h, --help                Print help
+                                --admin <ADDRESS>     Admin address of the daemon, as IP:PORT. Default: admin.listen in the
+      configuration [env: COHERD_ADMIN]
     ");
 }
 

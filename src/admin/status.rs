@@ -191,6 +191,11 @@ impl Status {
         self.watch.as_ref().and_then(|watch| watch.age(now))
     }
 
+    /// Whether the last look at the server failed.
+    pub fn is_blind(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::has_failed)
+    }
+
     /// Age of what is known about the catalogue; `None` before the first look at it.
     pub fn catalogue_age(&self, now: Instant) -> Option<Duration> {
         self.catalogue_at.map(|at| now.saturating_duration_since(at))

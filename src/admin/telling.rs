@@ -1,5 +1,5 @@
-//! What people are told, by subject: the log line, the status and the metric of one event stand together. What happens comes
-//! from `runtime::observe`; nothing here decides anything.
+//! Turns events into log lines, status and metrics, one file for each subject. `runtime::observe` says what happened; nothing
+//! here decides anything.
 
 pub(crate) mod commits;
 pub(crate) mod manual;
@@ -8,17 +8,17 @@ pub(crate) mod rules;
 pub(crate) mod source;
 pub(crate) mod targets;
 
-/// A state of affairs that is worth one line when it begins and one when it ends.
+/// A condition that is logged once when it begins and once when it ends.
 #[derive(Debug, Clone, Copy, Default)]
 struct Spell(bool);
 
 impl Spell {
-    /// It is so. Whether it was not before.
+    /// The condition holds. Returns whether it did not hold before.
     fn begins(&mut self) -> bool {
         !std::mem::replace(&mut self.0, true)
     }
 
-    /// It is not so. Whether it was before.
+    /// The condition does not hold. Returns whether it held before.
     fn ends(&mut self) -> bool {
         std::mem::replace(&mut self.0, false)
     }

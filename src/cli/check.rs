@@ -8,7 +8,7 @@ use super::columns::plural;
 use super::parts::{IdentityKind, choices};
 use super::{Failure, parts, print};
 use crate::config::Config;
-use crate::postgres::catalog::{CatalogError, beside, clock, look};
+use crate::postgres::catalog::{CatalogError, beside, clock, complete, look};
 use crate::postgres::client::dsn::Dsn;
 use crate::postgres::client::sql::connect;
 use crate::postgres::survey::prerequisites::prerequisites;
@@ -35,10 +35,10 @@ pub struct Args {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
-    /// Check only the configuration, its connection strings and its files; use no network
+    /// Check only the configuration, its connection strings and its files, without network access
     #[arg(long)]
     config_only: bool,
-    /// Which replica identity the statements propose: full, or a UNIQUE constraint [default: what fits the table]
+    /// Replica identity to propose: full, or a UNIQUE constraint [default: whichever fits the table]
     #[arg(long, value_name = "KIND")]
     identity: Option<IdentityKind>,
 }
@@ -137,7 +137,8 @@ async fn read(
 ) -> Result<(Database, Clock, Beside), CatalogError> {
     let names: Vec<TableName> = config.rules.iter().map(|rule| rule.table.clone()).collect();
     let database = look(client, &config.source.slot, &config.source.publication, &names).await?;
-    let database = Database { choices, ..database };
+    let mut database = Database { choices, ..database };
+    complete(client, &mut database).await?;
     let (clock, beside) = (clock(client).await?, beside(client, &database).await?);
     Ok((database, clock, beside))
 }

@@ -25,7 +25,7 @@ const HINT: &str =
 /// `--admin`
 #[derive(Debug, Default, Clone, Copy, clap::Args)]
 pub struct AdminOption {
-    /// Where the daemon answers, an IP address and a port. Default: admin.listen of the configuration
+    /// Admin address of the daemon, as IP:PORT. Default: admin.listen in the configuration
     #[arg(long, value_name = "ADDRESS", env = "COHERD_ADMIN", hide_env_values = true)]
     admin: Option<SocketAddr>,
 }

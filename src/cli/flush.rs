@@ -23,10 +23,10 @@ use crate::types::table::TableName;
     limits.flush_keys_per_second keys a second."
 )]
 pub struct Args {
-    /// The table, or the root of a partition tree; may be given several times. Default: the tables of all rules
+    /// Table, or root of a partition tree; repeat for several. Default: the tables of all rules
     #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
     tables: Vec<TableName>,
-    /// Do it without asking
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
     #[command(flatten)]

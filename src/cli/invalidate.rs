@@ -19,7 +19,7 @@ pub struct Args {
     /// The keys, as they are in the cache
     #[arg(value_name = "KEY", required = true)]
     keys: Vec<String>,
-    /// Take *, ? and [ in a key literally, not as a pattern
+    /// Accept keys that contain *, ? or [, and take them literally
     #[arg(long)]
     literal: bool,
     #[command(flatten)]

@@ -31,25 +31,25 @@ const SCRIPT_BYTES_MAX: u64 = 16 << 20;
     --sql runs the fix in a transaction that is always rolled back. The fix holds its locks until then, and a rollback \
     does not undo everything (sequences, files, other servers). docs/manual-fixes.md has the whole procedure.")]
 pub struct Args {
-    /// The keys that rows of this table have now
+    /// List the keys of this table's current rows
     #[arg(long, value_name = "TABLE", value_parser = parse_table, requires = "predicate", required_unless_present = "sql")]
     table: Option<TableName>,
-    /// Which rows: a condition as after WHERE in SQL, in a transaction that may only read
+    /// Select rows with this SQL WHERE condition, evaluated in a read-only transaction
     #[arg(long = "where", value_name = "SQL", requires = "table")]
     predicate: Option<String>,
-    /// The keys that this file of SQL would touch, - for stdin; it is run and rolled back
+    /// List the keys that this SQL file (- for stdin) would touch; coherd runs it and rolls it back
     #[arg(long, value_name = "FILE", conflicts_with = "table")]
     sql: Option<PathBuf>,
-    /// Look at no more rows (--where), or list no more keys (--sql), than this
+    /// Maximum number of rows to read (--where) or keys to list (--sql)
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     limit: u32,
-    /// How long each statement may take
+    /// Timeout for each statement
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
-    /// How long a statement may wait for a lock that somebody else has
+    /// Timeout for waiting for a lock
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     lock_timeout: Duration,
-    /// Read, or try the fix, as another role, which may do that: a libpq URI or key=value text. Default: source.dsn
+    /// Connect as a role that may read the rows or run the fix: a libpq URI or key=value string. Default: source.dsn
     #[arg(long, value_name = "DSN")]
     dsn: Option<String>,
     /// Print JSON, for programs

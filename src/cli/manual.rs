@@ -18,10 +18,11 @@ use crate::types::lsn::Lsn;
 /// Options that `coherd invalidate` and `coherd flush` share.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Wait at most DURATION (5s) until it is settled; without --wait, print the token for `coherd wait --token`
+    /// Wait up to DURATION (default 5s) until the request is settled; without --wait, print the token for `coherd wait
+    /// --token`
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "5s", value_parser = parse_duration)]
     wait: Option<Duration>,
-    /// The primary, where source.dsn is a standby: a libpq URI or key=value text. Default: source.dsn
+    /// Connection to the primary, if source.dsn is a standby: a libpq URI or key=value string. Default: source.dsn
     #[arg(long, value_name = "DSN")]
     dsn: Option<String>,
     /// Print JSON, for programs

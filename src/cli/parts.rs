@@ -56,7 +56,7 @@ pub(super) fn replicas(config: &Config) -> Result<Vec<Dsn>, Failure> {
 pub enum IdentityKind {
     /// REPLICA IDENTITY FULL
     Full,
-    /// A UNIQUE constraint, where one can be
+    /// A UNIQUE constraint, where the table allows one
     Constraint,
 }
 

@@ -313,13 +313,13 @@ pub struct Args {
     /// Print the SQL and change nothing
     #[arg(long)]
     print: bool,
-    /// Create publication and functions as another role, the tables' owner: a libpq URI or key=value text
+    /// Create the publication and functions as the tables' owner: a libpq URI or key=value string
     #[arg(long, value_name = "DSN")]
     dsn: Option<String>,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
-    /// Which replica identity the statements propose: full, or a UNIQUE constraint [default: what fits the table]
+    /// Replica identity to propose: full, or a UNIQUE constraint [default: whichever fits the table]
     #[arg(long, value_name = "KIND")]
     identity: Option<IdentityKind>,
 }

@@ -39,19 +39,19 @@ const KEYS_MAX: usize = 1000;
 /// `coherd tail`
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only changes of this table; may be given several times
+    /// Show only changes of this table; repeat for several
     #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
     tables: Vec<TableName>,
-    /// Only keys that this glob covers, as Redis reads it: user:*
+    /// Show only keys that match this glob, such as user:*
     #[arg(long, value_name = "GLOB")]
     key: Option<String>,
-    /// Show at most so many commits a second; the others are counted
+    /// Show at most N commits per second, and count the others
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
-    /// End after so many commits
+    /// Stop after N commits
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// End after this time
+    /// Stop after DURATION
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     lasts: Option<Duration>,
     /// Print JSON, one object a commit

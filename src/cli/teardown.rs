@@ -17,10 +17,10 @@ pub struct Args {
     /// Drop them; without --yes, only print the statements
     #[arg(long)]
     yes: bool,
-    /// Drop the schema coherd even if coherds with other slots of this database may use it
+    /// Drop the schema coherd even if other coherd instances of this database may use it
     #[arg(long)]
     schema: bool,
-    /// Drop publication and functions as another role, their owner: a libpq URI or key=value text
+    /// Drop the publication and functions as their owner: a libpq URI or key=value string
     #[arg(long, value_name = "DSN")]
     dsn: Option<String>,
 }

@@ -21,14 +21,14 @@ const LONGEST: Duration = Duration::from_hours(24 * 365);
 /// `coherd wait`
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The position to wait for, in either form: 16/B374D848, or the decimal that coherd.token() gives.
-    /// Default: the present position of the database, so everything committed so far
+    /// Position to wait for: 16/B374D848, or the decimal number from coherd.token(). Default: the current end of the log,
+    /// that is, everything committed so far
     #[arg(long, value_name = "LSN", value_parser = parse_token)]
     token: Option<Lsn>,
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     timeout: Duration,
-    /// Until every cache has confirmed (applied), or until readers may rely on it (settled)
+    /// Stage to wait for: applied (every cache has confirmed) or settled (readers may rely on it)
     #[arg(long, value_enum, default_value_t = Until::Settled)]
     stage: Until,
     /// Print JSON, for programs

@@ -14,7 +14,7 @@ use crate::types::slot::Slot;
 use crate::types::table::TableName;
 
 pub use published::beside;
-pub use server::clock;
+pub use server::{clock, complete};
 
 /// A query of the catalogue that failed.
 #[derive(Debug, thiserror::Error)]

@@ -118,12 +118,6 @@ impl SourceError {
         SourceError { remedy: Some(remedy.into()), ..self }
     }
 
-    /// The same error, wrapped by the caller that tried `what`.
-    #[must_use]
-    pub fn within(self, what: impl Into<String>) -> SourceError {
-        SourceError::new(self.kind, what).caused_by(self)
-    }
-
     /// The kind of the error.
     pub const fn kind(&self) -> ErrorKind {
         self.kind
@@ -133,20 +127,18 @@ impl SourceError {
     pub const fn policy(&self) -> Policy {
         self.kind.policy()
     }
-
-    /// The error below, whose text is part of this error's text.
-    pub fn cause(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
-        self.cause.as_deref()
-    }
 }
 
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
+        let mut text = self.what.clone();
         if let Some(cause) = &self.cause {
-            write!(f, ": {cause}")?;
+            text = format!("{text}: {cause}");
         }
-        self.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, ". {remedy}"))
+        let Some(remedy) = &self.remedy else { return f.write_str(&text) };
+        // The cause may end with a remedy of its own: a sentence, or a statement.
+        let end = if text.ends_with(['.', ';', '?']) { "" } else { "." };
+        write!(f, "{text}{end} {remedy}")
     }
 }
 
@@ -165,14 +157,17 @@ mod tests {
     fn an_error_tells_what_was_tried_the_cause_and_the_remedy_and_keeps_its_kind() {
         let io = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let error = SourceError::lost("cannot be reached").caused_by(io).remedy("Is Postgres running there?");
-        let error = error.within("could not look at the slot");
+        let error = SourceError::new(error.kind(), "could not look at the slot").caused_by(error);
         assert_eq!(
             error.to_string(),
             "could not look at the slot: cannot be reached: connection refused. Is Postgres running there?"
         );
+        let error = error.remedy("coherd retries");
+        assert!(error.to_string().ends_with("running there? coherd retries"), "{error}");
         assert_eq!(error.kind(), ErrorKind::Lost);
-        let below = error.cause().and_then(|cause| cause.downcast_ref::<SourceError>()).and_then(SourceError::cause);
-        assert!(below.and_then(|cause| cause.downcast_ref::<std::io::Error>()).is_some());
+        let below = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<SourceError>());
+        let io = below.and_then(|below| below.cause.as_ref()).and_then(|below| below.downcast_ref::<std::io::Error>());
+        assert!(io.is_some(), "the chain is whole");
     }
 
     #[test]

@@ -211,8 +211,16 @@ impl Postgres {
 
     /// Checks what must hold before a slot is created or streamed from.
     async fn admit(&self, session: &mut Session) -> Result<Admitted, SourceError> {
-        self.require_publication(session).await?;
         let standby = self.is_standby(session).await?;
+        if standby && session.major < MAJOR_MIN_ON_STANDBY {
+            return Err(SourceError::refused(format!(
+                "the server is a standby, and Postgres {} decodes its log on the primary only (standbys can be followed \
+                 from {MAJOR_MIN_ON_STANDBY} on): name the primary in dsn, or all servers with \
+                 target_session_attrs=primary, which finds it",
+                session.major
+            )));
+        }
+        self.require_publication(session).await?;
         if !standby {
             self.require_that_nobody_waits_for_us(session).await?;
         }
@@ -223,14 +231,6 @@ impl Postgres {
 
     async fn create(&self, session: &mut Session) -> Result<Lsn, SourceError> {
         let Admitted { standby, .. } = self.admit(session).await?;
-        if standby && session.major < MAJOR_MIN_ON_STANDBY {
-            return Err(SourceError::refused(format!(
-                "the server is a standby, and Postgres {} decodes its log on the primary only (standbys can be followed \
-                 from {MAJOR_MIN_ON_STANDBY} on): name the primary in dsn, or all servers with \
-                 target_session_attrs=primary, which finds it",
-                session.major
-            )));
-        }
         self.create_waiting(session, standby).await
     }
 

@@ -7,7 +7,7 @@ use super::name::{parse_column, parse_table};
 use super::shape::Shape;
 use super::template::Template;
 use crate::types::invalidation::{Action, RuleId, Scope};
-use crate::types::pattern::Extent;
+use crate::types::pattern::{Extent, Pattern};
 use crate::types::table::TableName;
 
 /// One entry of `rules:`, as written.
@@ -196,6 +196,9 @@ fn check_scope(pattern: &str, keys: &[Template]) -> Result<(), String> {
     if !scope.is_followed_in(&Shape::of_glob(&format!("{pattern}:")), b':') {
         return Err(format!("{pattern:?} ends within a [class] or with a lone backslash; close it, or leave it out"));
     }
+    if Pattern::read(pattern).has_wide_class() {
+        return Err(format!("{pattern:?} has a [class] with a character that is not ASCII; write a * in its place"));
+    }
     let missed = keys.iter().find(|template| !cover(std::slice::from_ref(&scope), &Shape::of_any_text(template)));
     let Some(missed) = missed else { return Ok(()) };
     Err(format!(
@@ -277,6 +280,7 @@ mod tests {
     #[test]
     fn a_scope_whose_last_sign_would_swallow_a_suffix_is_refused() {
         insta::assert_snapshot!(error(scoped("user:*[^", &["user:{id}x"])), @r#"rules[0].scope: "user:*[^" ends within a [class] or with a lone backslash; close it, or leave it out"#);
+        insta::assert_snapshot!(error(scoped("user:[a-é]*", &["user:{id}x"])), @r#"rules[0].scope: "user:[a-é]*" has a [class] with a character that is not ASCII; write a * in its place"#);
         for scope in ["user:*\\", "user:*[", "user:*[^\\", "user:*[a-", "user:*[]"] {
             assert!(error(scoped(scope, &["user:{id}x"])).starts_with("rules[0].scope: "), "{scope}");
         }

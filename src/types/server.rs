@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::types::lsn::Lsn;
 
-/// A server: what it is, and the settings that decide whether coherd can follow it.
+/// A server: what it is, and the settings that decide whether coherd can follow it. Fields marked *check* are read for
+/// `coherd check` only (`catalog::complete`), because none of them must keep the daemon from following the log; elsewhere they
+/// have their defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Server {
     /// `server_version_num`, e.g. 150018.
@@ -13,11 +15,11 @@ pub struct Server {
     pub in_recovery: bool,
     /// `server_encoding`.
     pub encoding: String,
-    /// Who runs the server, which decides how its settings are changed.
+    /// *check* Who runs the server, which decides how its settings are changed.
     pub hosting: Hosting,
-    /// Which server this is, and since when it has been running.
+    /// *check* Which server this is, and since when it has been running.
     pub life: Life,
-    /// The server's own address and port, as it sees the connection; `None` over a unix socket.
+    /// *check* The server's own address and port, as it sees the connection; `None` over a unix socket.
     pub address: Option<String>,
     /// `wal_level`. Logical decoding needs `logical`; from 19 on, `replica` is enough: creating a slot turns it on.
     pub wal_level: String,
@@ -29,13 +31,13 @@ pub struct Server {
     pub senders: Room,
     /// `max_slot_wal_keep_size` in MiB; -1 means no limit.
     pub slot_keep_mib: i64,
-    /// `idle_replication_slot_timeout` (18+); zero means no timeout.
+    /// *check* `idle_replication_slot_timeout` (18+); zero means no timeout.
     pub idle_slot_timeout: Duration,
     /// The standbys that follow the server.
     pub standbys: Standbys,
-    /// Where `synchronous_commit` is off.
+    /// *check* Where `synchronous_commit` is off.
     pub loose_commits: Vec<LooseCommits>,
-    /// The functions that send logical messages and that every role may call, as SQL names them.
+    /// *check* The functions that send logical messages and that every role may call, as SQL names them.
     pub public_senders: Vec<String>,
 }
 
@@ -77,11 +79,11 @@ impl Life {
 pub struct Standbys {
     /// The `application_name` of each standby that streams, as far as this role may see it (`pg_monitor`).
     pub names: Vec<String>,
-    /// The physical slots that are in use.
+    /// *check* The physical slots that are in use.
     pub slots: Vec<String>,
     /// `synchronous_standby_names`.
     pub synchronous: String,
-    /// `synchronized_standby_slots` (17+); `None` before.
+    /// *check* `synchronized_standby_slots` (17+); `None` before.
     pub synchronized_slots: Option<String>,
 }
 
@@ -124,7 +126,7 @@ pub struct Role {
     pub replication: bool,
     /// May create publications and schemas in this database.
     pub may_create: bool,
-    /// May call the functions in the schema `coherd`; `true` if there are none.
+    /// *check* May call the functions in the schema `coherd`; `true` if there are none.
     pub may_call_functions: bool,
 }
 

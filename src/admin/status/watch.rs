@@ -30,6 +30,10 @@ impl Watch {
         }
     }
 
+    pub(super) fn has_failed(&self) -> bool {
+        self.fault.is_some()
+    }
+
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {
         self.seen.map(|seen| now.saturating_duration_since(seen))
     }

@@ -30,8 +30,15 @@ impl Rules {
         self.subjects.get(usize::from(rule.0)).map_or("?", |subject| subject)
     }
 
+    /// Each rule once.
     pub(crate) fn names(&self, rules: &[RuleId]) -> String {
-        rules.iter().map(|rule| self.subject(*rule)).collect::<Vec<_>>().join(", ")
+        let mut names: Vec<&str> = Vec::new();
+        for name in rules.iter().map(|rule| self.subject(*rule)) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names.join(", ")
     }
 
     /// The reason for a flush, a halt or a suspension, for people.

@@ -49,9 +49,9 @@ impl Source {
             if self.standby.begins() {
                 info!("standing by, to take over when the other instance ends: {reason}");
             }
+            self.away = Default::default();
             return self.board.enter(State::Standby { reason });
         }
-        self.standby.ends();
         let times = if self.away.0 == reason { self.away.1.saturating_add(1) } else { 1 };
         match error.kind() {
             // Logged once, because `/readyz` reports it for as long as it lasts.
@@ -69,6 +69,7 @@ impl Source {
     }
 
     fn reconnecting(&mut self, reason: String, times: u32) {
+        self.standby.ends();
         self.away = (reason.clone(), times);
         self.board.enter(State::Reconnecting { reason });
     }

@@ -13,10 +13,10 @@ use crate::cli::Failure;
 use crate::cli::parts::{Parts, choices};
 use crate::cli::shutdown::Shutdown;
 use crate::config::Config;
-use crate::postgres::SourceError;
 use crate::postgres::catalog::look;
 use crate::postgres::client::dsn::Dsn;
 use crate::postgres::client::sql::connect;
+use crate::postgres::{ErrorKind, SourceError};
 use crate::rules::audit::audit;
 use crate::rules::heirs::Heirs;
 use crate::targets::Target;
@@ -62,7 +62,7 @@ pub(super) async fn preflight(
                 assessed(&audit(&config.rules, &database), &database, &parts.targets).await?;
                 return Ok(Preflight::Passed(Heirs::of(&database)));
             }
-            Err(error) if error.policy().needs_person => return Err(anyhow::Error::new(error).into()),
+            Err(error) if error.kind() == ErrorKind::Refused => return Err(anyhow::Error::new(error).into()),
             Err(error) => error.to_string(),
         };
         let pause = backoff.next(fastrand::u32(..));

@@ -6,12 +6,11 @@ use tokio_postgres::{Client, Row};
 
 use super::{CatalogError, get, names, one};
 use crate::postgres::synchronous::STANDBYS;
+use crate::types::database::Database;
 use crate::types::server::{Clock, Hosting, Life, LooseCommits, Role, Room, Server, Standbys};
 
 const WHAT: &str = "the server's settings";
 
-/// Column 13 lists the roles that each managed service creates for its customers' administrators.
-/// `idle_replication_slot_timeout` is in seconds.
 const SERVER: &str = "
 SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
        current_setting('max_replication_slots')::int, (SELECT count(*)::int FROM pg_catalog.pg_replication_slots),
@@ -19,7 +18,40 @@ SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
        (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'),
        (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'),
        pg_catalog.pg_is_in_recovery(), current_setting('server_encoding'),
-       current_setting('synchronous_standby_names'), current_setting('synchronized_standby_slots', true),
+       current_setting('synchronous_standby_names')";
+
+pub(super) async fn server(client: &Client) -> Result<Server, CatalogError> {
+    let row = one(client, WHAT, SERVER, &[]).await?;
+    let number = |index| get::<i32>(&row, index, WHAT).map(|n| u32::try_from(n).unwrap_or_default());
+    Ok(Server {
+        version: number(0)?,
+        wal_level: get(&row, 1, WHAT)?,
+        slots: Room { max: number(2)?, used: number(3)? },
+        senders: Room { max: number(4)?, used: number(5)? },
+        sender_timeout: Duration::from_millis(unsigned(&row, 6)?),
+        slot_keep_mib: get(&row, 7, WHAT)?,
+        in_recovery: get(&row, 8, WHAT)?,
+        encoding: get(&row, 9, WHAT)?,
+        standbys: Standbys {
+            names: names(client, "the standbys", STANDBYS, &[]).await?,
+            synchronous: get(&row, 10, WHAT)?,
+            ..Standbys::default()
+        },
+        ..Server::default()
+    })
+}
+
+/// A number that is never negative; 0 for NULL.
+fn unsigned(row: &Row, index: usize) -> Result<u64, CatalogError> {
+    let number = get::<Option<i64>>(row, index, WHAT)?.unwrap_or_default();
+    Ok(u64::try_from(number).unwrap_or_default())
+}
+
+/// What only `coherd check` needs. The daemon does without: none of this must keep it from following the log. The roles in
+/// column 2 are those that each service makes for its customers' administrators. `idle_replication_slot_timeout` is in
+/// seconds.
+const DETAILS: &str = "
+SELECT current_setting('synchronized_standby_slots', true),
        (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'idle_replication_slot_timeout'),
        ARRAY(SELECT rolname::text FROM pg_catalog.pg_roles
              WHERE rolname IN ('rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin')),
@@ -30,37 +62,26 @@ SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
        ARRAY(SELECT pg_catalog.format('pg_catalog.%I(%s)', p.proname, pg_catalog.oidvectortypes(p.proargtypes))
              FROM pg_catalog.pg_proc p
              WHERE p.proname = 'pg_logical_emit_message' AND p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
-               AND pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1)";
+               AND pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1),
+       coalesce((SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                        AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace = n.oid
+                                        AND NOT pg_catalog.has_function_privilege(p.oid, 'EXECUTE'))
+                 FROM pg_catalog.pg_namespace n WHERE n.nspname = 'coherd'), true)";
 
-pub(super) async fn server(client: &Client) -> Result<Server, CatalogError> {
-    let row = one(client, WHAT, SERVER, &[]).await?;
-    let number = |index| get::<i32>(&row, index, WHAT).map(|n| u32::try_from(n).unwrap_or_default());
-    let unsigned = |index| {
-        let number = get::<Option<i64>>(&row, index, WHAT)?.unwrap_or_default();
-        Ok::<_, CatalogError>(u64::try_from(number).unwrap_or_default())
-    };
-    Ok(Server {
-        version: number(0)?,
-        wal_level: get(&row, 1, WHAT)?,
-        slots: Room { max: number(2)?, used: number(3)? },
-        senders: Room { max: number(4)?, used: number(5)? },
-        sender_timeout: Duration::from_millis(unsigned(6)?),
-        slot_keep_mib: get(&row, 7, WHAT)?,
-        in_recovery: get(&row, 8, WHAT)?,
-        encoding: get(&row, 9, WHAT)?,
-        standbys: Standbys {
-            names: names(client, "the standbys", STANDBYS, &[]).await?,
-            slots: get(&row, 16, WHAT)?,
-            synchronous: get(&row, 10, WHAT)?,
-            synchronized_slots: get(&row, 11, WHAT)?,
-        },
-        idle_slot_timeout: Duration::from_secs(unsigned(12)?),
-        hosting: hosting(get(&row, 13, WHAT)?),
-        life: Life { system_id: system_id(client).await?, started: get(&row, 14, WHAT)? },
-        address: get(&row, 15, WHAT)?,
-        loose_commits: loose_commits(client).await?,
-        public_senders: get(&row, 17, WHAT)?,
-    })
+/// Completes the description of a server and its role with what only `coherd check` needs.
+pub async fn complete(client: &Client, database: &mut Database) -> Result<(), CatalogError> {
+    let row = one(client, WHAT, DETAILS, &[]).await?;
+    let server = &mut database.server;
+    server.standbys.synchronized_slots = get(&row, 0, WHAT)?;
+    server.idle_slot_timeout = Duration::from_secs(unsigned(&row, 1)?);
+    server.hosting = hosting(get(&row, 2, WHAT)?);
+    server.life = Life { system_id: system_id(client).await?, started: get(&row, 3, WHAT)? };
+    server.address = get(&row, 4, WHAT)?;
+    server.standbys.slots = get(&row, 5, WHAT)?;
+    server.public_senders = get(&row, 6, WHAT)?;
+    server.loose_commits = loose_commits(client).await?;
+    database.role.may_call_functions = get(&row, 7, WHAT)?;
+    Ok(())
 }
 
 fn hosting(roles: Vec<String>) -> Hosting {
@@ -116,11 +137,7 @@ SELECT r.rolname::text, r.rolsuper,
        r.rolsuper OR r.rolreplication
            OR coalesce((SELECT pg_catalog.pg_has_role(oid, 'USAGE') FROM pg_catalog.pg_roles
                         WHERE rolname = 'rds_replication'), false),
-       pg_catalog.has_database_privilege(current_database(), 'CREATE'),
-       coalesce((SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-                        AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace = n.oid
-                                        AND NOT pg_catalog.has_function_privilege(p.oid, 'EXECUTE'))
-                 FROM pg_catalog.pg_namespace n WHERE n.nspname = 'coherd'), true)
+       pg_catalog.has_database_privilege(current_database(), 'CREATE')
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
 
 pub(super) async fn role(client: &Client) -> Result<Role, CatalogError> {
@@ -131,7 +148,7 @@ pub(super) async fn role(client: &Client) -> Result<Role, CatalogError> {
         superuser: get(&row, 1, WHAT)?,
         replication: get(&row, 2, WHAT)?,
         may_create: get(&row, 3, WHAT)?,
-        may_call_functions: get(&row, 4, WHAT)?,
+        may_call_functions: true,
     })
 }
 

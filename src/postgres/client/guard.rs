@@ -3,10 +3,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use postgres_protocol::authentication::sasl::SCRAM_SHA_256_PLUS;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
@@ -28,8 +28,8 @@ pub(in crate::postgres) const USERS_ANSWER_BYTES_MAX: usize = 512 << 20;
 /// Bytes of the header: a tag, and a length that counts itself but not the tag.
 const HEADER_BYTES: usize = 5;
 
-/// Bytes of the number of an authentication request.
-const REQUEST_BYTES: usize = 4;
+/// The most bytes of an authentication request that are kept.
+const REQUEST_BYTES_MAX: usize = 256;
 
 /// The server sent too much.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,14 +54,25 @@ impl Guarded {
     }
 }
 
-/// The first `AuthenticationRequest` (Postgres manual, "Message Formats") of a connection.
-pub(in crate::postgres) struct Request(Arc<AtomicU32>);
+/// The first `AuthenticationRequest` of a connection (Postgres manual, "Message Formats").
+pub(in crate::postgres) struct Request(Arc<Mutex<Vec<u8>>>);
 
 impl Request {
-    /// Its number: 3 is a cleartext password, 5 MD5, 10 SASL, others are methods that coherd does not support. 0 until
-    /// the server has asked for something.
+    fn body(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its number: 3 is a password in clear, 5 MD5, 10 SASL, others are methods that coherd does not speak. 0 if the
+    /// server has asked for nothing.
     pub(in crate::postgres) fn method(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.body().first_chunk().map_or(0, |number| u32::from_be_bytes(*number))
+    }
+
+    /// The server offers channel binding.
+    pub(in crate::postgres) fn offers_binding(&self) -> bool {
+        let body = self.body();
+        let mut names = body.get(4..).unwrap_or_default().split(|byte| *byte == 0);
+        names.any(|name| name == SCRAM_SHA_256_PLUS.as_bytes())
     }
 }
 
@@ -80,9 +91,9 @@ struct Watch {
     /// Bytes of the parameters that the server reports, which are kept for as long as the connection lasts.
     reported: usize,
     /// See [`Request`].
-    request: Arc<AtomicU32>,
-    /// Bytes of the request's number that have arrived.
-    requested: usize,
+    request: Arc<Mutex<Vec<u8>>>,
+    /// How many requests have begun.
+    requests: u64,
 }
 
 impl Watch {
@@ -111,14 +122,12 @@ impl Watch {
         Ok(())
     }
 
-    /// Shifts in the number of the first request: the first bytes of its body, which may arrive in pieces.
-    fn requested(&mut self, body: &[u8]) {
-        if self.header[0] == b'R' {
-            for byte in body.iter().take(REQUEST_BYTES - self.requested) {
-                let number = self.request.load(Ordering::Relaxed) << 8 | u32::from(*byte);
-                self.request.store(number, Ordering::Relaxed);
-                self.requested += 1;
-            }
+    /// Keeps the body of the first request, which may come in pieces.
+    fn requested(&self, body: &[u8]) {
+        if self.requests == 1 && self.header[0] == b'R' {
+            let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = REQUEST_BYTES_MAX.saturating_sub(request.len());
+            request.extend(body.iter().take(room));
         }
     }
 
@@ -137,6 +146,9 @@ impl Watch {
         }
         self.left = length - (HEADER_BYTES - 1);
         self.bytes = self.bytes.saturating_add(length);
+        if tag == b'R' {
+            self.requests += 1;
+        }
         if tag == b'S' {
             self.reported = self.reported.saturating_add(length);
         }
@@ -207,12 +219,13 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_the_first_request_is_read_in_whatever_pieces_it_comes() {
-        let sasl = b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0R\0\0\0\x08\0\0\0\0".as_slice();
+    fn the_first_request_is_read_in_whatever_pieces_it_comes() {
+        let sasl = b"R\0\0\0\x2a\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0R\0\0\0\x08\0\0\0\0".as_slice();
         for piece in [1, 3, 7, 8, sasl.len()] {
             let mut watch = Watch::new(ANSWER_BYTES_MAX);
             sasl.chunks(piece).for_each(|piece| watch.read(piece).unwrap());
-            assert_eq!(Request(Arc::clone(&watch.request)).method(), 10, "in pieces of {piece}");
+            let request = Request(Arc::clone(&watch.request));
+            assert_eq!((request.method(), request.offers_binding()), (10, true), "in pieces of {piece}");
         }
     }
 

@@ -38,7 +38,9 @@ pub const OUR_SEARCH_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 /// What an error of a statement means. `what` completes "could not".
 pub fn explain(error: &tokio_postgres::Error, what: &str, dsn: &Dsn) -> SourceError {
     match failure(error) {
-        Failure::Other(error) if error.kind() == ErrorKind::Lost => error.within(format!("could not {what}")),
+        Failure::Other(error) if error.kind() == ErrorKind::Lost => {
+            SourceError::lost(format!("could not {what}")).caused_by(error)
+        }
         failure => failure.explain(Doing::Asking { what, user: dsn.user() }),
     }
 }
@@ -100,14 +102,17 @@ impl Caller for Sql {
             Path::Ours => ANSWER_BYTES_MAX,
             Path::Theirs => USERS_ANSWER_BYTES_MAX,
         };
+        let has_end_point = socket.end_point().is_some();
         let guarded = Guarded::new(socket, answer_max);
         let request = guarded.request();
+        let requires_binding = dsn.channel_binding == ChannelBindingChoice::Require;
+        let can_bind = |method| method == 10 && has_end_point && request.offers_binding();
         let (client, mut connection) = match config.connect_raw(guarded, AsItIs).await {
             Ok(connected) => connected,
             Err(error) => {
                 return Err(match (failure(&error), request.method()) {
                     (Failure::Other(error), _) if error.kind() != ErrorKind::Refused => error.into(),
-                    (Failure::Other(_), _) if dsn.channel_binding == ChannelBindingChoice::Require => {
+                    (Failure::Other(_), method) if requires_binding && !can_bind(method) => {
                         handshake::no_binding(why_no_binding).into()
                     }
                     (Failure::Other(_), 3 | 5 | 10) if password.is_none() => handshake::no_password(dsn.user()).into(),

@@ -2,7 +2,7 @@
 //! with its connection and then holds nothing back. It waits for no lock; creating the slot waits for the transactions
 //! that are running.
 
-use super::{COMMITTED, MAJOR_MIN_ON_STANDBY, Postgres, PostgresStream, SourceError};
+use super::{COMMITTED, Postgres, PostgresStream, SourceError};
 use crate::postgres::client::inbox::Holding;
 use crate::types::lsn::Lsn;
 
@@ -41,17 +41,11 @@ impl Postgres {
     pub async fn stream_aside(mut self, reading: Reading) -> Result<(PostgresStream, Lsn), SourceError> {
         let mut session = self.session().await?;
         let admitted = self.admit(&mut session).await?;
-        let standby = admitted.standby;
-        if standby && session.major < MAJOR_MIN_ON_STANDBY {
-            let major = session.major;
-            let text = format!("this needs Postgres {MAJOR_MIN_ON_STANDBY} or later on a standby, and it is {major}");
-            return Err(SourceError::refused(text));
-        }
         if reading == Reading::InProgress {
             let sql = format!("SET logical_decoding_work_mem = '{}kB'", IN_PROGRESS_BYTES >> 10);
             self.ask(&mut session, "set logical_decoding_work_mem", &sql).await?;
         }
-        let confirmed = self.create_aside(&mut session, &self.config.slot, "TEMPORARY", standby).await?;
+        let confirmed = self.create_aside(&mut session, &self.config.slot, "TEMPORARY", admitted.standby).await?;
         let settings = self.start_from(&mut session, confirmed, admitted, reading).await?;
         Ok((PostgresStream::new(session, settings), confirmed))
     }

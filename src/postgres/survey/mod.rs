@@ -40,19 +40,19 @@ pub fn unreachable(error: &SourceError) -> Finding {
     }
     let unchecked = "coherd checked no rule, because it cannot query the database: ";
     let message = format!("{}{error}", if error.policy().needs_person { "" } else { unchecked });
-    failed(error, [Code::SOURCE_REFUSED, Code::SOURCE_UNREACHABLE], "source", message)
+    failed(error.policy().needs_person, [Code::SOURCE_REFUSED, Code::SOURCE_UNREACHABLE], "source", message)
 }
 
-/// The finding that a server did not do what coherd asked. If a person has to act, it is an error with the first of the
-/// codes, otherwise "could not check" with the second.
-fn failed(
-    error: &SourceError,
-    [refused, unreachable]: [Code; 2],
-    subject: impl Into<String>,
-    message: String,
-) -> Finding {
+/// Whether a server that is only looked at may do better the next time.
+fn may_pass(error: &SourceError) -> bool {
+    matches!(error.kind(), ErrorKind::Lost | ErrorKind::Busy)
+}
+
+/// The finding for a server that did not do what it was asked to do: the first of the codes and an error if somebody has to
+/// act, otherwise the second code and "could not check".
+fn failed(is_error: bool, [refused, unreachable]: [Code; 2], subject: impl Into<String>, message: String) -> Finding {
     let subject = subject.into();
-    if error.policy().needs_person {
+    if is_error {
         return Finding::error(refused, subject, message);
     }
     Finding::unknown(unreachable, subject, message)

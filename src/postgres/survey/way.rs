@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::reach::{Reach, Reached};
-use super::{Look, PATIENCE, failed};
+use super::{Look, PATIENCE, failed, may_pass};
 use crate::postgres::client::dsn::Dsn;
 use crate::postgres::{ErrorKind, SourceError};
 use crate::types::finding::{Code, Finding};
@@ -36,7 +36,7 @@ fn refused(look: &Look, error: &SourceError) -> Finding {
     if error.kind() == ErrorKind::Pooler {
         return pooler(Some(look), &format!("it does not accept the replication connection ({error})"));
     }
-    failed(error, [Code::REPLICATION_REFUSED; 2], SOURCE, message)
+    failed(!may_pass(error), [Code::REPLICATION_REFUSED; 2], SOURCE, message)
 }
 
 /// `look` is what the server reports about itself, if it could be asked.
@@ -85,7 +85,7 @@ const MEANWHILE: &str =
 
 fn unreachable(subject: String, error: &SourceError) -> Finding {
     let message = format!("{}. {MEANWHILE}", error.to_string().trim_end_matches('.'));
-    failed(error, [Code::REPLICA_REFUSED, Code::REPLICA_UNREACHABLE], subject, message)
+    failed(!may_pass(error), [Code::REPLICA_REFUSED, Code::REPLICA_UNREACHABLE], subject, message)
 }
 
 async fn look_at_replica(dsn: &Dsn, subject: &str, source: Option<&Reached>) -> Result<Option<Finding>, SourceError> {
