@@ -52,12 +52,9 @@ pub use input::{Event, Input, Opening, Output, Reopen, Why};
 pub use policy::{OnFirstStart, OnGap, Policy, RECENT_BYTES};
 pub use queue::Ticket;
 pub use replicas::{Absent, Replicas};
+pub use sending::WINDOW_DELIVERIES;
 use target::{Mode, TargetState};
 pub use watermark::{AckLsn, Watermarks};
-
-/// The most unconfirmed deliveries to one target. Four keep the connection busy. More would only make batches smaller,
-/// because keys that are not sent yet keep gathering.
-pub const WINDOW_DELIVERIES: usize = 4;
 
 /// How often the loop turns when nothing happens.
 pub const TURN_EVERY: Duration = Duration::from_millis(100);

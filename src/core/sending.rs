@@ -7,11 +7,15 @@ use super::feed::Feed;
 use super::pending::{Pending, Stage};
 use super::queue::{Pass, Queue, Sent, Ticket, Unproved};
 use super::target::{Mode, TargetState};
-use super::{Core, Event, Opening, Output, WINDOW_DELIVERIES};
+use super::{Core, Event, Opening, Output};
 use crate::types::invalidation::Batch;
 use crate::types::lsn::Lsn;
 use crate::types::record::{Delivery, Record};
 use crate::types::snapshot::Commit;
+
+/// The most unconfirmed deliveries to one target. Four keep the connection busy. More would only make batches smaller,
+/// because keys that are not sent yet keep gathering.
+pub const WINDOW_DELIVERIES: usize = 4;
 
 impl Core {
     /// Whether nothing is left to do for any target that answers. What waits for its visibility or for replicas is

@@ -8,6 +8,7 @@ pub mod config;
 pub mod cover;
 pub mod filter;
 pub mod heirs;
+pub mod identity;
 pub mod name;
 pub mod named;
 pub mod overlap;

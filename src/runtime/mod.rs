@@ -2,13 +2,14 @@
 //! core and carries out the core's outputs. It knows the traits of source and target, not Postgres or Redis.
 
 mod draining;
-mod failing;
 mod link;
 mod observe;
 mod performing;
 mod probes;
+mod reconnecting;
 #[cfg(test)]
 mod tests;
+mod undecodable;
 
 use std::future::Future;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,9 +27,10 @@ use crate::transaction::manual::ManualKeys;
 use crate::transaction::{Reader, Step};
 use crate::types::record::Answer;
 use crate::types::snapshot::Commit;
-use link::{Link, Opened, Pace, Slot};
+use link::{Link, Opened, Slot};
 pub use observe::Observer;
 pub use probes::Probes;
+use reconnecting::Pace;
 
 /// How the pipeline behaves.
 #[derive(Debug, Clone, Copy)]

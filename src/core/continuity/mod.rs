@@ -2,23 +2,23 @@
 //! positions and looks at the source; the outputs are verdicts.
 
 mod budget;
+mod compare_record;
 mod coverage;
 mod resume;
 mod stranger;
 mod stuck;
-mod verdict;
 
 use crate::types::lsn::Lsn;
 pub(super) use budget::Budget;
 pub use budget::Overspent;
+pub use compare_record::Gap;
+pub(super) use compare_record::{Known, Verdict, compare};
 pub(super) use coverage::{Coverage, Drift};
 pub use resume::Anew;
 pub(super) use resume::{Resume, resume};
 pub use stranger::{Shared, Stranger, Writer};
 pub use stuck::Failed;
 pub(super) use stuck::Stuck;
-pub use verdict::Gap;
-pub(super) use verdict::{Known, Verdict, compare};
 
 /// How this process got its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

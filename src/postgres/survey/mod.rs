@@ -3,8 +3,8 @@
 
 pub mod prerequisites;
 pub mod reach;
-mod remedy;
 pub mod schema;
+mod setting;
 pub mod slot;
 pub mod way;
 

@@ -1,8 +1,8 @@
 //! Checks what the server, the role and the functions must be, whatever the rules are.
 
 use super::Look;
-use super::remedy::{Takes, set};
 use super::schema::{FUNCTIONS_COMMENT, FUNCTIONS_SUBJECT, no_operators, operating};
+use super::setting::{Takes, set};
 use crate::postgres::synchronous::counted;
 use crate::types::finding::{Code, Finding};
 use crate::types::server::{Clock, Hosting, LooseCommits, Role};

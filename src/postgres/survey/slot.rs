@@ -1,7 +1,7 @@
 //! Checks the slot: whether it is ours, whether it is good, what threatens it, and how much log it may hold back.
 
 use super::Look;
-use super::remedy::{Takes, set};
+use super::setting::{Takes, set};
 use crate::types::database::Database;
 use crate::types::finding::{Code, Finding, shell_word};
 use crate::types::slot::{OfOthers, Slot, SlotState};

@@ -1,8 +1,9 @@
 //! Audits one table against its rules: its columns, replica identity, publication entry and partitions.
 
 use crate::rules::config::{MissingOld, Rule};
+use crate::rules::identity::{Identity, is_unbounded};
 use crate::rules::nearest;
-use crate::rules::publish::{Demand, Identity, columns_sql, is_unbounded, publishable};
+use crate::rules::publish::{Demand, columns_sql, publishable};
 use crate::types::change::ReplicaIdentity;
 use crate::types::database::Publish;
 use crate::types::finding::{Code, Finding};
