@@ -76,14 +76,14 @@ impl Follower {
         Follower { server, dir, admin }
     }
 
-    /// Starts the floor.
-    pub(crate) fn floor(place: &Place, cache: &Cache) -> Follower {
+    /// Starts this program as one of the consumers that it has in it, `floor` or `crate`.
+    pub(crate) fn bare(word: &str, place: &Place, cache: &Cache) -> Follower {
         let dir = tempfile::tempdir().expect("temp dir");
         let this = std::env::current_exe().expect("own path").display().to_string();
         let (address, database) = (place.address(), place.database.name.clone());
         let (slot, publication) = (place.slot.to_owned(), place.publication.to_owned());
         let redis = cache.address(place.transport);
-        let command = [this, "floor".to_owned(), address, database, slot, publication, redis];
+        let command = [this, word.to_owned(), address, database, slot, publication, redis];
         let server = Server::start(&command, &dir.path().join("log"));
         Follower { server, dir, admin: 0 }
     }

@@ -37,18 +37,19 @@ pub(crate) struct Drain {
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let server = Arc::new(Postgres::start(SETTINGS));
     let mut caches = [Cache::start()];
+    let consumers: Vec<Consumer> = options.consumers.iter().copied().filter(|its| its.drains()).collect();
     for &shape in &options.shapes {
         let mut backlog = Backlog::write(&server, shape, options.changes);
         for &transport in &options.transports {
             for &columns in &options.columns {
-                let mut drains: Vec<Vec<Drain>> = vec![Vec::new(); options.consumers.len()];
+                let mut drains: Vec<Vec<Drain>> = vec![Vec::new(); consumers.len()];
                 for _round in 0..options.rounds {
-                    for (consumer, drains) in options.consumers.iter().zip(&mut drains) {
+                    for (consumer, drains) in consumers.iter().zip(&mut drains) {
                         drains.push(drain(&mut backlog, &mut caches, *consumer, (transport, columns)));
                     }
                 }
                 let name = (shape, transport, columns);
-                let medians: Vec<_> = options.consumers.iter().copied().zip(drains).collect();
+                let medians: Vec<_> = consumers.iter().copied().zip(drains).collect();
                 tell(report, name, options.changes, &medians);
             }
         }
@@ -128,7 +129,7 @@ pub(crate) fn by_follower(
         }
         (Follower::coherd(&place, caches, &backlog.rules(), how.program), caches.len() as u64)
     } else {
-        (Follower::floor(&place, &caches[0]), 0)
+        (Follower::bare("floor", &place, &caches[0]), 0)
     };
     let mut size = || caches.iter_mut().map(Cache::size).sum::<u64>();
     let lives = || {

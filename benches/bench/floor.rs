@@ -131,7 +131,7 @@ fn change(message: &[u8], relations: &mut HashMap<u32, (Vec<u8>, usize)>, cache:
     }
 }
 
-fn relation(body: &[u8]) -> (u32, (Vec<u8>, usize)) {
+pub(crate) fn relation(body: &[u8]) -> (u32, (Vec<u8>, usize)) {
     let mut texts = body[4..].splitn(3, |byte| *byte == 0);
     let (_schema, name) = (texts.next(), texts.next().expect("a name"));
     let mut columns = &texts.next().expect("columns")[3..];
@@ -150,7 +150,7 @@ fn relation(body: &[u8]) -> (u32, (Vec<u8>, usize)) {
 }
 
 /// The text of column `wanted` of a row, and the bytes after the row.
-fn value(row: &[u8], wanted: usize) -> (&[u8], &[u8]) {
+pub(crate) fn value(row: &[u8], wanted: usize) -> (&[u8], &[u8]) {
     let columns = usize::from(u16::from_be_bytes([row[0], row[1]]));
     let (mut rest, mut found): (&[u8], &[u8]) = (&row[2..], &[]);
     for column in 0..columns {
@@ -163,7 +163,7 @@ fn value(row: &[u8], wanted: usize) -> (&[u8], &[u8]) {
     (found, rest)
 }
 
-fn number(bytes: &[u8]) -> u32 {
+pub(crate) fn number(bytes: &[u8]) -> u32 {
     u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 

@@ -29,6 +29,12 @@ autovacuum = off";
 /// The number of writing sessions.
 pub(crate) const WRITERS: u64 = 8;
 
+/// Transactions per second.
+const RATES: [f64; 3] = [500.0, 2000.0, 5000.0];
+
+/// The least number of rounds: the machine is noisy, and medians of fewer say little.
+const ROUNDS_MIN: usize = 5;
+
 /// The number of rows in the table.
 pub(crate) const ROWS: u64 = 200_000;
 
@@ -43,7 +49,7 @@ struct Live {
     cpu: f64,
 }
 
-/// Measures the time from commit to the key's deletion, for the floor and coherd in turn.
+/// Measures the time from commit to the key's deletion, for each consumer in turn.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let seconds: f64 = number("LIVE_SECONDS", 4.0);
     let mut stage = Stage::set();
@@ -55,15 +61,16 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
         ("tps", json!(most.round())),
     ];
     report.row("live", &nobody);
-    for tps in [500.0, 2000.0, (most / 2.0).round()] {
+    for tps in RATES {
         for &transport in &options.transports {
-            let mut floors: Vec<Live> = Vec::new();
-            let mut ours: Vec<Live> = Vec::new();
-            for _round in 0..options.rounds {
-                floors.push(stage.measure(Consumer::Floor, transport, tps, seconds));
-                ours.push(stage.measure(Consumer::Coherd, transport, tps, seconds));
+            let consumers: Vec<Consumer> = options.consumers.iter().copied().filter(|its| its.is_live()).collect();
+            let mut measured: Vec<Vec<Live>> = consumers.iter().map(|_| Vec::new()).collect();
+            for _round in 0..options.rounds.max(ROUNDS_MIN) {
+                for (consumer, all) in consumers.iter().zip(&mut measured) {
+                    all.push(stage.measure(*consumer, transport, tps, seconds));
+                }
             }
-            for (consumer, all) in [(Consumer::Floor, &floors), (Consumer::Coherd, &ours)] {
+            for (consumer, all) in consumers.iter().zip(&measured) {
                 let of = |value: &dyn Fn(&Live) -> f64| median(all.iter().map(value));
                 report.row(
                     "live",
@@ -142,13 +149,17 @@ impl Stage {
         let place = Place { database: &self.database, transport, slot, publication: "keys" };
         let follower = match consumer {
             Consumer::Coherd => Follower::coherd(&place, std::slice::from_ref(&self.cache), RULES, None),
-            _ => Follower::floor(&place, &self.cache),
+            Consumer::Before => {
+                Follower::coherd(&place, std::slice::from_ref(&self.cache), RULES, crate::options::before().as_deref())
+            }
+            Consumer::Crate => Follower::bare("crate", &place, &self.cache),
+            Consumer::Floor | Consumer::PgRecvlogical => Follower::bare("floor", &place, &self.cache),
         };
         begun(sql, slot, || {
             follower.must_live();
             false
         });
-        if consumer == Consumer::Coherd {
+        if matches!(consumer, Consumer::Coherd | Consumer::Before) {
             follower.settled(&sql.one("SELECT pg_current_wal_flush_lsn()"));
         }
         follower

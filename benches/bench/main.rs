@@ -8,7 +8,7 @@
 //! | `SHAPES` | `a,b,c` | backlogs: a single-row transactions, b one transaction, c 10 to 100 rows each, three tables |
 //! | `TRANSPORT` | `tcp,unix` | connections to Postgres and to Redis |
 //! | `COLUMNS` | `keys,full` | what the publication publishes |
-//! | `CONSUMERS` | `pg_recvlogical,floor,coherd` | consumers; also `before`, if `BEFORE` names another build |
+//! | `CONSUMERS` | `pg_recvlogical,floor,crate,coherd` | consumers; also `before`, if `BEFORE` names another build |
 //! | `CHANGES` | 1000000 | changes in a backlog |
 //! | `ROUNDS` | 3 | rounds per median, alternating; `writers` runs at least 5 |
 //! | `LIVE_SECONDS` | 4 | seconds of each live measurement |
@@ -46,6 +46,7 @@ mod inside;
 mod large;
 mod live;
 mod meter;
+mod naive;
 mod options;
 mod plot;
 mod report;
@@ -70,10 +71,12 @@ const PARTS: &[Part] = &[
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((word, rest)) = args.split_first()
-        && word == "floor"
-    {
-        floor::run(rest);
+    if let Some((word, rest)) = args.split_first() {
+        match word.as_str() {
+            "floor" => floor::run(rest),
+            "crate" => naive::run(rest),
+            _ => {}
+        }
     }
     let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
     let options = Options::from_env(&names);

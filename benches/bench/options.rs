@@ -33,6 +33,8 @@ pub(crate) enum Columns {
 pub(crate) enum Consumer {
     PgRecvlogical,
     Floor,
+    /// A naive consumer on a replication crate, without a gate, a record or retries; in `live` only.
+    Crate,
     Coherd,
     /// Another build of coherd: the program that `BEFORE` names.
     Before,
@@ -76,14 +78,28 @@ impl Word for Columns {
 }
 
 impl Word for Consumer {
-    const ALL: &'static [Self] = &[Consumer::PgRecvlogical, Consumer::Floor, Consumer::Coherd, Consumer::Before];
+    const ALL: &'static [Self] =
+        &[Consumer::PgRecvlogical, Consumer::Floor, Consumer::Crate, Consumer::Coherd, Consumer::Before];
     fn word(self) -> &'static str {
         match self {
             Consumer::PgRecvlogical => "pg_recvlogical",
             Consumer::Floor => "floor",
+            Consumer::Crate => "crate",
             Consumer::Coherd => "coherd",
             Consumer::Before => "before",
         }
+    }
+}
+
+impl Consumer {
+    /// Whether it can say when a key is gone.
+    pub(crate) fn is_live(self) -> bool {
+        self != Consumer::PgRecvlogical
+    }
+
+    /// Whether it takes part in a drain.
+    pub(crate) fn drains(self) -> bool {
+        self != Consumer::Crate
     }
 }
 

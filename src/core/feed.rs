@@ -122,8 +122,8 @@ impl Touched {
     /// Whether a replica that had replayed everything before `since` when it left may lack changes of the rule.
     pub(super) fn since(&self, rule: RuleId, since: Lsn) -> bool {
         // It is unknown how far a replica was that was restarted or has never answered: it may lack what is older than
-        // this history.
-        self.at(rule) >= since && (self.at(rule) > Lsn::ZERO || since == Lsn::ZERO)
+        // this history, and `since` is zero.
+        self.at(rule) >= since
     }
 
     pub(super) fn forget(&mut self) {

@@ -1,9 +1,7 @@
 //! The gate: moves what is visible to the stage in which it may leave, for every target alike.
 
 use super::Core;
-use super::feed::Feed;
 use super::pending::Stage;
-use super::queue::Queue;
 use super::visibility::Passed;
 use crate::types::lsn::Lsn;
 use crate::types::snapshot::Snapshot;
@@ -11,11 +9,11 @@ use crate::types::snapshot::Snapshot;
 impl Core {
     /// Makes ready what is known to be visible. Returns whether to send a probe for the rest. `again`: also probe if
     /// only blocked invalidations wait for an answer.
-    pub(super) fn pass(&mut self, again: bool) -> bool {
+    pub(super) fn pass(&mut self, again: bool, rests: bool) -> bool {
         if self.feed.visibility.is_clear() {
             self.put(Stage::Fresh, Stage::Ready);
         }
-        let probes = self.feed.visibility.probe(again);
+        let probes = !rests && self.feed.visibility.probe(again);
         if probes {
             self.put(Stage::Fresh, Stage::Probed);
         }
@@ -31,26 +29,23 @@ impl Core {
         if probed {
             self.put(Stage::Probed, Stage::Ready);
         } else {
-            self.invalidate_early(&[Stage::Probed]);
+            self.block(Stage::Probed);
         }
+        self.invalidate_early(Stage::Blocked, usize::MAX);
     }
 
     /// No answer came in time.
     pub(super) fn answer_is_late(&mut self) {
         self.feed.visibility.block();
-        self.invalidate_early(&[Stage::Probed, Stage::Fresh]);
+        self.block(Stage::Probed);
+        self.block(Stage::Fresh);
+        self.invalidate_early(Stage::Blocked, usize::MAX);
     }
 
-    /// Invalidates at once, for readers without a protocol, and again once it is visible. Only the second time counts.
-    fn invalidate_early(&mut self, stages: &[Stage]) {
-        let is_blocked = self.feed.visibility.is_blocked();
-        for &stage in stages {
-            if is_blocked {
-                self.targets.iter_mut().for_each(|target| target.queue.leaves_early(stage, &self.feed));
-            }
-            // If nothing is blocked, all of it is known to be visible, and no later answer would let it pass.
-            self.put(stage, if is_blocked { Stage::Blocked } else { Stage::Ready });
-        }
+    fn block(&mut self, stage: Stage) {
+        // If nothing is blocked, all of it is known to be visible, and no later answer would let it pass.
+        let to = if self.feed.visibility.is_blocked() { Stage::Blocked } else { Stage::Ready };
+        self.put(stage, to);
     }
 
     /// The scopes that stand in for everything that a target missed are about to leave. Commits whose keys were not
@@ -84,16 +79,5 @@ impl Core {
 
     fn put(&mut self, from: Stage, to: Stage) {
         self.targets.iter_mut().for_each(|target| target.queue.put(from, to, &self.feed));
-    }
-}
-
-impl Queue {
-    /// What is in the stage leaves early too. The early copy holds back no watermark.
-    fn leaves_early(&mut self, stage: Stage, feed: &Feed) {
-        let early = std::mem::take(self.at(stage));
-        let ready = self.stages.at_mut(Stage::Ready);
-        ready.batch.append(&early.batch);
-        self.memory.bound(ready, feed);
-        *self.at(stage) = early;
     }
 }

@@ -59,6 +59,8 @@ pub enum Input<'a> {
     Up(usize),
     /// The loop turns. Whatever depends on time alone happens here.
     Turned,
+    /// Frames were read; more may follow. `true`: there is a backlog.
+    Decoded(bool),
     /// Everything that the stream had was read. `true`: there is a backlog.
     Read(bool),
     /// Reading has ended: the core sends what is gathered, and the last records.
@@ -79,6 +81,13 @@ pub enum Output {
         ticket: Ticket,
         /// What to send.
         delivery: Delivery,
+    },
+    /// Invalidate keys on a target ahead of the delivery that counts: at most once, and whatever becomes of it.
+    Early {
+        /// Which target.
+        target: usize,
+        /// Contains only keys.
+        batch: Batch,
     },
     /// Flush the scopes of a batch from a target, in parallel to its deliveries. No other flush of this target is in
     /// flight.

@@ -10,6 +10,7 @@
 mod attesting;
 mod canonical;
 pub mod continuity;
+mod early;
 mod feed;
 mod following;
 mod gate;
@@ -20,7 +21,6 @@ mod input;
 mod observing;
 mod overflow;
 mod pending;
-mod policy;
 mod probing;
 mod queue;
 mod reconciling;
@@ -44,12 +44,12 @@ use crate::pgoutput::PgTime;
 use crate::rules::config::Rule;
 use crate::types::invalidation::RuleId;
 use crate::types::lsn::Lsn;
+pub use crate::types::policy::{OnFirstStart, OnGap, Policy, RECENT_BYTES};
 use crate::types::record::StoredRecord;
 use crate::types::snapshot::Commit;
 pub use attesting::{ACKNOWLEDGE_BEHIND_EVERY, ACKNOWLEDGE_EVERY};
 use feed::Feed;
 pub use input::{Event, Input, Opening, Output, Reopen, Why};
-pub use policy::{OnFirstStart, OnGap, Policy, RECENT_BYTES};
 pub use queue::Ticket;
 pub use replicas::{Absent, Replicas};
 pub use sending::WINDOW_DELIVERIES;
@@ -131,6 +131,7 @@ impl Core {
             }),
             Input::Up(target) => self.with(target, |target, _| target.up = true),
             Input::Turned => self.turned(now),
+            Input::Decoded(is_behind) => self.send_early(is_behind),
             Input::Read(is_behind) => self.read(is_behind, now),
             Input::Drain => self.is_draining = true,
         }

@@ -38,6 +38,8 @@ pub(super) struct Pending {
     /// The batch repairs changes that are not in the log, so the stored record must not list its rules before it is
     /// confirmed.
     pub(super) repairs: bool,
+    /// How many of its keys, from the first on, have left early.
+    pub(super) early: usize,
 }
 
 impl Pending {
@@ -67,6 +69,7 @@ impl Pending {
     pub(super) fn absorb(&mut self, other: &mut Pending) {
         if self.batch.is_empty() && !other.batch.is_empty() {
             std::mem::swap(&mut self.batch, &mut other.batch);
+            std::mem::swap(&mut self.early, &mut other.early);
         }
         self.join(other);
         other.batch.clear();
@@ -75,7 +78,10 @@ impl Pending {
 
     /// Adds the contents of `other`, which is unchanged.
     pub(super) fn join(&mut self, other: &Pending) {
+        // A key that is in both stays where it is.
+        let all_have_left = self.early == self.batch.len() && other.early == other.batch.len();
         self.batch.append(&other.batch);
+        self.early = if all_have_left { self.batch.len() } else { self.early };
         self.since = self.since.into_iter().chain(other.since).min();
         self.last = self.last.max(other.last);
         self.newest = Commit::latest(self.newest, other.newest);
@@ -110,6 +116,7 @@ impl Pending {
         if self.batch.len() <= keys_max && self.batch.bytes() <= BATCH_BYTES_MAX {
             return Vec::new();
         }
+        self.early = 0;
         self.batch.coarsen(|rule| scopes_of(routes, rule))
     }
 }

@@ -9,6 +9,8 @@ use crate::types::snapshot::{ReplicaSeen, Snapshot};
 
 /// How long to wait for an answer before invalidations leave early.
 const ANSWER_IS_LATE: Duration = Duration::from_millis(100);
+/// The least time between two probes while everything leaves early.
+const EARLY_PAUSE: Duration = Duration::from_millis(1);
 /// The first wait before another probe for a commit that an answer did not show. Usually its backend is about to make
 /// it visible; otherwise it waits for a synchronous standby.
 const AGAIN_FIRST: Duration = Duration::from_micros(500);
@@ -66,7 +68,7 @@ impl Core {
         if self.following.walsender().is_none() {
             return;
         }
-        if self.pass(now >= self.probing.again) {
+        if self.pass(now >= self.probing.again, self.rests(now)) {
             self.probing.at = now;
             self.feed.outputs.push(Output::Probe);
         } else if self.feed.visibility.is_probing() && now >= self.probing.at + ANSWER_IS_LATE {
@@ -86,11 +88,20 @@ impl Core {
         }
     }
 
+    /// Whether the next probe can wait a moment, so that one answers for more commits: their keys have left early, and
+    /// nobody waits for them to settle.
+    fn rests(&self, now: Instant) -> bool {
+        let is_awaited = || self.targets.iter().any(|target| target.record.recorded < self.feed.awaited);
+        now < self.probing.at + EARLY_PAUSE && self.all_have_left_early() && !is_awaited()
+    }
+
     /// When an answer becomes late, or the next probe is due. Without a stream there are no probes.
     pub(super) fn probe_due(&self) -> Option<Instant> {
         self.following.walsender()?;
-        let late = self.feed.visibility.is_probing().then(|| self.probing.at + ANSWER_IS_LATE);
-        late.or_else(|| self.feed.visibility.is_blocked().then_some(self.probing.again))
+        let visibility = &self.feed.visibility;
+        let late = visibility.is_probing().then(|| self.probing.at + ANSWER_IS_LATE);
+        let fresh = || (!visibility.is_clear()).then(|| self.probing.at + EARLY_PAUSE);
+        late.or_else(fresh).or_else(|| visibility.is_blocked().then_some(self.probing.again))
     }
 
     /// The source answered a probe.

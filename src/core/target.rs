@@ -28,6 +28,7 @@ pub(super) struct TargetState {
     pub(super) index: Uncounted<usize>,
     /// It answers.
     pub(super) up: bool,
+    pub(super) takes_early: bool,
     pub(super) mode: Mode,
     pub(super) queue: Queue,
     /// What it was sent recently.
@@ -54,6 +55,7 @@ impl TargetState {
         TargetState {
             index: Uncounted(index),
             up: false,
+            takes_early: false,
             mode: Mode::Unverified,
             halt: Halt::default(),
             queue: Queue::default(),

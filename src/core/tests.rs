@@ -344,3 +344,70 @@ fn a_repetition_that_is_due_while_no_stream_is_open_does_not_keep_the_loop_awake
     desk.core.step(later, Input::Read(false));
     assert!(desk.core.turn_due(later) > later);
 }
+
+/// Reads a commit whose visibility is not known, on an open stream to a target that takes early invalidations.
+fn early_desk() -> Desk {
+    let mut desk = Desk::new(1);
+    desk.core = desk.core.with_early([true]);
+    desk.drain();
+    desk.commits_are_not_shown();
+    desk
+}
+
+fn early_keys(desk: &mut Desk) -> Vec<usize> {
+    let mut outputs = Vec::new();
+    desk.core.take_outputs(&mut outputs);
+    let early = |output| if let Output::Early { batch, .. } = output { Some(batch.len()) } else { None };
+    outputs.into_iter().filter_map(early).collect()
+}
+
+#[test]
+fn what_is_decoded_leaves_early_once_and_leaves_again_when_it_counts() {
+    let mut desk = early_desk();
+    desk.row(190);
+    desk.core.step(desk.now, Input::Decoded(false));
+    desk.core.step(desk.now, Input::Decoded(false));
+    assert_eq!(early_keys(&mut desk), [1]);
+    desk.row(190);
+    desk.core.committed(lsn(200));
+    desk.core.step(desk.now, Input::Decoded(false));
+    assert_eq!((early_keys(&mut desk), desk.settled()), (vec![1], 100), "it counts for nothing");
+    assert_eq!(desk.core.waiting(0).0, 2, "both keys still wait");
+}
+
+#[test]
+fn under_backlog_or_in_large_numbers_nothing_leaves_early() {
+    let mut desk = early_desk();
+    desk.row(190);
+    desk.core.step(desk.now, Input::Decoded(true));
+    assert_eq!(early_keys(&mut desk), [0; 0]);
+    (0..64).for_each(|_| desk.row(190));
+    desk.core.step(desk.now, Input::Decoded(false));
+    assert_eq!(early_keys(&mut desk), [0; 0]);
+}
+
+#[test]
+fn a_target_that_is_away_or_takes_nothing_early_is_sent_nothing_early() {
+    for (takes_early, may_have_changed) in [(false, false), (true, true)] {
+        let mut desk = early_desk();
+        desk.core = desk.core.with_early([takes_early]);
+        if may_have_changed {
+            desk.core.step(desk.now, Input::Trouble(0, false));
+        }
+        desk.row(190);
+        desk.core.step(desk.now, Input::Decoded(false));
+        assert_eq!(early_keys(&mut desk), [0; 0]);
+    }
+}
+
+#[test]
+fn what_an_answer_does_not_show_leaves_early_however_much_it_is() {
+    let mut desk = early_desk();
+    (0..100).for_each(|_| desk.row(190));
+    desk.core.committed(lsn(200));
+    desk.core.step(desk.now, Input::Decoded(true));
+    desk.core.step(desk.now, Input::Read(true));
+    assert_eq!(early_keys(&mut desk), [0; 0], "it is probed for");
+    desk.core.step(desk.now, Input::Snapshot(4711, Snapshot::Primary("2000000:2000200:2000000".parse().unwrap())));
+    assert_eq!((early_keys(&mut desk), desk.settled()), (vec![100], 100));
+}

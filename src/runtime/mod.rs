@@ -111,7 +111,8 @@ impl<S: Source + 'static> Pipeline<S> {
             pace: Pace::new(settings.policy.decoding_timeout),
             admitted: settings.is_resumed,
             reader: Reader::new(rules.clone(), settings.transaction_keys_max).with_manual(settings.manual_keys),
-            core: Core::new(targets.len(), rules, &observer.slot(), settings.policy, replicas, now),
+            core: Core::new(targets.len(), rules, &observer.slot(), settings.policy, replicas, now)
+                .with_early(targets.iter().map(WorkerHandle::takes_early)),
             answers: targets.iter().map(|_| None).collect(),
             workers: targets,
             reports,
@@ -157,21 +158,34 @@ impl<S: Source + 'static> Pipeline<S> {
                 Event::Ready(Ok(())) | Event::Tick => {}
                 Event::Ready(Err(error)) => self.lost(error)?,
             }
+            if self.decode()? {
+                // What leaves early is on its way before anything else is done about it.
+                tokio::task::yield_now().await;
+            }
             self.turn()?;
         }
     }
 
-    /// Turns the loop once: reads what has arrived, as far as there is room, and lets the core move everything on.
-    fn turn(&mut self) -> Result<(), Stopped> {
+    /// Turns the loop once: reads what has arrived, as far as there is room. Returns whether something has left early.
+    fn decode(&mut self) -> Result<bool, Stopped> {
         self.step(Input::Turned)?;
         if let Err(error) = self.read() {
             self.lost(error)?;
         }
+        self.core.step(Instant::now().into_std(), Input::Decoded(self.is_behind()));
+        self.perform()
+    }
+
+    fn is_behind(&self) -> bool {
+        matches!(&self.link, Link::Streaming { stream, .. } if stream.is_behind())
+    }
+
+    /// Lets the core move everything on.
+    fn turn(&mut self) -> Result<(), Stopped> {
         if let Some(target) = self.workers.iter().position(WorkerHandle::has_ended) {
             return Err(Stopped::Broken(self.observer.targets.worker_ended(target)));
         }
-        let is_behind = matches!(&self.link, Link::Streaming { stream, .. } if stream.is_behind());
-        self.step(Input::Read(is_behind))?;
+        self.step(Input::Read(self.is_behind()))?;
         self.observer.turned(&mut self.reader, &self.core);
         Ok(())
     }
@@ -179,7 +193,7 @@ impl<S: Source + 'static> Pipeline<S> {
     /// Passes an event to the core and carries out its outputs.
     fn step(&mut self, input: Input<'_>) -> Result<(), Stopped> {
         self.core.step(Instant::now().into_std(), input);
-        self.perform()
+        self.perform().map(drop)
     }
 
     /// Reads the frames that have arrived, as long as there is room.

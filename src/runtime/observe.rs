@@ -116,6 +116,11 @@ impl Observer {
     /// The target confirmed a batch.
     pub(super) fn delivered(&mut self, target: usize, batch: &Batch, delivered: &Delivered) {
         self.targets.delivered(target, batch, delivered.hit);
+        self.replaced(target, batch, delivered);
+    }
+
+    /// Something else may have stood where version pointers should.
+    pub(super) fn replaced(&mut self, target: usize, batch: &Batch, delivered: &Delivered) {
         for what in self.rules.replaced(batch, &delivered.replaced) {
             self.targets.replaced(target, &what);
         }

@@ -9,15 +9,16 @@ use crate::postgres::{ErrorKind, Probed, Source, SourceError, Stream, Watched};
 use crate::targets::delivery::{Report, Shipment, may_have_changed};
 
 impl<S: Source + 'static> Pipeline<S> {
-    /// Carries out the core's outputs, in order.
-    pub(super) fn perform(&mut self) -> Result<(), Stopped> {
+    /// Carries out the core's outputs, in order. Returns whether there were any.
+    pub(super) fn perform(&mut self) -> Result<bool, Stopped> {
         let mut outputs = std::mem::take(&mut self.outputs);
         self.core.take_outputs(&mut outputs);
+        let has_any = !outputs.is_empty();
         for output in outputs.drain(..) {
             self.perform_one(output)?;
         }
         self.outputs = outputs;
-        Ok(())
+        Ok(has_any)
     }
 
     fn perform_one(&mut self, output: Output) -> Result<(), Stopped> {
@@ -31,6 +32,11 @@ impl<S: Source + 'static> Pipeline<S> {
             Output::Send { target, ticket, delivery } => {
                 if let Some(worker) = self.workers.get_mut(target) {
                     let _ = worker.send(Shipment { ticket, delivery });
+                }
+            }
+            Output::Early { target, batch } => {
+                if let Some(worker) = self.workers.get_mut(target) {
+                    worker.invalidate_early(batch);
                 }
             }
             Output::Flush { target, ticket, batch } => {
@@ -139,6 +145,10 @@ impl<S: Source + 'static> Pipeline<S> {
             Report::Confirmed { target, ticket, delivery, delivered } => {
                 self.observer.delivered(target, &delivery.batch, &delivered);
                 self.step(Input::Confirmed(target, ticket, delivery))
+            }
+            Report::Early { target, batch, delivered } => {
+                self.observer.replaced(target, &batch, &delivered);
+                Ok(())
             }
             Report::Flushed { target, ticket, batch, delivered } => {
                 self.observer.delivered(target, &batch, &delivered);

@@ -21,7 +21,7 @@ use crate::admin::status::Board;
 use crate::core::{AckLsn, OnGap, Policy};
 use crate::postgres::{ErrorKind, Question, Seen, SlotSeen};
 use crate::rules::config::{RawRule, resolve};
-use crate::targets::{Delivered, Delivery, Fault, FaultKind, Pending, Target, delivery};
+use crate::targets::{Delivered, Delivery, Early, Fault, FaultKind, Pending, Target, delivery};
 use crate::transaction::manual::ManualKeys;
 use crate::types::invalidation::Action;
 use crate::types::lsn::Lsn;

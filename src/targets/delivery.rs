@@ -10,6 +10,8 @@
 //! Invariant: a delivery is confirmed by the target, or it is still in `unconfirmed`, or the worker has ended and
 //! nothing after it is confirmed either.
 
+mod handle;
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::ControlFlow;
@@ -27,6 +29,8 @@ use crate::backoff::Backoff;
 use crate::core::{Ticket, WINDOW_DELIVERIES};
 use crate::types::invalidation::Batch;
 use crate::types::record::Answer;
+pub use handle::WorkerHandle;
+use handle::{Ahead, EarlyWay};
 
 /// Backoff after a fault that passes by itself.
 const BRIEF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(2));
@@ -68,6 +72,16 @@ pub enum Report {
         /// What the target did.
         delivered: Delivered,
     },
+    /// An early invalidation has replaced other values at version pointers. Nothing else is reported of early
+    /// invalidations: what they hit counts with the next delivery.
+    Early {
+        /// The target's index.
+        target: usize,
+        /// What was sent early.
+        batch: Batch,
+        /// What the target did.
+        delivered: Delivered,
+    },
     /// The target has flushed every scope of the batch.
     Flushed {
         /// The target's index.
@@ -95,57 +109,14 @@ pub enum Report {
     },
 }
 
-/// The handle of a worker. Dropping it ends the worker; what is not confirmed by then stays unconfirmed.
-#[derive(Debug)]
-pub struct WorkerHandle {
-    inbox: mpsc::Sender<Shipment>,
-    flushes: mpsc::Sender<(Ticket, Batch)>,
-    load: Arc<Notify>,
-    unconfirmed: Arc<AtomicUsize>,
-}
-
-impl WorkerHandle {
-    /// Flushes the scopes of a batch beside the deliveries. Returns the batch if an earlier one still waits to be
-    /// started, or if the worker has ended.
-    pub fn flush(&mut self, ticket: Ticket, batch: Batch) -> Result<(), Box<Batch>> {
-        self.flushes.try_send((ticket, batch)).map_err(|refused| Box::new(refused.into_inner().1))
-    }
-
-    /// Whether one more delivery may be sent. Only a [`Report::Confirmed`] makes room.
-    pub fn has_room(&self) -> bool {
-        self.unconfirmed.load(Ordering::Relaxed) < WINDOW_DELIVERIES
-    }
-
-    /// Makes the worker load the target's record again before it sends anything more.
-    pub fn load_record(&self) {
-        self.load.notify_one();
-    }
-
-    /// Whether the worker has ended while its handle still exists: a bug, after which nothing more is confirmed.
-    pub fn has_ended(&self) -> bool {
-        self.inbox.is_closed()
-    }
-
-    /// Sends a delivery. Returns it if there is no room, or if the worker has ended.
-    pub fn send(&mut self, shipment: Shipment) -> Result<(), Box<Shipment>> {
-        if !self.has_room() {
-            return Err(Box::new(shipment));
-        }
-        // Counted before the worker can see the shipment, so that the worker cannot count it down first.
-        self.unconfirmed.fetch_add(1, Ordering::Relaxed);
-        self.inbox.try_send(shipment).map_err(|refused| {
-            self.unconfirmed.fetch_sub(1, Ordering::Relaxed);
-            Box::new(refused.into_inner())
-        })
-    }
-}
-
 /// Starts the worker of target `index`. It loads the record at once, and works until the handle or the reports'
 /// receiver is dropped. Needs a tokio runtime.
 pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report>) -> WorkerHandle {
     let (sender, inbox) = mpsc::channel(WINDOW_DELIVERIES);
     let (flush_sender, flushes) = mpsc::channel(1);
     let (unconfirmed, load) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
+    let ahead = Arc::<Ahead>::default();
+    let early = EarlyWay { index, target: Arc::clone(&target), reports: reports.clone(), ahead: Arc::clone(&ahead) };
     let worker = Worker {
         index,
         target,
@@ -153,6 +124,7 @@ pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report
         inbox,
         flushes,
         flush: None,
+        ahead,
         load: Arc::clone(&load),
         count: Arc::clone(&unconfirmed),
         unconfirmed: VecDeque::with_capacity(WINDOW_DELIVERIES),
@@ -166,7 +138,7 @@ pub fn spawn(index: usize, target: Arc<dyn Target>, reports: mpsc::Sender<Report
     tokio::spawn(async move {
         let ControlFlow::Break(Ended) = worker.run().await;
     });
-    WorkerHandle { inbox: sender, flushes: flush_sender, load, unconfirmed }
+    WorkerHandle { inbox: sender, flushes: flush_sender, early, load, unconfirmed }
 }
 
 /// The handle or the reports' receiver was dropped.
@@ -209,6 +181,7 @@ struct Worker {
     inbox: mpsc::Receiver<Shipment>,
     flushes: mpsc::Receiver<(Ticket, Batch)>,
     flush: Option<Flush>,
+    ahead: Arc<Ahead>,
     load: Arc<Notify>,
     count: Arc<AtomicUsize>,
     /// Oldest first; at most [`WINDOW_DELIVERIES`], which the handle enforces.
@@ -346,6 +319,8 @@ impl Worker {
             Delivery { batch: Batch::default(), record: shared.record.clone() }
         });
         self.count.fetch_sub(1, Ordering::Relaxed);
+        let hit = delivered.hit + self.ahead.hit.swap(0, Ordering::Relaxed);
+        let delivered = Delivered { hit, ..delivered };
         self.report(Report::Confirmed { target: self.index, ticket, delivery, delivered }).await?;
         self.up().await
     }

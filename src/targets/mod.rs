@@ -87,6 +87,17 @@ pub trait Target: Send + Sync {
 
     /// Reads the target's stored record.
     fn load_record(&self) -> Pending<'_, Result<StoredRecord, Fault>>;
+
+    /// How the target takes early invalidations; `None` if it does not ([`Capabilities::early`]).
+    fn early(&self) -> Option<&dyn Early> {
+        None
+    }
+}
+
+/// Invalidates keys ahead of the delivery that counts. Nothing depends on it, so a failure is neither reported nor repeated.
+pub trait Early: Send + Sync {
+    /// Carries out every invalidation of the batch if the target is connected.
+    fn invalidate<'a>(&'a self, batch: &'a Batch) -> Pending<'a, Delivered>;
 }
 
 /// What a delivery did.
@@ -174,6 +185,8 @@ pub struct Capabilities {
     pub leases: bool,
     /// The actions that it supports.
     pub actions: &'static [Action],
+    /// It takes early invalidations ([`Target::early`]): carrying one out twice costs little and harms nobody.
+    pub early: bool,
     /// How exactly it can flush a scope. A target that is less exact than the scope removes more keys.
     pub scopes: Exactness,
 }

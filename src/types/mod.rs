@@ -7,6 +7,7 @@ pub mod invalidation;
 pub mod lsn;
 pub mod observation;
 pub mod pattern;
+pub mod policy;
 pub mod record;
 pub mod server;
 pub mod slot;

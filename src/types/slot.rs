@@ -110,3 +110,15 @@ impl Slot {
         self.two_phase.then_some(OfOthers::TwoPhase)
     }
 }
+
+/// How this process got its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SlotOrigin {
+    /// There was no slot: earlier changes are not in it.
+    CreatedHere,
+    /// The slot existed, and everything up to the position has been acknowledged.
+    Found {
+        /// `confirmed_flush_lsn`.
+        confirmed: Lsn,
+    },
+}

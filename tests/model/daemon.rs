@@ -108,6 +108,8 @@ pub struct Daemon {
     /// Deliveries in flight, oldest first.
     pub flights: Vec<Flight>,
     pub flush: Option<Flight>,
+    /// An early invalidation was sent.
+    pub is_early: bool,
     /// The position that the core has acknowledged.
     pub acknowledging: Position,
     /// SQL treats the slot's position as settled.
@@ -152,12 +154,14 @@ impl Daemon {
         let rules = if setup.other_is_down { &*RULES_OF_TWO } else { &*RULES };
         let replicas = Replicas::new(usize::from(setup.is_waited_for()), MAX_LAG, *NOW);
         let mut daemon = Daemon {
-            core: Core::new(1 + usize::from(setup.other_is_down), rules.clone(), "s", policy, replicas, *NOW),
+            core: Core::new(1 + usize::from(setup.other_is_down), rules.clone(), "s", policy, replicas, *NOW)
+                .with_early([setup.early]),
             is_open: false,
             is_asked: false,
             standing: Standing::Unread,
             flights: Vec::new(),
             flush: None,
+            is_early: false,
             acknowledging: 0,
             attests: false,
             takes_back: false,
@@ -222,6 +226,7 @@ impl Daemon {
             // The second target never answers.
             Output::LoadRecord(1) => {}
             Output::Probe => self.is_asked = true,
+            Output::Early { .. } => self.is_early = true,
             Output::Send { ticket, delivery: Delivery { batch, record }, .. } => {
                 let stage = if self.standing == Standing::Working { Stage::Sent } else { Stage::Waiting };
                 self.flights.push(Flight { ticket, batch, record: Some(record), stage });
@@ -264,7 +269,7 @@ impl Daemon {
     }
 
     /// Decodes the next commit from the slot.
-    pub fn decode(&mut self, postgres: Postgres) {
+    pub fn decode(&mut self, setup: &Setup, postgres: Postgres) {
         let next = position(self.core.decoded()) + 1;
         if postgres.unpublished == Some(next) {
             self.core.idle(lsn(next));
@@ -273,7 +278,7 @@ impl Daemon {
             self.core.key(RuleId(0), Action::Delete, b"k:1");
             self.core.committed(lsn(next));
         }
-        self.core.rest(*NOW);
+        self.step(setup, Wait::Moment, Input::Decoded(false));
     }
 
     pub fn answered(&mut self, setup: &Setup, snapshot: Snapshot) {

@@ -127,6 +127,8 @@ pub struct Setup {
     pub other_is_down: bool,
     /// A gap halts the target, until a user flushes the table.
     pub halts: bool,
+    /// The daemon invalidates early too. The cache executes an early invalidation at any later time, or never.
+    pub early: bool,
     pub broken: Option<Broken>,
 }
 
@@ -157,6 +159,7 @@ impl Setup {
             drifts: false,
             other_is_down: false,
             halts: false,
+            early: false,
             broken: None,
         }
     }

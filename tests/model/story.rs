@@ -52,6 +52,7 @@ fn say(setup: &Setup, before: &State, action: Action, after: &State) -> String {
             let settled = position(before.cache.record.settled);
             format!("the record is loaded, which says that {settled} is settled")
         }
+        Action::LandEarly => "the cache carries out what was sent early".into(),
         Action::LandStray => "the cache carries out what the dead daemon had sent".into(),
         Action::EvictEntry(_) => "the cache evicts the row".into(),
         Action::EvictToken => "the cache evicts the lease or pointer".into(),

@@ -32,6 +32,8 @@ pub struct State {
     /// Deliveries of a process that died or was replaced. The cache may still execute them, oldest first.
     pub strays: Vec<Flight>,
     pub cache: Cache,
+    /// Early invalidations were sent that the cache may still execute. All of them do the same.
+    pub is_early: bool,
     /// An earlier state that the cache may go back to: a file on its disk, or a replica of it that lags behind.
     pub snapshot: Option<Cache>,
     pub rolls_back_left: u8,
@@ -86,6 +88,7 @@ pub enum Action {
     Close,
     Crash,
     LandStray,
+    LandEarly,
     EvictEntry(Token),
     EvictToken,
     Save,
@@ -124,6 +127,7 @@ impl Model for Setup {
             daemon: Daemon::begin(self, Postgres::default()),
             strays: Vec::new(),
             cache,
+            is_early: false,
             snapshot: None,
             rolls_back_left: self.rolls_back,
             loaded: None,
@@ -164,6 +168,7 @@ impl Model for Setup {
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
         let mut state = before.clone();
         self.step(&mut state, action)?;
+        state.is_early |= std::mem::take(&mut state.daemon.is_early);
         state.tidy(self);
         (state != *before).then_some(state)
     }
@@ -280,6 +285,9 @@ impl Setup {
         if !state.strays.is_empty() {
             actions.push(Action::LandStray);
         }
+        if state.is_early {
+            actions.push(Action::LandEarly);
+        }
     }
 
     fn steps_of_cache(&self, state: &State, actions: &mut Vec<Action>) {
@@ -319,7 +327,7 @@ impl Setup {
             Action::Show(n) => postgres.visible.0 |= 1 << (n - 1),
             Action::Replay => postgres.replayed += 1,
             Action::Open => daemon::open(daemon, self, *postgres, clock),
-            Action::Decode => daemon.decode(*postgres),
+            Action::Decode => daemon.decode(self, *postgres),
             Action::Answer => daemon.answered(self, self.snapshot(*postgres)),
             Action::Turn => self.turn(state, Wait::Moment),
             Action::Late => self.turn(state, Wait::Late),
@@ -345,6 +353,10 @@ impl Setup {
             }
             Action::Crash => self.crash(state),
             Action::LandStray => self.land(state),
+            Action::LandEarly => {
+                state.is_early = false;
+                self.invalidate(state);
+            }
             Action::EvictEntry(name) => state.cache.remove(name),
             Action::EvictToken => state.cache.token = None,
             Action::Save => state.snapshot = Some(state.cache.clone()),

@@ -1,11 +1,43 @@
 //! Several events at once, each of which is safe alone.
 
-use super::check::is_safe;
-use super::setup::{Protocol, Reads, Setup, Strategy};
+use super::check::{is_safe, is_stale};
+use super::setup::{Broken, Pointer, Protocol, Reads, Setup, Strategy};
 
 /// One reader is enough: the next reader in its place gets what it stores late.
 const LEASE: Setup =
     Setup { crashes: 0, evicts: false, strays: false, readers: 1, ..Setup::new(Protocol::Lease, Strategy::Twice) };
+
+/// Early invalidations are carried out at any time, or never, and count for nothing.
+#[test]
+fn an_early_invalidation_comes_at_any_time() {
+    is_safe(Setup { early: true, ..LEASE });
+}
+
+#[test]
+fn an_early_invalidation_comes_at_any_time_while_two_commits_of_one_key_become_visible() {
+    is_safe(Setup { early: true, commits: 2, is_listed: false, reads: Reads::Primary, ..LEASE });
+}
+
+#[test]
+fn an_early_invalidation_comes_after_a_restart_or_a_broken_connection() {
+    is_safe(Setup { early: true, crashes: 1, faults: 1, strays: true, ..LEASE });
+}
+
+#[test]
+fn an_early_invalidation_comes_while_the_cache_goes_back() {
+    is_safe(Setup { early: true, rolls_back: 1, silently: true, is_listed: false, reads: Reads::Primary, ..LEASE });
+}
+
+#[test]
+fn an_early_move_of_a_pointer_comes_at_any_time() {
+    is_safe(Setup { early: true, protocol: Protocol::Pointer(Pointer::Advances), ..LEASE });
+}
+
+#[test]
+fn an_early_invalidation_does_not_stand_in_for_the_one_that_counts() {
+    is_stale(Setup { early: true, ..LEASE.broken(Broken::NoGate) });
+    is_stale(Setup { early: true, ..LEASE.broken(Broken::NoReplicaPass) });
+}
 
 #[test]
 fn several_deliveries_are_in_flight() {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use coherd::targets::config::TargetConfig;
-use coherd::targets::{Capabilities, Exactness, KINDS, Target};
-use coherd::types::invalidation::{Action, Batch, Scope};
+use coherd::targets::{Capabilities, Delivered, Exactness, KINDS, Target};
+use coherd::types::invalidation::{Action, Batch, RuleId, Scope};
 use coherd::types::pattern::Extent;
 
 use super::{Asked, config, delivery, flush, open, open_url, record};
@@ -62,6 +62,15 @@ pub async fn conforms(target: Arc<dyn Target>, cache: &mut dyn Cache) {
     assert!(target.load_record().await.expect("loads").empty, "the record alone is nothing that can be stale");
 }
 
+/// Invalidates `early:1` early, and expects that it was there so many times.
+async fn invalidates_early(target: &dyn Target, hit: u64) {
+    let mut batch = Batch::default();
+    batch.push(Action::Delete, RuleId(0), b"early:1");
+    if let Some(early) = target.early() {
+        assert_eq!(early.invalidate(&batch).await, Delivered { hit, ..Delivered::default() });
+    }
+}
+
 /// Flushes scopes of every exactness. What a target cannot tell from the scope goes too, and nothing of the scope stays.
 async fn flushes(target: &dyn Target, cache: &mut dyn Cache, exactness: Exactness) {
     const KEYS: [&str; 5] = ["a:1:x", "a:1:y", "a:22:x", "b:1:x", "a*:1"];
@@ -98,10 +107,16 @@ async fn every_kind_conforms() {
         };
         let mut asked = Asked::of(&server);
         conforms(open_url(&server.url()), &mut asked).await;
-        let Capabilities { leases, actions, scopes } = kind.capabilities;
+        let Capabilities { leases, actions, early, scopes } = kind.capabilities;
         flushes(&*open_url(&server.url()), &mut asked, scopes).await;
         let target = open(&TargetConfig { leases, ..config(&server.url()) });
+        assert_eq!(target.early().is_some(), early, "it says whether it takes early invalidations");
+        asked.put("early:1");
+        invalidates_early(&*target, 0).await;
+        assert!(asked.has("early:1"), "it does not connect for what counts for nothing");
         target.load_record().await.expect("loads");
+        invalidates_early(&*target, u64::from(early)).await;
+        assert_eq!(asked.has("early:1"), !early);
         for (n, action) in actions.iter().enumerate() {
             let key = format!("able:{n}");
             asked.put(&key);

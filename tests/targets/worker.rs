@@ -61,7 +61,7 @@ impl Driver {
                 }
                 Report::Confirmed { delivery, .. } => self.confirmed.push(delivery.record.applied.as_u64()),
                 Report::Trouble { fault, .. } => self.troubles.push(fault),
-                Report::Flushed { .. } => {}
+                Report::Flushed { .. } | Report::Early { .. } => {}
                 Report::Up { .. } => self.ups += 1,
             }
         }

@@ -8,7 +8,7 @@ mod resume;
 mod stranger;
 mod stuck;
 
-use crate::types::lsn::Lsn;
+pub use crate::types::slot::SlotOrigin;
 pub(super) use budget::Budget;
 pub use budget::Overspent;
 pub use compare_record::Gap;
@@ -19,15 +19,3 @@ pub(super) use resume::{Resume, resume};
 pub use stranger::{Shared, Stranger, Writer};
 pub use stuck::Failed;
 pub(super) use stuck::Stuck;
-
-/// How this process got its slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SlotOrigin {
-    /// There was no slot: earlier changes are not in it.
-    CreatedHere,
-    /// The slot existed, and everything up to the position has been acknowledged.
-    Found {
-        /// `confirmed_flush_lsn`.
-        confirmed: Lsn,
-    },
-}

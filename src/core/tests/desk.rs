@@ -32,6 +32,11 @@ impl Desk {
         desk
     }
 
+    /// From now on the source has not shown that commits are visible.
+    pub(super) fn commits_are_not_shown(&mut self) {
+        self.xid = 2_000_000;
+    }
+
     /// The replica has replayed everything before this position.
     pub(super) fn replica_says(&mut self, replayed: u64) {
         let seen = ReplicaSeen { system_id: 7, timeline: 1, replayed: Some(lsn(replayed)), run: 1 };
@@ -85,7 +90,7 @@ impl Desk {
     /// Sends what is due after `later`, and keeps it in flight.
     pub(in crate::core) fn send_later(&mut self, later: Duration) -> Vec<Sent> {
         self.now += later;
-        self.core.pass(false);
+        self.core.pass(false, false);
         self.core.send(self.now);
         let mut outputs = Vec::new();
         self.core.take_outputs(&mut outputs);

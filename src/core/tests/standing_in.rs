@@ -51,7 +51,7 @@ fn scopes_that_leave_again_when_their_commits_are_visible_keep_what_they_stand_i
     desk.set_up(0, true);
     desk.drain();
     assert!(desk.settled() < 300, "it is not visible");
-    desk.core.pass(true);
+    desk.core.pass(true, false);
     desk.core.answered(Snapshot::Primary("3000000:3000000:".parse().unwrap()));
     desk.drain();
     assert!(desk.settled() < 300, "it is not replayed");

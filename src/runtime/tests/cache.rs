@@ -17,6 +17,8 @@ pub(super) struct Cache {
     /// Panics at the next delivery.
     pub(super) broken: Mutex<bool>,
     pub(super) not_empty: bool,
+    /// Takes early invalidations.
+    pub(super) early: bool,
 }
 
 impl Cache {
@@ -44,6 +46,13 @@ impl Cache {
     }
 }
 
+impl Early for Cache {
+    fn invalidate<'a>(&'a self, batch: &'a Batch) -> Pending<'a, Delivered> {
+        self.remember(batch);
+        Box::pin(std::future::ready(Delivered::default()))
+    }
+}
+
 impl Target for Cache {
     fn deliver<'a>(&'a self, delivery: &'a Delivery) -> Pending<'a, Result<Delivered, Fault>> {
         Box::pin(async move {
@@ -64,6 +73,10 @@ impl Target for Cache {
             self.remember(batch);
             Ok(Delivered::default())
         })
+    }
+
+    fn early(&self) -> Option<&dyn Early> {
+        self.early.then_some(self)
     }
 
     fn load_record(&self) -> Pending<'_, Result<StoredRecord, Fault>> {

@@ -84,7 +84,7 @@ impl Belt {
                     self.step(Input::Confirmed(target, ticket, delivery));
                     return;
                 }
-                Report::Up { .. } | Report::Flushed { .. } => {}
+                Report::Up { .. } | Report::Flushed { .. } | Report::Early { .. } => {}
                 Report::Trouble { fault, .. } => panic!("{fault}"),
             }
         }

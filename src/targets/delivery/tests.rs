@@ -1,4 +1,5 @@
 mod answers;
+mod early;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -122,9 +123,7 @@ struct Bench {
 impl Bench {
     /// A worker that waits for the answer to its first record.
     fn new(target: &Arc<Scripted>) -> Bench {
-        let (sender, reports) = mpsc::channel(8);
-        let handle = spawn(0, Arc::clone(target) as Arc<dyn Target>, sender);
-        Bench { handle, reports, next_ticket: 0 }
+        bench_of(Arc::clone(target) as Arc<dyn Target>)
     }
 
     /// A worker that is up.
@@ -185,6 +184,11 @@ impl Bench {
             }
         }
     }
+}
+
+fn bench_of(target: Arc<dyn Target>) -> Bench {
+    let (sender, reports) = mpsc::channel(8);
+    Bench { handle: spawn(0, target, sender), reports, next_ticket: 0 }
 }
 
 fn record(applied: u64) -> Record {

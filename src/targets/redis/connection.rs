@@ -127,6 +127,11 @@ impl Line {
         Ok(connected)
     }
 
+    /// The connection, if there is one.
+    pub(super) async fn present(&self) -> Option<Connected> {
+        self.held.lock().await.connection.clone()
+    }
+
     /// Drops `connected`, so that the next call dials again. A connection that has been dialled since stays.
     pub(super) async fn lose(&self, connected: &Connected) {
         let mut held = self.held.lock().await;

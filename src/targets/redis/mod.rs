@@ -53,7 +53,7 @@ use tracing::warn;
 
 use super::config::{Library, TargetConfig};
 use super::{
-    Capabilities, Delivered, Delivery, Exactness, Fault, FaultKind, Kind, OpenError, Pending, Record, Replaced,
+    Capabilities, Delivered, Delivery, Early, Exactness, Fault, FaultKind, Kind, OpenError, Pending, Record, Replaced,
     StoredRecord, Target,
 };
 use crate::types::invalidation::{Action, Batch};
@@ -71,6 +71,7 @@ pub(super) const KIND: Kind = Kind {
     capabilities: Capabilities {
         leases: true,
         actions: &[Action::Delete, Action::Bump, Action::Publish],
+        early: true,
         scopes: Exactness::Pattern,
     },
     open: |config| Ok(Arc::new(Redis::open(config)?)),
@@ -110,6 +111,10 @@ impl Target for Redis {
         Box::pin(self.flush_aside(batch))
     }
 
+    fn early(&self) -> Option<&dyn Early> {
+        Some(self)
+    }
+
     fn load_record(&self) -> Pending<'_, Result<StoredRecord, Fault>> {
         Box::pin(async {
             let connected = self.line.connected().await?;
@@ -119,7 +124,26 @@ impl Target for Redis {
     }
 }
 
+impl Early for Redis {
+    /// Takes no turn: an invalidation that comes early may come in any order.
+    fn invalidate<'a>(&'a self, batch: &'a Batch) -> Pending<'a, Delivered> {
+        Box::pin(async {
+            let Some(connected) = self.line.present().await else { return Delivered::default() };
+            let mut tally = Tally::default();
+            let manner = self.manner(&connected);
+            let salvo = invalidation::invalidations(batch).load(&manner);
+            let _ = Shot::fire(&connected, salvo).await.land(&self.line.place, &mut tally).await;
+            Delivered { hit: tally.hit, replaced: Replaced { keys: tally.gave_way, scopes: Vec::new() } }
+        })
+    }
+}
+
 impl Redis {
+    fn manner(&self, connected: &Connected) -> Manner<'_> {
+        let (bump, _) = connected.scripts();
+        Manner { bump, version_ttl_ms: self.version_ttl_ms, channel: &self.channel, leases: self.leases }
+    }
+
     fn open(config: &TargetConfig) -> Result<Self, OpenError> {
         Ok(Redis {
             line: Line::new(config)?,
@@ -194,8 +218,7 @@ impl Redis {
         let expected = self.chain.next(delivery.record.sequence);
         let mut tally = Tally::default();
         self.sweep_scopes(connected, delivery.batch.scopes(), &mut tally).await?;
-        let (bump, record) = connected.scripts();
-        let manner = Manner { bump, version_ttl_ms: self.version_ttl_ms, channel: &self.channel, leases: self.leases };
+        let ((_, record), manner) = (connected.scripts(), self.manner(connected));
         let mut invalidations = invalidation::invalidations(&delivery.batch);
         let mut ahead: Option<Shot> = None;
         let mut bumped = false;

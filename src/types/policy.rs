@@ -1,4 +1,4 @@
-//! The core's settings: what the operator decides.
+//! What the operator decides about gaps, first starts and limits; the core's settings.
 
 use std::time::Duration;
 
