@@ -147,10 +147,11 @@ fn the_help_of_wait_says_what_it_waits_for_and_how_long() {
           --timeout <DURATION>  How long to wait [default: 5s]
           --stage <STAGE>       Stage to wait for: applied (every cache has confirmed) or settled
                                 (readers may rely on it) [default: settled] [possible values: applied,
-          settled]
+                                settled]
           --json                Print JSON, for programs
-                                --admin <ADDRESS>     Admin address of the daemon, as IP:PORT. Default: admin.listen in the
-      configuration [env: COHERD_ADMIN]
+          --admin <ADDRESS>     Admin address of the daemon, as IP:PORT. Default: admin.listen in the
+                                configuration [env: COHERD_ADMIN]
+      -h, --help                Print help
     ");
 }
 

@@ -105,6 +105,7 @@ const LARGE_TYPES: &[(&str, &str)] = &[
     ("core::Queue", "the ways in and out of each place in which an invalidation may be"),
     ("runtime::Pipeline", "the ends of every channel of the one loop"),
     ("admin::Board", "one method for each thing that is shown"),
+    ("admin::Inner", "one field for each metric that is not kept in the status"),
     ("admin::Status", "one field for each thing that is shown"),
     ("admin::TargetStatus", "one field for each thing that is shown of a target"),
     ("admin::View", "the fields of /status, as they are documented"),

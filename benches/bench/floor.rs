@@ -46,8 +46,7 @@ pub(crate) fn run(args: &[String]) -> ! {
 struct Floor {
     postgres: Session,
     cache: Cache,
-    /// The key prefix of each relation, and the index of its column `id`.
-    relations: HashMap<u32, (Vec<u8>, usize)>,
+    relations: Relations,
     /// The end of the last commit that was read.
     read: u64,
     acknowledged: u64,
@@ -62,7 +61,13 @@ impl Floor {
         loop {
             while let Some((tag, body)) = self.postgres.inbox.take() {
                 match (tag, body.first()) {
-                    (b'd', Some(b'w')) => change(&body[25..], &mut self.relations, &mut self.cache, &mut self.read),
+                    (b'd', Some(b'w')) => {
+                        let message = &body[25..];
+                        if message[0] == b'C' {
+                            self.read = u64::from_be_bytes(message[10..18].try_into().expect("8 bytes"));
+                        }
+                        rows(message, &mut self.relations, |prefix, id| self.cache.unlink(prefix, id));
+                    }
                     (b'd', Some(b'k')) => self.reply_wanted |= body[17] != 0,
                     (b'E', _) => panic!("{}", String::from_utf8_lossy(body)),
                     _ => {}
@@ -109,10 +114,13 @@ impl Floor {
     }
 }
 
-/// Reads one message of pgoutput (Postgres manual, "Logical Replication Message Formats").
-fn change(message: &[u8], relations: &mut HashMap<u32, (Vec<u8>, usize)>, cache: &mut Cache, read: &mut u64) {
+/// The prefix of a relation's keys, and the index of its column `id`.
+pub(crate) type Relations = HashMap<u32, (Vec<u8>, usize)>;
+
+/// Reads one message of pgoutput (Postgres manual, "Logical Replication Message Formats"), and passes on the prefix and the
+/// `id` of each row in it.
+pub(crate) fn rows(message: &[u8], relations: &mut Relations, mut each: impl FnMut(&[u8], &[u8])) {
     match message[0] {
-        b'C' => *read = u64::from_be_bytes(message[10..18].try_into().expect("8 bytes")),
         b'R' => {
             let (id, relation) = relation(&message[1..]);
             relations.insert(id, relation);
@@ -123,7 +131,7 @@ fn change(message: &[u8], relations: &mut HashMap<u32, (Vec<u8>, usize)>, cache:
             // An old row, a new row, or both. If the key has not changed, there is only one.
             while let Some((_kind, row)) = rest.split_first() {
                 let (value, after) = value(row, *column);
-                cache.unlink(prefix, value);
+                each(prefix, value);
                 rest = after;
             }
         }
@@ -131,7 +139,7 @@ fn change(message: &[u8], relations: &mut HashMap<u32, (Vec<u8>, usize)>, cache:
     }
 }
 
-pub(crate) fn relation(body: &[u8]) -> (u32, (Vec<u8>, usize)) {
+fn relation(body: &[u8]) -> (u32, (Vec<u8>, usize)) {
     let mut texts = body[4..].splitn(3, |byte| *byte == 0);
     let (_schema, name) = (texts.next(), texts.next().expect("a name"));
     let mut columns = &texts.next().expect("columns")[3..];
@@ -150,7 +158,7 @@ pub(crate) fn relation(body: &[u8]) -> (u32, (Vec<u8>, usize)) {
 }
 
 /// The text of column `wanted` of a row, and the bytes after the row.
-pub(crate) fn value(row: &[u8], wanted: usize) -> (&[u8], &[u8]) {
+fn value(row: &[u8], wanted: usize) -> (&[u8], &[u8]) {
     let columns = usize::from(u16::from_be_bytes([row[0], row[1]]));
     let (mut rest, mut found): (&[u8], &[u8]) = (&row[2..], &[]);
     for column in 0..columns {
@@ -163,7 +171,7 @@ pub(crate) fn value(row: &[u8], wanted: usize) -> (&[u8], &[u8]) {
     (found, rest)
 }
 
-pub(crate) fn number(bytes: &[u8]) -> u32 {
+fn number(bytes: &[u8]) -> u32 {
     u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 

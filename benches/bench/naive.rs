@@ -3,12 +3,10 @@
 //!
 //! The bench executes itself: `bench crate POSTGRES DATABASE SLOT PUBLICATION REDIS`, as it does for the floor.
 
-use std::collections::HashMap;
-
 use pgwire_replication::client::ReplicationEvent;
 use pgwire_replication::{ReplicationClient, ReplicationConfig, TlsConfig};
 
-use crate::floor::{number, relation, value};
+use crate::floor::{Relations, rows};
 
 /// Follows the slot for ever.
 pub(crate) fn run(args: &[String]) -> ! {
@@ -29,11 +27,13 @@ async fn follow(config: ReplicationConfig, redis: &str) -> ! {
     let client = redis::Client::open(redis).expect("an address");
     let mut cache = client.get_multiplexed_async_connection().await.expect("Redis");
     let mut stream = ReplicationClient::connect(config).await.expect("Postgres");
-    let mut relations = HashMap::new();
+    let mut relations = Relations::new();
     loop {
         match stream.recv().await.expect("the stream goes on").expect("the stream goes on") {
             ReplicationEvent::XLogData { data, .. } => {
-                for key in keys(&data, &mut relations) {
+                let mut keys = Vec::new();
+                rows(&data, &mut relations, |prefix, id| keys.push([prefix, id].concat()));
+                for key in keys {
                     let () = redis::cmd("UNLINK").arg(key).query_async(&mut cache).await.expect("UNLINK");
                 }
             }
@@ -41,26 +41,4 @@ async fn follow(config: ReplicationConfig, redis: &str) -> ! {
             _ => {}
         }
     }
-}
-
-/// The keys of a message of pgoutput (Postgres manual, "Logical Replication Message Formats").
-fn keys(message: &[u8], relations: &mut HashMap<u32, (Vec<u8>, usize)>) -> Vec<Vec<u8>> {
-    let mut keys = Vec::new();
-    match message[0] {
-        b'R' => {
-            let (id, relation) = relation(&message[1..]);
-            relations.insert(id, relation);
-        }
-        b'I' | b'U' | b'D' => {
-            let (prefix, column) = &relations[&number(&message[1..])];
-            let mut rest = &message[5..];
-            while let Some((_kind, row)) = rest.split_first() {
-                let (text, after) = value(row, *column);
-                keys.push([prefix.as_slice(), text].concat());
-                rest = after;
-            }
-        }
-        _ => {}
-    }
-    keys
 }

@@ -31,6 +31,8 @@ pub const CHANGES: &str = "changes";
 pub const INVALIDATIONS: &str = "invalidations";
 /// `coherd_keys_hit_total{target}`: keys that existed in the cache.
 pub const KEYS_HIT: &str = "keys_hit";
+/// `coherd_early_keys_total{target}`: keys sent early, ahead of the invalidation that counts.
+pub const EARLY_KEYS: &str = "early_keys";
 /// `coherd_commit_to_applied_seconds`: from the commit's timestamp until every target has confirmed.
 pub const COMMIT_TO_APPLIED: &str = "commit_to_applied_seconds";
 /// `coherd_commit_to_settled_seconds`: from the commit's timestamp until readers may rely on it. While commits wait for
@@ -130,6 +132,8 @@ pub struct TargetMetrics {
     pub publish: Counter,
     /// Keys that existed in the cache.
     pub hit: Counter,
+    /// Keys sent early.
+    pub early: Counter,
     name: String,
     retries: Family<Labels<2>, Counter>,
 }
@@ -150,6 +154,7 @@ struct Inner {
     changes: Family<Labels<2>, Counter>,
     invalidations: Family<Labels<2>, Counter>,
     keys_hit: Family<Labels<1>, Counter>,
+    early_keys: Family<Labels<1>, Counter>,
     retries: Family<Labels<2>, Counter>,
     gaps: Family<Labels<1>, Counter>,
     flushes: Family<Labels<1>, Counter>,
@@ -170,6 +175,7 @@ impl Metrics {
             changes: Family::default(),
             invalidations: Family::default(),
             keys_hit: Family::default(),
+            early_keys: Family::default(),
             retries: Family::default(),
             gaps: Family::default(),
             flushes: Family::default(),
@@ -182,6 +188,11 @@ impl Metrics {
         registry.register(CHANGES, "Rows read from the log", inner.changes.clone());
         registry.register(INVALIDATIONS, "Keys that a target confirmed", inner.invalidations.clone());
         registry.register(KEYS_HIT, "Keys that were really in the cache", inner.keys_hit.clone());
+        registry.register(
+            EARLY_KEYS,
+            "Keys sent early, ahead of the invalidation that counts",
+            inner.early_keys.clone(),
+        );
         registry.register(DELIVERY_RETRIES, "Deliveries sent again", inner.retries.clone());
         registry.register(GAPS, "Times that continuity was broken", inner.gaps.clone());
         registry.register(FLUSHES, "Times that scopes were flushed", inner.flushes.clone());
@@ -221,6 +232,7 @@ impl Metrics {
             bump: action("bump"),
             publish: action("publish"),
             hit: self.0.keys_hit.get_or_create_owned(&[target()]),
+            early: self.0.early_keys.get_or_create_owned(&[target()]),
             name: name.to_owned(),
             retries: self.0.retries.clone(),
         }

@@ -30,7 +30,7 @@ impl Core {
     /// Whether everything that no probe was sent for has left early.
     pub(super) fn all_have_left_early(&self) -> bool {
         let mut fresh = self.targets.iter().map(|target| target.queue.stages.at(Stage::Fresh));
-        fresh.all(|fresh| fresh.early == fresh.batch.len() && fresh.batch.scopes().is_empty())
+        fresh.all(|its| its.early == its.batch.len() && its.batch.keys(Action::Publish).next().is_none())
     }
 
     /// Sends the keys in a stage that have not left early, unless there are more than `most`.

@@ -36,6 +36,7 @@ impl<S: Source + 'static> Pipeline<S> {
             }
             Output::Early { target, batch } => {
                 if let Some(worker) = self.workers.get_mut(target) {
+                    self.observer.targets.sent_early(target, batch.len());
                     worker.invalidate_early(batch);
                 }
             }

@@ -85,6 +85,13 @@ impl Targets {
         metrics.hit.inc_by(hit);
     }
 
+    /// So many keys were sent early.
+    pub(crate) fn sent_early(&self, target: usize, keys: usize) {
+        if let Some((_, metrics)) = self.targets.get(target) {
+            metrics.early.inc_by(keys as u64);
+        }
+    }
+
     /// Version pointers of `what` have replaced other values. Logged once, whatever the number of keys.
     pub(crate) fn replaced(&mut self, target: usize, what: &str) {
         if self.replaced.insert((target, what.to_owned())) {

@@ -131,8 +131,13 @@ impl Early for Redis {
             let Some(connected) = self.line.present().await else { return Delivered::default() };
             let mut tally = Tally::default();
             let manner = self.manner(&connected);
-            let salvo = invalidation::invalidations(batch).load(&manner);
-            let _ = Shot::fire(&connected, salvo).await.land(&self.line.place, &mut tally).await;
+            let mut invalidations = invalidation::invalidations(batch);
+            while !invalidations.are_spent() {
+                let shot = Shot::fire(&connected, invalidations.load(&manner)).await;
+                if shot.land(&self.line.place, &mut tally).await.is_err() {
+                    break;
+                }
+            }
             Delivered { hit: tally.hit, replaced: Replaced { keys: tally.gave_way, scopes: Vec::new() } }
         })
     }
