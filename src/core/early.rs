@@ -1,6 +1,7 @@
 //! Early invalidation: keys leave the moment they are decoded, in parallel with the visibility probe, so that a reader
 //! without a protocol sees a change as soon as a naive consumer would show it. It counts for nothing and is never repeated:
-//! the delivery that counts follows when the commits are visible. Under backlog nothing leaves early.
+//! the delivery that counts follows when the commits are visible. Under backlog nothing leaves early, but for keys that a
+//! probe has shown not to be visible yet (`gate`): their delivery may be long in coming.
 
 use super::pending::Stage;
 use super::target::TargetState;

@@ -1,4 +1,5 @@
-//! Coarsens what has grown too large: the scopes of a rule replace its keys.
+//! Coarsens what has grown too large for a target: the scopes of a rule replace its keys. `pending` limits one batch, and
+//! `transaction` the keys of one transaction.
 
 use super::Core;
 use super::feed::Feed;

@@ -1,4 +1,5 @@
-//! Decides when a failure to decode the log is permanent, so that only a new slot gets past it.
+//! Turns a failure to decode the log that `core::continuity::stuck` calls permanent into a gap: only a new slot gets past
+//! it.
 
 use tokio::time::Instant;
 
