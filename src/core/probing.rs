@@ -7,7 +7,7 @@ use super::{Core, Event, Output, Reopen};
 use crate::types::lsn::Lsn;
 use crate::types::snapshot::{ReplicaSeen, Snapshot};
 
-/// How long to wait for an answer before invalidations leave early.
+/// How long to wait for an answer before every key that waits for it leaves early, however many there are.
 const ANSWER_IS_LATE: Duration = Duration::from_millis(100);
 /// The least time between two probes while everything leaves early.
 const EARLY_PAUSE: Duration = Duration::from_millis(1);
