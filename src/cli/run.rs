@@ -5,11 +5,12 @@ mod reload;
 
 use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::info;
 
@@ -124,9 +125,27 @@ impl Daemon {
         tokio::spawn(watch(watch_config, attested_for, watching));
         let rules = config.rules.clone();
         let pipeline = Pipeline::new(source, rules, (workers, reports), (watched, attest), probes, settings, observer);
-        pipeline.with_heirs(heirs).run(stop).await.map_err(anyhow::Error::new)?;
+        as_task(|stopped| pipeline.with_heirs(heirs).run(stopped), stop).await.map_err(anyhow::Error::new)?;
         Ok(())
     }
+}
+
+/// Runs the pipeline as a task of its own until `stop` completes. The future that the runtime blocks on is woken through
+/// a file descriptor, even from its own thread, which costs two system calls each time.
+async fn as_task<T: Send + 'static, R: Future<Output = T> + Send + 'static>(
+    run: impl FnOnce(Pin<Box<dyn Future<Output = ()> + Send>>) -> R,
+    stop: impl Future<Output = ()>,
+) -> T {
+    let (stopping, stopped) = oneshot::channel::<()>();
+    let mut task = tokio::spawn(run(Box::pin(async move { drop(stopped.await) })));
+    let ended = tokio::select! {
+        ended = &mut task => ended,
+        () = stop => {
+            let _ = stopping.send(());
+            task.await
+        }
+    };
+    ended.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))
 }
 
 /// Waits until the service manager knows that coherd ends, but not for long: it may not listen.

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use super::{Core, Output, Reopen};
 use crate::types::lsn::Lsn;
 
-/// How often to acknowledge, unless a client waits for it. The source takes a lock for each acknowledgement, and
-/// sometimes writes the slot to disk.
-pub const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(2);
+/// How often to acknowledge, unless a client waits for it. Each acknowledgement wakes the walsender, which answers it,
+/// takes a lock, and sometimes writes the slot to disk.
+pub const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(10);
 /// The same during a backlog. At a hundred acknowledgements a second, the backlog arrives at half the speed (measured
 /// with BBR on loopback).
 pub const ACKNOWLEDGE_BEHIND_EVERY: Duration = Duration::from_millis(50);

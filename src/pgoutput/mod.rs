@@ -134,6 +134,14 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     decode_body(kind, Cursor::new(kind, rest))
 }
 
+/// The time of the commit, if this is a Commit message.
+pub fn commit_time(bytes: &[u8]) -> Option<PgTime> {
+    match bytes.first().filter(|kind| **kind == b'C').and_then(|_| decode(bytes).ok())? {
+        Message::Commit { commit_time, .. } => Some(commit_time),
+        _ => None,
+    }
+}
+
 /// Decodes everything after a message's first byte.
 fn decode_body(kind: u8, mut cursor: Cursor<'_>) -> Result<Message<'_>, DecodeError> {
     let message = match kind {

@@ -10,7 +10,6 @@ mod slot;
 pub mod stream;
 pub mod survey;
 pub mod synchronous;
-mod timeline;
 pub mod watch;
 
 use std::future::Future;
@@ -23,27 +22,27 @@ use crate::types::snapshot::{ReplicaSeen, Snapshot};
 pub use error::{ErrorKind, SourceError};
 
 /// A database whose log can be followed.
-pub trait Source {
+pub trait Source: Send {
     /// The stream that [`Source::stream`] opens.
     type Stream: Stream;
 
     /// Reads the state of the database and of the slot. Connects if there is no connection.
-    fn look(&mut self) -> impl Future<Output = Result<Seen, SourceError>>;
+    fn look(&mut self) -> impl Future<Output = Result<Seen, SourceError>> + Send;
 
     /// Creates the slot and returns the position from which it will send.
-    fn create_slot(&mut self) -> impl Future<Output = Result<Lsn, SourceError>>;
+    fn create_slot(&mut self) -> impl Future<Output = Result<Lsn, SourceError>> + Send;
 
     /// Starts streaming from the slot's confirmed position, and returns that position: another instance may have moved
     /// it since the last look. Fails with [`ErrorKind::Busy`] while another process streams from the slot.
-    fn stream(&mut self) -> impl Future<Output = Result<(Self::Stream, Lsn), SourceError>>;
+    fn stream(&mut self) -> impl Future<Output = Result<(Self::Stream, Lsn), SourceError>> + Send;
 }
 
 /// One replication stream. While [`Stream::ready`] is polled, the stream sends status updates to the server on time,
 /// whether or not anything is read.
-pub trait Stream {
+pub trait Stream: Send {
     /// Waits until [`Stream::next`] may have a frame. With [`Intake::Closed`] it waits for ever, reads nothing, and
     /// only tells the server that it is alive. Dropping the future loses nothing.
-    fn ready(&mut self, intake: Intake) -> impl Future<Output = Result<(), SourceError>>;
+    fn ready(&mut self, intake: Intake) -> impl Future<Output = Result<(), SourceError>> + Send;
 
     /// Returns the next frame, if it has already arrived.
     fn next(&mut self) -> Result<Option<Frame<'_>>, SourceError>;
@@ -58,7 +57,7 @@ pub trait Stream {
     fn walsender(&self) -> u32;
 
     /// Ends the stream in order (CopyDone), with the last acknowledgement delivered.
-    fn finish(self) -> impl Future<Output = Result<(), SourceError>>;
+    fn finish(self) -> impl Future<Output = Result<(), SourceError>> + Send;
 }
 
 /// Whether the caller has room for more.

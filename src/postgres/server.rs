@@ -11,7 +11,7 @@ use super::client::handshake;
 use super::slot;
 use super::stream::{PostgresStream, StreamSettings};
 use super::synchronous::{Counted, STANDBYS, counted};
-use super::{ErrorKind, Seen, SlotSeen, Source, SourceError, timeline};
+use super::{ErrorKind, Seen, SlotSeen, Source, SourceError};
 use crate::postgres::client::dial::{Caller, STANDING, Standing, dial};
 use crate::postgres::client::dsn::Dsn;
 use crate::postgres::client::server_error::Doing;
@@ -21,6 +21,7 @@ use crate::types::lsn::Lsn;
 use crate::types::server::{Fork, System};
 use crate::types::slot::Slot;
 use crate::types::table::{quote_identifier, quote_literal};
+use crate::types::timeline;
 
 use aside::Reading;
 pub use create::Creation;

@@ -1,12 +1,15 @@
 //! A replication stream in its `CopyBoth` phase (Postgres manual, "Streaming Replication Protocol"). Frames come out,
 //! and acknowledgements go in; it sends status updates by itself.
 
+mod backlog;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
+use backlog::Backlog;
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -14,6 +17,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use super::{Frame, Intake, SourceError, Stream};
 use crate::backoff::Throttle;
 use crate::core::AckLsn;
+use crate::pgoutput::{self, PgTime};
 use crate::postgres::client::inbox::{Holding, Inbox, Message};
 use crate::postgres::client::notices::log_notice;
 use crate::postgres::client::server_error::{Doing, ServerError};
@@ -26,18 +30,6 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 
 /// A standby's walsender sleeps for seconds unless it receives something.
 const STATUS_EVERY_ON_STANDBY: Duration = Duration::from_millis(50);
-
-/// A walsender makes one send per message. Reading each message as it arrives wakes coherd as often, and takes that
-/// time from the walsender. So when this much arrives within [`WINDOW`], there is a backlog, and a read comes no sooner
-/// than [`PAUSE`] after the one before, so that the socket fills. This does not pay over a unix socket, whose buffer is
-/// small.
-///
-/// The thread really sleeps: a poller reports edges, so it would wake the thread at each arrival all the same. Reading
-/// much less often is slower again. Late acknowledgements of segments make the sender's congestion window grow until
-/// each message is a segment of its own (seen with BBR on loopback, where the walsender then takes twice the time).
-const BEHIND_BYTES: usize = 4 * 1024;
-const WINDOW: Duration = Duration::from_millis(2);
-const PAUSE: Duration = Duration::from_micros(200);
 
 /// A server that shuts down waits until everything is acknowledged, and asks again after each answer. Any other server
 /// never asks twice in a row, because status updates arrive long before it asks. So after this many requests coherd
@@ -92,7 +84,7 @@ pub struct PostgresStream {
     acknowledged: Lsn,
     heartbeat: Interval,
     silence: Silence,
-    pace: Pace,
+    backlog: Backlog,
     requests: Requests,
     walsender: u32,
     /// Limits how often coherd logs that the server waits for a standby.
@@ -105,43 +97,6 @@ pub struct PostgresStream {
 struct Requests {
     count: u32,
     since: Instant,
-}
-
-/// Whether there is a backlog, and whether the next read waits for the socket to fill.
-struct Pace {
-    pauses: bool,
-    began: Instant,
-    bytes: usize,
-    read: Instant,
-    is_due: bool,
-}
-
-impl Pace {
-    fn new(pauses: bool) -> Pace {
-        let now = Instant::now();
-        Pace { pauses, began: now, bytes: 0, read: now, is_due: false }
-    }
-
-    fn read(&mut self, count: usize) {
-        let now = Instant::now();
-        if now.duration_since(self.began) > WINDOW {
-            (self.began, self.bytes) = (now, 0);
-        }
-        self.bytes = self.bytes.saturating_add(count);
-        self.read = now;
-        self.is_due = self.pauses && self.bytes >= BEHIND_BYTES;
-    }
-
-    fn is_behind(&self) -> bool {
-        self.bytes >= BEHIND_BYTES && self.began.elapsed() <= 2 * WINDOW
-    }
-
-    /// Pauses before the next read, once.
-    fn pause(&mut self) {
-        if std::mem::take(&mut self.is_due) {
-            std::thread::sleep(PAUSE.saturating_sub(self.read.elapsed()));
-        }
-    }
 }
 
 /// How long the server has been silent. coherd asks an idle server for an answer, to distinguish one that hangs, or a
@@ -189,7 +144,7 @@ impl PostgresStream {
         }
         let mut heartbeat = tokio::time::interval(every);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let pace = Pace::new(socket.is_tcp());
+        let backlog = Backlog::new(socket.is_tcp());
         PostgresStream {
             socket,
             inbox,
@@ -199,7 +154,7 @@ impl PostgresStream {
             status_due: true,
             acknowledged: settings.confirmed,
             heartbeat,
-            pace,
+            backlog,
             silence: Silence::new(),
             requests: Requests { count: 0, since: Instant::now() },
             walsender,
@@ -225,9 +180,9 @@ impl PostgresStream {
             return self.send_error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(lost(error))));
         }
         while !self.inbox.has_message() {
-            self.pace.pause();
+            self.backlog.pause();
             let count = ready!(self.inbox.poll_fill(cx, &mut self.socket)).map_err(lost)?;
-            self.pace.read(count);
+            self.backlog.read(count);
             self.silence = Silence::new();
         }
         Poll::Ready(Ok(()))
@@ -386,7 +341,11 @@ impl Stream for PostgresStream {
                         Copied::Position(position) => Frame::Position(position),
                         Copied::Data => {
                             let body = self.inbox.body(&message);
-                            Frame::Data(body.get(1 + XLOG_DATA_HEADER_BYTES..).unwrap_or_default())
+                            let (header, data) = body.split_at_checked(1 + XLOG_DATA_HEADER_BYTES).unwrap_or_default();
+                            if let (Some(at), Some(sent)) = (pgoutput::commit_time(data), header.last_chunk()) {
+                                self.backlog.committed(at, PgTime(i64::from_be_bytes(*sent)));
+                            }
+                            Frame::Data(data)
                         }
                     }));
                 }
@@ -406,7 +365,7 @@ impl Stream for PostgresStream {
     }
 
     fn is_behind(&self) -> bool {
-        self.pace.is_behind()
+        self.backlog.is_here()
     }
 
     fn walsender(&self) -> u32 {

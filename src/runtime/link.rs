@@ -24,7 +24,7 @@ pub(super) struct Opened<T> {
 /// count as found by the next one.
 type Outcome<S> = (S, Slot, Result<Opened<<S as Source>::Stream>, SourceError>);
 
-type Opening<S> = Pin<Box<dyn Future<Output = Outcome<S>>>>;
+type Opening<S> = Pin<Box<dyn Future<Output = Outcome<S>> + Send>>;
 
 /// The state of the connection. `Opening` and `Resting` end by themselves when they are polled.
 pub(super) enum Link<S: Source> {

@@ -13,3 +13,4 @@ pub mod server;
 pub mod slot;
 pub mod snapshot;
 pub mod table;
+pub mod timeline;

@@ -3,13 +3,13 @@
 //! is an instant copy of it. Nobody is left with a half-made slot under the real name, unless the server has room for
 //! one slot only.
 
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::time::Duration;
+use tokio::sync::watch;
 
 use tokio_postgres::{Client, Row};
 
@@ -108,7 +108,7 @@ impl Postgres {
             ));
         }
         let mut cancel = Cancel::of(session);
-        let (pid, last) = (session.backend_pid, RefCell::new(String::new()));
+        let (pid, last) = (session.backend_pid, watch::Sender::new(String::new()));
         let sql = format!("CREATE_REPLICATION_SLOT {} {kind} LOGICAL pgoutput {options}", always_quoted(name));
         let mut asked = pin!(session.query(&sql));
         let rows: Result<Rows, Failure> = tokio::select! {
@@ -123,7 +123,7 @@ impl Postgres {
                 let _ = tokio::time::timeout(CANCEL_WITHIN, asked).await;
                 return Err(SourceError::lost(format!(
                     "gave up creating the slot {} after {} s (source.slot_create_timeout): {}",
-                    quote_identifier(slot), timeout.as_secs(), last.borrow()
+                    quote_identifier(slot), timeout.as_secs(), &*last.borrow()
                 )));
             }
         };
@@ -132,9 +132,9 @@ impl Postgres {
     }
 
     /// Reports what the server's process `pid` waits for, at each change and every [`TELL_PACE`]; never returns.
-    async fn tell_who(&self, pid: u32, last: &RefCell<String>) -> Infallible {
+    async fn tell_who(&self, pid: u32, last: &watch::Sender<String>) -> Infallible {
         let (slot, tell) = (quote_identifier(&self.config.slot), self.config.creation.tell);
-        "it waits for the transactions that are running on the server".clone_into(&mut last.borrow_mut());
+        last.send_replace("it waits for the transactions that are running on the server".into());
         tokio::time::sleep(LOOK_PACE).await;
         let client = connect(&self.config.dsn).await;
         let mut told = (String::new(), tokio::time::Instant::now());
@@ -151,7 +151,7 @@ impl Postgres {
                     ));
                     told = (who.clone(), tokio::time::Instant::now());
                 }
-                *last.borrow_mut() = who;
+                last.send_replace(who);
             }
             tokio::time::sleep(LOOK_PACE).await;
         }

@@ -6,11 +6,20 @@ use crate::types::server::Fork;
 
 /// What is wrong with a history file. It names lines, never their content.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadHistory {
+pub enum BadHistory {
+    /// A line that says something else.
     #[error("line {line} is not a timeline and a position")]
-    Line { line: usize },
+    Line {
+        /// Its number, from 1.
+        line: usize,
+    },
+    /// A line that does not come after the one before.
     #[error("line {line} is out of order: timelines and positions must rise")]
-    Order { line: usize },
+    Order {
+        /// Its number, from 1.
+        line: usize,
+    },
+    /// No line at all.
     #[error("it names no earlier timeline")]
     Empty,
 }
@@ -18,8 +27,8 @@ pub(super) enum BadHistory {
 /// The forks on the way to `timeline`, oldest first. A line holds a timeline, the position where the log left it, and a
 /// reason for people; `#` begins a comment.
 ///
-/// Stricter than Postgres: one bad line makes the whole history invalid.
-pub(super) fn forks(content: &str, timeline: u32) -> Result<Vec<Fork>, BadHistory> {
+/// Stricter than Postgres: one bad line makes the whole history invalid. Fails with the first line that is wrong.
+pub fn forks(content: &str, timeline: u32) -> Result<Vec<Fork>, BadHistory> {
     let mut forks: Vec<Fork> = Vec::new();
     for (index, text) in content.lines().enumerate() {
         let line = index + 1;
