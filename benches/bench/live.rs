@@ -29,7 +29,7 @@ autovacuum = off";
 /// The number of writing sessions.
 pub(crate) const WRITERS: u64 = 8;
 
-/// Transactions per second.
+/// Transactions per second, unless `LIVE_TPS` names one rate.
 const RATES: [f64; 3] = [500.0, 2000.0, 5000.0];
 
 /// The least number of rounds: the machine is noisy, and medians of fewer say little.
@@ -52,6 +52,8 @@ struct Live {
 /// Measures the time from commit to the key's deletion, for each consumer in turn.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let seconds: f64 = number("LIVE_SECONDS", 4.0);
+    let only: f64 = number("LIVE_TPS", 0.0);
+    let rates = if only > 0.0 { vec![only] } else { RATES.to_vec() };
     let mut stage = Stage::set();
     let most = stage.most(Duration::from_secs(2));
     let nobody = [
@@ -61,7 +63,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
         ("tps", json!(most.round())),
     ];
     report.row("live", &nobody);
-    for tps in RATES {
+    for tps in rates {
         for &transport in &options.transports {
             let consumers: Vec<Consumer> = options.consumers.iter().copied().filter(|its| its.is_live()).collect();
             let mut measured: Vec<Vec<Live>> = consumers.iter().map(|_| Vec::new()).collect();

@@ -12,6 +12,7 @@
 //! | `CHANGES` | 1000000 | changes in a backlog |
 //! | `ROUNDS` | 3 | rounds per median, alternating; `writers` runs at least 5 |
 //! | `LIVE_SECONDS` | 4 | seconds of each live measurement |
+//! | `LIVE_TPS` | 500, 2000 and 5000 | the rate of the live load, if only one is wanted |
 //! | `WRITERS_SECONDS` | 4 | seconds of each measurement of writers |
 //! | `GROWTH_CHANGES` | 200000 | changes in a backlog of `growth` |
 //! | `ROWS` | 10000000 | rows of the large transaction (`make bench-large`) |

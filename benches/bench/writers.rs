@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::floor::Cache as Unlinks;
 use crate::live::{ROWS, Stage};
 use crate::meter::median;
-use crate::options::{Consumer, Options, Transport, number};
+use crate::options::{Consumer, Options, Transport, Word, number};
 use crate::report::Report;
 
 const SESSIONS: u64 = 4;
@@ -23,23 +23,27 @@ const POLL: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Nobody,
-    Floor,
-    Coherd,
+    Followed(Consumer),
     Notify,
     Outbox,
 }
 
-const WAYS: [(Way, &str); 5] = [
-    (Way::Nobody, "a slot that nobody drains"),
-    (Way::Floor, "floor"),
-    (Way::Coherd, "coherd"),
-    (Way::Notify, "trigger + NOTIFY"),
-    (Way::Outbox, "outbox table, polled every 10 ms"),
-];
+/// The ways to compare, in the order in which they are shown. The first two are what the others are compared with.
+fn ways(options: &Options) -> Vec<(Way, &'static str)> {
+    let followed = |consumer: Consumer| (Way::Followed(consumer), consumer.word());
+    let mut ways =
+        vec![(Way::Nobody, "a slot that nobody drains"), followed(Consumer::Floor), followed(Consumer::Coherd)];
+    if options.consumers.contains(&Consumer::Before) {
+        ways.push(followed(Consumer::Before));
+    }
+    ways.extend([(Way::Notify, "trigger + NOTIFY"), (Way::Outbox, "outbox table, polled every 10 ms")]);
+    ways
+}
 
 /// Measures every way, in alternating rounds.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let time = Duration::from_secs_f64(number("WRITERS_SECONDS", 4.0));
+    let ways = ways(options);
     let mut stage = Stage::set();
     stage.database.run(
         "CREATE TABLE notified (LIKE items INCLUDING ALL); INSERT INTO notified SELECT * FROM items;
@@ -57,24 +61,25 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
     let mut rounds: Vec<Vec<f64>> = Vec::new();
     one(&mut stage, Way::Nobody, time / 2); // the first run finds everything cold
     for round in 0..options.rounds.max(5) {
-        let mut tps = vec![0.0; WAYS.len()];
+        let mut tps = vec![0.0; ways.len()];
         // Each round begins with another way, so that no way always has the same place.
-        for place in 0..WAYS.len() {
-            let way = (place + round) % WAYS.len();
-            tps[way] = one(&mut stage, WAYS[way].0, time);
+        for place in 0..ways.len() {
+            let way = (place + round) % ways.len();
+            tps[way] = one(&mut stage, ways[way].0, time);
         }
         rounds.push(tps);
     }
-    for (place, (_, name)) in WAYS.iter().enumerate() {
+    for (place, (_, name)) in ways.iter().enumerate() {
         let tps = median(rounds.iter().map(|round| round[place]));
-        let ratio = median(rounds.iter().map(|round| round[place] / round[0]));
+        let ratio_to = |other: usize| median(rounds.iter().map(|round| round[place] / round[other]));
         let each: Vec<u64> = rounds.iter().map(|round| round[place] as u64).collect();
         report.row(
             "writers",
             &[
                 ("followed by", json!(name)),
                 ("tps", json!(tps.round())),
-                ("÷ nobody", json!(ratio)),
+                ("÷ nobody", json!(ratio_to(0))),
+                ("÷ floor", json!(ratio_to(1))),
                 ("rounds, tps", json!(each)),
             ],
         );
@@ -88,9 +93,8 @@ fn one(stage: &mut Stage, way: Way, time: Duration) -> f64 {
     sql.run("VACUUM");
     sql.run("CHECKPOINT");
     let follower = match way {
-        Way::Coherd => Some(Consumer::Coherd),
-        Way::Floor => Some(Consumer::Floor),
-        _ => None,
+        Way::Followed(consumer) => Some(consumer),
+        Way::Nobody | Way::Notify | Way::Outbox => None,
     };
     let follower = follower.map(|consumer| stage.follow(&mut sql, "followed", consumer, Transport::Tcp));
     let stage = &*stage;

@@ -1,9 +1,9 @@
 //! Whether the stream reads a backlog, and whether its next read waits for the socket to fill.
 //!
 //! A walsender makes one send per message. Reading each message as it arrives wakes coherd as often, and takes that time
-//! from the walsender, which on the same machine may then never catch up: it was seen to stay 16 ms behind for as long as
-//! the load lasted. So in a backlog, and while the walsender is late, a read comes no sooner than [`PAUSE`] after the one
-//! before.
+//! from the walsender and the writers. On the same machine the walsender may then never catch up: it was seen to stay
+//! 16 ms behind for as long as the load lasted. So when much arrives, or the walsender is late, a read comes no sooner
+//! than [`PAUSE`] after the one before.
 //!
 //! The thread really sleeps: a poller reports edges, so it would wake the thread at each arrival all the same. Reading
 //! much less often is slower again. Late acknowledgements of segments make the sender's congestion window grow until
@@ -17,6 +17,8 @@ use crate::pgoutput::PgTime;
 
 /// This much within [`WINDOW`] is a backlog: fifty commits of one row in each millisecond.
 const BEHIND_BYTES: usize = 16 * 1024;
+/// This much is enough for pauses: eight such commits.
+const BUSY_BYTES: usize = 2560;
 const WINDOW: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_micros(200);
 
@@ -27,20 +29,24 @@ const USUAL_FOR: Duration = Duration::from_secs(10);
 
 /// What was read lately.
 pub(super) struct Backlog {
-    /// Whether reading a backlog in pauses pays. It does not over a unix socket, whose buffer is small.
+    /// Whether pauses pay when much arrives. They do not over a unix socket, whose buffer is small.
     pauses: bool,
     began: Instant,
     bytes: usize,
     read: Instant,
     is_due: bool,
-    lateness: Lateness,
+    /// How late the walsender sends commits at least, in microseconds, since `least_since` and in the period before: the
+    /// time from a commit to its message, both by the server's clock. The flush to disk is part of it, and so is
+    /// decoding, so what is late is late compared with this.
+    least: [i64; 2],
+    least_since: Instant,
+    is_late: bool,
 }
 
 impl Backlog {
     pub(super) fn new(pauses: bool) -> Backlog {
-        let (now, bytes, is_due) = (Instant::now(), 0, false);
-        let lateness = Lateness { least: [i64::MAX; 2], since: now, is_late: false };
-        Backlog { pauses, began: now, bytes, read: now, is_due, lateness }
+        let (now, least, is_due, is_late) = (Instant::now(), [i64::MAX; 2], false, false);
+        Backlog { pauses, began: now, bytes: 0, read: now, is_due, least, least_since: now, is_late }
     }
 
     /// So many bytes were read.
@@ -51,12 +57,17 @@ impl Backlog {
         }
         self.bytes = self.bytes.saturating_add(count);
         self.read = now;
-        self.is_due = self.lateness.is_late || (self.pauses && self.bytes >= BEHIND_BYTES);
+        self.is_due = self.is_late || (self.pauses && self.bytes >= BUSY_BYTES);
     }
 
     /// A commit was read, and when the server sent it.
     pub(super) fn committed(&mut self, at: PgTime, sent: PgTime) {
-        self.lateness.note(sent.0.saturating_sub(at.0), self.read);
+        let late = sent.0.saturating_sub(at.0);
+        if self.read.duration_since(self.least_since) > USUAL_FOR {
+            (self.least, self.least_since) = ([i64::MAX, self.least[0]], self.read);
+        }
+        self.least[0] = self.least[0].min(late);
+        self.is_late = late.saturating_sub(self.least[0].min(self.least[1])) > LATE_MICROS;
     }
 
     pub(super) fn is_here(&self) -> bool {
@@ -71,25 +82,6 @@ impl Backlog {
     }
 }
 
-/// How late the walsender sends commits: the time from a commit to its message, both by the server's clock. The flush to
-/// disk is part of it, and so is decoding, so it is compared with the least that was seen lately.
-struct Lateness {
-    /// The least in microseconds, since `since` and in the period before.
-    least: [i64; 2],
-    since: Instant,
-    is_late: bool,
-}
-
-impl Lateness {
-    fn note(&mut self, micros: i64, now: Instant) {
-        if now.duration_since(self.since) > USUAL_FOR {
-            (self.least, self.since) = ([i64::MAX, self.least[0]], now);
-        }
-        self.least[0] = self.least[0].min(micros);
-        self.is_late = micros.saturating_sub(self.least[0].min(self.least[1])) > LATE_MICROS;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,10 +90,11 @@ mod tests {
     fn a_walsender_is_late_compared_with_what_is_usual_on_its_server() {
         let now = Instant::now();
         let after = |seconds| now + Duration::from_secs(seconds);
-        let mut lateness = Backlog::new(true).lateness;
-        let mut is_late = |micros, now| {
-            lateness.note(micros, now);
-            lateness.is_late
+        let mut backlog = Backlog::new(true);
+        let mut is_late = |micros: i64, now| {
+            backlog.read = now;
+            backlog.committed(PgTime(7), PgTime(7 + micros));
+            backlog.is_late
         };
         assert!(!is_late(9_000, now), "a slow disk, or the other clock of a standby");
         assert!(!is_late(10_900, now) && is_late(11_100, now) && !is_late(9_500, now));
@@ -111,14 +104,16 @@ mod tests {
     }
 
     #[test]
-    fn a_read_waits_only_in_a_backlog_or_while_the_walsender_is_late() {
+    fn a_read_waits_only_when_much_arrives_or_the_walsender_is_late() {
         let mut backlog = Backlog::new(true);
         backlog.read(200);
         assert!(!backlog.is_due && !backlog.is_here());
-        backlog.read(BEHIND_BYTES);
-        assert!(backlog.is_due && backlog.is_here());
+        backlog.read(BUSY_BYTES);
+        assert!(backlog.is_due && !backlog.is_here());
         backlog.pause();
         assert!(!backlog.is_due, "once");
+        backlog.read(BEHIND_BYTES);
+        assert!(backlog.is_due && backlog.is_here());
 
         let mut unix = Backlog::new(false);
         unix.read(BEHIND_BYTES);
