@@ -5,7 +5,6 @@ mod reload;
 
 use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -125,27 +124,20 @@ impl Daemon {
         tokio::spawn(watch(watch_config, attested_for, watching));
         let rules = config.rules.clone();
         let pipeline = Pipeline::new(source, rules, (workers, reports), (watched, attest), probes, settings, observer);
-        as_task(|stopped| pipeline.with_heirs(heirs).run(stopped), stop).await.map_err(anyhow::Error::new)?;
+        // A task of its own: the future that the runtime blocks on is woken through a file descriptor, even from its own
+        // thread, which costs two system calls each time.
+        let (stopping, stopped) = oneshot::channel::<()>();
+        let mut following = tokio::spawn(pipeline.with_heirs(heirs).run(async { drop(stopped.await) }));
+        let ended = tokio::select! {
+            ended = &mut following => ended,
+            () = stop => {
+                drop(stopping);
+                following.await
+            }
+        };
+        ended.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic())).map_err(anyhow::Error::new)?;
         Ok(())
     }
-}
-
-/// Runs the pipeline as a task of its own until `stop` completes. The future that the runtime blocks on is woken through
-/// a file descriptor, even from its own thread, which costs two system calls each time.
-async fn as_task<T: Send + 'static, R: Future<Output = T> + Send + 'static>(
-    run: impl FnOnce(Pin<Box<dyn Future<Output = ()> + Send>>) -> R,
-    stop: impl Future<Output = ()>,
-) -> T {
-    let (stopping, stopped) = oneshot::channel::<()>();
-    let mut task = tokio::spawn(run(Box::pin(async move { drop(stopped.await) })));
-    let ended = tokio::select! {
-        ended = &mut task => ended,
-        () = stop => {
-            let _ = stopping.send(());
-            task.await
-        }
-    };
-    ended.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))
 }
 
 /// Waits until the service manager knows that coherd ends, but not for long: it may not listen.

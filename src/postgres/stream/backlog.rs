@@ -2,7 +2,7 @@
 //!
 //! A walsender makes one send per message. Reading each message as it arrives wakes coherd as often, and takes that time
 //! from the walsender and the writers. On the same machine the walsender may then never catch up: it was seen to stay
-//! 16 ms behind for as long as the load lasted. So when much arrives, or the walsender is late, a read comes no sooner
+//! 16 ms behind for hundreds of milliseconds, at only five commits a millisecond. So when much arrives, or the walsender is late, a read comes no sooner
 //! than [`PAUSE`] after the one before.
 //!
 //! The thread really sleeps: a poller reports edges, so it would wake the thread at each arrival all the same. Reading
@@ -33,8 +33,11 @@ pub(super) struct Backlog {
     pauses: bool,
     began: Instant,
     bytes: usize,
+    /// Bytes of the window before, if this one follows it at once: a backlog does not end with each window.
+    bytes_before: usize,
     read: Instant,
-    is_due: bool,
+    /// The next read waits.
+    pub(super) is_due: bool,
     /// How late the walsender sends commits at least, in microseconds, since `least_since` and in the period before: the
     /// time from a commit to its message, both by the server's clock. The flush to disk is part of it, and so is
     /// decoding, so what is late is late compared with this.
@@ -46,18 +49,25 @@ pub(super) struct Backlog {
 impl Backlog {
     pub(super) fn new(pauses: bool) -> Backlog {
         let (now, least, is_due, is_late) = (Instant::now(), [i64::MAX; 2], false, false);
-        Backlog { pauses, began: now, bytes: 0, read: now, is_due, least, least_since: now, is_late }
+        Backlog { pauses, began: now, bytes: 0, bytes_before: 0, read: now, is_due, least, least_since: now, is_late }
     }
 
     /// So many bytes were read.
     pub(super) fn read(&mut self, count: usize) {
         let now = Instant::now();
         if now.duration_since(self.began) > WINDOW {
-            (self.began, self.bytes) = (now, 0);
+            let follows = now.duration_since(self.began) <= 2 * WINDOW;
+            (self.bytes_before, self.bytes) = (if follows { self.bytes } else { 0 }, 0);
+            self.began = now;
         }
         self.bytes = self.bytes.saturating_add(count);
         self.read = now;
-        self.is_due = self.is_late || (self.pauses && self.bytes >= BUSY_BYTES);
+        self.is_due = self.is_late || (self.pauses && self.arrived() >= BUSY_BYTES);
+    }
+
+    /// The most bytes in a window, of this one and the one before.
+    fn arrived(&self) -> usize {
+        self.bytes.max(self.bytes_before)
     }
 
     /// A commit was read, and when the server sent it.
@@ -71,7 +81,7 @@ impl Backlog {
     }
 
     pub(super) fn is_here(&self) -> bool {
-        self.bytes >= BEHIND_BYTES && self.began.elapsed() <= 2 * WINDOW
+        self.arrived() >= BEHIND_BYTES && self.began.elapsed() <= 2 * WINDOW
     }
 
     /// Pauses before the next read, once.
@@ -114,6 +124,12 @@ mod tests {
         assert!(!backlog.is_due, "once");
         backlog.read(BEHIND_BYTES);
         assert!(backlog.is_due && backlog.is_here());
+        backlog.began = Instant::now().checked_sub(WINDOW + Duration::from_micros(1)).unwrap();
+        backlog.read(200);
+        assert!(backlog.is_due && backlog.is_here(), "the window before counts, if this one follows it");
+        backlog.began = Instant::now().checked_sub(3 * WINDOW).unwrap();
+        backlog.read(200);
+        assert!(!backlog.is_due && !backlog.is_here(), "there was a pause between");
 
         let mut unix = Backlog::new(false);
         unix.read(BEHIND_BYTES);

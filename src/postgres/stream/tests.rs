@@ -102,6 +102,31 @@ fn what_the_protocol_does_not_allow_is_told_and_not_believed() {
     }
 }
 
+/// A Commit message of `committed`, in a frame that was sent at `sent`; microseconds since 2000.
+fn commit(committed: i64, sent: i64) -> Vec<u8> {
+    let payload = [b"C\0".as_slice(), &[0; 16], &committed.to_be_bytes()].concat();
+    message(b'd', &[b"w".as_slice(), &[0; 16], &sent.to_be_bytes(), &payload].concat())
+}
+
+#[test]
+fn a_commit_that_is_sent_late_makes_the_next_read_wait() {
+    run(async {
+        let (mut stream, mut server) = stream();
+        let mut next_read_waits = async |bytes: &[u8]| {
+            server.write_all(bytes).await.unwrap();
+            stream.ready(Intake::Open).await.unwrap();
+            while stream.next().unwrap().is_some() {}
+            server.write_all(&keepalive(200, 0)).await.unwrap();
+            stream.ready(Intake::Open).await.unwrap();
+            while stream.next().unwrap().is_some() {}
+            stream.backlog.is_due
+        };
+        assert!(!next_read_waits(&commit(1_000, 1_300)).await, "as late as usual");
+        assert!(next_read_waits(&commit(2_000, 4_400)).await, "2.1 ms later than that");
+        assert!(!next_read_waits(&commit(5_000, 5_300)).await);
+    });
+}
+
 #[test]
 fn the_end_of_the_connection_is_told_after_everything_before_it() {
     for (end, kind) in [
