@@ -58,6 +58,13 @@ impl Cache {
         }
     }
 
+    /// How often the server has run `command`.
+    pub(crate) fn calls(&mut self, command: &str) -> u64 {
+        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut self.client).expect("INFO");
+        let rest = stats.split(&format!("cmdstat_{command}:calls=")).nth(1);
+        rest.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+    }
+
     /// Writes coherd's record, with the slot's position as the target's.
     pub(crate) fn record(&mut self, sql: &mut Client, slot: &str) {
         let row = sql.rows(&format!(

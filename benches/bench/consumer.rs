@@ -76,7 +76,7 @@ impl Follower {
         Follower { server, dir, admin }
     }
 
-    /// Starts this program as one of the consumers that it has in it, `floor` or `crate`.
+    /// Starts this program as one of the consumers that it has in it, `floor`, `crate` or `notify`.
     pub(crate) fn bare(word: &str, place: &Place, cache: &Cache) -> Follower {
         let dir = tempfile::tempdir().expect("temp dir");
         let this = std::env::current_exe().expect("own path").display().to_string();

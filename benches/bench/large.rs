@@ -22,13 +22,14 @@ const PATIENCE: Duration = Duration::from_mins(30);
 const PROBE_EVERY: Duration = Duration::from_millis(20);
 
 /// A small commit, and the time until its key was gone.
-struct Probe {
-    phase: u8,
-    milliseconds: f64,
+pub(crate) struct Probe {
+    pub(crate) phase: u8,
+    pub(crate) milliseconds: f64,
 }
 
 const PHASES: [&str; 3] = ["before it", "while it is written", "after its commit, until all is settled"];
-const OVER: u8 = 3;
+/// The phase that ends the probes.
+pub(crate) const OVER: u8 = 3;
 
 pub(crate) fn run(_options: &Options, report: &mut Report) {
     let rows: u64 = number("ROWS", 10_000_000);
@@ -99,7 +100,7 @@ fn tell_probes(report: &mut Report, probes: &[Probe]) {
 }
 
 /// Makes small commits. Each waits until the key of the previous one is gone.
-fn probe(stage: &Stage, phase: &AtomicU8) -> Vec<Probe> {
+pub(crate) fn probe(stage: &Stage, phase: &AtomicU8) -> Vec<Probe> {
     let (mut session, mut client, mut cache): (_, Connection, Connection) =
         (stage.session(), stage.cache.client(), stage.cache.client());
     let mut events = client.as_pubsub();

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::cache::Cache;
 use crate::consumer::{Follower, Place, begun};
 use crate::meter::{Usage, median, quantile};
+use crate::notify;
 use crate::options::{Consumer, Options, Transport, Word, number};
 use crate::report::Report;
 use crate::session::Session;
@@ -107,6 +108,7 @@ impl Stage {
              INSERT INTO items SELECT n, 0, repeat('x', 280) FROM generate_series(1, {ROWS}) n;
              CREATE PUBLICATION keys FOR TABLE items (id);"
         ));
+        database.run(notify::SETUP);
         database.run("VACUUM ANALYZE");
         // K: events on a key's own channel, g: DEL and other commands of all types. SET causes none.
         Stage { database, cache: Cache::start_with(&["--notify-keyspace-events", "Kg"]) }
@@ -137,7 +139,7 @@ impl Stage {
         done as f64 / began.elapsed().as_secs_f64()
     }
 
-    /// Starts a consumer and waits until it has caught up with a new slot.
+    /// Starts a consumer and waits until it has caught up with a new slot, or listens.
     pub(crate) fn follow(
         &mut self,
         sql: &mut Client,
@@ -145,17 +147,24 @@ impl Stage {
         consumer: Consumer,
         transport: Transport,
     ) -> Follower {
-        sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
         self.cache.fill(std::iter::empty());
-        self.cache.record(sql, slot);
         let place = Place { database: &self.database, transport, slot, publication: "keys" };
+        if consumer == Consumer::Notify {
+            let listener = Follower::bare("notify", &place, &self.cache);
+            notify::listens(sql);
+            return listener;
+        }
+        sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
+        self.cache.record(sql, slot);
         let follower = match consumer {
             Consumer::Coherd => Follower::coherd(&place, std::slice::from_ref(&self.cache), RULES, None),
             Consumer::Before => {
                 Follower::coherd(&place, std::slice::from_ref(&self.cache), RULES, crate::options::before().as_deref())
             }
             Consumer::Crate => Follower::bare("crate", &place, &self.cache),
-            Consumer::Floor | Consumer::PgRecvlogical => Follower::bare("floor", &place, &self.cache),
+            Consumer::Floor | Consumer::PgRecvlogical | Consumer::Notify => {
+                Follower::bare("floor", &place, &self.cache)
+            }
         };
         begun(sql, slot, || {
             follower.must_live();
@@ -179,7 +188,8 @@ impl Stage {
                 stamps.watching.load(Ordering::SeqCst).then_some(())
             });
             let began = Instant::now();
-            let writer = |writer| scope.spawn(move || this.write(stamps_of_all, writer, began, tps));
+            let table = consumer.table();
+            let writer = |writer| scope.spawn(move || this.write(table, stamps_of_all, writer, (began, tps)));
             let writers: Vec<_> = (0..WRITERS).map(writer).collect();
             for writer in writers {
                 writer.join().expect("it writes");
@@ -189,23 +199,21 @@ impl Stage {
             elapsed
         });
         let cpu = follower.usage().since(before).cpu_seconds / elapsed.as_secs_f64();
-        drop(follower);
-        let drop_it = "SELECT pg_drop_replication_slot('live')";
-        until_within(Duration::from_secs(30), "the slot is free", || sql.try_run(drop_it).ok());
+        unfollow(follower, &mut sql, "live", consumer);
         let mut latencies = stamps.latencies();
         let latencies = [0.5, 0.95, 0.99].map(|share| quantile(&mut latencies, share));
         Live { tps: stamps.gone.len() as f64 / elapsed.as_secs_f64(), latencies, cpu }
     }
 
     /// Makes one writer's share of the changes, each when it is due or as soon after as the writer is free.
-    fn write(&self, stamps: &Stamps, writer: u64, began: Instant, tps: f64) {
+    fn write(&self, table: &str, stamps: &Stamps, writer: u64, (began, tps): (Instant, f64)) {
         let (mut session, mut cache) = (self.session(), self.cache.client());
         for number in (writer..stamps.gone.len() as u64).step_by(WRITERS as usize) {
             let id = number % ROWS + 1;
             let () = redis::cmd("SET").arg(format!("item:{id}")).arg("cached").query(&mut cache).expect("SET");
             let at = began + Duration::from_secs_f64(number as f64 / tps);
             std::thread::sleep(at.saturating_duration_since(Instant::now()));
-            session.run(&format!("UPDATE items SET n = n + 1 WHERE id = {id}"));
+            session.run(&format!("UPDATE {table} SET n = n + 1 WHERE id = {id}"));
             stamps.committed[number as usize].store(stamps.now(), Ordering::Relaxed);
         }
     }
@@ -227,6 +235,16 @@ impl Stage {
             assert_eq!(stamps.gone[number].swap(now, Ordering::Relaxed), 0, "item:{} went twice", number + 1);
             missing -= 1;
         }
+    }
+}
+
+/// Ends what [`Stage::follow`] has started, and drops its slot.
+pub(crate) fn unfollow(follower: Follower, sql: &mut Client, slot: &str, consumer: Consumer) {
+    follower.must_live();
+    drop(follower);
+    if consumer != Consumer::Notify {
+        let drop_it = format!("SELECT pg_drop_replication_slot('{slot}')");
+        until_within(Duration::from_secs(30), "the slot is free", || sql.try_run(&drop_it).ok());
     }
 }
 

@@ -4,17 +4,18 @@
 //!
 //! | variable | default | meaning |
 //! |---|---|---|
-//! | `ONLY` | all | parts, separated by commas: `drain`, `inside`, `live`, `writers`, `growth`; `large` only if named |
+//! | `ONLY` | all | parts, separated by commas: `drain`, `inside`, `live`, `writers`, `flush`, `growth`; `large` only if named |
 //! | `SHAPES` | `a,b,c` | backlogs: a single-row transactions, b one transaction, c 10 to 100 rows each, three tables |
 //! | `TRANSPORT` | `tcp,unix` | connections to Postgres and to Redis |
 //! | `COLUMNS` | `keys,full` | what the publication publishes |
-//! | `CONSUMERS` | `pg_recvlogical,floor,crate,coherd` | consumers; also `before`, if `BEFORE` names another build |
+//! | `CONSUMERS` | `pg_recvlogical,floor,crate,notify,coherd` | consumers; also `before`, if `BEFORE` names another build |
 //! | `CHANGES` | 1000000 | changes in a backlog |
 //! | `ROUNDS` | 3 | rounds per median, alternating; `writers` runs at least 5 |
 //! | `LIVE_SECONDS` | 4 | seconds of each live measurement |
 //! | `LIVE_TPS` | 500, 2000 and 5000 | the rate of the live load, if only one is wanted |
 //! | `WRITERS_SECONDS` | 4 | seconds of each measurement of writers |
 //! | `GROWTH_CHANGES` | 200000 | changes in a backlog of `growth` |
+//! | `FLUSH_KEYS` | 5000000 | keys outside the flushed scopes |
 //! | `ROWS` | 10000000 | rows of the large transaction (`make bench-large`) |
 //! | `LARGE_CACHED` | 1000000 | cached keys of the large transaction |
 //! | `KEEP` | | 1 writes the page to docs, with `CAVEAT` above the figures |
@@ -42,12 +43,14 @@ mod cache;
 mod consumer;
 mod drain;
 mod floor;
+mod flush;
 mod growth;
 mod inside;
 mod large;
 mod live;
 mod meter;
 mod naive;
+mod notify;
 mod options;
 mod plot;
 mod report;
@@ -66,6 +69,7 @@ const PARTS: &[Part] = &[
     ("inside", inside::run),
     ("live", live::run),
     ("writers", writers::run),
+    ("flush", flush::run),
     ("growth", growth::run),
     ("large", large::run),
 ];
@@ -76,6 +80,7 @@ fn main() {
         match word.as_str() {
             "floor" => floor::run(rest),
             "crate" => naive::run(rest),
+            "notify" => notify::run(rest),
             _ => {}
         }
     }

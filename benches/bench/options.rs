@@ -35,6 +35,8 @@ pub(crate) enum Consumer {
     Floor,
     /// A naive consumer on a replication crate, without a gate, a record or retries; in `live` only.
     Crate,
+    /// A trigger and a listener, without the log; in `live` and `writers` only.
+    Notify,
     Coherd,
     /// Another build of coherd: the program that `BEFORE` names.
     Before,
@@ -79,12 +81,13 @@ impl Word for Columns {
 
 impl Word for Consumer {
     const ALL: &'static [Self] =
-        &[Consumer::PgRecvlogical, Consumer::Floor, Consumer::Crate, Consumer::Coherd, Consumer::Before];
+        &[Self::PgRecvlogical, Self::Floor, Self::Crate, Self::Notify, Self::Coherd, Self::Before];
     fn word(self) -> &'static str {
         match self {
             Consumer::PgRecvlogical => "pg_recvlogical",
             Consumer::Floor => "floor",
             Consumer::Crate => "crate",
+            Consumer::Notify => "notify",
             Consumer::Coherd => "coherd",
             Consumer::Before => "before",
         }
@@ -99,7 +102,12 @@ impl Consumer {
 
     /// Whether it takes part in a drain.
     pub(crate) fn drains(self) -> bool {
-        self != Consumer::Crate
+        !matches!(self, Consumer::Crate | Consumer::Notify)
+    }
+
+    /// The table that its writers change in `live` and `writers`.
+    pub(crate) fn table(self) -> &'static str {
+        if self == Consumer::Notify { "notified" } else { "items" }
     }
 }
 

@@ -33,6 +33,11 @@ const ABOUT: &[(&str, &str)] = &[
          whatever a consumer and its walsender use is missing for the writers. The ratio is the median of the rounds' own.",
     ),
     (
+        "flush",
+        "A flush of many scopes (one TRUNCATE) in a Redis full of other keys, at the default `limits.flush_keys_per_second`, \
+         beside small commits on another table, one after the other.",
+    ),
+    (
         "growth",
         "One thing more of at a time; transactions of 20 rows, TCP. ![CPU time as rules, tables, keys and targets grow](growth.svg)",
     ),
@@ -171,6 +176,7 @@ fn machine() -> Vec<(String, String)> {
         ("kernel", format!("Linux {}", file("/proc/sys/kernel/osrelease").trim())),
         ("Postgres", output(&postgres, &["--version"])),
         ("Redis", output("redis-server", &["--version"]).split(" sha=").next().unwrap_or_default().to_owned()),
+        ("TCP congestion control", file("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned()),
         ("Rust", output("rustc", &["--version"])),
         ("coherd", env!("CARGO_PKG_VERSION").to_owned()),
     ];

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::floor::Cache as Unlinks;
-use crate::live::{ROWS, Stage};
+use crate::live::{ROWS, Stage, unfollow};
 use crate::meter::median;
 use crate::options::{Consumer, Options, Transport, Word, number};
 use crate::report::Report;
@@ -23,20 +23,19 @@ const POLL: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Nobody,
-    Followed(Consumer),
-    Notify,
+    By(Consumer),
     Outbox,
 }
 
 /// The ways to compare, in the order in which they are shown. The first two are what the others are compared with.
 fn ways(options: &Options) -> Vec<(Way, &'static str)> {
-    let followed = |consumer: Consumer| (Way::Followed(consumer), consumer.word());
-    let mut ways =
-        vec![(Way::Nobody, "a slot that nobody drains"), followed(Consumer::Floor), followed(Consumer::Coherd)];
+    let by = |consumer: Consumer| (Way::By(consumer), consumer.word());
+    let mut ways = vec![(Way::Nobody, "a slot that nobody drains"), by(Consumer::Floor), by(Consumer::Coherd)];
     if options.consumers.contains(&Consumer::Before) {
-        ways.push(followed(Consumer::Before));
+        ways.push(by(Consumer::Before));
     }
-    ways.extend([(Way::Notify, "trigger + NOTIFY"), (Way::Outbox, "outbox table, polled every 10 ms")]);
+    let notify = (Way::By(Consumer::Notify), "trigger + NOTIFY");
+    ways.extend([notify, (Way::Outbox, "outbox table, polled every 10 ms")]);
     ways
 }
 
@@ -46,14 +45,10 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
     let ways = ways(options);
     let mut stage = Stage::set();
     stage.database.run(
-        "CREATE TABLE notified (LIKE items INCLUDING ALL); INSERT INTO notified SELECT * FROM items;
-         CREATE TABLE polled (LIKE items INCLUDING ALL); INSERT INTO polled SELECT * FROM items;
+        "CREATE TABLE polled (LIKE items INCLUDING ALL); INSERT INTO polled SELECT * FROM items;
          CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text NOT NULL);
-         CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN PERFORM pg_notify('gone', 'item:' || NEW.id); RETURN NULL; END $$;
          CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN INSERT INTO outbox (key) VALUES ('item:' || NEW.id); RETURN NULL; END $$;
-         CREATE TRIGGER tell AFTER UPDATE ON notified FOR EACH ROW EXECUTE FUNCTION tell();
          CREATE TRIGGER keep AFTER UPDATE ON polled FOR EACH ROW EXECUTE FUNCTION keep();",
     );
     stage.database.run("SELECT pg_create_logical_replication_slot('undrained', 'pgoutput')");
@@ -93,25 +88,24 @@ fn one(stage: &mut Stage, way: Way, time: Duration) -> f64 {
     sql.run("VACUUM");
     sql.run("CHECKPOINT");
     let follower = match way {
-        Way::Followed(consumer) => Some(consumer),
-        Way::Nobody | Way::Notify | Way::Outbox => None,
+        Way::By(consumer) => Some((stage.follow(&mut sql, "followed", consumer, Transport::Tcp), consumer)),
+        Way::Nobody | Way::Outbox => None,
     };
-    let follower = follower.map(|consumer| stage.follow(&mut sql, "followed", consumer, Transport::Tcp));
     let stage = &*stage;
-    let (over, ready) = (AtomicBool::new(false), AtomicBool::new(!matches!(way, Way::Notify | Way::Outbox)));
+    let (over, ready) = (AtomicBool::new(false), AtomicBool::new(way != Way::Outbox));
     let tps = std::thread::scope(|scope| {
-        let helper = scope.spawn(|| match way {
-            Way::Notify => listen(stage, &ready, &over),
-            Way::Outbox => poll(stage, &ready, &over),
-            _ => (),
+        let helper = scope.spawn(|| {
+            if way == Way::Outbox {
+                poll(stage, &ready, &over);
+            }
         });
         while !ready.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
         let table = match way {
-            Way::Notify => "notified",
+            Way::By(consumer) => consumer.table(),
             Way::Outbox => "polled",
-            _ => "items",
+            Way::Nobody => "items",
         };
         let began = Instant::now();
         let writers: Vec<_> =
@@ -122,11 +116,8 @@ fn one(stage: &mut Stage, way: Way, time: Duration) -> f64 {
         helper.join().expect("it helps");
         tps
     });
-    if let Some(follower) = follower {
-        follower.must_live();
-        drop(follower);
-        let drop_it = "SELECT pg_drop_replication_slot('followed')";
-        crate::support::wait::until("the slot is free", || sql.try_run(drop_it).ok());
+    if let Some((follower, consumer)) = follower {
+        unfollow(follower, &mut sql, "followed", consumer);
     }
     tps
 }
@@ -140,25 +131,6 @@ fn write(stage: &Stage, table: &str, writer: u64, time: Duration) -> u64 {
         done += 1;
     }
     done
-}
-
-/// The listener: a notification is a process id, a channel and the key, which is deleted at once.
-fn listen(stage: &Stage, ready: &AtomicBool, over: &AtomicBool) {
-    let (mut session, mut cache) = (stage.session(), Unlinks::connect(&stage.cache.address(Transport::Tcp)));
-    session.run("LISTEN gone");
-    session.socket.wake_every(Duration::from_millis(50));
-    ready.store(true, Ordering::SeqCst);
-    while !over.load(Ordering::SeqCst) {
-        while let Some((tag, body)) = session.inbox.take() {
-            if tag == b'A' {
-                let mut texts = body[4..].split(|byte| *byte == 0);
-                cache.unlink(b"", texts.nth(1).expect("a payload"));
-            }
-        }
-        cache.send();
-        cache.confirmed();
-        let _woken = session.inbox.fill(&mut session.socket);
-    }
 }
 
 /// The poller: reads and deletes the rows of the outbox.

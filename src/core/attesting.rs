@@ -12,9 +12,9 @@ use crate::types::lsn::Lsn;
 /// How often to acknowledge, unless a client waits for it. Each acknowledgement wakes the walsender, which answers it,
 /// takes a lock, and sometimes writes the slot to disk.
 pub const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(10);
-/// The same during a backlog. At a hundred acknowledgements a second, the backlog arrives at half the speed (measured
-/// with BBR on loopback).
-pub const ACKNOWLEDGE_BEHIND_EVERY: Duration = Duration::from_millis(50);
+/// The same during a backlog. With BBR on loopback each one may lead to half the speed for the rest of the connection
+/// (`docs/architecture/speed.md`).
+pub const ACKNOWLEDGE_BEHIND_EVERY: Duration = Duration::from_secs(1);
 
 /// Whether SQL may see an attestation for the current stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,12 +2,11 @@
 //!
 //! A walsender makes one send per message. Reading each message as it arrives wakes coherd as often, and takes that time
 //! from the walsender and the writers. On the same machine the walsender may then never catch up: it was seen to stay
-//! 16 ms behind for hundreds of milliseconds, at only five commits a millisecond. So when much arrives, or the walsender is late, a read comes no sooner
-//! than [`PAUSE`] after the one before.
+//! 16 ms behind for hundreds of milliseconds, at only five commits a millisecond. So when much arrives, or the walsender
+//! is late, coherd sleeps for [`PAUSE`] before it reads.
 //!
 //! The thread really sleeps: a poller reports edges, so it would wake the thread at each arrival all the same. Reading
-//! much less often is slower again. Late acknowledgements of segments make the sender's congestion window grow until
-//! each message is a segment of its own (seen with BBR on loopback, where the walsender then takes twice the time).
+//! much less often is slower again (`docs/architecture/speed.md`).
 
 use std::time::Duration;
 
@@ -87,7 +86,7 @@ impl Backlog {
     /// Pauses before the next read, once.
     pub(super) fn pause(&mut self) {
         if std::mem::take(&mut self.is_due) {
-            std::thread::sleep(PAUSE.saturating_sub(self.read.elapsed()));
+            std::thread::sleep(PAUSE);
         }
     }
 }
