@@ -41,6 +41,8 @@ pub enum Fault {
     KillDaemon,
     FreezeDaemon,
     EndDaemon,
+    /// SIGHUP: workers, probes and the stream start anew, while keys are on their way.
+    ReloadDaemon,
     KillCache,
     StallCache,
     RememberCache,
@@ -85,6 +87,7 @@ const WEIGHTS: &[(u32, Fault)] = &[
     (10, Fault::KillDaemon),
     (5, Fault::FreezeDaemon),
     (4, Fault::EndDaemon),
+    (6, Fault::ReloadDaemon),
     (4, Fault::KillCache),
     (4, Fault::StallCache),
     (6, Fault::RememberCache),
@@ -141,6 +144,7 @@ impl Fault {
             self,
             Fault::KillDaemon
                 | Fault::EndDaemon
+                | Fault::ReloadDaemon
                 | Fault::FreezeDaemon
                 | Fault::StallCache
                 | Fault::Suspend
@@ -317,7 +321,7 @@ impl Faults {
     /// Returns false if the fault makes no sense at the moment. `one` is the cache, for faults of a cache.
     fn begin(&mut self, fault: Fault, one: usize) -> bool {
         match fault {
-            Fault::KillDaemon | Fault::FreezeDaemon | Fault::EndDaemon => self.hurt_daemon(fault),
+            Fault::KillDaemon | Fault::FreezeDaemon | Fault::EndDaemon | Fault::ReloadDaemon => self.hurt_daemon(fault),
             Fault::KillCache | Fault::StallCache | Fault::RememberCache | Fault::RestoreCache | Fault::FlushAll => {
                 self.hurt_cache(fault, one)
             }
@@ -359,6 +363,10 @@ impl Faults {
             }
             // The daemon drains first. [`Faults::tend`] notices its end.
             (Fault::EndDaemon, State::Up) => self.daemon.signal(Signal::Term),
+            // Before it listens for the signal, it would be killed.
+            (Fault::ReloadDaemon, State::Up) if self.daemon.http("/livez").0 != 0 => {
+                self.daemon.signal(Signal::Hangup);
+            }
             _ => return false,
         }
         true

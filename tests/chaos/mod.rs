@@ -109,7 +109,11 @@ fn whatever_breaks_no_key_is_stale_in_the_end() {
     }
     let log = faults.daemon.log();
     for event in log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
-        if event["message"].as_str().is_some_and(|text| text.contains("flushing the affected scopes")) {
+        let message = event["message"].as_str().unwrap_or_default();
+        if message == "the configuration is reloaded" {
+            faults.world.history.count("reloads", 1);
+        }
+        if message.contains("flushing the affected scopes") {
             let reason = event["reason"].as_str().unwrap_or_default();
             faults.world.history.count(&format!("flushes: {reason}"), 1);
         }

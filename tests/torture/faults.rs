@@ -37,6 +37,8 @@ pub enum Fault {
     /// Killed while it does not wait for the replica.
     KillDaemonThatWaitsNot,
     FreezeDaemon,
+    /// SIGHUP: workers, probes and the stream start anew, while keys are on their way.
+    ReloadDaemon,
     CutWalsender,
     /// Terminates the SQL sessions of the visibility probe, and others.
     CutSessions,
@@ -65,6 +67,7 @@ const WEIGHTS: &[(u32, Fault)] = &[
     (4, Fault::KillDaemon),
     (20, Fault::KillDaemonThatWaitsNot),
     (2, Fault::FreezeDaemon),
+    (5, Fault::ReloadDaemon),
     (4, Fault::CutWalsender),
     (4, Fault::CutSessions),
     (3, Fault::CutFollower),
@@ -231,6 +234,11 @@ impl Faults {
                 self.daemon.signal(Signal::Stop);
                 self.daemon_is = State::Frozen;
                 self.later(if rarely { 4000 } else { 500 }, Repair::ThawDaemon)
+            }
+            // Before it listens for the signal, it would be killed.
+            (Fault::ReloadDaemon, State::Up) if self.daemon.http("/livez").0 != 0 => {
+                self.daemon.signal(Signal::Hangup);
+                true
             }
             (Fault::CutWalsender, _) => {
                 let slot = &self.world.slot;
