@@ -111,7 +111,7 @@ fn whatever_breaks_no_key_is_stale_in_the_end() {
     for event in log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
         let message = event["message"].as_str().unwrap_or_default();
         if message == "the configuration is reloaded" {
-            faults.world.history.count("reloads", 1);
+            faults.world.history.count("daemon: reloaded", 1);
         }
         if message.contains("flushing the affected scopes") {
             let reason = event["reason"].as_str().unwrap_or_default();

@@ -67,7 +67,7 @@ const WEIGHTS: &[(u32, Fault)] = &[
     (4, Fault::KillDaemon),
     (20, Fault::KillDaemonThatWaitsNot),
     (2, Fault::FreezeDaemon),
-    (5, Fault::ReloadDaemon),
+    (12, Fault::ReloadDaemon),
     (4, Fault::CutWalsender),
     (4, Fault::CutSessions),
     (3, Fault::CutFollower),
