@@ -14,9 +14,10 @@ use crate::postgres::catalog::look;
 use crate::postgres::client::sql::connect;
 use crate::rules::audit::audit;
 use crate::rules::config::{MissingOld, Rule};
+use crate::rules::filter::Use;
 use crate::rules::named::Cover;
 use crate::rules::reading::{Implied, can_print, read};
-use crate::rules::template::Template;
+use crate::rules::template::{Placeholder, Template};
 use crate::rules::text_form::text_form;
 use crate::transaction::tables_of;
 use crate::types::database::Database;
@@ -137,9 +138,9 @@ impl Maker<'_> {
     /// Whether the columns' types can print the values that the key implies.
     fn has_rows(&self, database: &anyhow::Result<Database>) -> bool {
         let Some(table) = self.table(database) else { return true };
-        let whole = |implied: &&Implied| implied.filters.is_empty() && !implied.ambiguous;
+        let whole = |implied: &&Implied| implied.placeholder.is_plain() && !implied.ambiguous;
         self.implied.iter().filter(whole).all(|implied| {
-            table.column(&implied.column).is_none_or(|column| can_print(&column.type_name, &implied.text))
+            table.column(&implied.placeholder.column).is_none_or(|column| can_print(&column.type_name, &implied.text))
         })
     }
 
@@ -160,18 +161,22 @@ impl Maker<'_> {
     /// A SQL condition for the rows that have the key. `None` if SQL cannot express it, or if the key is ambiguous.
     fn condition(&self, database: &anyhow::Result<Database>) -> Option<String> {
         let one = |implied: &Implied| {
-            let mut value = quote_identifier(&implied.column);
-            match self.type_name(&implied.column, database).map(|name| name.split('(').next().unwrap_or(name)) {
+            let Placeholder { column, path, each, filters } = &implied.placeholder;
+            if !path.is_empty() || *each {
+                return None;
+            }
+            let mut value = quote_identifier(column);
+            match self.type_name(column, database).map(|name| name.split('(').next().unwrap_or(name)) {
                 Some("json" | "xml" | "point" | "box" | "lseg" | "path" | "polygon" | "circle" | "line") => {
                     value = format!("format('%s', {value})"); // These types have no `=` that compares the whole value.
                 }
-                _ if implied.filters.is_empty() => {}
+                _ if filters.is_empty() => {}
                 None | Some("text" | "character varying") => value += "::text",
                 // For some types a cast prints another text than keys have: true, not t.
                 Some(_) => value = format!("format('%s', {value})"),
             }
-            for filter in &implied.filters {
-                let function = match *filter {
+            for filter in filters {
+                let function = match filter.filter.name {
                     "trim" => "btrim",
                     same @ ("lower" | "upper" | "md5") => same,
                     _ => return None,
@@ -214,6 +219,11 @@ impl Maker<'_> {
                 "each DELETE, and each UPDATE of {}, flushes all of {} (on_missing_old: flush)",
                 listed(&unlogged),
                 rule.scopes.iter().map(|scope| scope.keys.to_string()).collect::<Vec<_>>().join(", ")
+            ));
+        }
+        if let Some(condition) = &rule.condition {
+            reasons.push(format!(
+                "a row for which {condition} is not true, before and after a change, does not count (where)"
             ));
         }
         if !rule.when_changed.is_empty() {
@@ -271,10 +281,9 @@ impl Maker<'_> {
             &format!("{}, {} in {}", self.template.text(), rule.action.name(), self.targets(config).join(", ")),
         );
         for implied in &self.implied {
-            let column = quote_identifier(&implied.column);
-            let column = [&[column.as_str()], implied.filters.as_slice()].concat().join("|");
+            let column = implied.placeholder.written();
             let sure = if implied.ambiguous { ", or a longer or shorter text" } else { "" };
-            let its_type = self.type_name(&implied.column, database);
+            let its_type = self.type_name(&implied.placeholder.column, database);
             let form = its_type.and_then(text_form).map(|form| format!(", in keys {form}")).unwrap_or_default();
             let its_type = its_type.map(|name| format!(" ({name}{form})")).unwrap_or_default();
             line("column", &format!("{column} is {}{sure}{its_type}", key_text(&implied.text)));
@@ -302,9 +311,9 @@ impl Maker<'_> {
             Standing::Unknown(why) => (Value::Null, vec![why]),
         };
         let implied = self.implied.iter().map(|its| {
-            let its_type = self.type_name(&its.column, database);
+            let its_type = self.type_name(&its.placeholder.column, database);
             json!({
-                "column": its.column, "type": its_type, "text_form": its_type.and_then(text_form), "filters": its.filters,
+                "column": its.placeholder.column, "type": its_type, "text_form": its_type.and_then(text_form), "filters": its.placeholder.filters.iter().map(Use::written).collect::<Vec<_>>(),
                 "text": key_text(&its.text), "ambiguous": its.ambiguous,
             })
         });

@@ -69,6 +69,7 @@ fn kind(entry: &Entry) -> String {
         Shape::Number => "a whole number".to_owned(),
         Shape::Words(words) => words.join(", "),
         Shape::List(_) => "a list".to_owned(),
+        Shape::Map(_) => "a mapping".to_owned(),
         Shape::Fields(_) => "a mapping".to_owned(),
     };
     if entry.required { format!("{kind}; required") } else { kind }

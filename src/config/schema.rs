@@ -204,6 +204,7 @@ fn shape_schema(shape: &Shape, pattern: Option<&str>) -> Value {
         }
         (Shape::Words(words), _) => json!({"anyOf": [{"enum": words}, {"type": "string", "pattern": VARIABLE}]}),
         (Shape::List(item), _) => json!({"type": "array", "items": shape_schema(item, None)}),
+        (Shape::Map(value), _) => json!({"type": "object", "additionalProperties": shape_schema(value, None)}),
         (Shape::Fields(_), _) => json!({"type": "object"}),
     }
 }
@@ -235,6 +236,9 @@ fn example_of(node: &Node, shape: &Shape) -> Value {
         }
         (tree::Value::Scalar(scalar), _) => json!(scalar.text),
         (tree::Value::List(nodes), Shape::List(item)) => nodes.iter().map(|node| example_of(node, item)).collect(),
+        (tree::Value::Map(pairs), Shape::Map(value)) => {
+            pairs.iter().map(|(key, node)| (key.name.clone(), example_of(node, value))).collect()
+        }
         _ => Value::Null,
     }
 }

@@ -73,7 +73,7 @@ fn the_shipped_files_are_good_and_say_the_defaults() {
     let minimal = Config::parse(include_str!("../../config/minimal.yaml"), Path::new("minimal.yaml"), &env).unwrap();
     let full = Config::parse(include_str!("../../config/coherd.yaml"), Path::new("coherd.yaml"), &env).unwrap();
     assert_eq!(minimal.rules.len(), 2);
-    assert_eq!(full.rules.len(), 3);
+    assert_eq!(full.rules.len(), 4);
     let settled = |config: &Config| {
         let Config { source, targets, .. } = config;
         let SourceConfig {
@@ -175,7 +175,7 @@ fn unknown_fields_are_told_all_at_once_with_the_nearest_known() {
     c.yaml:5:1: on_gaps: unknown field `on_gaps`, did you mean `on_gap`? known: source, targets, rules, on_gap, on_first_start, repeat_after, manual, limits, admin, log
     "#);
     insta::assert_snapshot!(error(&format!("{GOOD}redis://:hunter2@h/0: x\n")), @r#"c.yaml:4:1: …: unknown field `…`; known: source, targets, rules, on_gap, on_first_start, repeat_after, manual, limits, admin, log"#);
-    insta::assert_snapshot!(broken("table: users", "table: users, tabel: x"), @r#"c.yaml:3:24: rules[0].tabel: unknown field `tabel`, did you mean `table`? known: table, keys, action, when_changed, targets, on_missing_old, scope"#);
+    insta::assert_snapshot!(broken("table: users", "table: users, tabel: x"), @r#"c.yaml:3:24: rules[0].tabel: unknown field `tabel`, did you mean `table`? known: table, keys, where, vars, hash, action, when_changed, targets, on_missing_old, scope"#);
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //! in, and the keys and scopes to invalidate come out.
 
 use super::config::{MissingOld, Rule};
-use super::filter::Filter;
 use super::heirs::Heirs;
-use super::template::{Piece, Template};
-use crate::types::change::{Cell, Change, OldImage, Relation, ReplicaIdentity, Row};
-use crate::types::invalidation::{Action, KEY_BYTES_MAX, RuleId, Scope};
+use super::predicate::{self, Place, Predicate, Truths};
+pub use super::rendering::Scratch;
+use super::rendering::{BoundPiece, BoundPlaceholder, Unknown};
+use super::template::Piece;
+use crate::types::change::{Cell, Change, Column, OldImage, Relation, ReplicaIdentity, Row};
+use crate::types::invalidation::{Action, RuleId, Scope};
 
 /// What a change invalidates. Order and repetition have no meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +31,6 @@ pub enum Invalidation<'a> {
     },
 }
 
-/// Buffers that rendering reuses from row to row.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    key: Vec<u8>,
-    filtered: [Vec<u8>; 2],
-}
-
 /// The rules of one relation, ready to render. Empty if no rule matches it.
 #[derive(Debug, Clone, Default)]
 pub struct Binding {
@@ -48,6 +43,8 @@ struct BoundRule {
     action: Action,
     on_missing_old: MissingOld,
     templates: Vec<BoundTemplate>,
+    /// `None` without `where`, or if one of its columns is gone; then every row counts.
+    predicate: Option<Predicate<Place>>,
     /// The columns of `when_changed` and of the keys: a row that moves from one key to another changes what is stored
     /// under both. `None` without `when_changed`, or if one of the columns is gone; then every change counts.
     when_changed: Option<Vec<Compared>>,
@@ -69,21 +66,6 @@ struct BoundTemplate {
     pieces: Option<Vec<BoundPiece>>,
     /// Whether the key part of the old row is enough to render it.
     within_identity: bool,
-}
-
-#[derive(Debug, Clone)]
-enum BoundPiece {
-    Literal(Vec<u8>),
-    Column { index: usize, in_identity: bool, filters: Vec<&'static Filter> },
-}
-
-/// The result of rendering one row image.
-enum Rendered {
-    Key,
-    /// A placeholder is NULL, so there is no such key.
-    NoSuchKey,
-    /// A value is missing from the image.
-    Unknown,
 }
 
 impl Binding {
@@ -114,6 +96,9 @@ impl Binding {
             {
                 continue;
             }
+            if rule.predicate.as_ref().is_some_and(|predicate| !may_match(predicate, change, rule.is_full)) {
+                continue;
+            }
             for template in &rule.templates {
                 template.invalidate(rule, change, scratch, invalidation);
             }
@@ -130,18 +115,27 @@ impl Binding {
     }
 }
 
+fn find<'r>(relation: &'r Relation, name: &str) -> Option<(usize, &'r Column)> {
+    relation.columns.iter().enumerate().find(|(_, column)| column.name == name)
+}
+
 fn bind_rule(rule: &Rule, relation: &Relation) -> BoundRule {
     let compared = |name: &str| {
-        let mut columns = relation.columns.iter().enumerate();
-        let (index, column) = columns.find(|(_, column)| column.name == name)?;
+        let (index, column) = find(relation, name)?;
         Some(Compared { index, in_identity: relation.carries(column) })
+    };
+    let place = |name: &str| {
+        let (index, column) = find(relation, name)?;
+        Some(Place { index, in_identity: relation.carries(column), kind: predicate::kind_of(column.type_oid) })
     };
     let templates = rule.keys.iter().enumerate().filter_map(|(number, template)| {
         let scope = rule.scope(number)?.clone();
-        let pieces = bind_pieces(template, relation);
-        let within =
-            |piece: &BoundPiece| matches!(piece, BoundPiece::Literal(_) | BoundPiece::Column { in_identity: true, .. });
-        let within_identity = pieces.as_ref().is_some_and(|pieces| pieces.iter().all(within));
+        let mut pieces = Some(Vec::new());
+        for piece in template.pieces() {
+            bind_piece(piece, relation, &mut pieces);
+        }
+        let is_within = |piece: &BoundPiece| !matches!(piece, BoundPiece::Column(its) if !its.in_identity);
+        let within_identity = pieces.as_ref().is_some_and(|pieces| pieces.iter().all(is_within));
         Some(BoundTemplate { scope, pieces, within_identity })
     });
     BoundRule {
@@ -149,6 +143,7 @@ fn bind_rule(rule: &Rule, relation: &Relation) -> BoundRule {
         action: rule.action,
         on_missing_old: rule.on_missing_old,
         templates: templates.collect(),
+        predicate: rule.predicate.as_ref().and_then(|predicate| predicate.bind(&place)),
         when_changed: match rule.when_changed.as_slice() {
             [] => None,
             _ => rule.columns().into_iter().map(compared).collect(),
@@ -157,17 +152,62 @@ fn bind_rule(rule: &Rule, relation: &Relation) -> BoundRule {
     }
 }
 
-fn bind_pieces(template: &Template, relation: &Relation) -> Option<Vec<BoundPiece>> {
-    let bind = |piece: &Piece| match piece {
-        Piece::Literal(text) => Some(BoundPiece::Literal(text.clone().into_bytes())),
-        Piece::Column { name, filters } => {
-            let mut columns = relation.columns.iter().enumerate();
-            let (index, column) = columns.find(|(_, column)| column.name == *name)?;
-            Some(BoundPiece::Column { index, in_identity: relation.carries(column), filters: filters.clone() })
+/// Adds a piece to `bound`, which becomes `None` if the piece's column is gone.
+fn bind_piece(piece: &Piece, relation: &Relation, bound: &mut Option<Vec<BoundPiece>>) {
+    let Some(pieces) = bound else { return };
+    match piece {
+        Piece::Literal(text) => pieces.push(BoundPiece::Literal(text.clone().into_bytes())),
+        Piece::Column(its) => match find(relation, &its.column) {
+            None => *bound = None,
+            Some((index, column)) => pieces.push(BoundPiece::Column(BoundPlaceholder {
+                index,
+                in_identity: relation.carries(column),
+                path: its.path.clone(),
+                is_json: !its.path.is_empty() || JSON.contains(&column.type_oid),
+                each: its.each,
+                filters: its.filters.clone(),
+            })),
+        },
+        Piece::Hashed { pieces: hashed, hash } => {
+            pieces.push(BoundPiece::HashFromHere);
+            for piece in hashed {
+                bind_piece(piece, relation, bound);
+            }
+            if let Some(pieces) = bound {
+                pieces.push(BoundPiece::Hash(hash.clone()));
+            }
         }
-    };
-    template.pieces().iter().map(bind).collect()
+    }
 }
+
+/// Whether the condition may be true for the old or the new row. A row that enters or leaves it counts.
+fn may_match(predicate: &Predicate<Place>, change: &Change<'_>, is_full: bool) -> bool {
+    let (old, new) = images(change);
+    let may = |truths: Truths| truths.can_be_true();
+    let before = old.unwrap_or(OldImage::Absent);
+    new.is_some_and(|new| may(predicate.of(&|index, in_identity| new_cell(new, before, index, in_identity))))
+        || match old {
+            None => false,
+            Some(OldImage::Full(row)) => may(predicate.of(&|index, in_identity| old_cell(row, index, in_identity))),
+            Some(OldImage::Key(row)) => may(predicate.of(&|index, in_identity| row.get(index).filter(|_| in_identity))),
+            // The identity's columns are unchanged; if it is FULL, see [`BoundRule::is_full`].
+            Some(OldImage::Absent) => {
+                may(predicate.of(&|index, in_identity| new?.get(index).filter(|_| in_identity && !is_full)))
+            }
+        }
+}
+
+/// The old and the new row of a change.
+fn images<'a>(change: &Change<'a>) -> (Option<OldImage<'a>>, Option<Row<'a>>) {
+    match *change {
+        Change::Insert { new } => (None, Some(new)),
+        Change::Update { old, new } => (Some(old), Some(new)),
+        Change::Delete { old } => (Some(old), None),
+    }
+}
+
+/// `json` and `jsonb` (`pg_type.oid`).
+const JSON: [u32; 2] = [114, 3802];
 
 impl BoundRule {
     /// Whether an UPDATE is known to have left every column of `when_changed` and of the keys unchanged.
@@ -198,36 +238,30 @@ impl BoundTemplate {
         let Some(pieces) = &self.pieces else {
             return invalidation(Invalidation::Scope { rule: rule.id, scope: &self.scope });
         };
-        let (old, new) = match *change {
-            Change::Insert { new } => (None, Some(new)),
-            Change::Update { old, new } => (Some(old), Some(new)),
-            Change::Delete { old } => (Some(old), None),
-        };
-        let mut flush = false;
-        let mut send = |rendered, scratch: &Scratch| match rendered {
-            Rendered::Key => invalidation(Invalidation::Key { rule: rule.id, action: rule.action, key: &scratch.key }),
-            Rendered::NoSuchKey => {}
-            Rendered::Unknown => flush = true,
-        };
+        let (old, new) = images(change);
+        let mut send = |key: &[u8]| invalidation(Invalidation::Key { rule: rule.id, action: rule.action, key });
+        let mut rendered = Ok(());
         if let Some(new) = new {
             let before = old.unwrap_or(OldImage::Absent);
-            send(scratch.render(pieces, |index, in_identity| new_cell(new, before, index, in_identity)), scratch);
+            let cell = |index, in_identity| new_cell(new, before, index, in_identity);
+            rendered = scratch.render(pieces, &cell, &mut send);
         }
-        match old {
-            None => {}
+        let of_old = match old {
+            None => Ok(()),
             Some(OldImage::Full(row)) => {
-                send(scratch.render(pieces, |index, in_identity| old_cell(row, index, in_identity)), scratch);
+                scratch.render(pieces, &|index, in_identity| old_cell(row, index, in_identity), &mut send)
             }
             Some(OldImage::Key(row)) if self.within_identity => {
-                send(scratch.render(pieces, |index, _| row.get(index)), scratch);
+                scratch.render(pieces, &|index, _| row.get(index), &mut send)
             }
             // Without an old image, the identity columns are unchanged, and so is a key made only of them.
-            Some(OldImage::Absent) if self.within_identity && !rule.is_full && new.is_some() => {}
+            Some(OldImage::Absent) if self.within_identity && !rule.is_full && new.is_some() => Ok(()),
             // `refuse` rejects such a rule at startup. If the identity has changed since then, only the whole scope is
             // safe.
-            Some(_) if rule.on_missing_old != MissingOld::Skip => send(Rendered::Unknown, scratch),
-            Some(_) => {}
-        }
+            Some(_) if rule.on_missing_old != MissingOld::Skip => Err(Unknown),
+            Some(_) => Ok(()),
+        };
+        let flush = rendered.and(of_old).is_err();
         if flush {
             invalidation(Invalidation::Scope { rule: rule.id, scope: &self.scope });
         }
@@ -245,43 +279,5 @@ fn new_cell<'a>(new: Row<'a>, old: OldImage<'a>, index: usize, in_identity: bool
         (Some(Cell::Unchanged), OldImage::Full(row)) => old_cell(row, index, in_identity),
         (Some(Cell::Unchanged), OldImage::Key(row)) if in_identity => row.get(index),
         (cell, _) => cell,
-    }
-}
-
-impl Scratch {
-    fn render<'a>(&mut self, pieces: &[BoundPiece], cell: impl Fn(usize, bool) -> Option<Cell<'a>>) -> Rendered {
-        self.key.clear();
-        for piece in pieces {
-            match piece {
-                BoundPiece::Literal(text) => self.key.extend_from_slice(text),
-                BoundPiece::Column { index, in_identity, filters } => match cell(*index, *in_identity) {
-                    Some(Cell::Text(text)) => self.append(text, filters),
-                    Some(Cell::Null) => return Rendered::NoSuchKey,
-                    Some(Cell::Unchanged | Cell::Cut) | None => return Rendered::Unknown,
-                },
-            }
-            if self.key.len() > KEY_BYTES_MAX {
-                return Rendered::Unknown;
-            }
-        }
-        Rendered::Key
-    }
-
-    fn append(&mut self, text: &[u8], filters: &[&Filter]) {
-        let [from, to] = &mut self.filtered;
-        let Some((last, others)) = filters.split_last() else {
-            return self.key.extend_from_slice(text);
-        };
-        if others.is_empty() {
-            return (last.apply)(text, &mut self.key);
-        }
-        from.clear();
-        from.extend_from_slice(text);
-        for filter in others {
-            to.clear();
-            (filter.apply)(from, to);
-            std::mem::swap(from, to);
-        }
-        (last.apply)(from, &mut self.key);
     }
 }

@@ -3,9 +3,11 @@
 use serde::Deserialize;
 
 use super::cover::cover;
+use super::filter;
 use super::name::{parse_column, parse_table};
+use super::predicate::{self, Predicate};
 use super::shape::Shape;
-use super::template::Template;
+use super::template::{Context, Template, Vars};
 use crate::types::invalidation::{Action, RuleId, Scope};
 use crate::types::pattern::{Extent, Pattern};
 use crate::types::table::TableName;
@@ -18,6 +20,14 @@ pub struct RawRule {
     pub table: String,
     /// Key templates.
     pub keys: Vec<String>,
+    /// A condition over the old or the new row, in a subset of SQL.
+    #[serde(rename = "where")]
+    pub condition: Option<String>,
+    /// Names that templates can use, each with the values that it stands for.
+    #[serde(default)]
+    pub vars: Vars,
+    /// Hashes what follows the literal text at the beginning of each template.
+    pub hash: Option<RawHash>,
     /// What happens to the keys.
     #[serde(default)]
     pub action: RawAction,
@@ -39,6 +49,9 @@ impl RawRule {
         Self {
             table: table.to_owned(),
             keys: keys.iter().map(|&key| key.to_owned()).collect(),
+            condition: None,
+            vars: Vars::new(),
+            hash: None,
             action: RawAction::default(),
             when_changed: Vec::new(),
             targets: None,
@@ -59,6 +72,28 @@ pub enum RawAction {
     Bump,
     /// Publish its name on a channel.
     Publish,
+}
+
+/// `hash:`, as written: a filter's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RawHash {
+    /// 32 hexadecimal digits.
+    Md5,
+    /// 40 hexadecimal digits.
+    Sha1,
+    /// 64 hexadecimal digits.
+    Sha256,
+}
+
+impl RawHash {
+    fn name(self) -> &'static str {
+        match self {
+            RawHash::Md5 => "md5",
+            RawHash::Sha1 => "sha1",
+            RawHash::Sha256 => "sha256",
+        }
+    }
 }
 
 /// `on_missing_old:`: what to do if a placeholder's column is outside the replica identity.
@@ -83,6 +118,12 @@ pub struct Rule {
     pub table: TableName,
     /// Key templates, at least one.
     pub keys: Vec<Template>,
+    /// A condition over the old or the new row.
+    pub predicate: Option<Predicate<String>>,
+    /// The condition as it was written.
+    pub condition: Option<String>,
+    /// Hashes what follows the literal text at the beginning of each template.
+    pub hash: Option<RawHash>,
     /// What happens to the keys.
     pub action: Action,
     /// Unquoted column names; empty if any change counts.
@@ -106,11 +147,26 @@ impl Rule {
         format!("rules[{}] {}", self.id.0, self.table)
     }
 
-    /// Every column that the rule reads, unquoted and once: those of placeholders and of `when_changed`.
+    /// Everything that decides which keys the rule invalidates, as text.
+    pub fn signature(&self) -> String {
+        let Rule { table, action, when_changed, on_missing_old, .. } = self;
+        let keys = self.keys.iter().map(|key| format!("{}\n", key.text()));
+        let scopes = self.scopes.iter().map(|scope| format!("{}\n", scope.keys));
+        let condition = self.condition.iter().map(|condition| format!("where {condition}\n"));
+        let hash = self.hash.iter().map(|hash| format!("hash {hash:?}\n"));
+        std::iter::once(format!("{table}\n{action:?} {when_changed:?} {on_missing_old:?}\n"))
+            .chain(keys)
+            .chain(scopes)
+            .chain(condition)
+            .chain(hash)
+            .collect()
+    }
+
+    /// Every column that the rule reads, unquoted and once: those of placeholders, of `where` and of `when_changed`.
     pub fn columns(&self) -> Vec<&str> {
         let mut columns: Vec<&str> = Vec::new();
         let named = self.keys.iter().flat_map(Template::columns).chain(self.when_changed.iter().map(String::as_str));
-        for column in named {
+        for column in named.chain(self.predicate.iter().flat_map(Predicate::columns)) {
             if !columns.contains(&column) {
                 columns.push(column);
             }
@@ -155,8 +211,14 @@ fn resolve_one(index: usize, raw: &RawRule, targets: &[String]) -> Result<Rule, 
     if raw.keys.is_empty() {
         return Err(("keys", "it is empty; give at least one key template, e.g. [\"user:{id}\"]".to_owned()));
     }
-    let keys: Result<Vec<_>, _> = raw.keys.iter().map(|text| Template::parse(text, &table)).collect();
-    let keys = keys.map_err(|error| ("keys", error.to_string()))?;
+    let hasher = raw.hash.and_then(|hash| filter::find(hash.name())).map(|hash| hash.prepare(None));
+    let hasher = hasher.transpose().map_err(|reason| ("hash", reason))?;
+    let vars = vars(&raw.vars, &raw.keys)?;
+    let context = Context { table: &table, vars: &vars, hash: hasher.as_ref() };
+    let keys: Result<Vec<_>, _> = raw.keys.iter().map(|text| Template::parse_each(text, &context)).collect();
+    let keys = keys.map_err(|error| ("keys", error.to_string()))?.concat();
+    let predicate = raw.condition.as_deref().map(predicate::parse).transpose();
+    let predicate = predicate.map_err(|error| ("where", error.to_string()))?;
     let action = match raw.action {
         RawAction::Delete => Action::Delete,
         RawAction::Bump => Action::Bump,
@@ -166,7 +228,39 @@ fn resolve_one(index: usize, raw: &RawRule, targets: &[String]) -> Result<Rule, 
     let when_changed = columns.map_err(|reason| ("when_changed", reason))?;
     let targets = places(raw.targets.as_deref(), targets)?;
     let scopes = scopes(raw.scope.as_deref(), &keys, action)?;
-    Ok(Rule { id, table, keys, action, when_changed, on_missing_old: raw.on_missing_old, targets, scopes })
+    let condition = raw.condition.clone();
+    Ok(Rule {
+        id,
+        table,
+        keys,
+        predicate,
+        condition,
+        hash: raw.hash,
+        action,
+        when_changed,
+        on_missing_old: raw.on_missing_old,
+        targets,
+        scopes,
+    })
+}
+
+/// The variables, with their names as templates fold them.
+fn vars(raw: &Vars, keys: &[String]) -> Result<Vars, (&'static str, String)> {
+    let mut vars = Vars::new();
+    for (name, values) in raw {
+        let folded = parse_column(name).map_err(|reason| ("vars", reason))?;
+        if matches!(folded.as_str(), "schema" | "table") {
+            return Err(("vars", format!("{name} has a meaning of its own in templates; choose another name")));
+        }
+        if values.is_empty() {
+            return Err(("vars", format!("{name} has no value, so that no key could be made; give it one or more")));
+        }
+        if !keys.iter().any(|key| key.to_ascii_lowercase().contains(&format!("{{{folded}"))) {
+            return Err(("vars", format!("no template names {{{name}}}; use it in keys:, or leave it out")));
+        }
+        vars.insert(folded, values.clone());
+    }
+    Ok(vars)
 }
 
 fn scopes(given: Option<&str>, keys: &[Template], action: Action) -> Result<Vec<Scope>, (&'static str, String)> {

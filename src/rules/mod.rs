@@ -5,6 +5,8 @@ pub mod binding;
 #[cfg(test)]
 mod binding_tests;
 pub mod config;
+#[cfg(test)]
+mod construct_tests;
 pub mod cover;
 pub mod filter;
 pub mod heirs;
@@ -12,11 +14,14 @@ pub mod identity;
 pub mod name;
 pub mod named;
 pub mod overlap;
+pub mod predicate;
 pub mod publish;
 pub mod reading;
+mod rendering;
 pub mod shape;
 pub mod template;
 pub mod text_form;
+pub mod value;
 
 /// The known name nearest to a mistyped one, if one is near enough.
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

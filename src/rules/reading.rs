@@ -1,18 +1,24 @@
 //! Reads a key backwards: from a template and a key to the column values of the rows that have that key.
 
-use super::template::{Piece, Template, could_make};
+use super::filter::Use;
+use super::template::{Piece, Placeholder, Template, could_make};
 
 /// The text that a key implies for one column, if its template made it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Implied {
-    /// The column, unquoted.
-    pub column: String,
-    /// The filters between the value and the key, first to last.
-    pub filters: Vec<&'static str>,
+    /// What made it: the column, a path, filters.
+    pub placeholder: Placeholder,
     /// The text in the key: the value, or the output of the filters.
     pub text: Vec<u8>,
     /// Whether the text could also end elsewhere, because the literal after it occurs more than once in the key.
     pub ambiguous: bool,
+}
+
+/// The placeholder whose text has begun.
+#[derive(Clone, Copy)]
+enum Open<'a> {
+    Column(&'a Placeholder),
+    Hashed(&'a Use),
 }
 
 /// What `key` implies for the template's columns: one entry per placeholder, in order. `None` if no row can have the
@@ -24,9 +30,9 @@ pub fn read(template: &Template, key: &[u8]) -> Option<Vec<Implied>> {
     let mut implied = Vec::new();
     let mut rest = key;
     // The placeholder whose text has begun, and whether another placeholder comes directly before it.
-    let mut open: Option<(&str, Vec<&'static str>, bool)> = None;
+    let mut open: Option<(Open<'_>, bool)> = None;
     for (number, piece) in template.pieces().iter().enumerate() {
-        match piece {
+        let its = match piece {
             Piece::Literal(literal) => {
                 let literal = literal.as_bytes();
                 let is_last = number + 1 == template.pieces().len();
@@ -40,21 +46,22 @@ pub fn read(template: &Template, key: &[u8]) -> Option<Vec<Implied>> {
                 if let Some(open) = open.take() {
                     let later = template.pieces().get(number + 1..).unwrap_or_default();
                     let again = !is_last && ends_elsewhere(after.get(1..)?, literal, later);
-                    implied.push(close(open, text, again)?);
+                    implied.extend(close(open, text, again)?);
                 }
+                continue;
             }
-            Piece::Column { name, filters } => {
-                // Two placeholders with nothing between them: the first one's text can be empty or anything.
-                let ambiguous = open.is_some();
-                if let Some(open) = open.take() {
-                    implied.push(close(open, b"", true)?);
-                }
-                open = Some((name, filters.iter().map(|filter| filter.name).collect(), ambiguous));
-            }
+            Piece::Column(placeholder) => Open::Column(placeholder),
+            Piece::Hashed { hash, .. } => Open::Hashed(hash),
+        };
+        // Two placeholders with nothing between them: the first one's text can be empty or anything.
+        let ambiguous = open.is_some();
+        if let Some(open) = open.take() {
+            implied.extend(close(open, b"", true)?);
         }
+        open = Some((its, ambiguous));
     }
     if let Some(open) = open {
-        implied.push(close(open, rest, false)?);
+        implied.extend(close(open, rest, false)?);
     }
     Some(implied)
 }
@@ -80,27 +87,35 @@ fn ends_elsewhere(text: &[u8], literal: &[u8], later: &[Piece]) -> bool {
     behind.into_iter().any(|behind| could_make(later, behind))
 }
 
-fn close(open: (&str, Vec<&'static str>, bool), text: &[u8], ambiguous: bool) -> Option<Implied> {
-    let (column, filters, touching) = open;
+/// `None` if no value gives this text; nothing in it if the text implies no value.
+fn close((open, touching): (Open<'_>, bool), text: &[u8], ambiguous: bool) -> Option<Vec<Implied>> {
     let ambiguous = ambiguous || touching;
-    let can_be = ambiguous || filters.last().is_none_or(|filter| can_give(filter, text));
-    can_be.then(|| Implied { column: column.to_owned(), filters, text: text.to_vec(), ambiguous })
+    let last = match open {
+        Open::Column(placeholder) => placeholder.filters.last(),
+        Open::Hashed(hash) => Some(hash),
+    };
+    let can_be = ambiguous || last.is_none_or(|filter| can_give(filter, text));
+    let implied =
+        |placeholder: &Placeholder| Implied { placeholder: placeholder.clone(), text: text.to_vec(), ambiguous };
+    can_be.then(|| match open {
+        Open::Column(placeholder) => vec![implied(placeholder)],
+        Open::Hashed(_) => Vec::new(),
+    })
 }
 
 /// Whether the filter can output this text.
-fn can_give(filter: &str, text: &[u8]) -> bool {
+fn can_give(filter: &Use, text: &[u8]) -> bool {
     let hex = |digits: usize| text.len() == digits && is_hex(text);
-    match filter {
+    match filter.filter.name {
         "md5" => hex(32),
         "sha1" => hex(40),
         "sha256" => hex(64),
         "hex" => text.len().is_multiple_of(2) && is_hex(text),
         // These filters leave their own output unchanged.
-        "lower" | "upper" | "trim" => super::filter::find(filter).is_none_or(|filter| {
+        "lower" | "upper" | "trim" | "pad" => {
             let mut again = Vec::new();
-            (filter.apply)(text, &mut again);
-            again == text
-        }),
+            filter.apply(text, &mut again) && again == text
+        }
         _ => true,
     }
 }
@@ -120,7 +135,12 @@ mod tests {
         let implied = read(&template, key.as_bytes())?;
         let one = |its: &Implied| {
             let text = String::from_utf8_lossy(&its.text);
-            format!("{}{}={text}{}", its.column, its.filters.join("|"), if its.ambiguous { "?" } else { "" })
+            format!(
+                "{}{}={text}{}",
+                its.placeholder.column,
+                its.placeholder.filters.iter().map(Use::written).collect::<Vec<_>>().join("|"),
+                if its.ambiguous { "?" } else { "" }
+            )
         };
         Some(implied.iter().map(one).collect())
     }

@@ -1,7 +1,8 @@
 //! What a key can look like, as a sequence of byte sets, and whether two such sequences have a key in common. A glob
 //! that covers a key has one in common with it.
 
-use super::template::{Piece, Template};
+use super::filter::Use;
+use super::template::{Piece, Placeholder, Template};
 use crate::types::pattern::{ByteSet, Pattern};
 use crate::types::table::Table;
 
@@ -26,11 +27,18 @@ impl Shape {
         for piece in template.pieces() {
             match piece {
                 Piece::Literal(text) => shape.text(text.as_bytes()),
-                Piece::Column { name, filters } => {
-                    let hashed = filters.iter().any(|its| matches!(its.name, "md5" | "sha1" | "sha256" | "hex"));
-                    let type_name = table.and_then(|table| table.column(name)).map(|column| column.type_name.as_str());
+                Piece::Hashed { .. } => shape.run(ByteSet::of(*b"0123456789abcdef")),
+                Piece::Column(Placeholder { column, path, each, filters }) => {
+                    let is_hex = |its: &Use| matches!(its.filter.name, "md5" | "sha1" | "sha256" | "hex");
+                    let is_part = !path.is_empty() || *each;
+                    // The others keep the signs of a number, a uuid and a boolean.
+                    let makes_others = |its: &Use| its.argument.is_some() || its.filter.name == "base64";
+                    let is_changed = is_part || filters.iter().any(makes_others);
+                    let type_name = table.and_then(|table| table.column(column)).map(|its| its.type_name.as_str());
                     match type_name {
-                        _ if hashed => shape.run(ByteSet::of(*b"0123456789abcdefABCDEF")),
+                        _ if filters.last().is_some_and(is_hex) => shape.run(ByteSet::of(*b"0123456789abcdef")),
+                        _ if is_changed => shape.units.push(Unit { bytes: ByteSet::ALL, repeated: true }),
+                        _ if filters.iter().any(is_hex) => shape.run(ByteSet::of(*b"0123456789abcdefABCDEF")),
                         Some("smallint" | "integer" | "bigint") => shape.run(ByteSet::of(*b"-0123456789")),
                         Some("uuid") => shape.run(ByteSet::of(*b"-0123456789abcdefABCDEF")),
                         Some("boolean") => shape.run(ByteSet::of(*b"tfTF")),
@@ -48,7 +56,9 @@ impl Shape {
         for piece in template.pieces() {
             match piece {
                 Piece::Literal(text) => shape.text(text.as_bytes()),
-                Piece::Column { .. } => shape.units.push(Unit { bytes: ByteSet::ALL, repeated: true }),
+                Piece::Column(_) | Piece::Hashed { .. } => {
+                    shape.units.push(Unit { bytes: ByteSet::ALL, repeated: true });
+                }
             }
         }
         shape

@@ -1,10 +1,14 @@
 //! Key templates: literal text and `{column|filter|filter}`. This module parses them; [`binding`](super::binding)
 //! renders them.
 
-use super::filter::{self, FILTERS, Filter};
-use super::name;
+mod parse;
+
+use std::collections::BTreeMap;
+
+use super::filter::Use;
+use super::value::json::Step;
 use crate::types::pattern::escaped;
-use crate::types::table::TableName;
+use crate::types::table::{TableName, quote_identifier, quote_literal};
 
 /// A key template, parsed.
 #[derive(Debug, Clone)]
@@ -18,13 +22,64 @@ pub struct Template {
 pub enum Piece {
     /// Text that appears in the key as it is.
     Literal(String),
-    /// A column's text, passed through filters.
-    Column {
-        /// The catalogue's name, unquoted.
-        name: String,
-        /// Applied first to last.
-        filters: Vec<&'static Filter>,
+    /// A column's text, or a part of it, passed through filters.
+    Column(Placeholder),
+    /// The pieces' text, hashed.
+    Hashed {
+        /// No literal text alone, and no other hash.
+        pieces: Vec<Piece>,
+        /// The hash.
+        hash: Use,
     },
+}
+
+/// A placeholder: `{column->>path[]|filter}`.
+#[derive(Debug, Clone)]
+pub struct Placeholder {
+    /// The column's name in the catalogue, unquoted.
+    pub column: String,
+    /// The path into its JSON; empty for the column itself.
+    pub path: Vec<Step>,
+    /// `[]`: one key for each element of the array.
+    pub each: bool,
+    /// Applied first to last.
+    pub filters: Vec<Use>,
+}
+
+impl Placeholder {
+    /// As the template writes it, without braces: `settings->>theme|lower`.
+    pub fn written(&self) -> String {
+        let mut written = quote_identifier(&self.column);
+        for (place, step) in self.path.iter().enumerate() {
+            written.push_str(if place + 1 == self.path.len() && !self.each { "->>" } else { "->" });
+            match step {
+                Step::Name(name) => written.push_str(&quote_literal(name)),
+                Step::Index(index) => written.push_str(&index.to_string()),
+            }
+        }
+        written.push_str(if self.each { "[]" } else { "" });
+        let filters = self.filters.iter().map(Use::written);
+        std::iter::once(written).chain(filters).collect::<Vec<_>>().join("|")
+    }
+
+    /// Whether it stands for the column's whole text, without filters.
+    pub fn is_plain(&self) -> bool {
+        self.path.is_empty() && !self.each && self.filters.is_empty()
+    }
+}
+
+/// The values of each variable of a rule, by its name.
+pub type Vars = BTreeMap<String, Vec<String>>;
+
+/// What a rule says about all its templates.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// Its names replace `{schema}` and `{table}`.
+    pub table: &'a TableName,
+    /// Names that are no columns.
+    pub vars: &'a Vars,
+    /// Hashes what follows the literal text at the beginning.
+    pub hash: Option<&'a Use>,
 }
 
 /// A template that cannot be parsed: what is wrong and what to write instead.
@@ -36,13 +91,19 @@ pub struct TemplateError {
 }
 
 impl Template {
-    /// Parses a template of a rule for `table`, whose names replace `{schema}` and `{table}`.
+    /// Parses a template of a rule for `table`, whose names replace `{schema}` and `{table}`. The rule has no variables
+    /// and no hash.
     pub fn parse(text: &str, table: &TableName) -> Result<Template, TemplateError> {
-        let pieces = parse(text, table).map_err(|reason| TemplateError { template: text.to_owned(), reason })?;
-        Ok(Template { text: text.to_owned(), pieces })
+        let none = || TemplateError { template: text.to_owned(), reason: "it gives no key".to_owned() };
+        Template::parse_each(text, &Context { table, vars: &Vars::new(), hash: None })?.pop().ok_or_else(none)
     }
 
-    /// The template as it was written.
+    /// Parses a template: one for each combination of the values of the variables that it names.
+    pub fn parse_each(text: &str, context: &Context<'_>) -> Result<Vec<Template>, TemplateError> {
+        parse::each(text, context)
+    }
+
+    /// The template as it was written, with the values of its variables.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -54,10 +115,12 @@ impl Template {
 
     /// The columns that it names, unquoted; a column named twice appears twice.
     pub fn columns(&self) -> impl Iterator<Item = &str> {
-        self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Column { name, .. } => Some(name.as_str()),
-            Piece::Literal(_) => None,
-        })
+        placeholders(&self.pieces).map(|its| its.column.as_str())
+    }
+
+    /// Its placeholders, in order.
+    pub fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
+        placeholders(&self.pieces)
     }
 
     /// Whether it contains literal text. Without any, its scope would be every key in the cache.
@@ -74,7 +137,7 @@ impl Template {
     pub fn sample(&self, filling: &str) -> String {
         let text = |piece: &Piece| match piece {
             Piece::Literal(text) => text.clone(),
-            Piece::Column { .. } => filling.to_owned(),
+            Piece::Column(_) | Piece::Hashed { .. } => filling.to_owned(),
         };
         self.pieces.iter().map(text).collect()
     }
@@ -85,12 +148,22 @@ impl Template {
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(text) => pattern.push_str(&escaped(text)),
-                Piece::Column { .. } if pattern.ends_with('*') && !pattern.ends_with("\\*") => {}
-                Piece::Column { .. } => pattern.push('*'),
+                Piece::Column(_) | Piece::Hashed { .. } if pattern.ends_with('*') && !pattern.ends_with("\\*") => {}
+                Piece::Column(_) | Piece::Hashed { .. } => pattern.push('*'),
             }
         }
         pattern
     }
+}
+
+fn placeholders(pieces: &[Piece]) -> Box<dyn Iterator<Item = &Placeholder> + '_> {
+    Box::new(pieces.iter().flat_map(|piece| -> Box<dyn Iterator<Item = &Placeholder>> {
+        match piece {
+            Piece::Literal(_) => Box::new(std::iter::empty()),
+            Piece::Column(placeholder) => Box::new(std::iter::once(placeholder)),
+            Piece::Hashed { pieces, .. } => placeholders(pieces),
+        }
+    }))
 }
 
 /// Whether `text` consists of the literals of `pieces` in order, with anything in place of the columns.
@@ -118,120 +191,6 @@ pub(super) fn could_make(pieces: &[Piece], text: &[u8]) -> bool {
     anything || rest.is_empty()
 }
 
-fn parse(text: &str, table: &TableName) -> Result<Vec<Piece>, String> {
-    let mut pieces = Vec::new();
-    let mut literal = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
-        let (before, found) = rest.split_at(at);
-        literal.push_str(&unglobbed(before)?);
-        if let Some(after) = found.strip_prefix("{{") {
-            literal.push('{');
-            rest = after;
-        } else if let Some(after) = found.strip_prefix("}}") {
-            literal.push('}');
-            rest = after;
-        } else if let Some(inside) = found.strip_prefix('{') {
-            let end = placeholder_end(inside).ok_or("a { without its }; a literal brace is written {{")?;
-            let (inside, after) = inside.split_at(end);
-            match placeholder(inside, table)? {
-                Piece::Literal(text) => literal.push_str(&text),
-                column @ Piece::Column { .. } => {
-                    push_literal(&mut pieces, &mut literal);
-                    pieces.push(column);
-                }
-            }
-            rest = after.strip_prefix('}').unwrap_or(after);
-        } else {
-            return Err("a } without its {; a literal brace is written }}".to_owned());
-        }
-    }
-    literal.push_str(&unglobbed(rest)?);
-    push_literal(&mut pieces, &mut literal);
-    if pieces.is_empty() {
-        return Err("it is empty; write the key as the application does, e.g. user:{id}".to_owned());
-    }
-    Ok(pieces)
-}
-
-/// Literal text, in which `\*`, `\?` and `\[` lose their backslash. An unescaped one looks like a glob but would be
-/// literal: the rule would remove one key that does not exist.
-fn unglobbed(text: &str) -> Result<String, String> {
-    let mut literal = String::with_capacity(text.len());
-    let mut signs = text.chars().peekable();
-    while let Some(sign) = signs.next() {
-        match (sign, signs.peek()) {
-            ('\\', Some(&escaped @ ('*' | '?' | '['))) => {
-                literal.push(escaped);
-                signs.next();
-            }
-            ('*' | '?' | '[', _) => {
-                return Err(format!(
-                    "{sign} is no wildcard here: the key would contain it literally. Write a {{column}} in its place. \
-                     To remove many keys at once, use coherd flush. If the application's keys contain {sign}, write \
-                     \\{sign} in single quotes"
-                ));
-            }
-            _ => literal.push(sign),
-        }
-    }
-    Ok(literal)
-}
-
-fn push_literal(pieces: &mut Vec<Piece>, literal: &mut String) {
-    if !literal.is_empty() {
-        pieces.push(Piece::Literal(std::mem::take(literal)));
-    }
-}
-
-/// The position of the placeholder's `}`; one inside a quoted name does not count.
-fn placeholder_end(inside: &str) -> Option<usize> {
-    let mut quoted = false;
-    inside.char_indices().find_map(|(at, c)| {
-        quoted ^= c == '"';
-        (c == '}' && !quoted).then_some(at)
-    })
-}
-
-fn placeholder(inside: &str, table: &TableName) -> Result<Piece, String> {
-    let (column, rest) = name::split_identifier(inside).ok_or_else(|| {
-        format!("{{{inside}}} names no column; write {{column}}, or {{\"Column\"}} where SQL needs the quotes")
-    })?;
-    let mut filters = Vec::new();
-    if !rest.is_empty() {
-        let listed = rest
-            .strip_prefix('|')
-            .ok_or_else(|| format!("{{{inside}}}: after the column comes a bar and a filter, as in {{email|lower}}"))?;
-        for filter in listed.split('|') {
-            filters.push(find_filter(filter.trim())?);
-        }
-    }
-    // A quoted name is always a column.
-    match inside.trim_start().starts_with('"') {
-        false if column == "schema" => Ok(Piece::Literal(filtered(&table.schema, &filters))),
-        false if column == "table" => Ok(Piece::Literal(filtered(&table.name, &filters))),
-        _ => Ok(Piece::Column { name: column, filters }),
-    }
-}
-
-fn find_filter(name: &str) -> Result<&'static Filter, String> {
-    filter::find(name).ok_or_else(|| {
-        let known: Vec<&str> = FILTERS.iter().map(|filter| filter.name).collect();
-        let near = super::nearest(name, known.iter().copied());
-        let hint = near.map(|near| format!("did you mean {near:?}? ")).unwrap_or_default();
-        format!("there is no filter {name:?}; {hint}known: {}", known.join(", "))
-    })
-}
-
-fn filtered(text: &str, filters: &[&Filter]) -> String {
-    let apply = |input: Vec<u8>, filter: &&Filter| {
-        let mut out = Vec::new();
-        (filter.apply)(&input, &mut out);
-        out
-    };
-    String::from_utf8_lossy(&filters.iter().fold(text.as_bytes().to_vec(), apply)).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,8 +211,8 @@ mod tests {
     fn literals_columns_and_filters_are_told_apart() {
         let template = parsed("user:{id}:{Email|lower|md5}:{\"Full Name\"}");
         assert_eq!(template.columns().collect::<Vec<_>>(), ["id", "email", "Full Name"]);
-        let Piece::Column { filters, .. } = &template.pieces()[3] else { panic!("{template:?}") };
-        assert_eq!(filters.iter().map(|f| f.name).collect::<Vec<_>>(), ["lower", "md5"]);
+        let Piece::Column(Placeholder { filters, .. }) = &template.pieces()[3] else { panic!("{template:?}") };
+        assert_eq!(filters.iter().map(Use::written).collect::<Vec<_>>(), ["lower", "md5"]);
     }
 
     #[test]
@@ -309,7 +268,7 @@ mod tests {
         insta::assert_snapshot!(error("user:{id"), @r#"key template "user:{id": a { without its }; a literal brace is written {{"#);
         insta::assert_snapshot!(error("user:id}"), @r#"key template "user:id}": a } without its {; a literal brace is written }}"#);
         insta::assert_snapshot!(error("user:{}"), @r#"key template "user:{}": {} names no column; write {column}, or {"Column"} where SQL needs the quotes"#);
-        insta::assert_snapshot!(error("u:{id|lowr}"), @r#"key template "u:{id|lowr}": there is no filter "lowr"; did you mean "lower"? known: lower, upper, trim, md5, sha1, sha256, hex, urlencode"#);
+        insta::assert_snapshot!(error("u:{id|lowr}"), @r#"key template "u:{id|lowr}": {id|lowr}: there is no filter "lowr"; did you mean "lower"? known: lower, upper, trim, default, bool, date, pad, md5, sha1, sha256, hex, base64, urlencode"#);
         insta::assert_snapshot!(error("u:{id lower}"), @r#"key template "u:{id lower}": {id lower}: after the column comes a bar and a filter, as in {email|lower}"#);
         insta::assert_snapshot!(error(""), @r#"key template "": it is empty; write the key as the application does, e.g. user:{id}"#);
     }

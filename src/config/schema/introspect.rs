@@ -20,6 +20,8 @@ pub enum Shape {
     Words(&'static [&'static str]),
     /// A list.
     List(Box<Shape>),
+    /// A mapping from any names to such values.
+    Map(Box<Shape>),
     /// A mapping with these fields.
     Fields(Vec<Field>),
 }
@@ -114,6 +116,15 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         Ok(value)
     }
 
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let (noted, at) = (RefCell::new(Vec::new()), RefCell::new(None));
+        let given = std::iter::once("any");
+        let value = visitor.visit_map(EachField { given, name: "", noted: &noted, at: &at })?;
+        let of_any = noted.into_inner().pop().ok_or_else(|| Error::custom("a mapping that reads nothing"))?;
+        self.note(Shape::Map(Box::new(of_any.shape)));
+        Ok(value)
+    }
+
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -129,7 +140,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
 
     forward_to_deserialize_any! {
         i8 i16 i32 i64 i128 u8 u16 u32 u128 f32 f64 char bytes byte_buf unit unit_struct newtype_struct tuple
-        tuple_struct map identifier ignored_any
+        tuple_struct identifier ignored_any
     }
 }
 
@@ -173,6 +184,8 @@ impl<'de, I: Iterator<Item = &'static str>> MapAccess<'de> for EachField<'_, I> 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde::Deserialize;
 
     use super::*;
@@ -193,6 +206,7 @@ mod tests {
         is: bool,
         colour: Colour,
         limit: Option<u64>,
+        names: BTreeMap<String, bool>,
     }
 
     #[test]
@@ -204,6 +218,7 @@ mod tests {
             field("is", Shape::Switch, false),
             field("colour", Shape::Words(&["red", "green"]), true),
             field("limit", Shape::Number, false),
+            field("names", Shape::Map(Box::new(Shape::Switch)), true),
         ];
         assert_eq!(fields_of::<Sample>(), wanted);
         let colours = [Colour::Red, Colour::Green];

@@ -268,9 +268,7 @@ fn text(rule: &Rule, finding: Finding) -> String {
 /// 2⁻⁶⁴. Only an earlier look can show that a change is harmless, and a new process has none. So the hash includes the
 /// row versions of the name and the columns, and a file only if nothing else would show the change.
 fn mark(rule: &Rule, table: &TableSeen) -> u64 {
-    let mut text = format!("{}\n{:?} {:?} {:?}\n", rule.table, rule.action, rule.when_changed, rule.on_missing_old);
-    rule.keys.iter().for_each(|key| text.extend([key.text(), "\n"]));
-    rule.scopes.iter().for_each(|scope| text.extend([&scope.keys.to_string(), "\n"]));
+    let mut text = rule.signature();
     let leaf = |leaf: &LeafSeen| match leaf.child {
         None => (leaf.oid, leaf.file.node, leaf.joined, 0),
         Some(named) => (leaf.oid, named.version, leaf.joined, leaf.file.columns),

@@ -3,19 +3,9 @@
 
 use super::Filter;
 
-pub(super) const LOWER: Filter =
-    Filter { name: "lower", about: "lower case, by Unicode's rules without a locale", apply: lower };
+pub(super) const LOWER: Filter = Filter::plain("lower", "lower case, by Unicode's rules without a locale", lower);
 
-pub(super) const UPPER: Filter = Filter {
-    name: "upper",
-    about: "upper case, by Unicode's rules without a locale",
-    apply: |input, out| {
-        for chunk in input.utf8_chunks() {
-            map_chars(chunk.valid(), out, char::to_uppercase);
-            out.extend_from_slice(chunk.invalid());
-        }
-    },
-};
+pub(super) const UPPER: Filter = Filter::plain("upper", "upper case, by Unicode's rules without a locale", upper);
 
 /// The only letter whose lower case depends on its neighbours (SpecialCasing.txt, `Final_Sigma`): ς at the end of a
 /// word.
@@ -34,6 +24,13 @@ fn lower(input: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+fn upper(input: &[u8], out: &mut Vec<u8>) {
+    for chunk in input.utf8_chunks() {
+        map_chars(chunk.valid(), out, char::to_uppercase);
+        out.extend_from_slice(chunk.invalid());
+    }
+}
+
 fn map_chars<I: Iterator<Item = char>>(text: &str, out: &mut Vec<u8>, map: fn(char) -> I) {
     for c in text.chars().flat_map(map) {
         out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
@@ -42,7 +39,7 @@ fn map_chars<I: Iterator<Item = char>>(text: &str, out: &mut Vec<u8>, map: fn(ch
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::rules::filter::tests::text;
 
     /// `python3 -c 'for w in WORDS: print(w, w.lower())'`, Python 3.11; Node 20 gives the same.
     const LOWERED: &[(&str, &str)] = &[
@@ -130,11 +127,9 @@ mod tests {
 
     #[test]
     fn cases_are_those_of_the_languages_that_make_the_keys() {
-        for (words, filter) in [(LOWERED, LOWER), (UPPERED, UPPER)] {
+        for (words, filter) in [(LOWERED, "lower"), (UPPERED, "upper")] {
             for (word, expected) in words {
-                let mut out = Vec::new();
-                (filter.apply)(word.as_bytes(), &mut out);
-                assert_eq!(String::from_utf8(out).unwrap(), *expected, "{word}|{}", filter.name);
+                assert_eq!(text(filter, word).as_deref(), Some(*expected), "{word}|{filter}");
             }
         }
     }

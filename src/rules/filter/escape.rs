@@ -4,14 +4,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use super::Filter;
 
-pub(super) const HEX: Filter =
-    Filter { name: "hex", about: "every byte as two lower-case hexadecimal digits", apply: push_hex };
+pub(super) const HEX: Filter = Filter::plain("hex", "every byte as two lower-case hexadecimal digits", push_hex);
 
-pub(super) const URLENCODE: Filter = Filter {
-    name: "urlencode",
-    about: "percent-encoding; letters, digits and -_.~ stay (RFC 3986, unreserved)",
-    apply: |input, out| percent_encode(input, RESERVED).for_each(|part| out.extend_from_slice(part.as_bytes())),
-};
+pub(super) const URLENCODE: Filter = Filter::plain(
+    "urlencode",
+    "percent-encoding; letters, digits and -_.~ stay (RFC 3986, unreserved)",
+    |input, out| percent_encode(input, RESERVED).for_each(|part| out.extend_from_slice(part.as_bytes())),
+);
 
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 

@@ -2,8 +2,6 @@
 
 use super::Filter;
 
-pub(super) const TRIM: Filter = Filter {
-    name: "trim",
-    about: "without the white space at both ends (ASCII)",
-    apply: |input, out| out.extend_from_slice(input.trim_ascii()),
-};
+pub(super) const TRIM: Filter = Filter::plain("trim", "without the white space at both ends (ASCII)", |input, out| {
+    out.extend_from_slice(input.trim_ascii());
+});
