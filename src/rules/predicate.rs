@@ -1,4 +1,4 @@
-//! `where`: a condition over a row, in a subset of SQL. [`parse`] reads it, and this module evaluates it.
+//! `where`: a condition over a row, in a subset of SQL. [`parse()`] reads it, and this module evaluates it.
 //!
 //! A value may be unknown: it is not in the old row, or an UPDATE left it unchanged and it is not in the log. A
 //! comparison may also be undecided, because only Postgres knows whether two texts are equal for a type or a collation.
