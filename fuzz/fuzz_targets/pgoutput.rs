@@ -30,13 +30,10 @@ impl Gather for Nowhere {
 /// Rules for the tables of the seeds, with every `on_missing_old` and every filter.
 fn rules() -> Vec<Rule> {
     let rule = |table: &str, keys: &[&str], on_missing_old, when_changed: &[&str]| RawRule {
-        table: table.into(),
-        keys: keys.iter().map(|&key| key.into()).collect(),
         action: RawAction::Bump,
         when_changed: when_changed.iter().map(|&column| column.into()).collect(),
-        targets: None,
         on_missing_old,
-        scope: None,
+        ..RawRule::of(table, keys)
     };
     let raw = [
         rule("users", &["user:{id}", "mail:{email|lower|trim|hex}"], MissingOld::Flush, &[]),
@@ -44,6 +41,8 @@ fn rules() -> Vec<Rule> {
         rule("sessions", &["session:{token|md5|sha1|sha256}"], MissingOld::Refuse, &["id"]),
         rule("prices", &["price:{sku}:{amount}", "at:{at}"], MissingOld::Refuse, &["amount"]),
         rule("pages", &["page:{id}:{body}"], MissingOld::Flush, &["body"]),
+        rule("pages", &["in:{body->>a}:{body[]|default:x}:{id|pad:9|base64}"], MissingOld::Flush, &[]),
+        rule("prices", &["day:{at|date:%Y-%m-%d@Europe/Berlin}"], MissingOld::Flush, &[]),
         rule("drafts", &["draft:{id}:{body}"], MissingOld::Refuse, &["title", "body"]),
         rule("events", &["event:{day}:{id}"], MissingOld::Refuse, &[]),
         rule("log", &["{schema}:{line}{gone}"], MissingOld::Refuse, &["gone"]),
