@@ -6,7 +6,7 @@ use super::heirs::Heirs;
 use crate::types::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
 
 /// Cells as tests write them: `~` is an unchanged TOAST value, `-` is NULL, `#` is a value too large to hold.
-fn cells(values: &[&str]) -> Vec<u8> {
+pub(super) fn cells(values: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
     for value in values {
         match *value {
@@ -39,7 +39,8 @@ fn rules(keys: &[&str], on_missing_old: MissingOld, when_changed: &[&str]) -> Ve
     resolve(&[raw], &["cache".into()]).unwrap()
 }
 
-fn invalidated(rules: &[Rule], relation: &Relation, change: &Change<'_>) -> Vec<String> {
+/// The keys and scopes of one change, sorted and each once.
+pub(super) fn invalidated(rules: &[Rule], relation: &Relation, change: &Change<'_>) -> Vec<String> {
     let mut out = Vec::new();
     Binding::new(rules, relation, &Heirs::default()).invalidate(change, &mut Scratch::default(), &mut |invalidation| {
         match invalidation {

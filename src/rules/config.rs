@@ -255,10 +255,13 @@ fn vars(raw: &Vars, keys: &[String]) -> Result<Vars, (&'static str, String)> {
         if values.is_empty() {
             return Err(("vars", format!("{name} has no value, so that no key could be made; give it one or more")));
         }
-        if !keys.iter().any(|key| key.to_ascii_lowercase().contains(&format!("{{{folded}"))) {
+        let names_it = |key: &String| key.replace(' ', "").to_ascii_lowercase().contains(&format!("{{{folded}"));
+        if !keys.iter().any(names_it) {
             return Err(("vars", format!("no template names {{{name}}}; use it in keys:, or leave it out")));
         }
-        vars.insert(folded, values.clone());
+        if vars.insert(folded, values.clone()).is_some() {
+            return Err(("vars", format!("{name} is there twice: names are folded to lower case; leave one out")));
+        }
     }
     Ok(vars)
 }

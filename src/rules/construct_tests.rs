@@ -1,12 +1,11 @@
 //! What the richer constructs of rules invalidate: conditions, variables, arrays, JSON, hashes, `default`.
 
-use super::binding::{Binding, Invalidation, Scratch};
+use super::binding_tests::{self, cells};
 use super::config::{MissingOld, RawHash, RawRule, resolve};
-use super::heirs::Heirs;
 use super::template::Vars;
 use crate::types::change::{Change, Column, OldImage, Relation, ReplicaIdentity, Row};
 
-const UUID: u32 = 2950;
+const NAME: u32 = 19;
 const INTEGER: u32 = 23;
 const BOOLEAN: u32 = 16;
 const TEXT: u32 = 25;
@@ -16,23 +15,13 @@ const JSONB: u32 = 3802;
 /// public.posts; the last column is of a type that coherd does not know.
 const COLUMNS: [(&str, u32); 7] = [
     ("id", INTEGER),
-    ("status", UUID),
+    ("status", NAME),
     ("live", BOOLEAN),
     ("tags", TEXTS),
     ("data", JSONB),
     ("title", TEXT),
     ("mood", 16_500),
 ];
-
-/// `~` is an unchanged TOAST value, `-` is NULL.
-fn cells(values: &[&str]) -> Vec<u8> {
-    let cell = |value: &&str| match *value {
-        "~" => vec![b'u'],
-        "-" => vec![b'n'],
-        text => [&b"t"[..], &u32::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat(),
-    };
-    values.iter().flat_map(cell).collect()
-}
 
 fn posts(identity: ReplicaIdentity) -> Relation {
     let column = |(name, type_oid): (&str, u32)| Column { name: name.into(), type_oid, in_identity: name == "id" };
@@ -41,16 +30,7 @@ fn posts(identity: ReplicaIdentity) -> Relation {
 
 fn invalidated(rule: &RawRule, identity: ReplicaIdentity, change: &Change<'_>) -> Vec<String> {
     let rules = resolve(std::slice::from_ref(rule), &["cache".into()]).unwrap();
-    let mut out = Vec::new();
-    Binding::new(&rules, &posts(identity), &Heirs::default()).invalidate(change, &mut Scratch::default(), &mut |its| {
-        match its {
-            Invalidation::Key { key, .. } => out.push(String::from_utf8(key.to_vec()).unwrap()),
-            Invalidation::Scope { scope, .. } => out.push(format!("SCOPE {}", scope.keys)),
-        }
-    });
-    out.sort();
-    out.dedup();
-    out
+    binding_tests::invalidated(&rules, &posts(identity), change)
 }
 
 fn row(cells: &[u8]) -> Row<'_> {
@@ -148,6 +128,12 @@ fn a_variable_gives_a_key_for_each_of_its_values() {
     let scopes: Vec<String> = resolved[0].scopes.iter().map(|scope| scope.keys.to_string()).collect();
     assert_eq!(scopes, ["post:*:EN:en", r"post:*:F\*R{:f\*r{"]);
     assert_eq!(resolved[0].keys[1].text(), r"post:{id}:F\*R{{:f\*r{{", "it reads back as the same template");
+    let mut twice = rule.clone();
+    twice.vars.insert("LANG".to_owned(), vec!["de".to_owned()]);
+    let error = resolve(&[twice], &["cache".into()]).unwrap_err()[0].to_string();
+    insta::assert_snapshot!(error, @"rules[0].vars: lang is there twice: names are folded to lower case; leave one out");
+    rule.keys = vec!["post{ lang }".into()];
+    assert_eq!(inserted(&rule, ROW), ["posten", "postf*r{"]);
     rule.keys = vec!["post:{id}:{\"lang\"}".into()];
     let error = resolve(&[rule], &["cache".into()]).unwrap_err()[0].to_string();
     insta::assert_snapshot!(error, @r#"rules[0].vars: no template names {lang}; use it in keys:, or leave it out"#);

@@ -81,7 +81,7 @@ pub enum Predicate<C> {
     Not(Box<Predicate<C>>),
     /// `value IS NULL`.
     IsNull(Value<C>),
-    /// `value = TRUE`, or a boolean column alone.
+    /// `value = literal`, or another comparison. A boolean column alone is compared with TRUE.
     Compare(Value<C>, Comparison, Literal),
     /// `value LIKE 'prefix%'`.
     Prefix(Value<C>, String),
@@ -131,7 +131,7 @@ pub enum Kind {
     Bool,
     /// Equal if their texts are.
     Exact,
-    /// Perhaps equal though their texts differ: citext, char(n), some collations, types that coherd does not know.
+    /// Perhaps equal though their texts differ: dates, citext, char(n), some collations, types that coherd does not know.
     Unsure,
 }
 
@@ -179,8 +179,8 @@ impl Predicate<Place> {
     /// What it can be for a row. `cell` gives the value at a place, `None` if it is not known.
     pub fn of<'a>(&self, cell: &impl Fn(usize, bool) -> Option<Cell<'a>>) -> Truths {
         match self {
-            Predicate::And(all) => all.iter().fold(Truths::TRUE, |so_far, one| so_far.joined(one.of(cell), and)),
-            Predicate::Or(all) => all.iter().fold(Truths::FALSE, |so_far, one| so_far.joined(one.of(cell), or)),
+            Predicate::And(all) => joined(all, cell, Truths::TRUE, and),
+            Predicate::Or(all) => joined(all, cell, Truths::FALSE, or),
             Predicate::Not(one) => one.of(cell).not(),
             Predicate::IsNull(value) => match value.read(cell) {
                 Read::Unknown => Truths::UNDECIDED,
@@ -196,6 +196,23 @@ impl Predicate<Place> {
             }),
         }
     }
+}
+
+/// What `all` are together, from `neutral` on, up to the first one that decides it.
+fn joined<'a>(
+    all: &[Predicate<Place>],
+    cell: &impl Fn(usize, bool) -> Option<Cell<'a>>,
+    neutral: Truths,
+    join: fn(Truths, Truths) -> Truths,
+) -> Truths {
+    let mut so_far = neutral;
+    for one in all {
+        if so_far == neutral.not() {
+            break;
+        }
+        so_far = so_far.joined(one.of(cell), join);
+    }
+    so_far
 }
 
 /// A value of a row.
@@ -251,6 +268,8 @@ fn compared(kind: Kind, text: &[u8], comparison: Comparison, literal: &Literal) 
             let wanted = boolean(word.as_bytes());
             boolean(text).zip(wanted).map(|(is, wanted)| is.cmp(&wanted))
         }
+        // Postgres cuts a literal for a `name`.
+        (Kind::Exact, Literal::Text(wanted)) if wanted.len() > NAME_BYTES_MAX => None,
         (Kind::Exact, Literal::Text(wanted)) => Some(text.cmp(wanted.as_bytes())),
         (Kind::Unsure, Literal::Text(wanted)) => (text == wanted.as_bytes()).then_some(Ordering::Equal),
         (Kind::Number, Literal::Bool(_)) | (Kind::Bool, Literal::Number(_)) => None,
@@ -275,14 +294,18 @@ fn boolean(text: &[u8]) -> Option<bool> {
     }
 }
 
-/// Whether values of the built-in type compare as their texts. Types of extensions and enums are not built in.
+/// The longest `name` (NAMEDATALEN, less the byte at its end).
+const NAME_BYTES_MAX: usize = 63;
+
+/// How values of a type (`pg_type.oid`) compare with a literal. One date, timestamp or uuid can be written in many ways,
+/// and floating-point numbers are equal to literals with other digits, so only Postgres compares those.
 pub fn kind_of(type_oid: u32) -> Kind {
     match type_oid {
-        // int8, int2, int4, oid, float4, float8, numeric
-        20 | 21 | 23 | 26 | 700 | 701 | 1700 => Kind::Number,
+        // int8, int2, int4, oid, numeric
+        20 | 21 | 23 | 26 | 1700 => Kind::Number,
         16 => Kind::Bool,
-        // "char", name, uuid, date, timestamp, timestamptz
-        18 | 19 | 2950 | 1082 | 1114 | 1184 => Kind::Exact,
+        // name
+        19 => Kind::Exact,
         _ => Kind::Unsure,
     }
 }

@@ -86,6 +86,19 @@ fn what_is_unknown_or_undecided_may_be_true() {
     assert!(truths("gone = 'x' OR lost = 'y'").can_be_true());
 }
 
+/// `'2026-2-3' = '2026-02-03'::date`, `'A0EEBC99-…'::uuid` and `0.10000000000000001::float8 = 0.1` are true.
+#[test]
+fn what_only_postgres_compares_is_undecided() {
+    for type_oid in [25, 1043, 1042, 18, 1082, 1114, 1184, 2950, 700, 701, 16_500] {
+        assert_eq!(kind_of(type_oid), Kind::Unsure, "{type_oid}");
+        for literal in [Literal::Text("2026-2-3".into()), Literal::Number("0.1".into()), Literal::Bool(true)] {
+            assert_eq!(compared(kind_of(type_oid), b"2026-02-03", Comparison::Equal, &literal), Truths::UNDECIDED);
+        }
+    }
+    let long = Literal::Text("x".repeat(64));
+    assert_eq!(compared(kind_of(19), "x".repeat(63).as_bytes(), Comparison::Equal, &long), Truths::UNDECIDED);
+}
+
 fn error(condition: &str) -> String {
     parse(condition).unwrap_err().to_string()
 }
