@@ -223,14 +223,16 @@ impl Maker<'_> {
         }
         if let Some(condition) = &rule.condition {
             reasons.push(format!(
-                "a row for which {condition} is not true, before and after a change, does not count (where)"
+                "a row for which {condition} is certainly not true, before and after a change, does not count (where)"
             ));
         }
         if !rule.when_changed.is_empty() {
             let columns = rule.columns();
             reasons.push(format!("an UPDATE that changes none of {} is ignored (when_changed)", listed(&columns)));
         }
-        let nullable: Vec<&str> = named.iter().copied().filter(|name| is(name, |column| !column.not_null)).collect();
+        let keyless = |its: &&Placeholder| its.filters.iter().all(|filter| filter.for_null().is_none());
+        let needed = self.template.placeholders().filter(keyless).map(|its| its.column.as_str());
+        let nullable: Vec<&str> = needed.filter(|name| is(name, |column| !column.not_null)).collect();
         if !nullable.is_empty() {
             reasons.push(format!("a row in which {} is NULL has no such key", listed(&nullable)));
         }
@@ -290,7 +292,7 @@ impl Maker<'_> {
         }
         match self.condition(database) {
             Some(condition) => line("rows", &condition),
-            None if self.implied.is_empty() => line("rows", "every row of the table"),
+            None if self.template.columns().next().is_none() => line("rows", "every row of the table"),
             None => line("rows", "which ones cannot be said in SQL"),
         }
         match self.standing(database) {
@@ -313,7 +315,9 @@ impl Maker<'_> {
         let implied = self.implied.iter().map(|its| {
             let its_type = self.type_name(&its.placeholder.column, database);
             json!({
-                "column": its.placeholder.column, "type": its_type, "text_form": its_type.and_then(text_form), "filters": its.placeholder.filters.iter().map(Use::written).collect::<Vec<_>>(),
+                "placeholder": its.placeholder.written(), "column": its.placeholder.column, "type": its_type,
+                "text_form": its_type.and_then(text_form),
+                "filters": its.placeholder.filters.iter().map(Use::written).collect::<Vec<_>>(),
                 "text": key_text(&its.text), "ambiguous": its.ambiguous,
             })
         });

@@ -6,7 +6,7 @@ use crate::types::table::TableName;
 pub(super) fn split_identifier(text: &str) -> Option<(String, &str)> {
     let text = text.trim_start();
     let (name, rest) = if let Some(quoted) = text.strip_prefix('"') {
-        split_quoted(quoted)?
+        split_quoted(quoted, '"')?
     } else {
         let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len());
         let (name, rest) = text.split_at(end);
@@ -17,15 +17,16 @@ pub(super) fn split_identifier(text: &str) -> Option<(String, &str)> {
     (!name.is_empty() && begins_well).then_some((name, rest.trim_start()))
 }
 
-fn split_quoted(quoted: &str) -> Option<(String, &str)> {
+/// Reads what follows an opening `quote` up to the closing one; inside, it is doubled. Returns it and the rest.
+pub(super) fn split_quoted(quoted: &str, quote: char) -> Option<(String, &str)> {
     let mut name = String::new();
     let mut rest = quoted;
     loop {
-        let (part, after) = rest.split_once('"')?;
+        let (part, after) = rest.split_once(quote)?;
         name.push_str(part);
-        match after.strip_prefix('"') {
+        match after.strip_prefix(quote) {
             Some(more) => {
-                name.push('"');
+                name.push(quote);
                 rest = more;
             }
             None => return Some((name, after)),

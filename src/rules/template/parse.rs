@@ -163,8 +163,7 @@ fn push_literal(pieces: &mut Vec<Piece>, literal: &mut String) {
     }
 }
 
-/// The position of the placeholder's `}`; one inside a quoted name does not count. Filters have
-/// no quotes.
+/// The position of the placeholder's `}`; one inside a quoted name does not count. Filters have no quotes.
 fn placeholder_end(inside: &str) -> Option<usize> {
     let (mut quote, mut filters) = (None, false);
     inside.char_indices().find_map(|(at, c)| {
@@ -196,13 +195,12 @@ fn placeholder(inside: &str, table: &TableName, vars: &Vars) -> Result<Is, Strin
             filters.push(find_filter(filter).map_err(|reason| format!("{{{inside}}}: {reason}"))?);
         }
     }
-    let is_value = !path.is_empty() || each;
-    // A quoted name is always a column.
-    let is_quoted = inside.trim_start().starts_with('"') || is_value;
+    // A name that is quoted, or has something inside, is always a column.
+    let is_column = inside.trim_start().starts_with('"') || !path.is_empty() || each;
     Ok(match column.as_str() {
-        "schema" if !is_quoted => Is::Literal(filtered(&table.schema, &filters)?),
-        "table" if !is_quoted => Is::Literal(filtered(&table.name, &filters)?),
-        name if !is_quoted && vars.contains_key(name) => Is::Var(column, filters),
+        "schema" if !is_column => Is::Literal(filtered(&table.schema, &filters)?),
+        "table" if !is_column => Is::Literal(filtered(&table.name, &filters)?),
+        name if !is_column && vars.contains_key(name) => Is::Var(column, filters),
         _ => Is::Column(Placeholder { column, path, each, filters }),
     })
 }
@@ -231,19 +229,9 @@ fn path(text: &str) -> Result<(Vec<Step>, &str), String> {
 fn step(text: &str) -> Result<(Step, &str), String> {
     let wrong =
         || "after the arrow comes a name or a number, as in settings->>theme or settings->>'two words'".to_owned();
-    if let Some(mut rest) = text.strip_prefix('\'') {
-        let mut name = String::new();
-        loop {
-            let (part, after) = rest.split_once('\'').ok_or_else(wrong)?;
-            name.push_str(part);
-            match after.strip_prefix('\'') {
-                Some(more) => {
-                    name.push('\'');
-                    rest = more;
-                }
-                None => return Ok((Step::Name(name), after)),
-            }
-        }
+    if let Some(quoted) = text.strip_prefix('\'') {
+        let (name, rest) = name::split_quoted(quoted, '\'').ok_or_else(wrong)?;
+        return Ok((Step::Name(name), rest));
     }
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     let length = text.strip_prefix('-').map_or(0, |_| 1);
