@@ -23,6 +23,7 @@ mod shutdown;
 pub mod status;
 pub mod tail;
 pub mod teardown;
+pub mod test;
 pub mod wait;
 
 use std::io::{self, Write};
@@ -79,6 +80,8 @@ enum Command {
     Setup(setup::Args),
     /// Drops the slot, publication and functions
     Teardown(teardown::Args),
+    /// Runs the cases below `tests:` in the configuration, without a database
+    Test(test::Args),
     /// Previews a manual fix: lists the keys of the rows, or those that a SQL file would touch, and shows which are
     /// cached
     Keys(keys::Args),
@@ -186,6 +189,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => runtime.block_on(check::run(&config()?, args)),
         Command::Setup(args) => runtime.block_on(setup::run(&config()?, args)),
         Command::Teardown(args) => runtime.block_on(teardown::run(&config()?, args)),
+        Command::Test(args) => test::run(&cli.config, &args),
         Command::Keys(args) => runtime.block_on(keys::run(&config()?, args)),
         Command::Explain(args) => runtime.block_on(explain::run(&config()?, args)),
         Command::Tail(args) => runtime.block_on(tail::run(&config()?, args)),

@@ -25,6 +25,7 @@ pub use error::{ConfigError, Fault, Place};
 pub use scalar::{check_slot, parse_duration, parse_size};
 
 pub use crate::core::{OnFirstStart, OnGap};
+use crate::rules::case::Case;
 use crate::rules::config::Rule;
 pub use crate::transaction::manual::ManualKeys;
 pub use crate::types::database::Publish;
@@ -47,6 +48,8 @@ pub struct Config {
     pub targets: Vec<TargetSettings>,
     /// At least one.
     pub rules: Vec<Rule>,
+    /// What `coherd test` runs.
+    pub cases: Vec<Case>,
     /// What to do when continuity is broken.
     pub on_gap: OnGap,
     /// What to do at the first start, when there is neither a slot nor a record.
@@ -198,24 +201,48 @@ impl Part {
     }
 }
 
+/// The sections of a file that `coherd test` needs. It runs where there is no database and where no secret is set.
+#[derive(Debug)]
+pub struct Tested {
+    /// At least one.
+    pub rules: Vec<Rule>,
+    /// At least one.
+    pub cases: Vec<Case>,
+}
+
+impl Tested {
+    /// Reads the file at `path`. An environment variable that is not set counts as empty. The error lists every fault of
+    /// the two sections.
+    pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Tested, ConfigError> {
+        let text = read_file(path)?;
+        let set = |name: &str| env(name).or_else(|| Some(String::new()));
+        let read = tree::Node::parse(&text, &set).and_then(|root| resolve::tested(&root));
+        let (rules, cases) = read.map_err(|faults| ConfigError { file: path.to_owned(), faults })?;
+        Ok(Tested { rules, cases })
+    }
+}
+
+/// Reads the file at `path`, if it is not too large.
+fn read_file(path: &Path) -> Result<String, ConfigError> {
+    let fail =
+        |reason: String| ConfigError { file: path.to_owned(), faults: vec![Fault::new(Place::default(), "", reason)] };
+    let told = |error: &std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!("there is no such file; write one, or name another with --config FILE or COHERD_CONFIG ({error})")
+        }
+        _ => format!("it cannot be read: {error}"),
+    };
+    let size = std::fs::metadata(path).map_err(|error| fail(told(&error)))?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(fail(format!("it has {size} bytes, and more than {FILE_BYTES_MAX} are not read")));
+    }
+    std::fs::read_to_string(path).map_err(|error| fail(told(&error)))
+}
+
 impl Config {
     /// Reads the file at `path`. `env` looks up environment variables. The error lists every fault.
     pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-        let fail = |reason: String| ConfigError {
-            file: path.to_owned(),
-            faults: vec![Fault::new(Place::default(), "", reason)],
-        };
-        let told = |error: &std::io::Error| match error.kind() {
-            std::io::ErrorKind::NotFound => format!(
-                "there is no such file; write one, or name another with --config FILE or COHERD_CONFIG ({error})"
-            ),
-            _ => format!("it cannot be read: {error}"),
-        };
-        let size = std::fs::metadata(path).map_err(|error| fail(told(&error)))?.len();
-        if size > FILE_BYTES_MAX {
-            return Err(fail(format!("it has {size} bytes, and more than {FILE_BYTES_MAX} are not read")));
-        }
-        let text = std::fs::read_to_string(path).map_err(|error| fail(told(&error)))?;
+        let text = read_file(path)?;
         Config::parse(&text, path, env)
     }
 

@@ -16,6 +16,7 @@ mod pgoutput;
 mod preview;
 mod protocol;
 mod readers;
+mod rule_cases;
 mod schema;
 mod setup;
 mod postgres;

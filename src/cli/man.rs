@@ -69,8 +69,8 @@ fn kind(entry: &Entry) -> String {
         Shape::Number => "a whole number".to_owned(),
         Shape::Words(words) => words.join(", "),
         Shape::List(_) => "a list".to_owned(),
-        Shape::Map(_) => "a mapping".to_owned(),
-        Shape::Fields(_) => "a mapping".to_owned(),
+        Shape::Any => "any value".to_owned(),
+        Shape::Map(_) | Shape::Fields(_) => "a mapping".to_owned(),
     };
     if entry.required { format!("{kind}; required") } else { kind }
 }

@@ -81,8 +81,19 @@ pub(super) struct RawLog {
 }
 
 /// The names of all sections.
-pub(super) const SECTIONS: &[&str] =
-    &["source", "targets", "rules", "on_gap", "on_first_start", "repeat_after", "manual", "limits", "admin", "log"];
+pub(super) const SECTIONS: &[&str] = &[
+    "source",
+    "targets",
+    "rules",
+    "tests",
+    "on_gap",
+    "on_first_start",
+    "repeat_after",
+    "manual",
+    "limits",
+    "admin",
+    "log",
+];
 
 fn coherd() -> String {
     "coherd".to_owned()

@@ -13,6 +13,7 @@ use super::scalar::{
 };
 use super::tree::{Key, Node, Value};
 use super::{Admin, Config, Limits, Log, LogFormat, OnFirstStart, OnGap, SourceConfig, TargetSettings};
+use crate::rules::case::{self, Case, RawCase};
 use crate::rules::config::{RawRule, Rule, resolve as resolve_rules};
 use crate::targets;
 
@@ -47,6 +48,7 @@ pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> 
     let targets = resolver.targets(slot);
     let names: Vec<String> = target_names(root);
     let rules = resolver.rules(&names);
+    let cases = resolver.cases(&rules);
     let on_gap = resolver.section::<OnGap>("on_gap");
     let on_first_start = resolver.section::<OnFirstStart>("on_first_start");
     let repeat_after = resolver.repeat_after();
@@ -60,6 +62,7 @@ pub(super) fn resolve(root: &Node, folder: &Path) -> Result<Config, Vec<Fault>> 
             source,
             targets,
             rules,
+            cases,
             on_gap: on_gap.unwrap_or_default(),
             on_first_start: on_first_start.unwrap_or_default(),
             repeat_after,
@@ -84,6 +87,20 @@ pub(super) fn admin(root: &Node, folder: &Path) -> Option<Admin> {
     let mut faults = Vec::new();
     let admin = Resolver { root, folder, faults: &mut faults }.admin();
     admin.filter(|_| faults.is_empty())
+}
+
+/// Only the sections `rules:` and `tests:`, whatever the others hold.
+pub(super) fn tested(root: &Node) -> Result<(Vec<Rule>, Vec<Case>), Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut resolver = Resolver { root, folder: Path::new(""), faults: &mut faults };
+    let rules = resolver.rules(&target_names(root));
+    let cases = resolver.cases(&rules);
+    if cases.is_empty() && faults.is_empty() {
+        let reason = "there is no test; write e.g. tests: [{name: a user changes, update: public.users, old: {id: 1}, new: \
+                      {id: 1}, expect: [\"user:1\"]}]";
+        faults.push(Fault::new(root.place_of("tests"), "tests", reason));
+    }
+    if faults.is_empty() { Ok((rules, cases)) } else { Err(faults) }
 }
 
 /// Every name below `targets:`, including invalid ones, so that no error blames a rule for its target.
@@ -354,6 +371,27 @@ impl Resolver<'_> {
             }
         }
         Vec::new()
+    }
+
+    /// Without rules there is nothing to check cases against; `rules:` has a fault then.
+    fn cases(&mut self, rules: &[Rule]) -> Vec<Case> {
+        let Some(node) = self.root.get("tests").filter(|node| !matches!(node.value, Value::Null)) else {
+            return Vec::new();
+        };
+        let Value::List(nodes) = &node.value else {
+            self.fault(node, "tests", "", format!("this wants a list, and got {}", node.value.shape()));
+            return Vec::new();
+        };
+        let mut cases = Vec::new();
+        for (index, node) in nodes.iter().enumerate() {
+            let path = format!("tests[{index}]");
+            let Some(raw) = read::<RawCase>(node, &path, self.faults).filter(|_| !rules.is_empty()) else { continue };
+            match case::resolve(&raw, rules) {
+                Ok(case) => cases.push(case),
+                Err((field, reason)) => self.fault(node, &path, field, reason),
+            }
+        }
+        cases
     }
 
     fn repeat_after(&mut self) -> Duration {

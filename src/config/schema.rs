@@ -13,6 +13,7 @@ use self::words::said;
 use super::raw::{RawAdmin, RawLimits, RawLog, RawManual, RawSource, RawTarget, SECTIONS};
 use super::tree::{self, Node};
 use super::{OnFirstStart, OnGap};
+use crate::rules::case::RawCase;
 use crate::rules::config::{RULES_MAX, RawRule};
 
 /// Text with a variable in it can expand to anything, so no pattern rejects it.
@@ -66,6 +67,7 @@ fn inside(section: &str) -> String {
     match section {
         "targets" => "targets.NAME".to_owned(),
         "rules" => "rules[]".to_owned(),
+        "tests" => "tests[]".to_owned(),
         _ => section.to_owned(),
     }
 }
@@ -76,6 +78,7 @@ fn section(name: &str) -> Option<Shape> {
         "source" => fields_of::<RawSource>(),
         "targets" => fields_of::<RawTarget>(),
         "rules" => fields_of::<RawRule>(),
+        "tests" => fields_of::<RawCase>(),
         "manual" => fields_of::<RawManual>(),
         "limits" => fields_of::<RawLimits>(),
         "admin" => fields_of::<RawAdmin>(),
@@ -158,6 +161,7 @@ fn section_schema(name: &str, entries: &[Entry]) -> Value {
             "additionalProperties": object,
         }),
         "rules" => json!({"type": "array", "minItems": 1, "maxItems": RULES_MAX, "items": object}),
+        "tests" => json!({"type": ["array", "null"], "items": object}),
         "source" => object,
         _ => {
             put(&mut object, "type", json!(["object", "null"]));
@@ -206,6 +210,7 @@ fn shape_schema(shape: &Shape, pattern: Option<&str>) -> Value {
         (Shape::List(item), _) => json!({"type": "array", "items": shape_schema(item, None)}),
         (Shape::Map(value), _) => json!({"type": "object", "additionalProperties": shape_schema(value, None)}),
         (Shape::Fields(_), _) => json!({"type": "object"}),
+        (Shape::Any, _) => json!({}),
     }
 }
 
@@ -239,6 +244,7 @@ fn example_of(node: &Node, shape: &Shape) -> Value {
         (tree::Value::Map(pairs), Shape::Map(value)) => {
             pairs.iter().map(|(key, node)| (key.name.clone(), example_of(node, value))).collect()
         }
+        (tree::Value::List(nodes), Shape::Any) => nodes.iter().map(|node| example_of(node, shape)).collect(),
         _ => Value::Null,
     }
 }

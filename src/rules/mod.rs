@@ -4,6 +4,7 @@ pub mod audit;
 pub mod binding;
 #[cfg(test)]
 mod binding_tests;
+pub mod case;
 pub mod config;
 #[cfg(test)]
 mod construct_tests;

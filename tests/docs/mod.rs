@@ -7,6 +7,7 @@ use crate::support::{Daemon, Database, Redis};
 
 const README: &str = include_str!("../../README.md");
 pub const READING: &str = include_str!("../../docs/reading.md");
+pub const RULES: &str = include_str!("../../docs/rules.md");
 pub const INSTALL: &str = include_str!("../../docs/install.md");
 
 /// The README's fenced blocks of `language`, in order.

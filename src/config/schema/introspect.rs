@@ -22,6 +22,8 @@ pub enum Shape {
     List(Box<Shape>),
     /// A mapping from any names to such values.
     Map(Box<Shape>),
+    /// Any value.
+    Any,
     /// A mapping with these fields.
     Fields(Vec<Field>),
 }
@@ -73,6 +75,11 @@ impl<'de> Deserializer<'de> for Probe<'_> {
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
         Err(Error::custom("no form that a configuration has"))
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.note(Shape::Any);
+        visitor.visit_unit()
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -140,7 +147,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
 
     forward_to_deserialize_any! {
         i8 i16 i32 i64 i128 u8 u16 u32 u128 f32 f64 char bytes byte_buf unit unit_struct newtype_struct tuple
-        tuple_struct identifier ignored_any
+        tuple_struct identifier
     }
 }
 

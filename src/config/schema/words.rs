@@ -53,6 +53,7 @@ fn path(section: &str, indent: usize, key: &str) -> String {
         "targets" if indent == 2 => "targets.NAME".to_owned(),
         "targets" => format!("targets.NAME.{key}"),
         "rules" => format!("rules[].{key}"),
+        "tests" => format!("tests[].{key}"),
         _ => format!("{section}.{key}"),
     }
 }
