@@ -85,7 +85,7 @@ pub const OP: &str = "op";
 pub const REPLICA: &str = "replica";
 /// Label: a target's name.
 pub const TARGET: &str = "target";
-/// Label: a rule's place in the configuration and its table, `rules[2] public.users`.
+/// Label: a rule's place in the configuration, or its name, and its table: `rules[2] public.users`.
 pub const RULE: &str = "rule";
 /// Label: `delete`, `bump` or `publish`.
 pub const ACTION: &str = "action";

@@ -175,7 +175,7 @@ fn unknown_fields_are_told_all_at_once_with_the_nearest_known() {
     c.yaml:5:1: on_gaps: unknown field `on_gaps`, did you mean `on_gap`? known: source, targets, rules, tests, on_gap, on_first_start, repeat_after, manual, limits, admin, log
     "#);
     insta::assert_snapshot!(error(&format!("{GOOD}redis://:hunter2@h/0: x\n")), @r#"c.yaml:4:1: …: unknown field `…`; known: source, targets, rules, tests, on_gap, on_first_start, repeat_after, manual, limits, admin, log"#);
-    insta::assert_snapshot!(broken("table: users", "table: users, tabel: x"), @r#"c.yaml:3:24: rules[0].tabel: unknown field `tabel`, did you mean `table`? known: table, keys, where, vars, hash, action, when_changed, targets, on_missing_old, scope"#);
+    insta::assert_snapshot!(broken("table: users", "table: users, tabel: x"), @r#"c.yaml:3:24: rules[0].tabel: unknown field `tabel`, did you mean `table`? known: name, table, keys, where, vars, hash, action, when_changed, targets, on_missing_old, scope"#);
 }
 
 #[test]

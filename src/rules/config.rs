@@ -1,5 +1,7 @@
 //! Rules as the configuration writes them ([`RawRule`]) and as the rest of the program reads them ([`Rule`]).
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
 
 use super::cover::cover;
@@ -16,6 +18,8 @@ use crate::types::table::TableName;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawRule {
+    /// What metrics, the status and logs call it in place of its number.
+    pub name: Option<String>,
     /// `schema.table`.
     pub table: String,
     /// Key templates.
@@ -47,6 +51,7 @@ impl RawRule {
     /// A rule with only the required fields; the others have the configuration's defaults.
     pub fn of(table: &str, keys: &[&str]) -> Self {
         Self {
+            name: None,
             table: table.to_owned(),
             keys: keys.iter().map(|&key| key.to_owned()).collect(),
             condition: None,
@@ -114,6 +119,8 @@ pub enum MissingOld {
 pub struct Rule {
     /// Its place in the configuration.
     pub id: RuleId,
+    /// Its name, which no other rule has.
+    pub name: Option<String>,
     /// The table, or the root of a partition tree.
     pub table: TableName,
     /// Key templates, at least one.
@@ -142,9 +149,12 @@ impl Rule {
         self.scopes.get(template).or_else(|| self.scopes.first())
     }
 
-    /// `rules[2] public.users`, for findings and logs.
+    /// `rules[2] public.users`, or `rules[profiles] public.users` if it has a name, for findings, logs and metrics.
     pub fn subject(&self) -> String {
-        format!("rules[{}] {}", self.id.0, self.table)
+        match &self.name {
+            Some(name) => format!("rules[{name}] {}", self.table),
+            None => format!("rules[{}] {}", self.id.0, self.table),
+        }
     }
 
     /// Everything that decides which keys the rule invalidates, as text.
@@ -195,8 +205,13 @@ pub const RULES_MAX: usize = 10_000;
 pub fn resolve(raw: &[RawRule], targets: &[String]) -> Result<Vec<Rule>, Vec<RuleError>> {
     let mut errors = Vec::new();
     let mut rules = Vec::new();
+    let mut names = HashSet::new();
     for (index, raw) in raw.iter().enumerate() {
         match resolve_one(index, raw, targets) {
+            Ok(Rule { name: Some(name), .. }) if !names.insert(name.clone()) => {
+                let reason = format!("another rule is called {name:?} too; metrics and logs could not tell them apart");
+                errors.push(RuleError { index, field: "name", reason });
+            }
             Ok(rule) => rules.push(rule),
             Err((field, reason)) => errors.push(RuleError { index, field, reason }),
         }
@@ -207,6 +222,7 @@ pub fn resolve(raw: &[RawRule], targets: &[String]) -> Result<Vec<Rule>, Vec<Rul
 fn resolve_one(index: usize, raw: &RawRule, targets: &[String]) -> Result<Rule, (&'static str, String)> {
     let id = u16::try_from(index).ok().filter(|_| index < RULES_MAX);
     let id = RuleId(id.ok_or(("table", format!("more than {RULES_MAX} rules; merge some, or run a second daemon")))?);
+    let name = raw.name.as_deref().map(rule_name).transpose().map_err(|reason| ("name", reason))?;
     let table = parse_table(&raw.table).map_err(|reason| ("table", reason))?;
     if raw.keys.is_empty() {
         return Err(("keys", "it is empty; give at least one key template, e.g. [\"user:{id}\"]".to_owned()));
@@ -231,6 +247,7 @@ fn resolve_one(index: usize, raw: &RawRule, targets: &[String]) -> Result<Rule, 
     let condition = raw.condition.clone();
     Ok(Rule {
         id,
+        name,
         table,
         keys,
         predicate,
@@ -242,6 +259,20 @@ fn resolve_one(index: usize, raw: &RawRule, targets: &[String]) -> Result<Rule, 
         targets,
         scopes,
     })
+}
+
+/// The longest name of a rule, in bytes; that of an identifier in Postgres.
+const NAME_BYTES_MAX: usize = 63;
+
+fn rule_name(text: &str) -> Result<String, String> {
+    let is_sign = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let is_good = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(is_sign);
+    if !is_good || text.len() > NAME_BYTES_MAX {
+        return Err(format!(
+            "{text:?} is no name: write a letter, then letters, digits, - and _, at most {NAME_BYTES_MAX} in all"
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 /// The variables, with their names as templates fold them.
@@ -348,6 +379,22 @@ mod tests {
         let wrong = [RawRule::of("a.b.c", &["x:{id}"]), RawRule::of("t", &["x:{id}"]), RawRule::of("t", &[])];
         let errors = resolve(&wrong, &["cache".into()]).unwrap_err();
         assert_eq!(errors.iter().map(|e| (e.index, e.field)).collect::<Vec<_>>(), [(0, "table"), (2, "keys")]);
+    }
+
+    #[test]
+    fn a_name_takes_the_place_of_the_number_and_is_unique() {
+        let named = |name: &str| RawRule { name: Some(name.into()), ..RawRule::of("users", &["user:{id}"]) };
+        let rules = resolve(&[named("profiles"), RawRule::of("users", &["u:{id}"])], &["cache".into()]).unwrap();
+        let subjects: Vec<String> = rules.iter().map(Rule::subject).collect();
+        assert_eq!(subjects, ["rules[profiles] public.users", "rules[1] public.users"]);
+        let signature = |raw: RawRule| resolve(&[raw], &["cache".into()]).unwrap()[0].signature();
+        assert_eq!(signature(named("a")), signature(named("b")), "a new name must not look like a new rule");
+        let twice = resolve(&[named("a"), named("b"), named("a")], &["cache".into()]).unwrap_err();
+        assert_eq!((twice.len(), twice[0].index, twice[0].field), (1, 2, "name"));
+        for wrong in ["", "1", "a b", "ä", "-a", &"a".repeat(64)] {
+            assert!(resolve(&[named(wrong)], &["cache".into()]).is_err(), "{wrong}");
+        }
+        insta::assert_snapshot!(error(named("2")), @r#"rules[0].name: "2" is no name: write a letter, then letters, digits, - and _, at most 63 in all"#);
     }
 
     #[test]

@@ -148,7 +148,7 @@ pub struct ReplicaView {
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleView {
-    /// Its place in the configuration and its table: `rules[2] public.users`.
+    /// Its place in the configuration, or its name, and its table: `rules[2] public.users`.
     pub rule: String,
     /// Whether every change that concerns it is in the stream.
     pub covered: bool,
