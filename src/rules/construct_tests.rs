@@ -169,9 +169,27 @@ fn a_hash_replaces_what_follows_the_literal_prefix() {
     let rule = RawRule { hash: Some(RawHash::Md5), ..rule(&["post:{id}:{tags[]}"]) };
     // `printf 1:x | md5sum`
     assert_eq!(inserted(&rule, with([(3, "{x}")])), [format!("post:{MD5_OF_1_X}")]);
-    assert_eq!(inserted(&rule, ROW).len(), 2);
+    // Each element, also of two arrays, has the whole text before it: md5 of 1:x and 1:y, and of x:x to y:y.
+    let two = with([(3, "{x,y}"), (4, r#"["x","y"]"#)]);
+    assert_eq!(
+        inserted(&rule, two),
+        ["post:1557599ce784ca24ca6eddb84a076e68", "post:279dea7a4493c379514674bbe948b95f"]
+    );
+    let pairs = RawRule { hash: Some(RawHash::Md5), ..self::rule(&["pair:{tags[]}:{data[]}"]) };
+    let keys = [
+        "pair:19b396a66c885e7a67fb27360dd4f1b3",
+        "pair:7d8bd7b4e49688e22321c7274f4d2ddc",
+        "pair:866bed5eebd5c91f4705210ca3a36904",
+        "pair:dad3d5041507451a94b32e0574382419",
+    ];
+    assert_eq!(inserted(&pairs, two), keys);
     let resolved = resolve(std::slice::from_ref(&rule), &["cache".into()]).unwrap();
     assert_eq!(resolved[0].scopes[0].keys.to_string(), "post:*");
+    let vars = Vars::from([("lang".into(), vec!["en".into()])]);
+    let of_lang = RawRule { hash: Some(RawHash::Md5), vars, ..self::rule(&["post:{lang}:{id}", "front:{lang}"]) };
+    // md5 of en:1, and of en.
+    let keys = ["front:9cfefed8fb9497baa5cd519d7d2bb5d7", "post:fc1537326c554581afb6422c6bb93aff"];
+    assert_eq!(inserted(&of_lang, with([])), keys, "a variable is hashed too");
     let nothing = RawRule { hash: Some(RawHash::Sha1), ..self::rule(&["front-page"]) };
     let error = resolve(&[nothing], &["cache".into()]).unwrap_err()[0].to_string();
     insta::assert_snapshot!(error, @r#"rules[0].keys: key template "front-page": nothing in it is hashed: hash: applies to what follows the literal text at its start"#);

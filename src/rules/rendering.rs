@@ -65,11 +65,12 @@ impl Scratch {
         cell: &dyn Fn(usize, bool) -> Option<Cell<'a>>,
         send: &mut dyn FnMut(&[u8]),
     ) -> Result<(), Unknown> {
+        let mut hash = None;
         for (number, piece) in pieces.iter().enumerate() {
             match piece {
                 BoundPiece::Literal(text) => self.key.extend_from_slice(text),
                 BoundPiece::HashFromHere => self.hashed_from = self.key.len(),
-                BoundPiece::Hash(hash) => self.hash(hash)?,
+                BoundPiece::Hash(its) => hash = Some(its),
                 BoundPiece::Column(its) if its.each => {
                     let rest = pieces.get(number + 1..).unwrap_or_default();
                     return self.for_each(its, rest, cell, send);
@@ -88,7 +89,10 @@ impl Scratch {
         if self.keys > ELEMENTS_MAX || self.key.len() > KEY_BYTES_MAX {
             return Err(Unknown);
         }
-        send(&self.key);
+        match hash {
+            None => send(&self.key),
+            Some(hash) => send(self.hashed(hash)?),
+        }
         Ok(())
     }
 
@@ -121,14 +125,13 @@ impl Scratch {
             Some(Cell::Null) => return Ok(()),
             Some(Cell::Unchanged | Cell::Cut) | None => return Err(Unknown),
         };
-        let (begin, hashed_from) = (self.key.len(), self.hashed_from);
+        let begin = self.key.len();
         let mut outcome = Ok(());
         let mut with = |element: Option<&[u8]>| {
             if self.keys > ELEMENTS_MAX {
                 return;
             }
             self.key.truncate(begin);
-            self.hashed_from = hashed_from;
             let appended = match element {
                 None => self.append_null(&its.filters),
                 Some(text) => self.append(text, &its.filters).map(|()| true),
@@ -144,12 +147,13 @@ impl Scratch {
         outcome
     }
 
-    fn hash(&mut self, hash: &Use) -> Result<(), Unknown> {
-        let [from, _] = &mut self.filtered;
-        from.clear();
-        from.extend_from_slice(self.key.get(self.hashed_from..).unwrap_or_default());
-        self.key.truncate(self.hashed_from);
-        if hash.apply(from, &mut self.key) { Ok(()) } else { Err(Unknown) }
+    /// The key with its end hashed. The key itself stays: the next element of an array continues it.
+    fn hashed(&mut self, hash: &Use) -> Result<&[u8], Unknown> {
+        let (begin, end) = self.key.split_at_checked(self.hashed_from).ok_or(Unknown)?;
+        let [out, _] = &mut self.filtered;
+        out.clear();
+        out.extend_from_slice(begin);
+        if hash.apply(end, out) { Ok(out) } else { Err(Unknown) }
     }
 
     /// Appends the text of `default`, after the filters behind it. Returns `false` without that filter.

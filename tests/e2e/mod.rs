@@ -6,6 +6,7 @@ mod broken_rule;
 mod budget;
 mod bulk;
 mod coherence;
+mod constructs;
 mod continuity;
 mod crash;
 mod crowd;

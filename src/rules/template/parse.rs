@@ -58,6 +58,8 @@ pub(super) fn each(text: &str, context: &Context<'_>) -> Result<Vec<Template>, T
 /// The template with these values of its variables.
 fn assembled(parts: &[Part], chosen: &BTreeMap<&str, &str>, hash: Option<&Use>) -> Result<Template, String> {
     let (mut pieces, mut literal, mut written) = (Vec::new(), String::new(), String::new());
+    // The number of pieces before the first placeholder. A variable's value is hashed too.
+    let mut before_hash = None;
     for part in parts {
         match &part.is {
             Is::Literal(text) => {
@@ -67,10 +69,15 @@ fn assembled(parts: &[Part], chosen: &BTreeMap<&str, &str>, hash: Option<&Use>) 
             Is::Var(name, filters) => {
                 let value = filtered(chosen.get(name.as_str()).copied().unwrap_or_default(), filters)?;
                 written.push_str(&as_written(&value));
+                if hash.is_some() && before_hash.is_none() {
+                    push_literal(&mut pieces, &mut literal);
+                    before_hash = Some(pieces.len());
+                }
                 literal.push_str(&value);
             }
             Is::Column(placeholder) => {
                 push_literal(&mut pieces, &mut literal);
+                before_hash.get_or_insert(pieces.len());
                 pieces.push(Piece::Column(placeholder.clone()));
                 written.push_str(&part.written);
             }
@@ -81,13 +88,12 @@ fn assembled(parts: &[Part], chosen: &BTreeMap<&str, &str>, hash: Option<&Use>) 
         return Err("it is empty; write the key as the application does, e.g. user:{id}".to_owned());
     }
     if let Some(hash) = hash {
-        let prefix = usize::from(matches!(pieces.first(), Some(Piece::Literal(_))));
-        let hashed = pieces.split_off(prefix);
-        if hashed.is_empty() {
+        let Some(before_hash) = before_hash else {
             return Err(
                 "nothing in it is hashed: hash: applies to what follows the literal text at its start".to_owned()
             );
-        }
+        };
+        let hashed = pieces.split_off(before_hash);
         pieces.push(Piece::Hashed { pieces: hashed, hash: hash.clone() });
     }
     Ok(Template { text: written, pieces })
