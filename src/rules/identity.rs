@@ -22,7 +22,8 @@ impl Demand<'_> {
     /// constraint. But FULL writes whole old rows into the log, and Postgres allows no column list with it.
     pub fn identity(&self) -> Identity {
         let (table, choices, missing) = (self.table, self.database.choices, self.missing_old());
-        let wants_all = !table.has_identity() || !self.missing_comparison().is_empty();
+        let compares = !self.missing_comparison().is_empty() || !self.missing_condition().is_empty();
+        let wants_all = !table.has_identity() || compares;
         if missing.is_empty() && !wants_all {
             return Identity::Keep;
         }

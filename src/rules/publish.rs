@@ -47,6 +47,13 @@ impl<'a> Demand<'a> {
         self.columns().filter(|column| !column.in_identity && compared(&column.name)).collect()
     }
 
+    /// Columns of `where` whose old values are not in the log.
+    pub fn missing_condition(&self) -> Vec<&'a TableColumn> {
+        let read: Vec<&str> =
+            self.rules.iter().filter_map(|rule| rule.predicate.as_ref()).flat_map(|its| its.columns()).collect();
+        self.columns().filter(|column| !column.in_identity && read.contains(&column.name.as_str())).collect()
+    }
+
     /// Whether the publication must start to send generated columns: a rule reads one and no list names it, or FULL
     /// includes one.
     fn needs_generated(&self, identity: &Identity, list: Option<&[String]>) -> bool {

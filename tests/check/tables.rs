@@ -85,6 +85,7 @@ pub const BROKEN: &[Broken] = &[
     broken("identity-missing", "CREATE TABLE t (id int)", BY_ID, ""),
     broken("identity-old-rows", T, &["{table: t, keys: ['e:{email}']}"], ""),
     broken("identity-comparison", T, &["{table: t, keys: ['t:{id}'], when_changed: [v]}"], ""),
+    broken("identity-condition", T, &["{table: t, keys: ['t:{id}'], where: v > 1}"], ""),
     broken("list-full", T, BY_ID, "ALTER PUBLICATION NAME SET TABLE t (id); ALTER TABLE t REPLICA IDENTITY FULL"),
     broken(
         "list-identity",

@@ -140,6 +140,15 @@ fn old_rows(demand: &Demand) -> Vec<Finding> {
             );
             findings.push(Finding::warning(Code::IDENTITY_COMPARISON, demand.subject_of(rule), message));
         }
+        let read = one.missing_condition();
+        if !read.is_empty() {
+            let message = format!(
+                "Postgres does not log the old {}, which where reads, so every UPDATE and DELETE counts as a match. {}",
+                list(&read),
+                how(demand, &read).trim_end()
+            );
+            findings.push(Finding::warning(Code::IDENTITY_CONDITION, demand.subject_of(rule), message));
+        }
     }
     findings
 }

@@ -109,6 +109,7 @@ codes! {
     IDENTITY_MISSING "identity-missing" "a table has no replica identity, so UPDATE and DELETE fail once it is published";
     IDENTITY_OLD_ROWS "identity-old-rows" "Postgres does not log old values that a key needs";
     IDENTITY_COMPARISON "identity-comparison" "Postgres does not log old values that when_changed compares";
+    IDENTITY_CONDITION "identity-condition" "Postgres does not log old values that a condition (where) reads";
     IDENTITY_GENERATED "identity-generated" "a generated column is not published although the replica identity is FULL, so writes fail";
     IDENTITY_VIRTUAL "identity-virtual" "a table with a virtual generated column has replica identity FULL, so writes fail";
     IDENTITY_INDEX "identity-index" "the replica identity is an index, which DROP INDEX would remove";
