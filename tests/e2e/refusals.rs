@@ -31,7 +31,7 @@ fn a_configuration_with_several_mistakes_names_them_all() {
     assert_snapshot!(refusal(&daemon, &database), @r#"
     exit 78
     coherd.yaml:1:1: rules: it is missing; write rules: [{table: public.users, keys: ["user:{id}"]}]
-    coherd.yaml:10:1: rulez: unknown field `rulez`, did you mean `rules`? known: source, targets, rules, on_gap, on_first_start, repeat_after, manual, limits, admin, log
+    coherd.yaml:10:1: rulez: unknown field `rulez`, did you mean `rules`? known: source, targets, rules, tests, on_gap, on_first_start, repeat_after, manual, limits, admin, log
     coherd.yaml:11:9: on_gap: unknown value `wait`, did you mean `halt`? known: flush, halt
     "#);
 }

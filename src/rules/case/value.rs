@@ -60,7 +60,7 @@ pub(super) fn type_oid(name: &str) -> Result<u32, String> {
         let near = crate::rules::nearest(name, known());
         let hint = near.map_or_else(String::new, |near| format!("did you mean {near:?}? "));
         let known = known().collect::<Vec<_>>().join(", ");
-        format!("{name:?} is not a type that rules tell apart; {hint}known: {known}. For any other type, give none")
+        format!("{name:?} is no known type; {hint}known: {known}. Leave the types of other columns out")
     })
 }
 
