@@ -162,7 +162,8 @@ fn with(entry: &Entry, value: &str) -> String {
         "rules[].keys" => GOOD.replace("['user:{id}']", value),
         path if path.starts_with("tests[]") => {
             let others = [("name", "n"), ("expect", "[]")].into_iter().filter(|(other, _)| *other != name);
-            let others: String = others.map(|(name, value)| format!(", {name}: {value}")).collect();
+            let others: Vec<String> = others.map(|(name, value)| format!(", {name}: {value}")).collect();
+            let others = others.concat();
             let table =
                 if ["insert", "update", "delete", "truncate"].contains(&name) { "" } else { ", truncate: users" };
             format!("{GOOD}tests: [{{{name}: {value}{others}{table}}}]\n")

@@ -5,6 +5,7 @@ fn rules(raw: &[RawRule]) -> Vec<Rule> {
     resolve_rules(raw, &["cache".into()]).unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the fields of a case are")]
 fn values(columns: &[(&str, &str)]) -> Option<BTreeMap<String, RawValue>> {
     let value = |text: &str| if text == "-" { RawValue::Null } else { RawValue::Text(text.into()) };
     Some(columns.iter().map(|(name, text)| ((*name).to_owned(), value(text))).collect())
