@@ -9,6 +9,7 @@ mod command_line;
 mod docs;
 mod e2e;
 mod manual;
+mod frameworks;
 mod hostile;
 mod model;
 mod package;

@@ -2,8 +2,8 @@
 //! invalidations, positions. Errors are fine, panics are not, and no error may contain a password.
 #![no_main]
 
-use coherd::transaction::manual::{self, Manual, Touched};
-use coherd::types::change::Row;
+use coherd::transaction::manual::{self, Manual};
+use coherd::types::change::{Row, encode_row};
 use coherd::types::lsn::Lsn;
 use coherd::rules::name::{parse_column, parse_table};
 use coherd::rules::template::Template;
@@ -58,7 +58,7 @@ fn message(content: &[u8]) {
     let mut cells = Vec::new();
     for row in &touched.rows {
         assert_eq!(row.len(), touched.relation.columns.len());
-        if let Some(count) = Touched::encode(row, &mut cells) {
+        if let Some(count) = encode_row(row.iter().map(Option::as_ref), &mut cells) {
             assert_eq!(Row::new(count, &cells).cells().count(), row.len());
         }
     }

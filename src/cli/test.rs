@@ -1,11 +1,12 @@
 //! `coherd test`: runs the cases below `tests:`. Needs no database, no cache and no secret.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::columns::plain;
+use super::columns::{columns, plain};
 use super::{Failure, print};
 use crate::config::Tested;
 use crate::rules::case::{Made, Outcome};
@@ -46,8 +47,8 @@ struct Ran<'a> {
 pub fn run(config: &Path, args: &Args) -> Result<(), Failure> {
     let file = args.file.as_deref().unwrap_or(config);
     let tested = Tested::load(file, &|name| std::env::var(name).ok())?;
-    let ran = |case: &'_ crate::rules::case::Case| case.run(&tested.rules);
-    let all: Vec<Ran<'_>> = tested.cases.iter().map(|case| Ran { name: &case.name, outcome: ran(case) }).collect();
+    let ran = tested.cases.iter().map(|case| Ran { name: &case.name, outcome: case.run(&tested.rules) });
+    let all: Vec<Ran<'_>> = ran.collect();
     let failed = all.iter().filter(|ran| !ran.outcome.passed()).count();
     print(&match args.format {
         Format::Text => text(&all, failed),
@@ -70,33 +71,25 @@ fn text(all: &[Ran<'_>], failed: usize) -> String {
 fn table(outcome: &Outcome) -> String {
     let keys = side_by_side("", &outcome.expected_keys, &outcome.keys);
     let flushes = side_by_side("flush ", &outcome.expected_flushes, &outcome.flushes);
-    let heads = ("expected".to_owned(), "invalidated".to_owned(), "by".to_owned());
-    let rows: Vec<_> = std::iter::once(heads).chain(keys).chain(flushes).collect();
-    let width = |text: &str| text.chars().count();
-    let first = rows.iter().map(|row| width(&row.0)).max().unwrap_or_default();
-    let second = rows.iter().map(|row| width(&row.1)).max().unwrap_or_default();
-    let mut text = String::new();
-    for (expected, actual, by) in rows {
-        let line = format!("  {expected:first$}  {actual:second$}  {by}");
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+    let rows: Vec<_> = keys.chain(flushes).collect();
+    let lines = columns(&["expected", "invalidated", "by"], &rows);
+    lines.lines().fold(String::new(), |text, line| text + "  " + line + "\n")
 }
 
 /// Rows of two sorted lists: what is expected, what happened, and what made it.
-fn side_by_side(kind: &str, expected: &[String], made: &[Made]) -> Vec<(String, String, String)> {
-    let mut all: Vec<&str> =
-        expected.iter().map(String::as_str).chain(made.iter().map(|its| its.text.as_str())).collect();
-    all.sort_unstable();
-    all.dedup();
-    let row = |text: &str| {
-        let is = |there: bool| if there { format!("{kind}{}", plain(text)) } else { "-".to_owned() };
+fn side_by_side<'a>(
+    kind: &'a str,
+    expected: &'a [String],
+    made: &'a [Made],
+) -> impl Iterator<Item = Vec<String>> + use<'a> {
+    let made_texts = made.iter().map(|made| made.text.as_str());
+    let all: BTreeSet<&str> = expected.iter().map(String::as_str).chain(made_texts).collect();
+    all.into_iter().map(move |text| {
+        let is = |there: bool| if there { format!("{kind}{text}") } else { "-".to_owned() };
         let its = made.iter().find(|made| made.text == text);
         let by = its.map(|made| made.by.join("; ")).unwrap_or_default();
-        (is(expected.iter().any(|expected| expected == text)), is(its.is_some()), by)
-    };
-    all.into_iter().map(row).collect()
+        vec![is(expected.iter().any(|expected| expected == text)), is(its.is_some()), by]
+    })
 }
 
 fn json(all: &[Ran<'_>], failed: usize) -> Value {

@@ -13,7 +13,7 @@ pub use value::RawValue;
 
 use super::config::Rule;
 use super::name::{parse_column, parse_table};
-use crate::types::change::{CUT, Column, Relation, ReplicaIdentity};
+use crate::types::change::{Column, Relation, ReplicaIdentity, encode_row};
 use crate::types::table::TableName;
 
 /// One entry of `tests:`, as written.
@@ -127,7 +127,7 @@ pub fn resolve(raw: &RawCase, rules: &[Rule]) -> Result<Case, Wrong> {
     if columns.len() > COLUMNS_MAX {
         return Err((field, format!("{} columns; a table has at most {COLUMNS_MAX}", columns.len())));
     }
-    let event = event(operation, &columns, &old, &new);
+    let event = event(operation, &columns, &old, &new).ok_or((field, "a value is too long for a row".to_owned()))?;
     let relation = relation(table, &columns, |name| operation == Operation::Insert || old.contains_key(name));
     Ok(Case { name: raw.name.clone(), relation, event, expect: sorted(&raw.expect), flush: sorted(&raw.flush) })
 }
@@ -186,39 +186,25 @@ fn row(
     Ok(row)
 }
 
+/// `None` if a value is too long for a row.
 fn event(
     operation: Operation,
     columns: &BTreeMap<String, u32>,
     old: &BTreeMap<String, RawValue>,
     new: &BTreeMap<String, RawValue>,
-) -> Event {
-    let cells = |row: &BTreeMap<String, RawValue>| cells(columns, row);
-    match operation {
-        Operation::Insert => Event::Insert { new: cells(new) },
-        Operation::Update => Event::Update { old: cells(old), new: cells(new) },
-        Operation::Delete => Event::Delete { old: cells(old) },
+) -> Option<Event> {
+    // NULL for columns without a value.
+    let cells = |row: &BTreeMap<String, RawValue>| {
+        let mut cells = Vec::new();
+        let values = columns.iter().map(|(name, type_oid)| row.get(name)?.text(*type_oid));
+        encode_row(values, &mut cells).map(|count| (count, cells))
+    };
+    Some(match operation {
+        Operation::Insert => Event::Insert { new: cells(new)? },
+        Operation::Update => Event::Update { old: cells(old)?, new: cells(new)? },
+        Operation::Delete => Event::Delete { old: cells(old)? },
         Operation::Truncate => Event::Truncate,
-    }
-}
-
-/// A row as pgoutput writes it; NULL for columns without a value. Text too long for the log counts as too large to hold.
-fn cells(columns: &BTreeMap<String, u32>, row: &BTreeMap<String, RawValue>) -> Cells {
-    let mut cells = Vec::new();
-    for (name, type_oid) in columns {
-        match row.get(name).and_then(|value| value.text(*type_oid)) {
-            None => cells.push(b'n'),
-            Some(text) => match u32::try_from(text.len()) {
-                Err(_) => cells.push(CUT),
-                Ok(length) => {
-                    cells.push(b't');
-                    cells.extend(length.to_be_bytes());
-                    cells.extend(text.bytes());
-                }
-            },
-        }
-    }
-    // At most [`COLUMNS_MAX`].
-    (u16::try_from(columns.len()).unwrap_or(u16::MAX), cells)
+    })
 }
 
 fn relation(table: TableName, columns: &BTreeMap<String, u32>, is_known: impl Fn(&str) -> bool) -> Relation {

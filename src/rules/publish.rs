@@ -34,24 +34,24 @@ impl<'a> Demand<'a> {
 
     /// Placeholders' columns that old rows do not carry, for rules with `on_missing_old: refuse`.
     pub fn missing_old(&self) -> Vec<&'a TableColumn> {
-        let strict = |rule: &&&Rule| rule.on_missing_old == MissingOld::Refuse;
-        let needed = |name: &str| {
-            self.rules.iter().filter(strict).any(|rule| rule.keys.iter().any(|key| key.columns().any(|c| c == name)))
-        };
-        self.columns().filter(|column| !column.in_identity && needed(&column.name)).collect()
+        let strict = |rule: &Rule| rule.on_missing_old == MissingOld::Refuse;
+        self.missing(|rule, name| strict(rule) && rule.keys.iter().any(|key| key.columns().any(|c| c == name)))
     }
 
     /// Columns of `when_changed` whose old values are not in the log.
     pub fn missing_comparison(&self) -> Vec<&'a TableColumn> {
-        let compared = |name: &str| self.rules.iter().any(|rule| rule.when_changed.iter().any(|c| c == name));
-        self.columns().filter(|column| !column.in_identity && compared(&column.name)).collect()
+        self.missing(|rule, name| rule.when_changed.iter().any(|column| column == name))
     }
 
     /// Columns of `where` whose old values are not in the log.
     pub fn missing_condition(&self) -> Vec<&'a TableColumn> {
-        let read: Vec<&str> =
-            self.rules.iter().filter_map(|rule| rule.predicate.as_ref()).flat_map(|its| its.columns()).collect();
-        self.columns().filter(|column| !column.in_identity && read.contains(&column.name.as_str())).collect()
+        self.missing(|rule, name| rule.predicate.as_ref().is_some_and(|its| its.columns().contains(&name)))
+    }
+
+    /// The columns that some rule reads in the way that `reads` says, and that old rows do not carry.
+    fn missing(&self, reads: impl Fn(&Rule, &str) -> bool) -> Vec<&'a TableColumn> {
+        let read = |column: &&TableColumn| self.rules.iter().any(|rule| reads(rule, &column.name));
+        self.columns().filter(|column| !column.in_identity).filter(read).collect()
     }
 
     /// Whether the publication must start to send generated columns: a rule reads one and no list names it, or FULL

@@ -122,25 +122,6 @@ pub fn read(content: &[u8]) -> Result<Manual, UnreadableManual> {
     }
 }
 
-impl Touched {
-    /// Encodes a row's cells in pgoutput's layout and replaces the contents of `out`. `None` if the row has more
-    /// values than a row can have, or a value is too long.
-    pub fn encode(row: &[Option<String>], out: &mut Vec<u8>) -> Option<u16> {
-        out.clear();
-        for value in row {
-            match value {
-                None => out.push(b'n'),
-                Some(text) => {
-                    out.push(b't');
-                    out.extend(u32::try_from(text.len()).ok()?.to_be_bytes());
-                    out.extend_from_slice(text.as_bytes());
-                }
-            }
-        }
-        u16::try_from(row.len()).ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use crate::rules::binding::{Binding, Invalidation, Scratch};
 use crate::rules::config::Rule;
 use crate::rules::heirs::Heirs;
 use crate::rules::named::Cover;
-use crate::types::change::{Change, Relation, Row};
+use crate::types::change::{Change, Relation, Row, encode_row};
 use crate::types::database::Database;
 use crate::types::invalidation::{Action, RuleId, Scope};
 use crate::types::lsn::{CommitLsn, Lsn};
@@ -379,7 +379,7 @@ impl Reader {
         let binding = Binding::new(&self.rules, &touched.relation, &self.heirs);
         let mut cells = Vec::new();
         for row in &touched.rows {
-            let Some(count) = Touched::encode(row, &mut cells) else {
+            let Some(count) = encode_row(row.iter().map(Option::as_ref), &mut cells) else {
                 binding.invalidate_scopes(&mut |invalidation| pass_on(invalidation, gather));
                 continue;
             };

@@ -118,6 +118,25 @@ impl<'a> Row<'a> {
     }
 }
 
+/// Encodes a row's values in the layout that [`Row::new`] reads, and replaces the contents of `out`; `None` is NULL. Returns
+/// the number of cells, or `None` if there are more than a row can have, or a value is too long.
+pub fn encode_row<T: AsRef<[u8]>>(values: impl IntoIterator<Item = Option<T>>, out: &mut Vec<u8>) -> Option<u16> {
+    out.clear();
+    let mut count: u16 = 0;
+    for value in values {
+        count = count.checked_add(1)?;
+        match value {
+            None => out.push(b'n'),
+            Some(text) => {
+                out.push(b't');
+                out.extend(u32::try_from(text.as_ref().len()).ok()?.to_be_bytes());
+                out.extend_from_slice(text.as_ref());
+            }
+        }
+    }
+    Some(count)
+}
+
 /// Iterator over the cells of a [`Row`].
 #[derive(Debug, Clone)]
 pub struct Cells<'a> {
